@@ -1,0 +1,63 @@
+"""What a pretrained model expects of its input: values that travel with its weights.
+
+Wrong preprocessing does not fail, it only ranks wrongly. So the contract is a value: specs hold it, the image
+transform and the tokenizer obey it, checkpoints and exports carry it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+from attrs import validators
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@attrs.frozen(kw_only=True)
+class ImageInput:
+    """The image contract: resize the shorter side, centre-crop, scale to [0, 1], then `(pixel - mean) / std`.
+
+    Args:
+        size: side of the square input, in pixels.
+        interpolation: filter of the (antialiased) resize.
+        mean: per RGB channel, in units of the [0, 1] pixel; zero means that nothing is subtracted.
+        std: per RGB channel, in units of the [0, 1] pixel; one means that nothing is divided.
+    """
+
+    size: int = attrs.field(validator=validators.gt(0))
+    interpolation: Interpolation = attrs.field(default="bilinear", validator=validators.in_(("bilinear", "bicubic")))
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = attrs.field(
+        default=(1.0, 1.0, 1.0), validator=validators.deep_iterable(validators.gt(0))
+    )
+
+
+@attrs.frozen(kw_only=True)
+class TextInput:
+    """The text contract: lower-cased CLIP byte-pair ids, start and end tokens around, padded to a fixed length.
+
+    The non-causal text towers attend to the padding, so another length or another padding id is another embedding.
+
+    Args:
+        context_length: number of ids per text, start and end tokens included; longer texts are cut before the end token.
+        vocab_size: number of ids; the two highest are the start and the end token.
+        pad_id: id that fills the rest of the context.
+    """
+
+    context_length: int = attrs.field(default=77, validator=validators.ge(3))
+    vocab_size: int = attrs.field(default=49408, validator=validators.gt(2))
+    pad_id: int = attrs.field(default=0, validator=validators.ge(0))
+
+    @property
+    def start_id(self) -> int:
+        """Id of the start-of-text token."""
+        return self.vocab_size - 2
+
+    @property
+    def end_id(self) -> int:
+        """Id of the end-of-text token, the highest of all: towers pool at its position."""
+        return self.vocab_size - 1
