@@ -1,0 +1,50 @@
+"""The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name."""
+
+from mobileclip.blocks.attention import Attention, Attention2d, set_attention_backend
+from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
+from mobileclip.blocks.building import Buildable, build_model, image_encoders, models, text_encoders
+from mobileclip.blocks.channel_norm import ChannelLayerNorm
+from mobileclip.blocks.conv_ffn import ConvFFN
+from mobileclip.blocks.conv_norm import ConvNorm
+from mobileclip.blocks.downsample import Downsample
+from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool
+from mobileclip.blocks.large_kernel import LargeKernelConv
+from mobileclip.blocks.mobileone import MobileOneBlock
+from mobileclip.blocks.rep_cpe import RepCPE
+from mobileclip.blocks.repmixer import RepMixer
+from mobileclip.blocks.squeeze_excite import SqueezeExcite
+from mobileclip.blocks.stages import AttentionBlock, RepMixerBlock, TextRepMixerBlock
+from mobileclip.blocks.stem import ConvPatchStem, ConvStem, PatchStem
+from mobileclip.blocks.transformer import FeedForward, TransformerLayer
+
+__all__ = [
+    "Attention",
+    "Attention2d",
+    "AttentionBackend",
+    "AttentionBlock",
+    "Buildable",
+    "ChannelLayerNorm",
+    "ConvFFN",
+    "ConvNorm",
+    "ConvPatchStem",
+    "ConvPoolHead",
+    "ConvStem",
+    "Downsample",
+    "EndTokenPool",
+    "FeedForward",
+    "LargeKernelConv",
+    "MobileOneBlock",
+    "PatchStem",
+    "RepCPE",
+    "RepMixer",
+    "RepMixerBlock",
+    "SqueezeExcite",
+    "TextRepMixerBlock",
+    "TransformerLayer",
+    "attention_backends",
+    "build_model",
+    "image_encoders",
+    "models",
+    "set_attention_backend",
+    "text_encoders",
+]

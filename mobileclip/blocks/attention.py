@@ -1,0 +1,85 @@
+"""Multi-head self-attention over sequences and over feature maps."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
+from mobileclip.reparam import scale_output, shift_input, with_children
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
+
+    Shape:
+        `(batch, tokens, dim)` in and out.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: number of heads; divides `dim`.
+        qkv_bias: whether queries, keys and values have a bias.
+        causal: whether a token sees itself and earlier tokens only.
+        backend: name in `attention_backends` of the kernel that computes it.
+
+    Raises:
+        ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
+    """
+
+    def __init__(
+        self, dim: int, *, num_heads: int, qkv_bias: bool = True, causal: bool = False, backend: str = "sdpa"
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.causal = causal
+        self.backend: AttentionBackend = attention_backends.resolve(backend)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.project = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended `x`."""
+        qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        attended = self.backend(qkv[0], qkv[1], qkv[2], causal=self.causal)
+        y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
+        return y
+
+    @torch.no_grad()
+    def scaled(self, scale: Tensor) -> Attention:
+        """Return the attention equal to `scale * self(x)`, per channel."""
+        return with_children(self, {"project": scale_output(self.project, scale)})
+
+    @torch.no_grad()
+    def shifted(self, scale: Tensor, shift: Tensor) -> Attention:
+        """Return the attention equal to `self(scale * x + shift)`, per channel."""
+        return with_children(self, {"qkv": shift_input(self.qkv, scale, shift)})
+
+
+class Attention2d(Attention):
+    """Self-attention over the positions of a feature map.
+
+    Shape:
+        `(batch, dim, height, width)` in and out.
+
+    Args and errors are those of `Attention`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended feature map."""
+        height = x.shape[2]
+        y = super().forward(rearrange(x, "b c h w -> b (h w) c"))
+        return rearrange(y, "b (h w) c -> b c h w", h=height)
+
+
+def set_attention_backend(model: nn.Module, backend: str) -> None:
+    """Let every attention in `model` compute with the backend of that name.
+
+    Raises:
+        ValueError: if the backend is unknown.
+    """
+    chosen = attention_backends.resolve(backend)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.backend = chosen

@@ -1,0 +1,44 @@
+"""From a name or a spec to a module."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import nn
+
+from mobileclip.registry import Registry
+
+
+class Buildable(Protocol):
+    """A spec that knows the module it describes."""
+
+    def build(self) -> nn.Module:
+        """Return a new module with freshly initialised weights."""
+        ...
+
+
+image_encoders: Registry[Buildable] = Registry("image_encoder")
+text_encoders: Registry[Buildable] = Registry("text_encoder")
+models: Registry[Buildable] = Registry("model")
+
+
+def build_model(model: str | Buildable) -> nn.Module:
+    """Return a new module, freshly initialised and in training form.
+
+    Args:
+        model: a spec, or a name: of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
+            (`text_mct`). `mobileclip list` prints them all.
+
+    Raises:
+        ValueError: if the name is unknown; the message has the nearest ones.
+    """
+    if not isinstance(model, str):
+        return model.build()
+    for registry in (models, image_encoders, text_encoders):
+        if model in registry:
+            return registry[model].build()
+    everything: Registry[Buildable] = Registry("model")
+    for registry in (models, image_encoders, text_encoders):
+        for name, spec in registry.items():
+            everything.add(name, spec)
+    raise ValueError(everything.unknown(model))

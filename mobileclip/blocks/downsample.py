@@ -1,0 +1,30 @@
+"""The layer between two stages."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mobileclip.blocks.large_kernel import LargeKernelConv
+from mobileclip.blocks.mobileone import MobileOneBlock
+
+
+class Downsample(nn.Sequential):
+    """Halve the resolution and change the width: a large-kernel convolution, then a 1x1 MobileOne block.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, out_dim, height / 2, width / 2)`, sides rounded up.
+
+    Args:
+        dim: channels in.
+        out_dim: channels out, a multiple of `dim`.
+        squeeze_excite: whether the large-kernel convolution gates its channels.
+        activation: whether a GELU follows the large-kernel convolution.
+
+    Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
+    """
+
+    def __init__(self, dim: int, *, out_dim: int, squeeze_excite: bool = False, activation: bool = True) -> None:
+        super().__init__(
+            LargeKernelConv(dim, out_dim=out_dim, stride=2, squeeze_excite=squeeze_excite, activation=activation),
+            MobileOneBlock(out_dim, kernel_size=(1, 1)),
+        )

@@ -1,0 +1,47 @@
+"""Pooling heads: from features to one embedding."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from mobileclip.blocks.mobileone import MobileOneBlock
+
+
+class ConvPoolHead(nn.Module):
+    """Widen with a gated depthwise convolution, average over space, project.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, embedding_dim)`.
+
+    Args:
+        dim: channels in.
+        embedding_dim: width of the embedding.
+        expansion: how many times wider the features are before the mean.
+        bias: whether the projection has a bias. The papers' has none; open_clip's layout can hold one.
+
+    Source: MobileCLIP Table 9.
+    """
+
+    def __init__(self, dim: int, *, embedding_dim: int, expansion: int = 2, bias: bool = False) -> None:
+        super().__init__()
+        self.conv = MobileOneBlock(dim, out_dim=expansion * dim, groups=dim, squeeze_excite=True)
+        self.project = nn.Linear(expansion * dim, embedding_dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedding of the feature map `x`."""
+        y: Tensor = self.project(self.conv(x).mean(dim=(2, 3)))
+        return y
+
+
+class EndTokenPool(nn.Module):
+    """Pick the features at the end-of-text token, the highest id of the vocabulary; of several, the first.
+
+    Shape:
+        features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
+    """
+
+    def forward(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Return each text's features at its end token."""
+        end = ids.argmax(dim=-1)
+        return rearrange(features.gather(1, end[:, None, None].expand(-1, 1, features.shape[-1])), "b 1 c -> b c")

@@ -1,0 +1,78 @@
+"""The first layers: from pixels to a feature map or to patch tokens."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from mobileclip.blocks.conv_norm import ConvNorm
+from mobileclip.blocks.mobileone import MobileOneBlock
+
+
+class ConvStem(nn.Sequential):
+    """Three MobileOne blocks: 3x3 with stride 2, depthwise 3x3 with stride 2, 1x1.
+
+    Shape:
+        `(batch, 3, height, width)` to `(batch, dim, height / 4, width / 4)`.
+
+    Args:
+        dim: channels out.
+        scale_branch: whether the blocks have a 1x1 scale branch (MCi0-2; MCi3-4 have none).
+
+    Source: MobileCLIP Table 9.
+    """
+
+    def __init__(self, dim: int, *, scale_branch: bool = True) -> None:
+        super().__init__(
+            MobileOneBlock(3, out_dim=dim, stride=2, scale_branch=scale_branch),
+            MobileOneBlock(dim, stride=2, groups=dim, scale_branch=scale_branch),
+            MobileOneBlock(dim, kernel_size=(1, 1)),
+        )
+
+
+class PatchStem(nn.Module):
+    """Cut the image into patches and project each: one convolution whose kernel is its stride.
+
+    Shape:
+        `(batch, 3, height, width)` to `(batch, tokens, dim)`, tokens row by row.
+
+    Args:
+        dim: width of the tokens.
+        patch_size: side of a patch, in pixels.
+    """
+
+    def __init__(self, dim: int, *, patch_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, dim, patch_size, stride=patch_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the patch tokens of the images `x`."""
+        return rearrange(self.conv(x), "b c h w -> b (h w) c")
+
+
+class ConvPatchStem(nn.Module):
+    """Patches of 16 pixels through three convolutions: 4x4, 2x2, 2x2, each with its kernel as its stride.
+
+    Shape:
+        `(batch, 3, height, width)` to `(batch, tokens, dim)`, tokens row by row.
+
+    Args:
+        dim: width of the tokens; the first two convolutions have a quarter of it.
+
+    Fusing: both batch norms go into the convolutions in front of them.
+    Source: MobileCLIP section 3.1, the image tower of MobileCLIP-B.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden_dim = dim // 4
+        self.conv1 = ConvNorm(3, out_dim=hidden_dim, kernel_size=(4, 4), stride=4, padding=(1, 1))
+        self.conv2 = ConvNorm(hidden_dim, kernel_size=(2, 2), stride=2, padding=(0, 0))
+        self.conv3 = nn.Conv2d(hidden_dim, dim, 2, stride=2)
+        self.activation = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the patch tokens of the images `x`."""
+        x = self.activation(self.conv1(x))
+        x = self.activation(self.conv2(x))
+        return rearrange(self.conv3(x), "b c h w -> b (h w) c")

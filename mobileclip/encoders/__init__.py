@@ -1,0 +1,35 @@
+"""The towers, the dual encoder, the published models as specs, and their checkpoints."""
+
+from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
+from mobileclip.encoders.families import (
+    ImageEncoderSpec,
+    TextEncoderSpec,
+    TokenMixerSpec,
+    image_encoder_families,
+    text_encoder_families,
+    token_mixers,
+)
+from mobileclip.encoders.mci import AttentionSpec, MCi, MCiSpec, RepMixerSpec, StageSpec
+from mobileclip.encoders.text import MCtSpec, TextEncoder, TextTransformerSpec
+from mobileclip.encoders.vit import ViT, ViTSpec
+
+__all__ = [
+    "AttentionSpec",
+    "DualEncoder",
+    "DualEncoderSpec",
+    "ImageEncoderSpec",
+    "MCi",
+    "MCiSpec",
+    "MCtSpec",
+    "RepMixerSpec",
+    "StageSpec",
+    "TextEncoder",
+    "TextEncoderSpec",
+    "TextTransformerSpec",
+    "TokenMixerSpec",
+    "ViT",
+    "ViTSpec",
+    "image_encoder_families",
+    "text_encoder_families",
+    "token_mixers",
+]

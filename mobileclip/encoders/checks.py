@@ -1,0 +1,34 @@
+"""Checks of what comes into an encoder, with messages for the person who called it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mobileclip.inputs import ImageInput, TextInput
+
+
+def check_images(images: Tensor, contract: ImageInput) -> None:
+    """Raise unless `images` is `(batch, 3, size, size)`.
+
+    Raises:
+        ValueError: another size would run in some encoders and mean something else.
+    """
+    expected = (3, contract.size, contract.size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"expected images of shape (batch, 3, {contract.size}, {contract.size}), got {tuple(images.shape)}; "
+            "preprocess them with this model's own transform, or build the model from a spec of another input size"
+        )
+
+
+def check_tokens(tokens: Tensor, contract: TextInput) -> None:
+    """Raise unless `tokens` is `(batch, context_length)` of integers.
+
+    Raises:
+        ValueError: another length would change the embedding, since padding is attended to.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] != contract.context_length or tokens.is_floating_point():
+        raise ValueError(
+            f"expected token ids of shape (batch, {contract.context_length}), got {tuple(tokens.shape)} of "
+            f"{tokens.dtype}; use this model's own tokenizer, which pads with {contract.pad_id} to that length"
+        )

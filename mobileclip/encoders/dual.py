@@ -1,0 +1,73 @@
+"""The dual encoder: an image tower and a text tower that share one embedding space."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+
+INITIAL_LOGIT_SCALE = 1 / 0.07
+
+
+@attrs.frozen(kw_only=True)
+class DualEncoderSpec:
+    """A whole image-text model.
+
+    Args:
+        image: the image tower.
+        text: the text tower, of the same embedding width.
+    """
+
+    image: ImageEncoderSpec
+    text: TextEncoderSpec
+
+    def __attrs_post_init__(self) -> None:
+        """Check that both towers embed into one space."""
+        if self.image.embedding_dim != self.text.embedding_dim:
+            raise ValueError(
+                f"both towers share one embedding space, but the image tower's has {self.image.embedding_dim} "
+                f"dimensions and the text tower's {self.text.embedding_dim}"
+            )
+
+    def build(self) -> DualEncoder:
+        """Return a new model."""
+        return DualEncoder(self)
+
+
+class DualEncoder(nn.Module):
+    """An image tower, a text tower and the logit scale between them.
+
+    Shape:
+        images `(batch, 3, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
+
+    Args:
+        spec: the model; kept as `.spec`.
+
+    Source: MobileCLIP section 3.
+    """
+
+    def __init__(self, spec: DualEncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.image_encoder = spec.image.build()
+        self.text_encoder = spec.text.build()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
+        """Return the embeddings of preprocessed images, of unit length if asked."""
+        embedding: Tensor = self.image_encoder(image)
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
+        """Return the embeddings of tokenised texts, of unit length if asked."""
+        embedding: Tensor = self.text_encoder(text)
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised image embeddings, normalised text embeddings and the factor of their similarities."""
+        return self.encode_image(image, normalize=True), self.encode_text(text, normalize=True), self.logit_scale.exp()

@@ -1,0 +1,79 @@
+"""The open families of specs: what an image encoder, a text encoder and a stage's token mixer are described by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import attrs
+from attrs import validators
+from torch import nn
+
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
+
+
+@attrs.frozen(kw_only=True)
+class ImageEncoderSpec(ABC):
+    """What every image encoder's spec has.
+
+    Args:
+        embedding_dim: width of the embedding.
+        input: what the encoder expects as its image.
+        projection_bias: whether the last projection has a bias. The papers' has none; checkpoints in open_clip's
+            layout may hold one.
+    """
+
+    embedding_dim: int = attrs.field(default=512, validator=validators.gt(0))
+    input: ImageInput = ImageInput(size=256)
+    projection_bias: bool = False
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a new encoder: images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`."""
+
+
+@attrs.frozen(kw_only=True)
+class TextEncoderSpec(ABC):
+    """What every text encoder's spec has.
+
+    Args:
+        embedding_dim: width of the embedding.
+        input: what the encoder expects as its text.
+    """
+
+    embedding_dim: int = attrs.field(default=512, validator=validators.gt(0))
+    input: TextInput = TextInput()
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a new encoder: ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`."""
+
+
+@attrs.frozen(kw_only=True)
+class TokenMixerSpec(ABC):
+    """How the blocks of one stage mix positions."""
+
+    @abstractmethod
+    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> nn.Module:
+        """Return one block of a stage, feature map in and out.
+
+        Args:
+            dim: channels of the stage.
+            hidden_dim: width of the feed-forward network.
+            layer_scale: initial value of the layer scales.
+        """
+
+    def build_position(self, dim: int) -> nn.Module | None:
+        """Return the positional encoding in front of the stage's blocks, if it has one."""
+        del dim
+        return None
+
+
+image_encoder_families: Registry[type[ImageEncoderSpec]] = Registry("image_encoder_family")
+text_encoder_families: Registry[type[TextEncoderSpec]] = Registry("text_encoder_family")
+token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
+
+open_family(ImageEncoderSpec, image_encoder_families)
+open_family(TextEncoderSpec, text_encoder_families)
+open_family(TokenMixerSpec, token_mixers)

@@ -1,0 +1,190 @@
+"""The published models, as specs. Each function returns one; each is registered under its own name.
+
+Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14).
+"""
+
+from __future__ import annotations
+
+
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders.dual import DualEncoderSpec
+from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec, StageSpec
+from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
+from mobileclip.encoders.vit import ViTSpec
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+
+
+def mci0() -> MCiSpec:
+    """Return MobileCLIP-S0's image encoder."""
+    return _four_stages((64, 128, 256, 512), depths=(2, 6, 10, 2))
+
+
+def mci1() -> MCiSpec:
+    """Return MobileCLIP-S1's image encoder."""
+    return _four_stages((64, 128, 256, 512), depths=(4, 12, 20, 4))
+
+
+def mci2() -> MCiSpec:
+    """Return MobileCLIP-S2's image encoder."""
+    return _four_stages((80, 160, 320, 640), depths=(4, 12, 24, 4))
+
+
+def mci3() -> MCiSpec:
+    """Return MobileCLIP2-S3's image encoder."""
+    return _five_stages((96, 192, 384, 768, 1536), depths=(2, 12, 24, 4, 2))
+
+
+def mci4() -> MCiSpec:
+    """Return MobileCLIP2-S4's image encoder."""
+    return _five_stages((128, 256, 512, 1024, 2048), depths=(2, 12, 24, 4, 4))
+
+
+def vit_b16() -> ViTSpec:
+    """Return MobileCLIP-B's image encoder: ViT-B/16 with a convolutional stem."""
+    return ViTSpec()
+
+
+def vit_l14() -> ViTSpec:
+    """Return MobileCLIP2-L-14's image encoder."""
+    return ViTSpec(
+        width=1024,
+        depth=24,
+        num_heads=16,
+        patch_size=14,
+        stem="patch",
+        class_position=True,
+        norm_before=True,
+        embedding_dim=768,
+        input=ImageInput(size=224, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD),
+    )
+
+
+def text_base() -> TextTransformerSpec:
+    """Return the 12-layer text encoder of width 512."""
+    return TextTransformerSpec()
+
+
+def text_base_768() -> TextTransformerSpec:
+    """Return the 12-layer text encoder of width 768 (S3, S4, L-14)."""
+    return TextTransformerSpec(width=768, num_heads=12, embedding_dim=768)
+
+
+def text_mct() -> MCtSpec:
+    """Return MobileCLIP-S0's text encoder: four transformer layers between two Text-RepMixer blocks."""
+    return MCtSpec()
+
+
+def text_mct_768() -> MCtSpec:
+    """Return the Text-RepMixer encoder at width 768."""
+    return MCtSpec(width=768, num_heads=12, embedding_dim=768)
+
+
+def mobileclip_s0() -> DualEncoderSpec:
+    """Return MobileCLIP-S0."""
+    return DualEncoderSpec(image=mci0(), text=text_mct())
+
+
+def mobileclip_s1() -> DualEncoderSpec:
+    """Return MobileCLIP-S1."""
+    return DualEncoderSpec(image=mci1(), text=text_base())
+
+
+def mobileclip_s2() -> DualEncoderSpec:
+    """Return MobileCLIP-S2."""
+    return DualEncoderSpec(image=mci2(), text=text_base())
+
+
+def mobileclip_b() -> DualEncoderSpec:
+    """Return MobileCLIP-B; B (LT) is the same architecture."""
+    return DualEncoderSpec(image=vit_b16(), text=TextTransformerSpec(causal=True))
+
+
+def mobileclip_s3() -> DualEncoderSpec:
+    """Return the S3 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    return DualEncoderSpec(image=mci3(), text=text_base_768())
+
+
+def mobileclip_s4() -> DualEncoderSpec:
+    """Return the S4 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    return DualEncoderSpec(image=mci4(), text=text_base_768())
+
+
+def mobileclip_l14() -> DualEncoderSpec:
+    """Return the ViT-L/14 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    return DualEncoderSpec(image=vit_l14(), text=text_base_768())
+
+
+def mobileclip2_s0() -> DualEncoderSpec:
+    """Return MobileCLIP2-S0, whose text tower is the 12-layer one."""
+    return DualEncoderSpec(image=mci0(), text=text_base())
+
+
+def mobileclip2_s2() -> DualEncoderSpec:
+    """Return MobileCLIP2-S2."""
+    return mobileclip_s2()
+
+
+def mobileclip2_b() -> DualEncoderSpec:
+    """Return MobileCLIP2-B."""
+    return mobileclip_b()
+
+
+def mobileclip2_s3() -> DualEncoderSpec:
+    """Return MobileCLIP2-S3."""
+    return mobileclip_s3()
+
+
+def mobileclip2_s4() -> DualEncoderSpec:
+    """Return MobileCLIP2-S4."""
+    return mobileclip_s4()
+
+
+def mobileclip2_l14() -> DualEncoderSpec:
+    """Return MobileCLIP2-L-14."""
+    return mobileclip_l14()
+
+
+def _four_stages(dims: tuple[int, int, int, int], *, depths: tuple[int, int, int, int]) -> MCiSpec:
+    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), AttentionSpec())
+    gated = (False, False, True, True)
+    stages = zip(dims, depths, mixers, gated, strict=True)
+    return MCiSpec(
+        stages=tuple(
+            StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=se) for dim, depth, mixer, se in stages
+        )
+    )
+
+
+def _five_stages(dims: tuple[int, int, int, int, int], *, depths: tuple[int, int, int, int, int]) -> MCiSpec:
+    attention = AttentionSpec(norm="layer")
+    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), attention, attention)
+    stages = zip(dims, depths, mixers, strict=True)
+    return MCiSpec(
+        stages=tuple(StageSpec(dim=dim, depth=depth, mixer=mixer) for dim, depth, mixer in stages),
+        ffn_ratio=4.0,
+        stem_scale_branch=False,
+        embedding_dim=768,
+        input=ImageInput(size=256, mean=OPENAI_MEAN, std=OPENAI_STD),
+    )
+
+
+for _spec in (mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14):
+    image_encoders.add(_spec.__name__, _spec())
+for _spec in (text_base, text_base_768, text_mct, text_mct_768):
+    text_encoders.add(_spec.__name__, _spec())
+for _spec in (
+    mobileclip_s0,
+    mobileclip_s1,
+    mobileclip_s2,
+    mobileclip_b,
+    mobileclip_s3,
+    mobileclip_s4,
+    mobileclip_l14,
+    mobileclip2_s0,
+    mobileclip2_s2,
+    mobileclip2_b,
+    mobileclip2_s3,
+    mobileclip2_s4,
+    mobileclip2_l14,
+):
+    models.add(_spec.__name__, _spec())

@@ -1,0 +1,174 @@
+"""Kernel algebra: pure functions on weights that express a branch, a norm or a scale as a convolution.
+
+All of them compute in float64 (float32 on devices without it) whatever dtype comes in, since folding in bfloat16 costs
+several times the error of folding first and casting after. Results stay in that dtype; the caller casts once, at the
+end.
+"""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return `tensor` detached, in float64, or in float32 where the device has no float64."""
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift that a batch norm applies per channel in evaluation mode.
+
+    `norm(x) = scale * x + shift`, `scale = weight / sqrt(running_var + eps)`, `shift = bias - running_mean * scale`.
+
+    Shape:
+        both `(channels,)`.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (widened(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * widened(norm.weight)
+    shift = -widened(norm.running_mean) * scale
+    if norm.bias is not None:
+        shift = shift + widened(norm.bias)
+    return scale, shift
+
+
+def fuse_conv_bn(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the kernel and bias of the single convolution equal to `norm(conv(x))`.
+
+    Shape:
+        kernel `(out, in / groups, height, width)`, bias `(out,)`.
+    """
+    scale, shift = norm_affine(norm)
+    kernel = widened(conv.weight) * scale[:, None, None, None]
+    if conv.bias is not None:
+        shift = shift + widened(conv.bias) * scale
+    return kernel, shift
+
+
+def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like: Tensor) -> Tensor:
+    """Return the kernel of the convolution that changes nothing: one at the centre of each channel's own slot.
+
+    Shape:
+        `(dim, dim / groups, height, width)`, in float64 on the device of `like`.
+
+    Args:
+        dim: channels in and out.
+        kernel_size: height and width, both odd: an even kernel has no centre.
+        groups: groups of the convolution.
+        like: a tensor on the wanted device.
+
+    Raises:
+        ValueError: if a side of the kernel is even.
+    """
+    height, width = kernel_size
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"an identity kernel has a centre, so its sides are odd; got {height}x{width}")
+    group_dim = dim // groups
+    kernel = widened(like.new_zeros(dim, group_dim, height, width))
+    channel = torch.arange(dim, device=like.device)
+    kernel[channel, channel % group_dim, height // 2, width // 2] = 1.0
+    return kernel
+
+
+def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Return `kernel` centred in a larger one of `kernel_size`, zeros around.
+
+    Both convolutions agree when each pads its input by half its own kernel.
+
+    Raises:
+        ValueError: if the target is smaller, or differs by an odd number, so that the centres do not meet.
+    """
+    rows, columns = (target - own for target, own in zip(kernel_size, kernel.shape[-2:], strict=True))
+    if min(rows, columns) < 0 or rows % 2 or columns % 2:
+        own_size = "x".join(map(str, kernel.shape[-2:]))
+        raise ValueError(f"a {own_size} kernel cannot be centred in {kernel_size[0]}x{kernel_size[1]}")
+    return nn.functional.pad(kernel, (columns // 2, columns // 2, rows // 2, rows // 2))
+
+
+def plain_conv(
+    kernel: Tensor,
+    bias: Tensor,
+    *,
+    like: Tensor,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] | None = None,
+    groups: int = 1,
+) -> nn.Conv2d:
+    """Return the convolution that holds `kernel` and `bias`, in evaluation mode.
+
+    Args:
+        kernel: `(out, in / groups, height, width)`.
+        bias: `(out,)`.
+        like: a tensor of the wanted dtype, such as the weight that is folded.
+        stride: step of the kernel, (rows, columns).
+        padding: zeros around the input, (rows, columns); half the kernel by default.
+        groups: groups of the convolution.
+    """
+    out_dim, group_dim, height, width = kernel.shape
+    conv = nn.Conv2d(
+        group_dim * groups,
+        out_dim,
+        (height, width),
+        stride=stride,
+        padding=padding if padding is not None else (height // 2, width // 2),
+        groups=groups,
+        device="meta",
+    )
+    conv.weight, conv.bias = nn.Parameter(kernel.to(like.dtype)), nn.Parameter(bias.to(like.dtype))
+    return conv.eval()
+
+
+def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Return a convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`."""
+    stride, padding = conv.stride, conv.padding
+    assert len(stride) == len(padding) == 2
+    assert not isinstance(padding, str)
+    return plain_conv(kernel, bias, like=conv.weight, stride=stride, padding=padding, groups=conv.groups)
+
+
+@overload
+def scale_output(layer: nn.Conv2d, scale: Tensor) -> nn.Conv2d: ...
+@overload
+def scale_output(layer: nn.Linear, scale: Tensor) -> nn.Linear: ...
+def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.Linear:
+    """Return the layer equal to `scale * layer(x)`, per output channel.
+
+    Args:
+        layer: a linear layer, or a convolution with a bias; it is not changed.
+        scale: `(out,)`, or that with trailing singleton dimensions.
+    """
+    factor = widened(scale).flatten()
+    weight = widened(layer.weight)
+    weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    bias = None if layer.bias is None else widened(layer.bias) * factor
+    if isinstance(layer, nn.Linear):
+        return _plain_linear(weight, bias, like=layer.weight)
+    assert bias is not None
+    return conv_with(layer, weight, bias)
+
+
+def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
+    """Return the linear layer equal to `layer(scale * x + shift)`; it has a bias whether or not `layer` has one.
+
+    Shape:
+        `scale` and `shift` `(in,)`.
+    """
+    weight = widened(layer.weight)
+    bias = weight @ widened(shift)
+    if layer.bias is not None:
+        bias = bias + widened(layer.bias)
+    return _plain_linear(weight * widened(scale), bias, like=layer.weight)
+
+
+def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Linear:
+    out_dim, in_dim = weight.shape
+    linear = nn.Linear(in_dim, out_dim, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.to(like.dtype))
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.to(like.dtype))
+    return linear.eval()

@@ -1,0 +1,88 @@
+"""What it takes for a module to be foldable."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Reparameterizable(nn.Module, ABC):
+    """A module with a training form and an equal, cheaper inference form.
+
+    Subclasses write `fold`, the algebra of their own level. What remains foldable in the children of the result is
+    folded by `mobileclip.reparam.reparameterize`.
+    """
+
+    def fused(self) -> nn.Module:
+        """Return the inference form of this module's own level; the module itself is not changed.
+
+        Raises:
+            ValueError: in training mode, where batch statistics, which no convolution holds, decide the output.
+        """
+        refuse_training(self)
+        return self.fold()
+
+    @property
+    def foldable(self) -> bool:
+        """Whether `fold` has anything to do."""
+        return True
+
+    @abstractmethod
+    def fold(self) -> nn.Module:
+        """Return the folded module: a new one, or `self` where nothing is left to fold."""
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel: `y = gamma * x`.
+
+    Shape:
+        `(batch, dim, height, width)` in and out, or `(batch, tokens, dim)` with `spatial=False`.
+
+    Args:
+        dim: number of channels.
+        initial: value of every factor before training.
+        spatial: whether the channel dimension is followed by height and width.
+
+    Fusing: the block that owns it scales the last projection of the branch in front of it.
+    Source: MobileCLIP Table 9; Touvron et al., "Going deeper with Image Transformers", section 3.
+    """
+
+    def __init__(self, dim: int, *, initial: float = 1e-5, spatial: bool = True) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim, 1, 1) if spatial else (dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` scaled per channel."""
+        return x * self.gamma
+
+
+def refuse_training(module: nn.Module) -> None:
+    """Raise if `module` or anything in it is in training mode.
+
+    Raises:
+        ValueError: naming the first such module.
+    """
+    for name, child in module.named_modules():
+        if child.training:
+            where = f"its part {name!r}" if name else type(module).__name__
+            raise ValueError(
+                f"cannot fold a module in training mode: {where} is; call model.eval() first "
+                "(folding freezes the batch statistics, so a folded model cannot be trained further)"
+            )
+
+
+def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
+    """Return a shallow copy of `module` with some children replaced; parameters are shared, `module` is unchanged."""
+    unknown = children.keys() - module._modules.keys()
+    assert not unknown, f"{type(module).__name__} has no children {unknown}"
+    clone = copy.copy(module)
+    clone._parameters = dict(module._parameters)
+    clone._buffers = dict(module._buffers)
+    clone._modules = {**module._modules, **children}
+    return clone

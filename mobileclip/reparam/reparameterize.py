@@ -1,0 +1,57 @@
+"""Fold a whole model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+import torch
+from torch import nn
+
+from mobileclip.reparam.module import LayerScale, Reparameterizable, refuse_training
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] = ()) -> Module:
+    """Return a folded copy of `model`: the same outputs, fewer operations; the original is not changed.
+
+    Every module that knows an inference form is replaced by it, the root included, from the outside in. Folding again
+    changes nothing. The arithmetic runs in float64 and is cast back once, so that bfloat16 and float16 models lose no
+    more than that cast.
+
+    Args:
+        model: any module in evaluation mode. The result is of the same class, unless the root itself is one that folds
+            into another (a RepMixer becomes a convolution).
+        only: fold these classes alone; empty for everything. Used to reach the partly folded form of the
+            research release, which keeps some norms and scales.
+
+    Raises:
+        ValueError: if any part of the model is in training mode.
+    """
+    refuse_training(model)
+    with torch.no_grad():
+        return cast("Module", _folded(copy.deepcopy(model), only))
+
+
+def _folded(module: nn.Module, only: tuple[type[Reparameterizable], ...]) -> nn.Module:
+    if isinstance(module, Reparameterizable) and (not only or isinstance(module, only)):
+        module = module.fold()
+    for name, child in module.named_children():
+        module.add_module(name, _folded(child, only))
+    return module
+
+
+def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the name and module of everything that folding would remove: branches, batch norms and layer scales."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.BatchNorm2d, LayerScale)) or (
+            isinstance(module, Reparameterizable) and module.foldable
+        ):
+            yield name, module
+
+
+def is_folded(model: nn.Module) -> bool:
+    """Return whether nothing foldable is left in `model`."""
+    return next(foldable_modules(model), None) is None
