@@ -1,0 +1,303 @@
+"""The reinforced loss against the golden values, closed forms, finite differences and people's mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobileclip.losses import (
+    ContrastiveLoss,
+    LossTerms,
+    ReinforcedLoss,
+    ReinforcedLossSpec,
+    distillation_loss,
+    losses,
+    teacher_targets,
+)
+from mobileclip.serialization import from_json, to_json
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "loss"
+CASES = json.loads((GOLDEN / "dr_loss.json").read_text())
+STUDENT = ("image", "text", "syn_text")
+
+
+def golden_inputs(case: dict, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    with np.load(GOLDEN / "dr_loss_inputs.npz") as arrays:
+        inputs = {
+            f"{owner}{name}": torch.from_numpy(arrays[f"{case['seed']}.{prefix}_{name}"]).to(dtype)
+            for prefix, owner in (("student", ""), ("teacher", "teacher_"))
+            for name in STUDENT
+        }
+    for name in STUDENT:
+        inputs[name].requires_grad_()
+    inputs["logit_scale"] = torch.tensor(case["student_logit_scale"], dtype=dtype, requires_grad=True)
+    return inputs
+
+
+def build(case: dict, **changes: object) -> ReinforcedLoss:
+    choices = {
+        "teacher_dims": case["teacher_dims"],
+        "teacher_logit_scales": case["teacher_logit_scales"],
+        "contrastive_weight": case["weights"][0],
+        "distill_weight": case["weights"][1],
+    }
+    return ReinforcedLoss(**(choices | changes))
+
+
+def random_inputs(batch: int, dim: int, teacher_dims: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(width: int) -> Tensor:
+        return F.normalize(torch.randn(batch, width, generator=generator, dtype=torch.float64), dim=1)
+
+    inputs = {name: unit(dim) for name in STUDENT}
+    for name in STUDENT:
+        inputs[f"teacher_{name}"] = torch.cat([unit(width) for width in teacher_dims], dim=1)
+    return inputs
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"seed{case['seed']}")
+class TestGolden:
+    def test_terms(self, case):
+        terms = build(case)(**golden_inputs(case))
+        entropy = case["weights"][1] * sum(case["teacher_entropy"])
+        assert terms.contrastive.item() == pytest.approx(case["contrastive"], abs=1e-8)
+        assert terms.distillation.item() == pytest.approx(case["distill_cross_entropy"] - entropy, abs=1e-8)
+        assert terms.total.item() == (terms.contrastive + terms.distillation).item()
+
+    def test_gradients(self, case):
+        inputs = golden_inputs(case)
+        build(case)(**inputs).total.backward()
+        for name in STUDENT:
+            assert inputs[name].grad.norm().item() == pytest.approx(case[f"grad_{name}_norm"], abs=1e-8)
+        assert inputs["logit_scale"].grad.item() == pytest.approx(case["grad_logit_scale"], abs=1e-8)
+        np.testing.assert_allclose(inputs["image"].grad[0, :8], case["grad_image_row0"], rtol=0, atol=1e-8)
+
+    def test_teacher_entropies(self, case):
+        inputs = golden_inputs(case)
+        for text, expected in zip(("teacher_text", "teacher_syn_text"), case["teacher_entropy"], strict=True):
+            targets = teacher_targets(
+                inputs["teacher_image"],
+                inputs[text],
+                teacher_dims=case["teacher_dims"],
+                teacher_logit_scales=case["teacher_logit_scales"],
+            )
+            entropies = [-torch.special.xlogy(p, p).sum(dim=1).mean().item() for p in targets]
+            assert sum(entropies) / 2 == pytest.approx(expected, abs=1e-8)
+
+    def test_one_caption_is_half_of_two_equal_ones(self, case):
+        inputs = golden_inputs(case)
+        inputs |= {"syn_text": inputs["text"], "teacher_syn_text": inputs["teacher_text"]}
+        both = build(case)(**inputs)
+        one = build(case)(**{name: value for name, value in inputs.items() if "syn" not in name})
+        assert both.total.item() == pytest.approx(2 * one.total.item(), rel=1e-12)
+
+    def test_teachers_scaled_per_slice_change_nothing(self, case):
+        inputs = golden_inputs(case)
+        expected = build(case)(**inputs)
+        factors = torch.cat(
+            [torch.full((dim,), 0.5 + index, dtype=torch.float64) for index, dim in enumerate(case["teacher_dims"])]
+        )
+        for name in STUDENT:
+            inputs[f"teacher_{name}"] = inputs[f"teacher_{name}"] * factors
+        terms = build(case)(**inputs)
+        assert terms.distillation.item() == pytest.approx(expected.distillation.item(), rel=1e-12)
+
+    def test_low_precision_computes_in_float32(self, case):
+        exact = build(case)(**golden_inputs(case))
+        rounded = golden_inputs(case, torch.bfloat16)
+        in_bfloat16 = build(case)(**rounded)
+        in_float64 = build(case)(**{name: value.double() for name, value in rounded.items()})
+        assert in_bfloat16.total.dtype == torch.float32
+        assert in_bfloat16.total.item() == pytest.approx(in_float64.total.item(), rel=2e-6)
+        assert in_bfloat16.total.item() == pytest.approx(exact.total.item(), rel=0.02)
+        in_bfloat16.total.backward()
+        assert rounded["image"].grad.dtype == torch.bfloat16
+
+    def test_autocast_changes_nothing(self, case):
+        inputs = golden_inputs(case, torch.float32)
+        expected = build(case)(**inputs).total
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total = build(case)(**inputs).total
+        assert total.item() == expected.item()
+
+
+class TestClosedForms:
+    def test_a_student_equal_to_its_only_teacher_has_nothing_to_learn(self):
+        inputs = random_inputs(12, 8, (8,))
+        inputs |= {f"teacher_{name}": inputs[name] for name in STUDENT}
+        for name in STUDENT:
+            inputs[name].requires_grad_()
+        terms = ReinforcedLoss(teacher_dims=(8,), teacher_logit_scales=(30,))(**inputs, logit_scale=30.0)
+        assert terms.distillation.item() == pytest.approx(0.0, abs=1e-12)
+        terms.total.backward()
+        assert all(inputs[name].grad.abs().max() < 1e-12 for name in STUDENT)
+
+    def test_equal_texts_make_everything_uniform(self):
+        batch = 16
+        inputs = random_inputs(batch, 8, (4, 6))
+        for name in ("text", "syn_text", "teacher_text", "teacher_syn_text", "image", "teacher_image"):
+            inputs[name] = inputs[name][:1].expand(batch, -1)
+        loss = ReinforcedLoss(
+            teacher_dims=(4, 6), teacher_logit_scales=(100, 50), contrastive_weight=1.0, distill_weight=1.0
+        )
+        terms = loss(**inputs, logit_scale=torch.tensor(77.0, dtype=torch.float64))
+        assert terms.contrastive.item() == pytest.approx(2 * math.log(batch), abs=1e-12)
+        assert terms.distillation.item() == pytest.approx(0.0, abs=1e-12)
+
+    def test_a_sure_teacher_turns_distillation_into_the_contrastive_loss(self):
+        eye = torch.eye(6, dtype=torch.float64)
+        inputs = random_inputs(6, 5, (6,)) | {
+            "teacher_image": eye,
+            "teacher_text": eye,
+            "teacher_syn_text": eye,
+        }
+        loss = ReinforcedLoss(teacher_dims=(6,), teacher_logit_scales=(1e4,), contrastive_weight=1.0)
+        terms = loss(**inputs, logit_scale=10.0)
+        assert terms.distillation.item() == pytest.approx(terms.contrastive.item(), rel=1e-12)
+
+    def test_targets_are_distributions_in_both_directions_and_the_mean_of_the_teachers(self):
+        inputs = random_inputs(9, 4, (3, 5, 7))
+        dims, scales = (3, 5, 7), (20.0, 40.0, 60.0)
+        pair = inputs["teacher_image"], inputs["teacher_text"]
+        targets = teacher_targets(*pair, teacher_dims=dims, teacher_logit_scales=scales)
+        alone = [
+            teacher_targets(image, text, teacher_dims=(dim,), teacher_logit_scales=(scale,))
+            for image, text, dim, scale in zip(
+                pair[0].split(dims, 1), pair[1].split(dims, 1), dims, scales, strict=True
+            )
+        ]
+        for direction in (0, 1):
+            torch.testing.assert_close(targets[direction].sum(dim=1), torch.ones(9, dtype=torch.float64))
+            torch.testing.assert_close(targets[direction], sum(one[direction] for one in alone) / 3)
+        assert not torch.allclose(targets[1], targets[0].T)
+
+    def test_divergence_is_never_negative(self):
+        for seed in range(20):
+            inputs = random_inputs(5, 3, (4,), seed=seed)
+            terms = ReinforcedLoss(teacher_dims=(4,), teacher_logit_scales=(15,))(**inputs, logit_scale=5.0)
+            assert terms.distillation.item() > 0
+
+    def test_targets_of_exact_zero_are_finite(self):
+        logits = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+        sure = torch.eye(2, dtype=torch.float64)
+        value = distillation_loss(logits, sure, sure)
+        value.backward()
+        assert value.item() == pytest.approx(math.log(2))
+        assert torch.isfinite(logits.grad).all()
+
+
+def test_gradcheck():
+    inputs = random_inputs(5, 4, (3, 4))
+    loss = ReinforcedLoss(
+        teacher_dims=(3, 4), teacher_logit_scales=(10, 20), contrastive_weight=0.4, distill_weight=0.6
+    )
+    teachers = {name: value for name, value in inputs.items() if name.startswith("teacher")}
+
+    def total(image: Tensor, text: Tensor, syn_text: Tensor, logit_scale: Tensor) -> Tensor:
+        return loss(image=image, text=text, syn_text=syn_text, logit_scale=logit_scale, **teachers).total
+
+    student = [inputs[name].requires_grad_() for name in STUDENT]
+    assert torch.autograd.gradcheck(total, (*student, torch.tensor(8.0, dtype=torch.float64, requires_grad=True)))
+
+
+def test_teachers_receive_no_gradient():
+    inputs = random_inputs(4, 3, (3,))
+    inputs["teacher_image"].requires_grad_()
+    inputs["image"].requires_grad_()
+    ReinforcedLoss(teacher_dims=(3,), teacher_logit_scales=(10,))(**inputs, logit_scale=1.0).total.backward()
+    assert inputs["teacher_image"].grad is None
+
+
+def test_spec_round_trips_and_is_registered():
+    spec = ReinforcedLossSpec(teacher_dims=[512, 768], teacher_logit_scales=[70, 60], contrastive_weight=0.25)
+    assert from_json(to_json(spec), ReinforcedLossSpec) == spec
+    assert losses.resolve("reinforced") is ReinforcedLossSpec
+    assert spec.needs_teachers
+    assert spec.build().spec == spec
+    assert hash(spec) == hash(from_json(to_json(spec), ReinforcedLossSpec))
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"teacher_dims": (768,)}, r"1 teachers.*2 teachers; give one logit scale per teacher"),
+        ({"teacher_logit_scales": (100,)}, r"names 2 teachers.*names 1 teachers"),
+        ({"teacher_dims": (), "teacher_logit_scales": ()}, "teacher_dims is empty"),
+        ({"teacher_dims": (768, 0)}, "teacher_dims must be positive"),
+        ({"teacher_dims": (768, 1.5)}, "teacher_dims must be whole numbers"),
+        ({"teacher_logit_scales": (100, -1)}, "teacher_logit_scales must be positive"),
+        ({"teacher_logit_scales": (100, float("nan"))}, "teacher_logit_scales must be positive and finite"),
+        ({"contrastive_weight": -0.1}, "contrastive_weight must be at least 0 and finite, not -0.1"),
+        ({"distill_weight": float("inf")}, "distill_weight must be at least 0 and finite"),
+        ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),
+    ],
+)
+def test_bad_choices_are_refused(choices, message):
+    for make in (ReinforcedLossSpec, ReinforcedLoss):
+        with pytest.raises(ValueError, match=message):
+            make(**choices)
+
+
+def change(name: str, value: Tensor | None) -> dict[str, Tensor | None]:
+    return {name: value}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (change("text", torch.zeros(5, 4)), "image has 6 rows and text has 5"),
+        (change("text", torch.zeros(6, 3)), "image has dim 4 and text has dim 3"),
+        (change("syn_text", torch.zeros(7, 4)), "image has 6 rows and syn_text has 7"),
+        (change("image", torch.zeros(6, 4, 1)), r"image must be \(batch, dim\), but its shape is \(6, 4, 1\)"),
+        (change("teacher_text", torch.zeros(6, 6)), "teacher_image has dim 7 and teacher_text has dim 6"),
+        (change("teacher_syn_text", torch.zeros(6, 8)), "teacher_image has dim 7 and teacher_syn_text has dim 8"),
+        (change("teacher_syn_text", None), "syn_text was given without teacher_syn_text"),
+        (change("syn_text", None), "teacher_syn_text was given without syn_text"),
+        (
+            {name: torch.zeros(6, 9) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
+            r"have dim 9, but teacher_dims \(3, 4\) sum to 7",
+        ),
+        (
+            {name: torch.zeros(3, 7) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
+            "image has 6 rows and teacher_image has 3",
+        ),
+        ({name: torch.zeros(0, 4) for name in STUDENT}, "image and text are empty"),
+    ],
+)
+def test_shapes_that_disagree_name_the_numbers(changes, message):
+    inputs = random_inputs(6, 4, (3, 4)) | changes
+    loss = ReinforcedLoss(teacher_dims=(3, 4), teacher_logit_scales=(10, 20))
+    with pytest.raises(ValueError, match=message):
+        loss(**inputs, logit_scale=10.0)
+
+
+class TestContrastive:
+    def test_golden(self):
+        case = CASES[2]
+        inputs = golden_inputs(case)
+        terms = ContrastiveLoss()(**{name: inputs[name] for name in (*STUDENT, "logit_scale")})
+        assert isinstance(terms, LossTerms)
+        assert terms.contrastive.item() == pytest.approx(case["contrastive"], abs=1e-8)
+        assert terms.total is terms.contrastive
+        assert terms.distillation.item() == 0
+
+    def test_perfect_pairs_cost_nothing(self):
+        eye = torch.eye(8)
+        assert ContrastiveLoss()(image=eye, text=eye, logit_scale=100.0).total.item() == pytest.approx(0, abs=1e-6)
+
+    def test_spec(self):
+        spec = from_json("{}", losses["contrastive"])
+        assert not spec.needs_teachers
+        assert isinstance(spec.build(), ContrastiveLoss)
+
+    def test_mismatch(self):
+        with pytest.raises(ValueError, match="image has 3 rows and syn_text has 2"):
+            ContrastiveLoss()(image=torch.eye(3), text=torch.eye(3), syn_text=torch.eye(3)[:2], logit_scale=1.0)
