@@ -1,0 +1,169 @@
+"""The training loop: one process, on the CPU or one GPU, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import torch
+from torch import nn
+
+from mobileclip.training.checkpoint import RunState
+from mobileclip.training.ema import MovingAverage
+from mobileclip.training.metrics import MetricLog
+from mobileclip.training.progress import StepProgress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+    from torch import Tensor
+
+    from mobileclip.encoders import DualEncoder
+    from mobileclip.training.spec import TrainingSpec
+
+Batch = Mapping[str, Any]
+BatchSource = Callable[[int], Iterable[Batch]]
+
+TENSOR_NAMES = ("image", "text", "syn_text", "teacher_image", "teacher_text", "teacher_syn_text")
+
+
+class LossTerms(Protocol):
+    """What a loss returns: scalars, of which `total` is minimised and the others are logged."""
+
+    contrastive: Tensor
+    distillation: Tensor
+    total: Tensor
+
+
+@attrs.frozen(kw_only=True)
+class TrainingResult:
+    """What a run leaves.
+
+    Args:
+        model: the trained student, in evaluation mode: the moving average where the run keeps one.
+        num_steps: steps that this call made; fewer than the run's where it resumed.
+    """
+
+    model: nn.Module
+    num_steps: int
+
+
+def train(
+    spec: TrainingSpec,
+    *,
+    model: DualEncoder,
+    loss: Callable[..., LossTerms],
+    batches: BatchSource,
+    output: Path,
+    device: str | torch.device = "cpu",
+    title: str = "train",
+    console: Console | None = None,
+) -> TrainingResult:
+    """Train `model` on named batches; go on from the checkpoint in `output`, if there is one.
+
+    On the CPU, a run that is killed and resumed gives the same losses and weights, to the bit, as one that is not.
+
+    Args:
+        spec: how to train.
+        model: the student; trained in place.
+        loss: called with `image, text, logit_scale` and, where the batch has them, `teacher_image, teacher_text,
+            syn_text, teacher_syn_text`; student embeddings have unit length and are in float32.
+        batches: called with the first step to make, returns the batches from there on: the same ones every time.
+            They hold `image`, `text` (ids), optionally the teachers' tensors and `syn_text`, and `keys`.
+        output: folder of `metrics.jsonl` and `checkpoint.safetensors`; created.
+        device: where to train.
+        title: what progress is shown under.
+        console: where progress is shown; none shows nothing.
+
+    Raises:
+        ValueError: if the checkpoint is another run's, or the batches end too early.
+        FloatingPointError: if the loss is not finite; the message has the step and the batch's keys. The weights are
+            those from before the step.
+    """
+    device = torch.device(device)
+    torch.manual_seed(spec.seed)
+    model.to(device).train()
+    if spec.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = spec.optimizer.build(model)
+    average = None if spec.ema_decay is None else MovingAverage(model, spec.ema_decay)
+    state = RunState(model=model, optimizer=optimizer, average=average)
+
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / "checkpoint.safetensors"
+    first = state.restore(checkpoint, spec=spec, model_spec=model.spec) if checkpoint.exists() else 0
+    log = MetricLog(output / "metrics.jsonl", resume_step=first)
+    progress = StepProgress(title, total_steps=spec.total_steps, start_step=first, console=console)
+    steps = range(first, spec.total_steps)
+    source = iter(batches(first)) if steps else iter(())
+
+    with progress:
+        for step in steps:
+            started = time.perf_counter()
+            batch = next(source, None)
+            if batch is None:
+                raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
+            tensors = {name: batch[name].to(device, non_blocking=True) for name in TENSOR_NAMES if name in batch}
+            waited = time.perf_counter() - started
+
+            learning_rate = spec.schedule.learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            terms = loss(**_forward(model, tensors, spec))
+            total = terms.total.item()
+            if not math.isfinite(total):
+                raise FloatingPointError(
+                    f"the loss is {total} at step {step}; the batch's keys are {list(batch['keys'])}. Try a lower "
+                    f"learning rate, a longer warm-up or max_gradient_norm=1"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_gradient_norm or math.inf)
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
+            if average is not None:
+                average.update(model)
+
+            progress.advance(len(tensors["image"]), total)
+            done = step + 1
+            if done % spec.log_every_steps == 0 or done == spec.total_steps:
+                log.write(
+                    step,
+                    {
+                        "loss": total,
+                        "contrastive": terms.contrastive.item(),
+                        "distillation": terms.distillation.item(),
+                        "logit_scale": model.logit_scale.exp().item(),
+                        "gradient_norm": norm.item(),
+                        "learning_rate": learning_rate,
+                        "seconds": time.perf_counter() - started,
+                        "seconds_waiting": waited,
+                    },
+                )
+            if done % spec.checkpoint_every_steps == 0 or done == spec.total_steps:
+                state.save(checkpoint, spec=spec, model_spec=model.spec, step=done)
+
+    return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
+
+
+def _forward(model: DualEncoder, tensors: dict[str, Tensor], spec: TrainingSpec) -> dict[str, Tensor]:
+    """Return the loss's arguments: the student's embeddings in place of images and ids."""
+    arguments = {name: value for name, value in tensors.items() if name.startswith("teacher_")}
+    image = tensors["image"]
+    if spec.channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    # Real and synthetic captions go through the text tower together: one batch of twice the size.
+    names = [name for name in ("text", "syn_text") if name in tensors]
+    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        arguments["image"] = model.encode_image(image, normalize=True).float()
+        text = model.encode_text(torch.cat([tensors[name] for name in names]), normalize=True).float()
+    return {
+        **arguments,
+        **dict(zip(names, text.chunk(len(names)), strict=True)),
+        "logit_scale": model.logit_scale.exp(),
+    }

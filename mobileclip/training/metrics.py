@@ -1,0 +1,45 @@
+"""Metrics of a run: one JSON object a line, one line a logged step."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class MetricLog:
+    """Appends to a JSONL file; a resumed run first drops what was logged after its checkpoint.
+
+    Args:
+        path: the file; created, with its folder, if it is not there.
+        resume_step: lines of this step and later ones are dropped, since they are about to be written again.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int = 0) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(path) if line["step"] < resume_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line; it is on its way to the disk when this returns."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: if another line is no JSON.
+    """
+    *whole, _ = path.read_text().split("\n")
+    try:
+        return [json.loads(line) for line in whole]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None

@@ -1,0 +1,79 @@
+"""AdamW that decays the weights that multiply inputs, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from attrs import validators
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MULTIPLYING = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@attrs.frozen(kw_only=True)
+class AdamWSpec:
+    """AdamW with decoupled weight decay; the learning rate is the schedule's.
+
+    Args:
+        beta1: decay of the running mean of the gradient, per step.
+        beta2: decay of the running mean of its square, per step.
+        eps: added to the root of the latter.
+        weight_decay: times the learning rate, the fraction that a decayed weight loses per step.
+
+    Source: MobileCLIP, table 12.
+    """
+
+    beta1: float = attrs.field(default=0.9, validator=[validators.ge(0), validators.lt(1)])
+    beta2: float = attrs.field(default=0.95, validator=[validators.ge(0), validators.lt(1)])
+    eps: float = attrs.field(default=1e-8, validator=validators.gt(0))
+    weight_decay: float = attrs.field(default=0.2, validator=validators.ge(0))
+
+    def build(self, model: nn.Module) -> torch.optim.AdamW:
+        """Return the optimiser of every parameter that requires a gradient, fused; learning rates start at 0.
+
+        Raises:
+            ValueError: if nothing requires a gradient.
+        """
+        decayed, kept = decay_groups(model)
+        if not decayed and not kept:
+            raise ValueError("no parameter of the model requires a gradient, so there is nothing to train")
+        groups = [
+            {"params": list(decayed.values()), "weight_decay": self.weight_decay},
+            {"params": list(kept.values()), "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=0.0,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            fused=True,
+        )
+
+
+def decay_groups(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the trainable parameters by name: those that weight decay applies to, and the others.
+
+    Decayed are matrices and kernels. Norms, biases, scales (one number per channel, or one at all), class tokens and
+    positional embeddings are not: pulling them to zero says nothing about complexity.
+    """
+    decayed: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                group = decayed if _is_decayed(module, name, parameter) else kept
+                group[f"{prefix}.{name}" if prefix else name] = parameter
+    return decayed, kept
+
+
+def _is_decayed(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    if isinstance(module, _MULTIPLYING):
+        return name == "weight"
+    # A free parameter of one number per channel, such as a layer scale of shape (channels, 1, 1), is a scale.
+    is_vector = parameter.numel() == max(parameter.shape, default=1)
+    return not is_vector and "position" not in name
