@@ -37,7 +37,7 @@ def _positive_finite(_: object, attribute: attrs.Attribute[Any], values: tuple[f
 def _whole(_: object, attribute: attrs.Attribute[tuple[int, ...]], values: tuple[int, ...]) -> None:
     for value in values:
         if not isinstance(value, int):
-            raise ValueError(f"{attribute.name} must be whole numbers, but {values} holds {value!r}")  # noqa: TRY004
+            raise ValueError(f"{attribute.name} must be whole numbers, but {values} holds {value!r}")
 
 
 def _weight(_: object, attribute: attrs.Attribute[float], value: float) -> None:

@@ -1,0 +1,43 @@
+"""Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches."""
+
+from mobileclip.data.augmentation import (
+    AugmentationParams,
+    AugmentationSpec,
+    augmentation_rng,
+    augmentations,
+    crop_augmentation,
+    datacompdr_augmentation,
+)
+from mobileclip.data.sample import ImageTextSample, ReinforcedSample, decode_image
+from mobileclip.data.shards import (
+    count_samples,
+    expand_shards,
+    read_reinforced_samples,
+    read_samples,
+    write_shard,
+    write_shards,
+)
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.tokenizer import Tokenizer
+
+__all__ = [
+    "AugmentationParams",
+    "AugmentationSpec",
+    "BadSampleError",
+    "ImageTextSample",
+    "ReinforcedSample",
+    "Skip",
+    "SkipReport",
+    "Tokenizer",
+    "augmentation_rng",
+    "augmentations",
+    "count_samples",
+    "crop_augmentation",
+    "datacompdr_augmentation",
+    "decode_image",
+    "expand_shards",
+    "read_reinforced_samples",
+    "read_samples",
+    "write_shard",
+    "write_shards",
+]

@@ -1,0 +1,32 @@
+"""Random numbers that depend on what they are for, and not on the worker, the order or the machine."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
+    """Return a generator for one purpose: equal arguments give equal numbers, everywhere.
+
+    The state is the SHA-256 of the arguments. Only `Generator.random` is promised to be the same in every version of
+    numpy that draws 53 bits from PCG64, so `random_index` and uniform draws are made of it.
+
+    Args:
+        seed: the run's seed.
+        names: what the numbers are for, such as a sample's key and the index of its augmentation.
+    """
+    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Return a number from `[low, high)`."""
+    return low + (high - low) * float(rng.random())
+
+
+def random_index(rng: np.random.Generator, count: int) -> int:
+    """Return one of `0 ... count - 1`, each as likely as the others to within `count / 2**53`."""
+    return min(int(rng.random() * count), count - 1)

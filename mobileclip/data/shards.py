@@ -1,0 +1,278 @@
+"""Shards: tar files of samples, read whatever state they are in, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeVar
+
+import attrs
+
+from mobileclip.data.sample import (
+    LAYOUTS,
+    ImageTextSample,
+    Layout,
+    ReinforcedSample,
+    parse_reinforced_sample,
+    parse_sample,
+    sample_members,
+)
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+
+Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+SampleType = TypeVar("SampleType", bound=ImageTextSample)
+
+_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
+
+
+@attrs.frozen(kw_only=True)
+class RawSample:
+    """What a shard holds under one key.
+
+    Args:
+        key: the members' common name, up to the first dot.
+        shard: where it was read.
+        members: extension in lower case to content.
+        duplicates: extensions that came more than once.
+    """
+
+    key: str
+    shard: str
+    members: dict[str, bytes] = attrs.field(factory=dict)
+    duplicates: list[str] = attrs.field(factory=list)
+
+
+def expand_shards(shards: Shards) -> tuple[str, ...]:
+    """Return the paths or addresses of all shards.
+
+    Args:
+        shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several of them separated by `::`, or a
+            sequence of paths and patterns. Addresses (`https:`, `pipe:`) are opened by webdataset.
+
+    Raises:
+        ValueError: if there is none, or a pattern is malformed.
+    """
+    from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
+
+    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    try:
+        expanded = [shard for pattern in patterns for shard in expand_urls(os.fspath(pattern))]
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"the shard patterns {patterns} cannot be expanded: {error}") from None
+    if not expanded:
+        raise ValueError("no shards were given; expected paths or a pattern such as 'train/{00000..00127}.tar'")
+    return tuple(expanded)
+
+
+def read_shard(shard: str, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
+    """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
+
+    Args:
+        shard: path or address.
+        on_skip: called with what had to be left out.
+    """
+    from webdataset.gopen import gopen  # type: ignore[import-untyped]
+
+    num_read = 0
+    try:
+        with gopen(shard) as stream:
+            for raw in _group(shard, _members(stream)):
+                num_read += 1
+                yield raw
+    except _READ_ERRORS as error:
+        reason = "truncated_shard" if num_read else "unreadable_shard"
+        detail = f"after {num_read} samples: {type(error).__name__}: {error}"
+        on_skip(Skip(reason=reason, key="", shard=shard, detail=detail))
+
+
+def parse(
+    raw: RawSample, parser: Callable[[str, Mapping[str, bytes]], SampleType], on_skip: Callable[[Skip], None]
+) -> SampleType | None:
+    """Return the sample that `parser` makes of the members, or None after reporting why there is none."""
+    if raw.duplicates:
+        detail = f"{', '.join(raw.duplicates)} is there more than once"
+        on_skip(Skip(reason="duplicate_member", key=raw.key, shard=raw.shard, detail=detail))
+        return None
+    try:
+        return parser(raw.key, raw.members)
+    except BadSampleError as error:
+        on_skip(Skip(reason=error.reason, key=raw.key, shard=raw.shard, detail=error.detail))
+        return None
+
+
+def read_reinforced_samples(shards: Shards, report: SkipReport | None = None) -> Iterator[ReinforcedSample]:
+    """Yield every usable reinforced sample of the shards, in order; the others are counted and logged.
+
+    Args:
+        shards: paths or patterns, as `expand_shards` takes them.
+        report: counts what was read and what was left out.
+    """
+    return _read(shards, parse_reinforced_sample, SkipReport() if report is None else report)
+
+
+def read_samples(shards: Shards, report: SkipReport | None = None) -> Iterator[ImageTextSample]:
+    """Yield every usable image-text sample of the shards, in order; the others are counted and logged.
+
+    Args:
+        shards: paths or patterns, as `expand_shards` takes them.
+        report: counts what was read and what was left out.
+    """
+    return _read(shards, parse_sample, SkipReport() if report is None else report)
+
+
+def count_samples(shards: Shards) -> int:
+    """Return the number of keys in shards on disk, from the tar headers alone.
+
+    Raises:
+        ValueError: if a shard cannot be read or breaks off.
+    """
+    count = 0
+    for shard in expand_shards(shards):
+        try:
+            with Path(shard).open("rb") as stream, tarfile.open(fileobj=stream, tarinfo=_StrictTarInfo) as tar:
+                keys = [_split_name(member.name)[0] for member in tar if member.isreg()]
+        except _READ_ERRORS as error:
+            raise ValueError(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}") from None
+        count += sum(key != before for key, before in zip(keys, [None, *keys], strict=False) if key is not None)
+    return count
+
+
+def write_shard(path: str | os.PathLike[str], samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> Path:
+    """Write samples to a shard; the file appears when it is complete, and never otherwise.
+
+    Equal samples give equal bytes.
+
+    Args:
+        path: the tar file; replaced where it exists.
+        samples: plain or reinforced samples, at least one.
+        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones.
+
+    Raises:
+        ValueError: if there is no sample, a key comes twice, or the layout is unknown.
+    """
+    from webdataset import TarWriter  # type: ignore[import-untyped]
+
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    keys: set[str] = set()
+    try:
+        with temporary.open("wb") as stream:
+            with TarWriter(stream, encoder=False, mtime=0) as writer:
+                for sample in samples:
+                    if sample.key in keys:
+                        raise ValueError(f"key {sample.key!r} comes twice in {path}; keys must be unique")
+                    keys.add(sample.key)
+                    writer.write({"__key__": sample.key, **sample_members(sample, layout)})
+            if not keys:
+                raise ValueError(f"there are no samples to write to {path}")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_shards(
+    directory: str | os.PathLike[str],
+    samples: Iterable[ImageTextSample],
+    *,
+    layout: Layout = "npz",
+    samples_per_shard: int = 1000,
+) -> list[Path]:
+    """Write samples to as many shards as they need, `00000000.tar` and so on, and return the paths.
+
+    Args:
+        directory: created where it is missing.
+        samples: plain or reinforced samples.
+        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones.
+        samples_per_shard: at most so many in each.
+
+    Raises:
+        ValueError: if there is no sample, or a key comes twice in a shard.
+    """
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard must be at least 1, not {samples_per_shard}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    remaining = iter(samples)
+    paths: list[Path] = []
+    while batch := list(islice(remaining, samples_per_shard)):
+        paths.append(write_shard(directory / f"{len(paths):08d}.tar", batch, layout=layout))
+    if not paths:
+        raise ValueError(f"there are no samples to write to {directory}")
+    return paths
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that must be followed by another or by the end-of-archive mark: tarfile takes garbage for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the archive ends without its end mark: {error}") from None
+
+
+def _members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar:
+        for member in tar:
+            if not member.isreg():
+                continue
+            content = tar.extractfile(member)
+            assert content is not None, "regular files have content"
+            yield member.name, content.read()
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the shard
+
+
+def _group(shard: str, members: Iterable[tuple[str, bytes]]) -> Iterator[RawSample]:
+    raw: RawSample | None = None
+    try:
+        for name, content in members:
+            key, extension = _split_name(name)
+            if key is None or extension is None:
+                continue
+            if raw is None or raw.key != key:
+                if raw is not None:
+                    yield raw
+                raw = RawSample(key=key, shard=shard)
+            if extension in raw.members:
+                raw.duplicates.append(extension)
+            raw.members[extension] = content
+    except _READ_ERRORS:
+        # What came before the break may be complete; its parser decides.
+        if raw is not None:
+            yield raw
+        raise
+    if raw is not None:
+        yield raw
+
+
+def _split_name(name: str) -> tuple[str | None, str | None]:
+    """Split at the first dot behind the last slash; None for what belongs to no sample."""
+    from webdataset.tariterators import base_plus_ext  # type: ignore[import-untyped]
+
+    key, extension = base_plus_ext(name)
+    if key is None or key.rsplit("/", 1)[-1].startswith("__"):
+        return None, None
+    return key.removeprefix("./"), extension.lower()
+
+
+def _read(
+    shards: Shards, parser: Callable[[str, Mapping[str, bytes]], SampleType], report: SkipReport
+) -> Iterator[SampleType]:
+    for shard in expand_shards(shards):
+        for raw in read_shard(shard, report.add):
+            sample = parse(raw, parser, report.add)
+            if sample is not None:
+                report.num_read += 1
+                yield sample
