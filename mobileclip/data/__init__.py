@@ -8,6 +8,8 @@ from mobileclip.data.augmentation import (
     crop_augmentation,
     datacompdr_augmentation,
 )
+from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.sample import ImageTextSample, ReinforcedSample, decode_image
 from mobileclip.data.shards import (
     count_samples,
@@ -25,6 +27,9 @@ __all__ = [
     "AugmentationSpec",
     "BadSampleError",
     "ImageTextSample",
+    "ReinforcedBatch",
+    "ReinforcedPipeline",
+    "ReinforcedPipelineSpec",
     "ReinforcedSample",
     "Skip",
     "SkipReport",

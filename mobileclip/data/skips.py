@@ -60,11 +60,13 @@ class SkipReport:
         num_read: number of samples that were used.
         counts: number of skips by reason, complete.
         named: the first `MAX_NAMED` skips of every reason.
+        log: whether to log skips too.
     """
 
     num_read: int = 0
     counts: Counter[str] = attrs.field(factory=Counter)
     named: dict[str, list[Skip]] = attrs.field(factory=dict)
+    log: bool = True
 
     @property
     def num_skipped(self) -> int:
@@ -77,7 +79,7 @@ class SkipReport:
         named = self.named.setdefault(skip.reason, [])
         if len(named) < MAX_NAMED:
             named.append(skip)
-        if len(named) <= MAX_LOGGED and self.counts[skip.reason] <= MAX_LOGGED:
+        if self.log and self.counts[skip.reason] <= MAX_LOGGED:
             more = "; more of this kind are only counted" if self.counts[skip.reason] == MAX_LOGGED else ""
             what = skip.key or "the rest of the shard"
             logger.warning("skipped %s of %s: %s: %s%s", what, skip.shard, skip.reason, skip.detail, more)
