@@ -57,9 +57,7 @@ class AugmentationParams:
             raise ValueError(f"crop {self.crop} (top, left, height, width) is empty or starts outside of the image")
         for index, magnitude in self.operations:
             if not (isinstance(index, int) and 0 <= index < len(OPERATIONS)):
-                raise ValueError(
-                    f"operation {index!r} is unknown; an index from 0 to {len(OPERATIONS) - 1} is expected"
-                )
+                raise ValueError(f"operation {index!r} is unknown; expected an index from 0 to {len(OPERATIONS) - 1}")
             if not math.isfinite(magnitude):
                 raise ValueError(f"the magnitude of operation {OPERATIONS[index].name} is {magnitude}")
         if self.image_size is not None:
