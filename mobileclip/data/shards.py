@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType", bound=ImageTextSample)
 
+# Folders and files that describe a shard, by webdataset's convention.
+_META = re.compile(r"__[^/]*__($|/)")
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
@@ -258,13 +261,13 @@ def _group(shard: str, members: Iterable[tuple[str, bytes]]) -> Iterator[RawSamp
 
 
 def _split_name(name: str) -> tuple[str | None, str | None]:
-    """Split at the first dot behind the last slash; None for what belongs to no sample."""
+    """Split at the first dot behind the last slash; None for what belongs to no sample, as webdataset sees it."""
     from webdataset.tariterators import base_plus_ext  # type: ignore[import-untyped]
 
-    key, extension = base_plus_ext(name)
-    if key is None or key.rsplit("/", 1)[-1].startswith("__"):
+    key, extension = base_plus_ext(name.removeprefix("./"))
+    if key is None or _META.match(key):
         return None, None
-    return key.removeprefix("./"), extension.lower()
+    return key, extension.lower()
 
 
 def _read(
