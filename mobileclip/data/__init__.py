@@ -9,6 +9,7 @@ from mobileclip.data.augmentation import (
     datacompdr_augmentation,
 )
 from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.sample import ImageTextSample, ReinforcedSample, decode_image
 from mobileclip.data.shards import (
@@ -26,7 +27,9 @@ __all__ = [
     "AugmentationParams",
     "AugmentationSpec",
     "BadSampleError",
+    "ImageError",
     "ImageTextSample",
+    "ImageTransform",
     "ReinforcedBatch",
     "ReinforcedPipeline",
     "ReinforcedPipelineSpec",
@@ -41,6 +44,7 @@ __all__ = [
     "datacompdr_augmentation",
     "decode_image",
     "expand_shards",
+    "load_image",
     "read_reinforced_samples",
     "read_samples",
     "write_shard",

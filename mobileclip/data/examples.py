@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.augmentation import datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.image import ImageTransform
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample import (
     ImageTextSample,
@@ -89,7 +90,8 @@ class ShardDataset(IterableDataset[Chunk]):
         self._tokenizer = tokenizer
         self._teacher_dim = teacher_dim
         self._world = world
-        self._augmentation = spec.augmentation or datacompdr_augmentation(spec.image.size)
+        self._transform = ImageTransform(spec.image)
+        self._augmentation = spec.augmentation or _default_augmentation(spec)
 
     def __iter__(self) -> Iterator[Chunk]:
         epoch = int(self.epoch)
@@ -161,11 +163,11 @@ class ShardDataset(IterableDataset[Chunk]):
         )
 
     def _collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
-        pixels = torch.from_numpy(np.stack([np.asarray(example.image) for example in examples]))
+        pixels = np.stack([np.asarray(example.image) for example in examples])
         syn_captions = [example.syn_caption for example in examples if example.syn_caption is not None]
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
-            image=_normalize(pixels, self._spec.image),
+            image=self._transform.normalize(pixels),
             text=self._tokenizer([example.caption for example in examples]),
             syn_text=self._tokenizer(syn_captions) if syn_captions else None,
             teacher_image=_stack(example.teacher_image for example in examples),
@@ -174,17 +176,17 @@ class ShardDataset(IterableDataset[Chunk]):
         )
 
 
+def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
+    augmentation = datacompdr_augmentation(spec.image.size)
+    # Sampled afresh, translations are a fraction of the student's image; replayed, they were of the teachers'.
+    return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
+
+
 def _replay(augmentation: AugmentationSpec, image: Image.Image, sample: ReinforcedSample, index: int) -> Image.Image:
     try:
         return augmentation.apply(image, sample.augmentations[index])
     except ValueError as error:
         raise BadSampleError("wrong_image_size", str(error)) from None
-
-
-def _normalize(pixels: Tensor, contract: Any) -> Tensor:
-    image = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (contract.mean, contract.std))
-    return image.sub_(mean).div_(std)
 
 
 def _stack(rows: Iterable[Embeddings | None]) -> Tensor | None:

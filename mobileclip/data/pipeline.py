@@ -46,7 +46,8 @@ class ReinforcedPipelineSpec:
         reinforced: whether to read what the teachers said; without, augmentations are sampled afresh and batches hold
             images and real captions alone.
         synthetic: whether to read a synthetic caption too; samples that have none are skipped. Reinforced only.
-        augmentation: the augmentation at the student's size; None for the public data sets' policy.
+        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
+            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
         seed: of the order and of every choice.
         epochs: number of epochs that iterating yields.
         shuffle: whether to shuffle the shards and, within a buffer, the samples.

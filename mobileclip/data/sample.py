@@ -10,17 +10,20 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
 from attrs import validators
-from PIL import Image
 
 from mobileclip.data.augmentation import AugmentationParams, compress, decompress
+from mobileclip.data.image import ImageError, load_image
 from mobileclip.data.skips import BadSampleError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Layout = Literal["npz", "pth.gz"]
 Embeddings = npt.NDArray[np.float32]
@@ -150,21 +153,18 @@ class ReinforcedSample(ImageTextSample):
 def decode_image(data: bytes) -> Image.Image:
     """Return the image in RGB, as the public data sets' augmentations saw it.
 
-    EXIF orientation is not applied and transparency is dropped: stored crops refer to the pixels as they are encoded.
+    EXIF orientation is not applied: stored crops refer to the pixels as they are encoded.
 
     Raises:
-        BadSampleError: if the image cannot be decoded to its end, or has more pixels than Pillow considers safe.
+        BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or has too many pixels.
     """
     with warnings.catch_warnings():
+        # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.convert("RGB")
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise BadSampleError("image_too_large", str(error)) from None
-        except Exception as error:  # noqa: BLE001  decoders raise anything on broken bytes
-            raise BadSampleError("bad_image", f"{type(error).__name__}: {error}") from None
+            return load_image(data, orient=False)
+        except ImageError as error:
+            raise BadSampleError(f"image_{error.reason}", error.message) from None
 
 
 def parse_sample(key: str, members: Mapping[str, bytes]) -> ImageTextSample:

@@ -331,11 +331,19 @@ class TestDecodeImage:
         Image.new(mode, (3, 2)).save(stream, "TIFF")
         assert decode_image(stream.getvalue()).mode == "RGB"
 
-    @pytest.mark.parametrize("data", [b"", b"not an image", encoded(20, 20)[:200], encoded(20, 20, kind="jpeg")[:300]])
-    def test_broken_bytes(self, data):
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "image_not_an_image"),
+            (b"not an image", "image_not_an_image"),
+            (encoded(20, 20)[:200], "image_truncated"),
+            (encoded(20, 20, kind="jpeg")[:-100], "image_truncated"),
+        ],
+    )
+    def test_broken_bytes(self, data, reason):
         with pytest.raises(BadSampleError) as caught:
             decode_image(data)
-        assert caught.value.reason == "bad_image"
+        assert caught.value.reason == reason
 
     @pytest.mark.parametrize("limit", [90, 40])
     def test_too_many_pixels(self, monkeypatch, limit):

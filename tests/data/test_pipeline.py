@@ -1,0 +1,383 @@
+"""Named batches: what they hold, that they depend on nothing else, and where skipped samples end up."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTextSample,
+    ReinforcedBatch,
+    ReinforcedPipelineSpec,
+    Tokenizer,
+    decode_image,
+    write_shard,
+    write_shards,
+)
+from mobileclip.data.batch import join_batches
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+from mobileclip.serialization import from_json, to_json
+from tests.data.samples import encoded, golden, make_sample, write_raw
+
+IMAGE = ImageInput(size=16)
+NUM_SAMPLES = 23
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, object]:
+    return {sample.key: sample for sample in map(make_sample, range(NUM_SAMPLES))}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, samples) -> str:
+    directory = tmp_path_factory.mktemp("shards")
+    write_shards(directory, samples.values(), samples_per_shard=5)
+    return str(directory / "{00000000..00000004}.tar")
+
+
+def spec(shards: object, **changes: object) -> ReinforcedPipelineSpec:
+    choices = {"shards": shards, "batch_size": 4, "image": IMAGE, "shuffle_buffer": 6} | changes
+    return ReinforcedPipelineSpec(**choices)
+
+
+def rows(batches: object) -> dict[str, str]:
+    """Return a digest of everything in the batches, by the sample's key."""
+    digests: dict[str, str] = {}
+    for batch in batches:
+        for index, key in enumerate(batch.keys):
+            tensors = batch.rows(index, index + 1).as_dict()
+            content = b"".join(
+                name.encode() + value.numpy().tobytes() for name, value in tensors.items() if name != "keys"
+            )
+            assert key not in digests
+            digests[key] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+class TestBatches:
+    def test_every_row_belongs_together(self, shards, samples):
+        """Find the augmentation and the captions by the teachers' rows and make the same of the sample again."""
+        tokenizer = Tokenizer()
+        seen = []
+        for batch in spec(shards, drop_last=False).build():
+            assert batch.image.dtype == batch.teacher_image.dtype == torch.float32
+            assert batch.image.shape == (len(batch), 3, 16, 16)
+            assert batch.text.dtype == batch.syn_text.dtype == torch.int64
+            assert batch.text.shape == batch.syn_text.shape == (len(batch), 77)
+            assert batch.image.is_contiguous()
+            for row, key in enumerate(batch.keys):
+                sample = samples[key]
+                index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
+                synthetic = sample.syn_text_emb["syn_text"].tolist().index(batch.teacher_syn_text[row].tolist())
+                replayed = AugmentationSpec(size=16).apply(decode_image(sample.image), sample.augmentations[index])
+                pixels = torch.from_numpy(np.asarray(replayed).copy()).permute(2, 0, 1)
+                torch.testing.assert_close(batch.image[row], pixels / 255, rtol=0, atol=0)
+                assert batch.teacher_text[row].tolist() == sample.text_emb[0].tolist()
+                assert batch.text[row].tolist() == tokenizer(sample.captions)[0].tolist()
+                assert batch.syn_text[row].tolist() == tokenizer(sample.syn_captions["syn_text"])[synthetic].tolist()
+                seen.append(key)
+        assert sorted(seen) == sorted(samples)
+
+    def test_golden_shards(self):
+        shards = [golden(name) for name in ("npz", "bf16")]
+        pipeline = spec(shards, batch_size=6, image=ImageInput(size=256)).build()
+        (batch,) = pipeline
+        assert batch.teacher_image.shape == batch.teacher_text.shape == batch.teacher_syn_text.shape == (6, 1536)
+        assert batch.image.shape == (6, 3, 256, 256)
+        assert str(pipeline.report) == "6 samples read, nothing skipped"
+
+    def test_normalisation(self, shards):
+        raw = rows_by_key(spec(shards, drop_last=False).build())
+        contract = attrs.evolve(IMAGE, mean=OPENAI_MEAN, std=OPENAI_STD)
+        for key, image in rows_by_key(spec(shards, image=contract, drop_last=False).build()).items():
+            mean, std = torch.tensor(OPENAI_MEAN).view(3, 1, 1), torch.tensor(OPENAI_STD).view(3, 1, 1)
+            torch.testing.assert_close(image, (raw[key] - mean) / std, rtol=0, atol=0)
+
+    def test_without_synthetic_captions(self, shards):
+        batch = next(iter(spec(shards, synthetic=False).build()))
+        assert set(batch.as_dict()) == {"keys", "image", "text", "teacher_image", "teacher_text"}
+
+    def test_unreinforced(self, shards):
+        pipeline = spec(shards, reinforced=False, drop_last=False).build()
+        batches = list(pipeline.epoch(0))
+        assert set(batches[0].as_dict()) == {"keys", "image", "text"}
+        again = rows(pipeline.epoch(0))
+        assert rows(batches) == again
+        other = rows(pipeline.epoch(1))
+        assert other.keys() == again.keys()
+        assert sum(other[key] == again[key] for key in other) <= 1
+
+    def test_plain_shards(self, tmp_path):
+        samples = [ImageTextSample(key=f"{n}", captions=(f"{n}",), image=encoded(30, 20, n, "jpeg")) for n in range(4)]
+        path = write_shard(tmp_path / "a.tar", samples)
+        (batch,) = spec(path, reinforced=False).build()
+        assert sorted(batch.keys) == ["0", "1", "2", "3"]
+
+    def test_named_sets_are_all_drawn_from(self, tmp_path):
+        sets = {"syn_text_a": ("a1", "a2"), "syn_text_b": ("b1",), "syn_text_empty": ()}
+        emb = {name: np.full((len(texts), 6), ord(name[-1]), np.float32) for name, texts in sets.items()}
+        many = [make_sample(number, syn_captions=sets, syn_text_emb=emb) for number in range(40)]
+        path = write_shard(tmp_path / "a.tar", many)
+        (batch,) = spec(path, batch_size=40).build()
+        drawn = Counter(batch.teacher_syn_text[:, 0].tolist())
+        assert drawn.keys() == {float(ord("a")), float(ord("b"))}
+        assert min(drawn.values()) > 8
+        expected = Tokenizer()(["a1", "a2", "b1"])
+        for row in range(40):
+            (place,) = (expected == batch.syn_text[row]).all(dim=1).nonzero()
+            assert (place.item() == 2) == (batch.teacher_syn_text[row, 0].item() == ord("b"))
+
+    def test_several_real_captions_are_all_drawn_from(self, tmp_path):
+        captions = ("one", "two", "three")
+        many = [make_sample(n, captions=captions, text_emb=np.eye(3, 6, dtype=np.float32)) for n in range(40)]
+        (batch,) = spec(write_shard(tmp_path / "a.tar", many), batch_size=40).build()
+        drawn = batch.teacher_text.argmax(dim=1)
+        assert len(drawn.unique()) == 3
+        torch.testing.assert_close(batch.text, Tokenizer()(captions)[drawn])
+
+    def test_own_tokenizer(self, shards):
+        class Lengths:
+            def __call__(self, texts):
+                return torch.tensor([[len(text)] for text in texts])
+
+        batch = next(iter(spec(shards).build(tokenizer=Lengths())))
+        assert batch.text.shape == (4, 1)
+
+
+def rows_by_key(batches: object) -> dict[str, torch.Tensor]:
+    return {key: batch.image[row] for batch in batches for row, key in enumerate(batch.keys)}
+
+
+class TestReproducibility:
+    def test_workers_change_nothing(self, shards):
+        alone = spec(shards, drop_last=False).build()
+        expected = [rows(alone.epoch(epoch)) for epoch in range(2)]
+        assert len(expected[0]) == NUM_SAMPLES
+        for num_workers in (1, 2):
+            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
+            assert [rows(pipeline.epoch(epoch)) for epoch in range(2)] == expected
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_batches_are_the_same_again(self, shards, num_workers):
+        first, second = (
+            [batch.keys for batch in spec(shards, num_workers=num_workers, epochs=2).build()] for _ in range(2)
+        )
+        assert first == second
+
+    def test_epochs_and_seeds_differ(self, shards):
+        def one(seed: int, epoch: int) -> tuple[list, dict]:
+            batches = list(spec(shards, seed=seed, drop_last=False).build().epoch(epoch))
+            return [batch.keys for batch in batches], rows(batches)
+
+        order, content = one(0, 0)
+        for seed, epoch in ((0, 1), (1, 0)):
+            other_order, other_content = one(seed, epoch)
+            assert other_order != order
+            assert other_content.keys() == content.keys()
+            differing = sum(other_content[key] != content[key] for key in content)
+            assert differing > NUM_SAMPLES / 2
+
+    def test_in_order(self, shards, samples):
+        batches = spec(shards, shuffle=False, drop_last=False).build()
+        assert [key for batch in batches for key in batch.keys] == sorted(samples)
+
+    def test_the_order_is_well_mixed(self, shards, samples):
+        pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES).build()
+        places = np.zeros((60, NUM_SAMPLES))
+        for epoch in range(60):
+            order = [key for batch in pipeline.epoch(epoch) for key in batch.keys]
+            places[epoch] = [order.index(key) for key in sorted(samples)]
+        means = places.mean(axis=0)
+        spread = NUM_SAMPLES / np.sqrt(12 * 60)
+        assert np.abs(means - (NUM_SAMPLES - 1) / 2).max() < 4.5 * spread
+
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_length(self, shards, drop_last, num_workers):
+        pipeline = spec(shards, drop_last=drop_last, num_workers=num_workers, epochs=2, num_samples=NUM_SAMPLES).build()
+        sizes = [len(batch) for batch in pipeline]
+        assert len(sizes) == len(pipeline) == 2 * (5 if drop_last else 6)
+        assert sizes.count(4) == 10
+
+    def test_unknown_length(self, shards):
+        with pytest.raises(TypeError, match="give num_samples"):
+            len(spec(shards).build())
+
+    def test_processes_share_the_samples(self, shards, samples, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        keys = []
+        for rank in range(2):
+            monkeypatch.setenv("RANK", str(rank))
+            keys.append(set(rows(spec(shards, drop_last=False).build())))
+        assert keys[0].isdisjoint(keys[1])
+        assert keys[0] | keys[1] == set(samples)
+        monkeypatch.setenv("WORLD_SIZE", "6")
+        with pytest.raises(ValueError, match="5 shards cannot be dealt out to 6 processes"):
+            spec(shards).build()
+
+    def test_an_epoch_can_be_left_early(self, shards):
+        for num_workers in (0, 2):
+            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
+            expected = rows(pipeline.epoch(1))
+            next(iter(pipeline.epoch(0)))
+            assert rows(pipeline.epoch(1)) == expected
+
+
+class TestStream:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_resuming_gives_the_same_batches(self, shards, num_workers):
+        pipeline = spec(shards, num_workers=num_workers).build()
+        stream = pipeline.stream()
+        whole = [next(stream) for _ in range(12)]
+        for start in (0, 3, 5, 8):
+            resumed = spec(shards, num_workers=num_workers).build().stream(start)
+            for batch in whole[start:]:
+                other = next(resumed)
+                assert other.keys == batch.keys
+                torch.testing.assert_close(other.image, batch.image, rtol=0, atol=0)
+
+    def test_epochs_have_equal_length_even_where_samples_are_lost(self, tmp_path):
+        broken = [make_sample(n, image=b"broken" if n % 3 == 0 else encoded(40, 30, n)) for n in range(12)]
+        path = write_shard(tmp_path / "a.tar", broken)
+        stream = spec(path, shuffle=False).build().stream()
+        keys = [next(stream).keys for _ in range(6)]
+        assert keys[0] == keys[2] == keys[3]
+        assert keys[1] == keys[4]
+
+    def test_too_few_samples(self, shards):
+        with pytest.raises(ValueError, match="23 samples in 1 processes do not fill a batch of 24"):
+            next(spec(shards, batch_size=24).build().stream())
+
+    def test_nothing_but_incomplete_batches(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(1, image=b"broken")])
+        with pytest.raises(ValueError, match="epoch 0 has no complete batch of 2 samples: 1 samples read, 1 skipped"):
+            next(spec(path, batch_size=2).build().stream())
+
+
+class TestSkips:
+    """Whatever happens in a worker is counted by the process that trains."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def damaged(tmp_path_factory) -> list[str]:
+        directory = tmp_path_factory.mktemp("damaged")
+        small = make_sample(0, size=(40, 30)).augmentations
+        bad = [
+            make_sample(0),
+            make_sample(1, image=None),
+            make_sample(2, image=b"no image"),
+            make_sample(3, image=encoded(40, 30)[:-300]),
+            make_sample(4, image=encoded(20, 15), augmentations=small),
+            make_sample(5, dim=7),
+            make_sample(6, syn_captions={}, syn_text_emb={}),
+            make_sample(7),
+        ]
+        first = write_shard(directory / "0.tar", bad)
+        second = write_shard(directory / "1.tar", [make_sample(number) for number in range(8, 14)])
+        second.write_bytes(second.read_bytes()[:-12000])
+        third = write_raw(directory / "2.tar", {"x": {"txt": b"only a caption"}})
+        return [str(first), str(second), third, str(directory / "missing.tar")]
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_every_reason_arrives(self, damaged, num_workers, caplog):
+        pipeline = spec(damaged, batch_size=2, num_workers=num_workers, drop_last=False, epochs=2).build()
+        with caplog.at_level(logging.WARNING, logger="mobileclip"):
+            batches = list(pipeline)
+        report = pipeline.report
+        assert report.counts.pop("missing_member") in {1, 2}  # the cut may have torn the last sample apart
+        assert report.counts == {
+            "no_image": 1,
+            "image_not_an_image": 1,
+            "image_truncated": 1,
+            "wrong_image_size": 1,
+            "wrong_dim": 1,
+            "no_syn_caption": 1,
+            "truncated_shard": 1,
+            "unreadable_shard": 1,
+        }
+        assert report.keys("wrong_image_size") == ("000004",)
+        assert report.keys("image_truncated") == ("000003",)
+        assert "made for an image of 40x30 pixels, but this one has 20x15" in report.named["wrong_image_size"][0].detail
+        assert report.num_read * 2 == sum(map(len, batches))
+        assert {"000000", "000007", "000008"} <= {key for batch in batches for key in batch.keys}
+        assert "skipped 000004" in caplog.text
+
+    def test_nothing_usable_is_an_error(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [make_sample(number, image=None) for number in range(3)])
+        with pytest.raises(ValueError, match=r"not one sample of 1 shards can be used: .*3 no_image"):
+            list(spec(path).build())
+
+    def test_unreinforced_shards_read_as_reinforced(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [ImageTextSample(key="a", captions=("a",), image=encoded(9, 9))])
+        with pytest.raises(ValueError, match="1 missing_member"):
+            list(spec(path).build())
+
+    def test_no_shard_exists(self, tmp_path):
+        with pytest.raises(ValueError, match=r"none of the 3 shards exists, the first is .*0\.tar"):
+            spec(str(tmp_path / "{0..2}.tar")).build()
+
+    def test_the_expected_dim_can_be_given(self, damaged):
+        pipeline = spec(damaged, batch_size=1, teacher_dim=7).build()
+        batches = list(pipeline)
+        assert [batch.keys for batch in batches] == [("000005",)]
+
+
+class TestSpec:
+    def test_round_trip(self):
+        made = spec([Path("a.tar"), "b{0..1}.tar"], augmentation=AugmentationSpec(size=16), num_samples=5)
+        assert made.shards == ("a.tar", "b{0..1}.tar")
+        assert from_json(to_json(made), ReinforcedPipelineSpec) == made
+        assert isinstance(hash(made), int)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"batch_size": 0},
+            {"epochs": 0},
+            {"num_workers": -1},
+            {"shuffle_buffer": 0},
+            {"num_samples": 0},
+            {"teacher_dim": 0},
+        ],
+    )
+    def test_bad_choices(self, changes):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            spec("a.tar", **changes)
+
+    def test_sizes_agree(self):
+        with pytest.raises(ValueError, match="images of 32 pixels and the image contract wants 16"):
+            spec("a.tar", augmentation=AugmentationSpec(size=32))
+
+
+class TestBatchValue:
+    def batch(self, number: int, count: int) -> ReinforcedBatch:
+        return ReinforcedBatch(
+            keys=tuple(f"{number}{index}" for index in range(count)),
+            image=torch.full((count, 3, 2, 2), float(number)),
+            text=torch.full((count, 4), number),
+        )
+
+    def test_joining_and_cutting(self):
+        joined = join_batches([self.batch(1, 2), self.batch(2, 3)])
+        assert joined.keys == ("10", "11", "20", "21", "22")
+        assert joined.text[:, 0].tolist() == [1, 1, 2, 2, 2]
+        assert joined.syn_text is None
+        part = joined.rows(1, 3)
+        assert part.keys == ("11", "20")
+        assert part.image[:, 0, 0, 0].tolist() == [1.0, 2.0]
+
+    def test_moving_and_pickling(self):
+        batch = self.batch(1, 2).to("meta")
+        assert batch.image.device.type == batch.text.device.type == "meta"
+        copy = pickle.loads(pickle.dumps(self.batch(3, 1)))
+        assert copy.keys == ("30",)
+        assert len(copy) == 1
