@@ -1,0 +1,67 @@
+# Everything runs in .venv, which each target makes for itself and brings up to date when pyproject.toml or
+# requirements.lock changes. Choose another interpreter with `make PYTHON=/path/to/python3.12 test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11 python3.10
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
+
+# The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
+comma := ,
+QUICKSTART := quickstart$(if $(shell command -v npm 2>/dev/null),,$(comma)npm)
+
+.DEFAULT_GOAL := help
+.PHONY: help test quickstart bench format lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." goes to pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
+	$(BIN)/python recipes/quickstart.py $(ARGS)
+
+bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
+	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
+
+format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/test.stamp  ## Renew requirements.lock with the newest versions that pyproject.toml allows
+	$(PIP) install --quiet uv
+	sed -n '/^#/p' requirements.lock > $(VENV)/requirements.lock
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --upgrade \
+		--extra hub --extra quickstart --extra npm --extra test pyproject.toml > $(VENV)/resolved
+	grep -Ev '^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+)==' $(VENV)/resolved >> $(VENV)/requirements.lock
+	mv $(VENV)/requirements.lock requirements.lock
+
+clean:  ## Remove caches and builds; .venv and outputs stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	find mobileclip recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/test.stamp: EXTRAS := test
+$(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
+$(VENV)/%.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	$(PIP) install --quiet --upgrade pip
+	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"
+	$(PIP) install --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo "Python 3.10 or newer is needed and none of these is: $(CANDIDATES)."; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@command -v '$(PYTHON)' >/dev/null || { echo "There is no '$(PYTHON)'; name another: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' || { echo "Python 3.10 or newer is needed; '$(PYTHON)' is $$('$(PYTHON)' --version 2>&1)."; \
+		echo "Name another: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' has no venv module, which $(VENV) is made with."; \
+		echo "On Debian and Ubuntu: apt install python3-venv. Or name another: make PYTHON=/path/to/python3"; exit 1; } >&2
+	'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
