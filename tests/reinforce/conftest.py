@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mobileclip.data import ImageTextSample, write_shard
+from mobileclip.inputs import ImageInput
+from mobileclip.reinforce import ModelTeacher, TeacherEnsemble
+
+
+class TinyTower(nn.Module):
+    """A real if small dual encoder: two convolutions, and a bag of words."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.image = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.image_head = nn.Linear(16, dim)
+        self.words = nn.EmbeddingBag(256, dim)
+
+    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+        return self.image_head(self.image(image))
+
+    def encode_text(self, text: torch.Tensor) -> torch.Tensor:
+        return self.words(text)
+
+
+def byte_tokens(texts: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([list(text.encode()[:24].ljust(24)) for text in texts])
+
+
+def tiny_teacher(name: str, *, dim: int, size: int, seed: int) -> ModelTeacher:
+    torch.manual_seed(seed)
+    image = ImageInput(size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.75))
+    return ModelTeacher(
+        name=name, model=TinyTower(dim), tokenizer=byte_tokens, image=image, dim=dim, logit_scale=10.0 * dim
+    )
+
+
+@pytest.fixture
+def teachers() -> TeacherEnsemble:
+    """Two teachers of different dims that see images at different sizes."""
+    return TeacherEnsemble(
+        [tiny_teacher("first", dim=6, size=32, seed=1), tiny_teacher("second", dim=4, size=24, seed=2)]
+    )
+
+
+def picture(seed: int, *, width: int = 40, height: int = 32) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def plain_sample(key: str, seed: int) -> ImageTextSample:
+    return ImageTextSample(
+        key=key,
+        captions=(f"picture {seed}",),
+        image=picture(seed, width=40 + seed),
+        image_extension="png",
+        metadata={"more": [f"number {seed}", "a picture"], "syn": ["a noisy square", f"noise of seed {seed}"]},
+    )
+
+
+@pytest.fixture
+def make_shards(tmp_path: Path) -> Callable[..., list[Path]]:
+    def make(num_shards: int = 3, num_samples: int = 5) -> list[Path]:
+        directory = tmp_path / "plain"
+        directory.mkdir(exist_ok=True)
+        return [
+            write_shard(
+                directory / f"{shard:08d}.tar",
+                [plain_sample(f"s{shard}-{index}", 10 * shard + index) for index in range(num_samples)],
+            )
+            for shard in range(num_shards)
+        ]
+
+    return make
+
+
+def all_captions(sample: ImageTextSample) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    return (*sample.captions, *sample.metadata["more"]), {"syn_text": tuple(sample.metadata["syn"])}
+
+
+def without_image(sample: ImageTextSample) -> ImageTextSample:
+    return attrs.evolve(sample, image=None)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mobileclip.data import (
+    AugmentationSpec,
+    SkipReport,
+    augmentation_rng,
+    decode_image,
+    read_reinforced_samples,
+    read_samples,
+    write_shard,
+)
+from mobileclip.losses import ReinforcedLoss
+from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, normalize_pixels, read_card, reinforce
+from tests.reinforce.conftest import all_captions, plain_sample, tiny_teacher, without_image
+
+POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
+
+
+def make_spec(shards, output, **choices) -> ReinforcementSpec:
+    choices = {"augmentation": POLICY, "num_augmentations": 3, "seed": 7, **choices}
+    return ReinforcementSpec(shards=shards, output=output, **choices)
+
+
+def run(spec, teachers, captions=all_captions):
+    return reinforce(spec, teachers, captions=captions, show_progress=False)
+
+
+def test_embeddings_are_those_of_the_replayed_augmentations(make_shards, teachers, tmp_path):
+    shards = make_shards()
+    report = run(make_spec(shards, tmp_path / "out"), teachers)
+    assert report.num_samples == 15
+    assert len(report.shards) == 3
+    samples = list(read_reinforced_samples(report.shards))
+    plain = list(read_samples(shards))
+    assert [sample.key for sample in samples] == [sample.key for sample in plain]
+    for sample, source in zip(samples, plain, strict=True):
+        image = decode_image(source.image)
+        assert sample.image == source.image
+        for index, params in enumerate(sample.augmentations):
+            assert params == POLICY.sample(augmentation_rng(7, sample.key, index), image.size)
+            expected = []
+            for teacher in teachers.teachers:
+                policy = attrs.evolve(POLICY, size=teacher.image.size)
+                pixels = torch.from_numpy(np.asarray(policy.apply(image, params)).copy()).permute(2, 0, 1)[None]
+                with torch.no_grad():
+                    embedding = teacher.model.encode_image(normalize_pixels(pixels, teacher.image))
+                expected.append(F.normalize(embedding, dim=-1))
+            np.testing.assert_allclose(sample.image_emb[index], torch.cat(expected, -1)[0], atol=2e-6)
+
+
+def test_real_and_synthetic_captions_keep_their_embeddings(make_shards, teachers, tmp_path):
+    report = run(make_spec(make_shards(1), tmp_path / "out"), teachers)
+    for sample in read_reinforced_samples(report.shards):
+        assert len(sample.captions) == 3
+        assert len(sample.syn_captions["syn_text"]) == 2
+        np.testing.assert_allclose(sample.text_emb, teachers.encode_texts(sample.captions), atol=1e-6)
+        expected = teachers.encode_texts(sample.syn_captions["syn_text"])
+        np.testing.assert_allclose(sample.syn_text_emb["syn_text"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["npz", "pth.gz"])
+def test_equal_arguments_give_equal_files(make_shards, teachers, tmp_path, layout):
+    shards = make_shards()
+    first = run(make_spec(shards, tmp_path / "first", layout=layout), teachers)
+    second = run(make_spec(shards, tmp_path / "second", layout=layout), teachers)
+    assert [path.read_bytes() for path in first.shards] == [path.read_bytes() for path in second.shards]
+
+
+def test_threads_change_neither_order_nor_augmentations(make_shards, teachers, tmp_path):
+    shards = make_shards()
+    threads = torch.get_num_threads()
+    alone = run(make_spec(shards, tmp_path / "alone"), teachers)
+    shared = run(make_spec(shards, tmp_path / "shared", num_workers=3, batch_size=2), teachers)
+    assert torch.get_num_threads() == threads
+    for one, other in zip(read_reinforced_samples(alone.shards), read_reinforced_samples(shared.shards), strict=True):
+        assert one.key == other.key
+        assert one.augmentations == other.augmentations
+        np.testing.assert_allclose(one.image_emb, other.image_emb, atol=2e-6)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, teachers, tmp_path):
+    shards = make_shards()
+    whole = run(make_spec(shards, tmp_path / "whole"), teachers)
+    seen = []
+
+    def interrupting(sample):
+        seen.append(sample.key)
+        if len(seen) == 8:
+            raise StoppedError
+        return all_captions(sample)
+
+    spec = make_spec(shards, tmp_path / "out", batch_size=1)
+    with pytest.raises(StoppedError):
+        run(spec, teachers, interrupting)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000000.tar", "reinforcement.json"]
+    assert set(read_card(tmp_path / "out").shards) == {"00000000.tar"}
+
+    def counting(sample):
+        seen.append(sample.key)
+        return all_captions(sample)
+
+    seen.clear()
+    report = run(spec, teachers, counting)
+    assert report.num_done_before == 1
+    assert len(seen) == 10
+    for one, other in zip(report.shards, whole.shards, strict=True):
+        assert one.name == other.name
+        for a, b in zip(read_reinforced_samples([one]), read_reinforced_samples([other]), strict=True):
+            assert a.augmentations == b.augmentations
+            np.testing.assert_allclose(a.image_emb, b.image_emb, atol=2e-6)
+
+    seen.clear()
+    before = [path.stat().st_mtime_ns for path in report.shards]
+    again = run(spec, teachers, counting)
+    assert again.num_done_before == 3
+    assert again.num_samples == 15
+    assert not seen
+    assert [path.stat().st_mtime_ns for path in again.shards] == before
+
+
+def test_a_shard_that_changed_or_vanished_is_done_again(make_shards, teachers, tmp_path):
+    shards = make_shards()
+    spec = make_spec(shards, tmp_path / "out")
+    report = run(spec, teachers)
+    report.shards[0].unlink()
+    write_shard(shards[1], [plain_sample("new", 3)])
+    again = run(spec, teachers)
+    assert again.num_done_before == 1
+    assert [sample.key for sample in read_reinforced_samples([again.shards[1]])] == ["new"]
+    assert again.num_samples == 11
+
+
+def test_other_choices_in_the_same_place_are_refused(make_shards, teachers, tmp_path):
+    shards = make_shards(1)
+    run(make_spec(shards, tmp_path / "out"), teachers)
+    with pytest.raises(ValueError, match="another choice of num_augmentations, seed"):
+        run(make_spec(shards, tmp_path / "out", num_augmentations=2, seed=8), teachers)
+    with pytest.raises(ValueError, match="another choice of teachers"):
+        run(make_spec(shards, tmp_path / "out"), TeacherEnsemble(teachers.teachers[:1]))
+    assert read_card(tmp_path / "out").num_augmentations == 3
+
+
+def test_bad_samples_are_counted_by_reason_and_remembered(teachers, tmp_path):
+    broken = attrs.evolve(plain_sample("broken", 1), image=b"not an image")
+    samples = [plain_sample("good", 1), broken, without_image(plain_sample("bare", 2)), plain_sample("fine", 3)]
+    shard = write_shard(tmp_path / "a.tar", samples)
+    empty = write_shard(tmp_path / "b.tar", [broken])
+    spec = make_spec([shard, empty], tmp_path / "out", num_workers=2, batch_size=1)
+    for done_before in (0, 2):
+        report = run(spec, teachers)
+        assert report.skipped == {"image_not_an_image": 2, "missing_image": 1}
+        assert report.num_samples == 2
+        assert report.num_done_before == done_before
+        assert [path.name for path in report.shards] == ["a.tar"]
+    skips = SkipReport()
+    assert [sample.key for sample in read_reinforced_samples(report.shards, skips)] == ["good", "fine"]
+    assert skips.num_skipped == 0
+
+
+def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
+    report = run(make_spec(make_shards(1), tmp_path / "out"), teachers)
+    card = read_card(tmp_path / "out")
+    assert card.teacher_dims == (6, 4)
+    assert card.teacher_logit_scales == (60.0, 40.0)
+    assert card.augmentation == POLICY
+    assert card.num_samples == 5
+    assert {"torch", "pillow"} <= set(card.versions)
+    loss = ReinforcedLoss(
+        teacher_dims=card.teacher_dims,
+        teacher_logit_scales=card.teacher_logit_scales,
+        contrastive_weight=0.0,
+        distill_weight=1.0,
+    )
+    samples = list(read_reinforced_samples(report.shards))
+    image = torch.from_numpy(np.stack([sample.image_emb[0] for sample in samples]))
+    text = torch.from_numpy(np.stack([sample.text_emb[0] for sample in samples]))
+    teacher = {"teacher_image": image, "teacher_text": text}
+    generator = torch.Generator().manual_seed(0)
+    student = [F.normalize(torch.randn(5, 8, generator=generator), dim=-1) for _ in range(2)]
+    strange = loss(image=student[0], text=student[1], logit_scale=torch.tensor(20.0), **teacher)
+    # A student that is one of the teachers is nearer to them than a random one.
+    same = loss(image=image[:, :6], text=text[:, :6], logit_scale=torch.tensor(60.0), **teacher)
+    assert same.total < strange.total
+
+
+def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, teachers, tmp_path):
+    with torch.no_grad():
+        teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="second gave NaN"):
+        run(make_spec(make_shards(1), tmp_path / "out"), teachers)
+    liar = attrs.evolve(tiny_teacher("liar", dim=6, size=32, seed=1), dim=5)
+    with pytest.raises(ValueError, match="says that its dim is 5"):
+        run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
+
+
+def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_path):
+    shards = make_shards(1)
+    with pytest.raises(ValueError, match="does not exist"):
+        run(make_spec([tmp_path / "none.tar"], tmp_path / "out"), teachers)
+    (tmp_path / "twin").mkdir()
+    twin = write_shard(tmp_path / "twin" / shards[0].name, [plain_sample("x", 1)])
+    with pytest.raises(ValueError, match="same name"):
+        run(make_spec([shards[0], twin], tmp_path / "out"), teachers)
+    with pytest.raises(ValueError, match="would replace"):
+        run(make_spec(shards, shards[0].parent), teachers)
+    with pytest.raises(ValueError, match="at least one teacher"):
+        TeacherEnsemble([])
+    with pytest.raises(ValueError, match="different names"):
+        TeacherEnsemble([teachers.teachers[0], teachers.teachers[0]])
+    with pytest.raises(ValueError, match="was not reinforced"):
+        read_card(Path(tmp_path))
+
+
+def test_progress_reaches_the_end(make_shards, teachers, tmp_path, capsys):
+    reinforce(make_spec(make_shards(2), tmp_path / "out"), teachers)
+    assert "reinforcing: 10/10" in capsys.readouterr().err
