@@ -365,7 +365,7 @@ def _to_json(value: Any) -> bytes:
 
 def _write_npz(arrays: Mapping[str, Embeddings]) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 
