@@ -11,7 +11,7 @@ from mobileclip.data.augmentation import (
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
-from mobileclip.data.sample import ImageTextSample, ReinforcedSample, decode_image
+from mobileclip.data.sample import ImageTextSample, Layout, ReinforcedSample, decode_image
 from mobileclip.data.shards import (
     count_samples,
     expand_shards,
@@ -30,6 +30,7 @@ __all__ = [
     "ImageError",
     "ImageTextSample",
     "ImageTransform",
+    "Layout",
     "ReinforcedBatch",
     "ReinforcedPipeline",
     "ReinforcedPipelineSpec",
