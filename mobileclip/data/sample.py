@@ -365,7 +365,7 @@ def _to_json(value: Any) -> bytes:
 
 def _write_npz(arrays: Mapping[str, Embeddings]) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # an array is never called allow_pickle
     return stream.getvalue()
 
 
