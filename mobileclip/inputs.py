@@ -43,7 +43,7 @@ class TextInput:
     The non-causal text towers attend to the padding, so another length or another padding id is another embedding.
 
     Args:
-        context_length: number of ids per text, start and end tokens included; longer texts are cut before the end token.
+        context_length: number of ids per text, start and end tokens included; longer texts are cut in front of the end.
         vocab_size: number of ids; the two highest are the start and the end token.
         pad_id: id that fills the rest of the context.
     """

@@ -29,9 +29,15 @@ def open_family(base: type, members: Registry[Any]) -> None:
     _converter.cache_clear()
 
 
-def to_json(spec: Any, *, indent: int | None = None) -> str:
-    """Return `spec`, an attrs instance, as JSON text."""
-    return json.dumps(_converter().unstructure(spec), indent=indent)
+def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None = None) -> str:
+    """Return `spec`, an attrs instance, as JSON text.
+
+    Args:
+        spec: the value.
+        unstructure_as: the class to read it back as, where that is an open family: the text then says which member.
+        indent: spaces per level; None for one line.
+    """
+    return json.dumps(_converter().unstructure(spec, unstructure_as=unstructure_as), indent=indent)
 
 
 def from_json(text: str, cls: type[T]) -> T:

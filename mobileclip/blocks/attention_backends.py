@@ -41,7 +41,8 @@ def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bo
         tokens = query.shape[-2]
         later = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
         logits = logits.masked_fill(later, -torch.inf)
-    return (logits.softmax(-1) @ value.to(wide)).to(value.dtype)
+    attended: Tensor = logits.softmax(-1) @ value.to(wide)
+    return attended.to(value.dtype)
 
 
 @attention_backends.register("xformers")

@@ -47,7 +47,8 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the patch tokens of the images `x`."""
-        return rearrange(self.conv(x), "b c h w -> b (h w) c")
+        y: Tensor = rearrange(self.conv(x), "b c h w -> b (h w) c")
+        return y
 
 
 class ConvPatchStem(nn.Module):
@@ -58,15 +59,16 @@ class ConvPatchStem(nn.Module):
 
     Args:
         dim: width of the tokens; the first two convolutions have a quarter of it.
+        padding: zeros around the image in front of the first convolution.
 
     Fusing: both batch norms go into the convolutions in front of them.
     Source: MobileCLIP section 3.1, the image tower of MobileCLIP-B.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, padding: int = 1) -> None:
         super().__init__()
         hidden_dim = dim // 4
-        self.conv1 = ConvNorm(3, out_dim=hidden_dim, kernel_size=(4, 4), stride=4, padding=(1, 1))
+        self.conv1 = ConvNorm(3, out_dim=hidden_dim, kernel_size=(4, 4), stride=4, padding=(padding, padding))
         self.conv2 = ConvNorm(hidden_dim, kernel_size=(2, 2), stride=2, padding=(0, 0))
         self.conv3 = nn.Conv2d(hidden_dim, dim, 2, stride=2)
         self.activation = nn.GELU()
@@ -75,4 +77,5 @@ class ConvPatchStem(nn.Module):
         """Return the patch tokens of the images `x`."""
         x = self.activation(self.conv1(x))
         x = self.activation(self.conv2(x))
-        return rearrange(self.conv3(x), "b c h w -> b (h w) c")
+        y: Tensor = rearrange(self.conv3(x), "b c h w -> b (h w) c")
+        return y

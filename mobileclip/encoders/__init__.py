@@ -1,5 +1,6 @@
 """The towers, the dual encoder, the published models as specs, and their checkpoints."""
 
+from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_model, save_model
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
@@ -15,12 +16,14 @@ from mobileclip.encoders.vit import ViT, ViTSpec
 
 __all__ = [
     "AttentionSpec",
+    "CheckpointError",
     "DualEncoder",
     "DualEncoderSpec",
     "ImageEncoderSpec",
     "MCi",
     "MCiSpec",
     "MCtSpec",
+    "ModelSpec",
     "RepMixerSpec",
     "StageSpec",
     "TextEncoder",
@@ -30,6 +33,8 @@ __all__ = [
     "ViT",
     "ViTSpec",
     "image_encoder_families",
+    "load_model",
+    "save_model",
     "text_encoder_families",
     "token_mixers",
 ]

@@ -64,6 +64,11 @@ class TokenMixerSpec(ABC):
             layer_scale: initial value of the layer scales.
         """
 
+    @property
+    def has_position(self) -> bool:
+        """Whether a positional encoding stands in front of the stage's blocks."""
+        return False
+
     def build_position(self, dim: int) -> nn.Module | None:
         """Return the positional encoding in front of the stage's blocks, if it has one."""
         del dim

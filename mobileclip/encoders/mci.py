@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from typing import Literal
 
@@ -57,6 +58,11 @@ class AttentionSpec(TokenMixerSpec):
             dim, head_dim=self.head_dim, hidden_dim=hidden_dim, norm=self.norm, layer_scale=layer_scale
         )
 
+    @property
+    def has_position(self) -> bool:
+        """Whether a positional encoding stands in front: it does."""
+        return True
+
     def build_position(self, dim: int) -> RepCPE:
         """Return the conditional positional encoding."""
         return RepCPE(dim, kernel_size=(self.position_kernel_size, self.position_kernel_size))
@@ -103,7 +109,7 @@ class MCiSpec(ImageEncoderSpec):
     def __attrs_post_init__(self) -> None:
         """Check that every stage's width is a multiple of the one before, as its grouped convolutions need."""
         dims = [stage.dim for stage in self.stages]
-        for dim, next_dim in zip(dims, dims[1:], strict=False):
+        for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
                 raise ValueError(f"each stage's dim is a multiple of the one before; {next_dim} is none of {dim}")
 

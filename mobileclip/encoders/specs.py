@@ -5,9 +5,11 @@ Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders.dual import DualEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
@@ -125,8 +127,8 @@ def mobileclip2_s2() -> DualEncoderSpec:
 
 
 def mobileclip2_b() -> DualEncoderSpec:
-    """Return MobileCLIP2-B."""
-    return mobileclip_b()
+    """Return MobileCLIP2-B, trained in timm's form of the tower: no padding in the stem, another norm epsilon."""
+    return DualEncoderSpec(image=ViTSpec(stem_padding=0, norm_eps=1e-6), text=TextTransformerSpec(causal=True))
 
 
 def mobileclip2_s3() -> DualEncoderSpec:
@@ -168,11 +170,13 @@ def _five_stages(dims: tuple[int, int, int, int, int], *, depths: tuple[int, int
     )
 
 
-for _spec in (mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14):
-    image_encoders.add(_spec.__name__, _spec())
-for _spec in (text_base, text_base_768, text_mct, text_mct_768):
-    text_encoders.add(_spec.__name__, _spec())
-for _spec in (
+_image: Callable[[], ImageEncoderSpec]
+_text: Callable[[], TextEncoderSpec]
+for _image in (mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14):
+    image_encoders.add(_image.__name__, _image())
+for _text in (text_base, text_base_768, text_mct, text_mct_768):
+    text_encoders.add(_text.__name__, _text())
+for _model in (
     mobileclip_s0,
     mobileclip_s1,
     mobileclip_s2,
@@ -187,4 +191,4 @@ for _spec in (
     mobileclip2_s4,
     mobileclip2_l14,
 ):
-    models.add(_spec.__name__, _spec())
+    models.add(_model.__name__, _model())

@@ -27,6 +27,8 @@ class ViTSpec(ImageEncoderSpec):
         num_heads: attention heads per layer; divides `width`.
         patch_size: side of a patch, in pixels; the convolutional stem's is 16.
         stem: `convolutional` (MobileCLIP-B) or `patch`, one convolution (ViT-L/14).
+        stem_padding: zeros around the image in front of the convolutional stem. The release pads by 1; timm, in which
+            MobileCLIP2-B was trained, by 0. The same weights give other embeddings with the other padding.
         class_position: whether the class token has a position of its own.
         norm_before: whether tokens are normalised before the first layer.
         norm_eps: added to the variance in the layer norms.
@@ -42,6 +44,7 @@ class ViTSpec(ImageEncoderSpec):
     stem: Literal["convolutional", "patch"] = attrs.field(
         default="convolutional", validator=validators.in_(("convolutional", "patch"))
     )
+    stem_padding: int = attrs.field(default=1, validator=validators.in_((0, 1)))
     class_position: bool = False
     norm_before: bool = False
     norm_eps: float = 1e-5
@@ -75,8 +78,10 @@ class ViT(nn.Module):
         self.spec = spec
         width = spec.width
         num_patches = (spec.input.size // spec.patch_size) ** 2
-        self.stem = (
-            ConvPatchStem(width) if spec.stem == "convolutional" else PatchStem(width, patch_size=spec.patch_size)
+        self.stem: nn.Module = (
+            ConvPatchStem(width, padding=spec.stem_padding)
+            if spec.stem == "convolutional"
+            else PatchStem(width, patch_size=spec.patch_size)
         )
         self.class_token = nn.Parameter(torch.zeros(width))
         self.position = nn.Parameter(torch.zeros(num_patches + spec.class_position, width))

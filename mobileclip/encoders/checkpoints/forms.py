@@ -1,0 +1,82 @@
+"""The three forms that a model's weights come in, and the tensors that each form has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mobileclip.blocks import Buildable, LargeKernelConv, MobileOneBlock, RepCPE, RepMixer
+from mobileclip.reparam import reparameterize
+
+Form = Literal["training", "branches_folded", "folded"]
+
+FORMS: tuple[Form, ...] = ("training", "folded", "branches_folded")
+_BRANCHED = (MobileOneBlock, RepMixer, LargeKernelConv, RepCPE)
+
+
+def in_form(model: nn.Module, form: Form) -> nn.Module:
+    """Return `model`, in training form, brought into `form`.
+
+    Args:
+        model: a model in evaluation mode.
+        form: `training` leaves it as it is; `branches_folded` folds what the research release and timm fold, which
+            leaves norms and scales behind; `folded` folds everything.
+    """
+    if form == "training":
+        return model
+    return reparameterize(model, only=_BRANCHED if form == "branches_folded" else ())
+
+
+def skeleton(spec: Buildable, form: Form) -> nn.Module:
+    """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode."""
+    with torch.device("meta"), _WithoutRandomNumbers():
+        return in_form(spec.build().eval(), form)
+
+
+class _WithoutRandomNumbers(TorchFunctionMode):
+    """Skip random initialisation: PyTorch would load its whole compiler to run it on tensors without memory."""
+
+    _SKIPPED = (
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func in self._SKIPPED:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@lru_cache(maxsize=64)
+def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor of the model of `spec` in `form`, in order; not to be changed."""
+    return {name: tuple(tensor.shape) for name, tensor in skeleton(cast("Buildable", spec), form).state_dict().items()}
+
+
+def form_of(model: nn.Module) -> Form:
+    """Return the form that `model`, an encoder with a `.spec`, is in.
+
+    Raises:
+        ValueError: if it is in none, since blocks were exchanged after it was built.
+    """
+    names = model.state_dict().keys()
+    spec = cast("Buildable", model.spec)
+    for form in FORMS:
+        if tensor_shapes(cast("Hashable", spec), form).keys() == names:
+            return form
+    raise ValueError(
+        f"this {type(model).__name__} has other tensors than its spec describes in any form; "
+        "checkpoints hold models as their spec builds them, in training form or folded"
+    )

@@ -1,0 +1,257 @@
+"""Load a model, or one tower of it, from a checkpoint of any known layout and form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders.checkpoints import native
+from mobileclip.encoders.checkpoints.files import CheckpointError, read_tensors
+from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_shapes
+from mobileclip.encoders.checkpoints.hub import fetched
+from mobileclip.encoders.checkpoints.layouts import As, Layout, ModelSpec, layouts, towers
+from mobileclip.encoders.dual import DualEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec
+from mobileclip.reparam import reparameterize
+
+Tower = Literal["image", "text"]
+
+
+@attrs.frozen(kw_only=True)
+class Stored:
+    """What a checkpoint holds, in our names.
+
+    Args:
+        spec: the model that its tensors belong to.
+        form: the form that they are in.
+        layout: name of the layout of the file.
+        tensors: our names to tensors, as stored.
+    """
+
+    spec: ModelSpec
+    form: Form
+    layout: str
+    tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
+
+
+def load_model(
+    checkpoint: str | Path,
+    model: str | ModelSpec | None = None,
+    *,
+    tower: Tower | None = None,
+    fold: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Return the model in a checkpoint, in evaluation mode, with every tensor of the file in its place.
+
+    Args:
+        checkpoint: a file in the official, open_clip or our own layout, in training form or folded; or a repository on
+            the hub, `hf-hub:owner/name`.
+        model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
+            it is left out.
+        tower: load this tower alone.
+        fold: fold branches, norms and scales for inference. Without it the training form is returned, which
+            a folded checkpoint no longer has.
+        dtype: of the weights; folding happens before the cast.
+        device: where to.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if a tensor is missing, left over, of another shape, or not finite; if the file holds another
+            model; or if the training form is asked of a folded checkpoint.
+        ValueError: if the name is unknown.
+    """
+    stored = read_checkpoint(checkpoint, model, tower=tower)
+    if not fold and stored.form != "training":
+        raise CheckpointError(
+            f"{checkpoint} is folded and no longer has the branches that training needs; "
+            "load it with fold=True (reparameterize=True), or start from the training checkpoint"
+        )
+    loaded = skeleton(stored.spec, stored.form)
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.tensors.items()
+    }
+    loaded.load_state_dict(tensors, assign=True)
+    for parameter in loaded.parameters():
+        parameter.requires_grad_(not fold)
+    folded = reparameterize(loaded) if fold and stored.form != "folded" else loaded
+    return folded.to(device=device, dtype=dtype)
+
+
+def read_checkpoint(
+    checkpoint: str | Path, model: str | ModelSpec | None = None, *, tower: Tower | None = None
+) -> Stored:
+    """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`."""
+    path = fetched(checkpoint)
+    tensors, metadata = read_tensors(path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{path}: the tensor {name!r} holds NaN or infinite values; the checkpoint is broken")
+    wanted = resolve_spec(model) if isinstance(model, str) else model
+    header = native.header_of(metadata)
+    if header is not None:
+        return _from_native(path, tensors, header, wanted, tower)
+    for layout in layouts.values():
+        if layout.recognises(tensors):
+            return _from_foreign(path, tensors, layout, wanted, tower)
+    raise CheckpointError(
+        f"{path} is of no known layout (official, open_clip or our own); its first tensors are "
+        f"{', '.join(map(repr, list(tensors)[:3]))}"
+    )
+
+
+def resolve_spec(name: str) -> ModelSpec:
+    """Return the spec called `name`, of a model or of a tower.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    for registry in (models, image_encoders, text_encoders):
+        if name in registry:
+            return cast("ModelSpec", registry[name])
+    raise ValueError(models.unknown(name))
+
+
+def _from_native(
+    path: Path, tensors: dict[str, Tensor], header: native.Header, wanted: ModelSpec | None, tower: Tower | None
+) -> Stored:
+    spec = header.spec
+    tower = tower or _tower_of(wanted)
+    if tower is not None:
+        spec, tensors = _one_tower(path, spec, tensors, tower)
+    wanted = _part(wanted, tower) if wanted is not None and tower is not None else wanted
+    if wanted is not None and spec != wanted:
+        raise CheckpointError(
+            f"{path} holds another model than asked for: {_difference(spec, wanted)}; "
+            "leave the model out to load what the file holds"
+        )
+    expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
+    ours = _placed(path, tensors, expected, spec, header.form)
+    return Stored(spec=spec, form=header.form, layout=native.NAME, tensors=ours)
+
+
+def _one_tower(
+    path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower
+) -> tuple[ModelSpec, dict[str, Tensor]]:
+    if not isinstance(spec, DualEncoderSpec):
+        if _tower_of(spec) != tower:
+            raise CheckpointError(f"{path} holds a tower alone, and it is not the {tower} tower")
+        return spec, tensors
+    prefix = f"{tower}_encoder."
+    part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return _part(spec, tower), part
+
+
+def _from_foreign(
+    path: Path, tensors: dict[str, Tensor], layout: Layout, wanted: ModelSpec | None, tower: Tower | None
+) -> Stored:
+    form: Form = "branches_folded" if any("reparam" in name for name in tensors) else "training"
+    tower = tower or _tower_of(wanted)
+    if tower is not None:
+        prefix = layout.image_prefix if tower == "image" else layout.text_prefix
+        tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    if wanted is None:
+        wanted = next((spec for _, spec in _fitting(layout, form, tensors, tower)), None)
+    if wanted is None:
+        raise CheckpointError(
+            f"{path} is in the {layout.name} layout, but its tensors fit none of the models known by name; "
+            "give the spec of the model it holds"
+        )
+    spec = _adapted(layout, _part(wanted, tower) if tower is not None else wanted, tensors)
+    constants = {name for _, part in towers(spec) for name in layout.constants(part)}
+    relevant = {name: value for name, value in tensors.items() if name not in constants}
+    try:
+        ours = _placed(path, relevant, layout.entries(spec, form), spec, form)
+    except CheckpointError as error:
+        fitting = " or ".join(name for name, _ in _fitting(layout, form, tensors, tower))
+        raise CheckpointError(f"{error}; its tensors fit {fitting}" if fitting else str(error)) from None
+    return Stored(spec=spec, form=form, layout=layout.name, tensors=ours)
+
+
+def _fitting(
+    layout: Layout, form: Form, tensors: dict[str, Tensor], tower: Tower | None
+) -> Iterator[tuple[str, ModelSpec]]:
+    """Yield the models known by name whose tensors are exactly these, by name and shape."""
+    registry = {"image": image_encoders, "text": text_encoders}[tower] if tower else models
+    alone = () if tower else (*image_encoders.items(), *text_encoders.items())
+    for name, known in (*registry.items(), *alone):
+        spec = _adapted(layout, cast("ModelSpec", known), tensors)
+        constants = {key: part for _, owner in towers(spec) for key, part in layout.constants(owner).items()}
+        entries = layout.entries(spec, form)
+        shapes = tensor_shapes(spec, form)
+        if tensors.keys() == {entry.name for entry in entries.values()} | constants.keys() and all(
+            tensors[entry.name].numel() == torch.Size(shapes[ours]).numel() for ours, entry in entries.items()
+        ):
+            yield name, spec
+
+
+def _placed(
+    path: Path, tensors: dict[str, Tensor], entries: dict[str, As], spec: ModelSpec, form: Form
+) -> dict[str, Tensor]:
+    """Return the tensors under our names and in our shapes, all of them and nothing else."""
+    theirs = {entry.name for entry in entries.values()}
+    problems = [
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (
+            ("missing", [name for name in theirs if name not in tensors]),
+            ("left over", [name for name in tensors if name not in theirs]),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model: tensors {' and '.join(problems)}")
+    ours = {}
+    for name, shape in tensor_shapes(spec, form).items():
+        entry = entries[name]
+        tensor = tensors[entry.name]
+        reshaped = entry.reshape.to_ours(tensor).contiguous() if entry.reshape is not None else tensor
+        if tuple(reshaped.shape) != shape:
+            raise CheckpointError(
+                f"{path} does not fit the model: {entry.name!r} has the shape {tuple(tensor.shape)}, "
+                f"and the model's is {shape}"
+            )
+        ours[name] = reshaped
+    return ours
+
+
+def _some(names: Iterable[str], count: int = 4) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(repr, names[:count])) + more
+
+
+def _adapted(layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> ModelSpec:
+    if isinstance(spec, DualEncoderSpec):
+        return attrs.evolve(spec, image=layout.adapted(spec.image, tensors))
+    return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
+
+
+def _tower_of(spec: ModelSpec | None) -> Tower | None:
+    if spec is None or isinstance(spec, DualEncoderSpec):
+        return None
+    return "image" if isinstance(spec, ImageEncoderSpec) else "text"
+
+
+def _part(spec: ModelSpec, tower: Tower) -> ModelSpec:
+    if not isinstance(spec, DualEncoderSpec):
+        return spec
+    return spec.image if tower == "image" else spec.text
+
+
+def _difference(stored: Any, wanted: Any) -> str:
+    """Say where two specs differ first, as a path and two values."""
+    if type(stored) is not type(wanted):
+        return f"a {type(stored).__name__}, not a {type(wanted).__name__}"
+    for field in attrs.fields(type(stored)):
+        own, other = getattr(stored, field.name), getattr(wanted, field.name)
+        if own != other:
+            nested = attrs.has(type(own)) and attrs.has(type(other))
+            return f"{field.name}.{_difference(own, other)}" if nested else f"{field.name} is {own!r}, not {other!r}"
+    raise AssertionError("equal specs do not differ")

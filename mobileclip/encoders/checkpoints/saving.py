@@ -1,0 +1,52 @@
+"""Save a model in our own layout, or in one that other code reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+
+from mobileclip.encoders.checkpoints import native
+from mobileclip.encoders.checkpoints.files import CheckpointError, write_tensors
+from mobileclip.encoders.checkpoints.forms import form_of, skeleton
+from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts, towers
+from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
+
+
+def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME) -> None:
+    """Write a model, or a tower alone, to a file that appears whole or not at all.
+
+    Args:
+        model: a model or tower in training form or folded.
+        path: where to. Our own layout is safetensors; the others are by their suffix safetensors or a PyTorch file.
+        layout: `mobileclip` (our own, with the spec inside), `official` or `open_clip`. The foreign code folds branches
+            alone, so a folded model is written for it with neutral norms and scales beside the folded weights.
+
+    Raises:
+        ValueError: if the layout is unknown, or has no place for such a model.
+        CheckpointError: if our own layout is asked for under another suffix than `.safetensors`.
+    """
+    path = Path(path)
+    spec, form = cast("ModelSpec", model.spec), form_of(model)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if layout == native.NAME:
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"our own layout is safetensors, so name the file *.safetensors, not {path.name!r}")
+        write_tensors(path, state, native.Header(spec=spec, form=form).to_metadata())
+        return
+    if layout not in layouts:
+        raise ValueError(f"{layouts.unknown(layout)}, {native.NAME}")
+    foreign = layouts[layout]
+    for _, tower in towers(spec):
+        foreign.check(tower)
+    if form == "folded":
+        form = "branches_folded"
+        state = with_neutral_norms(state, skeleton(spec, form))
+    theirs: dict[str, Tensor] = {}
+    for name, entry in foreign.entries(spec, form).items():
+        tensor = state[name]
+        theirs[entry.name] = entry.reshape.to_theirs(tensor).contiguous() if entry.reshape is not None else tensor
+    for _, tower in towers(spec):
+        theirs |= foreign.constants(tower)
+    write_tensors(path, theirs, {})

@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from tests.golden.checkpoints import golden
+
+
+@pytest.fixture(scope="session")
+def s0_file(tmp_path_factory):
+    """A full-size checkpoint in the official layout, with the golden weights."""
+    path = tmp_path_factory.mktemp("checkpoints") / "mobileclip_s0.pt"
+    torch.save(golden("apple_mobileclip_s0").state(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip2_s0_file(tmp_path_factory):
+    """A full-size checkpoint in open_clip's layout, with the golden weights, whose image projection has a bias."""
+    path = tmp_path_factory.mktemp("checkpoints") / "open_clip_pytorch_model.bin"
+    torch.save(golden("openclip_MobileCLIP2-S0").state(), path)
+    return path

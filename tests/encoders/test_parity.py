@@ -1,0 +1,68 @@
+"""Every published model against the outputs of the public code, unfolded and folded."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.encoders import load_model
+from mobileclip.reparam import LayerScale, is_folded, reparameterize
+from tests.golden.checkpoints import GOLDEN_MODELS, golden, golden_images, golden_tokens, relative_error
+
+LARGE = {"openclip_MobileCLIP2-S3", "openclip_MobileCLIP2-S4", "openclip_MobileCLIP2-L-14"}
+TEXTS = golden_tokens()[:5]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(model, id=model.file, marks=pytest.mark.slow if model.file in LARGE else ())
+        for model in GOLDEN_MODELS
+    ]
+)
+def parity(request, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save(request.param.state(), path)
+    return load_model(path, request.param.name, fold=False), request.param.outputs()
+
+
+@torch.inference_mode()
+def test_embeddings_equal_the_public_codes(parity):
+    model, outputs = parity
+    images = golden_images(model.spec.image.input.size)
+    assert relative_error(model.encode_image(images), outputs["image_embedding"]) < 1e-5
+    assert relative_error(model.encode_text(TEXTS), outputs["text_embedding"]) < 1e-5
+    assert model.logit_scale.exp().item() == pytest.approx(float(outputs["logit_scale"]), rel=1e-6)
+
+    folded = reparameterize(model)
+    assert is_folded(folded)
+    assert not any(isinstance(module, (nn.BatchNorm2d, LayerScale)) for module in folded.modules())
+    assert relative_error(folded.encode_image(images), outputs["image_embedding"]) < 2e-5
+    assert relative_error(folded.encode_text(TEXTS), outputs["text_embedding"]) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["s0", "s1", "s2"])
+@torch.inference_mode()
+def test_every_stage_has_the_public_codes_statistics(name, tmp_path):
+    """Where a difference starts: after the stem, and after each entry of the release's `network`."""
+    torch.save(golden(f"apple_mobileclip_{name}").state(), tmp_path / "checkpoint.pt")
+    encoder = load_model(tmp_path / "checkpoint.pt", f"mobileclip_{name}", tower="image", fold=False)
+    outputs = golden(f"apple_mobileclip_{name}").outputs()
+    features = encoder.stem(golden_images(256))
+    assert relative_error(features.mean((2, 3)), outputs["stem_mean"]) < 1e-5
+    parts = [part for stage in encoder.stages for part in stage]
+    for index, part in enumerate(parts):
+        features = part(features)
+        assert relative_error(features.mean((2, 3)), outputs[f"network_{index}_mean"]) < 1e-5
+        assert relative_error(features.std((2, 3)), outputs[f"network_{index}_std"]) < 1e-5
+    assert f"network_{len(parts)}_mean" not in outputs
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 5e-2), (torch.float16, 8e-3)])
+@torch.inference_mode()
+def test_half_precision_runs_end_to_end(dtype, bound, s0_file):
+    outputs = golden("apple_mobileclip_s0").outputs()
+    model = load_model(s0_file, dtype=dtype)
+    image = model.encode_image(golden_images(256)[:1].to(dtype))
+    text = model.encode_text(TEXTS[:2])
+    assert image.dtype == text.dtype == dtype
+    assert relative_error(image, outputs["image_embedding"][:1]) < bound
+    assert relative_error(text, outputs["text_embedding"][:2]) < bound
