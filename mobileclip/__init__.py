@@ -2,6 +2,17 @@
 
 from mobileclip.blocks import build_model
 from mobileclip.encoders import specs
+from mobileclip.pipeline import ImageTextModel, load
+from mobileclip.release import create_model_and_transforms, get_tokenizer
+from mobileclip.reparam import reparameterize
 
-__all__ = ["build_model", "specs"]
+__all__ = [
+    "ImageTextModel",
+    "build_model",
+    "create_model_and_transforms",
+    "get_tokenizer",
+    "load",
+    "reparameterize",
+    "specs",
+]
 __version__ = "0.1.0"

@@ -97,8 +97,13 @@ def mobileclip_s2() -> DualEncoderSpec:
 
 
 def mobileclip_b() -> DualEncoderSpec:
-    """Return MobileCLIP-B; B (LT) is the same architecture."""
+    """Return MobileCLIP-B."""
     return DualEncoderSpec(image=vit_b16(), text=TextTransformerSpec(causal=True))
+
+
+def mobileclip_blt() -> DualEncoderSpec:
+    """Return MobileCLIP-B (LT): B trained for longer, the same architecture."""
+    return mobileclip_b()
 
 
 def mobileclip_s3() -> DualEncoderSpec:
@@ -181,6 +186,7 @@ for _model in (
     mobileclip_s1,
     mobileclip_s2,
     mobileclip_b,
+    mobileclip_blt,
     mobileclip_s3,
     mobileclip_s4,
     mobileclip_l14,

@@ -39,6 +39,13 @@ class Stored:
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
 
+    def build(self) -> nn.Module:
+        """Return the model in the form that it is stored in, in float32 and in evaluation mode."""
+        model = skeleton(self.spec, self.form)
+        wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in self.tensors.items()}
+        model.load_state_dict(wide, assign=True)
+        return model
+
 
 def load_model(
     checkpoint: str | Path,
@@ -74,11 +81,7 @@ def load_model(
             f"{checkpoint} is folded and no longer has the branches that training needs; "
             "load it with fold=True (reparameterize=True), or start from the training checkpoint"
         )
-    loaded = skeleton(stored.spec, stored.form)
-    tensors = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.tensors.items()
-    }
-    loaded.load_state_dict(tensors, assign=True)
+    loaded = stored.build()
     for parameter in loaded.parameters():
         parameter.requires_grad_(not fold)
     folded = reparameterize(loaded) if fold and stored.form != "folded" else loaded

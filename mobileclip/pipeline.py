@@ -1,0 +1,200 @@
+"""A model together with its own preprocessing: what most people want to type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from mobileclip.data.image import ImageSource, ImageTransform, load_image
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
+from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
+
+Item = TypeVar("Item")
+
+
+class ImageTextModel:
+    """An image-text model with the image transform and the tokenizer of its own spec.
+
+    Args:
+        model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
+
+    Raises:
+        ValueError: if the model is in training mode, where batch statistics would change with every call.
+    """
+
+    def __init__(self, model: DualEncoder) -> None:
+        if model.training:
+            raise ValueError("the model is in training mode; call model.eval() first")
+        self.model = model
+        self.transform = ImageTransform(model.spec.image.input)
+        self.tokenizer = Tokenizer(model.spec.text.input)
+
+    def classify(
+        self, image: ImageSource, labels: Sequence[str], *, template: str = "{}", batch_size: int = 64
+    ) -> dict[str, float]:
+        """Return how probable each label is for an image, the most probable first.
+
+        `softmax(logit_scale * cosine(image, label))` over the labels.
+
+        Args:
+            image: a Pillow image, a path, the bytes of a file, or an open file.
+            labels: texts to choose among, at least one, no two equal.
+            template: the sentence that each label is put into, such as `a photo of a {}`.
+            batch_size: texts encoded at once.
+
+        Raises:
+            ValueError: if there are no labels, two are equal, or the template has no place for the label.
+            ImageError: if the image cannot be read.
+
+        Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
+        """
+        if isinstance(labels, str) or not labels:
+            raise ValueError('labels is a list of at least one text, such as ["a cat", "a dog"]')
+        if len(set(labels)) < len(labels):
+            raise ValueError(
+                f"labels are given twice: {sorted({label for label in labels if labels.count(label) > 1})}"
+            )
+        if "{}" not in template:
+            raise ValueError(f"the template {template!r} has no {{}} for the label, as in 'a photo of a {{}}'")
+        texts = self.encode_text([template.replace("{}", label) for label in labels], batch_size=batch_size)
+        logits = self.model.logit_scale.detach().float().cpu().exp() * self.encode_image([image]) @ texts.T
+        probabilities = logits[0].softmax(-1).tolist()
+        return dict(sorted(zip(labels, probabilities, strict=True), key=lambda pair: -pair[1]))
+
+    def encode_image(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        normalize: bool = True,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Tensor:
+        """Return the embeddings of one image or several.
+
+        Shape:
+            B images to `(B, embedding_dim)`, float32 on the CPU; one image counts as B = 1.
+
+        Args:
+            images: Pillow images, paths, bytes of files or open files; they are read batch by batch.
+            normalize: whether embeddings are scaled to unit length.
+            batch_size: images encoded at once.
+            progress: whether to show a bar with the rate and the time left.
+
+        Raises:
+            ImageError: if an image cannot be read; the message names it.
+        """
+        several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
+
+        def encode(batch: Sequence[object]) -> Tensor:
+            sources = cast("Sequence[ImageSource]", batch)
+            pixels = torch.stack([self.transform(load_image(source)) for source in sources])
+            return self.model.encode_image(pixels.to(self._like), normalize=normalize)
+
+        return self._in_batches(several, encode, batch_size, "images" if progress else None)
+
+    def encode_text(
+        self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False
+    ) -> Tensor:
+        """Return the embeddings of one text or several.
+
+        Shape:
+            B texts to `(B, embedding_dim)`, float32 on the CPU; one text counts as B = 1.
+
+        Args:
+            texts: in any language, though the published models know English best; cut at the context length.
+            normalize: whether embeddings are scaled to unit length.
+            batch_size: texts encoded at once.
+            progress: whether to show a bar with the rate and the time left.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+
+        def encode(batch: Sequence[str]) -> Tensor:
+            return self.model.encode_text(self.tokenizer(batch).to(self._like.device), normalize=normalize)
+
+        return self._in_batches(several, encode, batch_size, "texts" if progress else None)
+
+    @property
+    def _like(self) -> Tensor:
+        return self.model.logit_scale
+
+    @torch.inference_mode()
+    def _in_batches(
+        self, items: Sequence[Item], encode: Callable[[Sequence[Item]], Tensor], batch_size: int, label: str | None
+    ) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        done = [encode(batch).float().cpu() for batch in _shown(batches, len(items), label)]
+        return torch.cat(done) if done else torch.zeros(0, self.model.spec.image.embedding_dim)
+
+
+def load(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    fold: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> ImageTextModel:
+    """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
+
+    `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
+    the published weights from the hub once (they may be used for research only, as their licence says).
+
+    Args:
+        model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
+        checkpoint: a file in any known layout, training form or folded, or `hf-hub:owner/name`.
+        fold: fold branches, norms and scales, which inference wants; without it the training form stays.
+        dtype: of the weights.
+        device: where to.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file does not fit the model, tensor by tensor.
+        ValueError: if the name is unknown.
+    """
+    if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
+        if str(model) in PRETRAINED:
+            checkpoint = PRETRAINED[str(model)]
+        elif Path(model).is_file() or str(model).startswith("hf-hub:"):
+            model, checkpoint = None, model
+        else:
+            resolve_spec(str(model))
+    if checkpoint is None:
+        raise ValueError(
+            "there are no published weights for this model, so give a checkpoint: load(model, checkpoint='...'); "
+            f"models with published weights: {', '.join(PRETRAINED)}. For fresh weights use mobileclip.build_model"
+        )
+    wanted = cast("str | ModelSpec | None", str(model) if isinstance(model, Path) else model)
+    loaded = load_model(checkpoint, wanted, fold=fold, dtype=dtype, device=device)
+    if not isinstance(loaded, DualEncoder):
+        raise ValueError(
+            f"{checkpoint} holds one tower, and classification needs both; "
+            "load the tower with mobileclip.encoders.load_model"
+        )
+    return ImageTextModel(loaded)
+
+
+def _shown(batches: list[Sequence[Item]], total: int, label: str | None) -> Iterator[Sequence[Item]]:
+    if label is None:
+        yield from batches
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed:.1f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(label, total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))
