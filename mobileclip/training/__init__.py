@@ -1,7 +1,7 @@
 """Training: the spec of a run, its loop, and what the loop is made of."""
 
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.loop import Batch, BatchSource, TrainingResult, train
+from mobileclip.training.loop import BatchSource, TrainingResult, train
 from mobileclip.training.metrics import MetricLog, read_metrics
 from mobileclip.training.optimizer import AdamWSpec, decay_groups
 from mobileclip.training.plots import plot_curves
@@ -10,7 +10,6 @@ from mobileclip.training.spec import TrainingSpec
 
 __all__ = [
     "AdamWSpec",
-    "Batch",
     "BatchSource",
     "CosineSchedule",
     "MetricLog",

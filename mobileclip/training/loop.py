@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from torch import nn
 
+from mobileclip.data import ReinforcedBatch
 from mobileclip.training.checkpoint import RunState
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.metrics import MetricLog
@@ -25,18 +26,7 @@ if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
     from mobileclip.training.spec import TrainingSpec
 
-Batch = Mapping[str, Any]
-BatchSource = Callable[[int], Iterable[Batch]]
-
-TENSOR_NAMES = ("image", "text", "syn_text", "teacher_image", "teacher_text", "teacher_syn_text")
-
-
-class LossTerms(Protocol):
-    """What a loss returns: scalars, of which `total` is minimised and the others are logged."""
-
-    contrastive: Tensor
-    distillation: Tensor
-    total: Tensor
+BatchSource = Callable[[int], Iterable[ReinforcedBatch]]
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +46,6 @@ def train(
     spec: TrainingSpec,
     *,
     model: DualEncoder,
-    loss: Callable[..., LossTerms],
     batches: BatchSource,
     output: Path,
     device: str | torch.device = "cpu",
@@ -70,25 +59,27 @@ def train(
     Args:
         spec: how to train.
         model: the student; trained in place.
-        loss: called with `image, text, logit_scale` and, where the batch has them, `teacher_image, teacher_text,
-            syn_text, teacher_syn_text`; student embeddings have unit length and are in float32.
-        batches: called with the first step to make, returns the batches from there on: the same ones every time.
-            They hold `image`, `text` (ids), optionally the teachers' tensors and `syn_text`, and `keys`.
+        batches: called with the first step to make, returns the batches from there on, the same ones every time:
+            `ReinforcedPipeline.stream`.
         output: folder of `metrics.jsonl` and `checkpoint.safetensors`; created.
         device: where to train.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
 
     Raises:
-        ValueError: if the checkpoint is another run's, or the batches end too early.
+        ValueError: if the checkpoint is another run's, the batches end too early or lack what the loss needs, or
+            `channels_last` is asked for on the CPU.
         FloatingPointError: if the loss is not finite; the message has the step and the batch's keys. The weights are
             those from before the step.
     """
     device = torch.device(device)
+    if spec.channels_last and device.type == "cpu":
+        raise ValueError("channels_last is for GPUs: on the CPU, oneDNN crashes in the stem's backward pass")
     torch.manual_seed(spec.seed)
     model.to(device).train()
     if spec.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = spec.loss.build()
     optimizer = spec.optimizer.build(model)
     average = None if spec.ema_decay is None else MovingAverage(model, spec.ema_decay)
     state = RunState(model=model, optimizer=optimizer, average=average)
@@ -107,21 +98,21 @@ def train(
             batch = next(source, None)
             if batch is None:
                 raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
-            tensors = {name: batch[name].to(device, non_blocking=True) for name in TENSOR_NAMES if name in batch}
+            batch = batch.to(device, non_blocking=True)
             waited = time.perf_counter() - started
 
             learning_rate = spec.schedule.learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            terms = loss(**_forward(model, tensors, spec))
+            terms = loss(**_forward(model, batch, spec))
             total = terms.total.item()
             if not math.isfinite(total):
                 raise FloatingPointError(
-                    f"the loss is {total} at step {step}; the batch's keys are {list(batch['keys'])}. Try a lower "
+                    f"the loss is {total} at step {step}; the batch's keys are {list(batch.keys)}. Try a lower "
                     f"learning rate, a longer warm-up or max_gradient_norm=1"
                 )
             optimizer.zero_grad(set_to_none=True)
-            terms.total.backward()  # type: ignore[no-untyped-call]
+            terms.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_gradient_norm or math.inf)
             optimizer.step()
             with torch.no_grad():
@@ -129,7 +120,7 @@ def train(
             if average is not None:
                 average.update(model)
 
-            progress.advance(len(tensors["image"]), total)
+            progress.advance(len(batch), total)
             done = step + 1
             if done % spec.log_every_steps == 0 or done == spec.total_steps:
                 log.write(
@@ -151,19 +142,23 @@ def train(
     return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
 
 
-def _forward(model: DualEncoder, tensors: dict[str, Tensor], spec: TrainingSpec) -> dict[str, Tensor]:
-    """Return the loss's arguments: the student's embeddings in place of images and ids."""
-    arguments = {name: value for name, value in tensors.items() if name.startswith("teacher_")}
+def _forward(model: DualEncoder, batch: ReinforcedBatch, spec: TrainingSpec) -> dict[str, Tensor]:
+    """Return the loss's arguments: the student's embeddings, its scale, and the teachers' embeddings it needs."""
+    tensors = {name: value for name, value in batch.as_dict().items() if name != "keys"}
+    teachers = {name: value for name, value in tensors.items() if name.startswith("teacher_")}
+    if spec.loss.needs_teachers and not teachers:
+        raise ValueError(f"{type(spec.loss).__name__} needs teachers' embeddings, but the batches hold {list(tensors)}")
     image = tensors["image"]
     if spec.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
     # Real and synthetic captions go through the text tower together: one batch of twice the size.
     names = [name for name in ("text", "syn_text") if name in tensors]
     with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
-        arguments["image"] = model.encode_image(image, normalize=True).float()
-        text = model.encode_text(torch.cat([tensors[name] for name in names]), normalize=True).float()
+        image_embedding = model.encode_image(image, normalize=True)
+        text_embedding = model.encode_text(torch.cat([tensors[name] for name in names]), normalize=True)
     return {
-        **arguments,
-        **dict(zip(names, text.chunk(len(names)), strict=True)),
+        "image": image_embedding.float(),
+        **dict(zip(names, text_embedding.float().chunk(len(names)), strict=True)),
         "logit_scale": model.logit_scale.exp(),
+        **(teachers if spec.loss.needs_teachers else {}),
     }

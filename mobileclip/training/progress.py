@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType  # noqa: TC003 - a context manager's signature
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

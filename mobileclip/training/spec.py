@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 from attrs import validators
 
+from mobileclip.losses import LossSpec
 from mobileclip.training.optimizer import AdamWSpec
 from mobileclip.training.schedule import CosineSchedule
 
@@ -15,16 +16,18 @@ Precision = Literal["float32", "bfloat16"]
 
 @attrs.frozen(kw_only=True)
 class TrainingSpec:
-    """The choices of a training run, apart from its model, loss and data.
+    """The choices of a training run, apart from its model and data.
 
     Args:
+        loss: what is minimised.
         schedule: learning rate by step; its `total_steps` is the length of the run.
         optimizer: AdamW's constants.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         max_logit_scale: cap of the student's logit scale, after the exponential.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` runs the forward pass in autocast; weights, loss and optimiser stay in float32.
-        channels_last: memory format of convolutions; the faster one on most hardware.
+        channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where the backward
+            pass of a strided 1x1 convolution of few channels, as the stem has, brings oneDNN down.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
@@ -32,13 +35,14 @@ class TrainingSpec:
     Source: MobileCLIP, table 12.
     """
 
+    loss: LossSpec
     schedule: CosineSchedule
     optimizer: AdamWSpec = attrs.field(factory=AdamWSpec)
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: Precision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
-    channels_last: bool = True
+    channels_last: bool = False
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0))
     checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0))

@@ -1,0 +1,80 @@
+"""A small run on a real model of this library: coloured patterns and token rows that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+
+from mobileclip.data import ReinforcedBatch
+from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
+
+TEACHER_DIMS = (6, 5)
+MODEL = DualEncoderSpec(
+    image=MCiSpec(
+        stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec(), squeeze_excite=True)),
+        embedding_dim=24,
+        input=ImageInput(size=16),
+    ),
+    text=MCtSpec(
+        width=32,
+        num_heads=2,
+        depth=1,
+        kernel_size=3,
+        embedding_dim=24,
+        input=TextInput(context_length=6, vocab_size=40),
+    ),
+)
+
+
+def training_spec(total_steps: int = 8, *, reinforced: bool = True, peak: float = 3e-3, **changes) -> TrainingSpec:
+    loss = ReinforcedLossSpec(
+        teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), contrastive_weight=0.5, distill_weight=0.5
+    )
+    spec = TrainingSpec(
+        loss=loss if reinforced else ContrastiveLossSpec(),
+        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=total_steps),
+        optimizer=AdamWSpec(),
+        ema_decay=0.9,
+        log_every_steps=1,
+        checkpoint_every_steps=3,
+    )
+    return attrs.evolve(spec, **changes)
+
+
+def new_model() -> DualEncoder:
+    torch.manual_seed(0)
+    return MODEL.build()
+
+
+def batch_of(step: int, size: int = 8) -> ReinforcedBatch:
+    """Pictures of one of eight fixed patterns plus noise, texts with the pattern's token; every step's own noise."""
+    fixed = torch.Generator().manual_seed(1)
+    patterns = torch.rand(8, 3, 16, 16, generator=fixed)
+    image_codes, text_codes = torch.randn(8, 11, generator=fixed), torch.randn(8, 11, generator=fixed)
+    own = torch.Generator().manual_seed(100 + step)
+    which = torch.randperm(8, generator=own)[:size]
+    text = torch.zeros(size, 6, dtype=torch.long)
+    text[:, 0], text[:, 1], text[:, 2] = 38, which + 3, 39
+    syn_text = text.clone()
+    syn_text[:, 1], syn_text[:, 2], syn_text[:, 3] = 20, which + 3, 39
+    return ReinforcedBatch(
+        keys=tuple(f"{step}-{index}" for index in range(size)),
+        image=patterns[which] + 0.1 * torch.rand(size, 3, 16, 16, generator=own),
+        text=text,
+        syn_text=syn_text,
+        teacher_image=image_codes[which],
+        teacher_text=text_codes[which],
+        teacher_syn_text=text_codes[which] + 0.01,
+    )
+
+
+def batches(first: int) -> Iterator[ReinforcedBatch]:
+    step = first
+    while True:
+        yield batch_of(step)
+        step += 1

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mobileclip.training import MovingAverage
+from tests.training.runs import new_model
+
+
+def test_closed_form_of_weights_and_statistics():
+    """After n steps: `decay^n w_0 + (1 - decay) sum_i decay^(n - i) w_i`."""
+    model, decay, num_steps = new_model(), 0.8, 5
+    history = [{name: value.clone() for name, value in model.state_dict().items()}]
+    average = MovingAverage(model, decay)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(num_steps):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value.add_(
+                    torch.randn(value.shape, generator=generator).to(value.dtype) if value.is_floating_point() else 1
+                )
+        average.update(model)
+        history.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert any("running_var" in name for name in history[0])
+    for name, value in average.module.state_dict().items():
+        if not value.is_floating_point():
+            assert torch.equal(value, history[-1][name])
+            continue
+        expected = decay**num_steps * history[0][name].double()
+        for step in range(1, num_steps + 1):
+            expected += (1 - decay) * decay ** (num_steps - step) * history[step][name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_apart_from_the_model():
+    model = new_model().train()
+    average = MovingAverage(model, 0.5)
+    assert not average.module.training
+    assert model.training
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+    with torch.no_grad():
+        model.logit_scale.add_(1)
+    assert average.module.logit_scale != model.logit_scale
+
+
+def test_decay_outside_of_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got 1.0"):
+        MovingAverage(new_model(), 1.0)

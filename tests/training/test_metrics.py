@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from mobileclip.training import MetricLog, read_metrics
+
+
+def test_a_resumed_log_drops_what_comes_again_and_a_line_cut_short(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    log = MetricLog(path)
+    for step in range(5):
+        log.write(step, {"loss": step / 3})
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [0, 1, 2, 3, 4]
+    MetricLog(path, resume_step=3).write(3, {"loss": 7.0})
+    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 7.0)]
+
+
+def test_a_broken_line_is_an_error(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="not JSON: 'nonsense'"):
+        read_metrics(path)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import build_model
+from mobileclip.training import AdamWSpec, decay_groups
+from tests.training.runs import new_model
+
+
+def test_what_decays_in_a_small_model():
+    decayed, kept = decay_groups(new_model())
+    assert set(decayed) | set(kept) == {name for name, _ in new_model().named_parameters()}
+    assert not set(decayed) & set(kept)
+    assert {
+        "image_encoder.head.project.weight",
+        "image_encoder.stem.0.branches.0.conv.weight",
+        "image_encoder.stem.1.scale.conv.weight",
+        "text_encoder.token_embedding.weight",
+        "text_encoder.project.weight",
+    } <= set(decayed)
+    assert {"logit_scale", "text_encoder.position", "text_encoder.norm.weight"} <= set(kept)
+    assert all(name in kept for name, _ in new_model().named_parameters() if "gamma" in name or "bias" in name)
+    assert sum("gamma" in name for name in kept) >= 4
+
+
+@pytest.mark.parametrize("name", ["mobileclip_s0", "mobileclip_b", "vit_l14", "mci3"])
+def test_nothing_but_kernels_and_matrices_decays_in_the_published_models(name):
+    with torch.device("meta"):
+        decayed, kept = decay_groups(build_model(name))
+    assert all(max(value.shape) < value.numel() or value.shape[1:] == (1, 1, 1) for value in decayed.values())
+    norms = (nn.BatchNorm2d, nn.LayerNorm)
+    with torch.device("meta"):
+        model = build_model(name)
+    in_norms = {
+        f"{prefix}.{key}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, norms)
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    assert in_norms
+    assert in_norms <= set(kept)
+    assert not any("position" in key and value.ndim == 2 for key, value in decayed.items())
+
+
+def test_decay_is_decoupled_and_leaves_the_rest_alone():
+    model = new_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = AdamWSpec(weight_decay=0.3).build(model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    decayed, kept = decay_groups(model)
+    for name, value in decayed.items():
+        torch.testing.assert_close(value, before[name] * (1 - 0.1 * 0.3))
+    for name, value in kept.items():
+        assert torch.equal(value, before[name])
+
+
+def test_one_step_is_adamw():
+    model = nn.Linear(3, 2, bias=False)
+    start = model.weight.detach().clone()
+    optimizer = AdamWSpec(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.5).build(model)
+    optimizer.param_groups[0]["lr"] = 0.01
+    gradient = torch.tensor([[1.0, -2.0, 0.5], [0.1, 0.0, 3.0]])
+    model.weight.grad = gradient.clone()
+    optimizer.step()
+    expected = start * (1 - 0.01 * 0.5) - 0.01 * gradient / (gradient.abs() + 1e-6)
+    torch.testing.assert_close(model.weight.detach(), expected)
+
+
+def test_frozen_weights_are_left_out():
+    model = new_model()
+    model.text_encoder.requires_grad_(False)
+    decayed, kept = decay_groups(model)
+    assert not any(name.startswith("text_encoder") for name in (*decayed, *kept))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        AdamWSpec().build(model)
+
+
+def test_specs_check_their_ranges():
+    with pytest.raises(ValueError, match="beta2"):
+        AdamWSpec(beta2=1.0)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip.training import CosineSchedule
+
+
+def test_closed_form():
+    schedule = CosineSchedule(peak=1.0, final=0.1, warmup_steps=4, total_steps=12)
+    assert [schedule.learning_rate(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert schedule.learning_rate(4) == pytest.approx(1.0)
+    assert schedule.learning_rate(6) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert schedule.learning_rate(8) == pytest.approx(0.55)
+    assert schedule.learning_rate(12) == pytest.approx(0.1)
+    assert schedule.learning_rate(500) == pytest.approx(0.1)
+
+
+def test_without_warm_up_it_starts_at_the_peak():
+    assert CosineSchedule(peak=0.5, final=0.0, warmup_steps=0, total_steps=10).learning_rate(0) == 0.5
+
+
+@given(st.integers(0, 50), st.integers(1, 200), st.integers(0, 300))
+def test_it_rises_then_falls_between_its_bounds(warmup, more, step):
+    schedule = CosineSchedule(peak=2e-3, final=1e-5, warmup_steps=warmup, total_steps=warmup + more)
+    now, then = schedule.learning_rate(step), schedule.learning_rate(step + 1)
+    assert 0 < now <= 2e-3
+    assert then > now if step + 1 < warmup else then <= now or step + 1 == warmup
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match=r"warmup_steps \(10\) must be below total_steps \(10\)"):
+        CosineSchedule(warmup_steps=10, total_steps=10)
+    with pytest.raises(ValueError, match="must not exceed peak"):
+        CosineSchedule(peak=1e-4, final=1e-3, warmup_steps=0, total_steps=10)
