@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from mobileclip.data import ReinforcedBatch
+from mobileclip.progress import Progress
 from mobileclip.training.checkpoint import RunState
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.metrics import MetricLog
-from mobileclip.training.progress import StepProgress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def train(
     checkpoint = output / "checkpoint.safetensors"
     first = state.restore(checkpoint, spec=spec, model_spec=model.spec) if checkpoint.exists() else 0
     log = MetricLog(output / "metrics.jsonl", resume_step=first)
-    progress = StepProgress(title, total_steps=spec.total_steps, start_step=first, console=console)
+    progress = Progress(title, total=spec.total_steps, done=first, console=console)
     steps = range(first, spec.total_steps)
     source = iter(batches(first)) if steps else iter(())
 
@@ -120,7 +120,7 @@ def train(
             if average is not None:
                 average.update(model)
 
-            progress.advance(len(batch), total)
+            progress.advance(count=len(batch), detail=f"loss {total:.3f}")
             done = step + 1
             if done % spec.log_every_steps == 0 or done == spec.total_steps:
                 log.write(

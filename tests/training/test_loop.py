@@ -194,5 +194,5 @@ def test_progress_says_how_far_how_fast_and_how_long(tmp_path):
     console = Console(file=stream, width=200)
     train(training_spec(3), model=new_model(), batches=batches, output=tmp_path, title="reinforced", console=console)
     last = stream.getvalue().strip().splitlines()[-1]
-    assert last.startswith("reinforced: step 3/3, loss ")
+    assert last.startswith("reinforced: 3/3, loss ")
     assert "samples/s, 0:00 left" in last
