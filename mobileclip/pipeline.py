@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -13,6 +13,7 @@ from mobileclip.data.image import ImageSource, ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
+from mobileclip.progress import Progress, console
 
 Item = TypeVar("Item")
 
@@ -95,7 +96,7 @@ class ImageTextModel:
             pixels = torch.stack([self.transform(load_image(source)) for source in sources])
             return self.model.encode_image(pixels.to(self._like), normalize=normalize)
 
-        return self._in_batches(several, encode, batch_size, "images" if progress else None)
+        return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
 
     def encode_text(
         self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False
@@ -116,7 +117,7 @@ class ImageTextModel:
         def encode(batch: Sequence[str]) -> Tensor:
             return self.model.encode_text(self.tokenizer(batch).to(self._like.device), normalize=normalize)
 
-        return self._in_batches(several, encode, batch_size, "texts" if progress else None)
+        return self._in_batches(several, encode, batch_size=batch_size, unit="texts", progress=progress)
 
     @property
     def _like(self) -> Tensor:
@@ -124,12 +125,22 @@ class ImageTextModel:
 
     @torch.inference_mode()
     def _in_batches(
-        self, items: Sequence[Item], encode: Callable[[Sequence[Item]], Tensor], batch_size: int, label: str | None
+        self,
+        items: Sequence[Item],
+        encode: Callable[[Sequence[Item]], Tensor],
+        *,
+        batch_size: int,
+        unit: str,
+        progress: bool,
     ) -> Tensor:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-        done = [encode(batch).float().cpu() for batch in _shown(batches, len(items), label)]
+        done = []
+        with Progress(f"encoding {unit}", total=len(items), unit=unit, console=console(shown=progress)) as bar:
+            for start in range(0, len(items), batch_size):
+                batch = items[start : start + batch_size]
+                done.append(encode(batch).float().cpu())
+                bar.advance(len(batch))
         return torch.cat(done) if done else torch.zeros(0, self.model.spec.image.embedding_dim)
 
 
@@ -178,23 +189,3 @@ def load(
             "load the tower with mobileclip.encoders.load_model"
         )
     return ImageTextModel(loaded)
-
-
-def _shown(batches: list[Sequence[Item]], total: int, label: str | None) -> Iterator[Sequence[Item]]:
-    if label is None:
-        yield from batches
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.speed:.1f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task(label, total=total)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))

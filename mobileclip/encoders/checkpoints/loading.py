@@ -82,10 +82,9 @@ def load_model(
             "load it with fold=True (reparameterize=True), or start from the training checkpoint"
         )
     loaded = stored.build()
-    for parameter in loaded.parameters():
-        parameter.requires_grad_(not fold)
-    folded = reparameterize(loaded) if fold and stored.form != "folded" else loaded
-    return folded.to(device=device, dtype=dtype)
+    if fold and stored.form != "folded":
+        loaded = reparameterize(loaded)
+    return loaded.requires_grad_(not fold).to(device=device, dtype=dtype)
 
 
 def read_checkpoint(

@@ -1,7 +1,17 @@
 import pytest
 import torch
 
+from mobileclip.encoders import save_model
+from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import golden
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory):
+    """A checkpoint of a small model, in our own layout and in training form."""
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    save_model(randomised(SMALL), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,95 @@
+"""What models there are and what a model is, as plain values for tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+
+from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.forms import tensor_shapes
+from mobileclip.encoders.checkpoints.layouts import towers
+from mobileclip.encoders.families import image_encoder_families, text_encoder_families
+from mobileclip.serialization import to_json
+
+LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
+
+
+def rows() -> list[dict[str, str | None]]:
+    """Return one row per model and tower known by name: its towers with their parameters, input, embedding, weights."""
+    named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
+    result = []
+    for name, value in named:
+        spec = cast("ModelSpec", value)
+        parts = {type_of(tower): tower for _, tower in towers(spec)}
+        image, text = parts.get("image"), parts.get("text")
+        result.append(
+            {
+                "name": name,
+                "image": _tower(image) if image else None,
+                "text": _tower(text) if text else None,
+                "px": str(image.input.size) if isinstance(image, ImageEncoderSpec) else None,
+                "tokens": str(text.input.context_length) if isinstance(text, TextEncoderSpec) else None,
+                "dim": str(next(iter(parts.values())).embedding_dim),
+                "weights": "on the hub" if name in PRETRAINED else None,
+            }
+        )
+    return result
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Return what a model known by name, or in a checkpoint, is.
+
+    Args:
+        model: a name, a file, or `hf-hub:owner/name`.
+
+    Raises:
+        ValueError: if it is neither a known name nor a readable checkpoint.
+    """
+    description: dict[str, Any] = {}
+    if Path(model).is_file() or model.startswith("hf-hub:"):
+        stored = read_checkpoint(model)
+        spec, form = stored.spec, stored.form
+        description |= {"checkpoint": model, "layout": stored.layout, "form": form}
+        description["dtypes"] = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.tensors.values()})
+    else:
+        spec = resolve_spec(model)
+        description |= {"name": model, "published weights": PRETRAINED.get(model)}
+    description["parameters"] = {
+        type_of(tower): {"training": num_parameters(tower), "folded": num_parameters(tower, folded=True)}
+        for _, tower in towers(spec)
+    }
+    description["input"] = {type_of(tower): attrs.asdict(tower.input) for _, tower in towers(spec)}
+    base = DualEncoderSpec if isinstance(spec, DualEncoderSpec) else type(spec).__mro__[1]
+    description["spec"] = json.loads(to_json(spec, unstructure_as=base))
+    description["licence"] = LICENCE
+    return description
+
+
+def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = False) -> int:
+    """Return how many numbers a tower learns, running statistics of norms not counted."""
+    shapes = tensor_shapes(tower, "folded" if folded else "training")
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(_product(shape) for name, shape in shapes.items() if not name.endswith(statistics))
+
+
+def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
+    """Return `image` or `text`."""
+    return "image" if isinstance(tower, ImageEncoderSpec) else "text"
+
+
+def _tower(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
+    families = {**image_encoder_families, **text_encoder_families}
+    kind = next(name for name, family in families.items() if isinstance(tower, family))
+    return f"{kind} {num_parameters(tower) / 1e6:.1f}M"
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for side in shape:
+        result *= side
+    return result

@@ -1,0 +1,114 @@
+"""How far a long job is: a live bar in a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Item = TypeVar("Item")
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Shows how much is done, how fast it goes and how long the rest takes; a context manager.
+
+    Args:
+        title: what is going on.
+        total: how many steps there are in all.
+        done: steps done before, by a run that this one resumes; they do not count for the speed.
+        unit: what the speed counts.
+        console: where to show it; none shows nothing.
+    """
+
+    def __init__(
+        self, title: str, *, total: int, done: int = 0, unit: str = "samples", console: Console | None
+    ) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.title = title
+        self.total = total
+        self.unit = unit
+        self.done = self._done_before = done
+        self._count = 0
+        self._console = console
+        self._started = self._last_line = time.monotonic()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            disable=console is None or not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, state="")
+
+    def advance(self, steps: int = 1, *, count: int | None = None, detail: str = "") -> None:
+        """Count finished steps.
+
+        Args:
+            steps: how many.
+            count: how many units they were, where a step is not one unit.
+            detail: what else to show, such as the loss.
+        """
+        self.done += steps
+        self._count += steps if count is None else count
+        state = ", ".join(filter(None, (detail, self.state)))
+        self._bar.update(self._task, completed=self.done, state=state)
+        now = time.monotonic()
+        due = self.done >= self.total or now - self._last_line > SECONDS_BETWEEN_LINES
+        if self._console is not None and not self._console.is_terminal and due:
+            self._last_line = now
+            self._console.print(f"{self.title}: {self.done}/{self.total}, {state}", highlight=False)
+
+    @property
+    def state(self) -> str:
+        """Speed and time left, as a person reads them."""
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        seconds_left = elapsed / max(self.done - self._done_before, 1) * (self.total - self.done)
+        minutes, seconds = divmod(round(seconds_left), 60)
+        hours, minutes = divmod(minutes, 60)
+        left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return f"{self._count / elapsed:,.1f} {self.unit}/s, {left} left"
+
+    def __enter__(self) -> Progress:  # noqa: PYI034 - `Self` needs Python 3.11
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def console(*, shown: bool = True) -> Console | None:
+    """Return standard error as a console to show progress on, or none."""
+    if not shown:
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def track(
+    items: Iterable[Item], *, total: int, title: str, unit: str = "samples", shown: bool = True
+) -> Iterator[Item]:
+    """Yield items while showing, on standard error, how many there were, how fast, and how long the rest takes.
+
+    Args:
+        items: what is worked through.
+        total: how many there are.
+        title: what is being done.
+        unit: what an item is, in the plural.
+        shown: without it nothing is printed.
+    """
+    with Progress(title, total=total, unit=unit, console=console(shown=shown)) as progress:
+        for item in items:
+            yield item
+            progress.advance()

@@ -1,0 +1,281 @@
+"""Layouts and forms: everything there and back, into open_clip itself, and every way a file can be wrong."""
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobileclip import specs
+from mobileclip.encoders import CheckpointError, DualEncoder, MCi, TextEncoder, load_model, save_model
+from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.reparam import is_folded, reparameterize
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
+from tests.golden.checkpoints import golden_images, golden_tokens, relative_error
+
+TIMM_VIT = attrs.evolve(SMALL_VIT, image=attrs.evolve(SMALL_VIT.image, stem_padding=0, norm_eps=1e-6))
+STORABLE = [
+    pytest.param(SMALL, "mobileclip", id="mci-own"),
+    pytest.param(SMALL_MCT, "mobileclip", id="mct-own"),
+    pytest.param(SMALL_VIT, "mobileclip", id="vit-own"),
+    pytest.param(SMALL, "official", id="mci-official"),
+    pytest.param(SMALL_MCT, "official", id="mct-official"),
+    pytest.param(SMALL_VIT, "official", id="vit-official"),
+    pytest.param(SMALL, "open_clip", id="mci-open_clip"),
+    pytest.param(TIMM_VIT, "open_clip", id="vit-open_clip"),
+]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = randomised(SMALL)
+    save_model(model, path)
+    return path, model
+
+
+def edited(path, edit):
+    """The official-layout file of a small model, changed by `edit`, which takes and changes its tensors."""
+    save_model(randomised(SMALL), path, layout="official")
+    tensors = torch.load(path, weights_only=True)
+    edit(tensors)
+    torch.save(tensors, path)
+    return path
+
+
+class TestLayouts:
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    @pytest.mark.parametrize(("spec", "layout"), STORABLE)
+    def test_training_form_comes_back_to_the_bit(self, spec, layout, suffix, tmp_path):
+        if layout == "mobileclip" and suffix == ".pt":
+            pytest.skip("our own layout is safetensors")
+        model, path = randomised(spec), tmp_path / f"model{suffix}"
+        save_model(model, path, layout=layout)
+        loaded = load_model(path, spec, fold=False)
+        assert loaded.spec == spec
+        assert not loaded.training
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+        assert not list(tmp_path.glob(".*"))
+
+    @pytest.mark.parametrize(("spec", "layout"), STORABLE)
+    def test_folded_form_keeps_its_embeddings(self, spec, layout, tmp_path):
+        model = randomised(spec)
+        save_model(reparameterize(model), tmp_path / "model.safetensors", layout=layout)
+        loaded = load_model(tmp_path / "model.safetensors", spec)
+        assert is_folded(loaded)
+        assert relative_error(embeddings(loaded), embeddings(model)) < 2e-5
+
+    @pytest.mark.parametrize("layout", ["official", "open_clip"])
+    def test_branches_folded_form_is_what_the_public_code_folds(self, layout, tmp_path):
+        model = reparameterize(randomised(SMALL))
+        save_model(model, tmp_path / "folded.pt", layout=layout)
+        stored = read_checkpoint(tmp_path / "folded.pt", SMALL)
+        assert stored.form == "branches_folded"
+        assert relative_error(embeddings(stored.build()), embeddings(model)) < 1e-5
+        save_model(stored.build(), tmp_path / "again.safetensors")
+        again = read_checkpoint(tmp_path / "again.safetensors")
+        assert (again.form, again.spec) == ("branches_folded", SMALL)
+        torch.testing.assert_close(embeddings(again.build()), embeddings(stored.build()), rtol=0, atol=0)
+
+    def test_our_own_file_needs_no_name(self, saved):
+        path, model = saved
+        assert load_model(path, fold=False).spec == model.spec
+        assert relative_error(embeddings(load_model(path)), embeddings(model)) < 1e-5
+
+    @pytest.mark.parametrize("layout", ["official", "open_clip"])
+    def test_text_repmixer_has_no_place_in_open_clip(self, layout, tmp_path):
+        model = randomised(SMALL_MCT)
+        if layout == "official":
+            save_model(model, tmp_path / "m.pt", layout=layout)
+        else:
+            with pytest.raises(ValueError, match="no Text-RepMixer"):
+                save_model(model, tmp_path / "m.pt", layout=layout)
+            assert not (tmp_path / "m.pt").exists()
+
+    def test_a_vit_is_not_written_where_it_would_mean_something_else(self, tmp_path):
+        with pytest.raises(ValueError, match="timm's ViT pads"):
+            save_model(randomised(SMALL_VIT), tmp_path / "m.pt", layout="open_clip")
+        with pytest.raises(ValueError, match="release's ViT pads"):
+            save_model(randomised(TIMM_VIT), tmp_path / "m.pt", layout="official")
+
+    def test_unknown_layout_names_the_known(self, tmp_path):
+        with pytest.raises(ValueError, match="open_clip"):
+            save_model(randomised(SMALL), tmp_path / "m.pt", layout="openclip")
+
+    def test_our_own_layout_is_safetensors(self, tmp_path):
+        with pytest.raises(CheckpointError, match="safetensors"):
+            save_model(randomised(SMALL), tmp_path / "m.pt")
+
+    def test_full_size_file_is_recognised_without_a_name(self, s0_file, clip2_s0_file):
+        assert read_checkpoint(s0_file).spec == specs.mobileclip_s0()
+        stored = read_checkpoint(clip2_s0_file)
+        assert stored.spec.image == attrs.evolve(specs.mci0(), projection_bias=True)
+        assert stored.spec.text == specs.text_base()
+
+
+class TestOpenClip:
+    """Converted files in open_clip itself."""
+
+    @pytest.mark.parametrize("folded", [False, True])
+    @torch.inference_mode()
+    def test_loads_there_with_equal_outputs(self, folded, clip2_s0_file, tmp_path):
+        open_clip = pytest.importorskip("open_clip")
+        timm_utils = pytest.importorskip("timm.utils")
+        model = load_model(clip2_s0_file, fold=folded)
+        save_model(model, tmp_path / "converted.safetensors", layout="open_clip")
+        theirs = open_clip.create_model("MobileCLIP2-S0", pretrained=None, load_weights=False).eval()
+        if folded:
+            theirs = timm_utils.reparameterize_model(theirs)
+        theirs.load_state_dict(load_file(tmp_path / "converted.safetensors"))
+        images, texts = golden_images(256), golden_tokens()[:3]
+        assert relative_error(theirs.encode_image(images), model.encode_image(images)) < 1e-5
+        assert relative_error(theirs.encode_text(texts), model.encode_text(texts)) < 1e-5
+
+    def test_its_zero_head_bias_is_filled_in_and_dropped(self, tmp_path):
+        save_model(randomised(SMALL), tmp_path / "m.safetensors", layout="open_clip")
+        assert not load_file(tmp_path / "m.safetensors")["visual.trunk.head.fc.bias"].any()
+        assert load_model(tmp_path / "m.safetensors", SMALL, fold=False).spec == SMALL
+
+    def test_a_head_bias_that_says_something_is_kept(self, tmp_path):
+        biased = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, projection_bias=True))
+        model = randomised(biased)
+        save_model(model, tmp_path / "m.pt", layout="open_clip")
+        loaded = load_model(tmp_path / "m.pt", SMALL, fold=False)
+        assert loaded.spec == biased
+        with pytest.raises(ValueError, match="no place for the bias"):
+            save_model(loaded, tmp_path / "n.pt", layout="official")
+
+
+class TestTowers:
+    @pytest.mark.parametrize("layout", ["mobileclip", "official", "open_clip"])
+    def test_load_alone_from_a_whole_checkpoint(self, layout, tmp_path):
+        model, path = randomised(SMALL), tmp_path / "m.safetensors"
+        save_model(model, path, layout=layout)
+        image = load_model(path, SMALL.image, fold=False)
+        text = load_model(path, SMALL, tower="text", fold=False)
+        assert isinstance(image, MCi)
+        assert isinstance(text, TextEncoder)
+        for tower, own in ((image, model.image_encoder), (text, model.text_encoder)):
+            torch.testing.assert_close(dict(tower.state_dict()), dict(own.state_dict()), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("layout", ["mobileclip", "official", "open_clip"])
+    def test_save_and_load_as_a_file_of_their_own(self, layout, tmp_path):
+        tower, path = randomised(SMALL).text_encoder, tmp_path / "text.safetensors"
+        save_model(tower, path, layout=layout)
+        loaded = load_model(path, SMALL.text, fold=False)
+        torch.testing.assert_close(dict(loaded.state_dict()), dict(tower.state_dict()), rtol=0, atol=0)
+        with pytest.raises(CheckpointError):
+            load_model(path, SMALL.image)
+
+    def test_load_by_name_from_a_full_size_file(self, s0_file):
+        assert load_model(s0_file, "text_mct").spec == specs.text_mct()
+        assert load_model(s0_file, tower="image").spec == specs.mci0()
+
+
+class TestWrongFiles:
+    def test_missing_and_left_over_tensors_are_named(self, tmp_path):
+        def edit(tensors):
+            tensors["image_encoder.model.conv_exp.se.extra"] = tensors.pop(
+                "image_encoder.model.conv_exp.se.reduce.bias"
+            )
+
+        with pytest.raises(CheckpointError) as caught:
+            load_model(edited(tmp_path / "m.pt", edit), SMALL)
+        assert "1 missing ('image_encoder.model.conv_exp.se.reduce.bias')" in str(caught.value)
+        assert "1 left over ('image_encoder.model.conv_exp.se.extra')" in str(caught.value)
+
+    def test_a_tensor_left_over_outside_both_towers_is_named(self, tmp_path):
+        path = edited(tmp_path / "m.pt", lambda tensors: tensors.update(optimiser=torch.zeros(1)))
+        with pytest.raises(CheckpointError, match="optimiser"):
+            load_model(path, SMALL)
+
+    def test_another_shape_is_named(self, tmp_path):
+        path = edited(
+            tmp_path / "m.pt", lambda tensors: tensors.update({"text_encoder.final_layer_norm.bias": torch.zeros(31)})
+        )
+        with pytest.raises(CheckpointError, match=r"final_layer_norm.bias.*\(31,\).*\(32,\)"):
+            load_model(path, SMALL)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_are_no_numbers_are_named(self, value, tmp_path):
+        path = edited(tmp_path / "m.pt", lambda tensors: tensors["logit_scale"].fill_(value))
+        with pytest.raises(CheckpointError, match=r"logit_scale.*NaN or infinite"):
+            load_model(path, SMALL)
+
+    def test_another_model_is_found_out_and_named(self, s0_file):
+        with pytest.raises(CheckpointError, match="its tensors fit mobileclip_s0"):
+            load_model(s0_file, "mobileclip_s1")
+
+    def test_another_spec_is_found_out(self, saved):
+        other = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, input=attrs.evolve(SMALL.image.input, size=128)))
+        with pytest.raises(CheckpointError, match=r"image\.input\.size is 64, not 128"):
+            load_model(saved[0], other)
+
+    def test_training_form_is_not_to_be_had_from_a_folded_file(self, tmp_path):
+        save_model(reparameterize(randomised(SMALL)), tmp_path / "m.safetensors")
+        with pytest.raises(CheckpointError, match="folded and no longer has the branches"):
+            load_model(tmp_path / "m.safetensors", fold=False)
+
+    def test_a_model_with_exchanged_blocks_is_not_saved_under_its_spec(self, tmp_path):
+        model = randomised(SMALL)
+        model.image_encoder.stem[0] = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        with pytest.raises(ValueError, match="other tensors than its spec"):
+            save_model(model, tmp_path / "m.safetensors")
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+            load_model(tmp_path / "nothing.pt")
+
+    def test_nothing_in_a_file_is_executed(self, tmp_path):
+        class Payload:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "executed"), "w"))
+
+        torch.save({"weight": Payload()}, tmp_path / "m.pt")
+        with pytest.raises(CheckpointError, match="more than tensors"):
+            load_model(tmp_path / "m.pt")
+        assert not (tmp_path / "executed").exists()
+
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_a_truncated_file_is_damaged(self, suffix, tmp_path):
+        path = tmp_path / f"m{suffix}"
+        save_model(randomised(SMALL), path, layout="official")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(CheckpointError, match=r"damaged|no PyTorch file"):
+            load_model(path, SMALL)
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
+    def test_something_else_is_no_checkpoint(self, content, tmp_path):
+        (tmp_path / "m.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"m\.pt"):
+            load_model(tmp_path / "m.pt")
+
+    def test_tensors_of_no_known_layout(self, tmp_path):
+        save_file({"weight": torch.zeros(2)}, tmp_path / "m.safetensors")
+        with pytest.raises(CheckpointError, match="no known layout"):
+            load_model(tmp_path / "m.safetensors")
+
+    def test_not_tensors_at_all(self, tmp_path):
+        torch.save({"epoch": 3}, tmp_path / "m.pt")
+        with pytest.raises(CheckpointError, match="names to tensors"):
+            load_model(tmp_path / "m.pt")
+
+    def test_an_unknown_spec_in_the_header(self, saved):
+        path, model = saved
+        header = {"mobileclip.kind": "dual_encoder", "mobileclip.form": "training", "mobileclip.spec": '{"image": 3}'}
+        save_file(dict(model.state_dict()), path, metadata=header)
+        with pytest.raises(CheckpointError, match="spec cannot be read"):
+            load_model(path)
+        save_file(dict(model.state_dict()), path, metadata={**header, "mobileclip.kind": "audio_encoder"})
+        with pytest.raises(CheckpointError, match="another version"):
+            load_model(path)
+
+    def test_weights_nested_by_distributed_training_are_found(self, tmp_path):
+        model = randomised(SMALL)
+        save_model(model, tmp_path / "m.pt", layout="open_clip")
+        tensors = torch.load(tmp_path / "m.pt", weights_only=True)
+        nested = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}
+        torch.save(nested, tmp_path / "m.pt")
+        loaded = load_model(tmp_path / "m.pt", SMALL, fold=False)
+        assert isinstance(loaded, DualEncoder)
+        torch.testing.assert_close(embeddings(loaded), embeddings(model), rtol=0, atol=0)

@@ -1,0 +1,126 @@
+"""The console command, run as people run it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mobileclip.cli import main
+from mobileclip.encoders.checkpoints import read_checkpoint
+
+IMAGES = "tests/golden/augment/images"
+
+
+def run(capsys, *arguments):
+    """Return the exit status, standard output and standard error."""
+    try:
+        main([str(argument) for argument in arguments])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_classify(capsys, small_file):
+    status, out, _ = run(capsys, "classify", f"{IMAGES}/chelsea.png", "a cat", "a dog", "--checkpoint", small_file)
+    assert status == 0
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert {label for _, label in lines} == {"a cat", "a dog"}
+    assert sum(float(percent.rstrip("%")) for percent, _ in lines) == pytest.approx(100, abs=0.02)
+
+
+def test_classify_as_json(capsys, small_file):
+    _, out, _ = run(capsys, "classify", f"{IMAGES}/coffee.png", "a cup", "ein Café", "-c", small_file, "--json")
+    assert set(json.loads(out)) == {"a cup", "ein Café"}
+
+
+def test_embed_images_and_texts(capsys, small_file, tmp_path):
+    (tmp_path / "captions.txt").write_text("a cat\n\na cup of coffee\n", encoding="utf-8")
+    output = tmp_path / "made" / "embeddings.npz"
+    status, out, _ = run(
+        capsys, "embed", IMAGES, "--texts", tmp_path / "captions.txt", "-o", output, "-c", small_file, "--batch-size", 2
+    )
+    assert status == 0
+    assert "3 image and 2 text embeddings" in out
+    with np.load(output, allow_pickle=False) as file:
+        assert file["image_embedding"].shape == (3, 24)
+        assert [path.rsplit("/", 1)[1] for path in file["image_path"]] == ["astronaut.png", "chelsea.png", "coffee.png"]
+        assert file["text_embedding"].shape == (2, 24)
+        assert file["text"].tolist() == ["a cat", "a cup of coffee"]
+        np.testing.assert_allclose(np.linalg.norm(file["image_embedding"], axis=1), 1, rtol=1e-6)
+
+
+def test_embed_names_what_it_leaves_out(capsys, small_file, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    output = tmp_path / "embeddings.npz"
+    status, out, err = run(capsys, "embed", IMAGES, tmp_path / "torn.png", "-o", output, "-c", small_file)
+    assert status == 1
+    assert "3 image" in out
+    assert "left out 1 of 4" in err
+    assert "torn.png" in err
+    with np.load(output) as file:
+        assert len(file["image_path"]) == len(file["image_embedding"]) == 3
+
+
+def test_embed_nothing(capsys, small_file):
+    status, _, err = run(capsys, "embed", "-c", small_file)
+    assert status == 2
+    assert "nothing to embed" in err
+
+
+def test_convert_there_and_back(capsys, small_file, tmp_path):
+    folded, half = tmp_path / "folded.safetensors", tmp_path / "text.safetensors"
+    status, out, _ = run(capsys, "convert", small_file, folded, "--fold")
+    assert status == 0
+    assert "folded" in out
+    assert read_checkpoint(folded).form == "folded"
+    run(capsys, "convert", small_file, half, "--tower", "text", "--dtype", "float16")
+    stored = read_checkpoint(half)
+    assert stored.spec == read_checkpoint(small_file).spec.text
+    assert {str(tensor.dtype) for tensor in stored.tensors.values()} == {"torch.float16"}
+
+
+def test_list(capsys):
+    _, out, _ = run(capsys, "list", "--json")
+    rows = {row["name"]: row for row in map(json.loads, out.splitlines())}
+    assert rows["mobileclip_s0"]["image"] == "mci 11.4M"
+    assert rows["mobileclip_s0"]["text"] == "mct 42.4M"
+    assert rows["mci2"]["text"] is None
+    _, table, _ = run(capsys, "list")
+    assert all(name in table for name in rows)
+
+
+def test_info_of_a_name_and_of_a_file(capsys, small_file):
+    _, out, _ = run(capsys, "info", "mobileclip2_s3")
+    description = json.loads(out)
+    assert description["input"]["image"]["size"] == 256
+    assert description["spec"]["text"]["width"] == 768
+    _, out, _ = run(capsys, "info", small_file)
+    description = json.loads(out)
+    assert (description["layout"], description["form"]) == ("mobileclip", "training")
+    assert description["parameters"]["image"]["folded"] < description["parameters"]["image"]["training"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "mobileclip_s22"), "did you mean 'mobileclip_s2'"),
+        (("classify", "nothing.jpg", "a", "-c", "{small}"), "nothing.jpg"),
+        (("classify", f"{IMAGES}/coffee.png", "a", "-c", "nothing.pt"), "no checkpoint at nothing.pt"),
+        (("classify", f"{IMAGES}/coffee.png", "a", "-m", "mobileclip_s4"), "no published weights"),
+        (("convert", "{small}", "out.pt"), "safetensors"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(capsys, small_file, arguments, message):
+    status, _, err = run(capsys, *(argument.format(small=small_file) for argument in arguments))
+    assert status == 2
+    assert err.startswith("mobileclip: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_help_explains_every_flag(capsys):
+    status, out, _ = run(capsys, "classify", "--help")
+    assert status == 0
+    assert "the texts to choose among" in out

@@ -1,0 +1,37 @@
+"""Importing the library: nothing slow, nothing read, nothing opened."""
+
+import subprocess
+import sys
+
+HEAVY = {
+    *("tokenizers", "ftfy", "webdataset", "cattrs", "rich", "tyro", "safetensors"),
+    *("timm", "open_clip", "torchvision", "xformers", "ray", "huggingface_hub", "matplotlib", "transformers", "onnx"),
+}
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+def test_no_slow_or_optional_library_comes_along():
+    code = "import torch, sys; before = set(sys.modules); import mobileclip; print(*set(sys.modules) - before)"
+    assert not HEAVY & set(python(code).split())
+
+
+def test_no_file_is_read():
+    """Beyond Python's own modules: the vocabulary, specs and entry points are read when they are needed."""
+    code = """
+import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+import mobileclip, mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses
+print(*(path for path in opened if not path.endswith((".py", ".pyc")) and "__pycache__" not in path))
+"""
+    assert not python(code)
+
+
+def test_adds_little_to_importing_torch():
+    """At most 0.3 s of work; the processor's time, and the least of several runs: other programs only ever add."""
+    code = "import time, torch; start = time.process_time(); import mobileclip; print(time.process_time() - start)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3

@@ -1,0 +1,146 @@
+"""A model with its own preprocessing: what it returns, and what it says when asked for something else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mobileclip
+from mobileclip.data import ImageError, ImageTransform, Tokenizer
+from mobileclip.encoders import save_model
+from mobileclip.reparam import is_folded
+from tests.encoders.small import SMALL, randomised
+from tests.golden.checkpoints import relative_error
+
+LABELS = ["a cat", "a dog", "a diagram"]
+
+
+@pytest.fixture(scope="module")
+def clip(small_file):
+    return mobileclip.load(small_file)
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (50 + 9 * i, 80, 3), dtype=np.uint8)) for i in range(5)]
+
+
+@pytest.fixture
+def files(images, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    return paths
+
+
+class TestEncoding:
+    def test_images_go_through_the_models_own_transform(self, clip, images):
+        embedding = clip.encode_image(images, normalize=False)
+        transform = ImageTransform(SMALL.image.input)
+        with torch.inference_mode():
+            expected = clip.model.encode_image(torch.stack([transform(image) for image in images]))
+        assert relative_error(embedding, expected) < 1e-6
+
+    def test_texts_go_through_the_models_own_tokenizer(self, clip):
+        with torch.inference_mode():
+            expected = clip.model.encode_text(Tokenizer(SMALL.text.input)(LABELS), normalize=True)
+        assert relative_error(clip.encode_text(LABELS), expected) < 1e-6
+
+    def test_every_kind_of_image_source_is_the_same_image(self, clip, images, files):
+        with files[0].open("rb") as file:
+            sources = [images[0], files[0], str(files[0]), files[0].read_bytes(), file]
+            embeddings = clip.encode_image(sources)
+        torch.testing.assert_close(embeddings, embeddings[:1].expand_as(embeddings), rtol=1e-6, atol=1e-6)
+
+    def test_batches_do_not_matter(self, clip, images):
+        assert relative_error(clip.encode_image(images, batch_size=2), clip.encode_image(images)) < 1e-6
+        assert relative_error(clip.encode_text(LABELS, batch_size=2), clip.encode_text(LABELS)) < 1e-6
+
+    def test_one_counts_as_a_batch_and_none_as_an_empty_one(self, clip, images):
+        assert clip.encode_image(images[0]).shape == clip.encode_text("a cat").shape == (1, 24)
+        assert clip.encode_image([]).shape == clip.encode_text([]).shape == (0, 24)
+
+    def test_unit_length_unless_asked_otherwise(self, clip, images):
+        torch.testing.assert_close(clip.encode_image(images).norm(dim=-1), torch.ones(5))
+        assert (clip.encode_image(images, normalize=False).norm(dim=-1) - 1).abs().min() > 1e-3
+
+    def test_progress_says_how_far_and_how_fast(self, clip, images, capsys):
+        clip.encode_image(images, batch_size=2, progress=True)
+        assert "5/5" in capsys.readouterr().err
+
+    def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
+        half = mobileclip.load(small_file, dtype=torch.bfloat16)
+        embedding = half.encode_image(images)
+        assert embedding.dtype == torch.float32
+        assert relative_error(embedding, clip.encode_image(images)) < 0.05
+
+    def test_a_bad_image_is_named(self, clip, tmp_path):
+        with pytest.raises(ImageError, match=r"nothing\.png"):
+            clip.encode_image(tmp_path / "nothing.png")
+
+    def test_no_batch_of_nothing(self, clip, images):
+        with pytest.raises(ValueError, match="batch_size"):
+            clip.encode_image(images, batch_size=0)
+
+
+class TestClassify:
+    def test_is_the_softmax_of_scaled_cosines(self, clip, images):
+        scores = clip.classify(images[0], LABELS)
+        logits = clip.model.logit_scale.exp() * clip.encode_image(images[0]) @ clip.encode_text(LABELS).T
+        expected = dict(zip(LABELS, logits[0].softmax(-1).tolist(), strict=True))
+        assert scores == pytest.approx(expected, abs=1e-6)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+        assert sum(scores.values()) == pytest.approx(1)
+
+    def test_a_template_holds_the_label(self, clip, images):
+        scores = clip.classify(images[0], ["cat", "dog"], template="a {}")
+        assert scores == pytest.approx(
+            {label[2:]: score for label, score in clip.classify(images[0], LABELS[:2]).items()}
+        )
+
+    @pytest.mark.parametrize(
+        ("labels", "template", "message"),
+        [
+            ([], "{}", "at least one text"),
+            ("a cat", "{}", "list of"),
+            (["a", "a", "b"], "{}", r"twice: \['a'\]"),
+            (["a"], "a photo", "for the label"),
+        ],
+    )
+    def test_labels_that_make_no_sense(self, clip, images, labels, template, message):
+        with pytest.raises(ValueError, match=message):
+            clip.classify(images[0], labels, template=template)
+
+
+class TestLoad:
+    def test_is_folded_and_frozen_by_default(self, clip):
+        assert is_folded(clip.model)
+        assert not clip.model.training
+        assert not any(parameter.requires_grad for parameter in clip.model.parameters())
+
+    def test_keeps_the_training_form_when_asked(self, small_file):
+        model = mobileclip.load(small_file, fold=False).model
+        assert not is_folded(model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_takes_a_spec(self, tmp_path):
+        save_model(randomised(SMALL), tmp_path / "m.pt", layout="official")
+        assert mobileclip.load(SMALL, tmp_path / "m.pt").model.spec == SMALL
+
+    def test_unknown_names_and_missing_weights(self):
+        with pytest.raises(ValueError, match="did you mean 'mobileclip_s2'"):
+            mobileclip.load("mobileclip_s22")
+        with pytest.raises(ValueError, match="no published weights"):
+            mobileclip.load("mobileclip_s4")
+        with pytest.raises(ValueError, match="give a checkpoint"):
+            mobileclip.load()
+
+    def test_one_tower_cannot_classify(self, tmp_path):
+        save_model(randomised(SMALL).text_encoder, tmp_path / "text.safetensors")
+        with pytest.raises(ValueError, match="one tower"):
+            mobileclip.load(tmp_path / "text.safetensors")
+
+    def test_a_training_model_is_refused(self):
+        with pytest.raises(ValueError, match="training mode"):
+            mobileclip.ImageTextModel(SMALL.build())
