@@ -60,7 +60,9 @@ class RepMixerBlock(Reparameterizable):
         """Return the block with its layer scale inside the feed-forward network."""
         if not isinstance(self.layer_scale, LayerScale):
             return self
-        return with_children(self, {"ffn": self.ffn.scaled(self.layer_scale.gamma), "layer_scale": nn.Identity()})
+        return with_children(
+            self, {"ffn": self.ffn.scaled(self.layer_scale.gamma), "layer_scale": nn.Identity().eval()}
+        )
 
 
 class TextRepMixerBlock(RepMixerBlock):
@@ -147,11 +149,11 @@ class AttentionBlock(Reparameterizable):
         block = self
         if isinstance(block.norm, nn.BatchNorm2d):
             shifted = block.attention.shifted(*norm_affine(block.norm))
-            block = with_children(block, {"attention": shifted, "norm": nn.Identity()})
+            block = with_children(block, {"attention": shifted, "norm": nn.Identity().eval()})
         if isinstance(block.attention_scale, LayerScale):
             scaled = block.attention.scaled(block.attention_scale.gamma)
-            block = with_children(block, {"attention": scaled, "attention_scale": nn.Identity()})
+            block = with_children(block, {"attention": scaled, "attention_scale": nn.Identity().eval()})
         if isinstance(block.ffn_scale, LayerScale):
             network = block.ffn.scaled(block.ffn_scale.gamma)
-            block = with_children(block, {"ffn": network, "ffn_scale": nn.Identity()})
+            block = with_children(block, {"ffn": network, "ffn_scale": nn.Identity().eval()})
         return block

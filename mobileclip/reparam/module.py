@@ -77,6 +77,11 @@ def refuse_training(module: nn.Module) -> None:
             )
 
 
+def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the children of `module`, one used under several names under each (`named_children` has the first)."""
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
 def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
     """Return a shallow copy of `module` with some children replaced; parameters are shared, `module` is unchanged."""
     unknown = children.keys() - module._modules.keys()

@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from mobileclip.reparam.module import LayerScale, Reparameterizable, refuse_training
+from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, refuse_training
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,15 +32,22 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
     """
     refuse_training(model)
     with torch.no_grad():
-        return cast("Module", _folded(copy.deepcopy(model), only))
+        return cast("Module", _folded(copy.deepcopy(model), only, {}))
 
 
-def _folded(module: nn.Module, only: tuple[type[Reparameterizable], ...]) -> nn.Module:
+def _folded(
+    module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module]
+) -> nn.Module:
+    """Fold `module` in place, or into another; `done` keeps what is used in several places one module."""
+    if module in done:
+        return done[module]
+    folded = module
     if isinstance(module, Reparameterizable) and (not only or isinstance(module, only)):
-        module = module.fold()
-    for name, child in module.named_children():
-        module.add_module(name, _folded(child, only))
-    return module
+        folded = module.fold()
+    done[module] = done[folded] = folded
+    for name, child in children_by_name(folded).items():
+        folded.add_module(name, _folded(child, only, done))
+    return folded
 
 
 def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
