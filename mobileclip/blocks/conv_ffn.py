@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mobileclip.blocks.checks import check_odd
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.reparam import scale_output, with_children
 
@@ -18,7 +19,10 @@ class ConvFFN(nn.Module):
     Args:
         dim: number of channels.
         hidden_dim: channels between the two 1x1 convolutions; four times `dim` by default.
-        kernel_size: height and width of the depthwise kernel; (1, 11) for text.
+        kernel_size: height and width of the depthwise kernel, both odd; (1, 11) for text.
+
+    Raises:
+        ValueError: if a side of the kernel is even.
 
     Fusing: the batch norm goes into the depthwise convolution; the owner's layer scale into `fc2`.
     Source: Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
@@ -26,6 +30,7 @@ class ConvFFN(nn.Module):
 
     def __init__(self, dim: int, *, hidden_dim: int | None = None, kernel_size: tuple[int, int] = (7, 7)) -> None:
         super().__init__()
+        check_odd(kernel_size)
         hidden_dim = hidden_dim or 4 * dim
         self.conv = ConvNorm(dim, kernel_size=kernel_size, groups=dim)
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from mobileclip.blocks.checks import check_odd
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.reparam import Reparameterizable, fuse_conv_bn, pad_kernel
@@ -27,6 +28,9 @@ class LargeKernelConv(Reparameterizable):
         squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/4.
         activation: whether a GELU follows.
 
+    Raises:
+        ValueError: if a kernel side is even, the small kernel is larger, or `out_dim` is no multiple of `dim`.
+
     Fusing: to one convolution with a bias, then the gate and the activation as they were.
     Source: Ding et al., "RepLKNet"; Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
     """
@@ -44,6 +48,12 @@ class LargeKernelConv(Reparameterizable):
     ) -> None:
         super().__init__()
         out_dim = out_dim or dim
+        check_odd(kernel_size)
+        check_odd(small_kernel_size)
+        if small_kernel_size[0] > kernel_size[0] or small_kernel_size[1] > kernel_size[1]:
+            raise ValueError(f"the small kernel {small_kernel_size} does not fit into the large one {kernel_size}")
+        if out_dim % dim:
+            raise ValueError(f"out_dim={out_dim} is not a multiple of dim={dim}, the number of groups")
         self.large = ConvNorm(dim, out_dim=out_dim, kernel_size=kernel_size, stride=stride, groups=dim)
         self.small = ConvNorm(dim, out_dim=out_dim, kernel_size=small_kernel_size, stride=stride, groups=dim)
         self.squeeze_excite = SqueezeExcite(out_dim, reduction=4) if squeeze_excite else nn.Identity()

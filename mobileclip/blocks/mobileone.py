@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from mobileclip.blocks.checks import check_odd
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.reparam import Reparameterizable, fuse_conv_bn, identity_kernel, norm_affine, pad_kernel
@@ -58,8 +59,7 @@ class MobileOneBlock(Reparameterizable):
         scale_branch = kernel_size[0] > 1 if scale_branch is None else scale_branch
         same_shape = out_dim == dim and stride == 1
         skip = same_shape if skip is None else skip
-        if kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0:
-            raise ValueError(f"the branches share a centre, so kernel sides are odd; got {kernel_size}")
+        check_odd(kernel_size)
         if skip and not same_shape:
             raise ValueError(f"a skip keeps the shape, but dim={dim}, out_dim={out_dim}, stride={stride}")
         if not (num_branches or scale_branch or skip):

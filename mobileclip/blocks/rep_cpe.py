@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mobileclip.blocks.checks import check_odd
 from mobileclip.reparam import Reparameterizable, identity_kernel
 from mobileclip.reparam.algebra import conv_with, widened
 
@@ -18,12 +19,16 @@ class RepCPE(Reparameterizable):
         dim: number of channels.
         kernel_size: height and width of the depthwise kernel, both odd.
 
+    Raises:
+        ValueError: if a side of the kernel is even.
+
     Fusing: to one depthwise convolution.
     Source: Chu et al., "Conditional Positional Encodings for Vision Transformers"; MobileCLIP Table 9.
     """
 
     def __init__(self, dim: int, *, kernel_size: tuple[int, int] = (7, 7)) -> None:
         super().__init__()
+        check_odd(kernel_size)
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=(kernel_size[0] // 2, kernel_size[1] // 2), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:

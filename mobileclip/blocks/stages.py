@@ -109,6 +109,9 @@ class AttentionBlock(Reparameterizable):
         norm: `batch` (MCi0-2), which folds away, or `layer` over channels (MCi3-4), which stays.
         layer_scale: initial value of both layer scales.
 
+    Raises:
+        ValueError: if `head_dim` does not divide `dim`, or the norm is unknown.
+
     Fusing: the batch norm goes into the attention's first projection, each layer scale into the last one in front
         of it.
     Source: MobileCLIP section 3.1 and Table 9.
@@ -126,6 +129,8 @@ class AttentionBlock(Reparameterizable):
         super().__init__()
         if dim % head_dim:
             raise ValueError(f"dim={dim} is not a multiple of head_dim={head_dim}")
+        if norm not in ("batch", "layer"):
+            raise ValueError(f"the norm in front of the attention is 'batch' or 'layer', not {norm!r}")
         self.norm: nn.Module = nn.BatchNorm2d(dim) if norm == "batch" else ChannelLayerNorm(dim)
         self.attention = Attention2d(dim, num_heads=dim // head_dim, qkv_bias=False)
         self.attention_scale: nn.Module = LayerScale(dim, initial=layer_scale)
