@@ -1,0 +1,86 @@
+"""The MobileOne block: which branches it has, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import MobileOneBlock, SqueezeExcite
+from mobileclip.reparam import reparameterize
+from tests.blocks.filling import filled, noise
+
+
+def test_the_default_has_three_branches():
+    block = MobileOneBlock(4)
+    assert len(block.branches) == 1
+    assert block.scale is not None
+    assert block.skip is not None
+
+
+@pytest.mark.parametrize(("out_dim", "stride"), [(8, 1), (4, 2)])
+def test_no_skip_where_the_shape_changes(out_dim, stride):
+    assert MobileOneBlock(4, out_dim=out_dim, stride=stride).skip is None
+
+
+@pytest.mark.parametrize(("kernel_size", "scale"), [((3, 3), True), ((3, 1), True), ((1, 11), False), ((1, 1), False)])
+def test_a_scale_branch_where_the_kernel_is_taller_than_one_row(kernel_size, scale):
+    """The release looks at the first side alone, so that text's (1, 11) kernels have none."""
+    assert (MobileOneBlock(4, kernel_size=kernel_size).scale is not None) == scale
+
+
+def test_the_sum_of_the_branches():
+    block, x = filled(MobileOneBlock(4, num_branches=2, activation=False)), noise(2, 4, 5, 5)
+    first, second = block.branches
+    torch.testing.assert_close(block(x), first(x) + second(x) + block.scale(x) + block.skip(x))
+
+
+def test_the_gate_and_the_activation_follow_the_sum():
+    block, x = filled(MobileOneBlock(32, squeeze_excite=True)), noise(2, 32, 5, 5)
+    total = block.branches[0](x) + block.scale(x) + block.skip(x)
+    torch.testing.assert_close(block(x), nn.functional.gelu(block.squeeze_excite(total)))
+
+
+def test_folded_it_is_a_convolution_with_what_followed():
+    plain = reparameterize(filled(MobileOneBlock(4, activation=False)))
+    assert [type(layer) for layer in plain] == [nn.Conv2d]
+    full = reparameterize(filled(MobileOneBlock(4, out_dim=8, stride=2, groups=2, squeeze_excite=True)))
+    assert [type(layer) for layer in full] == [nn.Conv2d, SqueezeExcite, nn.GELU]
+    assert (full[0].stride, full[0].padding, full[0].groups) == ((2, 2), (1, 1), 2)
+
+
+def test_parameters_are_fewer_by_exactly_the_branches():
+    block = filled(MobileOneBlock(4, num_branches=3))
+    folded = reparameterize(block)
+    assert sum(parameter.numel() for parameter in folded.parameters()) == 4 * 4 * 9 + 4
+    assert sum(parameter.numel() for parameter in block.parameters()) == 3 * (4 * 4 * 9 + 8) + (16 + 8) + 8
+
+
+@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 4), (2, 2)])
+def test_even_kernels_are_refused(kernel_size):
+    with pytest.raises(ValueError, match=rf"sides are odd; got \({kernel_size[0]}, {kernel_size[1]}\)"):
+        MobileOneBlock(4, kernel_size=kernel_size)
+
+
+@pytest.mark.parametrize(("out_dim", "stride"), [(8, 1), (4, 2)])
+def test_a_skip_that_changes_the_shape_is_refused(out_dim, stride):
+    with pytest.raises(ValueError, match=f"a skip keeps the shape, but dim=4, out_dim={out_dim}, stride={stride}"):
+        MobileOneBlock(4, out_dim=out_dim, stride=stride, skip=True)
+
+
+def test_a_block_without_branches_is_refused():
+    with pytest.raises(ValueError, match="no branch; give it num_branches >= 1"):
+        MobileOneBlock(4, num_branches=0, scale_branch=False, skip=False)
+    with pytest.raises(ValueError, match="no branch"):
+        MobileOneBlock(4, out_dim=8, kernel_size=(1, 1), num_branches=0)
+
+
+def test_channels_in_every_group():
+    with pytest.raises(ValueError, match="divisible by groups"):
+        MobileOneBlock(6, groups=4)
+
+
+def test_in_training_batches_decide_and_in_evaluation_statistics():
+    block, x = MobileOneBlock(4), noise(8, 4, 5, 5)
+    alone = block.train()(x[:4])
+    assert not torch.allclose(block(x)[:4], alone)
+    block.eval()
+    torch.testing.assert_close(block(x)[:4], block(x[:4]))

@@ -1,0 +1,67 @@
+"""RepMixer: a residual that starts as almost nothing, over rows of an image or over a text."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import RepMixer, RepMixerBlock, TextRepMixerBlock
+from mobileclip.reparam import reparameterize
+from tests.blocks.filling import filled, noise
+
+
+def test_the_formula():
+    block, x = filled(RepMixer(4)), noise(2, 4, 5, 6)
+    gamma = block.layer_scale.gamma
+    torch.testing.assert_close(block(x), x + gamma * (block.mixer(x) - block.norm.skip(x)))
+
+
+def test_with_a_scale_of_zero_it_passes_its_input_on():
+    block, x = RepMixer(4, layer_scale=0.0).eval(), noise(2, 4, 5, 5)
+    assert torch.equal(block(x), x)
+    assert torch.equal(reparameterize(block)(x), x)
+
+
+def test_channels_do_not_mix():
+    block, x = filled(RepMixer(4)), noise(1, 4, 5, 5)
+    changed = x.clone()
+    changed[:, 2] += 1
+    difference = (block(changed) - block(x)).abs().sum((0, 2, 3))
+    assert (difference > 0).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 11), (5, 3)])
+def test_folded_it_is_one_depthwise_convolution(kernel_size):
+    folded = reparameterize(filled(RepMixer(6, kernel_size=kernel_size)))
+    assert type(folded) is nn.Conv2d
+    assert (folded.groups, folded.kernel_size) == (6, kernel_size)
+    assert sum(parameter.numel() for parameter in folded.parameters()) == 6 * kernel_size[0] * kernel_size[1] + 6
+
+
+def test_image_and_text_are_one_class():
+    """A text block is an image block of one row."""
+    text = filled(TextRepMixerBlock(4, kernel_size=5, hidden_dim=6))
+    image = RepMixerBlock(4, kernel_size=(1, 5), ffn_kernel_size=(1, 5), hidden_dim=6).eval()
+    image.load_state_dict(text.state_dict())
+    x = noise(2, 9, 4)
+    torch.testing.assert_close(text(x), image(x.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2))
+
+
+def test_a_token_reaches_half_a_kernel_on_either_side():
+    block, x = filled(RepMixer(4, kernel_size=(1, 5))), noise(1, 4, 1, 11)
+    changed = x.clone()
+    changed[..., 5] += 1
+    reached = (block(changed) != block(x)).any(1).flatten()
+    assert reached.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("make", [RepMixer, RepMixerBlock])
+def test_even_kernels_are_refused(make):
+    with pytest.raises(ValueError, match="sides are odd"):
+        make(4, kernel_size=(4, 4))
+
+
+def test_even_kernels_are_refused_in_text_and_in_the_feed_forward_network():
+    with pytest.raises(ValueError, match=r"sides are odd; got \(1, 10\)"):
+        TextRepMixerBlock(4, kernel_size=10)
+    with pytest.raises(ValueError, match=r"sides are odd; got \(6, 6\)"):
+        RepMixerBlock(4, ffn_kernel_size=(6, 6))

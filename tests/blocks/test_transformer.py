@@ -1,0 +1,60 @@
+"""The pre-norm transformer layer, and layer norm over channels."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import ChannelLayerNorm, FeedForward, TransformerLayer
+from tests.blocks.filling import filled, noise
+
+
+def test_transformer_layer_formula():
+    layer, x = filled(TransformerLayer(8, num_heads=2)), noise(2, 5, 8)
+    attended = x + layer.attention(layer.attention_norm(x))
+    torch.testing.assert_close(layer(x), attended + layer.ffn.fc2(F.gelu(layer.ffn.fc1(layer.ffn_norm(attended)))))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_transformer_layer_equals_pytorchs(causal):
+    layer, x = filled(TransformerLayer(8, num_heads=2, causal=causal)), noise(2, 5, 8)
+    theirs = nn.TransformerEncoderLayer(
+        8, 2, dim_feedforward=32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    ).eval()
+    names = {
+        "attention.qkv.": "self_attn.in_proj_",
+        "attention.project.": "self_attn.out_proj.",
+        "attention_norm.": "norm1.",
+        "ffn_norm.": "norm2.",
+        "ffn.fc1.": "linear1.",
+        "ffn.fc2.": "linear2.",
+    }
+    state = {}
+    for name, tensor in layer.state_dict().items():
+        ours = next(ours for ours in names if name.startswith(ours))
+        state[name.replace(ours, names[ours])] = tensor
+    theirs.load_state_dict(state)
+    mask = nn.Transformer.generate_square_subsequent_mask(5) if causal else None
+    torch.testing.assert_close(layer(x), theirs(x, src_mask=mask), rtol=1e-5, atol=1e-6)
+
+
+def test_the_epsilon_reaches_both_norms():
+    layer = TransformerLayer(8, num_heads=2, norm_eps=1e-3)
+    assert layer.attention_norm.eps == layer.ffn_norm.eps == 1e-3
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(ValueError, match="dim=8 is not a multiple of num_heads=3"):
+        TransformerLayer(8, num_heads=3)
+
+
+def test_feed_forward_is_four_times_as_wide_unless_told():
+    assert FeedForward(8).fc1.out_features == 32
+    assert FeedForward(8, hidden_dim=5).fc1.out_features == 5
+
+
+def test_channel_layer_norm_normalises_every_position():
+    norm, x = filled(ChannelLayerNorm(8, eps=1e-3)).double(), noise(2, 8, 3, 4, dtype=torch.float64)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    weight, bias = (tensor[:, None, None] for tensor in (norm.weight, norm.bias))
+    torch.testing.assert_close(norm(x), (x - mean) / (variance + 1e-3).sqrt() * weight + bias)
