@@ -1,7 +1,8 @@
-"""Checks of what comes into an encoder, with messages for the person who called it."""
+"""Checks of what comes into an encoder and its spec, with messages for the person who typed it."""
 
 from __future__ import annotations
 
+import attrs
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput, TextInput
@@ -32,3 +33,23 @@ def check_tokens(tokens: Tensor, contract: TextInput) -> None:
             f"expected token ids of shape (batch, {contract.context_length}), got {tuple(tokens.shape)} of "
             f"{tokens.dtype}; use this model's own tokenizer, which pads with {contract.pad_id} to that length"
         )
+
+
+def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """Validate a spec's kernel size.
+
+    Raises:
+        ValueError: unless it is odd and positive: an even kernel has no centre.
+    """
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{attribute.name} of {type(instance).__name__} is odd and positive, so not {value}")
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise unless `num_heads` attention heads share `width`.
+
+    Raises:
+        ValueError: if the width is no multiple of the heads.
+    """
+    if width % num_heads:
+        raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}")

@@ -11,7 +11,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import AttentionBlock, ConvPoolHead, ConvStem, Downsample, RepCPE, RepMixerBlock
-from mobileclip.encoders.checks import check_images
+from mobileclip.encoders.checks import check_images, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TokenMixerSpec,
@@ -29,7 +29,7 @@ class RepMixerSpec(TokenMixerSpec):
         kernel_size: side of the mixer's kernel, odd.
     """
 
-    kernel_size: int = attrs.field(default=3, validator=validators.ge(1))
+    kernel_size: int = attrs.field(default=3, validator=odd)
 
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> RepMixerBlock:
         """Return one RepMixer block."""
@@ -50,7 +50,7 @@ class AttentionSpec(TokenMixerSpec):
 
     head_dim: int = attrs.field(default=32, validator=validators.gt(0))
     norm: Literal["batch", "layer"] = attrs.field(default="batch", validator=validators.in_(("batch", "layer")))
-    position_kernel_size: int = attrs.field(default=7, validator=validators.ge(1))
+    position_kernel_size: int = attrs.field(default=7, validator=odd)
 
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> AttentionBlock:
         """Return one attention block."""

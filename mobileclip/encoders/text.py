@@ -8,7 +8,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.encoders.checks import check_tokens
+from mobileclip.encoders.checks import check_heads, check_tokens, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 
 
@@ -30,6 +30,10 @@ class TextTransformerSpec(TextEncoderSpec):
     num_heads: int = attrs.field(default=8, validator=validators.gt(0))
     depth: int = attrs.field(default=12, validator=validators.gt(0))
     causal: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the heads share the width."""
+        check_heads(self.width, self.num_heads)
 
     def build(self) -> TextEncoder:
         """Return a new encoder."""
@@ -54,9 +58,13 @@ class MCtSpec(TextEncoderSpec):
     width: int = attrs.field(default=512, validator=validators.gt(0))
     num_heads: int = attrs.field(default=8, validator=validators.gt(0))
     depth: int = attrs.field(default=4, validator=validators.ge(0))
-    kernel_size: int = attrs.field(default=11, validator=validators.ge(1))
+    kernel_size: int = attrs.field(default=11, validator=odd)
     layer_scale: float = 1e-5
     causal = False
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the heads share the width."""
+        check_heads(self.width, self.num_heads)
 
     def build(self) -> TextEncoder:
         """Return a new encoder."""

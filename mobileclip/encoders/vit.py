@@ -10,7 +10,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import check_images
+from mobileclip.encoders.checks import check_heads, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.inputs import ImageInput
 
@@ -50,7 +50,8 @@ class ViTSpec(ImageEncoderSpec):
     norm_eps: float = 1e-5
 
     def __attrs_post_init__(self) -> None:
-        """Check that patches tile the image and that the stem can cut them."""
+        """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
+        check_heads(self.width, self.num_heads)
         if self.input.size % self.patch_size:
             raise ValueError(f"an image of {self.input.size} pixels is no multiple of patch_size={self.patch_size}")
         if self.stem == "convolutional" and self.patch_size != 16:

@@ -1,0 +1,222 @@
+"""Specs: values that survive JSON, refuse what cannot be built, and are open to classes of one's own."""
+
+import json
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import RepMixer, TransformerLayer, build_model, image_encoders, models, text_encoders
+from mobileclip.encoders import (
+    AttentionSpec,
+    DualEncoderSpec,
+    ImageEncoderSpec,
+    MCiSpec,
+    MCtSpec,
+    RepMixerSpec,
+    StageSpec,
+    TextEncoderSpec,
+    TextTransformerSpec,
+    TokenMixerSpec,
+    ViTSpec,
+    image_encoder_families,
+    specs,
+    token_mixers,
+)
+from mobileclip.inputs import ImageInput
+from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.serialization import from_json, to_json
+from tests.blocks.filling import filled, noise
+from tests.encoders.towers import SMALL, inputs, texts
+
+
+def families():
+    for registry, base in (
+        (models, DualEncoderSpec),
+        (image_encoders, ImageEncoderSpec),
+        (text_encoders, TextEncoderSpec),
+    ):
+        for name, spec in registry.items():
+            yield pytest.param(spec, base, id=name)
+    for name, spec in SMALL.items():
+        base = ImageEncoderSpec if isinstance(spec, ImageEncoderSpec) else TextEncoderSpec
+        yield pytest.param(spec, base, id=f"small_{name}")
+
+
+@pytest.mark.parametrize(("spec", "base"), list(families()))
+def test_specs_survive_json(spec, base):
+    again = from_json(to_json(spec, unstructure_as=base), base)
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert type(again) is type(spec)
+
+
+def edited(spec, *path, **changes):
+    """The spec's JSON with some keys changed in the object at `path`."""
+    value = json.loads(to_json(spec, unstructure_as=ImageEncoderSpec if isinstance(spec, ImageEncoderSpec) else None))
+    target = value
+    for key in path:
+        target = target[key]
+    target.update(changes)
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ((), "unknown key 'colour'; known: embedding_dim, input, projection_bias, stages"),
+        (("input",), "unknown key 'colour'; known: size, interpolation, mean, std"),
+        (("stages", 1), "unknown key 'colour'; known: dim, depth, mixer, squeeze_excite"),
+        (("stages", 1, "mixer"), "unknown key 'colour'; known: head_dim, norm, position_kernel_size"),
+    ],
+)
+def test_an_unknown_key_is_refused_at_every_level(path, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(edited(SMALL["mci"], *path, colour="red"), ImageEncoderSpec)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="unknown image encoder family 'mcj'; did you mean 'mci'"):
+        from_json(edited(SMALL["mci"], kind="mcj"), ImageEncoderSpec)
+    with pytest.raises(ValueError, match="unknown token mixer 'repmixr'; did you mean 'repmixer'"):
+        from_json(edited(SMALL["mci"], "stages", 0, "mixer", kind="repmixr"), ImageEncoderSpec)
+    with pytest.raises(ValueError, match="expected an object with a 'kind', one of: mci, vit"):
+        from_json("{}", ImageEncoderSpec)
+
+
+def test_values_in_json_are_held_to_the_validators():
+    with pytest.raises(ValueError, match="position_kernel_size of AttentionSpec is odd"):
+        from_json(edited(SMALL["mci"], "stages", 1, "mixer", position_kernel_size=4), ImageEncoderSpec)
+
+
+def test_specs_are_values():
+    bigger = attrs.evolve(specs.mobileclip_s2(), text=specs.text_mct())
+    assert bigger != specs.mobileclip_s2() == specs.mobileclip_s2()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        bigger.image = specs.mci0()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: DualEncoderSpec(image=specs.mci0(), text=specs.text_base_768()),
+            "one embedding space, but the image tower's has 512 dimensions and the text tower's 768",
+        ),
+        (lambda: MCiSpec(stages=(StageSpec(dim=64, depth=1), StageSpec(dim=96, depth=1))), "96 is none of 64"),
+        (lambda: MCiSpec(stages=()), "stages"),
+        (lambda: StageSpec(dim=0, depth=1), "dim"),
+        (lambda: StageSpec(dim=8, depth=0), "depth"),
+        (lambda: RepMixerSpec(kernel_size=4), "kernel_size of RepMixerSpec is odd and positive, so not 4"),
+        (lambda: AttentionSpec(position_kernel_size=-1), "is odd and positive, so not -1"),
+        (lambda: AttentionSpec(norm="group"), "norm"),
+        (lambda: MCtSpec(kernel_size=10), "kernel_size of MCtSpec is odd"),
+        (lambda: MCtSpec(num_heads=7), "width=512 is not a multiple of num_heads=7"),
+        (lambda: TextTransformerSpec(width=500), "width=500 is not a multiple of num_heads=8"),
+        (lambda: ViTSpec(num_heads=10), "width=768 is not a multiple of num_heads=10"),
+        (lambda: ViTSpec(input=ImageInput(size=225)), "225 pixels is no multiple of patch_size=16"),
+        (lambda: ViTSpec(patch_size=14), "convolutional stem cuts patches of 16 pixels, not of 14"),
+        (lambda: ViTSpec(stem="dense"), "stem"),
+        (lambda: ViTSpec(embedding_dim=0), "embedding_dim"),
+    ],
+)
+def test_specs_refuse(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_head_dim_divides_the_stage():
+    spec = MCiSpec(stages=(StageSpec(dim=48, depth=1, mixer=AttentionSpec()),))
+    with pytest.raises(ValueError, match="dim=48 is not a multiple of head_dim=32"):
+        spec.build()
+
+
+@pytest.fixture
+def pooling_mixer():
+    """A token mixer that is not ours: pooling instead of RepMixer, under a name of its own."""
+
+    class PoolingBlock(nn.Module):
+        def __init__(self, dim, size):
+            super().__init__()
+            self.pool = nn.AvgPool2d(size, stride=1, padding=size // 2, count_include_pad=False)
+            self.mix = RepMixer(dim)
+
+        def forward(self, x):
+            return self.mix(x + self.pool(x) - x)
+
+    @token_mixers.register("pooling")
+    @attrs.frozen(kw_only=True)
+    class PoolingSpec(TokenMixerSpec):
+        size: int = 3
+
+        def build_block(self, dim, *, hidden_dim, layer_scale):
+            del hidden_dim, layer_scale
+            return PoolingBlock(dim, self.size)
+
+    yield PoolingSpec
+    del token_mixers._values["pooling"]
+
+
+def test_a_token_mixer_of_ones_own_end_to_end(pooling_mixer):
+    spec = attrs.evolve(
+        SMALL["mci"], stages=(StageSpec(dim=8, depth=2, mixer=pooling_mixer(size=5)), SMALL["mci"].stages[1])
+    )
+    text = to_json(spec, unstructure_as=ImageEncoderSpec)
+    assert json.loads(text)["stages"][0]["mixer"] == {"kind": "pooling", "size": 5}
+    again = from_json(text, ImageEncoderSpec)
+    assert again == spec
+    encoder, images = filled(again.build()), inputs(spec)
+    assert encoder.stages[0].blocks[0].pool.kernel_size == 5
+    folded = reparameterize(encoder)
+    assert is_folded(folded)
+    torch.testing.assert_close(folded(images), encoder(images), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="token mixer 'pooling' is registered already"):
+        token_mixers.add("pooling", pooling_mixer)
+
+
+@pytest.fixture
+def linear_encoder():
+    """An image encoder that is not ours, as a family and as a named model."""
+
+    class Linear(nn.Module):
+        def __init__(self, spec):
+            super().__init__()
+            self.spec = spec
+            self.layer = TransformerLayer(3 * spec.input.size, num_heads=1)
+            self.project = nn.Linear(3 * spec.input.size, spec.embedding_dim)
+
+        def forward(self, images):
+            rows = images.permute(0, 2, 1, 3).flatten(2)
+            return self.project(self.layer(rows).mean(1))
+
+    @image_encoder_families.register("linear")
+    @attrs.frozen(kw_only=True)
+    class LinearSpec(ImageEncoderSpec):
+        def build(self):
+            return Linear(self)
+
+    image_encoders.add("linear_8", LinearSpec(embedding_dim=12, input=ImageInput(size=8)))
+    yield LinearSpec
+    del image_encoder_families._values["linear"], image_encoders._values["linear_8"]
+
+
+def test_an_image_encoder_of_ones_own_end_to_end(linear_encoder):
+    spec = DualEncoderSpec(image=build_model("linear_8").spec, text=SMALL["text"])
+    again = from_json(to_json(spec), DualEncoderSpec)
+    assert again == spec
+    assert isinstance(again.image, linear_encoder)
+    image, text, scale = build_model(again)(noise(3, 3, 8, 8), texts())
+    assert image.shape == text.shape == (3, 12)
+    assert scale.isfinite()
+
+
+def test_an_unregistered_class_is_not_written():
+    @attrs.frozen(kw_only=True)
+    class Stranger(TokenMixerSpec):
+        def build_block(self, dim, *, hidden_dim, layer_scale):
+            raise NotImplementedError
+
+    spec = attrs.evolve(SMALL["mci"], stages=(StageSpec(dim=8, depth=1, mixer=Stranger()),))
+    with pytest.raises(ValueError, match="Stranger is not a registered token mixer; register the class first"):
+        to_json(spec, unstructure_as=ImageEncoderSpec)

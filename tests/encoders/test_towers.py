@@ -1,0 +1,171 @@
+"""The towers: their sizes, their names, what they refuse, and that small ones of one's own train, fold and export."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import build_model, image_encoders, models, text_encoders
+from mobileclip.encoders import (
+    DualEncoderSpec,
+    specs,
+)
+from mobileclip.reparam import is_folded, reparameterize
+from tests.blocks.filling import filled, noise
+from tests.encoders.towers import SMALL, inputs, texts
+
+TABLE = {"mobileclip_s0": (11.4, 42.4), "mobileclip_s1": (21.5, 63.4), "mobileclip_s2": (35.7, 63.4)}
+TABLE["mobileclip_b"] = (86.3, 63.4)
+
+
+@pytest.fixture(params=SMALL.values(), ids=SMALL.keys())
+def spec(request):
+    return request.param
+
+
+def millions(model):
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(("name", "image", "text"), [(name, *sizes) for name, sizes in TABLE.items()])
+def test_parameters_are_as_many_as_the_paper_states(name, image, text):
+    """The paper's table has 35.7M for S2, whose layers add up to 35.81M; the others agree to the digit."""
+    with torch.device("meta"):
+        spec = getattr(specs, name)()
+        assert millions(build_model(spec.image)) == pytest.approx(image, abs=0.12 if name == "mobileclip_s2" else 0.051)
+        assert millions(build_model(spec.text)) == pytest.approx(text, abs=0.051)
+
+
+def test_all_published_names_are_registered():
+    assert set(image_encoders) == {"mci0", "mci1", "mci2", "mci3", "mci4", "vit_b16", "vit_l14"}
+    assert set(text_encoders) == {"text_base", "text_base_768", "text_mct", "text_mct_768"}
+    first = {f"mobileclip_{size}" for size in ("s0", "s1", "s2", "b", "blt", "s3", "s4", "l14")}
+    assert set(models) == first | {f"mobileclip2_{size}" for size in ("s0", "s2", "b", "s3", "s4", "l14")}
+
+
+@pytest.mark.parametrize("name", [*models, *image_encoders, *text_encoders])
+def test_build_model_knows_every_name(name):
+    registry = next(registry for registry in (models, image_encoders, text_encoders) if name in registry)
+    with torch.device("meta"):
+        model = build_model(name)
+    assert model.spec == registry[name] == getattr(specs, name)()
+    assert model.training
+
+
+def test_build_model_suggests_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown model 'mobileclip_s9'; did you mean 'mobileclip_s"):
+        build_model("mobileclip_s9")
+    with pytest.raises(ValueError, match="did you mean 'mci"):
+        build_model("mci7")
+    with pytest.raises(ValueError, match="unknown model 'resnet50'; known: mci0, "):
+        build_model("resnet50")
+
+
+def test_only_b_is_causal():
+    causal = {name for name in models if models[name].text.causal}
+    assert causal == {"mobileclip_b", "mobileclip_blt", "mobileclip2_b"}
+
+
+@pytest.mark.parametrize("name", ["mci", "vit", "vit_patch"])
+@pytest.mark.parametrize("shape", [(1, 3, 96, 96), (1, 3, 64, 32), (1, 1, 64, 64), (3, 64, 64)])
+def test_images_of_another_shape_are_refused(name, shape):
+    message = r"expected images of shape \(batch, 3, 64, 64\), got .*; preprocess them with this model's own transform"
+    with pytest.raises(ValueError, match=message):
+        SMALL[name].build()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["text", "text_causal", "mct"])
+@pytest.mark.parametrize("tokens", [torch.zeros(1, 77).long(), torch.zeros(1, 12), torch.zeros(12).long()])
+def test_tokens_of_another_shape_or_kind_are_refused(name, tokens):
+    message = r"expected token ids of shape \(batch, 12\), got .*; use this model's own tokenizer, which pads with 0"
+    with pytest.raises(ValueError, match=message):
+        SMALL[name].build()(tokens)
+
+
+@torch.inference_mode()
+def test_int32_tokens_do_as_well():
+    encoder = filled(SMALL["text"].build())
+    assert torch.equal(encoder(texts().int()), encoder(texts()))
+
+
+@pytest.mark.parametrize(("name", "matters"), [("text", True), ("mct", True), ("text_causal", False)])
+@torch.inference_mode()
+def test_padding_matters_unless_the_tower_is_causal(name, matters):
+    """Which is why the padding id and the context length are part of a model's contract."""
+    encoder, tokens = filled(SMALL[name].build()), texts()
+    padded = tokens.clone()
+    for row in padded:
+        end = int(row.argmax())
+        row[end + 1 :] = 5
+    assert torch.equal(encoder(padded), encoder(tokens)) != matters
+
+
+def test_a_small_tower_trains_folds_and_exports(spec):
+    torch.manual_seed(0)
+    encoder, batch = spec.build(), inputs(spec)
+    target = noise(3, spec.embedding_dim, seed=5)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss = (encoder.train()(batch) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in encoder.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+    filled(encoder)
+    folded = reparameterize(encoder)
+    assert is_folded(folded)
+    other = inputs(spec, seed=1)
+    expected = encoder(other)
+    torch.testing.assert_close(folded(other), expected, rtol=1e-4, atol=1e-4)
+    exported = torch.export.export(folded, (batch,)).module()
+    torch.testing.assert_close(exported(other), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_folding_is_exact_in_float64(spec):
+    encoder = filled(spec.build()).double()
+    batch = inputs(spec, dtype=torch.float64)
+    torch.testing.assert_close(reparameterize(encoder)(batch), encoder(batch), rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_embeddings_do_not_depend_on_the_batch(spec):
+    encoder, batch = filled(spec.build()).double(), inputs(spec, dtype=torch.float64)
+    alone = torch.cat([encoder(batch[index : index + 1]) for index in range(len(batch))])
+    torch.testing.assert_close(encoder(batch), alone, rtol=1e-10, atol=1e-10)
+
+
+@torch.inference_mode()
+def test_export_takes_any_batch(spec):
+    encoder = reparameterize(filled(spec.build()))
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(encoder, (inputs(spec),), dynamic_shapes=({0: batch},)).module()
+    for size in (1, 3):
+        some = inputs(spec, seed=2)[:size]
+        torch.testing.assert_close(exported(some), encoder(some), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_dual_encoder_normalises_and_scales():
+    spec = DualEncoderSpec(image=SMALL["mci"], text=SMALL["mct"])
+    model = spec.build().eval()
+    assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+    images, tokens = inputs(SMALL["mci"]), texts()
+    image, text, scale = model(images, tokens)
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(text.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(image, nn.functional.normalize(model.encode_image(images), dim=-1))
+    torch.testing.assert_close(text, model.encode_text(tokens, normalize=True))
+    assert scale == model.logit_scale.exp()
+    assert model.spec == spec
+
+
+def test_new_towers_embed_alike_in_scale(spec):
+    """Initialisation neither explodes nor dies."""
+    torch.manual_seed(0)
+    embedding = spec.build().eval()(inputs(spec))
+    assert embedding.isfinite().all()
+    assert 1e-4 < embedding.std() < 10
