@@ -27,9 +27,9 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.sample import Layout
+from mobileclip.progress import Progress, console
 from mobileclip.reinforce.card import ReinforcementCard, ShardEntry, open_card, write_card
 from mobileclip.reinforce.encoding import BatchEncoder, CaptionSource, own_captions
-from mobileclip.reinforce.progress import SampleProgress
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teacher import TeacherEnsemble
 
@@ -90,12 +90,13 @@ def reinforce(
     pending = {name: source for name, source in sources.items() if not _finished(spec, card, name, source)}
     total = sum(map(count_samples, pending.values())) if show_progress else 0
     num_done = 0
-    with SampleProgress("reinforcing", total=total, shown=show_progress) as progress, _workers(spec) as pool:
+    screen = console(shown=show_progress)
+    with Progress("reinforcing", total=total, console=screen) as progress, _workers(spec) as pool:
         for name, source in pending.items():
             encoder = BatchEncoder(spec=spec, teachers=teachers, captions=captions, shard=source)
             skips = SkipReport()
             samples = _reinforced(encoder, read_samples([source], skips), spec, pool, skips)
-            num_samples = _write(Path(spec.output) / name, progress.watch(samples), spec.layout)
+            num_samples = _write(Path(spec.output) / name, _watched(samples, progress), spec.layout)
             entry = ShardEntry(
                 source_bytes=Path(source).stat().st_size, num_samples=num_samples, skipped=dict(skips.counts)
             )
@@ -161,6 +162,12 @@ class _Counted(Iterator[ReinforcedSample]):
         item = next(self.items)
         self.num_items += 1
         return item
+
+
+def _watched(samples: Iterable[ReinforcedSample], progress: Progress) -> Iterator[ReinforcedSample]:
+    for sample in samples:
+        yield sample
+        progress.advance()
 
 
 @contextmanager

@@ -1,5 +1,16 @@
 """A real image-text set of emoji drawings, and real teachers for it."""
 
 from .dataset import EmojiDataset, EmojiDataSpec, EmojiSplit, build_dataset, captions_of
+from .teachers import EmojiTeacher, EmojiTeacherSpec, build_teachers, emoji_augmentation
 
-__all__ = ["EmojiDataSpec", "EmojiDataset", "EmojiSplit", "build_dataset", "captions_of"]
+__all__ = [
+    "EmojiDataSpec",
+    "EmojiDataset",
+    "EmojiSplit",
+    "EmojiTeacher",
+    "EmojiTeacherSpec",
+    "build_dataset",
+    "build_teachers",
+    "captions_of",
+    "emoji_augmentation",
+]

@@ -13,11 +13,11 @@ import numpy as np
 from attrs import validators
 
 from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
+from mobileclip.progress import track
 from mobileclip.serialization import from_json, to_json
 
 from .captions import real_captions, synthetic_captions
 from .concepts import Concept, join_names, read_concepts
-from .progress import steps
 from .rendering import THUMBNAIL_SIDE, Rendering, render_all
 from .sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
 from .splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
@@ -230,8 +230,11 @@ def _render_sets(
                 if code in concepts:
                     drawings.setdefault(code, drawing.svg)
     svgs = [svg for drawings in chosen.values() for svg in drawings.values()]
-    rendered = steps(
-        render_all(svgs, spec.image_size, num_processes=spec.num_processes), total=len(svgs), title="rendering"
+    rendered = track(
+        render_all(svgs, spec.image_size, num_processes=spec.num_processes),
+        total=len(svgs),
+        title="rendering",
+        unit="pictures",
     )
     for style, drawings in chosen.items():
         stores[style].parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,169 @@
+"""The trained halves of the teachers: features of both sides into one space, by contrast on the training split."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_MAX_LOGIT_SCALE = 100.0
+# Beyond so many standard deviations a feature says no more than that it is large.
+_MAX_DEVIATION = 6.0
+
+
+@attrs.frozen(kw_only=True)
+class HeadSpec:
+    """The choices of a head and of its training.
+
+    Args:
+        name: what it is called.
+        first_feature: leave out the features in front of it; layers come from the last to the first.
+        num_features: features taken from there on; None for all.
+        dim: dim of the joint embedding.
+        hidden_dim: width of the image side's hidden layer.
+        dropout: fraction of the image features, and of the hidden layer, that is dropped in training.
+        epochs: passes over the training split.
+        batch_size: pairs contrasted at once.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: of AdamW.
+        seed: of the weights, the order and the choice of captions.
+    """
+
+    name: str
+    first_feature: int = attrs.field(default=0, validator=validators.ge(0))
+    num_features: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    dim: int = attrs.field(default=256, validator=validators.gt(0))
+    hidden_dim: int = attrs.field(default=512, validator=validators.gt(0))
+    dropout: float = attrs.field(default=0.2, validator=[validators.ge(0), validators.lt(1)])
+    epochs: int = attrs.field(default=14, validator=validators.gt(0))
+    batch_size: int = attrs.field(default=512, validator=validators.gt(1))
+    learning_rate: float = attrs.field(default=2e-3, validator=validators.gt(0))
+    weight_decay: float = attrs.field(default=0.1, validator=validators.ge(0))
+    seed: int = 0
+
+
+class ProjectionHead(nn.Module):
+    """Features of an image, and of a text, into one space."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: HeadSpec, *, num_features: int, text_dim: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.features = slice(
+            spec.first_feature, None if spec.num_features is None else spec.first_feature + spec.num_features
+        )
+        count = len(range(*self.features.indices(num_features)))
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("std", torch.ones(count))
+        self.image = nn.Sequential(
+            nn.Dropout(spec.dropout),
+            nn.Linear(count, spec.hidden_dim),
+            nn.GELU(),
+            nn.Dropout(spec.dropout),
+            nn.Linear(spec.hidden_dim, spec.dim),
+        )
+        self.text = nn.Linear(text_dim, spec.dim)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What similarities are multiplied with."""
+        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+
+    def encode_image(self, features: Tensor) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (batch, all features of the trunk) -> (batch, dim).
+        """
+        deviations = ((features[:, self.features] - self.mean) / self.std).clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
+        return F.normalize(self.image(deviations), dim=-1)
+
+    def encode_text(self, features: Tensor) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (batch, text dim) -> (batch, dim).
+        """
+        return F.normalize(self.text(features), dim=-1)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HeadData:
+    """Features of the training split.
+
+    Args:
+        image: (views, samples, features); a sample's views are the plain picture and augmented ones.
+        text: (texts, text dim), all captions.
+        captions: (samples, captions), rows of `text`; samples with fewer captions repeat some.
+        classes: (prompts, classes), rows of `text`: the concepts' names.
+        labels: (samples,), the samples' classes.
+    """
+
+    image: Tensor
+    text: Tensor
+    captions: Tensor
+    classes: Tensor
+    labels: Tensor
+
+
+def train_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
+    """Return a head trained to find a picture's captions among others', and its name among all names.
+
+    Two terms of equal weight: CLIP's contrast within the batch, where pictures of one concept count as matches of each
+    other's captions, and cross-entropy over the names of all concepts.
+
+    Args:
+        spec: the choices.
+        data: features of the training split.
+    """
+    # Dropout draws from torch's own generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return _train(_new_head(spec, data), data)
+
+
+def _new_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
+    head = ProjectionHead(spec, num_features=data.image.shape[-1], text_dim=data.text.shape[-1])
+    features = data.image[..., head.features].flatten(0, 1).float()
+    head.mean.copy_(features.mean(0))
+    head.std.copy_(features.std(0) + 1e-3)
+    return head
+
+
+def _train(head: ProjectionHead, data: HeadData) -> ProjectionHead:
+    spec = head.spec
+    num_samples = data.labels.shape[0]
+    batch_size = min(spec.batch_size, num_samples)
+    steps_per_epoch = num_samples // batch_size
+    optimizer = torch.optim.AdamW(head.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, spec.learning_rate, total_steps=spec.epochs * steps_per_epoch + 1, pct_start=0.1
+    )
+    for _ in range(spec.epochs):
+        order = torch.randperm(num_samples)
+        for start in range(0, steps_per_epoch * batch_size, batch_size):
+            optimizer.zero_grad()
+            torch.autograd.backward(_loss(head, data, order[start : start + batch_size]))
+            optimizer.step()
+            schedule.step()
+    head.eval()
+    head.requires_grad_(requires_grad=False)
+    return head
+
+
+def _loss(head: ProjectionHead, data: HeadData, rows: Tensor) -> Tensor:
+    labels = data.labels[rows]
+    views = data.image[torch.randint(data.image.shape[0], (len(rows),)), rows].float()
+    captions = data.captions[rows, torch.randint(data.captions.shape[1], (len(rows),))]
+    names = data.classes[torch.randint(data.classes.shape[0], ())]
+    image = head.encode_image(views) * head.logit_scale
+    text = head.encode_text(data.text[captions])
+    same = (labels[:, None] == labels).float()
+    logits, targets = image @ text.T, same / same.sum(1, keepdim=True)
+    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    return contrast + F.cross_entropy(image @ head.encode_text(data.text[names]).T, labels)
