@@ -59,13 +59,8 @@ class ProjectionHead(nn.Module):
         count = len(range(*self.features.indices(num_features)))
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
-        self.image = nn.Sequential(
-            nn.Dropout(spec.dropout),
-            nn.Linear(count, spec.hidden_dim),
-            nn.GELU(),
-            nn.Dropout(spec.dropout),
-            nn.Linear(spec.hidden_dim, spec.dim),
-        )
+        self.hidden = nn.Linear(count, spec.hidden_dim)
+        self.image = nn.Linear(spec.hidden_dim, spec.dim)
         self.text = nn.Linear(text_dim, spec.dim)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
 
@@ -74,14 +69,26 @@ class ProjectionHead(nn.Module):
         """What similarities are multiplied with."""
         return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
 
-    def encode_image(self, features: Tensor) -> Tensor:
+    def encode_image(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """Return normalised embeddings.
 
         Shape:
             (batch, all features of the trunk) -> (batch, dim).
+
+        Args:
+            features: of the trunk.
+            dropout: where training's dropout draws from; None for no dropout.
         """
         deviations = ((features[:, self.features] - self.mean) / self.std).clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
-        return F.normalize(self.image(deviations), dim=-1)
+        hidden = F.gelu(self.hidden(self._drop(deviations, dropout)))
+        return F.normalize(self.image(self._drop(hidden, dropout)), dim=-1)
+
+    def _drop(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Drop as `nn.Dropout` does, but with a generator of its own: heads are trained side by side."""
+        if generator is None:
+            return features
+        kept = torch.rand(features.shape, generator=generator) >= self.spec.dropout
+        return features * kept / (1 - self.spec.dropout)
 
     def encode_text(self, features: Tensor) -> Tensor:
         """Return normalised embeddings.
@@ -121,22 +128,8 @@ def train_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
         spec: the choices.
         data: features of the training split.
     """
-    # Dropout draws from torch's own generator.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        return _train(_new_head(spec, data), data)
-
-
-def _new_head(spec: HeadSpec, data: HeadData) -> ProjectionHead:
-    head = ProjectionHead(spec, num_features=data.image.shape[-1], text_dim=data.text.shape[-1])
-    features = data.image[..., head.features].flatten(0, 1).float()
-    head.mean.copy_(features.mean(0))
-    head.std.copy_(features.std(0) + 1e-3)
-    return head
-
-
-def _train(head: ProjectionHead, data: HeadData) -> ProjectionHead:
-    spec = head.spec
+    generator = torch.Generator().manual_seed(spec.seed)
+    head = _new_head(spec, data, generator)
     num_samples = data.labels.shape[0]
     batch_size = min(spec.batch_size, num_samples)
     steps_per_epoch = num_samples // batch_size
@@ -145,23 +138,37 @@ def _train(head: ProjectionHead, data: HeadData) -> ProjectionHead:
         optimizer, spec.learning_rate, total_steps=spec.epochs * steps_per_epoch + 1, pct_start=0.1
     )
     for _ in range(spec.epochs):
-        order = torch.randperm(num_samples)
+        order = torch.randperm(num_samples, generator=generator)
         for start in range(0, steps_per_epoch * batch_size, batch_size):
             optimizer.zero_grad()
-            torch.autograd.backward(_loss(head, data, order[start : start + batch_size]))
+            torch.autograd.backward(_loss(head, data, order[start : start + batch_size], generator))
             optimizer.step()
             schedule.step()
-    head.eval()
     head.requires_grad_(requires_grad=False)
     return head
 
 
-def _loss(head: ProjectionHead, data: HeadData, rows: Tensor) -> Tensor:
+def _new_head(spec: HeadSpec, data: HeadData, generator: torch.Generator) -> ProjectionHead:
+    head = ProjectionHead(spec, num_features=data.image.shape[-1], text_dim=data.text.shape[-1])
+    for layer in (head.hidden, head.image, head.text):
+        bound = layer.in_features**-0.5
+        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+        nn.init.zeros_(layer.bias)
+    features = data.image[..., head.features].flatten(0, 1).float()
+    head.mean.copy_(features.mean(0))
+    head.std.copy_(features.std(0) + 1e-3)
+    return head
+
+
+def _loss(head: ProjectionHead, data: HeadData, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def choose(among: int, *shape: int) -> Tensor:
+        return torch.randint(among, shape, generator=generator)
+
     labels = data.labels[rows]
-    views = data.image[torch.randint(data.image.shape[0], (len(rows),)), rows].float()
-    captions = data.captions[rows, torch.randint(data.captions.shape[1], (len(rows),))]
-    names = data.classes[torch.randint(data.classes.shape[0], ())]
-    image = head.encode_image(views) * head.logit_scale
+    views = data.image[choose(data.image.shape[0], len(rows)), rows].float()
+    captions = data.captions[rows, choose(data.captions.shape[1], len(rows))]
+    names = data.classes[choose(data.classes.shape[0])]
+    image = head.encode_image(views, generator) * head.logit_scale
     text = head.encode_text(data.text[captions])
     same = (labels[:, None] == labels).float()
     logits, targets = image @ text.T, same / same.sum(1, keepdim=True)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from mobileclip.serialization import from_json, to_json
 
 from .dataset import EmojiDataset, EmojiSplit, captions_of
 from .heads import HeadData, HeadSpec, ProjectionHead, train_head
-from .trunks import NUM_MEANS, ImageTrunk, TextTrunk, one_thread_each
+from .trunks import NUM_MEANS, ImageTrunk, TextTrunk, encoding_threads
 
 PROMPTS = ("{}", "an emoji of {}")
 _BATCH = 8
@@ -139,11 +138,10 @@ def build_teachers(spec: EmojiTeacherSpec, dataset: EmojiDataset, output: Path) 
     if not (output / "teachers.json").exists():
         data = head_data(spec, dataset.train, image_trunk, text_trunk)
         output.mkdir(parents=True, exist_ok=True)
-        heads = track(
-            (train_head(one, data) for one in spec.heads), total=len(spec.heads), title="training heads", unit="heads"
-        )
-        for one, head in zip(spec.heads, heads, strict=True):
-            _save_head(output / f"{one.name}.safetensors", head)
+        with encoding_threads(spec.num_workers) as pool:
+            heads = pool.map(train_head, spec.heads, [data] * len(spec.heads))
+            for head in track(heads, total=len(spec.heads), title="training heads", unit="heads"):
+                _save_head(output / f"{head.spec.name}.safetensors", head)
         _replace_text(output / "teachers.json", made_of)
     found = (output / "teachers.json").read_text(encoding="utf-8")
     if found.strip() != made_of:
@@ -191,10 +189,7 @@ def encode_views(spec: EmojiTeacherSpec, samples: Sequence[ImageTextSample], tru
         features = trunk(torch.from_numpy(pixels).permute(0, 3, 1, 2)).half()
         return features.reshape(len(batch), -1, features.shape[-1]).transpose(0, 1)
 
-    with (
-        one_thread_each(),
-        ThreadPoolExecutor(spec.num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with encoding_threads(spec.num_workers) as pool:
         return torch.cat(
             list(track(pool.map(encode, batches), total=len(batches), title="teachers see pictures", unit="batches")), 1
         )
@@ -221,10 +216,7 @@ def _encode_texts(spec: EmojiTeacherSpec, texts: Sequence[str], trunk: TextTrunk
     # Texts of like length are encoded together, so every thread should get all lengths.
     parts = [texts[start::64] for start in range(64)]
     parts = [part for part in parts if part]
-    with (
-        one_thread_each(),
-        ThreadPoolExecutor(spec.num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
+    with encoding_threads(spec.num_workers) as pool:
         for _ in track(pool.map(trunk, parts), total=len(parts), title="teachers read captions", unit="batches"):
             pass
     return trunk(texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -141,11 +142,12 @@ def _layout(parameter: Tensor) -> torch.memory_format:
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let torch use one thread per calling thread, for work that is done in several threads; then as before."""
+def encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads in each of which torch uses one: side by side they are faster than one after another with all."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(before)
