@@ -1,0 +1,126 @@
+"""The steps, one after another; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+from emoji import EmojiDataset, build_dataset, build_teachers, captions_of
+
+import mobileclip
+from mobileclip.reinforce import TeacherEnsemble, reinforce
+from mobileclip.serialization import from_json, to_json
+
+from .evaluate import Scores, evaluate_model, evaluate_teachers
+from .report import Results, print_results, write_report
+from .spec import QuickstartSpec, losses
+from .students import MODEL, Student, train_students
+
+RESULTS = "results.json"
+
+
+@attrs.define
+class Clock:
+    """Adds up the seconds that each step takes."""
+
+    seconds: dict[str, float] = attrs.field(factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Count the time spent inside under the name `step`."""
+        started = time.monotonic()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
+
+
+def run(spec: QuickstartSpec) -> Results:
+    """Run the quickstart, or what an earlier run left undone of it, and return the results.
+
+    Raises:
+        ValueError: if the output folder holds a run with other choices, or a step says why it cannot go on.
+    """
+    spec = spec.resolved
+    _claim(spec)
+    finished = spec.output / RESULTS
+    if finished.exists():
+        results = from_json(finished.read_text(), Results)
+        print_results(results)
+        print(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
+        return results
+
+    clock = Clock()
+    with clock("data"):
+        dataset = build_dataset(spec.data, spec.output / "data")
+    with clock("teachers"):
+        teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
+    with clock("reinforcement"):
+        reinforced = reinforce(spec.reinforcement(dataset.train.shards), teachers, captions=captions_of)
+        print(reinforced)
+    with clock("evaluation"):
+        scores = {"teachers": [_teacher_scores(spec, dataset, teachers)]}
+    students = [
+        Student(name=name, seed=seed, loss=loss, folder=spec.output / "runs" / f"{name}-{seed}")
+        for seed in range(spec.num_seeds)
+        for name, loss in losses(teachers).items()
+    ]
+    with clock("training"):
+        train_students(spec, students, reinforced.shards, num_samples=reinforced.num_samples)
+    with clock("evaluation"):
+        for one in students:
+            scores.setdefault(one.name, []).append(_student_scores(dataset, one))
+    model = next(one.folder / MODEL for one in students if one.name == "reinforced")
+    shutil.copyfile(model, spec.output / "quickstart.safetensors")
+    results = Results(
+        scores=scores,
+        titles={split.name: split.title for split in dataset.tests},
+        num_images={split.name: split.num_samples for split in dataset.splits.values()},
+        num_classes={split.name: len(split.class_names) for split in dataset.tests},
+        seconds=clock.seconds,
+    )
+    write_report(spec.output, results, dataset, model_path=spec.output / "quickstart.safetensors")
+    _write(finished, to_json(results, indent=1))
+    print_results(results)
+    print(f"The report, the pictures and the model are in {spec.output}.")
+    return results
+
+
+def _teacher_scores(spec: QuickstartSpec, dataset: EmojiDataset, teachers: TeacherEnsemble) -> dict[str, Scores]:
+    def evaluate() -> dict[str, Scores]:
+        return {split.name: evaluate_teachers(teachers, split, "teachers") for split in dataset.tests}
+
+    return _remembered(spec.output / "teachers" / "scores.json", evaluate)
+
+
+def _student_scores(dataset: EmojiDataset, one: Student) -> dict[str, Scores]:
+    def evaluate() -> dict[str, Scores]:
+        model = mobileclip.load(one.folder / MODEL)
+        return {split.name: evaluate_model(model, split, one.name) for split in dataset.tests}
+
+    return _remembered(one.folder / "scores.json", evaluate)
+
+
+def _remembered(path: Path, evaluate: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
+    if not path.exists():
+        _write(path, json.dumps({split: attrs.asdict(scores) for split, scores in evaluate().items()}))
+    return {split: Scores(**scores) for split, scores in json.loads(path.read_text()).items()}
+
+
+def _claim(spec: QuickstartSpec) -> None:
+    """Mark the output folder as made with `spec`, or refuse one made with another."""
+    path, own = spec.output / "spec.json", to_json(spec, indent=1)
+    if not path.exists():
+        _write(path, own)
+    elif path.read_text() != own:
+        raise ValueError(f"{spec.output} holds a quickstart with other choices ({path}); delete it or give --output")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
