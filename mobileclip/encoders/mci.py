@@ -18,6 +18,7 @@ from mobileclip.encoders.families import (
     image_encoder_families,
     token_mixers,
 )
+from mobileclip.encoders.initialization import initialize_linear
 
 
 @token_mixers.register("repmixer")
@@ -176,7 +177,7 @@ class MCi(nn.Module):
             )
         )
         self.head = ConvPoolHead(dims[-1], embedding_dim=spec.embedding_dim, bias=spec.projection_bias)
-        self.apply(_initialize)
+        self.apply(initialize_linear)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of preprocessed images.
@@ -187,10 +188,3 @@ class MCi(nn.Module):
         check_images(images, self.spec.input)
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

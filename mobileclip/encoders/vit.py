@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mobileclip.blocks import ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.encoders.checks import check_heads, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
+from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.inputs import ImageInput
 
 
@@ -94,7 +95,7 @@ class ViT(nn.Module):
         self.project = nn.Linear(width, spec.embedding_dim, bias=spec.projection_bias)
         nn.init.normal_(self.class_token, std=1e-6)
         nn.init.trunc_normal_(self.position, std=0.02)
-        self.apply(_initialize)
+        self.apply(initialize_linear)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of preprocessed images.
@@ -112,10 +113,3 @@ class ViT(nn.Module):
         tokens = self.layers(self.norm_before(tokens))
         y: Tensor = self.project(self.norm(tokens[:, 0]))
         return y
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
