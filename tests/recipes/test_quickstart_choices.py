@@ -1,0 +1,73 @@
+"""The quickstart's resolved choices as golden text: a changed number shows in review."""
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from quickstart import quickstart
+from quickstart_steps.evaluate import Scores
+from quickstart_steps.report import COLUMNS, Results, print_results
+from quickstart_steps.run import run
+from quickstart_steps.spec import student
+
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.serialization import from_json, to_json
+
+GOLDEN = Path(__file__).parent / "quickstart_choices.json"
+
+
+def choices():
+    """What decides the outcome; to renew the golden file, write this to it as JSON."""
+    shards = (Path("a.tar"),)
+    specs = {"quick": quickstart(), "full": attrs.evolve(quickstart(), full=True).resolved}
+    parts = {
+        name: (
+            spec,
+            spec.data,
+            spec.teachers,
+            spec.reinforcement(shards),
+            spec.pipeline(shards, num_samples=6000, seed=0),
+            spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
+        )
+        for name, spec in specs.items()
+    }
+    texts = {name: [json.loads(to_json(part)) for part in group] for name, group in parts.items()}
+    return texts | {"student": json.loads(to_json(student()))}
+
+
+def test_choices_are_the_golden_ones():
+    assert json.loads(GOLDEN.read_text()) == choices()
+
+
+def results():
+    scores = Scores(top1=1.0, top5=2.0, text_to_image=3.0, image_to_text=4.0)
+    other = attrs.evolve(scores, top1=3.0)
+    return Results(
+        scores={"plain": [{"test": scores}, {"test": other}]},
+        titles={"test": "unseen"},
+        num_images={"train": 9, "test": 5},
+        num_classes={"test": 3},
+        seconds={"data": 1.0},
+    )
+
+
+def test_repeated_seeds_are_told_with_their_spread(capsys):
+    print_results(results())
+    assert "2.0 ± 1.4" in " ".join(capsys.readouterr().out.split())
+    assert set(COLUMNS) == {field.name for field in attrs.fields(Scores)}
+
+
+def test_a_finished_run_says_so_and_is_not_repeated(tmp_path, capsys):
+    spec = attrs.evolve(quickstart(), output=tmp_path)
+    (tmp_path / "spec.json").write_text(to_json(spec, indent=1))
+    (tmp_path / "results.json").write_text(to_json(results(), indent=1))
+    assert run(spec) == results()
+    assert "done already" in capsys.readouterr().out
+    assert from_json((tmp_path / "results.json").read_text(), Results) == results()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    (tmp_path / "spec.json").write_text(to_json(attrs.evolve(quickstart(), output=tmp_path, num_epochs=1), indent=1))
+    with pytest.raises(ValueError, match="other choices"):
+        run(attrs.evolve(quickstart(), output=tmp_path))
