@@ -17,6 +17,15 @@ TABLE = {"mobileclip_s0": (11.4, 42.4), "mobileclip_s1": (21.5, 63.4), "mobilecl
 TABLE["mobileclip_b"] = (86.3, 63.4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Towers this small gain nothing from a second thread, and wait long for it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=SMALL.values(), ids=SMALL.keys())
 def spec(request):
     return request.param
