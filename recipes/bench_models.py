@@ -213,7 +213,6 @@ def bench_models() -> ModelBenchSpec:
 
 def run(spec: ModelBenchSpec) -> None:
     """Compare, with a bar for how far it is, and print the table."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -221,7 +220,7 @@ def run(spec: ModelBenchSpec) -> None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     title = f"Folded towers, float32, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
-    table = Table(title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
     for title in ("tower", "against", "batch", "ours ms", "theirs ms", "ratio", "middle half", "error"):
         table.add_column(title, justify="left" if title in ("tower", "against") else "right", no_wrap=True)
     per_rival = {"timm": {"image"}, "open_clip": {"image", "text"}}
