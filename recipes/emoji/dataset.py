@@ -39,6 +39,7 @@ class EmojiDataSpec:
     Args:
         image_size: side of the pictures, in pixels.
         held_out_style: the vendor that training never sees.
+        concept_share: fraction of the families of concepts that the data set has at all; fewer are learned faster.
         concept_fraction: fraction of the families of concepts that training never sees.
         rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
         max_train_images: at most so many pictures for training, chosen at random; None for all.
@@ -54,6 +55,7 @@ class EmojiDataSpec:
     held_out_style: str = attrs.field(
         default="openmoji", validator=validators.in_(tuple(style.name for style in STYLES))
     )
+    concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     concept_fraction: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
     rendering_fraction: float = attrs.field(default=0.4, validator=[validators.gt(0), validators.lt(1)])
     max_train_images: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -180,7 +182,13 @@ def build_from_drawings(
         concepts: what can be depicted, by code.
         sets: the vendors' drawings.
     """
-    renderings = _render_sets(spec, output, concepts, sets)
+    names = join_names(concepts, sets)
+    concepts = {
+        code: concept
+        for code, concept in concepts.items()
+        if chance(spec.seed, "share", concept.family) < spec.concept_share
+    }
+    renderings = _render_sets(spec, output, concepts, sets, names)
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
     pictures = [
         Picture(style=style, code=code, thumbnail=np.frombuffer(rendering.thumbnail, np.uint8).reshape(side))
@@ -216,10 +224,13 @@ def build_from_drawings(
 
 
 def _render_sets(
-    spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]
+    spec: EmojiDataSpec,
+    output: Path,
+    concepts: Mapping[str, Concept],
+    sets: Sequence[DrawingSet],
+    names: Mapping[str, str],
 ) -> dict[tuple[str, str], Rendering]:
     """Return the renderings by style and code; every vendor's are rendered once, then kept in a shard."""
-    names = join_names(concepts, sets)
     stores = {one.style.name: output / "renderings" / f"{one.style.name}.tar" for one in sets}
     chosen: dict[str, dict[str, str]] = {}
     for drawing_set in sets:

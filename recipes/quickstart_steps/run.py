@@ -31,8 +31,10 @@ class Clock:
     seconds: dict[str, float] = attrs.field(factory=dict)
 
     @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        """Count the time spent inside under the name `step`."""
+    def __call__(self, step: str, *, done: bool = False) -> Iterator[None]:
+        """Count the time spent inside under the name `step`; say so where an earlier run did the work."""
+        if done:
+            print(f"{step}: done by an earlier run")
         started = time.monotonic()
         yield
         self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
@@ -54,21 +56,21 @@ def run(spec: QuickstartSpec) -> Results:
         return results
 
     clock = Clock()
-    with clock("data"):
+    with clock("data", done=(spec.output / "data" / "datacard.json").exists()):
         dataset = build_dataset(spec.data, spec.output / "data")
-    with clock("teachers"):
+    with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
         teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
     with clock("reinforcement"):
         reinforced = reinforce(spec.reinforcement(dataset.train.shards), teachers, captions=captions_of)
-        print(reinforced)
+        print(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
         scores = {"teachers": [_teacher_scores(spec, dataset, teachers)]}
     students = [
         Student(name=name, seed=seed, loss=loss, folder=spec.output / "runs" / f"{name}-{seed}")
-        for seed in range(spec.num_seeds)
+        for seed in range(spec.seed, spec.seed + spec.num_seeds)
         for name, loss in losses(teachers).items()
     ]
-    with clock("training"):
+    with clock("training", done=all((one.folder / MODEL).exists() for one in students)):
         train_students(spec, students, reinforced.shards, num_samples=reinforced.num_samples)
     with clock("evaluation"):
         for one in students:

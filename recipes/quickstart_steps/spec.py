@@ -8,7 +8,7 @@ import attrs
 from attrs import validators
 from emoji import EmojiDataSpec, EmojiTeacherSpec, emoji_augmentation
 
-from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.data import AugmentationSpec
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
@@ -24,33 +24,37 @@ class QuickstartSpec:
 
     Args:
         output: folder of everything that is made; a finished step in it is not done again.
-        full: store 10 augmentations per picture and train for 40 epochs: hours instead of minutes.
+        full: take all concepts, store 10 augmentations per picture and train for 100 epochs: hours, not minutes.
+        concept_share: fraction of the concepts to take; in the same time, fewer are learned better.
         num_augmentations: augmentations stored per picture.
         num_epochs: passes over the training pictures.
         num_seeds: repeat both trainings with so many seeds and report mean and spread.
-        max_train_images: train on so many pictures only, chosen at random; None for all.
+        seed: of the first pair of trainings; the others count on.
         batch_size: pictures per step.
         learning_rate: peak of the cosine schedule.
     """
 
     output: Path = Path("outputs/quickstart")
     full: bool = False
+    concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
-    num_epochs: int = attrs.field(default=8, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=48, validator=validators.gt(0))
     num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
-    max_train_images: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    batch_size: int = attrs.field(default=128, validator=validators.gt(1))
-    learning_rate: float = attrs.field(default=2e-3, validator=validators.gt(0))
+    seed: int = attrs.field(default=0, validator=validators.ge(0))
+    batch_size: int = attrs.field(default=64, validator=validators.gt(1))
+    learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
 
     @property
     def resolved(self) -> QuickstartSpec:
         """The spec with `full` spelled out."""
-        return attrs.evolve(self, full=False, num_augmentations=10, num_epochs=40) if self.full else self
+        if not self.full:
+            return self
+        return attrs.evolve(self, full=False, concept_share=1.0, num_augmentations=10, num_epochs=100)
 
     @property
     def data(self) -> EmojiDataSpec:
         """The data set."""
-        return EmojiDataSpec(max_train_images=self.max_train_images)
+        return EmojiDataSpec(concept_share=self.concept_share)
 
     @property
     def teachers(self) -> EmojiTeacherSpec:
@@ -69,18 +73,10 @@ class QuickstartSpec:
             num_workers=2,
         )
 
-    def pipeline(self, shards: tuple[Path, ...], *, num_samples: int, seed: int) -> ReinforcedPipelineSpec:
-        """Return the batches of one training."""
-        model = student()
-        return ReinforcedPipelineSpec(
-            shards=[str(shard) for shard in shards],
-            batch_size=self.batch_size,
-            image=model.image.input,
-            text=model.text.input,
-            augmentation=emoji_augmentation(model.image.input.size),
-            num_samples=num_samples,
-            seed=seed,
-        )
+    @property
+    def augmentation(self) -> AugmentationSpec:
+        """The policy at the student's size."""
+        return emoji_augmentation(student().image.input.size)
 
     def training(self, loss: LossSpec, *, num_samples: int, seed: int) -> TrainingSpec:
         """Return one training; all are alike but for the loss and the seed."""
@@ -94,7 +90,7 @@ class QuickstartSpec:
                 total_steps=total_steps,
             ),
             optimizer=AdamWSpec(weight_decay=0.1),
-            ema_decay=0.95,
+            ema_decay=0.98,
             seed=seed,
             log_every_steps=5,
             checkpoint_every_steps=50,
@@ -119,7 +115,6 @@ def student() -> DualEncoderSpec:
                 StageSpec(dim=96, depth=2, mixer=AttentionSpec()),
             ),
             embedding_dim=256,
-            layer_scale=0.1,
             input=ImageInput(size=64),
         ),
         text=MCtSpec(
@@ -127,7 +122,6 @@ def student() -> DualEncoderSpec:
             num_heads=2,
             depth=1,
             embedding_dim=256,
-            layer_scale=0.1,
             input=TextInput(context_length=24, vocab_size=16384),
         ),
     )

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -17,6 +18,7 @@ from mobileclip.progress import Progress, console
 from mobileclip.training import read_metrics, train
 
 from .spec import QuickstartSpec, student
+from .stored import store_samples
 
 MODEL = "model.safetensors"
 _SIDE_BY_SIDE = 2
@@ -88,7 +90,8 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[Path, ...], num_sam
     training = spec.training(one.loss, num_samples=num_samples, seed=one.seed)
     torch.manual_seed(one.seed)
     model = student().build()
-    batches = spec.pipeline(shards, num_samples=num_samples, seed=one.seed).build().stream
+    stored = store_samples(shards, augmentation=spec.augmentation, student=model.spec)
+    batches = partial(stored.stream, batch_size=spec.batch_size, seed=one.seed)
     result = train(training, model=model, batches=batches, output=one.folder)
     save_model(result.model, one.folder / MODEL)
 

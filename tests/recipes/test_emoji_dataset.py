@@ -54,6 +54,16 @@ def test_families_are_held_out_together(dataset):
         assert all(labels == {"mage", "man mage", "woman mage"} for labels in by_style.values())
 
 
+def test_a_share_of_the_concepts_is_a_smaller_set_of_the_same_pictures(dataset, tmp_path):
+    write_packages(tmp_path / "download" / "node_modules")
+    part = build_dataset(attrs.evolve(SPEC, concept_share=0.6), tmp_path)
+    for name, split in part.splits.items():
+        keys = {sample.key for sample in split.samples()}
+        assert keys <= {sample.key for sample in dataset.splits[name].samples()}
+        assert set(split.class_names) <= set(dataset.splits[name].class_names)
+    assert 0.2 < part.train.num_samples / dataset.train.num_samples < 0.9
+
+
 def test_classes_and_pictures_belong_together(dataset):
     for split in dataset.splits.values():
         samples = list(split.samples())

@@ -27,7 +27,7 @@ def choices():
             spec.data,
             spec.teachers,
             spec.reinforcement(shards),
-            spec.pipeline(shards, num_samples=6000, seed=0),
+            spec.augmentation,
             spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
         )
         for name, spec in specs.items()
