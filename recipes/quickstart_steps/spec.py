@@ -38,7 +38,7 @@ class QuickstartSpec:
     full: bool = False
     concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
-    num_epochs: int = attrs.field(default=48, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=36, validator=validators.gt(0))
     num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
