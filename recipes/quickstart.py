@@ -24,4 +24,6 @@ def quickstart() -> QuickstartSpec:
 if __name__ == "__main__":
     import tyro
 
-    run(tyro.cli(QuickstartSpec, default=quickstart(), description=__doc__))
+    assert __doc__ is not None
+    what, _, how = __doc__.split("\n\n")
+    run(tyro.cli(QuickstartSpec, default=quickstart(), description=f"{what}\n\n{how}"))

@@ -197,7 +197,6 @@ def parse_reinforced_sample(key: str, members: Mapping[str, bytes]) -> Reinforce
     arrays = _read_embeddings(key, members)
     text_emb, syn_text_emb = _split_text_embeddings(arrays, syn_captions)
     if _MORE_TEXT in synthetic:
-        fields["captions"] += _caption_list(synthetic[_MORE_TEXT], _MORE_TEXT)
         text_emb = np.concatenate([text_emb, _required(arrays, f"{_MORE_TEXT}_emb")])
     return ReinforcedSample(
         **fields,
@@ -254,7 +253,8 @@ def _plain_fields(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
     if "txt" not in members:
         raise BadSampleError("missing_member", f"{key}.txt is missing, the caption")
     extension = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
-    captions = (_text(members, "txt"),)
+    synthetic = _json_object(members, "syn.json") if "syn.json" in members else {}
+    captions = (_text(members, "txt"), *_caption_list(synthetic.get(_MORE_TEXT, []), _MORE_TEXT))
     return {
         "key": key,
         "captions": captions,

@@ -151,6 +151,10 @@ class TestRoundTrip:
         read = parse_reinforced_sample(sample.key, sample_members(sample))
         assert {params.image_size for params in read.augmentations} == {(40, 30)}
 
+    def test_plain_with_several_captions(self):
+        sample = ImageTextSample(key="k", captions=("a cat", "a tabby cat", "ein Kater"))
+        assert parse_sample("k", sample_members(sample)).captions == sample.captions
+
     def test_plain(self):
         sample = ImageTextSample(key="a/b", captions=["one"], image=b"x", image_extension="webp", url="u")
         read = parse_sample("a/b", sample_members(sample))
