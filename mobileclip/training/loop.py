@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -73,12 +73,8 @@ def train(
             those from before the step.
     """
     device = torch.device(device)
-    if spec.channels_last and device.type == "cpu":
-        raise ValueError("channels_last is for GPUs: on the CPU, oneDNN crashes in the stem's backward pass")
+    _place(model, device, spec)
     torch.manual_seed(spec.seed)
-    model.to(device).train()
-    if spec.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = spec.loss.build()
     optimizer = spec.optimizer.build(model)
     average = None if spec.ema_decay is None else MovingAverage(model, spec.ema_decay)
@@ -88,40 +84,24 @@ def train(
     checkpoint = output / "checkpoint.safetensors"
     first = state.restore(checkpoint, spec=spec, model_spec=model.spec) if checkpoint.exists() else 0
     log = MetricLog(output / "metrics.jsonl", resume_step=first)
-    progress = Progress(title, total=spec.total_steps, done=first, console=console)
     steps = range(first, spec.total_steps)
     source = iter(batches(first)) if steps else iter(())
 
-    with progress:
+    with Progress(title, total=spec.total_steps, done=first, console=console) as progress:
         for step in steps:
             started = time.perf_counter()
-            batch = next(source, None)
-            if batch is None:
-                raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
-            batch = batch.to(device, non_blocking=True)
+            batch = _next_batch(source, step, spec).to(device, non_blocking=True)
             waited = time.perf_counter() - started
 
-            learning_rate = spec.schedule.learning_rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
             terms = loss(**_forward(model, batch, spec))
-            total = terms.total.item()
-            if not math.isfinite(total):
-                raise FloatingPointError(
-                    f"the loss is {total} at step {step}; the batch's keys are {list(batch.keys)}. Try a lower "
-                    f"learning rate, a longer warm-up or max_gradient_norm=1"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            terms.total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_gradient_norm or math.inf)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
+            total = _finite(terms.total, step, batch)
+            learning_rate = spec.schedule.learning_rate(step)
+            norm = _update(model, optimizer, terms.total, learning_rate, spec)
             if average is not None:
                 average.update(model)
 
-            progress.advance(count=len(batch), detail=f"loss {total:.3f}")
             done = step + 1
+            progress.advance(count=len(batch), detail=f"loss {total:.3f}")
             if done % spec.log_every_steps == 0 or done == spec.total_steps:
                 log.write(
                     step,
@@ -140,6 +120,46 @@ def train(
                 state.save(checkpoint, spec=spec, model_spec=model.spec, step=done)
 
     return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
+
+
+def _place(model: DualEncoder, device: torch.device, spec: TrainingSpec) -> None:
+    if spec.channels_last and device.type == "cpu":
+        raise ValueError("channels_last is for GPUs: on the CPU, oneDNN crashes in the stem's backward pass")
+    model.to(device).train()
+    if spec.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec) -> ReinforcedBatch:
+    batch = next(source, None)
+    if batch is None:
+        raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
+    return batch
+
+
+def _finite(loss: Tensor, step: int, batch: ReinforcedBatch) -> float:
+    total = loss.item()
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"the loss is {total} at step {step}; the batch's keys are {list(batch.keys)}. Try a lower "
+            f"learning rate, a longer warm-up or max_gradient_norm=1"
+        )
+    return total
+
+
+def _update(
+    model: DualEncoder, optimizer: torch.optim.Optimizer, loss: Tensor, learning_rate: float, spec: TrainingSpec
+) -> Tensor:
+    """Make one optimiser step, and return the gradient's norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_gradient_norm or math.inf)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
+    return norm
 
 
 def _forward(model: DualEncoder, batch: ReinforcedBatch, spec: TrainingSpec) -> dict[str, Tensor]:
