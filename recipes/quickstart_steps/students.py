@@ -77,7 +77,8 @@ def train_students(
             for future in finished:
                 future.result()
             for folder, before in done.items():
-                done[folder] = _steps_done(folder)
+                # A resumed run first goes back to its last checkpoint, behind what was counted.
+                done[folder] = max(before, _steps_done(folder))
                 if done[folder] > before:
                     progress.advance(done[folder] - before, count=(done[folder] - before) * spec.batch_size)
 
