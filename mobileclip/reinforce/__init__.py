@@ -4,7 +4,7 @@ from mobileclip.reinforce.card import ReinforcementCard, ShardEntry, TeacherEntr
 from mobileclip.reinforce.encoding import Captions, CaptionSource, own_captions
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teacher import ModelTeacher, Teacher, TeacherEnsemble, normalize_pixels
+from mobileclip.reinforce.teachers import ModelTeacher, Teacher, TeacherEnsemble, normalize_pixels
 
 __all__ = [
     "CaptionSource",

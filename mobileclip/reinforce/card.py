@@ -17,7 +17,7 @@ from mobileclip.data import AugmentationSpec
 from mobileclip.data.sample import Layout
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teacher import TeacherEnsemble
+from mobileclip.reinforce.teachers import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
 
 CARD = "reinforcement.json"

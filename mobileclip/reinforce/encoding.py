@@ -19,7 +19,7 @@ from mobileclip.data import (
     decode_image,
 )
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teacher import TeacherEnsemble
+from mobileclip.reinforce.teachers import TeacherEnsemble
 
 Captions = tuple[Sequence[str], Mapping[str, Sequence[str]]]
 CaptionSource = Callable[[ImageTextSample], Captions]

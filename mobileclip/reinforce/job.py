@@ -31,7 +31,7 @@ from mobileclip.progress import Progress, console
 from mobileclip.reinforce.card import ReinforcementCard, ShardEntry, open_card, write_card
 from mobileclip.reinforce.encoding import BatchEncoder, CaptionSource, own_captions
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teacher import TeacherEnsemble
+from mobileclip.reinforce.teachers import TeacherEnsemble
 
 
 @attrs.frozen(kw_only=True)

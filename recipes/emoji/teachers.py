@@ -19,6 +19,7 @@ from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng,
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.reinforce.teachers import weights_sha256
 from mobileclip.serialization import from_json, to_json
 
 from .dataset import EmojiDataset, EmojiSplit, captions_of
@@ -86,6 +87,11 @@ class EmojiTeacher:
     head: ProjectionHead
     image_trunk: ImageTrunk
     text_trunk: TextTrunk
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the head's weights; the trunks are two fixed releases of their packages."""
+        return weights_sha256(self.head.state_dict())
 
     @property
     def dim(self) -> int:
