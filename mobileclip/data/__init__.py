@@ -10,8 +10,20 @@ from mobileclip.data.augmentation import (
 )
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.image import ImageError, ImageTransform, load_image
+from mobileclip.data.members import json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
-from mobileclip.data.sample import ImageTextSample, Layout, ReinforcedSample, decode_image
+from mobileclip.data.sample import (
+    LAYOUTS,
+    AugmentedSample,
+    ImageTextSample,
+    Layout,
+    ReinforcedSample,
+    StoredSample,
+    check_source_image,
+    decode_image,
+    drop_blank,
+    hash_image,
+)
 from mobileclip.data.shards import (
     count_samples,
     expand_shards,
@@ -24,8 +36,10 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.tokenizer import Tokenizer
 
 __all__ = [
+    "LAYOUTS",
     "AugmentationParams",
     "AugmentationSpec",
+    "AugmentedSample",
     "BadSampleError",
     "ImageError",
     "ImageTextSample",
@@ -37,14 +51,19 @@ __all__ = [
     "ReinforcedSample",
     "Skip",
     "SkipReport",
+    "StoredSample",
     "Tokenizer",
     "augmentation_rng",
     "augmentations",
+    "check_source_image",
     "count_samples",
     "crop_augmentation",
     "datacompdr_augmentation",
     "decode_image",
+    "drop_blank",
     "expand_shards",
+    "hash_image",
+    "json_captions",
     "load_image",
     "read_reinforced_samples",
     "read_samples",

@@ -12,14 +12,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mobileclip.data.augmentation import datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.image import ImageTransform
+from mobileclip.data.members import parse_sample, parse_stored_sample
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.data.sample import (
-    ImageTextSample,
-    ReinforcedSample,
-    decode_image,
-    parse_reinforced_sample,
-    parse_sample,
-)
+from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image, decode_image
 from mobileclip.data.shards import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 
@@ -30,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mobileclip.data.augmentation import AugmentationSpec
+    from mobileclip.data.embeddings import Embeddings
     from mobileclip.data.pipeline import ReinforcedPipelineSpec
-    from mobileclip.data.sample import Embeddings
 
 T = TypeVar("T")
 
@@ -97,7 +92,7 @@ class ShardDataset(IterableDataset[Chunk]):
         epoch = int(self.epoch)
         skips: list[Skip] = []
         examples: list[Example] = []
-        parser = parse_reinforced_sample if self._spec.reinforced else parse_sample
+        parser = parse_stored_sample if self._spec.reinforced else parse_sample
         for raw in self._raw_samples(epoch, skips.append):
             sample = parse(raw, parser, skips.append)
             if sample is None:
@@ -131,23 +126,24 @@ class ShardDataset(IterableDataset[Chunk]):
             raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         image = decode_image(sample.image)
-        if not isinstance(sample, ReinforcedSample):
+        if not isinstance(sample, StoredSample):
             params = self._augmentation.sample(rng, image.size)
             caption = sample.captions[random_index(rng, len(sample.captions))]
             return Example(key=sample.key, image=self._augmentation.apply(image, params), caption=caption)
+        check_source_image(sample, sample.image, image.size)
         return self._reinforced_example(sample, image, rng)
 
-    def _reinforced_example(self, sample: ReinforcedSample, image: Image.Image, rng: np.random.Generator) -> Example:
+    def _reinforced_example(self, sample: StoredSample, image: Image.Image, rng: np.random.Generator) -> Example:
         if self._teacher_dim is not None and sample.dim != self._teacher_dim:
             raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {self._teacher_dim}")
         index = random_index(rng, len(sample.augmentations))
         caption = random_index(rng, len(sample.captions))
         example = Example(
             key=sample.key,
-            image=_replay(self._augmentation, image, sample, index),
+            image=self._augmentation.apply(image, sample.augmentations[index]),
             caption=sample.captions[caption],
-            teacher_image=sample.image_emb[index],
-            teacher_text=sample.text_emb[caption],
+            teacher_image=sample.row("image_emb", index),
+            teacher_text=sample.row("text_emb", caption),
         )
         if not self._spec.synthetic:
             return example
@@ -159,7 +155,7 @@ class ShardDataset(IterableDataset[Chunk]):
         return attrs.evolve(
             example,
             syn_caption=sample.syn_captions[name][synthetic],
-            teacher_syn_text=sample.syn_text_emb[name][synthetic],
+            teacher_syn_text=sample.row(f"{name}_emb", synthetic),
         )
 
     def _collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
@@ -180,13 +176,6 @@ def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
     augmentation = datacompdr_augmentation(spec.image.size)
     # Sampled afresh, translations are a fraction of the student's image; replayed, they were of the teachers'.
     return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
-
-
-def _replay(augmentation: AugmentationSpec, image: Image.Image, sample: ReinforcedSample, index: int) -> Image.Image:
-    try:
-        return augmentation.apply(image, sample.augmentations[index])
-    except ValueError as error:
-        raise BadSampleError("wrong_image_size", str(error)) from None
 
 
 def _stack(rows: Iterable[Embeddings | None]) -> Tensor | None:

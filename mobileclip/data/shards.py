@@ -13,15 +13,8 @@ from typing import IO, TypeVar
 
 import attrs
 
-from mobileclip.data.sample import (
-    LAYOUTS,
-    ImageTextSample,
-    Layout,
-    ReinforcedSample,
-    parse_reinforced_sample,
-    parse_sample,
-    sample_members,
-)
+from mobileclip.data.members import parse_reinforced_sample, parse_sample, sample_members
+from mobileclip.data.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -152,7 +145,7 @@ def write_shard(path: str | os.PathLike[str], samples: Iterable[ImageTextSample]
     Args:
         path: the tar file; replaced where it exists.
         samples: plain or reinforced samples, at least one.
-        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones.
+        layout: how embeddings are stored, as `sample_members` takes it.
 
     Raises:
         ValueError: if there is no sample, a key comes twice, or the layout is unknown.
@@ -194,7 +187,7 @@ def write_shards(
     Args:
         directory: created where it is missing.
         samples: plain or reinforced samples.
-        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones.
+        layout: how embeddings are stored, as `sample_members` takes it.
         samples_per_shard: at most so many in each.
 
     Raises:

@@ -298,15 +298,15 @@ class TestSkips:
             "no_image": 1,
             "image_not_an_image": 1,
             "image_truncated": 1,
-            "wrong_image_size": 1,
+            "wrong_image": 1,
             "wrong_dim": 1,
             "no_syn_caption": 1,
             "truncated_shard": 1,
             "unreadable_shard": 1,
         }
-        assert report.keys("wrong_image_size") == ("000004",)
+        assert report.keys("wrong_image") == ("000004",)
         assert report.keys("image_truncated") == ("000003",)
-        assert "made for an image of 40x30 pixels, but this one has 20x15" in report.named["wrong_image_size"][0].detail
+        assert "made for an image of 40x30 pixels, but this one has 20x15" in report.named["wrong_image"][0].detail
         assert report.num_read * 2 == sum(map(len, batches))
         assert {"000000", "000007", "000008"} <= {key for batch in batches for key in batch.keys}
         assert "skipped 000004" in caplog.text

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import AugmentationParams, BadSampleError, ImageTextSample, ReinforcedSample, decode_image
-from mobileclip.data.sample import parse_reinforced_sample, parse_sample, sample_members
+from mobileclip.data.members import parse_reinforced_sample, parse_sample, sample_members
 from tests.data.samples import encoded, golden_members, make_sample
 
 
