@@ -193,7 +193,7 @@ def _plain_sample(key: str, members: Mapping[str, bytes], captions: _Captions) -
         image_extension=extension or "jpg",
         url=_text(members, "url.txt") if "url.txt" in members else None,
         metadata=_json_object(members, "json") if "json" in members else {},
-        others={name: content for name, content in members.items() if name not in known},
+        others={name: content for name, content in members.items() if name and name not in known},
     )
 
 

@@ -159,7 +159,7 @@ def write_shard(path: str | os.PathLike[str], samples: Iterable[ImageTextSample]
     keys: set[str] = set()
     try:
         with temporary.open("wb") as stream:
-            with TarWriter(stream, encoder=False, mtime=0) as writer:
+            with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
                 for sample in samples:
                     if sample.key in keys:
                         raise ValueError(f"key {sample.key!r} comes twice in {path}; keys must be unique")
