@@ -1,0 +1,48 @@
+"""Files wherever they are: a path on this machine, or an address such as `s3://bucket/key` or `https://host/file`.
+
+Reading and writing ask for a connection only when they are called, and import what they need then. `http:` and `https:`
+need no further package; other addresses are opened by fsspec and what it needs: `pip install 'mobileclip[remote]'`.
+Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
+"""
+
+from mobileclip.storage.backend import StorageError
+from mobileclip.storage.paths import (
+    AnyPath,
+    atomic_write,
+    check_address,
+    exists,
+    file_name,
+    find_files,
+    fingerprint,
+    is_directory,
+    is_remote,
+    join,
+    list_files,
+    local_path,
+    make_directory,
+    open_read,
+    read_bytes,
+    remove,
+    size,
+)
+
+__all__ = [
+    "AnyPath",
+    "StorageError",
+    "atomic_write",
+    "check_address",
+    "exists",
+    "file_name",
+    "find_files",
+    "fingerprint",
+    "is_directory",
+    "is_remote",
+    "join",
+    "list_files",
+    "local_path",
+    "make_directory",
+    "open_read",
+    "read_bytes",
+    "remove",
+    "size",
+]

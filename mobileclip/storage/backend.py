@@ -1,0 +1,178 @@
+"""What a remote store must be able to do, and a stream over it that survives a broken connection."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+T = TypeVar("T")
+
+# Pauses before the second and further attempts; a store that asks for less traffic gets it.
+RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)
+
+
+class StorageError(OSError):
+    """A store could not be reached, or failed; the same call may succeed later."""
+
+
+@attrs.frozen(kw_only=True)
+class Info:
+    """What a store knows about a file.
+
+    Args:
+        size: bytes; None where the server does not say.
+        version: changes when the content does.
+    """
+
+    size: int | None
+    version: str
+
+
+class ByteStream(Protocol):
+    """What a store opens."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, none at the end."""
+
+    def seekable(self) -> bool:
+        """Return whether `seek` works."""
+
+    def seek(self, offset: int, /) -> int:
+        """Move to a byte."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Backend(Protocol):
+    """A remote store; every failure that may pass is a StorageError, and every other one another OSError."""
+
+    def check(self, address: str, *, write: bool = False) -> None:
+        """Make sure that such addresses can be read, or written, here; nothing is connected to."""
+
+    def open(self, address: str, position: int) -> tuple[ByteStream, str]:
+        """Return a stream from `position` on, and the version of the file."""
+
+    def info(self, address: str) -> Info:
+        """Return what is known about a file."""
+
+    def is_directory(self, address: str) -> bool:
+        """Return whether files lie below the address."""
+
+    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
+        """Return the files below, by their names relative to the address."""
+
+    def upload(self, source: str, address: str) -> None:
+        """Put a local file there, whole or not at all."""
+
+    def remove(self, address: str) -> None:
+        """Remove a file."""
+
+
+def attempt(call: Callable[[], T], *, retry: bool = True) -> T:
+    """Return what `call` returns; called again, after a pause, when the store fails.
+
+    Args:
+        call: may be called several times.
+        retry: without it, one failure is enough.
+    """
+    for delay in RETRY_DELAYS_SECONDS if retry else ():
+        try:
+            return call()
+        except StorageError:  # noqa: PERF203 - a handful of attempts, each with a pause
+            time.sleep(delay)
+    return call()
+
+
+class RemoteStream(io.RawIOBase):
+    """A file of a remote store, for reading; a broken connection is opened again where it broke.
+
+    Args:
+        backend: the store.
+        address: the file.
+        retry: whether to connect again.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+
+    def __init__(self, backend: Backend, address: str, *, retry: bool = True) -> None:
+        super().__init__()
+        self._backend = backend
+        self._address = address
+        self._retry = retry
+        self._position = 0
+        self._stream: ByteStream | None = None
+        self._version: str | None = None
+        attempt(self._connect, retry=retry)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position; the connection follows when something is read."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: None}[whence]
+        if start is None:
+            start = attempt(lambda: self._backend.info(self._address), retry=self._retry).size
+            if start is None:
+                raise io.UnsupportedOperation(f"the size of {self._address} is not known")
+        position = max(0, start + offset)
+        if position != self._position:
+            self._position = position
+            if self._stream is not None and self._stream.seekable():
+                self._stream.seek(position)
+            else:
+                self._disconnect()
+        return position
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Read at most as many bytes as the buffer holds."""
+        view = memoryview(buffer).cast("B")
+        data = attempt(lambda: self._read(len(view)), retry=self._retry)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if not self.closed:
+            self._disconnect()
+        super().close()
+
+    def _connect(self) -> ByteStream:
+        if self._stream is None:
+            self._stream, version = self._backend.open(self._address, self._position)
+            if version != (self._version or version):
+                raise OSError(f"{self._address} changed while it was being read")
+            self._version = version
+        return self._stream
+
+    def _read(self, num_bytes: int) -> bytes:
+        stream = self._connect()
+        try:
+            return stream.read(num_bytes)
+        except Exception as error:
+            self._disconnect()
+            # Whatever the store's package raises in the middle of a file, connecting again tells what it means.
+            raise StorageError(f"{self._address} broke off at byte {self._position}: {error}") from error
+
+    def _disconnect(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()

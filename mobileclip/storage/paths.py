@@ -1,0 +1,248 @@
+"""The operations, on local paths and remote addresses alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import re
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
+from mobileclip.storage.remote import FsspecBackend
+from mobileclip.storage.web import WebBackend
+
+AnyPath = str | os.PathLike[str]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_BUFFER_BYTES = 2**20
+
+
+def is_remote(path: AnyPath) -> bool:
+    """Return whether `path` is an address, such as `s3://bucket/key`; `file://` ones are local."""
+    return _scheme(path) not in ("", "file")
+
+
+def check_address(path: AnyPath) -> None:
+    """Make sure that addresses of this kind can be opened here; nothing is connected to.
+
+    Raises:
+        ValueError: if nothing knows the kind, or a package is missing; the message says what to install.
+    """
+    if is_remote(path):
+        _backend(path).check(os.fspath(path))
+
+
+def local_path(path: AnyPath) -> Path:
+    """Return a local path, also where it is written as `file://`."""
+    text = os.fspath(path)
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path) if _scheme(text) == "file" else text)
+
+
+def join(base: AnyPath, name: str) -> str:
+    """Return the path of a file below a directory."""
+    return f"{os.fspath(base).rstrip('/')}/{name.lstrip('/')}" if is_remote(base) else str(local_path(base) / name)
+
+
+def file_name(path: AnyPath) -> str:
+    """Return the last part of a path, without the query of a web address."""
+    text = os.fspath(path)
+    if _scheme(text) in ("http", "https"):
+        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
+    return posixpath.basename(text)
+
+
+@contextmanager
+def open_read(path: AnyPath, *, retry: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a file, opened for reading bytes from any position on.
+
+    Args:
+        path: path or address.
+        retry: connect again, a few times, where a remote store fails.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        StorageError: if a store failed, also while reading.
+        OSError: if it cannot be read for another reason.
+        ValueError: if nothing knows the address, or a package is missing.
+    """
+    if not is_remote(path):
+        with local_path(path).open("rb") as stream:
+            yield stream
+        return
+    raw = RemoteStream(_backend(path), os.fspath(path), retry=retry)
+    with io.BufferedReader(raw, _BUFFER_BYTES) as reader:
+        yield reader
+
+
+def read_bytes(path: AnyPath, *, limit: int, retry: bool = True) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: path or address.
+        limit: bytes; a larger file is refused before more than that is read.
+        retry: connect again, a few times, where a remote store fails.
+
+    Raises:
+        OSError: if the file cannot be read, or is larger.
+        ValueError: if nothing knows the address, or a package is missing.
+    """
+    with open_read(path, retry=retry) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{path} has more than {limit} bytes")
+    return data
+
+
+def exists(path: AnyPath) -> bool:
+    """Return whether there is a file; a directory is none.
+
+    Raises:
+        OSError: if that cannot be found out.
+    """
+    try:
+        _info(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+    return True
+
+
+def is_directory(path: AnyPath) -> bool:
+    """Return whether there is a directory; on a store without any, whether something lies below."""
+    if is_remote(path):
+        return attempt(lambda: _backend(path).is_directory(os.fspath(path)))
+    return local_path(path).is_dir()
+
+
+def size(path: AnyPath) -> int | None:
+    """Return the number of bytes, or None where a web server does not say.
+
+    Raises:
+        OSError: if there is no such file, or its store cannot be reached.
+    """
+    return _info(path).size
+
+
+def fingerprint(path: AnyPath) -> str:
+    """Return a short text that changes when the file does: size and time of change, or the store's own mark.
+
+    Raises:
+        OSError: if there is no such file, or its store cannot be reached.
+    """
+    return _print(_info(path))
+
+
+def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
+    """Return the paths of the files in a directory, sorted; none where there is no such directory.
+
+    Args:
+        directory: path or address.
+        suffix: of the files' names.
+        recursive: with those in the directories below.
+
+    Raises:
+        OSError: if it cannot be listed.
+        ValueError: if the address is a web server's, which lists nothing.
+    """
+    names = sorted(name for name in find_files(directory, recursive=recursive) if name.endswith(suffix))
+    return tuple(join(directory, name) for name in names)
+
+
+def find_files(directory: AnyPath, *, recursive: bool = True) -> dict[str, str]:
+    """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
+
+    Raises:
+        OSError: if it cannot be listed.
+        ValueError: if the address is a web server's, which lists nothing.
+    """
+    if is_remote(directory):
+        found = attempt(lambda: _backend(directory).find(os.fspath(directory), recursive=recursive))
+        return {name: _print(info) for name, info in found.items()}
+    top = local_path(directory)
+    return {name: _print(info) for name, info in _walk(top, "", recursive=recursive)} if top.is_dir() else {}
+
+
+def make_directory(path: AnyPath) -> None:
+    """Make a directory with those above it, where it is missing; remote stores make theirs by themselves."""
+    if not is_remote(path):
+        local_path(path).mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: AnyPath) -> None:
+    """Remove a file; it may be missing."""
+    if not is_remote(path):
+        local_path(path).unlink(missing_ok=True)
+    elif exists(path):
+        attempt(lambda: _backend(path).remove(os.fspath(path)))
+
+
+@contextmanager
+def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
+    """Yield a stream whose content becomes the file when the block ends, and never otherwise; an error leaves nothing.
+
+    A local file is written under a temporary name beside it. A remote one is written to the temporary directory of
+    this machine (`TMPDIR`), which must have room for it, and uploaded when it is complete.
+
+    Args:
+        path: replaced where it exists; a local directory must exist.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the address can only be read, nothing knows it, or a package is missing.
+    """
+    if is_remote(path):
+        backend, address = _backend(path), os.fspath(path)
+        backend.check(address, write=True)
+        with tempfile.NamedTemporaryFile(prefix="mobileclip-") as spool:
+            yield cast("IO[bytes]", spool)
+            spool.flush()
+            attempt(lambda: backend.upload(spool.name, address))
+        return
+    target = local_path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _scheme(path: AnyPath) -> str:
+    found = _SCHEME.match(os.fspath(path))
+    return found[1].lower() if found else ""
+
+
+def _backend(path: AnyPath) -> Backend:
+    return WebBackend() if _scheme(path) in ("http", "https") else FsspecBackend()
+
+
+def _info(path: AnyPath) -> Info:
+    if is_remote(path):
+        return attempt(lambda: _backend(path).info(os.fspath(path)))
+    status = local_path(path).stat()
+    if local_path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a directory")
+    return Info(size=status.st_size, version=str(status.st_mtime_ns))
+
+
+def _print(info: Info) -> str:
+    return f"{info.size}-{info.version}"
+
+
+def _walk(directory: Path, prefix: str, *, recursive: bool) -> Iterator[tuple[str, Info]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if recursive:
+                    yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", recursive=True)
+            elif entry.is_file():
+                status = entry.stat()
+                yield f"{prefix}{entry.name}", Info(size=status.st_size, version=str(status.st_mtime_ns))

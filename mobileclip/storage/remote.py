@@ -1,0 +1,126 @@
+"""Files of every store that fsspec knows: s3, gs, memory and others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from mobileclip.storage.backend import ByteStream, Info, StorageError
+
+T = TypeVar("T")
+
+INSTALL = "pip install 'mobileclip[remote]'"
+
+# Enough to keep a connection busy, little enough to hold one per open file.
+_BLOCK_BYTES = 2**23
+# What tells one content from another, best first; stores name it differently.
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "generation",
+    "md5Hash",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+)
+_PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class FsspecBackend:
+    """Addresses of stores that fsspec opens."""
+
+    def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - what can be read can be written
+        """Make sure that something knows such addresses."""
+        from fsspec.core import split_protocol
+        from fsspec.registry import get_filesystem_class
+
+        _known(address, lambda: get_filesystem_class(split_protocol(address)[0]))
+
+    def open(self, address: str, position: int) -> tuple[ByteStream, str]:
+        """Return the file at `position`, and its version."""
+        filesystem, path = _filesystem(address)
+        version = self.info(address).version
+        stream: Any = _call(address, lambda: filesystem.open(path, "rb", block_size=_BLOCK_BYTES))
+        if isinstance(stream, io.BytesIO):
+            # Files in memory are one object for all who read them; this shares the bytes and not the position.
+            stream = io.BytesIO(stream.getvalue())
+        _call(address, lambda: stream.seek(position))
+        return stream, version
+
+    def info(self, address: str) -> Info:
+        """Return size and version."""
+        filesystem, path = _filesystem(address)
+        details = _call(address, lambda: filesystem.info(path))
+        if details["type"] == "directory":
+            raise IsADirectoryError(f"{address} is a directory")
+        return _info(details)
+
+    def is_directory(self, address: str) -> bool:
+        """Return whether files lie below the address."""
+        filesystem, path = _filesystem(address)
+        return bool(_call(address, lambda: filesystem.isdir(path)))
+
+    def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
+        """Return the files below, by their names relative to the address."""
+        filesystem, path = _filesystem(address)
+        found = _call(
+            address, lambda: filesystem.find(path, maxdepth=None if recursive else 1, withdirs=False, detail=True)
+        )
+        start = path.rstrip("/") + "/"
+        return {name[len(start) :]: _info(details) for name, details in found.items() if name.startswith(start)}
+
+    def upload(self, source: str, address: str) -> None:
+        """Put a local file there; these stores show it when it is complete."""
+        filesystem, path = _filesystem(address)
+        _call(address, lambda: filesystem.put_file(source, path))
+
+    def remove(self, address: str) -> None:
+        """Remove a file."""
+        filesystem, path = _filesystem(address)
+        _call(address, lambda: filesystem.rm_file(path))
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    # Listings must be today's: other processes write to the same store.
+    filesystem, path = _known(address, lambda: url_to_fs(address, use_listings_cache=False))
+    return filesystem, path
+
+
+def _known(address: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns, with errors for the person who typed the address."""
+    try:
+        return call()
+    except ImportError as error:
+        raise ValueError(f"{address} needs a package that is not installed: {INSTALL} ({error})") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{address} cannot be opened: {error}; expected a path or an address such as s3://, gs:// or https://"
+        ) from None
+
+
+def _call(address: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns, with every failure as an OSError that names the address."""
+    try:
+        return call()
+    except _PLAIN_ERRORS as error:
+        raise type(error)(f"{address}: {error}") from error
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise OSError(f"{address}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        what = f"{address}: {type(error).__name__}: {error}"
+        if "Credentials" in type(error).__name__:
+            raise PermissionError(what) from error
+        raise StorageError(what) from error
+
+
+def _info(details: Mapping[str, Any]) -> Info:
+    mark = next((details[name] for name in _VERSIONS if details.get(name)), "")
+    if isinstance(mark, datetime):
+        mark = mark.timestamp()
+    return Info(size=details.get("size"), version=f"{mark}".strip('"'))
