@@ -7,10 +7,11 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import attrs
 import numpy as np
 from PIL import Image
 
-from mobileclip.data import ReinforcedSample, augmentation_rng, datacompdr_augmentation
+from mobileclip.data import ImageTextSample, ReinforcedSample, augmentation_rng, datacompdr_augmentation
 from mobileclip.data.shards import read_shard
 
 SHARDS = Path(__file__).parents[1] / "golden" / "shards"
@@ -65,3 +66,16 @@ def make_sample(number: int, *, size: tuple[int, int] = (40, 30), dim: int = 6, 
         "syn_text_emb": {"syn_text": rng.standard_normal((2, dim)).astype(np.float32)},
     }
     return ReinforcedSample(**(fields | changes))
+
+
+def assert_same(first: ImageTextSample, second: ImageTextSample, tolerance: float = 0.0) -> None:
+    for field in attrs.fields(type(first)):
+        if not field.name.endswith("_emb"):
+            assert getattr(first, field.name) == getattr(second, field.name), field.name
+    if not isinstance(first, ReinforcedSample):
+        return
+    np.testing.assert_allclose(first.image_emb, second.image_emb, rtol=tolerance)
+    np.testing.assert_allclose(first.text_emb, second.text_emb, rtol=tolerance)
+    assert first.syn_text_emb.keys() == second.syn_text_emb.keys()
+    for name, emb in first.syn_text_emb.items():
+        np.testing.assert_allclose(emb, second.syn_text_emb[name], rtol=tolerance)

@@ -20,6 +20,7 @@ from mobileclip.data import (
     ReinforcedPipelineSpec,
     Tokenizer,
     decode_image,
+    hash_image,
     write_shard,
     write_shards,
 )
@@ -143,6 +144,30 @@ class TestBatches:
         drawn = batch.teacher_text.argmax(dim=1)
         assert len(drawn.unique()) == 3
         torch.testing.assert_close(batch.text, Tokenizer()(captions)[drawn])
+
+    def test_compact_shards_give_the_batches_that_bfloat16_ones_give(self, tmp_path, samples):
+        batches = {}
+        for layout in ("pth.gz", "compact", "compact8"):
+            path = write_shard(tmp_path / f"{layout}.tar", samples.values(), layout=layout)
+            (batches[layout],) = spec(path, batch_size=NUM_SAMPLES).build()
+        assert rows([batches["compact"]]) == rows([batches["pth.gz"]])
+        assert batches["compact8"].keys == batches["compact"].keys
+        for name in ("image", "text", "syn_text"):
+            torch.testing.assert_close(getattr(batches["compact8"], name), getattr(batches["compact"], name))
+        for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+            torch.testing.assert_close(
+                getattr(batches["compact8"], name), getattr(batches["compact"], name), rtol=0.01, atol=0.02
+            )
+
+    def test_another_copy_of_the_image_is_refused(self, tmp_path):
+        good = make_sample(0)
+        hashes = {number: hash_image(make_sample(number).image) for number in range(3)}
+        many = [make_sample(number, image_sha256=sha256) for number, sha256 in hashes.items()]
+        many[1] = attrs.evolve(many[1], image=good.image)
+        pipeline = spec(write_shard(tmp_path / "a.tar", many, layout="compact"), batch_size=2).build()
+        (batch,) = pipeline
+        assert sorted(batch.keys) == ["000000", "000002"]
+        assert pipeline.report.keys("wrong_image") == ("000001",)
 
     def test_own_tokenizer(self, shards):
         class Lengths:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobileclip.data import (
+    LAYOUTS,
     ImageTextSample,
     Skip,
     SkipReport,
@@ -203,7 +204,7 @@ class TestBrokenShards:
 
 
 class TestWrite:
-    @pytest.mark.parametrize("layout", ["npz", "pth.gz"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
     def test_round_trip_and_equal_bytes(self, tmp_path, layout):
         samples = [make_sample(number) for number in range(7)]
         paths = write_shards(tmp_path / "new", iter(samples), layout=layout, samples_per_shard=3)
@@ -218,7 +219,8 @@ class TestWrite:
                 original.image,
                 original.augmentations,
             )
-            np.testing.assert_allclose(sample.image_emb, original.image_emb, rtol=0 if layout == "npz" else 2**-8)
+            rtol, atol = {"npz": (0, 0), "compact8": (0, 0.02)}.get(layout, (2**-8, 0))
+            np.testing.assert_allclose(sample.image_emb, original.image_emb, rtol=rtol, atol=atol)
         again = write_shards(tmp_path / "again", samples, layout=layout, samples_per_shard=3)
         assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
@@ -248,6 +250,21 @@ class TestWrite:
         with tarfile.open(path) as tar:
             assert tar.getnames() == ["k.jpg", "k.syn.json", "k.txt"]
 
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_other_members_pass_through(self, tmp_path, layout):
+        content = {"png": b"p", "mask.png": b"m" * 2000, "cls": b"7", "_seen": b"", "txt": b"t", "jpg": b"i"}
+        source = write_raw(tmp_path / "raw.tar", {"a": content, "b": {"txt": b"t"}})
+        for reader, path in ((read_samples, source), (read_samples, tmp_path / "plain.tar")):
+            write_shard(tmp_path / "plain.tar", list(reader(path)), layout=layout)
+        with tarfile.open(tmp_path / "plain.tar") as tar:
+            assert {member.name: tar.extractfile(member).read() for member in tar} == {
+                **{f"a.{name}": data for name, data in content.items()},
+                "b.txt": b"t",
+            }
+        sample = make_sample(0, others={"mask.png": b"m", "_seen": b"x"})
+        path = write_shard(tmp_path / "reinforced.tar", [sample], layout=layout)
+        assert next(iter(read_reinforced_samples(path))).others == sample.others
+
     def test_mistakes(self, tmp_path):
         with pytest.raises(ValueError, match="'000001' comes twice"):
             write_shard(tmp_path / "a.tar", [make_sample(1), make_sample(1)])
@@ -255,7 +272,7 @@ class TestWrite:
             write_shard(tmp_path / "a.tar", [])
         with pytest.raises(ValueError, match="no samples to write"):
             write_shards(tmp_path, [])
-        with pytest.raises(ValueError, match=r"unknown layout 'zip'; expected one of npz, pth\.gz"):
+        with pytest.raises(ValueError, match=r"unknown layout 'zip'; expected one of npz, pth\.gz, compact, compact8"):
             write_shard(tmp_path / "a.tar", [make_sample(1)], layout="zip")
         with pytest.raises(ValueError, match="at least 1, not 0"):
             write_shards(tmp_path, [make_sample(1)], samples_per_shard=0)
