@@ -7,21 +7,26 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TypeVar, cast
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data.members import parse_reinforced_sample, parse_sample, sample_members
 from mobileclip.data.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType", bound=ImageTextSample)
+PathType = TypeVar("PathType", bound=str | os.PathLike[str])
 
 # Folders and files that describe a shard, by webdataset's convention.
 _META = re.compile(r"__[^/]*__($|/)")
+# What webdataset opens by running a program.
+_PROGRAMS = ("pipe:", "ais://", "ftps://", "htgs://", "scp://", "sftp://")
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
@@ -47,10 +52,11 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
 
     Args:
         shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several of them separated by `::`, or a
-            sequence of paths and patterns. Addresses (`https:`, `pipe:`) are opened by webdataset.
+            sequence of paths and patterns. Addresses are those of `mobileclip.storage` (`s3://`, `gs://`, `https://`)
+            and of webdataset (`pipe:`).
 
     Raises:
-        ValueError: if there is none, or a pattern is malformed.
+        ValueError: if there is none, a pattern is malformed, or an address cannot be opened by what is installed.
     """
     from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
 
@@ -61,26 +67,36 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
         raise ValueError(f"the shard patterns {patterns} cannot be expanded: {error}") from None
     if not expanded:
         raise ValueError("no shards were given; expected paths or a pattern such as 'train/{00000..00127}.tar'")
+    for address in {shard.partition("://")[0]: shard for shard in expanded if "://" in shard}.values():
+        if not runs_program(address):
+            storage.check_address(address)
     return tuple(expanded)
+
+
+def runs_program(shard: str) -> bool:
+    """Return whether webdataset runs a program to open the shard, such as `pipe:`."""
+    return shard == "-" or shard.startswith(_PROGRAMS)
 
 
 def read_shard(shard: str, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
     """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
 
+    The reason `connection_failed` means that nothing is known to be wrong with the shard: its store could not be reached.
+
     Args:
         shard: path or address.
         on_skip: called with what had to be left out.
     """
-    from webdataset.gopen import gopen  # type: ignore[import-untyped]
-
     num_read = 0
     try:
-        with gopen(shard) as stream:
+        with _open(shard) as stream:
             for raw in _group(shard, _members(stream)):
                 num_read += 1
                 yield raw
     except _READ_ERRORS as error:
         reason = "truncated_shard" if num_read else "unreadable_shard"
+        if isinstance(error, storage.StorageError):
+            reason = "connection_failed"
         detail = f"after {num_read} samples: {type(error).__name__}: {error}"
         on_skip(Skip(reason=reason, key="", shard=shard, detail=detail))
 
@@ -121,7 +137,7 @@ def read_samples(shards: Shards, report: SkipReport | None = None) -> Iterator[I
 
 
 def count_samples(shards: Shards) -> int:
-    """Return the number of keys in shards on disk, from the tar headers alone.
+    """Return the number of keys in shards, from the tar headers alone; that is fast on disk only.
 
     Raises:
         ValueError: if a shard cannot be read or breaks off.
@@ -129,7 +145,7 @@ def count_samples(shards: Shards) -> int:
     count = 0
     for shard in expand_shards(shards):
         try:
-            with Path(shard).open("rb") as stream, tarfile.open(fileobj=stream, tarinfo=_StrictTarInfo) as tar:
+            with storage.open_read(shard) as stream, tarfile.open(fileobj=stream, tarinfo=_StrictTarInfo) as tar:
                 keys = [_split_name(member.name)[0] for member in tar if member.isreg()]
         except _READ_ERRORS as error:
             raise ValueError(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}") from None
@@ -137,41 +153,33 @@ def count_samples(shards: Shards) -> int:
     return count
 
 
-def write_shard(path: str | os.PathLike[str], samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> Path:
-    """Write samples to a shard; the file appears when it is complete, and never otherwise.
+def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:
+    """Write samples to a shard and return its path; the file appears when it is complete, and never otherwise.
 
     Equal samples give equal bytes.
 
     Args:
-        path: the tar file; replaced where it exists.
+        path: the tar file, or its address; replaced where it exists.
         samples: plain or reinforced samples, at least one.
         layout: how embeddings are stored, as `sample_members` takes it.
 
     Raises:
-        ValueError: if there is no sample, a key comes twice, or the layout is unknown.
+        ValueError: if there is no sample, a key comes twice, the layout is unknown, or the address cannot be written.
     """
     from webdataset import TarWriter  # type: ignore[import-untyped]
 
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     keys: set[str] = set()
-    try:
-        with temporary.open("wb") as stream:
-            with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
-                for sample in samples:
-                    if sample.key in keys:
-                        raise ValueError(f"key {sample.key!r} comes twice in {path}; keys must be unique")
-                    keys.add(sample.key)
-                    writer.write({"__key__": sample.key, **sample_members(sample, layout)})
-            if not keys:
-                raise ValueError(f"there are no samples to write to {path}")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage.atomic_write(path) as stream:
+        with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
+            for sample in samples:
+                if sample.key in keys:
+                    raise ValueError(f"key {sample.key!r} comes twice in {path}; keys must be unique")
+                keys.add(sample.key)
+                writer.write({"__key__": sample.key, **sample_members(sample, layout)})
+        if not keys:
+            raise ValueError(f"there are no samples to write to {path}")
     return path
 
 
@@ -204,6 +212,14 @@ def write_shards(
     if not paths:
         raise ValueError(f"there are no samples to write to {directory}")
     return paths
+
+
+def _open(shard: str) -> AbstractContextManager[IO[bytes]]:
+    if not runs_program(shard):
+        return storage.open_read(shard)
+    from webdataset.gopen import gopen  # type: ignore[import-untyped]
+
+    return cast("AbstractContextManager[IO[bytes]]", gopen(shard))
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -67,11 +67,19 @@ class FsspecBackend:
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
         """Return the files below, by their names relative to the address."""
         filesystem, path = _filesystem(address)
-        found = _call(
-            address, lambda: filesystem.find(path, maxdepth=None if recursive else 1, withdirs=False, detail=True)
-        )
+        try:
+            if recursive:
+                found = list(_call(address, lambda: filesystem.find(path, detail=True)).values())
+            else:
+                found = _call(address, lambda: filesystem.ls(path, detail=True))
+        except FileNotFoundError:
+            return {}
         start = path.rstrip("/") + "/"
-        return {name[len(start) :]: _info(details) for name, details in found.items() if name.startswith(start)}
+        return {
+            details["name"][len(start) :]: _info(details)
+            for details in found
+            if details["type"] == "file" and details["name"].startswith(start)
+        }
 
     def upload(self, source: str, address: str) -> None:
         """Put a local file there; these stores show it when it is complete."""
