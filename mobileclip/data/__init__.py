@@ -9,6 +9,7 @@ from mobileclip.data.augmentation import (
     datacompdr_augmentation,
 )
 from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.members import json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
@@ -41,6 +42,7 @@ __all__ = [
     "AugmentationSpec",
     "AugmentedSample",
     "BadSampleError",
+    "CaptionerEntry",
     "ImageError",
     "ImageTextSample",
     "ImageTransform",
@@ -49,9 +51,11 @@ __all__ = [
     "ReinforcedPipeline",
     "ReinforcedPipelineSpec",
     "ReinforcedSample",
+    "ReinforcementCard",
     "Skip",
     "SkipReport",
     "StoredSample",
+    "TeacherEntry",
     "Tokenizer",
     "augmentation_rng",
     "augmentations",
@@ -62,11 +66,14 @@ __all__ = [
     "decode_image",
     "drop_blank",
     "expand_shards",
+    "find_card",
     "hash_image",
     "json_captions",
     "load_image",
+    "read_card",
     "read_reinforced_samples",
     "read_samples",
+    "write_card",
     "write_shard",
     "write_shards",
 ]

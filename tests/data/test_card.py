@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from mobileclip.data import (
+    AugmentationSpec,
+    CaptionerEntry,
+    ReinforcementCard,
+    TeacherEntry,
+    find_card,
+    read_card,
+    write_card,
+)
+from mobileclip.inputs import ImageInput
+
+CARD = ReinforcementCard(
+    teachers=(
+        TeacherEntry(
+            name="first", weights_sha256="ab", dim=6, logit_scale=70.0, image=ImageInput(size=32), spec={"kind": "x"}
+        ),
+        TeacherEntry(name="second", weights_sha256="cd", dim=4, logit_scale=60.0, image=ImageInput(size=24)),
+    ),
+    captioners=(CaptionerEntry(name="coca", weights_sha256="ef", caption_set="syn_text", seed=3, spec={"top_p": 0.9}),),
+    augmentation=AugmentationSpec(size=32),
+    num_augmentations=3,
+    seed=7,
+    layout="compact",
+    num_samples=12,
+    skipped={"image_not_an_image": 1},
+)
+
+
+@pytest.mark.parametrize("directory", ["local", "memory://card"])
+def test_round_trip(directory, tmp_path):
+    place = str(tmp_path) if directory == "local" else directory
+    assert find_card(place) is None
+    with pytest.raises(ValueError, match=r"holds no reinforcement\.json"):
+        read_card(place)
+    write_card(place, CARD)
+    card = read_card(place)
+    assert attrs.asdict(card) == attrs.asdict(CARD)
+    write_card(place, attrs.evolve(CARD, num_samples=13))
+    assert read_card(place).num_samples == 13
+
+
+def test_counts_and_versions_make_no_other_card():
+    assert attrs.evolve(CARD, num_samples=99, skipped={}, versions={"torch": "9"}) == CARD
+    assert attrs.evolve(CARD, seed=8) != CARD
+
+
+def test_a_loss_that_disagrees_is_refused():
+    CARD.check_teachers((6, 4), (70.0, 60.0))
+    with pytest.raises(ValueError, match=r"teacher_dims=\(4, 6\).*first, second with \(6, 4\)"):
+        CARD.check_teachers((4, 6), (70.0, 60.0))
+    with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(70\.0, 60\.0\)"):
+        CARD.check_teachers((6, 4), (100.0, 100.0))
+
+
+def test_a_damaged_card_says_where(tmp_path):
+    (tmp_path / "reinforcement.json").write_text('{"layout": "npz", "colour": 3}')
+    with pytest.raises(ValueError, match="unknown key 'colour'"):
+        read_card(tmp_path)
