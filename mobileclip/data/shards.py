@@ -81,7 +81,7 @@ def runs_program(shard: str) -> bool:
 def read_shard(shard: str, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
     """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
 
-    The reason `connection_failed` means that nothing is known to be wrong with the shard: its store could not be reached.
+    The reason `connection_failed` means that its store could not be reached; the shard may be whole.
 
     Args:
         shard: path or address.

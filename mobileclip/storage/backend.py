@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 # Pauses before the second and further attempts; a store that asks for less traffic gets it.
 RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)
+NUM_ATTEMPTS = len(RETRY_DELAYS_SECONDS) + 1
 
 
 class StorageError(OSError):
@@ -76,14 +77,14 @@ class Backend(Protocol):
         """Remove a file."""
 
 
-def attempt(call: Callable[[], T], *, retry: bool = True) -> T:
+def attempt(call: Callable[[], T], num_attempts: int = NUM_ATTEMPTS) -> T:
     """Return what `call` returns; called again, after a pause, when the store fails.
 
     Args:
         call: may be called several times.
-        retry: without it, one failure is enough.
+        num_attempts: at most `NUM_ATTEMPTS`.
     """
-    for delay in RETRY_DELAYS_SECONDS if retry else ():
+    for delay in RETRY_DELAYS_SECONDS[: num_attempts - 1]:
         try:
             return call()
         except StorageError:  # noqa: PERF203 - a handful of attempts, each with a pause
@@ -97,21 +98,21 @@ class RemoteStream(io.RawIOBase):
     Args:
         backend: the store.
         address: the file.
-        retry: whether to connect again.
+        num_attempts: to connect, each time that is needed.
 
     Raises:
         OSError: if the file cannot be opened.
     """
 
-    def __init__(self, backend: Backend, address: str, *, retry: bool = True) -> None:
+    def __init__(self, backend: Backend, address: str, num_attempts: int = NUM_ATTEMPTS) -> None:
         super().__init__()
         self._backend = backend
         self._address = address
-        self._retry = retry
+        self._num_attempts = num_attempts
         self._position = 0
         self._stream: ByteStream | None = None
         self._version: str | None = None
-        attempt(self._connect, retry=retry)
+        attempt(self._connect, num_attempts)
 
     def readable(self) -> bool:
         """Return True."""
@@ -129,7 +130,7 @@ class RemoteStream(io.RawIOBase):
         """Move to a position; the connection follows when something is read."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: None}[whence]
         if start is None:
-            start = attempt(lambda: self._backend.info(self._address), retry=self._retry).size
+            start = attempt(lambda: self._backend.info(self._address), self._num_attempts).size
             if start is None:
                 raise io.UnsupportedOperation(f"the size of {self._address} is not known")
         position = max(0, start + offset)
@@ -144,7 +145,7 @@ class RemoteStream(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         """Read at most as many bytes as the buffer holds."""
         view = memoryview(buffer).cast("B")
-        data = attempt(lambda: self._read(len(view)), retry=self._retry)
+        data = attempt(lambda: self._read(len(view)), self._num_attempts)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
+from mobileclip.storage.backend import NUM_ATTEMPTS, Backend, Info, RemoteStream, attempt
 from mobileclip.storage.remote import FsspecBackend
 from mobileclip.storage.web import WebBackend
 
@@ -58,12 +58,12 @@ def file_name(path: AnyPath) -> str:
 
 
 @contextmanager
-def open_read(path: AnyPath, *, retry: bool = True) -> Iterator[IO[bytes]]:
+def open_read(path: AnyPath, *, num_attempts: int = NUM_ATTEMPTS) -> Iterator[IO[bytes]]:
     """Yield a file, opened for reading bytes from any position on.
 
     Args:
         path: path or address.
-        retry: connect again, a few times, where a remote store fails.
+        num_attempts: to connect, where a remote store fails.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -75,24 +75,24 @@ def open_read(path: AnyPath, *, retry: bool = True) -> Iterator[IO[bytes]]:
         with local_path(path).open("rb") as stream:
             yield stream
         return
-    raw = RemoteStream(_backend(path), os.fspath(path), retry=retry)
+    raw = RemoteStream(_backend(path), os.fspath(path), num_attempts)
     with io.BufferedReader(raw, _BUFFER_BYTES) as reader:
         yield reader
 
 
-def read_bytes(path: AnyPath, *, limit: int, retry: bool = True) -> bytes:
+def read_bytes(path: AnyPath, *, limit: int, num_attempts: int = NUM_ATTEMPTS) -> bytes:
     """Return the content of a file.
 
     Args:
         path: path or address.
         limit: bytes; a larger file is refused before more than that is read.
-        retry: connect again, a few times, where a remote store fails.
+        num_attempts: to connect, where a remote store fails.
 
     Raises:
         OSError: if the file cannot be read, or is larger.
         ValueError: if nothing knows the address, or a package is missing.
     """
-    with open_read(path, retry=retry) as stream:
+    with open_read(path, num_attempts=num_attempts) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"{path} has more than {limit} bytes")

@@ -1,0 +1,77 @@
+"""What a source and its units are to those who work through them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import attrs
+
+from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.skips import SkipReport
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
+
+
+@attrs.frozen(kw_only=True)
+class Unit(ABC):
+    """A part of a source that becomes one shard. Units are values: they can be pickled and sent to a worker.
+
+    Args:
+        name: file name of the shard that it becomes; unique within a source.
+    """
+
+    name: str
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a text that changes when the unit's content does; cheap, no image is read.
+
+        Raises:
+            ValueError: if the input is missing or may not be read.
+            StorageError: if its store cannot be reached.
+        """
+
+    @abstractmethod
+    def count(self) -> int | None:
+        """Return the number of samples, those that reading will skip included; None where only reading could tell."""
+
+    def size(self) -> int | None:
+        """Return the bytes that reading goes through, or None where that is not known."""
+        return None
+
+    @abstractmethod
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield every usable sample, in order; the others are counted and named.
+
+        Bad input raises nothing. The reason `connection_failed`, which ends the unit, and `unreachable_image` mean that
+        reading the unit again may give more.
+
+        Args:
+            report: counts what was read and what was left out.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class Source(ABC):
+    """Image-text data, wherever it is and in whatever form."""
+
+    @abstractmethod
+    def units(self) -> tuple[Unit, ...]:
+        """Return the parts, in an order that depends on the data alone.
+
+        Raises:
+            ValueError: if there is no data, or it cannot be looked through.
+            StorageError: if its store cannot be reached.
+        """
+
+
+sources: Registry[type[Source]] = Registry("source")
+"""Kinds of sources by name; third parties add theirs here or by an entry point in `mobileclip.source`."""
+
+open_family(Source, sources)
+
+
+def numbered_name(index: int) -> str:
+    """Return the name of the shard that the `index`-th unit becomes, where the data gives none."""
+    return f"{index:08d}.tar"

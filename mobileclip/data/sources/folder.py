@@ -1,0 +1,256 @@
+"""A folder of images as a source, with captions beside them or in a table."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.members import json_captions
+from mobileclip.data.sample import IMAGE_EXTENSIONS, ImageTextSample
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
+from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+
+TABLES = ("captions.jsonl", "metadata.jsonl")
+
+_SIDECARS = (".txt", ".json")
+_MAC_ARCHIVE = "__MACOSX"
+
+
+@attrs.frozen(kw_only=True)
+class FolderItem:
+    """An image and where its captions are.
+
+    Args:
+        key: of the sample.
+        image: relative path, with `/` between its parts.
+        text: relative path of the file with a caption a line.
+        json: relative path of the file with a JSON object.
+        rows: lines of tables that name the image.
+    """
+
+    key: str
+    image: str
+    text: str | None = None
+    json: str | None = None
+    rows: tuple[bytes, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class FolderUnit(Unit):
+    """Some of the images.
+
+    Args:
+        path: the folder.
+        items: the images.
+        stray: rows of tables that belong to no image; the first unit reports them.
+        digest: of everything that is read.
+    """
+
+    path: str
+    items: tuple[FolderItem, ...]
+    stray: tuple[Skip, ...] = ()
+    digest: str
+
+    def fingerprint(self) -> str:
+        """Return a hash of names, sizes and times of change, as they were when the folder was listed."""
+        return self.digest
+
+    def count(self) -> int:
+        """Return the number of images."""
+        return len(self.items)
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the images that have a caption."""
+        report.extend(self.stray)
+        return read_records(self.path, map(self._record_or_skip, self.items), report)
+
+    def _record_or_skip(self, item: FolderItem) -> Record | Skip:
+        label = _printable(item.image)
+        try:
+            return Record(sample=self._sample(item, label), image=storage.join(self.path, item.image), label=label)
+        except BadSampleError as error:
+            return Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail)
+
+    def _sample(self, item: FolderItem, label: str) -> ImageTextSample:
+        rows = [parse_object(row, f"the row of {label}") for row in item.rows]
+        beside = parse_object(self._content(item.json), _printable(item.json)) if item.json is not None else {}
+        captions = self._text_captions(item)
+        captions = captions or json_captions(beside)
+        captions = captions or tuple(dict.fromkeys(caption for row in rows for caption in json_captions(row)))
+        if not captions:
+            expected = f"{posixpath.splitext(label)[0]}.txt, a .json or a row in {TABLES[0]}"
+            raise BadSampleError("no_caption", f"{label} has no caption; expected {expected}")
+        fields: dict[str, Any] = {**(rows[0] if rows else {}), **beside}
+        metadata = {name: value for name, value in fields.items() if name not in (*CAPTION_FIELDS, "file_name")}
+        return ImageTextSample(key=item.key, captions=captions, metadata={**metadata, "image": label})
+
+    def _text_captions(self, item: FolderItem) -> tuple[str, ...]:
+        if item.text is None:
+            return ()
+        try:
+            lines = self._content(item.text).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise BadSampleError("bad_text", f"{_printable(item.text)} is not UTF-8: {error}") from None
+        return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return storage.read_bytes(storage.join(self.path, name), limit=MAX_LINE_BYTES)
+        except storage.StorageError as error:
+            raise BadSampleError("unreachable_caption", str(error)) from None
+        except OSError as error:
+            raise BadSampleError("unreadable_caption", f"{_printable(name)}: {error}") from None
+
+
+@sources.register("folder")
+@attrs.frozen(kw_only=True)
+class FolderSource(Source):
+    """A folder of images, with those in the folders below, sorted by path.
+
+    The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
+    `NAME.json`; or those of the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to the table,
+    is the image. The first that has any counts; other fields become metadata. Hidden files are left alone, and links to
+    folders are not followed.
+
+    Args:
+        path: the folder, or its address on a store that can be listed.
+        samples_per_shard: images that become one shard.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    path: str = attrs.field(converter=os.fspath)
+    samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
+
+    def units(self) -> tuple[FolderUnit, ...]:
+        """Return the images in parts; the folder is listed and its tables are read.
+
+        Raises:
+            ValueError: if it is no folder, cannot be listed, or holds no images.
+        """
+        try:
+            files = {name: mark for name, mark in storage.find_files(self.path).items() if not _hidden(name)}
+            rows, stray = self._rows(files)
+        except storage.StorageError:
+            raise
+        except OSError as error:
+            raise ValueError(f"the folder {self.path} cannot be looked through: {error}") from None
+        items = list(_items(files, rows))
+        if not items:
+            kinds = ", ".join(IMAGE_EXTENSIONS)
+            missing = "is no folder" if not storage.is_directory(self.path) else f"holds no images ({kinds})"
+            raise ValueError(f"{self.path} {missing}; expected a folder of images with captions")
+        parts = [
+            items[start : start + self.samples_per_shard] for start in range(0, len(items), self.samples_per_shard)
+        ]
+        return tuple(
+            FolderUnit(
+                name=numbered_name(index),
+                path=self.path,
+                items=tuple(part),
+                stray=() if index else tuple(stray),
+                digest=_digest(part, files, () if index else stray),
+            )
+            for index, part in enumerate(parts)
+        )
+
+    def _rows(self, files: Mapping[str, str]) -> tuple[Mapping[str, list[bytes]], list[Skip]]:
+        """Return the tables' lines by the image they name, and what names none."""
+        rows: dict[str, list[bytes]] = defaultdict(list)
+        stray: list[Skip] = []
+        for table in sorted(name for name in files if posixpath.basename(name) in TABLES):
+            with storage.open_read(storage.join(self.path, table)) as stream:
+                for line in read_lines(stream):
+                    if line.data is not None and not line.data.strip():
+                        continue
+                    label = f"line {line.number} of {_printable(table)}"
+                    try:
+                        name = _named(line.data, label, posixpath.dirname(table), files)
+                    except BadSampleError as error:
+                        stray.append(Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail))
+                    else:
+                        assert line.data is not None, "a line that was parsed is there"
+                        rows[name].append(line.data)
+        return rows, stray
+
+
+def _named(line: bytes | None, label: str, directory: str, files: Mapping[str, str]) -> str:
+    """Return the image that the row of a table names."""
+    if line is None:
+        raise BadSampleError("line_too_long", f"{label} has more than {MAX_LINE_BYTES} bytes")
+    given = parse_object(line, label).get("file_name")
+    if not isinstance(given, str) or not given:
+        raise BadSampleError("missing_image", f"{label} has no `file_name`")
+    name = posixpath.normpath(posixpath.join(directory, given))
+    if name not in files:
+        raise BadSampleError("missing_image", f"{label} names {given}, which is not there")
+    if _suffix(name)[1:] not in IMAGE_EXTENSIONS:
+        raise BadSampleError("image_not_an_image", f"{label} names {given}, expected one of {IMAGE_EXTENSIONS}")
+    return name
+
+
+def _items(files: Mapping[str, str], rows: Mapping[str, list[bytes]]) -> Iterator[FolderItem]:
+    beside = {
+        (posixpath.splitext(name)[0], _suffix(name)): name for name in sorted(files) if _suffix(name) in _SIDECARS
+    }
+    keys: set[str] = set()
+    for name in sorted(files):
+        if _suffix(name)[1:] not in IMAGE_EXTENSIONS:
+            continue
+        stem = posixpath.splitext(name)[0]
+        key = _key(stem)
+        if key in keys:
+            # Two pictures with one name but for the suffix, or for what a key cannot hold.
+            key = f"{key}-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
+        keys.add(key)
+        yield FolderItem(
+            key=key,
+            image=name,
+            text=beside.get((stem, ".txt")),
+            json=beside.get((stem, ".json")),
+            rows=tuple(rows.get(name, ())),
+        )
+
+
+def _key(stem: str) -> str:
+    """Return a path without its suffix as a key: dots separate a key from the extension, and `__` marks no sample."""
+    directory, _, name = _printable(stem).replace(".", "_").rpartition("/")
+    key = f"{directory}/{name}" if directory else name
+    return f"_{key.lstrip('_')}" if key.startswith("__") else key
+
+
+def _digest(items: Iterable[FolderItem], files: Mapping[str, str], stray: Iterable[Skip]) -> str:
+    digest = blake2b(digest_size=16)
+    for item in items:
+        for name in filter(None, (item.image, item.text, item.json)):
+            digest.update(os.fsencode(f"{name}\0{files[name]}\0"))
+        for row in item.rows:
+            digest.update(row)
+    for skip in stray:
+        digest.update(f"{skip}".encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == _MAC_ARCHIVE for part in name.split("/"))
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as text: names on disk may hold bytes that are none, and line breaks."""
+    text = os.fsencode(name).decode(errors="replace")
+    return "".join(letter if letter.isprintable() else "_" for letter in text)

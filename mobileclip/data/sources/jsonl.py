@@ -1,0 +1,248 @@
+"""A file of JSON lines as a source: one sample a line, its image a file or an address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import count
+from typing import IO, Any
+
+import attrs
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.members import json_captions
+from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+
+CAPTION_FIELDS = ("caption", "captions", "text", "texts")
+
+_GZIP = b"\x1f\x8b"
+
+
+@attrs.frozen
+class Line:
+    """A line of a file.
+
+    Args:
+        number: from 1.
+        data: its bytes; None where it is too long to be one sample.
+        num_bytes: its length.
+    """
+
+    number: int
+    data: bytes | None
+    num_bytes: int
+
+
+def read_lines(stream: IO[bytes], first: int = 1) -> Iterator[Line]:
+    """Yield the lines of a file from its position on; a line of any length takes little memory.
+
+    Args:
+        stream: the file.
+        first: number of the line at the position.
+    """
+    number = first
+    while data := stream.readline(MAX_LINE_BYTES):
+        num_bytes, rest = len(data), data
+        while not rest.endswith(b"\n") and (rest := stream.readline(MAX_LINE_BYTES)):
+            num_bytes += len(rest)
+        yield Line(number, data if num_bytes <= MAX_LINE_BYTES else None, num_bytes)
+        number += 1
+
+
+@attrs.frozen(kw_only=True)
+class JsonLinesUnit(Unit):
+    """A range of lines.
+
+    Args:
+        path: the file.
+        image_root: where relative image paths begin.
+        start: byte at which the first line begins.
+        num_bytes: of the lines.
+        first_line: its number, from 1.
+        num_samples: lines that are not blank.
+        digest: of the lines.
+    """
+
+    path: str
+    image_root: str
+    start: int
+    num_bytes: int
+    first_line: int
+    num_samples: int
+    digest: str
+
+    def fingerprint(self) -> str:
+        """Return a hash of the lines and of sizes and times of change of the local images they name."""
+        digest = blake2b(f"{self.digest} {self.image_root}".encode(), digest_size=16)
+        if not storage.is_remote(self.path):
+            for record in self._records():
+                if isinstance(record, Record) and not storage.is_remote(record.image):
+                    digest.update(_local_print(record.image).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def count(self) -> int:
+        """Return the number of lines that are not blank."""
+        return self.num_samples
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples of the lines."""
+        return read_records(self.path, self._records(), report)
+
+    def _records(self) -> Iterator[Record | Skip]:
+        try:
+            with storage.open_read(self.path) as stream:
+                stream.seek(self.start)
+                remaining = self.num_bytes
+                for line in read_lines(stream, self.first_line):
+                    if line.data is None or line.data.strip():
+                        yield self._record_or_skip(line)
+                    remaining -= line.num_bytes
+                    if remaining <= 0:
+                        return
+        except OSError as error:
+            reason = "connection_failed" if isinstance(error, storage.StorageError) else "unreadable_file"
+            yield Skip(reason=reason, key="", shard=self.path, detail=f"lines from {self.first_line} on: {error}")
+
+    def _record_or_skip(self, line: Line) -> Record | Skip:
+        label = f"line {line.number}"
+        try:
+            return self._record(line, label)
+        except BadSampleError as error:
+            return Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail)
+
+    def _record(self, line: Line, label: str) -> Record:
+        if line.data is None:
+            detail = f"{label} has {line.num_bytes} bytes; {MAX_LINE_BYTES} are enough for a sample"
+            raise BadSampleError("line_too_long", detail)
+        fields = parse_object(line.data, label)
+        image = fields.pop("image", None)
+        if not isinstance(image, str) or not image:
+            raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")
+        url: Any = None
+        if storage.is_remote(image):
+            url = image
+        elif isinstance(fields.get("url"), str):
+            url = fields.pop("url")
+        key = _key(fields.pop("key", None), line.number)
+        captions = json_captions(fields)
+        metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
+        if not storage.is_remote(image):
+            metadata["image"] = image
+        return Record(
+            sample=ImageTextSample(key=key, captions=captions, url=url, metadata=metadata),
+            image=_location(self.image_root, image),
+            label=label,
+        )
+
+
+def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+@sources.register("jsonl")
+@attrs.frozen(kw_only=True)
+class JsonLinesSource(Source):
+    """A file with one JSON object a line.
+
+    `image` is a path or an address, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
+    several; `key` is optional, the line's number does as well. Other fields become metadata.
+
+    Args:
+        path: the file, or its address; not compressed.
+        image_root: where relative image paths begin; None for the directory of the file.
+        samples_per_shard: lines that become one shard.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    path: str = attrs.field(converter=os.fspath)
+    image_root: str | None = attrs.field(default=None, converter=_optional_path)
+    samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
+
+    def units(self) -> tuple[JsonLinesUnit, ...]:
+        """Return ranges of lines; the file is read once, to find them.
+
+        Raises:
+            ValueError: if the file cannot be read, has no lines or is compressed.
+        """
+        try:
+            with storage.open_read(self.path) as stream:
+                if stream.read(2) == _GZIP:
+                    raise ValueError(f"{self.path} is compressed, so its lines cannot be found; decompress it first")
+                stream.seek(0)
+                units = tuple(self._cut(stream))
+        except storage.StorageError:
+            raise
+        except FileNotFoundError:
+            raise ValueError(f"{self.path} does not exist") from None
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read: {error}") from None
+        if not units:
+            raise ValueError(f"{self.path} has no lines; expected one JSON object a line")
+        return units
+
+    def _cut(self, stream: IO[bytes]) -> Iterator[JsonLinesUnit]:
+        root = _directory(self.path) if self.image_root is None else self.image_root
+        unit = JsonLinesUnit(
+            name=numbered_name(0),
+            path=self.path,
+            image_root=root,
+            start=0,
+            num_bytes=0,
+            first_line=1,
+            num_samples=0,
+            digest="",
+        )
+        for index in count():
+            digest = blake2b(digest_size=16)
+            num_bytes, num_lines, num_samples = 0, 0, 0
+            for line in read_lines(stream):
+                num_bytes, num_lines = num_bytes + line.num_bytes, num_lines + 1
+                digest.update(b"%d " % line.num_bytes if line.data is None else line.data)
+                num_samples += line.data is None or bool(line.data.strip())
+                if num_samples == self.samples_per_shard:
+                    break
+            if num_samples == 0:
+                return
+            unit = attrs.evolve(
+                unit,
+                name=numbered_name(index),
+                num_bytes=num_bytes,
+                num_samples=num_samples,
+                digest=digest.hexdigest(),
+            )
+            yield unit
+            unit = attrs.evolve(unit, start=unit.start + num_bytes, first_line=unit.first_line + num_lines)
+
+
+def _directory(path: str) -> str:
+    if storage.is_remote(path):
+        return path.partition("?")[0].rpartition("/")[0]
+    return os.fspath(storage.local_path(path).parent)
+
+
+def _location(root: str, image: str) -> str:
+    if storage.is_remote(image):
+        return image
+    return storage.join(root, image if storage.is_remote(root) else os.fspath(storage.local_path(image)))
+
+
+def _key(given: object, number: int) -> str:
+    if given is None:
+        return f"{number:09d}"
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
+    return str(given)
+
+
+def _local_print(path: str) -> str:
+    try:
+        return storage.fingerprint(path)
+    except (OSError, ValueError):
+        return "missing"

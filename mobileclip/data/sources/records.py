@@ -1,0 +1,149 @@
+"""Samples whose images are files of their own: read at work time, several at once where they come over a network."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.sample import IMAGE_EXTENSIONS, ImageTextSample
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+
+# A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
+MAX_IMAGE_BYTES = 2**28
+# A line of JSON beyond this is another file by mistake.
+MAX_LINE_BYTES = 2**24
+
+_NUM_CONNECTIONS = 16
+_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A sample without its image, and where that is.
+
+    Args:
+        sample: everything but the image.
+        image: path or address.
+        label: how messages call it.
+    """
+
+    sample: ImageTextSample
+    image: str
+    label: str
+
+
+def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
+    """Yield the samples with their images, in order; what cannot be used, or has a key that was there, is counted.
+
+    Args:
+        place: where the records come from, for messages.
+        records: and what was left out before.
+        report: counts what was read and what was left out.
+    """
+    keys: set[str] = set()
+    for result in _read_ahead(place, records):
+        if isinstance(result, Skip):
+            report.add(result)
+        elif result.key in keys:
+            detail = "an earlier sample has this key"
+            report.add(Skip(reason="duplicate_key", key=result.key, shard=place, detail=detail))
+        else:
+            keys.add(result.key)
+            report.num_read += 1
+            yield result
+
+
+def read_image(path: str) -> tuple[bytes, str]:
+    """Return the bytes of an image and its extension.
+
+    Raises:
+        BadSampleError: if the file cannot be read, or is no JPEG, PNG or WebP.
+    """
+    try:
+        _check_regular(path)
+        # Among many addresses of the web, some never answer: two attempts must do.
+        data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
+    except FileNotFoundError:
+        raise BadSampleError("missing_image", f"there is no image {path}") from None
+    except storage.StorageError as error:
+        raise BadSampleError("unreachable_image", str(error)) from None
+    except (OSError, ValueError) as error:
+        raise BadSampleError("unreadable_image", f"{path}: {error}") from None
+    return data, _extension(path, data)
+
+
+def parse_object(line: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in a line or a file.
+
+    Args:
+        line: UTF-8, with a byte-order mark or without.
+        name: what it is, for messages.
+
+    Raises:
+        BadSampleError: if it is not UTF-8, not JSON, or no object.
+    """
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+        if b"\\u" in line:
+            # JSON can spell halves of characters, which no file can hold.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError("bad_json", f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadSampleError("bad_json", f"{name} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def _check_regular(path: str) -> None:
+    """Refuse pipes and devices, which may never end."""
+    if not storage.is_remote(path) and storage.local_path(path).exists() and not storage.local_path(path).is_file():
+        raise OSError("not a regular file")
+
+
+def _extension(path: str, data: bytes) -> str:
+    suffix = storage.file_name(path).rpartition(".")[2].lower()
+    found = next((extension for magic, extension in _MAGIC if data.startswith(magic)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        found = "webp"
+    if found is None and suffix not in IMAGE_EXTENSIONS:
+        raise BadSampleError("image_not_an_image", f"{path} is neither a JPEG nor a PNG nor a WebP")
+    if found is None or (found, suffix) == ("jpg", "jpeg"):
+        return suffix
+    return found
+
+
+def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
+    if isinstance(record, Skip):
+        return record
+    try:
+        data, extension = read_image(record.image)
+    except BadSampleError as error:
+        return Skip(reason=error.reason, key=record.label, shard=place, detail=error.detail)
+    return attrs.evolve(record.sample, image=data, image_extension=extension)
+
+
+def _read_ahead(place: str, records: Iterable[Record | Skip]) -> Iterator[ImageTextSample | Skip]:
+    """Yield results in order, while the images that come over a network are fetched ahead."""
+    window: deque[Callable[[], ImageTextSample | Skip]] = deque()
+    pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="images")
+    try:
+        for record in records:
+            if isinstance(record, Record) and storage.is_remote(record.image):
+                window.append(pool.submit(_with_image, place, record).result)
+            else:
+                window.append(partial(_with_image, place, record))
+            if len(window) > 2 * _NUM_CONNECTIONS:
+                yield window.popleft()()
+        while window:
+            yield window.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,130 @@
+"""Tar shards as a source: a shard is a unit, and what it becomes bears its name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.members import parse_sample
+from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.shards import count_samples, expand_shards, parse, read_shard, runs_program
+from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data.sources.base import Source, Unit, sources
+
+# What is written is not compressed: its members are.
+_COMPRESSED = re.compile(r"(\.tar)?\.(gz|bz2|xz)$|\.(tgz|tbz2|txz)$")
+_FILE_NAME = re.compile(r"[\w][\w.+=@,~ -]*")
+_MAX_NAMED = 3
+
+
+def _patterns(shards: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    shards = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    return tuple(os.fspath(shard) for shard in shards)
+
+
+@attrs.frozen(kw_only=True)
+class ShardUnit(Unit):
+    """One shard.
+
+    Args:
+        path: path, address, or webdataset's `pipe:`.
+    """
+
+    path: str
+
+    def fingerprint(self) -> str:
+        """Return size and time of change, or the store's mark; the command, where a program gives the shard."""
+        if runs_program(self.path):
+            return self.path
+        try:
+            return storage.fingerprint(self.path)
+        except storage.StorageError:
+            raise
+        except FileNotFoundError:
+            raise ValueError(f"shard {self.path} does not exist") from None
+        except OSError as error:
+            raise ValueError(f"shard {self.path} cannot be read: {error}") from None
+
+    def count(self) -> int | None:
+        """Return the number of keys in a whole shard on this machine."""
+        if runs_program(self.path) or storage.is_remote(self.path) or _COMPRESSED.search(self.path):
+            return None
+        try:
+            return count_samples([self.path])
+        except ValueError:
+            # Reading will tell how far it goes.
+            return None
+
+    def size(self) -> int | None:
+        """Return the bytes of the shard."""
+        return None if runs_program(self.path) else storage.size(self.path)
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples; of those with one key, the first that can be used."""
+        keys: set[str] = set()
+        for raw in read_shard(self.path, report.add):
+            sample = parse(raw, parse_sample, report.add)
+            if sample is None:
+                continue
+            if sample.key in keys:
+                detail = "an earlier sample of the shard has this key"
+                report.add(Skip(reason="duplicate_key", key=sample.key, shard=self.path, detail=detail))
+                continue
+            keys.add(sample.key)
+            report.num_read += 1
+            yield sample
+
+
+@sources.register("shards")
+@attrs.frozen(kw_only=True)
+class ShardSource(Source):
+    """Tar shards of image-text samples.
+
+    Args:
+        shards: paths, addresses or brace patterns, as `expand_shards` takes them; compressed ones too. Their names must
+            differ: what they become bears the same, without `.gz`.
+    """
+
+    shards: tuple[str, ...] = attrs.field(converter=_patterns)
+
+    def units(self) -> tuple[ShardUnit, ...]:
+        """Return a unit for every shard, in the order given.
+
+        Raises:
+            ValueError: if there is none, a local one is missing, or two have one name.
+        """
+        paths = expand_shards(self.shards)
+        local = [path for path in paths if not runs_program(path) and not storage.is_remote(path)]
+        _check_present(local)
+        units: dict[str, ShardUnit] = {}
+        for path in paths:
+            name = _output_name(path)
+            if name in units:
+                raise ValueError(f"{units[name].path} and {path} have the same name; work on them as two data sets")
+            units[name] = ShardUnit(name=name, path=path)
+        return tuple(units.values())
+
+
+def _check_present(paths: list[str]) -> None:
+    missing = [path for path in paths if not storage.local_path(path).exists()]
+    if missing:
+        others = f", nor do {len(missing) - _MAX_NAMED} others" if len(missing) > _MAX_NAMED else ""
+        raise ValueError(
+            f"shard {', '.join(missing[:_MAX_NAMED])} does not exist{others}; "
+            "patterns are written with braces, such as 'train/{00000..00127}.tar'"
+        )
+    for path in paths:
+        if storage.is_directory(path):
+            raise ValueError(f"{path} is a directory and no shard; for a directory of images, take FolderSource")
+
+
+def _output_name(path: str) -> str:
+    name = storage.file_name(path)
+    name = _COMPRESSED.sub(".tar", name)
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(f"{path!r} does not end with the name of a file, which the new shard could bear")
+    return name
