@@ -34,10 +34,11 @@ from mobileclip.data.shards import (
     write_shards,
 )
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.data.sources import FolderSource, JsonLinesSource, ShardSource, Source, Unit, as_source, sources
+from mobileclip.data.sources import FolderSource, JsonLinesSource, ShardSource, Source, Unit, as_source
 from mobileclip.data.tokenizer import Tokenizer
 
 __all__ = [
+    "LAYOUTS",
     "AugmentationParams",
     "AugmentationSpec",
     "AugmentedSample",
@@ -48,7 +49,6 @@ __all__ = [
     "ImageTextSample",
     "ImageTransform",
     "JsonLinesSource",
-    "LAYOUTS",
     "Layout",
     "ReinforcedBatch",
     "ReinforcedPipeline",
@@ -80,7 +80,6 @@ __all__ = [
     "read_card",
     "read_reinforced_samples",
     "read_samples",
-    "sources",
     "write_card",
     "write_shard",
     "write_shards",
