@@ -1,8 +1,23 @@
 """Teachers: image-text models whose embeddings are stored, and ensembles of them."""
 
+from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
 from mobileclip.reinforce.teachers.ensemble import TeacherEnsemble
 from mobileclip.reinforce.teachers.model import ModelTeacher, normalize_pixels
+from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.reinforce.teachers.protocol import Teacher
+from mobileclip.reinforce.teachers.spec import Precision, TeacherSpec, build_ensemble, teachers
 from mobileclip.reinforce.teachers.weights import weights_sha256
 
-__all__ = ["ModelTeacher", "Teacher", "TeacherEnsemble", "normalize_pixels", "weights_sha256"]
+__all__ = [
+    "CheckpointTeacher",
+    "ModelTeacher",
+    "OpenClipTeacher",
+    "Precision",
+    "Teacher",
+    "TeacherEnsemble",
+    "TeacherSpec",
+    "build_ensemble",
+    "normalize_pixels",
+    "teachers",
+    "weights_sha256",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce.teachers.weights import weights_sha256
+
+MAX_BATCH = 128
+
+_Items = TypeVar("_Items", Tensor, list[str])
 
 
 class ImageTextTower(Protocol):
@@ -39,11 +43,13 @@ class ModelTeacher:
 
     Args:
         name: what people call it.
-        model: switched to evaluation mode.
+        model: switched to evaluation mode; it computes on its own device and in the precision of its weights.
         tokenizer: texts to ids.
         image: the image contract of the model.
         dim: dim of its joint embedding.
         logit_scale: what it multiplies cosine similarities with, after exp.
+        max_batch: images, or texts, that are encoded at once, so that memory does not grow with what is asked for.
+        weights_sha256: hash of the weights as they were loaded; computed where it is left out.
     """
 
     name: str
@@ -52,7 +58,8 @@ class ModelTeacher:
     image: ImageInput
     dim: int = attrs.field(validator=validators.gt(0))
     logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
-    weights_sha256: str = attrs.field(init=False)
+    max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
+    weights_sha256: str = attrs.field()
 
     def __attrs_post_init__(self) -> None:
         self.model.eval()
@@ -69,8 +76,12 @@ class ModelTeacher:
             (batch, 3, size, size) uint8 -> (batch, dim) float32, on the CPU.
         """
         first = next(iter(self.model.parameters()))
-        images = normalize_pixels(pixels.to(first.device), self.image).to(first.dtype)
-        return self.model.encode_image(images).float().cpu()
+
+        def encode(chunk: Tensor) -> Tensor:
+            images = normalize_pixels(chunk.to(first.device), self.image).to(first.dtype)
+            return self.model.encode_image(images)
+
+        return self._in_chunks(encode, pixels)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -80,7 +91,12 @@ class ModelTeacher:
             (number of texts, dim) float32, on the CPU.
         """
         device = next(iter(self.model.parameters())).device
-        return self.model.encode_text(self.tokenizer(list(texts)).to(device)).float().cpu()
+        return self._in_chunks(lambda chunk: self.model.encode_text(self.tokenizer(chunk).to(device)), list(texts))
+
+    def _in_chunks(self, encode: Callable[[_Items], Tensor], items: _Items) -> Tensor:
+        starts = range(0, len(items), self.max_batch)
+        chunks = [encode(items[start : start + self.max_batch]).float() for start in starts]
+        return torch.cat(chunks).cpu() if chunks else torch.zeros(0, self.dim)
 
 
 def normalize_pixels(pixels: Tensor, image: ImageInput) -> Tensor:

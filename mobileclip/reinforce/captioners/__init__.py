@@ -1,0 +1,7 @@
+"""Captioners: models that write captions of images, and the family they belong to."""
+
+from mobileclip.reinforce.captioners.coca import CocaCaptioner
+from mobileclip.reinforce.captioners.protocol import Captioner
+from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+
+__all__ = ["Captioner", "CaptionerSpec", "CocaCaptioner", "captioners"]

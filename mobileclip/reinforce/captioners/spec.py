@@ -1,0 +1,32 @@
+"""The open family of captioners' specs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import attrs
+
+from mobileclip.registry import Registry
+from mobileclip.reinforce.captioners.protocol import Captioner
+from mobileclip.serialization import open_family
+
+
+@attrs.frozen(kw_only=True)
+class CaptionerSpec(ABC):
+    """How a captioner is made; a package adds its own to `captioners`, or by entry point to `mobileclip.captioner`."""
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> Captioner:
+        """Return the captioner, its weights loaded.
+
+        Args:
+            device: where it computes, such as `cuda:1`.
+
+        Raises:
+            ValueError: if there are no such weights, or they cannot be used.
+        """
+
+
+captioners: Registry[type[CaptionerSpec]] = Registry("captioner")
+
+open_family(CaptionerSpec, captioners)

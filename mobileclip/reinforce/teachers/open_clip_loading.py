@@ -1,0 +1,246 @@
+"""Models of open_clip, with the very weights that were asked for, their own preprocessing and tokenizer."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from mobileclip.inputs import ImageInput
+from mobileclip.reinforce.teachers.spec import PRECISIONS, Precision
+from mobileclip.reinforce.teachers.weights import weights_sha256
+
+_SCHEMES = ("hf-hub:", "local-dir:")
+_LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+
+
+@attrs.frozen(kw_only=True)
+class OpenClipSource:
+    """Which architecture, and which weights.
+
+    Args:
+        model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring
+            their weights; or the path of an architecture's JSON file: `embed_dim`, `vision_cfg` and `text_cfg`, as
+            open_clip writes them, alone or under `model_cfg` with a `preprocess_cfg` beside.
+        pretrained: a tag that open_clip knows for the model, such as `openai`, or the path of a file of weights.
+
+    Raises:
+        ValueError: if the weights are not said, or are said twice.
+    """
+
+    model: str = attrs.field(validator=validators.min_len(1))
+    pretrained: str | None
+
+    def __attrs_post_init__(self) -> None:
+        if self.model.startswith(_SCHEMES):
+            if self.pretrained is not None:
+                raise ValueError(
+                    f"{self.model} brings its own weights, so pretrained={self.pretrained!r} would be ignored; set it "
+                    "to None"
+                )
+        elif not self.pretrained:
+            raise ValueError(f"no pretrained weights are named for {self.model}; {_known_tags(self.model)}")
+
+    @property
+    def is_config(self) -> bool:
+        """Whether the model is the path of an architecture's JSON file."""
+        return self.model.endswith(".json")
+
+    def name(self, sha256: str) -> str:
+        """Return what people call the model: its published name, or those of its files and the start of its hash."""
+        if self.pretrained is None:
+            if self.model.startswith("hf-hub:"):
+                return self.model
+            return f"{Path(self.model.removeprefix('local-dir:')).name}-{sha256[:8]}"
+        if not (self.is_config or Path(self.pretrained).is_file()):
+            return f"{self.model}/{self.pretrained}"
+        model = Path(self.model).stem if self.is_config else self.model
+        weights = Path(self.pretrained).stem
+        return f"{model}-{sha256[:8]}" if model == weights else f"{model}/{weights}-{sha256[:8]}"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OpenClipModel:
+    """A loaded model and all that belongs to it.
+
+    Args:
+        model: in evaluation mode, on its device and in its precision.
+        name: what people call it.
+        config: open_clip's description of the architecture.
+        preprocess: open_clip's description of the image transform.
+        tokenizer: texts to ids.
+        logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
+        weights_sha256: hash of the weights in the float32 that they were loaded in.
+    """
+
+    model: Any
+    name: str
+    config: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    tokenizer: Callable[[Sequence[str]], Tensor]
+    logit_scale: float
+    weights_sha256: str
+
+
+def open_clip_package() -> ModuleType:
+    """Return open_clip.
+
+    Raises:
+        ValueError: if it is not installed; the message has the command that installs it.
+    """
+    try:
+        import open_clip  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ValueError(f"open_clip cannot be imported ({error}): pip install 'mobileclip[teachers]'") from error
+    package: ModuleType = open_clip
+    return package
+
+
+def load_open_clip(source: OpenClipSource, *, device: str, precision: Precision) -> OpenClipModel:
+    """Return a model with pretrained weights, all of them and no others.
+
+    Args:
+        source: architecture and weights.
+        device: where to.
+        precision: what the weights are cast to.
+
+    Raises:
+        ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
+    """
+    from safetensors import SafetensorError
+
+    open_clip = open_clip_package()
+    with _known_to_open_clip(source) as (model, pretrained):
+        quick_gelu = _quick_gelu(model, pretrained)
+        try:
+            loaded = open_clip.create_model(
+                model, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True, weights_only=True
+            )
+        except (*_LOADING_ERRORS, SafetensorError) as error:
+            raise ValueError(f"{_spoken(source)} cannot be loaded: {error}") from error
+        config = open_clip.get_model_config(model)
+        tokenizer = open_clip.get_tokenizer(model)
+    sha256 = weights_sha256(loaded.state_dict())
+    logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
+    preprocess = loaded.visual.preprocess_cfg
+    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=PRECISIONS[precision])
+    return OpenClipModel(
+        model=loaded,
+        name=source.name(sha256),
+        config=config,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        logit_scale=logit_scale,
+        weights_sha256=sha256,
+    )
+
+
+def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
+    """Return open_clip's description of an image transform as the image contract.
+
+    The contract says nothing of how an image that is not square is made so.
+
+    Args:
+        preprocess: `size`, `mean`, `std` and `interpolation`.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: if the contract cannot say it: an input that is not square, or another filter.
+    """
+    size = preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    if height != width:
+        raise ValueError(f"{name} takes images of {width} x {height} pixels, and only square ones are supported")
+    if preprocess["interpolation"] not in {"bilinear", "bicubic"}:
+        raise ValueError(
+            f"{name} resizes with the filter {preprocess['interpolation']!r}; bilinear and bicubic are supported"
+        )
+    red, green, blue = (float(value) for value in preprocess["mean"])
+    mean = (red, green, blue)
+    red, green, blue = (float(value) for value in preprocess["std"])
+    return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=(red, green, blue))
+
+
+@contextmanager
+def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | None]]:
+    """Yield a model and weights under names that open_clip takes."""
+    if source.is_config:
+        with tempfile.TemporaryDirectory() as directory:
+            _lay_out(source, Path(directory))
+            yield f"local-dir:{directory}", None
+        return
+    if source.pretrained is not None:
+        models, tags = open_clip_package().list_models(), _tags(source.model)
+        if source.model not in models:
+            near = get_close_matches(source.model, models, n=3) or ["open_clip.list_models()"]
+            raise ValueError(f"open_clip knows no model {source.model!r}; see {', '.join(near)}")
+        if source.pretrained not in tags and not Path(source.pretrained).is_file():
+            raise ValueError(
+                f"{source.pretrained!r} is neither a file nor pretrained weights of {source.model}; "
+                f"{_known_tags(source.model)}"
+            )
+    yield source.model, source.pretrained
+
+
+def _lay_out(source: OpenClipSource, directory: Path) -> None:
+    """Lay out an architecture and its weights as open_clip reads those that it does not know by name."""
+    weights = Path(str(source.pretrained)).resolve()
+    for path in (Path(source.model), weights):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; a model given by its JSON file needs a file of weights too")
+    try:
+        config = json.loads(Path(source.model).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{source.model} is no JSON file: {error}") from error
+    whole = config if "model_cfg" in config else {"model_cfg": config}
+    if missing := {"embed_dim", "vision_cfg", "text_cfg"} - whole["model_cfg"].keys():
+        raise ValueError(f"{source.model} describes no model of open_clip: {', '.join(sorted(missing))} is missing")
+    (directory / "open_clip_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    suffix = ".safetensors" if weights.suffix == ".safetensors" else ".pth"
+    place = directory / f"open_clip_model{suffix}"
+    try:
+        place.symlink_to(weights)
+    except OSError:  # where links need a privilege
+        shutil.copyfile(weights, place)
+
+
+def _quick_gelu(model: str, pretrained: str | None) -> bool:
+    """Whether the weights want the quick approximation of GELU where the architecture's name does not say so.
+
+    open_clip only warns where the two disagree, and computes with the wrong activation.
+    """
+    if pretrained is None:
+        return False
+    tag = open_clip_package().get_pretrained_cfg(model, pretrained)
+    if not tag:
+        return False
+    wanted = bool(tag.get("quick_gelu", False))
+    if not wanted and open_clip_package().get_model_config(model).get("quick_gelu", False):
+        raise ValueError(f"{pretrained} was not trained with QuickGELU, as {model} computes; take the model without it")
+    return wanted
+
+
+def _tags(model: str) -> list[str]:
+    return list(open_clip_package().list_pretrained_tags_by_model(model))
+
+
+def _known_tags(model: str) -> str:
+    tags = [] if model.endswith(".json") else _tags(model)
+    known = f"its tags are {', '.join(tags)}; or give" if tags else "give"
+    return f"{known} the path of a file of weights"
+
+
+def _spoken(source: OpenClipSource) -> str:
+    return source.model if source.pretrained is None else f"{source.model} with the weights {source.pretrained}"
