@@ -1,24 +1,50 @@
-"""Reinforcement: what teachers say about every image and caption, computed once and stored beside them."""
+"""Reinforcement: what captioners and teachers say about every image, computed once and stored beside it."""
 
-from mobileclip.reinforce.card import ReinforcementCard, ShardEntry, TeacherEntry, read_card
-from mobileclip.reinforce.encoding import Captions, CaptionSource, own_captions
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner, captioners
+from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayEngine, engines
+from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
+from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teachers import ModelTeacher, Teacher, TeacherEnsemble, normalize_pixels
+from mobileclip.reinforce.teachers import (
+    CheckpointTeacher,
+    ModelTeacher,
+    OpenClipTeacher,
+    Teacher,
+    TeacherEnsemble,
+    TeacherSpec,
+    build_ensemble,
+    normalize_pixels,
+    teachers,
+)
+from mobileclip.reinforce.verify import Verification, verify
 
 __all__ = [
-    "CaptionSource",
-    "Captions",
+    "Captioner",
+    "CaptionerSpec",
+    "CheckpointTeacher",
+    "CocaCaptioner",
+    "Engine",
+    "Estimate",
+    "InlineEngine",
+    "LocalEngine",
+    "Manifest",
     "ModelTeacher",
-    "ReinforcementCard",
+    "OpenClipTeacher",
+    "RayEngine",
     "ReinforcementReport",
     "ReinforcementSpec",
     "ShardEntry",
     "Teacher",
     "TeacherEnsemble",
-    "TeacherEntry",
+    "TeacherSpec",
+    "Verification",
+    "build_ensemble",
+    "captioners",
+    "engines",
+    "estimate",
     "normalize_pixels",
-    "own_captions",
-    "read_card",
     "reinforce",
+    "teachers",
+    "verify",
 ]

@@ -1,8 +1,9 @@
-"""A batch of samples to reinforced ones: draw, replay, and have every teacher encode."""
+"""A batch of samples to reinforced ones: caption, draw, replay, and have every teacher encode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -17,106 +18,124 @@ from mobileclip.data import (
     Skip,
     augmentation_rng,
     decode_image,
+    hash_image,
 )
+from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
 
-Captions = tuple[Sequence[str], Mapping[str, Sequence[str]]]
-CaptionSource = Callable[[ImageTextSample], Captions]
+if TYPE_CHECKING:
+    from PIL import Image
 
-
-def own_captions(sample: ImageTextSample) -> Captions:
-    """Return the sample's own captions as the real ones, and no synthetic ones."""
-    return sample.captions, {}
+_SEEDS = 2**63
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class _Prepared:
+class _Decoded:
+    sample: ImageTextSample
+    image: Image.Image
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Augmented:
     """A sample with its augmentations and, by size, the pixels they give: (augmentations, size, size, 3)."""
 
     sample: ImageTextSample
     params: tuple[AugmentationParams, ...]
-    pixels: dict[int, npt.NDArray[np.uint8]]
-    captions: tuple[str, ...]
-    syn_captions: dict[str, tuple[str, ...]]
+    pixels: Mapping[int, npt.NDArray[np.uint8]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class BatchEncoder:
-    """Makes reinforced samples.
+    """Makes reinforced samples, or where there are no teachers, captioned ones.
 
     Args:
         spec: the choices.
-        teachers: whose embeddings are stored.
-        captions: what is written under an image.
+        teachers: whose embeddings are stored; None for captions alone.
+        captioner: who writes synthetic captions; None for none.
         shard: where the samples come from, for messages.
     """
 
     spec: ReinforcementSpec
-    teachers: TeacherEnsemble
-    captions: CaptionSource
+    teachers: TeacherEnsemble | None
+    captioner: Captioner | None
     shard: str
 
-    def __call__(self, samples: Sequence[ImageTextSample]) -> list[ReinforcedSample | Skip]:
-        """Return for every sample the reinforced one, or why there is none."""
-        results = [self._prepare_or_skip(sample) for sample in samples]
-        prepared = [result for result in results if isinstance(result, _Prepared)]
-        finished = iter(self._encode(prepared)) if prepared else iter(())
+    def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
+        """Return for every sample what is to be stored, or why there is nothing."""
+        results = [self._decode_or_skip(sample) for sample in samples]
+        decoded = [result for result in results if isinstance(result, _Decoded)]
+        finished = iter(self._finish(decoded)) if decoded else iter(())
         return [result if isinstance(result, Skip) else next(finished) for result in results]
 
-    def _prepare_or_skip(self, sample: ImageTextSample) -> _Prepared | Skip:
+    def _decode_or_skip(self, sample: ImageTextSample) -> _Decoded | Skip:
+        if sample.image is None:
+            detail = "there is no image; `mobileclip data join` brings images in"
+            return Skip(reason="missing_image", key=sample.key, shard=self.shard, detail=detail)
         try:
-            return self._prepare(sample)
+            return _Decoded(sample=sample, image=decode_image(sample.image))
         except BadSampleError as error:
             return Skip(reason=error.reason, key=sample.key, shard=self.shard, detail=error.detail)
 
-    def _prepare(self, sample: ImageTextSample) -> _Prepared:
-        if sample.image is None:
-            raise BadSampleError("missing_image", f"{sample.key} has no image; join the images with the captions first")
-        image = decode_image(sample.image)
-        sizes = self.teachers.image_sizes
-        policies = {size: attrs.evolve(self.spec.augmentation, size=size) for size in sizes}
+    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample]:
+        if self.captioner is not None:
+            decoded = self._caption(decoded, self.captioner)
+        if self.teachers is None:
+            return [one.sample for one in decoded]
+        return self._encode([self._augment(one, self.teachers) for one in decoded], self.teachers)
+
+    def _caption(self, decoded: Sequence[_Decoded], captioner: Captioner) -> list[_Decoded]:
+        seeds = [random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS) for one in decoded]
+        captions = captioner.caption([one.image for one in decoded], seeds)
+        return [self._with_captions(one, texts) for one, texts in zip(decoded, captions, strict=True)]
+
+    def _with_captions(self, one: _Decoded, texts: Sequence[str]) -> _Decoded:
+        synthetic = {**one.sample.syn_captions, self.spec.caption_set: tuple(texts)}
+        return attrs.evolve(one, sample=attrs.evolve(one.sample, syn_captions=synthetic))
+
+    def _augment(self, one: _Decoded, teachers: TeacherEnsemble) -> _Augmented:
+        policies = [attrs.evolve(self.spec.augmentation, size=size) for size in teachers.image_sizes]
         params = tuple(
-            self.spec.augmentation.sample(augmentation_rng(self.spec.seed, sample.key, index), image.size)
+            self.spec.augmentation.sample(augmentation_rng(self.spec.seed, one.sample.key, index), one.image.size)
             for index in range(self.spec.num_augmentations)
         )
         pixels = {
-            size: np.stack([np.asarray(policy.apply(image, one)) for one in params])
-            for size, policy in policies.items()
+            policy.size: np.stack([np.asarray(policy.apply(one.image, each)) for each in params]) for policy in policies
         }
-        captions, syn_captions = self.captions(sample)
-        if not captions:
-            raise BadSampleError("no_caption", f"{sample.key} has no real caption; at least one is expected")
-        synthetic = {name: tuple(texts) for name, texts in syn_captions.items()}
-        return _Prepared(sample=sample, params=params, pixels=pixels, captions=tuple(captions), syn_captions=synthetic)
+        return _Augmented(sample=one.sample, params=params, pixels=pixels)
 
-    def _encode(self, prepared: Sequence[_Prepared]) -> list[ReinforcedSample]:
+    def _encode(self, augmented: Sequence[_Augmented], teachers: TeacherEnsemble) -> list[ReinforcedSample]:
         pixels = {
-            size: torch.from_numpy(np.concatenate([one.pixels[size] for one in prepared])).permute(0, 3, 1, 2)
-            for size in self.teachers.image_sizes
+            size: torch.from_numpy(np.concatenate([one.pixels[size] for one in augmented])).permute(0, 3, 1, 2)
+            for size in teachers.image_sizes
         }
-        image_emb = self.teachers.encode_images(pixels).numpy()
+        image_emb = teachers.encode_images(pixels).numpy().reshape(len(augmented), self.spec.num_augmentations, -1)
+        # A caption that comes twice is encoded once.
         texts = {
-            text: None for one in prepared for group in (one.captions, *one.syn_captions.values()) for text in group
+            text: None
+            for one in augmented
+            for group in (one.sample.captions, *one.sample.syn_captions.values())
+            for text in group
         }
         row = {text: index for index, text in enumerate(texts)}
-        text_emb = self.teachers.encode_texts(list(texts)).numpy()
-        count = self.spec.num_augmentations
+        text_emb = teachers.encode_texts(list(texts)).numpy()
+
+        def rows(group: Sequence[str]) -> npt.NDArray[np.float32]:
+            return text_emb[[row[text] for text in group]]
+
         return [
             ReinforcedSample(
-                **{
-                    field.name: getattr(one.sample, field.name)
-                    for field in attrs.fields(ImageTextSample)
-                    if field.name != "captions"
-                },
-                captions=one.captions,
+                **_plain_fields(one.sample),
                 augmentations=one.params,
-                image_emb=image_emb[index * count : (index + 1) * count],
-                text_emb=text_emb[[row[text] for text in one.captions]],
-                syn_captions=one.syn_captions,
-                syn_text_emb={
-                    name: text_emb[[row[text] for text in group]] for name, group in one.syn_captions.items()
-                },
+                image_sha256=None if one.sample.image is None else hash_image(one.sample.image),
+                image_emb=emb,
+                text_emb=rows(one.sample.captions),
+                syn_text_emb={name: rows(group) for name, group in one.sample.syn_captions.items()},
             )
-            for index, one in enumerate(prepared)
+            for one, emb in zip(augmented, image_emb, strict=True)
         ]
+
+
+def _plain_fields(sample: ImageTextSample) -> dict[str, Any]:
+    return {field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)}

@@ -1,37 +1,36 @@
-"""The reinforcement job: shards in, the same shards with stored augmentations and teachers' embeddings out.
+"""The reinforcement job: a source in, shards with stored augmentations and teachers' embeddings out.
 
-A shard is the unit of work: it is written whole or not at all, entered into the card, and never done again.
+A shard is the unit of work: it appears whole or not at all, is entered into the manifest, and is never done again. What
+is stored depends on the spec and the source alone: not on the engine, the number of workers, their order, or on how
+often the job was killed.
 """
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
 from pathlib import Path
 
 import attrs
-import torch
 
-from mobileclip.data import (
-    ImageTextSample,
-    ReinforcedSample,
-    Skip,
-    SkipReport,
-    count_samples,
-    expand_shards,
-    read_samples,
-    write_shard,
-)
-from mobileclip.data.sample import Layout
+from mobileclip import storage
+from mobileclip.data import Unit, read_card, write_card
+from mobileclip.data.sources.shards import ShardUnit
 from mobileclip.progress import Progress, console
-from mobileclip.reinforce.card import ReinforcementCard, ShardEntry, open_card, write_card
-from mobileclip.reinforce.encoding import BatchEncoder, CaptionSource, own_captions
+from mobileclip.reinforce.engines import Engine, LocalEngine
+from mobileclip.reinforce.manifest import Manifest, ShardEntry, may_pass
+from mobileclip.reinforce.provenance import refuse_other_choices
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teachers import TeacherEnsemble
+from mobileclip.reinforce.worker import STAGING
+
+LOCK = ".lock"
+
+# Counting reads every shard's headers; beyond so many shards progress is counted in shards.
+_MAX_COUNTED = 256
 
 
 @attrs.frozen(kw_only=True)
@@ -39,16 +38,18 @@ class ReinforcementReport:
     """What a job did.
 
     Args:
-        shards: all reinforced shards, those of earlier runs included.
+        shards: all reinforced shards, those of earlier runs included; paths or addresses.
         num_samples: samples in them.
+        num_bytes: their size.
         skipped: samples left out, by reason.
         num_done_before: shards that an earlier run had finished.
         seconds: duration of this run.
         samples_per_second: of this run.
     """
 
-    shards: tuple[Path, ...]
+    shards: tuple[str, ...]
     num_samples: int
+    num_bytes: int
     skipped: Mapping[str, int]
     num_done_before: int
     seconds: float
@@ -60,156 +61,136 @@ class ReinforcementReport:
 
 
 def reinforce(
-    spec: ReinforcementSpec,
-    teachers: TeacherEnsemble,
-    *,
-    captions: CaptionSource = own_captions,
-    show_progress: bool = True,
+    spec: ReinforcementSpec, *, engine: Engine | None = None, show_progress: bool = True
 ) -> ReinforcementReport:
-    """Reinforce every shard that is not reinforced yet.
+    """Reinforce every unit of the source that is not reinforced yet.
 
     Per image, `num_augmentations` parameters are drawn and replayed, and every teacher encodes the results; all
-    captions, real and synthetic, are encoded once. Equal arguments give equal files, whatever was interrupted.
+    captions, real and synthetic, are encoded once. Equal specs give equal files, whatever was interrupted.
 
     Args:
         spec: the choices.
-        teachers: whose embeddings are stored.
-        captions: what is written under an image: the real captions, and sets of synthetic ones by name, `syn_text` or
-            `syn_text_NAME`.
-        show_progress: show a bar with the speed and the time left.
+        engine: who does the work; None for this machine, with one process per GPU.
+        show_progress: show a bar with the speed, the time left and the bytes written.
 
     Raises:
-        ValueError: if there are no shards, two have one name, `output` was made with other choices or teachers, or a
-            teacher gives embeddings that cannot be stored.
+        ValueError: if the source has no units, two have one name, `output` was made with other choices or teachers,
+            another job works in it, a shard cannot be written, or a teacher gives embeddings that cannot be stored.
 
     Source: section 4 of the paper.
     """
     started = time.monotonic()
-    sources = _sources(spec)
-    card = open_card(spec, teachers)
-    pending = {name: source for name, source in sources.items() if not _finished(spec, card, name, source)}
-    total = sum(map(count_samples, pending.values())) if show_progress else 0
-    num_done = 0
-    screen = console(shown=show_progress)
-    with Progress("reinforcing", total=total, console=screen) as progress, _workers(spec) as pool:
-        for name, source in pending.items():
-            encoder = BatchEncoder(spec=spec, teachers=teachers, captions=captions, shard=source)
-            skips = SkipReport()
-            samples = _reinforced(encoder, read_samples([source], skips), spec, pool, skips)
-            num_samples = _write(Path(spec.output) / name, _watched(samples, progress), spec.layout)
-            entry = ShardEntry(
-                source_bytes=Path(source).stat().st_size, num_samples=num_samples, skipped=dict(skips.counts)
-            )
-            card = attrs.evolve(card, shards={**card.shards, name: entry})
-            write_card(spec.output, card)
-            num_done += num_samples
-    seconds = time.monotonic() - started
-    done = attrs.evolve(card, shards={name: card.shards[name] for name in sources})
-    return ReinforcementReport(
-        shards=tuple(Path(spec.output) / name for name, entry in done.shards.items() if entry.num_samples),
-        num_samples=done.num_samples,
-        skipped=done.skipped,
-        num_done_before=len(sources) - len(pending),
-        seconds=seconds,
-        samples_per_second=num_done / max(seconds, 1e-9),
-    )
+    units = {unit.name: unit for unit in spec.source.units()}
+    _refuse_own_input(spec, units.values())
+    with _claimed(spec.output):
+        manifest = Manifest(spec.output)
+        is_known = refuse_other_choices(spec)
+        pending = [unit for unit in units.values() if not (is_known and _is_finished(spec.output, manifest, unit))]
+        num_done = _run(spec, engine or LocalEngine(), pending, manifest, show_progress=show_progress)
+        entries = [manifest[name] for name in units]
+        report = ReinforcementReport(
+            shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
+            num_samples=sum(entry.num_samples for entry in entries),
+            num_bytes=sum(entry.num_bytes for entry in entries),
+            skipped=_skipped(entries),
+            num_done_before=len(units) - len(pending),
+            seconds=time.monotonic() - started,
+            samples_per_second=num_done / max(time.monotonic() - started, 1e-9),
+        )
+        if not report.num_samples:
+            raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}")
+        _count(spec.output, report)
+    return report
 
 
-def _sources(spec: ReinforcementSpec) -> dict[str, str]:
-    sources: dict[str, str] = {}
-    for source in expand_shards(spec.shards):
-        name = Path(source).name
-        if name in sources:
-            raise ValueError(f"{sources[name]} and {source} have the same name; reinforce them into two directories")
-        if not Path(source).is_file():
-            raise ValueError(f"shard {source} does not exist")
-        if Path(source).resolve() == (Path(spec.output) / name).resolve():
-            raise ValueError(f"the output would replace {source}; choose another output directory")
-        sources[name] = source
-    return sources
+def _refuse_own_input(spec: ReinforcementSpec, units: Iterable[Unit]) -> None:
+    for unit in units:
+        if isinstance(unit, ShardUnit) and not storage.is_remote(unit.path):
+            target = Path(spec.output) / unit.name
+            if Path(unit.path).resolve() == target.resolve():
+                raise ValueError(f"the output would replace {unit.path}; choose another output directory")
 
 
-def _finished(spec: ReinforcementSpec, card: ReinforcementCard, name: str, source: str) -> bool:
-    """Whether an earlier run made this shard of the very source; a shard that is not in the card may be anything."""
-    entry = card.shards.get(name)
-    if entry is None or entry.source_bytes != Path(source).stat().st_size:
-        return False
-    return entry.num_samples == 0 or (Path(spec.output) / name).exists()
+def _run(
+    spec: ReinforcementSpec, engine: Engine, pending: Sequence[Unit], manifest: Manifest, *, show_progress: bool
+) -> int:
+    """Have the engine do what is pending, enter every shard as it is finished, and return the number of samples."""
+    from rich.filesize import decimal
 
-
-_Encode = Callable[[Sequence[ImageTextSample]], list[ReinforcedSample | Skip]]
-
-
-def _write(path: Path, samples: Iterator[ReinforcedSample], layout: Layout) -> int:
-    """Write a shard unless there is nothing to write, and return the number of samples."""
-    first = next(samples, None)
-    if first is None:
-        path.unlink(missing_ok=True)
+    if not pending:
         return 0
-    counted = _Counted(chain([first], samples))
-    write_shard(path, counted, layout=layout)
-    return counted.num_items
+    counts = [unit.count() for unit in pending] if show_progress and len(pending) <= _MAX_COUNTED else [None]
+    by_sample = None not in counts
+    total = sum(count or 0 for count in counts) if by_sample else len(pending)
+    num_samples = num_bytes = 0
+    with Progress("reinforcing", total=total, console=console(shown=show_progress)) as progress:
 
+        def on_samples(count: int) -> None:
+            progress.advance(count if by_sample else 0, count=count, detail=f"{decimal(num_bytes)} written")
 
-class _Counted(Iterator[ReinforcedSample]):
-    """Samples that are counted as they pass."""
-
-    def __init__(self, items: Iterable[ReinforcedSample]) -> None:
-        self.items = iter(items)
-        self.num_items = 0
-
-    def __next__(self) -> ReinforcedSample:
-        item = next(self.items)
-        self.num_items += 1
-        return item
-
-
-def _watched(samples: Iterable[ReinforcedSample], progress: Progress) -> Iterator[ReinforcedSample]:
-    for sample in samples:
-        yield sample
-        progress.advance()
+        try:
+            for entry in engine.run(spec, pending, on_samples):
+                manifest.add(entry)
+                num_samples += entry.num_samples
+                num_bytes += entry.num_bytes
+                skipped = sum(entry.skipped.values()) if by_sample else 1
+                progress.advance(skipped, count=0, detail=f"{decimal(num_bytes)} written")
+        finally:
+            manifest.close()
+    return num_samples
 
 
 @contextmanager
-def _workers(spec: ReinforcementSpec) -> Iterator[ThreadPoolExecutor | None]:
-    """Yield threads that share torch's own threads among them, or None for doing it here."""
-    if spec.num_workers == 1:
-        yield None
+def _claimed(output: str) -> Iterator[None]:
+    """Keep a local output for this job alone, and clear away what a killed one left half done."""
+    if storage.is_remote(output):
+        yield
         return
-    num_threads = torch.get_num_threads()
-    share = max(1, num_threads // spec.num_workers)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    with (Path(output) / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another job is working in {output}; wait for it, or choose another output") from None
+        try:
+            yield
+        finally:
+            shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
+            (Path(output) / LOCK).unlink(missing_ok=True)
+
+
+def _is_finished(output: str, manifest: Manifest, unit: Unit) -> bool:
+    """Whether an earlier run made this shard of the very input; a shard without an entry may be anything."""
+    if unit.name not in manifest:
+        return False
+    entry = manifest[unit.name]
+    if may_pass(entry.skipped):
+        return False
+    target = storage.join(output, unit.name)
+    if entry.num_samples and not (storage.exists(target) and storage.size(target) == entry.num_bytes):
+        return False
     try:
-        with ThreadPoolExecutor(spec.num_workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(num_threads)
+        return unit.fingerprint() == entry.fingerprint
+    except ValueError:
+        # The input is gone; what was made of it stays.
+        return True
 
 
-def _reinforced(
-    encode: _Encode,
-    samples: Iterator[ImageTextSample],
-    spec: ReinforcementSpec,
-    pool: ThreadPoolExecutor | None,
-    skips: SkipReport,
-) -> Iterator[ReinforcedSample]:
-    """Yield what `encode` makes of the samples, in their order, with as many batches under way as there are workers."""
-    batches = iter(lambda: list(islice(samples, spec.batch_size)), [])
-    results = map(encode, batches) if pool is None else _ahead(pool, encode, batches, spec.num_workers + 1)
-    for result in results:
-        for sample in result:
-            if isinstance(sample, Skip):
-                skips.add(sample)
-            else:
-                yield sample
+def _count(output: str, report: ReinforcementReport) -> None:
+    card = read_card(output)
+    counted = attrs.evolve(
+        card,
+        num_shards=len(report.shards),
+        num_samples=report.num_samples,
+        num_bytes=report.num_bytes,
+        skipped=report.skipped,
+    )
+    if attrs.asdict(counted) != attrs.asdict(card):
+        write_card(output, counted)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    encode: _Encode,
-    batches: Iterator[Sequence[ImageTextSample]],
-    depth: int,
-) -> Iterator[list[ReinforcedSample | Skip]]:
-    futures = deque(pool.submit(encode, batch) for batch in islice(batches, depth))
-    while futures:
-        yield futures.popleft().result()
-        futures.extend(pool.submit(encode, batch) for batch in islice(batches, 1))
+def _skipped(entries: Sequence[ShardEntry]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        counts.update(entry.skipped)
+    return dict(sorted(counts.items()))

@@ -1,46 +1,52 @@
-"""The choices of a reinforcement job."""
+"""The choices of a reinforcement: everything that decides what is stored, and nothing else."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
 
 import attrs
 from attrs import validators
 
-from mobileclip.data import AugmentationSpec
-from mobileclip.data.sample import Layout
+from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, Source, as_source
+from mobileclip.data.sample import SYN_TEXT
+from mobileclip.reinforce.captioners import CaptionerSpec
+from mobileclip.reinforce.teachers import TeacherSpec
 
-
-def _patterns(shards: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    shards = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    return tuple(os.fspath(shard) for shard in shards)
+_CAPTION_SET = re.compile(r"syn_text(_\w+)?")
 
 
 @attrs.frozen(kw_only=True)
 class ReinforcementSpec:
-    """The choices of a reinforcement job.
+    """The choices of a reinforcement.
+
+    With a captioner and no teachers it stores captions alone, with teachers and no captioner embeddings of the captions
+    that are there, and with both everything in one go: captions once, several sets of teachers later.
 
     Args:
-        shards: paths or brace patterns of the image-text shards; their names must differ, the results bear the same.
-        output: directory of the reinforced shards and of their card.
+        source: what is reinforced; a path or pattern says the kind by itself.
+        output: directory of the reinforced shards, their manifest and their card; local or an address.
+        teachers: whose embeddings are stored, concatenated in this order.
+        captioner: who writes synthetic captions; None for the ones in the source, if any.
+        caption_set: name of the captioner's set, `syn_text` or `syn_text_NAME`.
         augmentation: the policy; every teacher sees the augmented image at its own size.
         num_augmentations: stored augmentations per image.
-        seed: of the augmentations; one depends on the seed, the sample's key and its index alone.
-        layout: `npz` for float32 embeddings, `pth.gz` for bfloat16 ones.
-        batch_size: samples whose augmentations are encoded at once.
-        num_workers: batches in work at once, each in a thread of its own; more than one pays on a CPU, where a small
-            network does not fill two cores.
+        seed: of augmentations and captions; both depend on the seed, the sample's key and their index alone.
+        layout: `npz` for float32 embeddings and `pth.gz` for bfloat16 ones, as the public data sets have them;
+            `compact` for bfloat16 and `compact8` for 8-bit ones in one small member.
+        batch_size: samples that are encoded at once, with all their augmentations.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or there are neither teachers nor a captioner.
     """
 
-    shards: tuple[str, ...] = attrs.field(converter=_patterns)
+    source: Source = attrs.field(converter=as_source)
     output: str = attrs.field(converter=os.fspath)
+    teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=tuple)
+    captioner: CaptionerSpec | None = None
+    caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(_CAPTION_SET))
     augmentation: AugmentationSpec
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
     seed: int = 0
-    layout: Layout = attrs.field(default="npz", validator=validators.in_(("npz", "pth.gz")))
+    layout: Layout = attrs.field(default="compact", validator=validators.in_(LAYOUTS))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
-    num_workers: int = attrs.field(default=1, validator=validators.gt(0))

@@ -1,6 +1,6 @@
 """A real image-text set of emoji drawings, and real teachers for it."""
 
-from .dataset import EmojiDataset, EmojiDataSpec, EmojiSplit, build_dataset, captions_of
+from .dataset import EmojiDataset, EmojiDataSpec, EmojiSplit, build_dataset
 from .teachers import EmojiTeacher, EmojiTeacherSpec, build_teachers, emoji_augmentation
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "EmojiTeacherSpec",
     "build_dataset",
     "build_teachers",
-    "captions_of",
     "emoji_augmentation",
 ]

@@ -120,11 +120,6 @@ class EmojiDataset:
         return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
 
 
-def captions_of(sample: ImageTextSample) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Return the real captions of a picture and the synthetic ones by set, for `mobileclip.reinforce`."""
-    return tuple(sample.metadata["captions"]), {"syn_text": tuple(sample.metadata["syn_text"])}
-
-
 def build_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
     """Download, render, caption, split and write the set; what is there already is not done again.
 
@@ -273,16 +268,14 @@ def _restored(sample: ImageTextSample) -> Rendering:
 
 
 def _sample(picture: Picture, title: str, concept: Concept, rendering: Rendering) -> ImageTextSample:
-    captions = real_captions(concept)
     return ImageTextSample(
         key=f"{picture.style}-{picture.code}",
-        captions=captions[:1],
+        captions=real_captions(concept),
+        syn_captions={"syn_text": synthetic_captions(concept, rendering)},
         image=rendering.png,
         image_extension="png",
         metadata={
             "label": concept.label,
-            "captions": captions,
-            "syn_text": synthetic_captions(concept, rendering),
             "style": picture.style,
             "style_title": title,
             "code": picture.code,

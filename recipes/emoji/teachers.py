@@ -22,7 +22,7 @@ from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.reinforce.teachers import weights_sha256
 from mobileclip.serialization import from_json, to_json
 
-from .dataset import EmojiDataset, EmojiSplit, captions_of
+from .dataset import EmojiDataset, EmojiSplit
 from .heads import HeadData, HeadSpec, ProjectionHead, train_head
 from .trunks import NUM_MEANS, ImageTrunk, TextTrunk, encoding_threads
 
@@ -223,8 +223,7 @@ def _views(spec: EmojiTeacherSpec, sample: ImageTextSample) -> list[np.ndarray[t
 
 
 def _all_captions(sample: ImageTextSample) -> list[str]:
-    real, synthetic = captions_of(sample)
-    return [*real, *(text for group in synthetic.values() for text in group)]
+    return [*sample.captions, *(text for group in sample.syn_captions.values() for text in group)]
 
 
 def _encode_texts(spec: EmojiTeacherSpec, texts: Sequence[str], trunk: TextTrunk) -> Tensor:

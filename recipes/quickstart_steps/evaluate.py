@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 import numpy as np
 import torch
-from emoji import EmojiSplit, captions_of
+from emoji import EmojiSplit
 from torch import Tensor
 
 from mobileclip.data import ImageTextSample, augmentation_rng, decode_image
@@ -93,7 +93,7 @@ def _scores(
     classes = ensemble_prompts(encode_texts(prompts).reshape(len(split.class_names), len(PROMPTS), -1))
     accuracy = classification_accuracy(image, classes, labels, allow_absent=True)
 
-    captions = {index: captions_of(sample)[0] for index, sample in zip(labels.tolist(), samples, strict=True)}
+    captions = {index: sample.captions for index, sample in zip(labels.tolist(), samples, strict=True)}
     texts = [text for group in captions.values() for text in group]
     ids = torch.tensor([index for index, group in captions.items() for _ in group])
     recall = retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-from emoji import EmojiDataset, build_dataset, build_teachers, captions_of
+from emoji import EmojiDataset, build_dataset, build_teachers
 
 import mobileclip
-from mobileclip.reinforce import TeacherEnsemble, reinforce
+from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
 
 from .evaluate import Scores, evaluate_model, evaluate_teachers
@@ -61,7 +61,7 @@ def run(spec: QuickstartSpec) -> Results:
     with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
         teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
     with clock("reinforcement"):
-        reinforced = reinforce(spec.reinforcement(dataset.train.shards), teachers, captions=captions_of)
+        reinforced = reinforce(spec.reinforcement(dataset.train.shards), engine=InlineEngine(teachers=teachers))
         print(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
         scores = {"teachers": [_teacher_scores(spec, dataset, teachers)]}

@@ -64,13 +64,11 @@ class QuickstartSpec:
     def reinforcement(self, shards: tuple[Path, ...]) -> ReinforcementSpec:
         """Return the reinforcement of the training shards."""
         return ReinforcementSpec(
-            shards=[str(shard) for shard in shards],
+            source=[str(shard) for shard in shards],
             output=str(self.output / "reinforced"),
             augmentation=self.teachers.augmentation,
             num_augmentations=self.num_augmentations,
             seed=self.teachers.seed,
-            layout="pth.gz",
-            num_workers=2,
         )
 
     @property

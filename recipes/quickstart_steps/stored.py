@@ -7,7 +7,6 @@ needs; on two cores and a small model that would be a third of the time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import attrs
 import numpy as np
@@ -113,7 +112,7 @@ class StoredSamples:
         )
 
 
-def store_samples(shards: Sequence[Path], *, augmentation: AugmentationSpec, student: DualEncoderSpec) -> StoredSamples:
+def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, student: DualEncoderSpec) -> StoredSamples:
     """Return what the shards hold, with every augmentation replayed.
 
     Args:
@@ -122,7 +121,7 @@ def store_samples(shards: Sequence[Path], *, augmentation: AugmentationSpec, stu
         student: whose inputs are made.
     """
     keys, pixels, embeddings, real, synthetic = [], [], [], [], []
-    for sample in read_reinforced_samples([str(shard) for shard in shards]):
+    for sample in read_reinforced_samples(shards):
         keys.append(sample.key)
         pixels.append(_replayed(sample, augmentation))
         embeddings.append(torch.from_numpy(sample.image_emb))

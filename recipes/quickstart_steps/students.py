@@ -43,7 +43,7 @@ class Student:
 
 
 def train_students(
-    spec: QuickstartSpec, students: Sequence[Student], shards: tuple[Path, ...], *, num_samples: int
+    spec: QuickstartSpec, students: Sequence[Student], shards: tuple[str, ...], *, num_samples: int
 ) -> None:
     """Train every student whose model is not there yet, from its last checkpoint on.
 
@@ -87,7 +87,7 @@ def _use(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _train(spec: QuickstartSpec, one: Student, shards: tuple[Path, ...], num_samples: int) -> None:
+def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samples: int) -> None:
     training = spec.training(one.loss, num_samples=num_samples, seed=one.seed)
     torch.manual_seed(one.seed)
     model = student().build()

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
-from emoji import EmojiDataSpec, build_dataset, captions_of
+from emoji import EmojiDataSpec, build_dataset
 from emoji.captions import with_article
 from emoji.concepts import join_names, make_concepts, phrase, read_concepts
 from emoji.rendering import colour_name, render, render_all
@@ -75,10 +75,9 @@ def test_classes_and_pictures_belong_together(dataset):
 
 def test_captions_say_what_the_picture_shows(dataset):
     for sample in dataset.train.samples():
-        real, synthetic = captions_of(sample)
-        assert sample.metadata["label"] == real[0]
-        assert len(real) == 3
-        described = [text for text in synthetic["syn_text"] if "white background" in text]
+        assert sample.metadata["label"] == sample.captions[0]
+        assert len(sample.captions) == 3
+        described = [text for text in sample.syn_captions["syn_text"] if "white background" in text]
         colour, _, shape = sample.metadata["label"].partition(" ")
         if colour in {"red", "green", "blue", "yellow"}:
             assert f"in {colour} on" in described[0]

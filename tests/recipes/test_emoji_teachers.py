@@ -9,7 +9,7 @@ import timm
 import tokenizers
 import torch
 import torch.nn.functional as F
-from emoji import EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers, captions_of, emoji_augmentation
+from emoji import EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers, emoji_augmentation
 from emoji.efficientnet import EPS, STAGES, EfficientNetLite0, folded_state
 from emoji.heads import HeadData, HeadSpec, train_head
 from emoji.minilm import DIM, HIDDEN_DIM, MAX_LENGTH, NUM_HEADS, NUM_LAYERS, VOCAB_SIZE, MiniLM, convert_state
@@ -17,7 +17,7 @@ from emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, packaged
 from safetensors.torch import save_file
 
 from mobileclip.data import decode_image, read_reinforced_samples
-from mobileclip.reinforce import ReinforcementSpec, reinforce
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
 from tests.recipes.drawings import write_packages
 
 SIZE = 32
@@ -214,13 +214,12 @@ def test_teachers_are_trained_once_and_their_features_serve_reinforcement(datase
         ImageTrunk, "_features", lambda self, pixels: seen.append(len(pixels)) or features(self, pixels)
     )
     spec = ReinforcementSpec(
-        shards=dataset.train.shards,
+        source=dataset.train.shards,
         output=tmp_path / "reinforced",
         augmentation=SPEC.augmentation,
         num_augmentations=3,
-        num_workers=2,
     )
-    report = reinforce(spec, ensemble, captions=captions_of, show_progress=False)
+    report = reinforce(spec, engine=InlineEngine(teachers=ensemble), show_progress=False)
     assert report.num_samples == dataset.train.num_samples
     # The first of the three augmentations trained the heads; the second teacher sees what the first one saw. Two
     # augmentations of a plain shape may give the same pixels.

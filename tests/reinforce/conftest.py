@@ -12,8 +12,10 @@ from PIL import Image
 from torch import nn
 
 from mobileclip.data import ImageTextSample, write_shard
+from mobileclip.encoders import save_model
 from mobileclip.inputs import ImageInput
-from mobileclip.reinforce import ModelTeacher, TeacherEnsemble
+from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
+from tests.encoders.small import SMALL, SMALL_VIT, randomised
 
 
 class TinyTower(nn.Module):
@@ -64,10 +66,25 @@ def picture(seed: int, *, width: int = 40, height: int = 32) -> bytes:
 def plain_sample(key: str, seed: int) -> ImageTextSample:
     return ImageTextSample(
         key=key,
-        captions=(f"picture {seed}",),
+        captions=(f"picture {seed}", f"number {seed}", "a picture"),
+        syn_captions={"syn_text": ("a noisy square", f"noise of seed {seed}")},
         image=picture(seed, width=40 + seed),
         image_extension="png",
-        metadata={"more": [f"number {seed}", "a picture"], "syn": ["a noisy square", f"noise of seed {seed}"]},
+        metadata={"seed": seed},
+        others={"cls": b"3"},
+    )
+
+
+@pytest.fixture(scope="session")
+def small_teachers(tmp_path_factory) -> tuple[CheckpointTeacher, ...]:
+    """Two teachers of this library as files, for workers in other processes."""
+    folder = tmp_path_factory.mktemp("teachers")
+    specs = {"mci": SMALL, "vit": SMALL_VIT}
+    for seed, (name, spec) in enumerate(specs.items()):
+        save_model(randomised(spec, seed), folder / f"{name}.safetensors")
+    return tuple(
+        CheckpointTeacher(checkpoint=folder / f"{name}.safetensors", logit_scale=10.0 + seed)
+        for seed, name in enumerate(specs)
     )
 
 
@@ -85,10 +102,6 @@ def make_shards(tmp_path: Path) -> Callable[..., list[Path]]:
         ]
 
     return make
-
-
-def all_captions(sample: ImageTextSample) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    return (*sample.captions, *sample.metadata["more"]), {"syn_text": tuple(sample.metadata["syn"])}
 
 
 def without_image(sample: ImageTextSample) -> ImageTextSample:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 from pathlib import Path
 
 import attrs
@@ -9,28 +12,37 @@ import torch
 import torch.nn.functional as F
 
 from mobileclip.data import (
+    LAYOUTS,
     AugmentationSpec,
     SkipReport,
     augmentation_rng,
     decode_image,
+    read_card,
     read_reinforced_samples,
     read_samples,
     write_shard,
 )
 from mobileclip.losses import ReinforcedLoss
-from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, normalize_pixels, read_card, reinforce
-from tests.reinforce.conftest import all_captions, plain_sample, tiny_teacher, without_image
+from mobileclip.reinforce import (
+    InlineEngine,
+    Manifest,
+    ReinforcementSpec,
+    TeacherEnsemble,
+    normalize_pixels,
+    reinforce,
+)
+from tests.reinforce.conftest import plain_sample, tiny_teacher, without_image
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
 
 
 def make_spec(shards, output, **choices) -> ReinforcementSpec:
-    choices = {"augmentation": POLICY, "num_augmentations": 3, "seed": 7, **choices}
-    return ReinforcementSpec(shards=shards, output=output, **choices)
+    choices = {"augmentation": POLICY, "num_augmentations": 3, "seed": 7, "layout": "npz", **choices}
+    return ReinforcementSpec(source=shards, output=output, **choices)
 
 
-def run(spec, teachers, captions=all_captions):
-    return reinforce(spec, teachers, captions=captions, show_progress=False)
+def run(spec, teachers, num_threads=2):
+    return reinforce(spec, engine=InlineEngine(teachers=teachers, num_threads=num_threads), show_progress=False)
 
 
 def test_embeddings_are_those_of_the_replayed_augmentations(make_shards, teachers, tmp_path):
@@ -66,19 +78,19 @@ def test_real_and_synthetic_captions_keep_their_embeddings(make_shards, teachers
         np.testing.assert_allclose(sample.syn_text_emb["syn_text"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["npz", "pth.gz"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_equal_arguments_give_equal_files(make_shards, teachers, tmp_path, layout):
     shards = make_shards()
     first = run(make_spec(shards, tmp_path / "first", layout=layout), teachers)
     second = run(make_spec(shards, tmp_path / "second", layout=layout), teachers)
-    assert [path.read_bytes() for path in first.shards] == [path.read_bytes() for path in second.shards]
+    assert [Path(path).read_bytes() for path in first.shards] == [Path(path).read_bytes() for path in second.shards]
 
 
 def test_threads_change_neither_order_nor_augmentations(make_shards, teachers, tmp_path):
     shards = make_shards()
     threads = torch.get_num_threads()
-    alone = run(make_spec(shards, tmp_path / "alone"), teachers)
-    shared = run(make_spec(shards, tmp_path / "shared", num_workers=3, batch_size=2), teachers)
+    alone = run(make_spec(shards, tmp_path / "alone"), teachers, num_threads=1)
+    shared = run(make_spec(shards, tmp_path / "shared", batch_size=2), teachers, num_threads=3)
     assert torch.get_num_threads() == threads
     for one, other in zip(read_reinforced_samples(alone.shards), read_reinforced_samples(shared.shards), strict=True):
         assert one.key == other.key
@@ -90,51 +102,98 @@ class StoppedError(Exception):
     pass
 
 
+class Interrupting:
+    """Lets an ensemble encode so many batches, then stops it, or counts them."""
+
+    def __init__(self, teachers: TeacherEnsemble, limit: int | None = None) -> None:
+        self._ensemble, self.limit, self.num_batches = teachers, limit, 0
+
+    def __getattr__(self, name):
+        return getattr(self._ensemble, name)
+
+    def encode_images(self, pixels):
+        if self.num_batches == self.limit:
+            raise StoppedError
+        self.num_batches += 1
+        return self._ensemble.encode_images(pixels)
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
 def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, teachers, tmp_path):
     shards = make_shards()
-    whole = run(make_spec(shards, tmp_path / "whole"), teachers)
-    seen = []
-
-    def interrupting(sample):
-        seen.append(sample.key)
-        if len(seen) == 8:
-            raise StoppedError
-        return all_captions(sample)
-
-    spec = make_spec(shards, tmp_path / "out", batch_size=1)
+    whole = run(make_spec(shards, tmp_path / "whole", batch_size=1), teachers)
+    out = tmp_path / "out"
+    spec = make_spec(shards, out, batch_size=1)
     with pytest.raises(StoppedError):
-        run(spec, teachers, interrupting)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000000.tar", "reinforcement.json"]
-    assert set(read_card(tmp_path / "out").shards) == {"00000000.tar"}
-
-    def counting(sample):
-        seen.append(sample.key)
-        return all_captions(sample)
-
-    seen.clear()
-    report = run(spec, teachers, counting)
+        run(spec, Interrupting(teachers, limit=8), num_threads=1)
+    assert files(out) == ["00000000.tar", "manifest.jsonl", "reinforcement.json"]
+    assert list(Manifest(out)) == ["00000000.tar"]
+    counting = Interrupting(teachers)
+    report = run(spec, counting, num_threads=1)
     assert report.num_done_before == 1
-    assert len(seen) == 10
-    for one, other in zip(report.shards, whole.shards, strict=True):
-        assert one.name == other.name
-        for a, b in zip(read_reinforced_samples([one]), read_reinforced_samples([other]), strict=True):
-            assert a.augmentations == b.augmentations
-            np.testing.assert_allclose(a.image_emb, b.image_emb, atol=2e-6)
+    assert counting.num_batches == 10
+    assert [Path(path).read_bytes() for path in report.shards] == [Path(path).read_bytes() for path in whole.shards]
+    assert (out / "reinforcement.json").read_text() == (tmp_path / "whole" / "reinforcement.json").read_text()
 
-    seen.clear()
-    before = [path.stat().st_mtime_ns for path in report.shards]
-    again = run(spec, teachers, counting)
+    before = [Path(path).stat().st_mtime_ns for path in report.shards]
+    again = run(spec, counting)
     assert again.num_done_before == 3
     assert again.num_samples == 15
-    assert not seen
-    assert [path.stat().st_mtime_ns for path in again.shards] == before
+    assert counting.num_batches == 10
+    assert [Path(path).stat().st_mtime_ns for path in again.shards] == before
+
+
+def test_leftovers_of_a_killed_job_are_cleared_and_half_a_line_is_dropped(make_shards, teachers, tmp_path):
+    shards = make_shards()
+    out = tmp_path / "out"
+    whole = run(make_spec(shards, out), teachers)
+    lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    (out / ".staging").mkdir()
+    (out / ".staging" / "1.00000002.tar").write_bytes(b"half")
+    report = run(make_spec(shards, out), teachers)
+    assert report.num_done_before == 2
+    assert not (out / ".staging").exists()
+    assert (out / "manifest.jsonl").read_bytes().splitlines(keepends=True) == lines
+    assert report.shards == whole.shards
+
+
+def test_a_damaged_manifest_says_which_line(make_shards, teachers, tmp_path):
+    shards = make_shards(1)
+    run(make_spec(shards, tmp_path), teachers)
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_bytes(b"{}\n" + manifest.read_bytes())
+    with pytest.raises(ValueError, match=r"line 1 of .*manifest\.jsonl is damaged.*'shard' is missing"):
+        run(make_spec(shards, tmp_path), teachers)
+
+
+def test_two_jobs_do_not_share_an_output(make_shards, teachers, tmp_path):
+    spec = make_spec(make_shards(1), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another job is working in"):
+            run(spec, teachers)
+    assert run(spec, teachers).num_samples == 5
+
+
+def test_what_is_not_known_passes_through(make_shards, teachers, tmp_path):
+    shards = make_shards(1)
+    report = run(make_spec(shards, tmp_path / "out", layout="compact"), teachers)
+    for sample, source in zip(read_reinforced_samples(report.shards), read_samples(shards), strict=True):
+        assert sample.others == source.others == {"cls": b"3"}
+        assert sample.metadata == source.metadata
+        assert sample.image_sha256 == hashlib.sha256(source.image).hexdigest()
 
 
 def test_a_shard_that_changed_or_vanished_is_done_again(make_shards, teachers, tmp_path):
     shards = make_shards()
     spec = make_spec(shards, tmp_path / "out")
     report = run(spec, teachers)
-    report.shards[0].unlink()
+    Path(report.shards[0]).unlink()
     write_shard(shards[1], [plain_sample("new", 3)])
     again = run(spec, teachers)
     assert again.num_done_before == 1
@@ -147,6 +206,9 @@ def test_other_choices_in_the_same_place_are_refused(make_shards, teachers, tmp_
     run(make_spec(shards, tmp_path / "out"), teachers)
     with pytest.raises(ValueError, match="another choice of num_augmentations, seed"):
         run(make_spec(shards, tmp_path / "out", num_augmentations=2, seed=8), teachers)
+    with pytest.raises(ValueError, match="another choice of layout"):
+        run(make_spec(shards, tmp_path / "out", layout="compact"), teachers)
+    (tmp_path / "out" / "manifest.jsonl").unlink()
     with pytest.raises(ValueError, match="another choice of teachers"):
         run(make_spec(shards, tmp_path / "out"), TeacherEnsemble(teachers.teachers[:1]))
     assert read_card(tmp_path / "out").num_augmentations == 3
@@ -157,13 +219,18 @@ def test_bad_samples_are_counted_by_reason_and_remembered(teachers, tmp_path):
     samples = [plain_sample("good", 1), broken, without_image(plain_sample("bare", 2)), plain_sample("fine", 3)]
     shard = write_shard(tmp_path / "a.tar", samples)
     empty = write_shard(tmp_path / "b.tar", [broken])
-    spec = make_spec([shard, empty], tmp_path / "out", num_workers=2, batch_size=1)
+    spec = make_spec([shard, empty], tmp_path / "out", batch_size=1)
     for done_before in (0, 2):
         report = run(spec, teachers)
         assert report.skipped == {"image_not_an_image": 2, "missing_image": 1}
         assert report.num_samples == 2
         assert report.num_done_before == done_before
-        assert [path.name for path in report.shards] == ["a.tar"]
+        assert [Path(path).name for path in report.shards] == ["a.tar"]
+        named = [json.loads(line) for line in (tmp_path / "out" / "skipped" / "a.tar.jsonl").read_text().splitlines()]
+        assert {(one["reason"], one["key"]) for one in named} == {
+            ("image_not_an_image", "broken"),
+            ("missing_image", "bare"),
+        }
     skips = SkipReport()
     assert [sample.key for sample in read_reinforced_samples(report.shards, skips)] == ["good", "fine"]
     assert skips.num_skipped == 0
@@ -208,10 +275,10 @@ def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, teachers, t
 def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_path):
     shards = make_shards(1)
     with pytest.raises(ValueError, match="does not exist"):
-        run(make_spec([tmp_path / "none.tar"], tmp_path / "out"), teachers)
+        run(make_spec([tmp_path / "none.tar"], tmp_path / "nothing"), teachers)
     (tmp_path / "twin").mkdir()
     twin = write_shard(tmp_path / "twin" / shards[0].name, [plain_sample("x", 1)])
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match=r"same name|twice|one name"):
         run(make_spec([shards[0], twin], tmp_path / "out"), teachers)
     with pytest.raises(ValueError, match="would replace"):
         run(make_spec(shards, shards[0].parent), teachers)
@@ -219,10 +286,8 @@ def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_p
         TeacherEnsemble([])
     with pytest.raises(ValueError, match="different names"):
         TeacherEnsemble([teachers.teachers[0], teachers.teachers[0]])
-    with pytest.raises(ValueError, match="was not reinforced"):
-        read_card(Path(tmp_path))
 
 
 def test_progress_reaches_the_end(make_shards, teachers, tmp_path, capsys):
-    reinforce(make_spec(make_shards(2), tmp_path / "out"), teachers)
+    reinforce(make_spec(make_shards(2), tmp_path / "out"), engine=InlineEngine(teachers=teachers))
     assert "reinforcing: 10/10" in capsys.readouterr().err

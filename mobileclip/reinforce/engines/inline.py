@@ -1,0 +1,40 @@
+"""This process, with teachers that are loaded already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from mobileclip.data import Unit
+from mobileclip.reinforce.captioners import Captioner
+from mobileclip.reinforce.engines.base import Engine
+from mobileclip.reinforce.manifest import ShardEntry
+from mobileclip.reinforce.spec import ReinforcementSpec
+from mobileclip.reinforce.teachers import TeacherEnsemble
+from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_threads
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class InlineEngine(Engine):
+    """Works in this process, with teachers that no spec describes.
+
+    Args:
+        teachers: whose embeddings are stored, instead of the spec's; None for captions alone.
+        captioner: who writes synthetic captions, instead of the spec's; None for none.
+        num_threads: batches in work at once; None for one per core.
+    """
+
+    teachers: TeacherEnsemble | None = None
+    captioner: Captioner | None = None
+    num_threads: int | None = None
+
+    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
+        """Make the shards of all units; see `Engine`."""
+        worker = ShardWorker(
+            spec=spec,
+            teachers=self.teachers,
+            captioner=self.captioner,
+            num_threads=self.num_threads or default_num_threads("cpu", 1),
+        )
+        return (worker(unit, on_samples) for unit in units)

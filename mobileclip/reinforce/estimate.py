@@ -1,0 +1,138 @@
+"""What a reinforcement will cost, measured on the beginning of its first shard."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import attrs
+import torch
+
+from mobileclip.data import ImageTextSample, SkipReport, Unit
+from mobileclip.reinforce.spec import ReinforcementSpec
+from mobileclip.reinforce.worker import ShardWorker, default_num_threads
+
+_MAX_COUNTED = 16
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """The cost of a whole reinforcement on one device like this one.
+
+    Args:
+        num_shards: of the output.
+        num_samples: in all of them, extrapolated from the first shards where there are many.
+        num_measured: samples that the rates come from.
+        samples_per_second: of one worker, once its models are loaded.
+        bytes_per_sample: of a finished shard, images included.
+        loading_seconds: until a worker's models are loaded, once per worker.
+        device: what it was measured on.
+    """
+
+    num_shards: int
+    num_samples: int
+    num_measured: int
+    samples_per_second: float
+    bytes_per_sample: float
+    loading_seconds: float
+    device: str
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of one device for everything."""
+        return self.num_samples / self.samples_per_second / 3600
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the output."""
+        return round(self.num_samples * self.bytes_per_sample)
+
+    def __str__(self) -> str:
+        from rich.filesize import decimal
+
+        return (
+            f"{self.num_samples:,} samples in {self.num_shards:,} shards: {self.device_hours:,.2f} hours of one device "
+            f"({self.samples_per_second:,.2f} samples/s on {self.device}, measured on {self.num_measured} samples, "
+            f"after {self.loading_seconds:.0f} s of loading) and {decimal(self.num_bytes)} "
+            f"({decimal(round(self.bytes_per_sample))} per sample)"
+        )
+
+
+def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str | None = None) -> Estimate:
+    """Reinforce the beginning of the first shard aside, and extrapolate; the output is not touched.
+
+    Args:
+        spec: the choices.
+        num_samples: how many samples to measure, at most one shard.
+        device: what to measure on; None for the first CUDA device, or the CPU.
+
+    Raises:
+        ValueError: if no sample of the first shard can be reinforced.
+    """
+    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    units = spec.source.units()
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        started = time.perf_counter()
+        aside = attrs.evolve(spec, output=folder)
+        worker = ShardWorker.build(aside, device=device, num_threads=default_num_threads(device, 1))
+        loading_seconds = time.perf_counter() - started
+        worker(_beginning(units[0], spec.batch_size), _unheard)
+        started = time.perf_counter()
+        entry = worker(_beginning(units[0], num_samples), _unheard)
+        seconds = time.perf_counter() - started
+    if entry.num_samples == 0:
+        raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
+    return Estimate(
+        num_shards=len(units),
+        num_samples=_count(units),
+        num_measured=entry.num_samples,
+        samples_per_second=entry.num_samples / seconds,
+        bytes_per_sample=entry.num_bytes / entry.num_samples,
+        loading_seconds=loading_seconds,
+        device=torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{torch.get_num_threads()} CPU cores",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Beginning(Unit):
+    """The first samples of a unit.
+
+    Args:
+        unit: the whole.
+        num_samples: at most so many.
+    """
+
+    unit: Unit
+    num_samples: int
+
+    def fingerprint(self) -> str:
+        """Return the whole unit's fingerprint."""
+        return self.unit.fingerprint()
+
+    def count(self) -> int:
+        """Return how many samples there are at most."""
+        return self.num_samples
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the first samples."""
+        return islice(self.unit.read(report), self.num_samples)
+
+
+def _beginning(unit: Unit, num_samples: int) -> _Beginning:
+    return _Beginning(name=unit.name, unit=unit, num_samples=num_samples)
+
+
+def _count(units: Sequence[Unit]) -> int:
+    """Return the number of samples, as if all shards were like the first ones that can be counted."""
+    known = [count for unit in units[:_MAX_COUNTED] if (count := unit.count()) is not None]
+    if not known:
+        known = [sum(1 for _ in units[0].read(SkipReport(log=False)))]
+    return round(sum(known) / len(known) * len(units))
+
+
+def _unheard(_count: int) -> None:
+    """Take no notice of progress: it is over in moments."""

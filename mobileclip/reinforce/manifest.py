@@ -1,0 +1,118 @@
+"""The manifest of a reinforcement: one line for every finished shard, so that none is done twice and none is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.serialization import from_json, to_json
+
+MANIFEST = "manifest.jsonl"
+# An object store cannot append: there the whole manifest is written again, at most this often.
+SECONDS_BETWEEN_UPLOADS = 60.0
+
+# Skips that another run may not see: a file, a disk or a network that was away.
+_PASSING = frozenset({"unreadable_shard", "connection_failed", "unreachable_image"})
+
+
+def may_pass(reasons: Iterable[str]) -> bool:
+    """Whether reading again, at another time, may give more samples."""
+    return not _PASSING.isdisjoint(reasons)
+
+
+@attrs.frozen(kw_only=True)
+class ShardEntry:
+    """One finished shard.
+
+    Args:
+        shard: file name; a shard without samples has no file.
+        fingerprint: of the input that it was made of; another one means that it must be made again.
+        num_samples: samples in it.
+        num_bytes: its size.
+        skipped: samples left out, by reason.
+    """
+
+    shard: str
+    fingerprint: str
+    num_samples: int
+    num_bytes: int
+    skipped: Mapping[str, int] = attrs.field(factory=dict)
+
+
+class Manifest:
+    """The finished shards of an output directory, a mapping that is as durable as the files.
+
+    Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped.
+
+    Args:
+        directory: of the shards, local or an address.
+
+    Raises:
+        ValueError: if a line other than the last is damaged.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = storage.join(os.fspath(directory), MANIFEST)
+        self._remote = storage.is_remote(self.path)
+        self._entries: dict[str, ShardEntry] = {}
+        self._uploaded = time.monotonic()
+        if storage.exists(self.path):
+            with storage.open_read(self.path) as stream:
+                text = stream.read()
+            *lines, torn = text.split(b"\n")
+            for number, line in enumerate(lines, 1):
+                self._read(line, number)
+            if torn and not self._remote:
+                os.truncate(self.path, len(text) - len(torn))
+
+    def __getitem__(self, shard: str) -> ShardEntry:
+        return self._entries[shard]
+
+    def __contains__(self, shard: str) -> bool:
+        return shard in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entries(self) -> tuple[ShardEntry, ...]:
+        """Return all entries."""
+        return tuple(self._entries.values())
+
+    def add(self, entry: ShardEntry) -> None:
+        """Enter a finished shard; an entry of the same name is replaced."""
+        self._entries[entry.shard] = entry
+        if not self._remote:
+            with Path(self.path).open("ab") as stream:
+                stream.write(_line(entry))
+                stream.flush()
+                os.fsync(stream.fileno())
+        elif time.monotonic() - self._uploaded > SECONDS_BETWEEN_UPLOADS:
+            self.close()
+
+    def close(self) -> None:
+        """Write what an object store does not hold yet."""
+        if self._remote:
+            with storage.atomic_write(self.path) as stream:
+                stream.writelines(map(_line, self._entries.values()))
+            self._uploaded = time.monotonic()
+
+    def _read(self, line: bytes, number: int) -> None:
+        try:
+            entry = from_json(line.decode(), ShardEntry)
+        except ValueError as error:
+            raise ValueError(
+                f"line {number} of {self.path} is damaged ({error}); delete the line, and its shard is made again"
+            ) from None
+        self._entries[entry.shard] = entry
+
+
+def _line(entry: ShardEntry) -> bytes:
+    return to_json(entry).encode() + b"\n"

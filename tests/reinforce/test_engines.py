@@ -1,0 +1,189 @@
+"""Engines change nothing of what is stored: the same shards from one process, two, and a Ray pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
+from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.serialization import to_json
+
+POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
+
+
+def make_spec(shards, output, teachers, **choices) -> ReinforcementSpec:
+    choices = {"augmentation": POLICY, "num_augmentations": 2, "seed": 7, "layout": "npz", "batch_size": 2, **choices}
+    return ReinforcementSpec(source=shards, output=output, teachers=teachers, **choices)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Parameters and captions to the bit, embeddings to 1e-6."""
+    assert set(Manifest(one)) == set(Manifest(other))
+    assert read_card(one) == read_card(other)
+    assert read_card(one).num_samples == read_card(other).num_samples > 0
+    for name in sorted(Manifest(one)):
+        ours, theirs = (list(read_reinforced_samples([directory / name])) for directory in (one, other))
+        assert [sample.key for sample in ours] == [sample.key for sample in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.augmentations == b.augmentations
+            assert a.captions == b.captions
+            assert a.syn_captions == b.syn_captions
+            np.testing.assert_allclose(a.image_emb, b.image_emb, atol=1e-6)
+            np.testing.assert_allclose(a.text_emb, b.text_emb, atol=1e-6)
+
+
+@pytest.fixture
+def alone(make_shards, small_teachers, tmp_path):
+    """What one worker in this process makes."""
+    shards = make_shards(4, 5)
+    spec = make_spec(shards, tmp_path / "alone", small_teachers)
+    report = reinforce(spec, engine=LocalEngine(num_workers=1), show_progress=False)
+    assert report.num_samples == 20
+    return shards, tmp_path / "alone"
+
+
+def test_two_processes_make_the_same(alone, small_teachers, tmp_path, capsys):
+    shards, expected = alone
+    spec = make_spec(shards, tmp_path / "two", small_teachers)
+    report = reinforce(spec, engine=LocalEngine(num_workers=2, num_threads=1))
+    assert "reinforcing: 20/20" in capsys.readouterr().err
+    assert report.num_samples == 20
+    assert_same(expected, tmp_path / "two")
+
+
+def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
+    shards, expected = alone
+    spec = make_spec(shards, tmp_path / "killed", small_teachers)
+    units = spec.source.units()
+    (tmp_path / "killed").mkdir()
+    killed = []
+
+    def kill_one(_count):
+        if not killed:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append(workers[0])
+
+    engine = LocalEngine(num_workers=2, num_threads=1)
+    entries = list(engine.run(spec, units, kill_one))
+    assert killed
+    assert sorted(entry.shard for entry in entries) == [unit.name for unit in units]
+    for entry in entries:
+        stored = [sample.key for sample in read_reinforced_samples([tmp_path / "killed" / entry.shard])]
+        assert stored == [sample.key for sample in read_reinforced_samples([expected / entry.shard])]
+
+
+def test_a_unit_that_kills_its_workers_stops_the_run(make_shards, small_teachers, tmp_path):
+    spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
+    (tmp_path / "out").mkdir()
+
+    def kill_all(_count):
+        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+
+    from mobileclip.reinforce.engines.local import _Crew
+
+    crew = _Crew(spec, [("cpu", 1)], lambda _count: None)
+    assign = crew._assign
+    crew._assign = lambda waiting: (assign(waiting), kill_all(0))
+    with pytest.raises(ValueError, match=r"00000000\.tar ended 3 worker processes, the last with exit code -9"):
+        list(crew.run(spec.source.units()))
+
+
+def test_what_goes_wrong_in_a_worker_is_said_here(make_shards, small_teachers, tmp_path):
+    shards = make_shards(2, 1)
+    missing = [type(small_teachers[0])(checkpoint=tmp_path / "nowhere.safetensors")]
+    with pytest.raises(ValueError, match="nowhere"):
+        reinforce(make_spec(shards, tmp_path / "out", missing), engine=LocalEngine(num_workers=2), show_progress=False)
+
+
+RUN = """
+import sys
+from mobileclip.reinforce import LocalEngine, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.serialization import from_json
+spec = from_json(open(sys.argv[1]).read(), ReinforcementSpec)
+engine = {
+    "local": LocalEngine(num_workers=2, num_threads=1),
+    "ray": RayEngine(min_workers=2, max_workers=2),
+}[sys.argv[2]]
+reinforce(spec, engine=engine, show_progress=False)
+"""
+
+
+def start(spec: ReinforcementSpec, engine: str, folder: Path) -> subprocess.Popen:
+    (folder / "spec.json").write_text(to_json(spec))
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder / "spec.json"), engine],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_at_random_moments(spec: ReinforcementSpec, engine: str, folder: Path, num_kills: int, longest: float) -> int:
+    """Kill the job's process so many times, finish it, and return in how many of the runs something was finished."""
+    rng = np.random.default_rng(0)
+    num_fruitful = done = 0
+    for _ in range(num_kills):
+        process = start(spec, engine, folder)
+        time.sleep(float(rng.uniform(0.5, longest)))
+        process.kill()
+        process.wait()
+        now = len(Manifest(spec.output)) if Path(spec.output).exists() else 0
+        assert now >= done, "something finished was lost"
+        num_fruitful += now > done
+        done = now
+    process = start(spec, engine, folder)
+    assert process.wait(timeout=300) == 0
+    return num_fruitful
+
+
+def lines(directory: Path) -> list[str]:
+    return [json.loads(line)["shard"] for line in (directory / "manifest.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "longest"), [("local", 12.0), ("ray", 25.0)])
+def test_killed_twenty_times_it_ends_with_the_same(make_shards, small_teachers, tmp_path, engine, longest):
+    if engine == "ray":
+        pytest.importorskip("ray")
+    shards = make_shards(40, 4)
+    reinforce(make_spec(shards, tmp_path / "whole", small_teachers), show_progress=False)
+    spec = make_spec(shards, tmp_path / "killed", small_teachers)
+    fruitful = kill_at_random_moments(spec, engine, tmp_path, 20, longest)
+    assert fruitful >= 2
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert sorted(lines(tmp_path / "killed")) == sorted(path.name for path in shards), "nothing lost, nothing twice"
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_with_an_actor_killed_midway(alone, small_teachers, tmp_path):
+    pytest.importorskip("ray")
+    shards, expected = alone
+    spec = make_spec(shards, tmp_path / "ray", small_teachers)
+    units = spec.source.units()
+    (tmp_path / "ray").mkdir()
+    entries = []
+    for entry in RayEngine(min_workers=2, max_workers=2).run(spec, units, lambda _count: None):
+        if not entries:
+            actors = subprocess.run(["pgrep", "-f", "ray::MapWorker"], check=False, capture_output=True, text=True)
+            os.kill(int(actors.stdout.split()[0]), signal.SIGKILL)
+        entries.append(entry)
+    assert sorted(entry.shard for entry in entries) == [unit.name for unit in units]
+    for entry in entries:
+        stored = list(read_reinforced_samples([tmp_path / "ray" / entry.shard]))
+        for one, other in zip(stored, read_reinforced_samples([expected / entry.shard]), strict=True):
+            assert one.key == other.key
+            assert one.augmentations == other.augmentations
+            np.testing.assert_allclose(one.image_emb, other.image_emb, atol=1e-6)
