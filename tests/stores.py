@@ -1,0 +1,143 @@
+"""Real stores for the tests: a web server with faults at will, and an S3 server."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import pytest
+
+
+@attrs.define
+class Web:
+    """A web server.
+
+    Args:
+        url: its address.
+        files: path to content.
+        ranges: whether it can begin in the middle of a file.
+        head: whether it answers to HEAD.
+        cut_after: the bytes after which the connection breaks, for the next answers.
+        status: the codes that a path answers with before it answers with its content.
+        requests: method, path and range of what it was asked for.
+    """
+
+    url: str
+    files: dict[str, bytes] = attrs.field(factory=dict)
+    ranges: bool = True
+    head: bool = True
+    cut_after: list[int] = attrs.field(factory=list)
+    status: dict[str, list[int]] = attrs.field(factory=dict)
+    requests: list[tuple[str, str, str | None]] = attrs.field(factory=list)
+
+    @property
+    def methods(self) -> Counter[str]:
+        return Counter(method for method, _, _ in self.requests)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    web: Web
+
+    def do_HEAD(self) -> None:
+        if self.web.head:
+            self._headers()
+        else:
+            self.send_error(405)
+
+    def do_GET(self) -> None:
+        body = self._headers()
+        cut = self.web.cut_after.pop(0) if body and self.web.cut_after else None
+        self.wfile.write(body[:cut])
+
+    def _headers(self) -> bytes:
+        """Send the headers and return what follows them after GET."""
+        web = self.web
+        web.requests.append((self.command, self.path, self.headers.get("Range")))
+        if web.status.get(self.path):
+            self.send_response(web.status[self.path].pop(0))
+            self.send_header("Location", web.files.get(self.path, b"").decode(errors="replace"))
+            self.end_headers()
+            return b""
+        data = web.files.get(self.path)
+        asked = self.headers.get("Range") if web.ranges else None
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if data is None or (start > 0 and start >= len(data)):
+            self.send_error(404 if data is None else 416)
+            return b""
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("ETag", f'"{hash(data)}"')
+        self.end_headers()
+        return data[start:]
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def web_server() -> Iterator[Web]:
+    """Yield a server on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    web = Web(url=f"http://127.0.0.1:{server.server_port}")
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@attrs.frozen
+class S3:
+    """An S3 server: a client that sees it without the library, and what ends it."""
+
+    client: Any
+    stop: Callable[[], None]
+
+    def keys(self) -> list[str]:
+        return [entry["Key"] for entry in self.client.list_objects_v2(Bucket="data").get("Contents", [])]
+
+    def unfinished_uploads(self) -> int:
+        return len(self.client.list_multipart_uploads(Bucket="data").get("Uploads", []))
+
+    def empty(self) -> None:
+        for key in self.keys():
+            self.client.delete_object(Bucket="data", Key=key)
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """Yield an S3 server on this machine, with an empty bucket `data`, that addresses in this process lead to."""
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    # An instance keeps the endpoint that it was made with.
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="data")
+    try:
+        yield S3(client=client, stop=server.stop)
+    finally:
+        server.stop()
+        client.close()
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,471 @@
+"""Storage: the same operations on paths, web servers, memory and S3, each of them the real thing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.storage import StorageError, backend, web
+from tests.stores import s3_server, web_server
+
+DATA = os.urandom(3_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(backend, "RETRY_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture(autouse=True)
+def spool(monkeypatch, tmp_path_factory):
+    """Where remote files are written before they are uploaded."""
+    path = tmp_path_factory.mktemp("spool")
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+        yield server
+
+
+@pytest.fixture
+def site():
+    with web_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "file", "memory", "s3"])
+def base(request, tmp_path):
+    """A directory to write to, of every kind."""
+    if request.param == "s3":
+        request.getfixturevalue("s3").empty()
+        return "s3://data/part"
+    return {"local": str(tmp_path), "file": tmp_path.as_uri(), "memory": f"memory://{tmp_path.name}"}[request.param]
+
+
+def write(path, data=DATA):
+    with storage.atomic_write(path) as stream:
+        stream.write(data)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("path", "remote", "name"),
+        [
+            ("a/b.tar", False, "b.tar"),
+            (Path("a/b.tar"), False, "b.tar"),
+            ("file:///a/b%20c.tar", False, "b%20c.tar"),
+            ("s3://bucket/a/b.tar", True, "b.tar"),
+            ("https://host/a/b.tar?x=1/2", True, "b.tar"),
+            ("https://host/a%20b.tar", True, "a b.tar"),
+            ("memory://a", True, "a"),
+            ("pipe:cat a.tar", False, "pipe:cat a.tar"),
+            ("C:/a.tar", False, "a.tar"),
+        ],
+    )
+    def test_kinds(self, path, remote, name):
+        assert storage.is_remote(path) is remote
+        assert storage.file_name(path) == name
+
+    def test_join(self, tmp_path):
+        assert storage.join("s3://bucket/a/", "b.tar") == "s3://bucket/a/b.tar"
+        assert storage.join(tmp_path, "b/c.tar") == str(tmp_path / "b" / "c.tar")
+        assert storage.join("file:///x", "b.tar") == "/x/b.tar"
+        assert storage.local_path("file:///a/b%20c.tar") == Path("/a/b c.tar")
+
+    def test_unknown_addresses_are_refused_with_what_is_known(self):
+        with pytest.raises(
+            ValueError, match=r"nosuch://x cannot be opened.*expected a path or an address such as s3://"
+        ):
+            storage.check_address("nosuch://x")
+        with pytest.raises(ValueError, match="nosuch"), storage.open_read("nosuch://x/y"):
+            pass
+        with pytest.raises(ValueError, match="nosuch"), storage.atomic_write("nosuch://x/y"):
+            pass
+
+    def test_a_missing_package_is_named_with_the_command_that_installs_it(self):
+        code = """
+import sys
+sys.modules["gcsfs"] = None  # as if it were not installed
+from mobileclip import storage
+for call in (storage.check_address, storage.size, storage.fingerprint, storage.list_files):
+    try:
+        call("gs://bucket/a.tar")
+    except ValueError as error:
+        print(error)
+"""
+        lines = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        ).stdout.splitlines()
+        assert len(lines) == 4
+        assert all("gs://bucket/a.tar needs" in line and "pip install 'mobileclip[remote]'" in line for line in lines)
+
+    def test_importing_brings_no_package_along(self):
+        code = (
+            "import sys, torch; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+        assert not {"fsspec", "s3fs", "aiohttp", "botocore"} & set(done.stdout.split())
+
+
+class TestEveryStore:
+    def test_round_trip(self, base):
+        path = storage.join(base, "a.bin")
+        assert not storage.exists(path)
+        write(path)
+        assert storage.exists(path)
+        assert storage.size(path) == len(DATA)
+        assert storage.read_bytes(path, limit=len(DATA)) == DATA
+        with storage.open_read(path) as stream:
+            stream.seek(1_234_567)
+            assert stream.read(1000) == DATA[1_234_567:1_235_567]
+            stream.seek(-7, os.SEEK_END)
+            assert stream.read() == DATA[-7:]
+            stream.seek(0)
+            assert stream.read() == DATA
+        with pytest.raises(OSError, match="more than 1000 bytes"):
+            storage.read_bytes(path, limit=1000)
+
+    def test_two_readers_of_one_file_do_not_disturb_each_other(self, base):
+        path = storage.join(base, "a.bin")
+        write(path)
+        with storage.open_read(path) as one, storage.open_read(path) as other:
+            assert one.read(2_000_000) == DATA[:2_000_000]
+            assert other.read(2_000_000) == DATA[:2_000_000]
+            assert one.read() == other.read() == DATA[2_000_000:]
+
+    def test_an_empty_file(self, base):
+        path = storage.join(base, "empty")
+        write(path, b"")
+        assert storage.size(path) == 0
+        with storage.open_read(path) as stream:
+            assert stream.read() == b""
+
+    def test_fingerprints_change_with_the_content_only(self, base):
+        path = storage.join(base, "a.bin")
+        write(path, b"one")
+        before = storage.fingerprint(path)
+        assert storage.fingerprint(path) == before
+        time.sleep(0.01)
+        write(path, b"two")
+        assert storage.fingerprint(path) != before
+
+    def test_listing(self, base):
+        for name in ("b.tar", "a.tar", "c.txt", "below/d.tar"):
+            storage.make_directory(storage.join(base, "below"))
+            write(storage.join(base, name), name.encode())
+        top = str(storage.local_path(base)) if base.startswith("file:") else base
+        assert storage.list_files(base, ".tar") == (f"{top}/a.tar", f"{top}/b.tar")
+        assert storage.list_files(base, ".tar", recursive=True) == (
+            f"{top}/a.tar",
+            f"{top}/b.tar",
+            f"{top}/below/d.tar",
+        )
+        assert storage.list_files(storage.join(base, "nowhere")) == ()
+        found = storage.find_files(base)
+        assert sorted(found) == ["a.tar", "b.tar", "below/d.tar", "c.txt"]
+        assert len(set(found.values())) == 4
+        assert storage.is_directory(base)
+        assert storage.is_directory(storage.join(base, "below"))
+        assert not storage.is_directory(storage.join(base, "a.tar"))
+        assert not storage.exists(storage.join(base, "below"))
+        # What another process adds must be seen.
+        write(storage.join(base, "e.tar"), b"")
+        assert len(storage.list_files(base, ".tar")) == 3
+
+    def test_removing(self, base):
+        path = storage.join(base, "a.bin")
+        write(path)
+        storage.remove(path)
+        assert not storage.exists(path)
+        storage.remove(path)
+
+    @pytest.mark.parametrize(
+        "call", [storage.size, storage.fingerprint, lambda path: storage.read_bytes(path, limit=9)]
+    )
+    def test_a_missing_file_and_a_directory(self, base, call):
+        with pytest.raises(FileNotFoundError):
+            call(storage.join(base, "nothing"))
+        storage.make_directory(storage.join(base, "below"))
+        write(storage.join(base, "below/a.bin"))
+        with pytest.raises(IsADirectoryError):
+            call(storage.join(base, "below"))
+
+    def test_an_error_leaves_nothing_and_the_old_file_as_it_was(self, base, spool):
+        path = storage.join(base, "a.bin")
+
+        def interrupted():
+            yield DATA
+            raise KeyboardInterrupt
+
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt), storage.atomic_write(path) as stream:
+                stream.writelines(interrupted())
+            assert storage.list_files(base) == ()
+        write(path, b"old")
+        with pytest.raises(ZeroDivisionError), storage.atomic_write(path) as stream:
+            stream.write(DATA[: 1 // 0])
+        assert storage.read_bytes(path, limit=9) == b"old"
+        assert len(storage.list_files(base)) == 1
+        assert list(spool.iterdir()) == []
+
+    def test_nothing_is_visible_before_the_end(self, base):
+        path = storage.join(base, "a.bin")
+        with storage.atomic_write(path) as stream:
+            stream.write(DATA)
+            assert not storage.exists(path)
+        assert storage.exists(path)
+
+
+class TestLocal:
+    def test_the_disk_is_full(self, tmp_path):
+        """A limit on the size of files fails in the same places as a disk without room."""
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            with pytest.raises(OSError, match="File too large") as caught:
+                write(tmp_path / "a.bin")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert caught.value.errno == errno.EFBIG
+        assert list(tmp_path.iterdir()) == []
+
+    def test_links_to_files_are_followed_and_links_to_folders_are_not(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.txt").write_text("x")
+        (tmp_path / "a" / "loop").symlink_to(tmp_path)
+        (tmp_path / "a" / "y.txt").symlink_to("x.txt")
+        (tmp_path / "a" / "z.txt").symlink_to("nothing")
+        assert sorted(storage.find_files(tmp_path)) == ["a/x.txt", "a/y.txt"]
+
+    def test_the_directory_is_missing(self, tmp_path):
+        with pytest.raises(FileNotFoundError), storage.atomic_write(tmp_path / "no" / "a.bin"):
+            pass
+
+    def test_killed_while_writing(self, tmp_path):
+        code = f"""
+from mobileclip import storage
+with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
+    stream.write(b"x" * 1000000)
+    stream.flush()
+    print("written", flush=True)
+    input()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "written\n"
+            process.kill()
+        assert not storage.exists(tmp_path / "a.bin")
+        assert storage.list_files(tmp_path, ".bin") == ()
+
+
+class TestWeb:
+    def test_reading_needs_one_request(self, site):
+        site.files["/a.bin"] = DATA
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+        assert site.requests == [("GET", "/a.bin", None)]
+
+    @pytest.mark.parametrize("ranges", [True, False])
+    def test_seeking(self, site, ranges):
+        site.ranges = ranges
+        site.files["/a.bin"] = DATA
+        with storage.open_read(f"{site.url}/a.bin") as stream:
+            stream.seek(2_000_000)
+            assert stream.read(10) == DATA[2_000_000:2_000_010]
+            stream.seek(5)
+            assert stream.read(10) == DATA[5:15]
+            stream.seek(len(DATA))
+            assert stream.read() == b""
+
+    @pytest.mark.parametrize("ranges", [True, False])
+    def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, site, ranges):
+        site.ranges = ranges
+        site.files["/a.bin"] = DATA
+        site.cut_after = [1_000_000, 1_500_000, 10] if ranges else [1_000_000, 1_500_000, 2_000_000]
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+        assert site.methods == {"GET": 4}
+
+    def test_a_connection_that_breaks_again_and_again(self, site):
+        site.files["/a.bin"] = DATA
+        site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
+        with pytest.raises(StorageError, match="before the end"):
+            storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA))
+
+    def test_a_file_that_changes_in_the_middle_is_not_mixed(self, site):
+        site.files["/a.bin"] = DATA
+        site.cut_after = [2_000_000]
+        with storage.open_read(f"{site.url}/a.bin") as stream:
+            stream.read(100)
+            site.files["/a.bin"] = DATA[::-1]
+            with pytest.raises(OSError, match="changed while it was being read"):
+                stream.read()
+
+    @pytest.mark.parametrize("head", [True, False])
+    def test_what_the_server_says(self, site, head):
+        site.head = head
+        site.files["/a.bin"] = b"12345"
+        assert storage.size(f"{site.url}/a.bin") == 5
+        assert storage.exists(f"{site.url}/a.bin")
+        assert not storage.exists(f"{site.url}/b.bin")
+        before = storage.fingerprint(f"{site.url}/a.bin")
+        site.files["/a.bin"] = b"54321"
+        assert storage.fingerprint(f"{site.url}/a.bin") != before
+
+    @pytest.mark.parametrize(
+        ("status", "error", "num_requests"),
+        [
+            (404, FileNotFoundError, 1),
+            (410, FileNotFoundError, 1),
+            (403, PermissionError, 1),
+            (418, OSError, 1),
+            (429, StorageError, 4),
+            (500, StorageError, 4),
+            (503, StorageError, 4),
+        ],
+    )
+    def test_refusals(self, site, status, error, num_requests):
+        site.files["/a.bin"] = b"x"
+        site.status["/a.bin"] = [status] * 10
+        with pytest.raises(error, match=f"{site.url}/a.bin: the server answers {status}") as caught:
+            storage.read_bytes(f"{site.url}/a.bin", limit=9)
+        assert type(caught.value) is error
+        assert len(site.requests) == num_requests
+
+    def test_a_server_that_is_busy_for_a_while(self, site):
+        site.files["/a.bin"] = b"x"
+        site.status["/a.bin"] = [503, 429]
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=9) == b"x"
+
+    def test_redirections(self, site, tmp_path):
+        site.files |= {"/a.bin": f"{site.url}/b.bin".encode(), "/b.bin": b"x"}
+        site.status["/a.bin"] = [302]
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=9) == b"x"
+        (tmp_path / "secret").write_text("secret")
+        for target in ((tmp_path / "secret").as_uri(), "ftp://127.0.0.1/secret"):
+            site.files["/a.bin"] = target.encode()
+            site.status["/a.bin"] = [302] * 4
+            with pytest.raises(OSError, match=r"302|unknown url type"):
+                storage.read_bytes(f"{site.url}/a.bin", limit=9)
+
+    def test_nobody_answers(self, monkeypatch):
+        monkeypatch.setattr(web, "TIMEOUT_SECONDS", 0.2)
+        with socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen()
+            address = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.bin"
+            start = time.monotonic()
+            with pytest.raises(StorageError, match="cannot be reached: TimeoutError"):
+                storage.read_bytes(address, limit=9)
+            assert time.monotonic() - start < 5
+        with pytest.raises(StorageError, match="Connection refused"):
+            storage.read_bytes(address, limit=9)
+
+    @pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
+    def test_what_is_no_address(self, address):
+        with pytest.raises(OSError, match="http"):
+            storage.read_bytes(address, limit=9)
+
+    def test_addresses_with_spaces_and_letters(self, site):
+        site.files["/a%20%C3%A9.bin"] = b"x"
+        assert storage.read_bytes(f"{site.url}/a é.bin", limit=9) == b"x"
+
+    def test_nothing_can_be_written_or_listed(self, site):
+        address = f"{site.url}/a.bin"
+        site.files["/a.bin"] = b"x"
+        with pytest.raises(ValueError, match="can only be read; write to a path"), storage.atomic_write(address):
+            pytest.fail("nothing may be prepared in vain")
+        with pytest.raises(ValueError, match="cannot be listed"):
+            storage.list_files(site.url)
+        with pytest.raises(ValueError, match="can only be read"):
+            storage.remove(address)
+        assert not storage.is_directory(site.url)
+
+
+@pytest.mark.usefixtures("s3")
+class TestS3:
+    def test_no_bucket(self, spool):
+        with pytest.raises(FileNotFoundError, match="s3://nobucket/a"):
+            storage.size("s3://nobucket/a")
+        with (
+            pytest.raises(FileNotFoundError, match="s3://nobucket/a"),
+            storage.atomic_write("s3://nobucket/a") as stream,
+        ):
+            stream.write(b"x")
+        assert list(spool.iterdir()) == []
+
+    def test_killed_while_uploading(self, s3, spool):
+        """Whenever it happens, the object is whole or not there."""
+        s3.empty()
+        code = """
+from mobileclip import storage
+data = b"x" * 30_000_000
+storage.exists("s3://data/warm")
+print("ready", flush=True)
+for number in range(1000):
+    with storage.atomic_write(f"s3://data/{number}.bin") as stream:
+        stream.write(data)
+"""
+        environment = os.environ | {"TMPDIR": str(spool)}
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(random.uniform(0.05, 1))
+            process.kill()
+        assert {storage.size(path) for path in storage.list_files("s3://data")} <= {30_000_000}
+
+    def test_an_upload_that_fails_leaves_nothing(self, s3, spool, monkeypatch):
+        """In parts, one of which is refused: the parts before it are removed."""
+        s3.empty()
+        import s3fs
+
+        original = s3fs.S3FileSystem._call_s3
+
+        async def refuse(self, method, *arguments, **options):
+            if method == "upload_part" and options["PartNumber"] == 2:
+                raise OSError(errno.EIO, "the network is down")
+            return await original(self, method, *arguments, **options)
+
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refuse)
+        with pytest.raises(StorageError, match="the network is down"), storage.atomic_write("s3://data/a") as stream:
+            stream.write(bytes(110_000_000))
+        assert s3.keys() == []
+        assert s3.unfinished_uploads() == 0
+        assert list(spool.iterdir()) == []
+
+    def test_many_threads(self):
+        def work(number):
+            path = f"s3://data/threads/{number}.bin"
+            write(path, DATA[: 1000 * number])
+            return storage.read_bytes(path, limit=10**6)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == [DATA[: 1000 * number] for number in range(8)]
+
+    def test_the_server_goes_away(self, monkeypatch):
+        with s3_server(monkeypatch) as server:
+            monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+            write("s3://data/a.bin")
+            with storage.open_read("s3://data/a.bin") as stream:
+                assert stream.read(10) == DATA[:10]
+            server.stop()
+            with pytest.raises(StorageError, match=r"s3://data/a\.bin.*Could not connect"):
+                storage.size("s3://data/a.bin")
