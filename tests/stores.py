@@ -60,8 +60,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         web = self.web
         web.requests.append((self.command, self.path, self.headers.get("Range")))
         if web.status.get(self.path):
-            self.send_response(web.status[self.path].pop(0))
-            self.send_header("Location", web.files.get(self.path, b"").decode(errors="replace"))
+            status = web.status[self.path].pop(0)
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", web.files[self.path].decode())
             self.end_headers()
             return b""
         data = web.files.get(self.path)
