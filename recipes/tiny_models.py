@@ -88,7 +88,9 @@ def _weights(config: dict[str, Any], *, seed: int) -> dict[str, torch.Tensor]:
     import open_clip  # type: ignore[import-untyped]
 
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CLIP
-    model: nn.Module = kind(**{key: value for key, value in config.items() if key != "custom_text"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = kind(**{key: value for key, value in config.items() if key != "custom_text"})
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         # Norms stay as they are made; the rest is drawn, for open_clip leaves some of CoCa's weights as memory was.

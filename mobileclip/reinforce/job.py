@@ -133,8 +133,9 @@ def _run(
                 manifest.add(entry)
                 num_samples += entry.num_samples
                 num_bytes += entry.num_bytes
-                skipped = sum(entry.skipped.values()) if by_sample else 1
-                progress.advance(skipped, count=0, detail=f"{decimal(num_bytes)} written")
+                steps = sum(entry.skipped.values()) if by_sample else 1
+                if steps:
+                    progress.advance(steps, count=0, detail=f"{decimal(num_bytes)} written")
         finally:
             manifest.close()
     return num_samples

@@ -168,6 +168,7 @@ def test_killed_twenty_times_it_ends_with_the_same(make_shards, small_teachers, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_ray_makes_the_same_with_an_actor_killed_midway(alone, small_teachers, tmp_path):
     pytest.importorskip("ray")
     shards, expected = alone

@@ -1,0 +1,43 @@
+"""Reinforce DFN-2B as DFNDR-2B was: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
+
+The paper's captioners are published as files, apple/mobileclip2_coca_dfn2b_s13b_*. Download one, give it with
+--captioner-weights, and run `--step captions --caption-set syn_text_NAME` for each; then `--step embeddings`.
+
+Command:   python recipes/reinforce_dfndr2b.py --source DFN-2B --output DFNDR-2B
+Try it:    python recipes/reinforce_dfndr2b.py --tiny
+Hardware:  one process per GPU, or `--engine ray` for a cluster
+Time:      `--dry-run` measures the first shard and extrapolates; docs/costs.md explains
+Result:    shards that the release's loader reads, and reinforcement.json; `mobileclip data verify` checks them
+Source:    MobileCLIP2 (arXiv 2508.20691), section 3
+"""
+
+from __future__ import annotations
+
+from reinforcing import run_recipe
+
+from mobileclip.data import datacompdr_augmentation
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
+
+
+def reinforce_dfndr2b(source: str, output: str) -> ReinforcementSpec:
+    """Return the choices of DFNDR-2B."""
+    return ReinforcementSpec(
+        source=source,
+        output=output,
+        teachers=(
+            OpenClipTeacher(
+                model="hf-hub:apple/DFN2B-CLIP-ViT-L-14", pretrained=None, logit_scale=70.0, precision="bfloat16"
+            ),
+            OpenClipTeacher(
+                model="hf-hub:apple/DFN2B-CLIP-ViT-L-14-39B", pretrained=None, logit_scale=60.0, precision="bfloat16"
+            ),
+        ),
+        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=2,
+        layout="pth.gz",
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(reinforce_dfndr2b, "DFNDR-2B", __doc__)

@@ -1,0 +1,100 @@
+"""The reinforcement recipes: their choices as golden text, and each of them end to end with small models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reinforce_datacompdr1b import reinforce_datacompdr1b
+from reinforce_datacompdr12m import reinforce_datacompdr12m
+from reinforce_dfndr2b import reinforce_dfndr2b
+from reinforcing import run_recipe
+
+from mobileclip.data import read_card, read_reinforced_samples, read_samples
+from mobileclip.reinforce import verify
+from mobileclip.serialization import to_json
+
+GOLDEN = Path(__file__).parent / "reinforcing_choices.json"
+RECIPES = {
+    "DataCompDR-12M": reinforce_datacompdr12m,
+    "DataCompDR-1B": reinforce_datacompdr1b,
+    "DFNDR-2B": reinforce_dfndr2b,
+}
+
+
+def choices():
+    """What decides the outcome; to renew the golden file, write this to it as JSON."""
+    return {name: json.loads(to_json(recipe("source/0.tar", "output"))) for name, recipe in RECIPES.items()}
+
+
+def test_choices_are_the_golden_ones():
+    assert json.loads(GOLDEN.read_text()) == choices()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "num_augmentations", "scales"),
+    [("DataCompDR-12M", 30, (100, 100)), ("DataCompDR-1B", 10, (100, 100)), ("DFNDR-2B", 2, (70, 60))],
+)
+def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
+    run_recipe(RECIPES[name], name, None, ["--tiny", "--batch-size", "16"])
+    output = here / "outputs" / f"{name}-tiny"
+    assert "48 samples in 4 reinforced shards, skipped: none; 0 of the shards" in capsys.readouterr().out
+    card = read_card(output)
+    assert card.teacher_logit_scales == scales
+    assert (card.num_augmentations, card.num_samples, card.layout) == (num_augmentations, 48, "pth.gz")
+    assert card.captioners[0].spec["num_captions"] == 5
+    samples = list(read_reinforced_samples(sorted(output.glob("*.tar"))))
+    assert len(samples) == 48
+    for sample in samples:
+        assert len(sample.augmentations) == num_augmentations
+        assert len(sample.syn_captions["syn_text"]) == 5
+    checked = verify(output, num_samples=4, show_progress=False)
+    assert checked.is_good, checked
+    assert checked.num_replayed == 4
+    run_recipe(RECIPES[name], name, None, ["--tiny", "--batch-size", "16"])
+    assert "4 of the shards by an earlier run" in capsys.readouterr().out
+
+
+def test_captions_first_and_embeddings_later_are_both_at_once(here):
+    common = ["--tiny", "--layout", "npz"]
+    run_recipe(reinforce_dfndr2b, "both", None, common)
+    run_recipe(reinforce_dfndr2b, "both", None, [*common, "--step", "captions", "--output", "captions"])
+    plain = list(read_samples(sorted(Path("captions").glob("*.tar"))))
+    assert all(len(sample.syn_captions["syn_text"]) == 5 for sample in plain)
+    later = ["--step", "embeddings", "--source", "captions", "--output", "embeddings"]
+    run_recipe(reinforce_dfndr2b, "both", None, [*common, *later])
+    assert read_card("embeddings") == read_card("outputs/both-tiny")
+    for path in sorted(Path("embeddings").glob("*.tar")):
+        assert path.read_bytes() == (Path("outputs/both-tiny") / path.name).read_bytes()
+
+
+def test_a_dry_run_estimates_and_writes_nothing(here, capsys):
+    run_recipe(reinforce_dfndr2b, "dry", None, ["--tiny", "--dry-run"])
+    said = capsys.readouterr().out
+    assert said.startswith("48 samples in 4 shards: ")
+    assert "hours of one device" in said
+    assert not (here / "outputs" / "dry-tiny").exists()
+
+
+def test_mistakes_end_with_one_line(here):
+    with pytest.raises(SystemExit, match="error: --source is missing"):
+        run_recipe(reinforce_dfndr2b, "x", None, [])
+    with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
+        run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_ray_makes_the_same(here):
+    pytest.importorskip("ray")
+    run_recipe(reinforce_dfndr2b, "local", None, ["--tiny"])
+    run_recipe(reinforce_dfndr2b, "ray", None, ["--tiny", "--engine", "ray", "--num-workers", "2"])
+    for path in sorted(Path("outputs/local-tiny").glob("*.tar")):
+        assert path.read_bytes() == (Path("outputs/ray-tiny") / path.name).read_bytes()
