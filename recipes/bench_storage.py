@@ -15,6 +15,7 @@ embeddings with a few large dims, which published CLIP models have: the row `com
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import statistics
 import time
@@ -152,6 +153,8 @@ def stored_data(spec: StorageBenchSpec, directory: Path) -> Data:
 
 def drawn_data(spec: StorageBenchSpec) -> Data:
     """Return reinforced scenes, of teachers that are made for it."""
+    if importlib.util.find_spec("open_clip") is None:
+        raise SystemExit("open_clip cannot be imported: pip install 'mobileclip[test]', or give --reinforced DIRECTORY")
     from drawn_scenes import SceneTeacherSpec, scene_samples
 
     specs = (
@@ -268,15 +271,16 @@ def with_outliers(data: Data, share: float = 0.3) -> Data:
     """
     rise = (share / (1 - share)) ** 0.5
 
-    def raised(part: np.ndarray) -> np.ndarray:
-        raised = part / np.linalg.norm(part, axis=1, keepdims=True)
+    def raise_two(part: np.ndarray) -> np.ndarray:
+        raised: np.ndarray = part / np.linalg.norm(part, axis=1, keepdims=True)
         raised[:, part.shape[1] // 5] += 0.8 * rise
         raised[:, part.shape[1] // 2] -= 0.6 * rise
-        return raised / np.linalg.norm(raised, axis=1, keepdims=True)
+        raised /= np.linalg.norm(raised, axis=1, keepdims=True)
+        return raised
 
     def each(embeddings: np.ndarray) -> np.ndarray:
         parts = np.split(embeddings, np.cumsum(data.teacher_dims)[:-1], axis=1)
-        return np.concatenate([raised(part) for part in parts], axis=1)
+        return np.concatenate([raise_two(part) for part in parts], axis=1)
 
     samples = [attrs.evolve(one, image_emb=each(one.image_emb), text_emb=each(one.text_emb)) for one in data.samples]
     return attrs.evolve(data, samples=samples)
