@@ -435,6 +435,8 @@ class TestJsonLines:
         report = SkipReport(log=False)
         assert list(unit.read(report)) == []
         assert report.counts == {"unreadable_file": 1}
+        with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):
+            unit.fingerprint()
 
     def test_images_from_the_web(self, tmp_path, site):
         site.files |= {f"/{number}.png": encoded(8, 6, seed=number) for number in range(100)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -77,12 +78,16 @@ class JsonLinesUnit(Unit):
     digest: str
 
     def fingerprint(self) -> str:
-        """Return a hash of the lines and of sizes and times of change of the local images they name."""
-        digest = blake2b(f"{self.digest} {self.image_root}".encode(), digest_size=16)
-        if not storage.is_remote(self.path):
-            for record in self._records():
-                if isinstance(record, Record) and not storage.is_remote(record.image):
-                    digest.update(_local_print(record.image).encode(errors="surrogateescape"))
+        """Return a hash of the lines, and of sizes and times of change of the local images that they name."""
+        digest = blake2b(os.fsencode(f"{self.digest} {self.image_root}"), digest_size=16)
+        if not storage.is_remote(self.image_root):
+            try:
+                for line in self._lines():
+                    digest.update(_local_print(self.image_root, line).encode())
+            except storage.StorageError:
+                raise
+            except OSError as error:
+                raise ValueError(f"{self.path} cannot be read: {error}") from None
         return digest.hexdigest()
 
     def count(self) -> int:
@@ -93,17 +98,20 @@ class JsonLinesUnit(Unit):
         """Yield the samples of the lines."""
         return read_records(self.path, self._records(), report)
 
+    def _lines(self) -> Iterator[Line]:
+        with storage.open_read(self.path) as stream:
+            stream.seek(self.start)
+            remaining = self.num_bytes
+            for line in read_lines(stream, self.first_line):
+                if line.data is None or line.data.strip():
+                    yield line
+                remaining -= line.num_bytes
+                if remaining <= 0:
+                    return
+
     def _records(self) -> Iterator[Record | Skip]:
         try:
-            with storage.open_read(self.path) as stream:
-                stream.seek(self.start)
-                remaining = self.num_bytes
-                for line in read_lines(stream, self.first_line):
-                    if line.data is None or line.data.strip():
-                        yield self._record_or_skip(line)
-                    remaining -= line.num_bytes
-                    if remaining <= 0:
-                        return
+            yield from map(self._record_or_skip, self._lines())
         except OSError as error:
             reason = "connection_failed" if isinstance(error, storage.StorageError) else "unreadable_file"
             yield Skip(reason=reason, key="", shard=self.path, detail=f"lines from {self.first_line} on: {error}")
@@ -241,8 +249,13 @@ def _key(given: object, number: int) -> str:
     return str(given)
 
 
-def _local_print(path: str) -> str:
+def _local_print(root: str, line: Line) -> str:
+    """Return what tells the state of the local image that a line names, if it names one."""
     try:
-        return storage.fingerprint(path)
-    except (OSError, ValueError):
+        fields = json.loads(line.data or b"")
+        image = fields.get("image") if isinstance(fields, dict) else None
+        if not isinstance(image, str) or storage.is_remote(image):
+            return ""
+        return storage.fingerprint(_location(root, image))
+    except (OSError, ValueError, RecursionError):
         return "missing"
