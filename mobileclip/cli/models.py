@@ -1,4 +1,6 @@
-"""The console command: `mobileclip classify | embed | convert | list | info`."""
+"""`mobileclip classify | embed | convert | list | info`: what is done with a model."""
+
+# ruff: noqa: T201  what a command prints is what it is for
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 DEFAULT_MODEL = "mobileclip_s0"
@@ -16,10 +17,7 @@ DEFAULT_MODEL = "mobileclip_s0"
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
 Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")]
 
-app = SubcommandApp()
 
-
-@app.command
 def classify(
     image: Annotated[Positional[str], arg(metavar="IMAGE")],
     labels: Annotated[Positional[tuple[str, ...]], arg(metavar="LABEL...")],
@@ -53,7 +51,6 @@ def classify(
         print(f"{probability:8.2%}  {label}")
 
 
-@app.command
 def embed(
     inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="[IMAGE|FOLDER...]")] = (),
     /,
@@ -96,7 +93,6 @@ def embed(
         sys.exit(1)
 
 
-@app.command
 def convert(
     source: Annotated[Positional[str], arg(metavar="SOURCE")],
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")],
@@ -134,7 +130,6 @@ def convert(
     print(f"wrote {destination}: {to} layout, {state}, {dtype}, from the {stored.layout} layout")
 
 
-@app.command(name="list")
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List the models and towers that are known by name.
 
@@ -158,7 +153,6 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     Console().print(table)
 
 
-@app.command
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None:
     """Print what a model, or a checkpoint, is: its spec as JSON, its form, its size, what it expects as input.
 
@@ -170,26 +164,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
     print(json.dumps(describe(model), indent=2))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the console command; errors that a person can mend are printed without a traceback.
-
-    Args:
-        arguments: what was typed behind `mobileclip`; the process's own by default.
-    """
-    try:
-        app.cli(prog="mobileclip", args=arguments, description=__doc__)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing is left to say to it
-    except (ValueError, OSError, ImportError) as error:
-        print(f"mobileclip: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 def _images_at(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     return [path]
-
-
-if __name__ == "__main__":
-    main()

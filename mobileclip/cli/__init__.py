@@ -1,0 +1,35 @@
+"""Classify images, embed them, convert checkpoints, and prepare data to train on."""
+
+from __future__ import annotations
+
+import sys
+
+from tyro.extras import SubcommandApp
+
+from mobileclip.cli import data as data_commands
+from mobileclip.cli import models
+
+app = SubcommandApp()
+app.command(models.classify)
+app.command(models.embed)
+app.command(models.convert)
+app.command(name="list")(models.list_models)
+app.command(models.info)
+app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the console command; errors that a person can mend are printed without a traceback.
+
+    Args:
+        arguments: what was typed behind `mobileclip`; the process's own by default.
+    """
+    try:
+        app.cli(prog="mobileclip", args=arguments, description=__doc__)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; nothing is left to say to it
+    except KeyboardInterrupt:
+        sys.exit("mobileclip: interrupted")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"mobileclip: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,0 +1,105 @@
+"""`mobileclip data ...`: what is done with data sets."""
+
+# ruff: noqa: T201  what a command prints is what it is for
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+app = SubcommandApp()
+
+
+@app.command
+def join(
+    reinforced: Annotated[Positional[str], arg(metavar="REINFORCED")],
+    images: Annotated[Positional[str], arg(metavar="IMAGES")],
+    output: Annotated[Positional[str], arg(metavar="OUTPUT")],
+    /,
+    *,
+    by: Annotated[str, arg(metavar="key|url|FIELD")] = "key",
+    index: Annotated[str | None, arg(metavar="FILE")] = None,
+    placeholder_threshold: Annotated[int, arg(metavar="KEYS")] = 10,
+    drop_placeholders: bool = False,
+    check_images: bool = False,
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    quiet: bool = False,
+) -> None:
+    """Put the images into reinforced shards, which are published without them.
+
+    mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' joined/ --by uid
+
+    The two sides may be sharded differently and in another order. Where every image is gets noted in an index on disk;
+    then one joined shard is written per reinforced shard, whole or not at all. Run the same command again after an
+    interruption: it finishes what is missing.
+
+    OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
+    The exit status is 1 if a shard could not be read.
+
+    Args:
+        reinforced: reinforced shards: a path, an address or a brace pattern.
+        images: uncompressed tar files with the images, such as img2dataset writes: a path, an address or a pattern.
+        output: directory or address of the joined shards.
+        by: what tells which image belongs to a sample. key: both have the same key. FIELD: this field of the image's
+            JSON, such as uid, is the sample's key. url: the image's JSON and the sample have the same URL.
+        index: local file for the places of the images, to be shared by several joins; OUTPUT/images.sqlite by default.
+        placeholder_threshold: report pictures that stand under so many keys, as dead links leave them; 0 looks for
+            none, which saves reading all images once.
+        drop_placeholders: leave samples with such pictures out.
+        check_images: decode every image, and leave samples with broken ones out.
+        num_workers: number of processes; the result does not depend on it.
+        quiet: show no progress.
+    """
+    from mobileclip.data.join import JoinSpec, join_images
+
+    spec = JoinSpec(
+        reinforced=reinforced,
+        images=images,
+        output=output,
+        index=index,
+        by=by,
+        placeholder_threshold=placeholder_threshold,
+        drop_placeholders=drop_placeholders,
+        check_images=check_images,
+        num_workers=num_workers,
+    )
+    report = join_images(spec, show_progress=not quiet)
+    print(report)
+    if not report.complete:
+        sys.exit(1)
+
+
+@app.command
+def inspect(
+    shard: Annotated[Positional[str], arg(metavar="SHARD")],
+    /,
+    *,
+    key: str | None = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="SHEET.png")] = None,
+) -> None:
+    """Print what a sample holds, and draw a contact sheet of its augmentations.
+
+    mobileclip data inspect joined/00000000.tar --key 000000000012 --output sheet.png
+
+    Printed are captions, augmentations in words, the shapes and norms of the teachers' embeddings, and how similar each
+    teacher finds image and captions, with the teachers' dims from the reinforcement.json beside the shard. The sheet
+    shows the image with its crops, every stored augmentation replayed, and the captions.
+
+    Args:
+        shard: a tar file of any layout, path or address; plain image-text shards and shards without images do too.
+        key: of the sample; the first one by default.
+        output: a PNG file to draw the contact sheet to.
+    """
+    from mobileclip.data.contact_sheet import draw_sheet
+    from mobileclip.data.inspection import inspect_sample, print_inspection
+
+    inspection = inspect_sample(shard, key)
+    if output is not None:
+        draw_sheet(inspection).save(output)
+    print_inspection(inspection)
+    if output is not None:
+        print(f"wrote {output}")

@@ -1,0 +1,123 @@
+"""Tar files: walked as tarfile walks them, and written so that it can read them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from mobileclip.data.tar import split_name, tar_members, write_end, write_member
+
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=180).filter(
+    lambda name: not name.endswith("/") and "\0" not in name
+)
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+def archive(files, form=tarfile.PAX_FORMAT, **header):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for field, value in header.items():
+                setattr(info, field, value)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def walk(data):
+    stream = io.BytesIO(data)
+    return [(one.name, data[one.offset : one.offset + one.size]) for one in tar_members(stream)]
+
+
+@pytest.mark.parametrize("form", FORMATS[1:])
+@settings(max_examples=60, deadline=None)
+@given(files=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=5))
+def test_walks_what_tarfile_wrote(form, files):
+    assert walk(archive(files, form)) == files
+
+
+def test_times_that_are_no_whole_seconds_take_extended_headers():
+    """As webdataset writes them."""
+    files = [("a.jpg", b"1" * 700), ("a.txt", b""), ("b.jpg", b"2")]
+    assert walk(archive(files, mtime=1700000000.25)) == files
+    assert walk(archive(files, tarfile.USTAR_FORMAT)) == files
+
+
+def test_long_names_of_ustar():
+    name = "/".join(["folder" * 5] * 4) + "/" + "n" * 60 + ".jpg"
+    assert walk(archive([(name, b"x")], tarfile.USTAR_FORMAT)) == [(name, b"x")]
+
+
+def test_folders_and_links_are_passed_over():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+            info = tarfile.TarInfo("other")
+            info.type, info.linkname = kind, "l" * 150
+            tar.addfile(info)
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert walk(stream.getvalue()) == [("a.jpg", b"abc")]
+
+
+@settings(max_examples=100, deadline=None)
+@given(files=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=5))
+def test_tarfile_reads_what_is_written(files):
+    stream = io.BytesIO()
+    for name, content in files:
+        write_member(stream, name, content)
+    write_end(stream)
+    assert walk(stream.getvalue()) == files
+    stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        assert [(one.name, tar.extractfile(one).read()) for one in tar] == files
+
+
+def test_every_damaged_header_byte_is_noticed():
+    data = archive([("a.jpg", b"x" * 600), ("b.jpg", b"y")], tarfile.USTAR_FORMAT)
+    for place in range(148):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x01
+        with pytest.raises(tarfile.ReadError):
+            walk(bytes(damaged))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 512, 700, 1100, 1536])
+def test_every_cut_is_noticed(kept):
+    data = archive([("a.jpg", b"x" * 600)], tarfile.USTAR_FORMAT)
+    with pytest.raises(tarfile.ReadError, match="without its end mark"):
+        walk(data[:kept])
+
+
+def test_compressed_and_sparse_and_forged():
+    with pytest.raises(tarfile.ReadError, match="gunzip"):
+        walk(b"\x1f\x8b" + bytes(510))
+    sparse = archive([("a.jpg", b"x")], pax_headers={"GNU.sparse.major": "1"})
+    with pytest.raises(tarfile.ReadError, match="sparse"):
+        walk(sparse)
+    data = bytearray(archive([("a" * 200, b"x")], tarfile.PAX_FORMAT))
+    data[512:515] = b"999"
+    with pytest.raises(tarfile.ReadError, match="malformed"):
+        walk(bytes(data))
+
+
+@settings(max_examples=300)
+@given(name=st.text(st.sampled_from("a.B/_ \n"), max_size=12))
+def test_names_are_split_as_webdataset_does(name):
+    key, extension = base_plus_ext(name)
+    if "\n" in name or name.startswith("./") or (key or "").startswith("__"):
+        return
+    assert split_name(name) == (None if key is None else (key, extension.lower()))
+
+
+def test_descriptions_belong_to_no_sample():
+    assert split_name("__index__/0.json") is None
+    assert split_name("__x__.json") is None
+    assert split_name("./a/b.c.JPG") == ("a/b", "c.jpg")
