@@ -1,0 +1,297 @@
+import io
+import json
+from pathlib import Path
+
+import attrs
+import open_clip
+import pytest
+import torch
+from open_clip import coca_model
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import CONFIGS, write_tiny_models
+
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
+from mobileclip.reinforce.captioners import captioners as registry
+from mobileclip.reinforce.captioners.coca import Vocabulary
+from mobileclip.reinforce.captioners.decoder import CocaDecoder
+from mobileclip.reinforce.teachers import weights_sha256
+from mobileclip.reinforce.teachers.open_clip_loading import load_open_clip
+from mobileclip.serialization import from_json, to_json
+from tests.reinforce.conftest import picture
+from tests.reinforce.plugins import install_plugin
+
+START, END = 49406, 49407
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_models(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def spec(tiny):
+    return attrs.evolve(tiny.captioner, num_captions=3, max_batch=4)
+
+
+@pytest.fixture(scope="module")
+def captioner(spec):
+    return spec.build()
+
+
+@pytest.fixture(scope="module")
+def model(spec):
+    return load_open_clip(spec._source(), device="cpu", precision="float32").model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [Image.open(io.BytesIO(picture(seed, width=40 + 9 * seed))) for seed in range(8)]
+
+
+@torch.inference_mode()
+def test_logits_are_those_of_open_clip(model):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, 3, 32, 32, generator=generator)
+    ids = torch.randint(1, START, (6, 20), generator=generator)
+    ids[:, 0] = START
+    decoder = CocaDecoder(model)
+    state = decoder.start(model.visual(pixels)[1], num_captions=2, max_length=20)
+    ours = torch.stack([decoder.step(state, column) for column in ids.T], dim=1)
+    theirs = model(pixels.repeat_interleave(2, 0), ids, output_labels=False)["logits"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert theirs.std() > 1
+    # The image and the earlier ids matter, or the comparison would not.
+    other = model(pixels.flip(0).repeat_interleave(2, 0), ids, output_labels=False)["logits"]
+    assert (other - theirs).abs().max() > 0.1
+
+
+@torch.inference_mode()
+def greedy(model, pixels, vocabulary, num_steps):
+    """Most probable ids by open_clip's own forward, under the rules for what may come when."""
+    ids = torch.full((len(pixels), 1), START)
+    for step in range(num_steps):
+        logits = model(pixels, ids, output_labels=False)["logits"][:, -1]
+        logits[:, [0, START]] = -torch.inf
+        if step < 4:
+            logits[:, vocabulary.stops] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    return ids[:, 1:].tolist()
+
+
+def test_a_tiny_nucleus_writes_the_most_probable_caption(spec, model, images):
+    captioner = attrs.evolve(spec, top_p=1e-9, num_captions=2).build()
+    pixels = torch.stack([captioner._transform(image) for image in images])
+    expected = [captioner._vocabulary.text(row) for row in greedy(model, pixels, captioner._vocabulary, 10)]
+    assert captioner.caption(images, range(8)) == [(text, text) for text in expected]
+    assert len(set(expected)) > 1
+
+
+@pytest.fixture
+def generating(monkeypatch):
+    """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(coca_model, "_has_transformers", True)
+    monkeypatch.setitem(coca_model.GENERATION_TYPES, "top_p", transformers.TopPLogitsWarper)
+    for name in (
+        *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
+        *("MaxLengthCriteria", "StoppingCriteriaList"),
+    ):
+        monkeypatch.setattr(coca_model, name, getattr(transformers, name), raising=False)
+
+
+@pytest.mark.usefixtures("generating")
+def test_open_clips_generate_agrees(spec, model, images):
+    captioner = attrs.evolve(spec, top_p=1e-9, num_captions=1).build()
+    pixels = torch.stack([captioner._transform(image) for image in images])
+    theirs = model.generate(
+        pixels, generation_type="top_p", top_p=1e-9, seq_len=spec.max_length, fixed_output_length=True
+    )
+    texts = [open_clip.decode(row).split("<end_of_text>")[0].split("<start_of_text>")[-1] for row in theirs]
+    cut = [text.split(".")[0].strip() for text in texts]
+    assert [caption for (caption,) in captioner.caption(images, range(8))] == cut
+
+
+def test_captions_do_not_depend_on_what_comes_with_them(captioner, spec, images):
+    seeds = [100 + index for index in range(8)]
+    together = captioner.caption(images, seeds)
+    for size in (1, 3):
+        parts = [
+            captions
+            for start in range(0, 8, size)
+            for captions in captioner.caption(images[start : start + size], seeds[start : start + size])
+        ]
+        assert parts == together
+    order = [5, 2, 7, 0, 1, 6, 4, 3]
+    turned = captioner.caption([images[index] for index in order], [seeds[index] for index in order])
+    assert turned == [together[index] for index in order]
+    assert spec.build().caption(images, seeds) == together
+    assert len({text for captions in together for text in captions}) > 16
+
+
+def test_seeds_decide(captioner, images):
+    same = [images[0]] * 3
+    one, two, again = captioner.caption(same, [1, 2, 1])
+    assert one == again != two
+    assert len(set(one)) > 1
+
+
+def test_global_random_numbers_are_left_alone(captioner, images):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    captions = captioner.caption(images[:2], [1, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert captioner.caption(images[:2], [1, 2]) == captions
+
+
+def test_captions_are_text_without_full_stops_and_never_empty(captioner, images):
+    captions = captioner.caption(images, range(8))
+    assert all(len(group) == captioner.num_captions == 3 for group in captions)
+    texts = [text for group in captions for text in group]
+    assert all(text and text == text.strip() and "." not in text and "_text>" not in text for text in texts)
+
+
+def stopping(spec, tmp_path, token_id):
+    """The tiny captioner's spec, with weights that make one id by far the most probable everywhere."""
+    state = load_file(spec.pretrained)
+    # The last norm's shift goes through the projection to the logits, whatever the captions are.
+    direction = state["text_decoder.text_projection"][:, token_id]
+    state["text_decoder.ln_final.bias"] = 400 * direction / direction.norm() ** 2
+    torch.save(state, tmp_path / "stopping.pt")
+    return attrs.evolve(spec, pretrained=str(tmp_path / "stopping.pt"))
+
+
+@pytest.mark.parametrize("token", ["</w>end", ".</w>", "...</w>"])
+def test_the_end_and_full_stops_end_captions_but_not_before_the_fifth_id(spec, images, tmp_path, token):
+    tokenizer = open_clip.get_tokenizer("ViT-L-14")
+    token_id = END if token == "</w>end" else tokenizer.encoder[token]
+    spec = stopping(spec, tmp_path, token_id)
+    captioner = spec.build()
+    steps = []
+    captioner._decoder.step = lambda state, ids, step=captioner._decoder.step: steps.append(ids) or step(state, ids)
+    texts = [text for group in captioner.caption(images[:4], range(4)) for text in group]
+    assert len(steps) == 5
+    assert all(text and "." not in text for text in texts)
+
+
+def test_padding_is_never_drawn(spec, images, tmp_path):
+    captioner = stopping(spec, tmp_path, 0).build()
+    assert not any("!!" in text for group in captioner.caption(images[:2], [1, 2]) for text in group)
+
+
+def test_the_length_is_limited(spec, images):
+    for max_length in (6, 9):
+        captioner = attrs.evolve(spec, max_length=max_length).build()
+        steps = []
+        captioner._decoder.step = lambda state, ids, step=captioner._decoder.step, steps=steps: (
+            steps.append(ids) or step(state, ids)
+        )
+        captioner.caption(images[:2], [1, 2])
+        assert len(steps) == max_length - 2
+    with pytest.raises(ValueError, match=r"max_length is 77, and tiny_coca-.* has room for 76 ids"):
+        attrs.evolve(spec, max_length=77).build()
+
+
+def test_text_of_ids():
+    tokenizer = open_clip.get_tokenizer("ViT-L-14")
+    vocabulary = Vocabulary(tokenizer)
+
+    def text(caption):
+        return vocabulary.text(tokenizer.encode(caption))
+
+    assert text("a cat sits on a mat") == "a cat sits on a mat"
+    assert text("a cat. a dog.") == "a cat"
+    assert text("a 🐱 — naïve") == "a 🐱 — naïve"
+    ids = tokenizer.encode("a cat")
+    assert vocabulary.text([*ids, END, *tokenizer.encode("and more")]) == "a cat"
+    assert vocabulary.text([*ids, END, 0, 0, END]) == "a cat"
+    stops = {tokenizer.decoder[index] for index in torch.nonzero(vocabulary.stops).flatten().tolist()}
+    assert {".", ".</w>", "...</w>", "<end_of_text>"} <= stops
+    assert len(stops) < 1000
+    with pytest.raises(ValueError, match="in the ids of builtin_function_or_method cannot be read"):
+        Vocabulary(torch.tensor)
+
+
+def test_bfloat16_writes_captions_too(spec, images):
+    captioner = attrs.evolve(spec, precision="bfloat16").build()
+    captions = captioner.caption(images[:3], [1, 2, 3])
+    assert captions == captioner.caption(images[:3], [1, 2, 3])
+    assert all(text for group in captions for text in group)
+
+
+def test_it_is_a_captioner_and_tells_its_weights(captioner, spec, model):
+    assert isinstance(captioner, Captioner)
+    assert captioner.weights_sha256 == weights_sha256(model.state_dict())
+    assert captioner.name == f"tiny_coca-{captioner.weights_sha256[:8]}"
+    assert captioner.image.size == 32
+
+
+def test_mistakes_are_named(tiny, spec, captioner, images, tmp_path):
+    clip = tiny.teachers[0]
+    with pytest.raises(ValueError, match=r"tiny_vit-.* is no CoCa"):
+        attrs.evolve(spec, model=clip.model, pretrained=clip.pretrained).build()
+    with pytest.raises(ValueError, match="2 images come with 1 seeds"):
+        captioner.caption(images[:2], [1])
+    squashed = {"model_cfg": CONFIGS["tiny_coca"], "preprocess_cfg": {"resize_mode": "squash"}}
+    (tmp_path / "squashed.json").write_text(json.dumps(squashed))
+    with pytest.raises(ValueError, match="square by 'squash'; only 'shortest'"):
+        attrs.evolve(spec, model=str(tmp_path / "squashed.json")).build()
+    custom = {**CONFIGS["tiny_coca"], "text_cfg": {**CONFIGS["tiny_coca"]["text_cfg"], "embed_cls": False}}
+    loaded = open_clip.CoCa(**{key: value for key, value in custom.items() if key != "custom_text"})
+    with pytest.raises(ValueError, match="not open_clip's causal transformer with a class token"):
+        CocaDecoder(loaded)
+    for field, value in {"top_p": 0.0, "temperature": 0.0, "max_length": 5, "num_captions": 0}.items():
+        with pytest.raises(ValueError, match=field):
+            attrs.evolve(spec, **{field: value})
+    assert captioner.caption([], []) == []
+
+
+def test_the_defaults_are_the_papers():
+    spec = CocaCaptioner()
+    assert spec.pretrained == "mscoco_finetuned_laion2B-s13B-b90k"
+    assert open_clip.get_pretrained_cfg(spec.model, spec.pretrained)
+    assert (spec.num_captions, spec.top_p, spec.max_length) == (5, 0.9, 30)
+
+
+def test_round_trip_through_json(spec):
+    text = to_json(spec, unstructure_as=CaptionerSpec)
+    assert from_json(text, CaptionerSpec) == spec
+    with pytest.raises(ValueError, match="unknown captioner 'cocoa'; did you mean 'coca'"):
+        from_json('{"kind": "cocoa"}', CaptionerSpec)
+
+
+def test_a_package_adds_a_captioner(tmp_path, monkeypatch, images):
+    install_plugin(
+        tmp_path,
+        monkeypatch,
+        registry,
+        "sizes",
+        """
+        import attrs
+        from mobileclip.reinforce.captioners import CaptionerSpec
+
+        class Sizes:
+            name, weights_sha256, num_captions = "sizes", "0" * 64, 1
+
+            def caption(self, images, seeds):
+                return [(f"{image.width} by {image.height}",) for image in images]
+
+        @attrs.frozen(kw_only=True)
+        class Plugin(CaptionerSpec):
+            def build(self, device="cpu"):
+                return Sizes()
+        """,
+    )
+    captioner = from_json('{"kind": "sizes"}', CaptionerSpec).build()
+    assert isinstance(captioner, Captioner)
+    assert captioner.caption(images[:1], [0]) == [("40 by 32",)]
+
+
+def test_tiny_models_are_the_same_for_a_seed(tiny, tmp_path):
+    again, other = write_tiny_models(tmp_path / "again"), write_tiny_models(tmp_path / "other", seed=9)
+    for spec in (*tiny.teachers, tiny.captioner):
+        name = Path(spec.pretrained).name
+        assert (tmp_path / "again" / name).read_bytes() == Path(spec.pretrained).read_bytes()
+        assert (tmp_path / "other" / name).read_bytes() != Path(spec.pretrained).read_bytes()
+    assert [Path(spec.model).name for spec in again.teachers] == [Path(spec.model).name for spec in other.teachers]

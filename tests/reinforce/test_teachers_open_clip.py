@@ -1,0 +1,208 @@
+import json
+import sys
+from pathlib import Path
+
+import attrs
+import open_clip
+import pytest
+import torch
+from open_clip import pretrained as tables
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import CONFIGS, write_tiny_models
+
+from mobileclip.data import ImageTransform
+from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
+from mobileclip.reinforce.teachers.open_clip_loading import image_input
+from tests.reinforce.conftest import picture
+
+TEXTS = ["a photo of a cat", "ein Hund & eine Katze", "word " * 100, ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return write_tiny_models(folder)
+
+
+def reference(folder, name):
+    """Model, transform and tokenizer as open_clip gives them for a folder of its own layout."""
+    place = folder / f"{name}_reference"
+    if not place.exists():
+        place.mkdir()
+        (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS[name]}))
+        (place / "open_clip_model.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{place}")
+    return model.eval(), transform, open_clip.get_tokenizer(f"local-dir:{place}")
+
+
+def pictures():
+    import io
+
+    return [Image.open(io.BytesIO(picture(seed, width=90 + 7 * seed, height=80))) for seed in range(3)]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@torch.inference_mode()
+def test_equals_open_clip_with_its_own_transform_and_tokenizer(tiny, folder, index):
+    spec = tiny.teachers[index]
+    teacher = spec.build()
+    model, transform, tokenizer = reference(folder, Path(spec.model).stem)
+    theirs = model.encode_image(torch.stack([transform(one) for one in pictures()]))
+    cropped = [torch.from_numpy(ImageTransform(teacher.image).pixels(one)) for one in pictures()]
+    ours = teacher.encode_images(torch.stack(cropped).permute(0, 3, 1, 2))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(teacher.encode_texts(TEXTS), model.encode_text(tokenizer(TEXTS)), rtol=1e-5, atol=1e-5)
+    assert isinstance(teacher, Teacher)
+    assert teacher.dim == theirs.shape[-1] == CONFIGS[Path(spec.model).stem]["embed_dim"]
+    assert teacher.logit_scale == 50.0
+    assert attrs.evolve(spec, logit_scale=70).build().logit_scale == 70
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+
+def test_members_differ_in_all_that_reinforcement_must_keep_apart(tiny):
+    ensemble = build_ensemble(tiny.teachers)
+    assert ensemble.image_sizes == (32, 64)
+    assert ensemble.dims == (48, 32)
+    assert len({teacher.weights_sha256 for teacher in ensemble.teachers}) == 2
+
+
+def test_a_folder_in_open_clips_layout_is_the_same_teacher(tiny, folder):
+    one = tiny.teachers[0].build()
+    reference(folder, "tiny_vit")
+    other = OpenClipTeacher(model=f"local-dir:{folder / 'tiny_vit_reference'}", pretrained=None).build()
+    assert other.weights_sha256 == one.weights_sha256
+    assert other.name == f"tiny_vit_reference-{one.weights_sha256[:8]}"
+    assert torch.equal(other.encode_texts(TEXTS), one.encode_texts(TEXTS))
+
+
+def test_a_torch_file_is_the_same_teacher_and_its_preprocessing_is_read(tiny, folder, tmp_path):
+    spec = tiny.teachers[0]
+    torch.save(load_file(spec.pretrained), tmp_path / "weights.pt")
+    preprocess = {"mean": [0.0, 0.1, 0.2], "std": [1.0, 0.5, 0.25], "interpolation": "bilinear", "size": 99}
+    whole = {"model_cfg": CONFIGS["tiny_vit"], "preprocess_cfg": preprocess}
+    (tmp_path / "other.json").write_text(json.dumps(whole))
+    other = OpenClipTeacher(model=str(tmp_path / "other.json"), pretrained=str(tmp_path / "weights.pt")).build()
+    assert other.weights_sha256 == spec.build().weights_sha256
+    assert (other.image.mean, other.image.std) == ((0.0, 0.1, 0.2), (1.0, 0.5, 0.25))
+    assert (other.image.interpolation, other.image.size) == ("bilinear", 32)
+
+
+def test_bfloat16_is_near_and_has_the_same_weights(tiny):
+    exact = tiny.teachers[0].build()
+    rough = attrs.evolve(tiny.teachers[0], precision="bfloat16").build()
+    assert (rough.name, rough.weights_sha256) == (f"{exact.name}/bfloat16", exact.weights_sha256)
+    assert next(rough.model.parameters()).dtype == torch.bfloat16
+    cosine = torch.cosine_similarity(exact.encode_texts(TEXTS), rough.encode_texts(TEXTS))
+    assert 0.995 < cosine.min() < 1
+
+
+@pytest.fixture
+def known(tiny, monkeypatch):
+    """The tiny ViT under a name that open_clip knows, with weights of all sorts under tags that it knows."""
+    spec = tiny.teachers[0]
+    configs = {
+        "tiny-vit": CONFIGS["tiny_vit"],
+        "tiny-vit-quickgelu": {**CONFIGS["tiny_vit"], "quick_gelu": True},
+    }
+    common = {"file": spec.pretrained, "mean": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
+    tags = {"plain": common, "quick": {**common, "quick_gelu": True}}
+    for name, config in configs.items():
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+        monkeypatch.setitem(tables._PRETRAINED, name, tags)
+    return spec
+
+
+def test_a_tag_brings_its_preprocessing_and_its_activation(known):
+    plain = OpenClipTeacher(model="tiny-vit", pretrained="plain").build()
+    assert plain.name == "tiny-vit/plain"
+    assert (plain.image.mean, plain.image.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
+    assert torch.equal(plain.encode_texts(TEXTS), known.build().encode_texts(TEXTS))
+    # open_clip computes the first of these with GELU, under a warning.
+    corrected = OpenClipTeacher(model="tiny-vit", pretrained="quick").build()
+    right = OpenClipTeacher(model="tiny-vit-quickgelu", pretrained="quick").build()
+    assert torch.equal(corrected.encode_texts(TEXTS), right.encode_texts(TEXTS))
+    assert not torch.allclose(corrected.encode_texts(TEXTS), plain.encode_texts(TEXTS), rtol=1e-3)
+    with pytest.raises(ValueError, match="not trained with QuickGELU"):
+        OpenClipTeacher(model="tiny-vit-quickgelu", pretrained="plain").build()
+
+
+def test_a_file_may_stand_for_the_tag(known):
+    teacher = OpenClipTeacher(model="tiny-vit", pretrained=known.pretrained).build()
+    assert teacher.name == f"tiny-vit/tiny_vit-{teacher.weights_sha256[:8]}"
+
+
+def test_the_papers_teachers_are_known_with_their_activation():
+    assert open_clip.get_pretrained_cfg("ViT-L-14", "openai")["quick_gelu"]
+    assert not open_clip.get_pretrained_cfg("ViT-L-14", "datacomp_xl_s13b_b90k").get("quick_gelu")
+
+
+def test_weights_are_never_random():
+    with pytest.raises(ValueError, match=r"no pretrained weights are named for ViT-L-14; its tags are .*openai"):
+        OpenClipTeacher(pretrained=None)
+    with pytest.raises(ValueError, match=r"'opnai' is neither a file nor pretrained weights of ViT-B-32; .*laion2b"):
+        OpenClipTeacher(model="ViT-B-32", pretrained="opnai").build()
+    with pytest.raises(ValueError, match=r"knows no model 'ViT-L14'; see .*ViT-L-14"):
+        OpenClipTeacher(model="ViT-L14").build()
+    with pytest.raises(ValueError, match="brings its own weights, so pretrained='openai' would be ignored"):
+        OpenClipTeacher(model="hf-hub:owner/name")
+
+
+def test_files_that_do_not_fit_are_refused(tiny, tmp_path):
+    vit, resnet = tiny.teachers
+    with pytest.raises(
+        ValueError, match=r"tiny_vit\.json with the weights .*tiny_resnet\.safetensors cannot be loaded"
+    ):
+        attrs.evolve(vit, pretrained=resnet.pretrained).build()
+    state = load_file(vit.pretrained)
+    del state["ln_final.weight"]
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match=r"ln_final\.weight"):
+        attrs.evolve(vit, pretrained=str(tmp_path / "part.pt")).build()
+    (tmp_path / "broken.safetensors").write_bytes(b"not a header at all")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        attrs.evolve(vit, pretrained=str(tmp_path / "broken.safetensors")).build()
+    with pytest.raises(ValueError, match=r"none\.pt does not exist"):
+        attrs.evolve(vit, pretrained=str(tmp_path / "none.pt")).build()
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(ValueError, match="embed_dim, text_cfg, vision_cfg is missing"):
+        attrs.evolve(vit, model=str(tmp_path / "empty.json")).build()
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON file"):
+        attrs.evolve(vit, model=str(tmp_path / "broken.json")).build()
+    with pytest.raises(ValueError, match="open_clip_config"):
+        OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("touched-by-a-pickle"),))
+
+
+def test_weights_run_no_code(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        attrs.evolve(tiny.teachers[0], pretrained=str(tmp_path / "evil.pt")).build()
+    assert not (tmp_path / "touched-by-a-pickle").exists()
+
+
+def test_what_the_image_contract_cannot_say_is_refused():
+    fitting = {"size": (32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
+    assert image_input(fitting, "it").size == 32
+    assert image_input({**fitting, "size": 48}, "it").size == 48
+    with pytest.raises(ValueError, match="it takes images of 64 x 32 pixels"):
+        image_input({**fitting, "size": (32, 64)}, "it")
+    with pytest.raises(ValueError, match="filter 'nearest'"):
+        image_input({**fitting, "interpolation": "nearest"}, "it")
+
+
+def test_without_open_clip_the_command_is_named(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ValueError, match=r"pip install 'mobileclip\[teachers\]'"):
+        tiny.teachers[0].build()
