@@ -9,7 +9,7 @@ from drawn_scenes import scene_samples
 from tiny_models import write_tiny_models
 
 from mobileclip.data import write_shards
-from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, TeacherSpec
 
 NUM_SAMPLES = 48
 SAMPLES_PER_SHARD = 12
@@ -26,11 +26,11 @@ def write_scenes(folder: Path) -> str:
 def shrink(spec: ReinforcementSpec, folder: Path) -> ReinforcementSpec:
     """Return the same choices with small models, written to `folder`, in place of the large ones."""
     tiny = write_tiny_models(folder)
-    teachers = [
+    teachers: tuple[TeacherSpec, ...] = tuple(
         attrs.evolve(small, logit_scale=large.logit_scale)
         for small, large in zip(tiny.teachers, spec.teachers, strict=True)
         if isinstance(large, OpenClipTeacher)
-    ]
+    )
     captioner = spec.captioner
     if isinstance(captioner, CocaCaptioner):
         captioner = attrs.evolve(tiny.captioner, num_captions=captioner.num_captions, top_p=captioner.top_p)

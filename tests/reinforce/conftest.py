@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 
 from mobileclip.data import ImageTextSample, write_shard
-from mobileclip.encoders import save_model
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
-from tests.encoders.small import SMALL, SMALL_VIT, randomised
+from tests.encoders.small import SMALL, SMALL_VIT
 
 
 class TinyTower(nn.Module):
@@ -75,13 +75,31 @@ def plain_sample(key: str, seed: int) -> ImageTextSample:
     )
 
 
+def attentive(spec: DualEncoderSpec, seed: int) -> DualEncoder:
+    """A small model with random weights whose embeddings depend on the image: norms know what images are like."""
+    model = spec.build()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith("gamma"):
+                tensor.fill_(1.0)
+            elif tensor.ndim > 1:
+                tensor.normal_(0.0, tensor[0].numel() ** -0.5, generator=generator)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = None
+        pixels = [np.asarray(Image.open(io.BytesIO(picture(index))).resize((64, 64))) for index in range(32)]
+        model.train().encode_image(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255)
+    return model.eval()
+
+
 @pytest.fixture(scope="session")
 def small_teachers(tmp_path_factory) -> tuple[CheckpointTeacher, ...]:
     """Two teachers of this library as files, for workers in other processes."""
     folder = tmp_path_factory.mktemp("teachers")
     specs = {"mci": SMALL, "vit": SMALL_VIT}
     for seed, (name, spec) in enumerate(specs.items()):
-        save_model(randomised(spec, seed), folder / f"{name}.safetensors")
+        save_model(attentive(spec, seed), folder / f"{name}.safetensors")
     return tuple(
         CheckpointTeacher(checkpoint=folder / f"{name}.safetensors", logit_scale=10.0 + seed)
         for seed, name in enumerate(specs)
