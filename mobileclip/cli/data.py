@@ -44,8 +44,9 @@ def join(
         reinforced: reinforced shards: a path, an address or a brace pattern.
         images: uncompressed tar files with the images, such as img2dataset writes: a path, an address or a pattern.
         output: directory or address of the joined shards.
-        by: what tells which image belongs to a sample. key: both have the same key. FIELD: this field of the image's
-            JSON, such as uid, is the sample's key. url: the image's JSON and the sample have the same URL.
+        by: what tells which image belongs to a sample. key: both have the same key. FIELD: this field of the JSON
+            beside the image, such as uid, is the sample's key. url: the JSON beside the image and the sample have the
+            same URL.
         index: local file for the places of the images, to be shared by several joins; OUTPUT/images.sqlite by default.
         placeholder_threshold: report pictures that stand under so many keys, as dead links leave them; 0 looks for
             none, which saves reading all images once.

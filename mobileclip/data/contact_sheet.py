@@ -224,12 +224,9 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str, Color]]:
 
 def _box(params: AugmentationParams, corner: tuple[int, int], scale: float) -> Box:
     top, left, height, width = params.crop
-    return (
-        round(corner[0] + left * scale),
-        round(corner[1] + top * scale),
-        round(corner[0] + (left + width) * scale) - 1,
-        round(corner[1] + (top + height) * scale) - 1,
-    )
+    x, y = round(corner[0] + left * scale), round(corner[1] + top * scale)
+    right, bottom = round(corner[0] + (left + width) * scale), round(corner[1] + (top + height) * scale)
+    return x, y, max(x, right - 1), max(y, bottom - 1)
 
 
 def _draw_crop(draw: ImageDraw.ImageDraw, box: Box, color: Color, *, outlined: bool) -> None:

@@ -1,0 +1,111 @@
+"""`mobileclip data ...`, run as people run it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mobileclip.data import write_shard
+from tests.data.samples import encoded, golden, make_sample, write_raw
+from tests.test_cli import run
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Reinforced shards without images, image shards, and where the joined ones go."""
+    for first in (0, 4):
+        samples = [make_sample(number, image=None) for number in range(first, first + 4)]
+        write_shard(tmp_path / f"{first:02d}.tar", samples)
+    images = {
+        f"{number:02d}x": {"png": encoded(40, 30, seed=number), "json": json.dumps({"uid": f"{number:06d}"}).encode()}
+        for number in (7, 3, 1, 2, 5, 0)
+    }
+    write_raw(tmp_path / "i.tar", images)
+    return tmp_path / "{00,04}.tar", tmp_path / "i.tar", tmp_path / "joined"
+
+
+def test_join(capsys, shards):
+    status, out, err = run(capsys, "data", "join", *shards, "--by", "uid")
+    assert status == 0
+    assert "joined      6 of 8 samples (75.0%)" in out
+    assert "2  no image under their key" in out
+    assert "indexing images: 1/1" in err
+    assert "joining: 2/2" in err
+    assert (shards[2] / "missing.txt").read_text() == "000004\t04.tar\tno_image\n000006\t04.tar\tno_image\n"
+    status, again, err = run(capsys, "data", "join", *shards, "--by", "uid")
+    assert (status, again, err) == (0, out, "")
+
+
+def test_join_in_a_process_of_its_own(shards):
+    command = [sys.executable, "-m", "mobileclip.cli", "data", "join", *map(str, shards), "--by", "uid", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "joined      6 of 8" in done.stdout
+    assert done.stderr == ""
+
+
+def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards):
+    shards[0].with_name("04.tar").write_bytes(b"torn" * 400)
+    status, out, _ = run(capsys, "data", "join", *shards, "--by", "uid", "--quiet")
+    assert status == 1
+    assert "joined      4 of 4" in out
+    assert "unfinished  1 reinforced shards" in out
+
+
+def test_inspect(capsys, tmp_path):
+    status, out, _ = run(
+        capsys, "data", "inspect", golden("npz"), "--key", "000100000001", "-o", tmp_path / "sheet.png"
+    )
+    assert status == 0
+    assert "000100000001" in out
+    assert "Augmentations" in out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 1264
+        assert sheet.height > 700
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", golden("npz"), "--key", "000100000009"), "did you mean '00010000000"),
+        (("inspect", "nothing.tar"), "nothing.tar"),
+        (("inspect", golden("npz"), "-o", "{folder}/nowhere/sheet.png"), "nowhere"),
+        (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "what"),
+        (("join", golden("npz"), "{folder}/nothing.tar", "{folder}/out"), "no image in the 1 shards"),
+        (("join", golden("npz"), "{folder}/{{0..", "{folder}/out"), "cannot be expanded"),
+        (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),
+        (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "-1"), "must be >= 0"),
+        (("join", "gopher://a/b.tar", golden("npz"), "{folder}"), "gopher"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, message):
+    status, _, err = run(
+        capsys, "data", *(argument.format(folder=tmp_path) for argument in arguments), *quiet(arguments)
+    )
+    assert status == 2
+    assert err.startswith("mobileclip: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def quiet(arguments):
+    return ("--quiet",) if arguments[0] == "join" else ()
+
+
+@pytest.mark.parametrize("command", ["join", "inspect"])
+def test_help_has_an_example_and_explains_every_flag(capsys, command):
+    status, out, _ = run(capsys, "data", command, "--help")
+    assert status == 0
+    assert f"mobileclip data {command} " in out
+    assert {"join": "url: the JSON beside the image", "inspect": "draw the contact sheet to"}[command] in " ".join(
+        out.replace("│", " ").split()
+    )
+
+
+def test_groups_are_listed(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert all(name in out for name in ("classify", "embed", "convert", "list", "info", "data"))
+    _, out, _ = run(capsys, "data", "--help")
+    assert all(name in out for name in ("join", "inspect"))
