@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +17,8 @@ from mobileclip.serialization import from_json, to_json
 LEDGER = "join"
 REPORT = "join.json"
 MISSING = "missing.txt"
+# One line per shard, as reinforcement writes it, which verification compares the shards with.
+MANIFEST = "manifest.jsonl"
 
 _NUM_NAMED = 10
 _REASONS = {
@@ -169,7 +172,7 @@ def make_report(
     placeholders: tuple[Placeholder, ...],
     unfinished: Mapping[str, str],
 ) -> JoinReport:
-    """Write `missing.txt` and `join.json`, and return the report.
+    """Write `missing.txt`, `manifest.jsonl` and `join.json`, and return the report.
 
     Args:
         output: of the join.
@@ -181,7 +184,10 @@ def make_report(
     used = np.zeros(index.last_number // 8 + 1, np.uint8)
     reasons: Counter[str] = Counter()
     num_joined = num_bytes = num_captions = num_asked = num_shards = 0
-    with storage.atomic_write(storage.join(output, MISSING)) as missing:
+    with (
+        storage.atomic_write(storage.join(output, MISSING)) as missing,
+        storage.atomic_write(storage.join(output, MANIFEST)) as manifest,
+    ):
         for name in names:
             done = read_ledger(output, name)
             if done is None:
@@ -191,7 +197,9 @@ def make_report(
             num_bytes += done.num_bytes or 0
             num_captions += done.num_captions
             num_asked += len(done.numbers)
-            reasons.update(reason for _, reason in done.left_out)
+            skipped = Counter(reason for _, reason in done.left_out)
+            reasons.update(skipped)
+            manifest.write(_manifest_line(name, done, skipped))
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
             _mark(used, np.array(done.numbers, np.int64))
     num_used = int(_BITS[used].sum(dtype=np.int64))
@@ -213,6 +221,17 @@ def make_report(
     with storage.atomic_write(storage.join(output, REPORT)) as stream:
         stream.write(to_json(report, indent=1).encode() + b"\n")
     return report
+
+
+def _manifest_line(name: str, done: JoinedShard, skipped: Mapping[str, int]) -> bytes:
+    line = {
+        "shard": name,
+        "fingerprint": done.source,
+        "num_samples": done.num_joined,
+        "num_bytes": done.num_bytes or 0,
+        "skipped": dict(sorted(skipped.items())),
+    }
+    return json.dumps(line).encode() + b"\n"
 
 
 def _mark(bits: npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64]) -> None:

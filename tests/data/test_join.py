@@ -21,6 +21,7 @@ from mobileclip.data.card import ReinforcementCard, find_card, write_card
 from mobileclip.data.image_index import build_image_index
 from mobileclip.data.join import JoinSpec, join_images
 from mobileclip.data.shards import read_shard
+from mobileclip.reinforce.verify import verify
 from tests.data.samples import encoded, golden, make_sample, write_raw
 
 SIZE = (40, 30)
@@ -168,6 +169,16 @@ class TestJoin:
         assert (joined.num_samples, joined.num_shards) == (report.joined, 3)
         assert joined.num_bytes == sum(path.stat().st_size for path in data.output.glob("*.tar"))
         assert joined.skipped == report.left_out
+
+    def test_verification_finds_nothing_wrong(self, data):
+        write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+        (data.images / "00000.tar").unlink()
+        report = data.join()
+        found = verify(data.output, num_samples=0, show_progress=False)
+        assert (found.num_samples, found.num_shards) == (report.joined, 3)
+        assert found.counts == {}
+        (data.output / "00001.tar").unlink()
+        assert "missing_shard" in verify(data.output, num_samples=0, show_progress=False).counts
 
     def test_cards_that_disagree(self, data):
         other = data.root / "other"
