@@ -11,7 +11,7 @@ from mobileclip.data.augmentation import (
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
 from mobileclip.data.image import ImageError, ImageTransform, load_image
-from mobileclip.data.members import json_captions
+from mobileclip.data.members import check_layout, json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.sample import (
     LAYOUTS,
@@ -66,6 +66,7 @@ __all__ = [
     "as_source",
     "augmentation_rng",
     "augmentations",
+    "check_layout",
     "check_source_image",
     "count_samples",
     "crop_augmentation",

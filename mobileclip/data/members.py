@@ -122,6 +122,7 @@ def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str,
         if synthetic:
             members["syn.json"] = _to_json(synthetic)
     elif layout in ("npz", "pth.gz"):
+        check_layout(sample, layout)
         if synthetic:
             members["syn.json"] = _to_json(synthetic)
         members["paug.json"] = _to_json(_stored_augmentations(sample))
@@ -130,11 +131,20 @@ def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str,
     else:
         content = {"paug.json": _stored_augmentations(sample), "syn.json": synthetic}
         members[RECORD] = write_record(content, _named_arrays(sample), "bfloat16" if layout == "compact" else "int8")
-    taken = _PUBLIC_MEMBERS if "paug.json" in members else frozenset(members)
-    if not taken.isdisjoint(sample.others):
-        names = ", ".join(sorted(taken.intersection(sample.others)))
-        raise BadSampleError("bad_member", f"{sample.key} has a member {names} of its own; choose the compact layout")
     return members | dict(sample.others)
+
+
+def check_layout(sample: ImageTextSample, layout: Layout) -> None:
+    """Raise unless the sample, once it is reinforced, can be stored in a layout beside the members it brings along.
+
+    Raises:
+        BadSampleError: if it has an `npz` or a `pth.gz` of its own, which a reader of a public layout would confuse.
+    """
+    taken = _PUBLIC_MEMBERS.intersection(sample.others) if layout in ("npz", "pth.gz") else ()
+    if taken:
+        raise BadSampleError(
+            "bad_member", f"{sample.key} has a member {', '.join(sorted(taken))} of its own; choose the compact layout"
+        )
 
 
 def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import string
 
@@ -20,6 +21,7 @@ from mobileclip.data import (
     BadSampleError,
     ImageTextSample,
     ReinforcedSample,
+    check_layout,
     hash_image,
     json_captions,
 )
@@ -393,10 +395,13 @@ class TestForms:
         sample = make_sample(0, others=read.others)
         for layout in ("compact", "compact8"):
             assert parse_reinforced_sample(sample.key, sample_members(sample, layout)).others == read.others
-        for layout in ("npz", "pth.gz"):
+            check_layout(read, layout)
+        for layout, check in itertools.product(("npz", "pth.gz"), (check_layout, sample_members)):
             with pytest.raises(BadSampleError, match="a member npz of its own; choose the compact layout") as caught:
-                sample_members(sample, layout)
+                check(sample, layout)
             assert caught.value.reason == "bad_member"
+        with pytest.raises(BadSampleError, match="a member npz of its own"):
+            check_layout(read, "npz")
 
     def test_metadata_that_utf8_cannot_spell(self):
         read = parse_sample("k", {"txt": b"a", "json": b'{"x": "\\ud800"}'})
