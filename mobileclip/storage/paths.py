@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from mobileclip.storage.backend import NUM_ATTEMPTS, Backend, Info, RemoteStream, attempt
-from mobileclip.storage.remote import FsspecBackend
-from mobileclip.storage.web import WebBackend
 
 AnyPath = str | os.PathLike[str]
 
@@ -221,7 +219,13 @@ def _scheme(path: AnyPath) -> str:
 
 
 def _backend(path: AnyPath) -> Backend:
-    return WebBackend() if _scheme(path) in ("http", "https") else FsspecBackend()
+    if _scheme(path) in ("http", "https"):
+        from mobileclip.storage.web import WebBackend
+
+        return WebBackend()
+    from mobileclip.storage.remote import FsspecBackend
+
+    return FsspecBackend()
 
 
 def _info(path: AnyPath) -> Info:
