@@ -13,6 +13,7 @@ import torch
 from mobileclip.data import (
     AugmentationParams,
     BadSampleError,
+    ImageError,
     ImageTextSample,
     ReinforcedSample,
     Skip,
@@ -64,12 +65,14 @@ class BatchEncoder:
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
         """Return for every sample what is to be stored, or why there is nothing."""
-        results = [self._decode_or_skip(sample) for sample in samples]
+        results = [self._decode(sample) for sample in samples]
+        if self.captioner is not None:
+            results = self._caption(results, self.captioner)
         decoded = [result for result in results if isinstance(result, _Decoded)]
-        finished = iter(self._finish(decoded)) if decoded else iter(())
+        finished = iter(self._finish(decoded))
         return [result if isinstance(result, Skip) else next(finished) for result in results]
 
-    def _decode_or_skip(self, sample: ImageTextSample) -> _Decoded | Skip:
+    def _decode(self, sample: ImageTextSample) -> _Decoded | Skip:
         if sample.image is None:
             detail = "there is no image; `mobileclip data join` brings images in"
             return Skip(reason="missing_image", key=sample.key, shard=self.shard, detail=detail)
@@ -78,21 +81,38 @@ class BatchEncoder:
         except BadSampleError as error:
             return Skip(reason=error.reason, key=sample.key, shard=self.shard, detail=error.detail)
 
-    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample]:
-        if self.captioner is not None:
-            decoded = self._caption(decoded, self.captioner)
-        if self.teachers is None:
-            return [one.sample for one in decoded]
-        return self._encode([self._augment(one, self.teachers) for one in decoded], self.teachers)
+    def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner) -> list[_Decoded | Skip]:
+        decoded = [result for result in results if isinstance(result, _Decoded)]
+        try:
+            captions = iter(captioner.caption([one.image for one in decoded], [self._seed(one) for one in decoded]))
+            return [
+                result if isinstance(result, Skip) else self._captioned(result, next(captions)) for result in results
+            ]
+        except ImageError:
+            # One image of a shape that the captioner cannot take costs the others nothing.
+            return [
+                result if isinstance(result, Skip) else self._caption_alone(result, captioner) for result in results
+            ]
 
-    def _caption(self, decoded: Sequence[_Decoded], captioner: Captioner) -> list[_Decoded]:
-        seeds = [random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS) for one in decoded]
-        captions = captioner.caption([one.image for one in decoded], seeds)
-        return [self._with_captions(one, texts) for one, texts in zip(decoded, captions, strict=True)]
+    def _caption_alone(self, one: _Decoded, captioner: Captioner) -> _Decoded | Skip:
+        try:
+            (texts,) = captioner.caption([one.image], [self._seed(one)])
+        except ImageError as error:
+            reason, key = f"image_{error.reason}", one.sample.key
+            return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
+        return self._captioned(one, texts)
 
-    def _with_captions(self, one: _Decoded, texts: Sequence[str]) -> _Decoded:
+    def _seed(self, one: _Decoded) -> int:
+        return random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS)
+
+    def _captioned(self, one: _Decoded, texts: Sequence[str]) -> _Decoded:
         synthetic = {**one.sample.syn_captions, self.spec.caption_set: tuple(texts)}
         return attrs.evolve(one, sample=attrs.evolve(one.sample, syn_captions=synthetic))
+
+    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample]:
+        if self.teachers is None or not decoded:
+            return [one.sample for one in decoded]
+        return self._encode([self._augment(one, self.teachers) for one in decoded], self.teachers)
 
     def _augment(self, one: _Decoded, teachers: TeacherEnsemble) -> _Augmented:
         policies = [attrs.evolve(self.spec.augmentation, size=size) for size in teachers.image_sizes]

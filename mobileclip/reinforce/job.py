@@ -153,6 +153,7 @@ def _claimed(output: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another job is working in {output}; wait for it, or choose another output") from None
+        shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 import attrs
 from attrs import validators
@@ -14,6 +15,10 @@ from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 
 _CAPTION_SET = re.compile(r"syn_text(_\w+)?")
+
+
+def _teachers(values: Iterable[TeacherSpec]) -> tuple[TeacherSpec, ...]:
+    return tuple(values)
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +47,7 @@ class ReinforcementSpec:
 
     source: Source = attrs.field(converter=as_source)
     output: str = attrs.field(converter=os.fspath)
-    teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=tuple)
+    teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=_teachers)
     captioner: CaptionerSpec | None = None
     caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(_CAPTION_SET))
     augmentation: AugmentationSpec

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mobileclip.data import ReinforcedBatch
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.training.checkpoint import RunState
 from mobileclip.training.ema import MovingAverage
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from mobileclip.data import ReinforcementCard
     from mobileclip.encoders import DualEncoder
     from mobileclip.training.spec import TrainingSpec
 
@@ -48,6 +50,7 @@ def train(
     model: DualEncoder,
     batches: BatchSource,
     output: Path,
+    card: ReinforcementCard | None = None,
     device: str | torch.device = "cpu",
     title: str = "train",
     console: Console | None = None,
@@ -62,16 +65,19 @@ def train(
         batches: called with the first step to make, returns the batches from there on, the same ones every time:
             `ReinforcedPipeline.stream`.
         output: folder of `metrics.jsonl` and `checkpoint.safetensors`; created.
+        card: of the reinforced data, where it has one: the loss must have the teachers that it names.
         device: where to train.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
 
     Raises:
-        ValueError: if the checkpoint is another run's, the batches end too early or lack what the loss needs, or
-            `channels_last` is asked for on the CPU.
+        ValueError: if the loss has other teachers than the data, the checkpoint is another run's, the batches end too
+            early or lack what the loss needs, or `channels_last` is asked for on the CPU.
         FloatingPointError: if the loss is not finite; the message has the step and the batch's keys. The weights are
             those from before the step.
     """
+    if card is not None and isinstance(spec.loss, ReinforcedLossSpec):
+        card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
     device = torch.device(device)
     _place(model, device, spec)
     torch.manual_seed(spec.seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import torch
 
+from mobileclip.data import read_card
 from mobileclip.encoders import save_model
 from mobileclip.losses import LossSpec
 from mobileclip.progress import Progress, console
@@ -93,7 +94,8 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
     model = student().build()
     stored = store_samples(shards, augmentation=spec.augmentation, student=model.spec)
     batches = partial(stored.stream, batch_size=spec.batch_size, seed=one.seed)
-    result = train(training, model=model, batches=batches, output=one.folder)
+    card = read_card(Path(shards[0]).parent)
+    result = train(training, model=model, batches=batches, output=one.folder, card=card)
     save_model(result.model, one.folder / MODEL)
 
 

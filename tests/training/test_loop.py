@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mobileclip.data import ReinforcedBatch
+from mobileclip.data import ReinforcedBatch, ReinforcementCard, TeacherEntry
+from mobileclip.inputs import ImageInput
 from mobileclip.training import read_metrics, train
 from tests.training.runs import batch_of, batches, new_model, training_spec
 
@@ -37,6 +38,19 @@ def killed_at(step: int):
 
 def without_times(metrics):
     return [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
+
+
+def test_a_loss_with_other_teachers_than_the_data_is_refused(tmp_path):
+    entries = [
+        TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
+        for dim, scale in ((6, 20.0), (5, 40.0))
+    ]
+    card = ReinforcementCard(teachers=entries, layout="npz")
+    with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 40\.0\)"):
+        train(training_spec(3), model=new_model(), batches=batches, output=tmp_path, card=card)
+    assert not list(tmp_path.iterdir())
+    # Without distillation, it does not matter who the teachers were.
+    train(training_spec(3, reinforced=False), model=new_model(), batches=batches, output=tmp_path, card=card)
 
 
 @pytest.mark.parametrize("reinforced", [True, False])

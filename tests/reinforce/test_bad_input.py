@@ -1,0 +1,192 @@
+"""Bad input of every kind: each with its outcome, and after each the run ends with the good samples all there."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from mobileclip.data import AugmentationSpec, read_reinforced_samples, write_shard
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
+from mobileclip.serialization import to_json
+from tests.reinforce.conftest import picture, plain_sample
+
+POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **choices) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **choices)
+    return stream.getvalue()
+
+
+def pixels(seed: int = 0, width: int = 40, height: int = 32) -> Image.Image:
+    return Image.open(io.BytesIO(picture(seed, width=width, height=height)))
+
+
+def turned() -> bytes:
+    """An image that its EXIF says to turn: stored crops are of the pixels as they are encoded."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(pixels(), exif=exif.tobytes())
+
+
+def palette_with_alpha() -> bytes:
+    image = pixels().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    return encoded(image, "PNG", transparency=0)
+
+
+def bomb() -> bytes:
+    return encoded(Image.new("1", (30000, 30000)), "PNG")
+
+
+GOOD = {"png": picture(1), "txt": b"a good picture"}
+
+# Members of a sample, and why it is left out; None where it is used.
+SAMPLES = {
+    "broken JPEG": ({"jpg": encoded(pixels())[:200], "txt": b"x"}, "image_truncated"),
+    "no image at all": ({"jpg": b"this is text", "txt": b"x"}, "image_not_an_image"),
+    "CMYK": ({"jpg": encoded(pixels().convert("CMYK")), "txt": b"x"}, None),
+    "palette with alpha": ({"png": palette_with_alpha(), "txt": b"x"}, None),
+    "EXIF rotation": ({"jpg": turned(), "txt": b"x"}, None),
+    "grey": ({"jpg": encoded(pixels().convert("L")), "txt": b"x"}, None),
+    "16 bits": ({"png": encoded(Image.fromarray(np.full((20, 20), 40000, np.uint16)), "PNG"), "txt": b"x"}, None),
+    "1x1": ({"png": encoded(Image.new("RGB", (1, 1), "red"), "PNG"), "txt": b"x"}, None),
+    "1 pixel wide": ({"png": encoded(Image.new("RGB", (1, 500), "red"), "PNG"), "txt": b"x"}, None),
+    "30000x30000": ({"png": bomb(), "txt": b"x"}, "image_too_large"),
+    "empty caption": ({"png": picture(2), "txt": b""}, "no_caption"),
+    "blank caption": ({"png": picture(2), "txt": b" \n"}, "no_caption"),
+    "missing caption": ({"png": picture(2)}, "missing_member"),
+    "caption in JSON": ({"png": picture(2), "json": b'{"caption": "x"}'}, None),
+    "non-UTF-8 caption": ({"png": picture(2), "txt": b"caf\xe9"}, "bad_text"),
+    "broken JSON": ({"png": picture(2), "txt": b"x", "json": b"{"}, "bad_json"),
+    "missing image": ({"txt": b"x"}, "missing_image"),
+    "empty image": ({"jpg": b"", "txt": b"x"}, "image_not_an_image"),
+}
+if features.check("webp"):
+    SAMPLES["webp"] = ({"webp": encoded(pixels(), "WEBP"), "txt": b"x"}, None)
+
+
+def write_tar(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def run(shards, output, teachers, **choices):
+    spec = ReinforcementSpec(source=shards, output=output, augmentation=POLICY, num_augmentations=2, **choices)
+    return reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+
+
+def keys(directory: Path) -> list[str]:
+    return [sample.key for sample in read_reinforced_samples(sorted(directory.glob("*.tar")))]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples(name, teachers, tmp_path):
+    members, reason = SAMPLES[name]
+    shard = write_tar(tmp_path / "0.tar", [("before", GOOD), ("odd", members), ("after", GOOD)])
+    report = run(shard, tmp_path / "out", teachers)
+    assert keys(tmp_path / "out") == (["before", "odd", "after"] if reason is None else ["before", "after"])
+    assert report.skipped == ({} if reason is None else {reason: 1})
+    checked = verify(tmp_path / "out", teachers=teachers, show_progress=False)
+    assert checked.is_good, checked
+
+
+def test_a_key_that_comes_twice(teachers, tmp_path):
+    shard = write_tar(tmp_path / "0.tar", [("one", GOOD), ("two", GOOD), ("one", GOOD)])
+    assert run(shard, tmp_path / "out", teachers).skipped == {"duplicate_key": 1}
+    assert keys(tmp_path / "out") == ["one", "two"]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_truncated_shard(teachers, tmp_path, share):
+    samples = [(f"{index}", {**GOOD, "png": picture(index)}) for index in range(8)]
+    whole = write_tar(tmp_path / "0.tar", samples).read_bytes()
+    (tmp_path / "0.tar").write_bytes(whole[: int(len(whole) * share) // 512 * 512 + 100])
+    write_tar(tmp_path / "1.tar", [("fine", GOOD)])
+    report = run([tmp_path / "0.tar", tmp_path / "1.tar"], tmp_path / "out", teachers)
+    found = keys(tmp_path / "out")
+    assert found[:-1] == [f"{index}" for index in range(len(found) - 1)]
+    assert found[-1] == "fine"
+    assert report.skipped.get("truncated_shard") == 1
+
+
+def test_an_empty_and_a_foreign_file(teachers, tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"")
+    (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
+    write_tar(tmp_path / "2.tar", [("fine", GOOD)])
+    report = run(tmp_path / "{0..2}.tar", tmp_path / "out", teachers)
+    assert keys(tmp_path / "out") == ["fine"]
+    assert sum(report.skipped.values()) == 2
+    assert set(report.skipped) <= {"unreadable_shard", "truncated_shard", "empty_shard"}
+
+
+def test_an_unreadable_shard_is_tried_again_next_time(teachers, tmp_path):
+    (tmp_path / "0.tar").mkdir()
+    write_tar(tmp_path / "1.tar", [("fine", GOOD)])
+    with pytest.raises(ValueError, match=r"0\.tar"):
+        run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
+    (tmp_path / "0.tar").rmdir()
+    write_tar(tmp_path / "0.tar", [("late", GOOD)])
+    run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
+    assert keys(tmp_path / "out") == ["late", "fine"]
+
+
+def test_a_teacher_that_gives_nan_stops_the_run_and_keeps_what_is_done(teachers, tmp_path):
+    shards = [write_tar(tmp_path / f"{index}.tar", [(f"{index}", GOOD)]) for index in range(2)]
+    run(shards[:1], tmp_path / "out", teachers)
+    teachers.teachers[0].model.image_head.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="first gave NaN"):
+        run(shards, tmp_path / "out", teachers)
+    assert keys(tmp_path / "out") == ["0"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from mobileclip.reinforce import ReinforcementSpec, reinforce
+from mobileclip.serialization import from_json
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+spec = from_json(open(sys.argv[1]).read(), ReinforcementSpec)
+try:
+    reinforce(spec, show_progress=False)
+except ValueError as error:
+    print(error)
+    raise SystemExit(3)
+"""
+
+
+def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_path):
+    """A limit of the file size stands for the disk: the write fails in the same call with an error of the same kind."""
+    small = write_shard(tmp_path / "0.tar", [plain_sample("small", 1)])
+    large = write_shard(tmp_path / "1.tar", [plain_sample(f"large-{index}", index) for index in range(40)])
+    spec = ReinforcementSpec(
+        source=[small, large],
+        output=tmp_path / "out",
+        teachers=small_teachers,
+        augmentation=POLICY,
+        num_augmentations=2,
+    )
+    (tmp_path / "spec.json").write_text(to_json(spec))
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "spec.json"), "60000"]
+    stopped = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert stopped.returncode == 3, stopped.stderr
+    assert "out/1.tar could not be written: File too large; see to the disk and run this again" in stopped.stdout
+    assert keys(tmp_path / "out") == ["small"]
+    report = reinforce(spec, show_progress=False)
+    assert report.num_done_before == 1
+    assert len(keys(tmp_path / "out")) == 41
+    named = json.loads((tmp_path / "out" / "reinforcement.json").read_text())
+    assert named["num_samples"] == 41
