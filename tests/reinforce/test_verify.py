@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
 from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce, verify
 from tests.reinforce.conftest import plain_sample
@@ -152,3 +153,15 @@ def test_teachers_that_no_spec_describes(make_shards, teachers, tmp_path):
 def test_a_directory_without_a_card(tmp_path):
     with pytest.raises(ValueError, match=r"holds no reinforcement\.json"):
         check(tmp_path)
+
+
+def test_the_command(directory, capsys):
+    main(["data", "verify", str(directory), "--samples", "3", "--quiet"])
+    said = capsys.readouterr().out
+    assert "8 samples in 2 shards read" in said
+    assert "3 samples replayed" in said
+    (directory / "0.tar").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "verify", str(directory), "--samples", "0", "--quiet"])
+    assert stopped.value.code == 1
+    assert "missing_shard: 0.tar: the manifest names it, but there is no file" in capsys.readouterr().out
