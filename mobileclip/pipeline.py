@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from mobileclip.data.image import ImageSource, ImageTransform, load_image
-from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
 from mobileclip.progress import Progress, console
+
+if TYPE_CHECKING:
+    from mobileclip.data.image import ImageSource
 
 Item = TypeVar("Item")
 
@@ -29,6 +30,9 @@ class ImageTextModel:
     """
 
     def __init__(self, model: DualEncoder) -> None:
+        from mobileclip.data.image import ImageTransform
+        from mobileclip.data.tokenizer import Tokenizer
+
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
         self.model = model
@@ -89,6 +93,8 @@ class ImageTextModel:
         Raises:
             ImageError: if an image cannot be read; the message names it.
         """
+        from mobileclip.data.image import load_image
+
         several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
 
         def encode(batch: Sequence[object]) -> Tensor:

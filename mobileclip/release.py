@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from mobileclip.data.image import ImageTransform
-from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.reparam import reparameterize as folded
+
+if TYPE_CHECKING:
+    from mobileclip.data.image import ImageTransform
+    from mobileclip.data.tokenizer import Tokenizer
 
 
 def create_model_and_transforms(
@@ -32,6 +36,8 @@ def create_model_and_transforms(
 
     Differs: folding leaves no batch norm behind, and a checkpoint that does not fit is an error, not a silent mix.
     """
+    from mobileclip.data.image import ImageTransform
+
     spec = _dual(model_name)
     if pretrained is not None:
         model = load_model(pretrained, spec, fold=reparameterize, device=device)
@@ -48,6 +54,8 @@ def get_tokenizer(model_name: str) -> Tokenizer:
     Raises:
         ValueError: if the name is unknown or is a single image tower's.
     """
+    from mobileclip.data.tokenizer import Tokenizer
+
     return Tokenizer(_dual(model_name).text.input)
 
 

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mobileclip.inputs import ImageInput
 
@@ -185,6 +185,8 @@ def _refuse_bomb(image: Image.Image, name: str) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # noqa: BLE001  the pixels are sound, the metadata is not

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import attrs
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,12 +97,28 @@ def sharpness(image: RgbImage, magnitude: float) -> RgbImage:
 
 def posterize(image: RgbImage, magnitude: float) -> RgbImage:
     """Keep the `magnitude` highest bits of every channel."""
+    from PIL import ImageOps
+
     return ImageOps.posterize(image, int(magnitude))
 
 
 def solarize(image: RgbImage, magnitude: float) -> RgbImage:
     """Invert every channel from `magnitude` on."""
     return image.point([value if value < magnitude else 255 - value for value in range(256)] * 3)
+
+
+def auto_contrast(image: RgbImage, _magnitude: float) -> RgbImage:
+    """Stretch every channel to the whole range."""
+    from PIL import ImageOps
+
+    return ImageOps.autocontrast(image)
+
+
+def equalize(image: RgbImage, _magnitude: float) -> RgbImage:
+    """Make every channel's histogram flat."""
+    from PIL import ImageOps
+
+    return ImageOps.equalize(image)
 
 
 OPERATIONS = (
@@ -118,8 +134,8 @@ OPERATIONS = (
     Operation("Sharpness", sharpness, signed=True),
     Operation("Posterize", posterize),
     Operation("Solarize", solarize),
-    Operation("AutoContrast", lambda image, _: ImageOps.autocontrast(image)),
-    Operation("Equalize", lambda image, _: ImageOps.equalize(image)),
+    Operation("AutoContrast", auto_contrast),
+    Operation("Equalize", equalize),
 )
 
 

@@ -21,6 +21,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
+from mobileclip.data.members import check_layout
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -77,6 +78,7 @@ class BatchEncoder:
             detail = "there is no image; `mobileclip data join` brings images in"
             return Skip(reason="missing_image", key=sample.key, shard=self.shard, detail=detail)
         try:
+            check_layout(sample, self.spec.layout)
             return _Decoded(sample=sample, image=decode_image(sample.image))
         except BadSampleError as error:
             return Skip(reason=error.reason, key=sample.key, shard=self.shard, detail=error.detail)
