@@ -1,0 +1,50 @@
+"""Memory stays flat: what a shard needed is given back before the next."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip.data import AugmentationSpec, write_shard
+from mobileclip.reinforce import ReinforcementSpec
+from mobileclip.serialization import to_json
+from tests.reinforce.conftest import plain_sample
+
+WATCH = """
+import sys
+from pathlib import Path
+from mobileclip.reinforce import LocalEngine, ReinforcementSpec
+from mobileclip.serialization import from_json
+spec = from_json(open(sys.argv[1]).read(), ReinforcementSpec)
+Path(spec.output).mkdir()
+for _ in LocalEngine(num_workers=1).run(spec, spec.source.units(), lambda count: None):
+    resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    print(int(resident.split()[1]) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_fifty_shards_need_no_more_than_ten(small_teachers, tmp_path):
+    shards = [
+        write_shard(tmp_path / f"{shard:02d}.tar", [plain_sample(f"{shard}-{index}", index) for index in range(40)])
+        for shard in range(50)
+    ]
+    spec = ReinforcementSpec(
+        source=shards,
+        output=tmp_path / "out",
+        teachers=small_teachers,
+        augmentation=AugmentationSpec(size=64),
+        num_augmentations=10,
+    )
+    (tmp_path / "spec.json").write_text(to_json(spec))
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(tmp_path / "spec.json")], check=True, capture_output=True, text=True
+    )
+    resident = [float(line) for line in done.stdout.split()]
+    assert len(resident) == 50
+    print(f"MiB after 10, 30 and 50 shards: {resident[9]:.0f}, {resident[29]:.0f}, {resident[49]:.0f}")
+    assert max(resident[40:]) < max(resident[:10]) + 20
