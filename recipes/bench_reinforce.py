@@ -2,8 +2,9 @@
 
 Command:   python recipes/bench_reinforce.py
 Hardware:  any CPU with nothing else to do
-Time:      about five minutes on two cores
-Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts
+Time:      nine minutes on two cores
+Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts: 1.02 on two
+           cores (at most 1.15 is the aim)
 """
 
 from __future__ import annotations
