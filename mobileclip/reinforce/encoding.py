@@ -25,10 +25,12 @@ from mobileclip.data.members import check_layout
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teachers import TeacherEnsemble
+from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 
 if TYPE_CHECKING:
     from PIL import Image
+
+NOT_FINITE = "not_finite"
 
 _SEEDS = 2**63
 
@@ -111,10 +113,21 @@ class BatchEncoder:
         synthetic = {**one.sample.syn_captions, self.spec.caption_set: tuple(texts)}
         return attrs.evolve(one, sample=attrs.evolve(one.sample, syn_captions=synthetic))
 
-    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample]:
+    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample | Skip]:
         if self.teachers is None or not decoded:
             return [one.sample for one in decoded]
-        return self._encode([self._augment(one, self.teachers) for one in decoded], self.teachers)
+        return self._encode_or_skip([self._augment(one, self.teachers) for one in decoded], self.teachers)
+
+    def _encode_or_skip(
+        self, augmented: Sequence[_Augmented], teachers: TeacherEnsemble
+    ) -> list[ReinforcedSample | Skip]:
+        """Encode the samples together, or where an embedding is not finite, each alone, to find whose it is."""
+        try:
+            return list(self._encode(augmented, teachers))
+        except NotFiniteError as error:
+            if len(augmented) == 1:
+                return [Skip(reason=NOT_FINITE, key=augmented[0].sample.key, shard=self.shard, detail=str(error))]
+            return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
 
     def _augment(self, one: _Decoded, teachers: TeacherEnsemble) -> _Augmented:
         policies = [attrs.evolve(self.spec.augmentation, size=size) for size in teachers.image_sizes]

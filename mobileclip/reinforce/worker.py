@@ -26,7 +26,7 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.encoding import BatchEncoder
+from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
 from mobileclip.reinforce.manifest import ShardEntry, may_pass
 from mobileclip.reinforce.provenance import open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -80,7 +80,7 @@ class ShardWorker:
             on_samples: called with the number of samples that were finished since the last call.
 
         Raises:
-            ValueError: if a teacher gives embeddings that cannot be stored, or the shard cannot be written.
+            ValueError: if no sample gets finite embeddings, or the shard cannot be written.
         """
         skips = SkipReport()
         fingerprint = self._fingerprint(unit, skips)
@@ -105,6 +105,9 @@ class ShardWorker:
                 ) from error
             finally:
                 staged.unlink(missing_ok=True)
+        if not num_samples and skips.counts[NOT_FINITE]:
+            detail = skips.named[NOT_FINITE][0].detail
+            raise ValueError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
         return ShardEntry(
             shard=unit.name,
             fingerprint=fingerprint,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples, write_shard
@@ -144,11 +145,48 @@ def test_an_unreadable_shard_is_tried_again_next_time(teachers, tmp_path):
     assert keys(tmp_path / "out") == ["late", "fine"]
 
 
+def test_an_embedding_that_is_nan_costs_one_sample(teachers, tmp_path):
+    """White images overflow in the first teacher, as unusual ones do in low precision."""
+    tower = teachers.teachers[0].model
+    whole = tower.encode_image
+    tower.encode_image = lambda image: torch.where(
+        (image[:, 0].flatten(1).std(1) < 1e-6)[:, None], torch.tensor(float("inf")), whole(image)
+    )
+    white = {"png": encoded(Image.new("RGB", (40, 32), "white"), "PNG"), "txt": b"x"}
+    samples = [(f"{index}", {**GOOD, "png": picture(index)}) for index in range(5)]
+    shard = write_tar(tmp_path / "0.tar", [*samples[:3], ("white", white), *samples[3:]])
+    spec = ReinforcementSpec(
+        source=shard, output=tmp_path / "out", augmentation=AugmentationSpec(size=32, num_operations=0)
+    )
+    report = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    assert report.skipped == {"not_finite": 1}
+    assert keys(tmp_path / "out") == ["0", "1", "2", "3", "4"]
+    (named,) = (tmp_path / "out" / "skipped" / "0.tar.jsonl").read_text().splitlines()
+    assert json.loads(named)["key"] == "white"
+    assert "teacher first gave NaN or infinity" in json.loads(named)["detail"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
+def test_a_file_that_fails_when_it_is_read(teachers, tmp_path):
+    """As a broken disk does: there, of a size, and no byte comes."""
+    (tmp_path / "0.tar").symlink_to("/proc/self/mem")
+    write_tar(tmp_path / "1.tar", [("fine", GOOD)])
+    report = run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
+    assert report.skipped == {"unreadable_shard": 1}
+    assert keys(tmp_path / "out") == ["fine"]
+    (tmp_path / "0.tar").unlink()
+    write_tar(tmp_path / "0.tar", [("late", GOOD)])
+    assert run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers).skipped == {}
+    assert keys(tmp_path / "out") == ["late", "fine"]
+
+
 def test_a_teacher_that_gives_nan_stops_the_run_and_keeps_what_is_done(teachers, tmp_path):
     shards = [write_tar(tmp_path / f"{index}.tar", [(f"{index}", GOOD)]) for index in range(2)]
     run(shards[:1], tmp_path / "out", teachers)
     teachers.teachers[0].model.image_head.bias.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="first gave NaN"):
+    with pytest.raises(
+        ValueError, match=r"not one sample of 1\.tar got embeddings that are finite: teacher first gave NaN"
+    ):
         run(shards, tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == ["0"]
 

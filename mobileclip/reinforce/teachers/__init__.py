@@ -1,7 +1,7 @@
 """Teachers: image-text models whose embeddings are stored, and ensembles of them."""
 
 from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
-from mobileclip.reinforce.teachers.ensemble import TeacherEnsemble
+from mobileclip.reinforce.teachers.ensemble import NotFiniteError, TeacherEnsemble
 from mobileclip.reinforce.teachers.model import ModelTeacher, normalize_pixels
 from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.reinforce.teachers.protocol import Teacher
@@ -11,6 +11,7 @@ from mobileclip.reinforce.teachers.weights import weights_sha256
 __all__ = [
     "CheckpointTeacher",
     "ModelTeacher",
+    "NotFiniteError",
     "OpenClipTeacher",
     "Precision",
     "Teacher",

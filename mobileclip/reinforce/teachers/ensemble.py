@@ -12,6 +12,10 @@ from torch import Tensor
 from mobileclip.reinforce.teachers.protocol import Teacher
 
 
+class NotFiniteError(ValueError):
+    """A teacher gave NaN or infinity, for one input or for all."""
+
+
 def _teachers(values: Iterable[Teacher]) -> tuple[Teacher, ...]:
     return tuple(values)
 
@@ -72,7 +76,8 @@ class TeacherEnsemble:
             pixels: the same images at all `image_sizes`.
 
         Raises:
-            ValueError: if a teacher's embeddings have another dim than it says, or are not finite.
+            ValueError: if a teacher's embeddings have another dim than it says.
+            NotFiniteError: if some are not finite.
         """
         return self._join(lambda teacher: teacher.encode_images(pixels[teacher.image.size]))
 
@@ -83,7 +88,8 @@ class TeacherEnsemble:
             (number of texts, sum of dims) float32.
 
         Raises:
-            ValueError: if a teacher's embeddings have another dim than it says, or are not finite.
+            ValueError: if a teacher's embeddings have another dim than it says.
+            NotFiniteError: if some are not finite.
         """
         return self._join(lambda teacher: teacher.encode_texts(texts))
 
@@ -97,6 +103,8 @@ class TeacherEnsemble:
                     f"{embedding.shape[-1]}; correct its dim"
                 )
             if not bool(torch.isfinite(embedding).all()):
-                raise ValueError(f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision")
+                raise NotFiniteError(
+                    f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision"
+                )
             embeddings.append(F.normalize(embedding, dim=-1))
         return torch.cat(embeddings, dim=-1)
