@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from mobileclip import storage
 from mobileclip.data import (
     LAYOUTS,
     AugmentationSpec,
@@ -30,8 +33,9 @@ from mobileclip.reinforce import (
     TeacherEnsemble,
     normalize_pixels,
     reinforce,
+    verify,
 )
-from tests.reinforce.conftest import plain_sample, tiny_teacher, without_image
+from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
 
@@ -291,3 +295,66 @@ def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_p
 def test_progress_reaches_the_end(make_shards, teachers, tmp_path, capsys):
     reinforce(make_spec(make_shards(2), tmp_path / "out"), engine=InlineEngine(teachers=teachers))
     assert "reinforcing: 10/10" in capsys.readouterr().err
+
+
+def test_source_and_output_in_a_store(make_shards, teachers, tmp_path):
+    """fsspec's memory file system: the same code path as a bucket's."""
+    for path in make_shards(3):
+        with storage.atomic_write(f"memory://bucket/plain/{path.name}") as stream:
+            stream.write(path.read_bytes())
+    spec = make_spec("memory://bucket/plain/{00000000..00000002}.tar", "memory://bucket/out", batch_size=1)
+    with pytest.raises(StoppedError):
+        run(spec, Interrupting(teachers, limit=8), num_threads=1)
+    assert list(Manifest("memory://bucket/out")) == ["00000000.tar"]
+    report = run(spec, teachers, num_threads=1)
+    assert report.num_done_before == 1
+    assert report.num_samples == read_card("memory://bucket/out").num_samples == 15
+    local = run(make_spec(make_shards(3), tmp_path / "local", batch_size=1), teachers, num_threads=1)
+    for there, here in zip(report.shards, local.shards, strict=True):
+        with storage.open_read(there) as stream:
+            assert stream.read() == Path(here).read_bytes()
+    again = run(spec, teachers)
+    assert again.num_done_before == 3
+    checked = verify("memory://bucket/out", teachers=teachers, show_progress=False)
+    assert checked.is_good, checked
+    assert checked.num_replayed == 15
+
+
+def test_a_folder_and_a_list_of_images(teachers, tmp_path):
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    for index in range(5):
+        (folder / "deep" / f"{index}.png").write_bytes(picture(index))
+        (folder / "deep" / f"{index}.txt").write_text(f"picture {index}")
+    rows = [{"image": f"images/deep/{index}.png", "captions": ["one", f"number {index}"]} for index in range(4)]
+    lines = [*map(json.dumps, rows), json.dumps({"image": "images/none.png", "caption": "nothing"})]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    first = run(make_spec(folder, tmp_path / "one"), teachers)
+    assert (first.num_samples, first.skipped) == (5, {})
+    second = run(make_spec(tmp_path / "pairs.jsonl", tmp_path / "two"), teachers)
+    assert (second.num_samples, second.skipped) == (4, {"missing_image": 1})
+    assert [sample.captions for sample in read_reinforced_samples(second.shards)] == [
+        ("one", f"number {index}") for index in range(4)
+    ]
+    for directory in ("one", "two"):
+        assert verify(tmp_path / directory, teachers=teachers, show_progress=False).is_good
+
+
+def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tmp_path):
+    from tiny_models import write_tiny_models
+
+    captioner = write_tiny_models(tmp_path / "models").captioner.build()
+    stream = io.BytesIO()
+    Image.new("RGB", (1, 600000), "red").save(stream, "PNG")
+    samples = [
+        plain_sample("a", 1),
+        attrs.evolve(plain_sample("thin", 2), image=stream.getvalue()),
+        plain_sample("b", 3),
+    ]
+    shard = write_shard(tmp_path / "0.tar", samples)
+    engine = InlineEngine(teachers=teachers, captioner=captioner)
+    report = reinforce(make_spec(shard, tmp_path / "out"), engine=engine, show_progress=False)
+    assert report.skipped == {"image_extreme_shape": 1}
+    stored = list(read_reinforced_samples(report.shards))
+    assert [sample.key for sample in stored] == ["a", "b"]
+    assert all(len(sample.syn_captions["syn_text"]) == 5 for sample in stored)
