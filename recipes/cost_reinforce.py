@@ -2,7 +2,7 @@
 
 Command:   python recipes/cost_reinforce.py --price-per-hour 2.0      (needs the extra `teachers`)
 Hardware:  the machine that is to do the work, or one like it
-Time:      ten minutes on two CPU cores, one or two on a GPU
+Time:      four minutes on two CPU cores
 Result:    a table for every choice of augmentations and captions; docs/costs.md has one, and says how it comes about
 """
 
@@ -185,7 +185,7 @@ def run(spec: CostSpec) -> None:
         f"{spec.device}, {spec.precision}: {1 / rates.image:,.2f} images/s and {1 / rates.text:,.2f} texts/s per "
         f"{spec.teacher}; first caption {rates.first_caption:.2f} s, each further one {rates.caption:.2f} s"
     )
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     heads = ("data set", "augmentations", "captions", "device hours", "price", *(f"{one} TB" for one in LAYOUTS))
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
@@ -197,7 +197,7 @@ def run(spec: CostSpec) -> None:
             terabytes = (f"{size * count / 1e12:,.2f}" for size in sizes)
             cells = (str(num_augmentations), str(num_captions), f"{hours:,.0f}", f"{hours * spec.price_per_hour:,.0f}")
             table.add_row(name, *cells, *terabytes)
-    Console(width=140).print(table)
+    Console(width=140).print(title, table, sep="\n", highlight=False)
 
 
 if __name__ == "__main__":
