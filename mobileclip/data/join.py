@@ -142,16 +142,10 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
         name = storage.file_name(source)
         if name in sources:
             raise ValueError(f"{sources[name]} and {source} have the same name; join them into two directories")
-        if _same(source, storage.join(spec.output, name)):
+        if storage.is_same(source, storage.join(spec.output, name)):
             raise ValueError(f"the output would replace {source}; choose another directory")
         sources[name] = source
     return sources
-
-
-def _same(one: str, other: str) -> bool:
-    if storage.is_remote(one) or storage.is_remote(other):
-        return one == other
-    return storage.local_path(one).resolve() == storage.local_path(other).resolve()
 
 
 def _find_card(sources: Mapping[str, str]) -> ReinforcementCard | None:

@@ -1,7 +1,7 @@
 """Reinforcement: what captioners and teachers say about every image, computed once and stored beside it."""
 
-from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner, captioners
-from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayEngine, engines
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
+from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayEngine
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -15,7 +15,6 @@ from mobileclip.reinforce.teachers import (
     TeacherSpec,
     build_ensemble,
     normalize_pixels,
-    teachers,
 )
 from mobileclip.reinforce.verify import Verification, verify
 
@@ -40,11 +39,8 @@ __all__ = [
     "TeacherSpec",
     "Verification",
     "build_ensemble",
-    "captioners",
-    "engines",
     "estimate",
     "normalize_pixels",
     "reinforce",
-    "teachers",
     "verify",
 ]

@@ -161,7 +161,7 @@ class BatchEncoder:
 
         return [
             ReinforcedSample(
-                **_plain_fields(one.sample),
+                **plain_fields(one.sample),
                 augmentations=one.params,
                 image_sha256=None if one.sample.image is None else hash_image(one.sample.image),
                 image_emb=emb,
@@ -172,5 +172,6 @@ class BatchEncoder:
         ]
 
 
-def _plain_fields(sample: ImageTextSample) -> dict[str, Any]:
+def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
+    """Return what a sample holds as an image-text sample, by field."""
     return {field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)}

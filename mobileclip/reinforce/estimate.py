@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.data import ImageTextSample, SkipReport, Unit
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.worker import ShardWorker, default_num_threads
+from mobileclip.reinforce.worker import ShardWorker, default_num_threads, unheard
 
 _MAX_COUNTED = 16
 
@@ -78,9 +78,9 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str | No
         aside = attrs.evolve(spec, output=folder)
         worker = ShardWorker.build(aside, device=device, num_threads=default_num_threads(device, 1))
         loading_seconds = time.perf_counter() - started
-        worker(_beginning(units[0], spec.batch_size), _unheard)
+        worker(_beginning(units[0], spec.batch_size), unheard)
         started = time.perf_counter()
-        entry = worker(_beginning(units[0], num_samples), _unheard)
+        entry = worker(_beginning(units[0], num_samples), unheard)
         seconds = time.perf_counter() - started
     if entry.num_samples == 0:
         raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
@@ -132,7 +132,3 @@ def _count(units: Sequence[Unit]) -> int:
     if not known:
         known = [sum(1 for _ in units[0].read(SkipReport(log=False)))]
     return round(sum(known) / len(known) * len(units))
-
-
-def _unheard(_count: int) -> None:
-    """Take no notice of progress: it is over in moments."""

@@ -105,10 +105,8 @@ def reinforce(
 
 def _refuse_own_input(spec: ReinforcementSpec, units: Iterable[Unit]) -> None:
     for unit in units:
-        if isinstance(unit, ShardUnit) and not storage.is_remote(unit.path):
-            target = Path(spec.output) / unit.name
-            if Path(unit.path).resolve() == target.resolve():
-                raise ValueError(f"the output would replace {unit.path}; choose another output directory")
+        if isinstance(unit, ShardUnit) and storage.is_same(unit.path, storage.join(spec.output, unit.name)):
+            raise ValueError(f"the output would replace {unit.path}; choose another output directory")
 
 
 def _run(

@@ -26,7 +26,7 @@ from mobileclip.data import (
 )
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.progress import Progress, console
-from mobileclip.reinforce.encoding import BatchEncoder
+from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
@@ -255,7 +255,9 @@ class _Verifier:
             seed=self.card.seed,
             layout=self.card.layout,
         )
-        (again,) = BatchEncoder(spec=spec, teachers=self.teachers, captioner=None, shard=shard)([_plain(sample)])
+        (again,) = BatchEncoder(spec=spec, teachers=self.teachers, captioner=None, shard=shard)(
+            [ImageTextSample(**plain_fields(sample))]
+        )
         if isinstance(again, Skip):
             self._add(again.reason, where, again.detail)
             return
@@ -314,7 +316,3 @@ def _embeddings(sample: ReinforcedSample) -> dict[str, npt.NDArray[np.float32]]:
 
 def _split(emb: npt.NDArray[np.float32], card: ReinforcementCard) -> list[npt.NDArray[np.float32]]:
     return np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1)
-
-
-def _plain(sample: ReinforcedSample) -> ImageTextSample:
-    return ImageTextSample(**{field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)})

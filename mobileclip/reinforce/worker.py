@@ -39,6 +39,10 @@ SKIPPED = "skipped"
 OnSamples = Callable[[int], None]
 
 
+def unheard(_count: int) -> None:
+    """Take no notice of finished samples."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class ShardWorker:
     """Makes shards with teachers that are loaded once, and enters them into the output's card first.

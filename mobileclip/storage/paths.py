@@ -117,6 +117,13 @@ def is_directory(path: AnyPath) -> bool:
     return local_path(path).is_dir()
 
 
+def is_same(one: AnyPath, other: AnyPath) -> bool:
+    """Return whether two names mean the same place, links followed; nothing need be there."""
+    if is_remote(one) or is_remote(other):
+        return os.fspath(one) == os.fspath(other)
+    return local_path(one).resolve() == local_path(other).resolve()
+
+
 def size(path: AnyPath) -> int | None:
     """Return the number of bytes, or None where a web server does not say.
 

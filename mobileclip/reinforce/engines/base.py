@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from mobileclip.data import Unit
-from mobileclip.registry import Registry
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples
@@ -27,6 +26,3 @@ class Engine(ABC):
         Raises:
             ValueError: if a unit cannot be done; the others may or may not be.
         """
-
-
-engines: Registry[type[Engine]] = Registry("engine")

@@ -17,7 +17,7 @@ import torch
 from attrs import validators
 
 from mobileclip.data import Unit
-from mobileclip.reinforce.engines.base import Engine, engines
+from mobileclip.reinforce.engines.base import Engine
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_threads
@@ -25,7 +25,6 @@ from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_thre
 MAX_ATTEMPTS = 3
 
 
-@engines.register("local")
 @attrs.frozen(kw_only=True)
 class LocalEngine(Engine):
     """Processes on this machine.

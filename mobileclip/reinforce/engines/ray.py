@@ -12,14 +12,13 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import Unit
-from mobileclip.reinforce.engines.base import Engine, engines
+from mobileclip.reinforce.engines.base import Engine
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.worker import OnSamples, ShardWorker
+from mobileclip.reinforce.worker import OnSamples, ShardWorker, unheard
 from mobileclip.serialization import from_json, to_json
 
 
-@engines.register("ray")
 @attrs.frozen(kw_only=True)
 class RayEngine(Engine):
     """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
@@ -83,12 +82,8 @@ class _Actor:
         self._worker = ShardWorker.build(spec, device=device, num_threads=num_threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        entries = [self._worker(self._units[index], _unheard) for index in batch["index"]]
+        entries = [self._worker(self._units[index], unheard) for index in batch["index"]]
         return {"entry": [to_json(entry) for entry in entries]}
-
-
-def _unheard(_count: int) -> None:
-    """Take no notice: Ray has no way back but the result."""
 
 
 def _ray() -> Any:
