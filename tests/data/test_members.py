@@ -219,7 +219,9 @@ class TestRoundTrip:
         assert (read.captions, read.image, read.image_extension, read.url) == (("one",), b"x", "webp", "u")
 
 
-caption = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and text.isprintable())
+# Seven in eight code points are not printable, so they are left out of the alphabet rather than filtered afterwards.
+printable = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+caption = st.text(printable, min_size=1, max_size=12).filter(str.strip)
 captions = st.lists(caption, max_size=3).map(tuple)
 
 
