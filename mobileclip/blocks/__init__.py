@@ -10,6 +10,7 @@ from mobileclip.blocks.downsample import Downsample
 from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
+from mobileclip.blocks.recompute import BlockSequence, recomputed, set_recompute
 from mobileclip.blocks.rep_cpe import RepCPE
 from mobileclip.blocks.repmixer import RepMixer
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
@@ -22,6 +23,7 @@ __all__ = [
     "Attention2d",
     "AttentionBackend",
     "AttentionBlock",
+    "BlockSequence",
     "Buildable",
     "ChannelLayerNorm",
     "ConvFFN",
@@ -45,6 +47,8 @@ __all__ = [
     "build_model",
     "image_encoders",
     "models",
+    "recomputed",
     "set_attention_backend",
+    "set_recompute",
     "text_encoders",
 ]

@@ -10,7 +10,7 @@ import attrs
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import AttentionBlock, ConvPoolHead, ConvStem, Downsample, RepCPE, RepMixerBlock
+from mobileclip.blocks import AttentionBlock, BlockSequence, ConvPoolHead, ConvStem, Downsample, RepCPE, RepMixerBlock
 from mobileclip.encoders.checks import check_images, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
@@ -144,7 +144,7 @@ class Stage(nn.Sequential):
         if position is not None:
             layers["position"] = position
         hidden_dim = int(spec.dim * encoder.ffn_ratio)
-        layers["blocks"] = nn.Sequential(
+        layers["blocks"] = BlockSequence(
             *(
                 spec.mixer.build_block(spec.dim, hidden_dim=hidden_dim, layer_scale=encoder.layer_scale)
                 for _ in range(spec.depth)

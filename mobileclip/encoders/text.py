@@ -7,7 +7,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import EndTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks import BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.encoders.checks import check_heads, check_tokens, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 
@@ -96,7 +96,7 @@ class TextEncoder(nn.Module):
         self.spec = spec
         self.token_embedding = nn.Embedding(spec.input.vocab_size, spec.width)
         self.position = nn.Parameter(torch.zeros(spec.input.context_length, spec.width))
-        self.layers = nn.Sequential(*layers)
+        self.layers = BlockSequence(*layers)
         self.norm = nn.LayerNorm(spec.width)
         self.pool = EndTokenPool()
         self.project = nn.Linear(spec.width, spec.embedding_dim, bias=False)

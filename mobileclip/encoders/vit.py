@@ -9,7 +9,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import ConvPatchStem, PatchStem, TransformerLayer
+from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.encoders.checks import check_heads, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.initialization import initialize_linear
@@ -88,7 +88,7 @@ class ViT(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(width))
         self.position = nn.Parameter(torch.zeros(num_patches + spec.class_position, width))
         self.norm_before: nn.Module = nn.LayerNorm(width, eps=spec.norm_eps) if spec.norm_before else nn.Identity()
-        self.layers = nn.Sequential(
+        self.layers = BlockSequence(
             *(TransformerLayer(width, num_heads=spec.num_heads, norm_eps=spec.norm_eps) for _ in range(spec.depth))
         )
         self.norm = nn.LayerNorm(width, eps=spec.norm_eps)
