@@ -34,7 +34,15 @@ from mobileclip.data.shards import (
     write_shards,
 )
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.data.sources import FolderSource, JsonLinesSource, ShardSource, Source, Unit, as_source
+from mobileclip.data.sources import (
+    ClassFolderSource,
+    FolderSource,
+    JsonLinesSource,
+    ShardSource,
+    Source,
+    Unit,
+    as_source,
+)
 from mobileclip.data.tokenizer import Tokenizer
 
 __all__ = [
@@ -44,6 +52,7 @@ __all__ = [
     "AugmentedSample",
     "BadSampleError",
     "CaptionerEntry",
+    "ClassFolderSource",
     "FolderSource",
     "ImageError",
     "ImageTextSample",

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 
 from mobileclip import storage
 from mobileclip.data.sources.base import Source, Unit, sources
+from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderSource
 from mobileclip.data.sources.jsonl import JsonLinesSource
 from mobileclip.data.sources.shards import ShardSource
 
-__all__ = ["FolderSource", "JsonLinesSource", "ShardSource", "Source", "Unit", "as_source", "sources"]
+__all__ = [
+    "ClassFolderSource",
+    "FolderSource",
+    "JsonLinesSource",
+    "ShardSource",
+    "Source",
+    "Unit",
+    "as_source",
+    "sources",
+]
 
 _LINES = (".jsonl", ".ndjson")
 _OTHERS = (".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".zip")
