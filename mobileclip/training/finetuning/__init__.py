@@ -1,0 +1,46 @@
+"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken."""
+
+from mobileclip.training.finetuning.batch_norm import (
+    FrozenBatchNorm2d,
+    estimate_batch_norm,
+    freeze_batch_norm,
+    has_same_statistics,
+    ordinary_batch_norm,
+    synchronise_batch_norm,
+)
+from mobileclip.training.finetuning.freezing import Tower, freeze_tower
+from mobileclip.training.finetuning.interpolation import interpolate_weights
+from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
+from mobileclip.training.finetuning.layer_rates import (
+    Granularity,
+    LayerDecayAdamWSpec,
+    layer_rate_groups,
+    rate_scales,
+    tower_layers,
+)
+from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec
+
+__all__ = [
+    "BatchNormMode",
+    "FinetuningSpec",
+    "FrozenBatchNorm2d",
+    "Granularity",
+    "LayerDecayAdamWSpec",
+    "LoraSpec",
+    "Tower",
+    "add_lora",
+    "estimate_batch_norm",
+    "freeze_batch_norm",
+    "freeze_tower",
+    "has_same_statistics",
+    "interpolate_weights",
+    "labelled_contrastive",
+    "layer_rate_groups",
+    "merge_lora",
+    "ordinary_batch_norm",
+    "rate_scales",
+    "synchronise_batch_norm",
+    "tower_layers",
+    "with_labels",
+]

@@ -1,0 +1,170 @@
+"""Learning rates by depth: the layers near the input, which hold what all tasks share, move least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import singledispatch
+from itertools import groupby
+from typing import Any, Literal
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+from mobileclip.encoders import DualEncoder, MCi, TextEncoder, ViT
+from mobileclip.training.optimizer import AdamWSpec, decay_groups
+
+Granularity = Literal["block", "stage"]
+
+
+@singledispatch
+def tower_layers(tower: nn.Module) -> list[list[str]]:
+    """Return the parts of a tower from input to output: for each layer, its stage and the names of its modules.
+
+    Other towers than this library's join with `tower_layers.register`. A layer is `[stage, name, ...]`; layers of one
+    stage follow each other; names are of modules or parameters, and every parameter lies below one of them.
+
+    Raises:
+        ValueError: if the tower is of a class that is not registered.
+    """
+    raise ValueError(
+        f"the order of the layers of a {type(tower).__name__} is not known; register a function for its class with "
+        f"mobileclip.training.finetuning.tower_layers.register"
+    )
+
+
+@tower_layers.register
+def _(tower: MCi) -> list[list[str]]:
+    layers = [["stem", "stem"]]
+    for index, stage in enumerate(tower.stages):
+        label, prefix = f"stage {index}", f"stages.{index}"
+        parts = dict(stage.named_children())
+        # What leads into a stage moves with its first block.
+        entrance = [f"{prefix}.{name}" for name in parts if name != "blocks"]
+        for number, _ in enumerate(parts["blocks"].children()):
+            layers.append([label, *entrance, f"{prefix}.blocks.{number}"])
+            entrance = []
+    return [*layers, ["head", "head"]]
+
+
+@tower_layers.register
+def _(tower: ViT) -> list[list[str]]:
+    entrance = ["stem", "class_token", "position", "norm_before"]
+    return [["stem", *entrance], *_transformer_layers(tower.layers), ["head", "norm", "project"]]
+
+
+@tower_layers.register
+def _(tower: TextEncoder) -> list[list[str]]:
+    entrance = ["token_embedding", "position"]
+    return [["stem", *entrance], *_transformer_layers(tower.layers), ["head", "norm", "project"]]
+
+
+def _transformer_layers(layers: nn.Module) -> list[list[str]]:
+    return [[f"layer {index}", f"layers.{index}"] for index, _ in enumerate(layers.children())]
+
+
+def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") -> dict[str, float]:
+    """Return for every parameter of `model` what its learning rate is multiplied with: `decay^(layers above it)`.
+
+    In each tower on its own: the head has 1, the layer below `decay`, and so on down to the stem or the token
+    embedding. What belongs to no tower, such as the logit scale, has 1.
+
+    Args:
+        model: an image-text model, or what it is a part of.
+        decay: in (0, 1]; 1 gives all one rate. Per layer, so a deep tower wants one nearer to 1: the 46 layers of MCi2
+            take 0.9 to 0.009 at the stem.
+        by: what counts as a layer of an MCi tower: a `block`, or a whole `stage`. Layers of transformers are one each.
+
+    Raises:
+        ValueError: if the decay is out of its range, there is no image-text model, or the order of a tower's layers is
+            not known.
+
+    Source: Howard and Ruder, "Universal Language Model Fine-tuning", section 3.2; Bao et al., "BEiT", appendix G, for
+        image towers.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"the decay of learning rates per layer lies in (0, 1], got {decay}")
+    scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
+    encoders = [(prefix, module) for prefix, module in model.named_modules() if isinstance(module, DualEncoder)]
+    if not encoders:
+        raise ValueError(f"learning rates by layer need a DualEncoder with its towers, got {type(model).__name__}")
+    for prefix, encoder in encoders:
+        for name in ("image_encoder", "text_encoder"):
+            tower = f"{prefix}.{name}" if prefix else name
+            layers = _layers(encoder.get_submodule(name), by)
+            for parameter, depth in _depths(encoder.get_submodule(name), layers):
+                scales[f"{tower}.{parameter}"] = decay ** (len(layers) - 1 - depth)
+    return scales
+
+
+def _layers(tower: nn.Module, by: Granularity) -> list[list[str]]:
+    layers = tower_layers(tower)
+    if by == "block":
+        return layers
+    grouped = groupby(layers, key=lambda layer: layer[0])
+    return [[stage, *(name for _, *names in members for name in names)] for stage, members in grouped]
+
+
+def _depths(tower: nn.Module, layers: list[list[str]]) -> Iterator[tuple[str, int]]:
+    places = {name: depth for depth, (_, *names) in enumerate(layers) for name in names}
+    for name, _ in tower.named_parameters():
+        parts = name.split(".")
+        above = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        place = next((prefix for prefix in above if prefix in places), None)
+        assert place is not None, f"{name} belongs to no layer of {type(tower).__name__}"
+        yield name, places[place]
+
+
+def layer_rate_groups(
+    model: nn.Module, decay: float, *, weight_decay: float = 0.0, by: Granularity = "block"
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
+
+    A group has `params`, `rate_scale` (what multiplies the schedule's learning rate) and `weight_decay`: one group for
+    each rate and for what is decayed and what is not (norms, biases and scales, see `decay_groups`).
+
+    Args:
+        model: as `rate_scales` takes it.
+        decay: as `rate_scales` takes it.
+        weight_decay: of the weights that are decayed.
+        by: as `rate_scales` takes it.
+
+    Raises:
+        ValueError: see `rate_scales`; or if nothing requires a gradient.
+    """
+    scales = rate_scales(model, decay, by=by)
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for parameters, own_decay in zip(decay_groups(model), (weight_decay, 0.0), strict=True):
+        for name, parameter in parameters.items():
+            groups.setdefault((scales[name], own_decay), []).append(parameter)
+    if not groups:
+        raise ValueError("no parameter of the model requires a gradient, so there is nothing to train")
+    return [
+        {"params": groups[scale, own_decay], "rate_scale": scale, "weight_decay": own_decay}
+        for scale, own_decay in sorted(groups)
+    ]
+
+
+@attrs.frozen(kw_only=True)
+class LayerDecayAdamWSpec(AdamWSpec):
+    """AdamW whose learning rates fall towards the input: every group's is the schedule's times its `rate_scale`.
+
+    Args:
+        rate_decay: factor from one layer to the one below, in (0, 1].
+        rate_layers: what counts as a layer of an MCi tower: a `block`, or a whole `stage`.
+
+    Source: Bao et al., "BEiT", appendix G.
+    """
+
+    rate_decay: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])
+    rate_layers: Granularity = attrs.field(default="block", validator=validators.in_(("block", "stage")))
+
+    def build(self, model: nn.Module) -> torch.optim.AdamW:
+        """Return the optimiser of every parameter that requires a gradient, fused; learning rates start at 0.
+
+        Raises:
+            ValueError: see `layer_rate_groups`.
+        """
+        groups = layer_rate_groups(model, self.rate_decay, weight_decay=self.weight_decay, by=self.rate_layers)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

@@ -1,0 +1,66 @@
+"""How a pretrained model is made ready to be trained further, and an ordinary model again."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import attrs
+from attrs import validators
+
+from mobileclip.encoders import DualEncoder
+from mobileclip.training.finetuning.batch_norm import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
+from mobileclip.training.finetuning.freezing import Tower, freeze_tower
+from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
+
+BatchNormMode = Literal["frozen", "synchronised", "trained"]
+
+
+def _towers(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    known = get_args(Tower)
+    if not set(value) <= set(known) or len(set(value)) < len(value):
+        raise ValueError(f"{attribute.name} names each of {', '.join(known)} at most once, got {value}")
+
+
+@attrs.frozen(kw_only=True)
+class FinetuningSpec:
+    """What of a pretrained model is trained, and how its batch norms behave meanwhile.
+
+    Args:
+        batch_norm: `frozen` keeps statistics, scales and shifts as they are, which small batches need; `synchronised`
+            takes statistics over the batches of all processes; `trained` over each process's own, for large batches.
+        frozen_towers: towers that stay as they are, `image` or `text`.
+        lora: adapters to train in place of the weights; none trains the weights.
+
+    Raises:
+        ValueError: if a tower is unknown, or both are frozen and nothing but the logit scale is left to train.
+    """
+
+    batch_norm: BatchNormMode = attrs.field(default="frozen", validator=validators.in_(get_args(BatchNormMode)))
+    frozen_towers: tuple[Tower, ...] = attrs.field(default=(), converter=tuple, validator=_towers)
+    lora: LoraSpec | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.frozen_towers) == len(get_args(Tower)):
+            raise ValueError("with both towers frozen there is nothing to train but the logit scale; freeze one")
+
+    def prepare(self, model: DualEncoder) -> None:
+        """Make `model` ready for `mobileclip.training.train`, in place; adapters are drawn from torch's random numbers.
+
+        Raises:
+            ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
+            ModuleNotFoundError: if the adapters need what is not installed.
+        """
+        for tower in self.frozen_towers:
+            freeze_tower(model, tower)
+        if self.batch_norm == "frozen":
+            freeze_batch_norm(model)
+        elif self.batch_norm == "synchronised":
+            synchronise_batch_norm(model)
+        if self.lora is not None:
+            add_lora(model, self.lora)
+
+    def finish(self, model: DualEncoder) -> None:
+        """Make what was trained an ordinary model again, in place: adapters merged, plain batch norms, none frozen."""
+        merge_lora(model)
+        ordinary_batch_norm(model)
+        model.eval().requires_grad_(requires_grad=True)

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mobileclip.data import ReinforcedBatch
+from mobileclip.encoders import load_model, save_model
+from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.training.finetuning import (
+    FrozenBatchNorm2d,
+    estimate_batch_norm,
+    freeze_batch_norm,
+    has_same_statistics,
+    ordinary_batch_norm,
+    synchronise_batch_norm,
+)
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
+from tests.training.finetuning.models import fresh
+
+ROOT = Path(__file__).parents[3]
+SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
+
+
+def loss_of(model):
+    images, tokens = inputs(model.spec, batch=3)
+    return model.encode_image(images).square().mean() + model.encode_text(tokens).square().mean()
+
+
+def batch_of(model, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    side, text = model.spec.image.input.size, model.spec.text.input
+    return ReinforcedBatch(
+        keys=tuple(map(str, range(size))),
+        image=torch.rand(size, 3, side, side, generator=generator),
+        text=torch.randint(1, text.vocab_size, (size, text.context_length), generator=generator),
+    )
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_frozen_norms_keep_everything_while_the_rest_trains(spec):
+    model = freeze_batch_norm(fresh(spec))
+    held = {
+        name: value.clone()
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name, value in module.state_dict(prefix=f"{prefix}.").items()
+    }
+    assert len(held) >= 5
+    model.train()
+    assert model.image_encoder.training
+    optimizer = torch.optim.SGD((one for one in model.parameters() if one.requires_grad), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in held.items())
+    original = fresh(spec).state_dict()
+    moved = {name for name in after if not torch.equal(after[name], original[name])}
+    assert moved.isdisjoint(held)
+    assert any(name.startswith("image_encoder.") and name.endswith(".weight") for name in moved)
+
+
+def test_frozen_norms_compute_as_in_evaluation_and_pass_gradients():
+    model = freeze_batch_norm(fresh(SMALL)).train()
+    images, _ = inputs(SMALL)
+    expected = fresh(SMALL).encode_image(images)
+    torch.testing.assert_close(model.encode_image(images), expected, rtol=0, atol=0)
+    assert not torch.allclose(fresh(SMALL).train().encode_image(images), expected, atol=1e-2)
+    loss_of(model).backward()
+    assert model.image_encoder.stem[0].branches[0].conv.weight.grad.abs().sum() > 0
+
+
+def test_frozen_models_keep_their_names_fold_and_save(tmp_path):
+    model = freeze_batch_norm(fresh(SMALL_MCT))
+    assert model.state_dict().keys() == SMALL_MCT.build().state_dict().keys()
+    expected = embeddings(fresh(SMALL_MCT))
+    folded = reparameterize(model.eval())
+    assert is_folded(folded)
+    torch.testing.assert_close(embeddings(folded), expected, rtol=1e-4, atol=1e-5)
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors", fold=False)
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in loaded.modules())
+    torch.testing.assert_close(embeddings(loaded), expected, rtol=0, atol=0)
+
+
+def test_what_was_frozen_is_ordinary_again_with_the_same_tensors():
+    model = fresh(SMALL)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    ordinary_batch_norm(freeze_batch_norm(model))
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+    now = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert now.keys() == tensors.keys()
+    assert all(now[name] is tensors[name] for name in tensors)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.train()
+    before = model.image_encoder.stem[0].branches[0].norm.running_mean.clone()
+    model.encode_image(inputs(SMALL)[0])
+    assert not torch.equal(model.image_encoder.stem[0].branches[0].norm.running_mean, before)
+
+
+def test_a_norm_alone_and_one_in_two_places():
+    norm = freeze_batch_norm(nn.BatchNorm2d(3))
+    assert isinstance(norm, FrozenBatchNorm2d)
+    assert not norm.train().training
+    shared = nn.BatchNorm2d(3)
+    twice = freeze_batch_norm(nn.ModuleDict({"one": nn.Sequential(shared), "other": nn.Sequential(shared)}))
+    assert twice["one"][0] is twice["other"][0]
+    assert isinstance(twice["one"][0], FrozenBatchNorm2d)
+
+
+def test_estimated_statistics_are_those_of_the_batches():
+    """The first norm's input does not depend on other norms, so its statistics are known in closed form."""
+    model = fresh(SMALL_MCT)
+    batches = [batch_of(model, size, seed=size) for size in (4, 4, 6)]
+    branch = model.image_encoder.stem[0].branches[0]
+    with torch.no_grad():
+        features = [branch.conv(batch.image) for batch in batches]
+    estimate_batch_norm(model, batches)
+    mean = torch.stack([one.mean(dim=(0, 2, 3)) for one in features]).mean(0)
+    variance = torch.stack([one.var(dim=(0, 2, 3)) for one in features]).mean(0)
+    torch.testing.assert_close(branch.norm.running_mean, mean)
+    torch.testing.assert_close(branch.norm.running_var, variance)
+    assert branch.norm.momentum == 0.1
+    assert not model.training
+    assert not branch.norm.training
+    original = fresh(SMALL_MCT)
+    assert not has_same_statistics(model, original)
+    text = "text_encoder.layers.0.ffn.conv.norm.running_mean"
+    assert not torch.equal(model.state_dict()[text], original.state_dict()[text])
+    for name, parameter in original.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter), name
+
+
+def test_estimating_leaves_frozen_norms_and_wants_batches():
+    model = freeze_batch_norm(fresh(SMALL))
+    estimate_batch_norm(model, [batch_of(model, 4)])
+    assert has_same_statistics(model, fresh(SMALL))
+    with pytest.raises(ValueError, match="there is no batch to estimate"):
+        estimate_batch_norm(model, [])
+
+
+def test_synchronising_alone_is_refused():
+    with pytest.raises(ValueError, match=r"this run has one; start it with torchrun .* or freeze"):
+        synchronise_batch_norm(fresh(SMALL))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_synchronising_without_gpus_is_refused():
+    program = (
+        "import torch.distributed as dist\n"
+        "from mobileclip.training.finetuning import synchronise_batch_norm\n"
+        "from tests.encoders.small import SMALL\n"
+        "dist.init_process_group('gloo')\n"
+        "try:\n    synchronise_batch_norm(SMALL.build())\n"
+        "except ValueError as error:\n    print(error)\n"
+        "dist.destroy_process_group()\n"
+    )
+    said = run_processes(program)
+    assert len(said) == 2
+    assert all("on GPUs only, and there is none; freeze" in one for one in said)
+
+
+def test_synchronised_norms_keep_names_tensors_and_evaluation(monkeypatch):
+    """What the exchange itself does; that statistics are shared is held by the test that needs GPUs."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = fresh(SMALL)
+    freeze_batch_norm(model.image_encoder.stem)
+    synchronise_batch_norm(model)
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {nn.SyncBatchNorm, FrozenBatchNorm2d}
+    assert model.state_dict().keys() == SMALL.build().state_dict().keys()
+    torch.testing.assert_close(embeddings(model.eval()), embeddings(fresh(SMALL)), rtol=0, atol=0)
+    ordinary_batch_norm(model)
+    assert is_folded(reparameterize(model))
+
+
+@pytest.mark.gpu
+def test_synchronised_norms_take_the_statistics_of_all_processes():
+    """Two processes with half of a batch each give the statistics and outputs of one with the whole batch."""
+    program = """
+import os
+import torch, torch.distributed as dist
+from mobileclip.training.finetuning import synchronise_batch_norm
+from tests.encoders.small import SMALL, inputs
+from tests.training.finetuning.models import fresh
+device = torch.device("cuda", int(os.environ["RANK"]) % torch.cuda.device_count())
+torch.cuda.set_device(device)
+dist.init_process_group("gloo")  # NCCL takes no two processes on one GPU
+images = inputs(SMALL, batch=8)[0].to(device)
+alone = fresh(SMALL).to(device).train()
+expected = alone.encode_image(images)
+shared = synchronise_batch_norm(fresh(SMALL)).to(device).train()
+rank = dist.get_rank()
+found = shared.encode_image(images[4 * rank : 4 * rank + 4])
+torch.testing.assert_close(found, expected[4 * rank : 4 * rank + 4], rtol=1e-3, atol=1e-4)
+for name, value in alone.state_dict().items():
+    torch.testing.assert_close(shared.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+print("equal")
+dist.destroy_process_group()
+"""
+    assert run_processes(program) == ["equal", "equal"]
+
+
+def run_processes(program: str) -> list[str]:
+    """Run a program in two processes of one group, and return what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": "."}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=os.environ | world | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return said

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.encoders import load_model, save_model
+from mobileclip.reparam import reparameterize
+from mobileclip.training.finetuning import interpolate_weights
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings
+from tests.training.finetuning.models import fresh
+
+
+def pair(spec=SMALL):
+    before, after = fresh(spec, seed=0), fresh(spec, seed=1)
+    with torch.no_grad():
+        for name, value in after.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                value.fill_(7)
+    return before, after
+
+
+@settings(max_examples=6, deadline=None)
+@given(alpha=st.floats(0, 1))
+def test_every_tensor_is_the_weighted_mean(alpha):
+    before, after = pair()
+    between = interpolate_weights(before, after, alpha)
+    assert not between.training
+    for name, value in between.state_dict().items():
+        one, other = before.state_dict()[name], after.state_dict()[name]
+        if value.is_floating_point():
+            expected = (1 - alpha) * one.double() + alpha * other.double()
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, SMALL_VIT], ids=["mci", "mct", "vit"])
+def test_both_ends_are_exact_and_nothing_given_is_changed(spec):
+    before, after = pair(spec)
+    kept = [copy.deepcopy(model.state_dict()) for model in (before, after)]
+    for alpha, model in ((0.0, before), (1.0, after)):
+        torch.testing.assert_close(
+            embeddings(interpolate_weights(before, after, alpha)), embeddings(model), rtol=0, atol=0
+        )
+    for state, model in zip(kept, (before, after), strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_model_between_saves_and_folds(tmp_path):
+    between = interpolate_weights(*pair(), 0.5)
+    save_model(between, tmp_path / "between.safetensors")
+    folded = load_model(tmp_path / "between.safetensors")
+    torch.testing.assert_close(embeddings(folded), embeddings(between), rtol=1e-4, atol=1e-5)
+
+
+def test_mistakes_are_named():
+    before, after = pair()
+    with pytest.raises(ValueError, match=r"alpha goes from 0, the original, to 1, the fine-tuned model; got 1\.5"):
+        interpolate_weights(before, after, 1.5)
+    with pytest.raises(ValueError, match=r"other tensors, .* interpolate two models of one spec in training form"):
+        interpolate_weights(before, fresh(SMALL_MCT), 0.5)
+    with pytest.raises(ValueError, match="the models are folded; interpolate them in training form"):
+        interpolate_weights(reparameterize(before), reparameterize(after), 0.5)
+    wider = copy.deepcopy(after)
+    wider.text_encoder.project = torch.nn.Linear(32, 30, bias=False)
+    with pytest.raises(ValueError, match=r"differ in 'text_encoder\.project\.weight': \(24, 32\) .* and \(30, 32\)"):
+        interpolate_weights(before, wider, 0.5)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mobileclip.encoders import load_model, save_model
+from mobileclip.training.finetuning import LoraSpec, add_lora, freeze_tower, merge_lora, rate_scales
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
+from tests.training.finetuning.models import fresh
+
+pytest.importorskip("peft")
+
+SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
+
+
+def stepped(model, num_steps=2):
+    """The model after some steps of training, in evaluation mode."""
+    images, tokens = inputs(model.spec, batch=4)
+    optimizer = torch.optim.AdamW((one for one in model.parameters() if one.requires_grad), lr=1e-2)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        (model.encode_image(images) * model.encode_text(tokens) * model.logit_scale.exp()).mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_adapters_train_alone_and_merge_into_an_ordinary_checkpoint(spec, tmp_path):
+    model, original = fresh(spec), fresh(spec)
+    add_lora(model, LoraSpec(rank=2))
+    torch.testing.assert_close(embeddings(model), embeddings(original), rtol=0, atol=0)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trainable if ".lora_A." not in name and ".lora_B." not in name} == {"logit_scale"}
+    stepped(model)
+    trained = embeddings(model)
+    assert not torch.allclose(trained, embeddings(original), atol=1e-3)
+
+    merge_lora(model)
+    torch.testing.assert_close(embeddings(model), trained, rtol=1e-4, atol=1e-5)
+    assert model.state_dict().keys() == original.state_dict().keys()
+    assert list(model.state_dict()) == list(original.state_dict())
+    before = original.state_dict()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    parts = ("qkv.weight", "project.weight", "fc1.weight", "fc2.weight", "logit_scale")
+    assert all(name.endswith(parts) for name in changed)
+    assert {"image", "text"} <= {name.partition("_encoder")[0] for name in changed}
+    save_model(model, tmp_path / "merged.safetensors")
+    folded = load_model(tmp_path / "merged.safetensors")
+    torch.testing.assert_close(embeddings(folded), trained, rtol=1e-3, atol=1e-4)
+
+
+def test_the_change_of_every_weight_has_the_rank_and_the_scale():
+    model, original = fresh(SMALL), fresh(SMALL)
+    torch.manual_seed(0)
+    add_lora(model, LoraSpec(rank=3, alpha=12.0))
+    stepped(model)
+    name = "image_encoder.stages.1.blocks.0.ffn.fc1"
+    layer = model.get_submodule(name)
+    product = layer.lora_B["default"].weight[:, :, 0, 0] @ layer.lora_A["default"].weight[:, :, 0, 0]
+    merge_lora(model)
+    change = (model.get_parameter(f"{name}.weight") - original.get_parameter(f"{name}.weight"))[:, :, 0, 0]
+    torch.testing.assert_close(change, 4.0 * product, rtol=1e-3, atol=1e-5)
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) == 3
+
+
+def test_extras_train_and_frozen_towers_get_no_adapters():
+    model = fresh(SMALL)
+    freeze_tower(model, "text")
+    add_lora(model, LoraSpec(rank=2, extras=("image_encoder.head.project", "logit_scale")))
+    adapted = {name for name, parameter in model.named_parameters() if ".lora_A." in name}
+    assert adapted
+    assert all(name.startswith("image_encoder.") for name in adapted)
+    others = {name for name, one in model.named_parameters() if one.requires_grad and ".lora_" not in name}
+    assert others == {"image_encoder.head.project.weight", "logit_scale"}
+
+
+def test_adapters_have_the_rate_of_their_layer():
+    model = fresh(SMALL)
+    add_lora(model, LoraSpec(rank=2))
+    scales = rate_scales(model, 0.5)
+    assert scales["image_encoder.stages.2.blocks.0.attention.qkv.lora_A.default.weight"] == 0.5
+    assert scales["text_encoder.layers.0.ffn.fc1.lora_B.default.weight"] == 0.25
+
+
+def test_copies_of_an_adapted_model_merge_on_their_own():
+    model = fresh(SMALL)
+    add_lora(model, LoraSpec(rank=2))
+    average = copy.deepcopy(stepped(model))
+    trained = embeddings(model)
+    merge_lora(average)
+    torch.testing.assert_close(embeddings(average), trained, rtol=1e-4, atol=1e-5)
+    assert any(".lora_A." in name for name in model.state_dict())
+
+
+def test_merging_without_adapters_changes_nothing():
+    model = fresh(SMALL)
+    merge_lora(model)
+    torch.testing.assert_close(embeddings(model), embeddings(fresh(SMALL)), rtol=0, atol=0)
+
+
+def test_mistakes_are_named():
+    model = fresh(SMALL)
+    with pytest.raises(ValueError, match=r"no part 'image_encoder\.heads' to train beside the adapters"):
+        add_lora(model, LoraSpec(extras=("image_encoder.heads",)))
+    add_lora(model, LoraSpec())
+    with pytest.raises(ValueError, match="has adapters already"):
+        add_lora(model, LoraSpec())
+    with pytest.raises(ValueError, match="no feed-forward network that is not frozen"):
+        add_lora(fresh(SMALL).requires_grad_(False), LoraSpec())
+    with pytest.raises(ValueError, match="'rank' must be > 0"):
+        LoraSpec(rank=0)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training.finetuning import FinetuningSpec, FrozenBatchNorm2d, LoraSpec, add_lora
+from tests.encoders.small import SMALL, embeddings
+from tests.training.finetuning.models import fresh
+
+
+def test_specs_are_values_that_round_trip():
+    spec = FinetuningSpec(batch_norm="trained", frozen_towers=["text"], lora=LoraSpec(rank=4, extras=()))
+    assert from_json(to_json(spec), FinetuningSpec) == spec
+    assert hash(spec) == hash(FinetuningSpec(batch_norm="trained", frozen_towers=("text",), lora=spec.lora))
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
+def test_a_prepared_model_is_ordinary_again_when_finished(batch_norm):
+    model = fresh(SMALL)
+    spec = FinetuningSpec(batch_norm=batch_norm, frozen_towers=("text",))
+    spec.prepare(model)
+    frozen = [module for module in model.image_encoder.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert bool(frozen) == (batch_norm == "frozen")
+    assert not any(parameter.requires_grad for parameter in model.text_encoder.parameters())
+    spec.finish(model.train())
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(embeddings(model), embeddings(fresh(SMALL)), rtol=0, atol=0)
+    assert is_folded(reparameterize(model))
+
+
+def test_adapters_need_their_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r"adapters need peft: pip install 'mobileclip\[lora\]'"):
+        add_lora(fresh(SMALL), LoraSpec())
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="with both towers frozen there is nothing to train"):
+        FinetuningSpec(frozen_towers=("image", "text"))
+    with pytest.raises(ValueError, match="frozen_towers names each of image, text at most once"):
+        FinetuningSpec(frozen_towers=("audio",))
+    with pytest.raises(ValueError, match="'batch_norm' must be in"):
+        FinetuningSpec(batch_norm="thawed")
+    with pytest.raises(ValueError, match="this run has one"):
+        FinetuningSpec(batch_norm="synchronised").prepare(fresh(SMALL))
