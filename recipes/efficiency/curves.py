@@ -1,0 +1,168 @@
+"""Scores over steps, and what a budget of one way of training is worth in steps of another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.9
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Curve:
+    """A score of one variant over budgets and seeds.
+
+    Shape:
+        steps: (budgets,), increasing; scores: (budgets, seeds).
+    """
+
+    steps: Array
+    scores: Array
+
+    @property
+    def mean(self) -> Array:
+        """Means over the seeds.
+
+        Shape:
+            (budgets,).
+        """
+        means: Array = self.scores.mean(1)
+        return means
+
+    @property
+    def deviation(self) -> Array:
+        """Standard deviations over the seeds; zero where there is one.
+
+        Shape:
+            (budgets,).
+        """
+        if self.scores.shape[1] == 1:
+            return np.zeros(len(self.steps))
+        deviations: Array = self.scores.std(1, ddof=1)
+        return deviations
+
+
+@attrs.frozen(kw_only=True)
+class Interval:
+    """An estimate and what resampling the seeds makes of it.
+
+    Args:
+        value: from the means over all seeds.
+        low: end of the interval; zero where it lies below what was measured.
+        high: end of the interval; infinite where it lies above what was measured.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def make_curve(scores: Mapping[tuple[int, int], float]) -> Curve | None:
+    """Return a curve of the budgets and seeds that are complete, or None if fewer than two budgets are.
+
+    Seeds that a longer budget lacks are left out of the shorter ones, so that all points are means over the same seeds;
+    budgets that no seed has finished are left out. Of the choices that this leaves, the one with most trainings is
+    taken, the longer where two have as many.
+
+    Args:
+        scores: by budget and seed.
+    """
+    budgets = sorted({budget for budget, _ in scores})
+    best: tuple[int, list[int], list[int]] | None = None
+    for count in range(2, len(budgets) + 1):
+        kept = budgets[:count]
+        seeds = sorted({seed for _, seed in scores if all((budget, seed) in scores for budget in kept)})
+        if seeds and (best is None or count * len(seeds) >= best[0]):
+            best = (count * len(seeds), kept, seeds)
+    if best is None:
+        return None
+    _, kept, seeds = best
+    return Curve(
+        steps=np.array(kept, dtype=np.float64),
+        scores=np.array([[scores[budget, seed] for seed in seeds] for budget in kept]),
+    )
+
+
+def steps_to_reach(score: float, steps: Array, means: Array) -> float:
+    """Return the first number of steps at which a curve reaches a score.
+
+    Between two budgets the score is linear in the logarithm of the steps. A curve that starts at or above the score
+    gives zero, for fewer than its first budget, and one that never gets there infinity.
+
+    Shape:
+        steps, means: (budgets,).
+    """
+    if score <= means[0]:
+        return 0.0
+    for index in range(1, len(steps)):
+        if means[index] >= score:
+            part = (score - means[index - 1]) / (means[index] - means[index - 1])
+            return float(steps[index - 1] * (steps[index] / steps[index - 1]) ** part)
+    return math.inf
+
+
+def plain_equivalents(plain: Curve, other: Curve) -> list[Interval]:
+    """Return, for every budget of another variant, how many plain steps give the same score."""
+    return [
+        _estimate(
+            plain,
+            other,
+            lambda one, two, index=index: steps_to_reach(two[index], plain.steps, one),  # type: ignore[misc]
+        )
+        for index in range(len(other.steps))
+    ]
+
+
+def speedup(plain: Curve, other: Curve) -> Interval:
+    """Return how many times fewer steps another variant needs for the best score of plain training.
+
+    The best score is the highest mean of a plain budget, and its steps are the fewest that reach it. Where the other
+    variant's first budget is good enough already, the interval ends in infinity: it is at least that many times.
+    """
+
+    def ratio(one: Array, two: Array) -> float:
+        best = int(np.argmax(one))
+        needed = steps_to_reach(float(one[best]), other.steps, two)
+        return float(plain.steps[best] / needed) if needed > 0 else math.inf
+
+    return _estimate(plain, other, ratio)
+
+
+def _estimate(plain: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:
+    """Return a statistic of two curves' means, and the interval of its values when the seeds are drawn anew."""
+    rng = np.random.default_rng(0)
+    values = sorted(statistic(_resampled(plain, rng), _resampled(other, rng)) for _ in range(NUM_RESAMPLES))
+    cut = round((1 - CONFIDENCE) / 2 * (NUM_RESAMPLES - 1))
+    return Interval(value=statistic(plain.mean, other.mean), low=values[cut], high=values[-1 - cut])
+
+
+def _resampled(curve: Curve, rng: np.random.Generator) -> Array:
+    count = curve.scores.shape[1]
+    means: Array = curve.scores[:, rng.integers(count, size=count)].mean(1)
+    return means
+
+
+def describe(interval: Interval, *, limits: Sequence[float], digits: int = 0) -> str:
+    """Return an interval as people read it, with what lies outside of the measured range as `< 100` or `> 3200`.
+
+    Args:
+        interval: the estimate.
+        limits: lowest and highest measured value.
+        digits: after the decimal point.
+    """
+
+    def one(value: float) -> str:
+        if value == 0:
+            return f"< {limits[0]:.{digits}f}"
+        return f"> {limits[1]:.{digits}f}" if math.isinf(value) else f"{value:.{digits}f}"
+
+    if interval.low == interval.high == interval.value:
+        return one(interval.value)
+    return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
