@@ -13,6 +13,7 @@ from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.members import check_layout, json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
+from mobileclip.data.position import StreamPosition
 from mobileclip.data.sample import (
     LAYOUTS,
     AugmentedSample,
@@ -69,6 +70,7 @@ __all__ = [
     "SkipReport",
     "Source",
     "StoredSample",
+    "StreamPosition",
     "TeacherEntry",
     "Tokenizer",
     "Unit",

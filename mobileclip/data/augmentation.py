@@ -204,13 +204,20 @@ class AugmentationSpec:
             ValueError: if the parameters were made for an image of another size, or the crop leaves the image.
         """
         params.check_fits(image.size)
-        top, left, height, width = params.crop
+        return self.operate(self.crop(image, params.crop), params.operations)
+
+    def crop(self, image: Image.Image, crop: tuple[int, int, int, int]) -> Image.Image:
+        """Return the crop (top, left, height, width) of an image, resized to `size` x `size`, RGB."""
+        top, left, height, width = crop
         if image.mode != "RGB":
             image = image.convert("RGB")
         # Resizing with a box instead would let the filter see pixels around the crop.
         image = image.crop((left, top, left + width, top + height))
-        image = image.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
-        for index, magnitude in params.operations:
+        return image.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
+
+    def operate(self, image: Image.Image, operations: Iterable[tuple[int, float]]) -> Image.Image:
+        """Return the cropped image after the operations, pairs of index and magnitude, in their order."""
+        for index, magnitude in operations:
             operation = OPERATIONS[index]
             rescale = self.size / self.reference_size if operation.translates and self.scale_translations else 1.0
             image = operation.apply(image, magnitude * rescale)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -17,16 +15,19 @@ class ReinforcedBatch:
     """B samples, by name.
 
     Shape: image (B, 3, S, S) float32; text, syn_text (B, context length) int64; teacher_image, teacher_text,
-    teacher_syn_text (B, D) float32, the teachers' embeddings concatenated.
+    teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.
 
     Args:
         keys: the samples' keys.
         image: the augmented images, normalised for the student.
-        text: ids of one real caption each.
-        syn_text: ids of one synthetic caption each, where there are any.
+        text: ids of one caption each: a real one, or what the pipeline's choice of captions says.
+        syn_text: ids of one synthetic caption each, where there are any beside the real ones.
         teacher_image: the teachers' embeddings of the same augmentations.
-        teacher_text: the teachers' embeddings of the same real captions.
-        teacher_syn_text: the teachers' embeddings of the same synthetic captions.
+        teacher_text: the teachers' embeddings of the captions in `text`.
+        teacher_syn_text: the teachers' embeddings of the captions in `syn_text`.
+        online_images: the same augmentations for teachers that look at them now, by side in pixels.
+        captions: the captions in `text`, where there are online images.
+        syn_captions: the captions in `syn_text`, where there are online images.
     """
 
     keys: tuple[str, ...]
@@ -36,6 +37,9 @@ class ReinforcedBatch:
     teacher_image: Tensor | None = None
     teacher_text: Tensor | None = None
     teacher_syn_text: Tensor | None = None
+    online_images: Mapping[int, Tensor] | None = None
+    captions: tuple[str, ...] | None = None
+    syn_captions: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -56,16 +60,31 @@ class ReinforcedBatch:
     def rows(self, start: int, stop: int) -> ReinforcedBatch:
         """Return samples `start` to `stop`, the last one excluded."""
         part = self._map(lambda tensor: tensor[start:stop])
-        return attrs.evolve(part, keys=self.keys[start:stop])
+        texts: dict[str, Any] = {
+            name: value[start:stop] for name, value in part.as_dict().items() if isinstance(value, tuple)
+        }
+        return attrs.evolve(part, **texts)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ReinforcedBatch:
-        changed = {name: change(value) for name, value in self.as_dict().items() if isinstance(value, Tensor)}
-        return ReinforcedBatch(keys=self.keys, **changed)
+        changed: dict[str, Any] = {}
+        for name, value in self.as_dict().items():
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, Mapping):
+                changed[name] = {side: change(images) for side, images in value.items()}
+        return attrs.evolve(self, **changed)
 
 
 def join_batches(batches: Sequence[ReinforcedBatch]) -> ReinforcedBatch:
     """Return one batch with the samples of all; they hold the same names."""
-    keys = tuple(key for batch in batches for key in batch.keys)
-    tensors = [batch.as_dict() for batch in batches]
-    joined = {name: torch.cat([one[name] for one in tensors]) for name in tensors[0] if name != "keys"}
-    return ReinforcedBatch(keys=keys, **joined)
+    everything = [batch.as_dict() for batch in batches]
+    return ReinforcedBatch(**{name: _joined([one[name] for one in everything]) for name in everything[0]})
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, Mapping):
+        return {side: torch.cat([value[side] for value in values]) for side in first}
+    return tuple(text for value in values for text in value)

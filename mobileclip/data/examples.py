@@ -1,175 +1,163 @@
-"""What a worker does: read its shards, make an example of every sample, and hand over batches with what was skipped."""
+"""What an epoch makes of a sample: one augmentation, one caption or two, and what the teachers said about them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
-from mobileclip.data.augmentation import datacompdr_augmentation
+from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.decode import Pixels, SourceImage
 from mobileclip.data.image import ImageTransform
-from mobileclip.data.members import parse_sample, parse_stored_sample
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image, decode_image
-from mobileclip.data.shards import RawSample, parse, read_shard
-from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image
+from mobileclip.data.skips import BadSampleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from PIL import Image
     from torch import Tensor
 
-    from mobileclip.data.augmentation import AugmentationSpec
     from mobileclip.data.embeddings import Embeddings
     from mobileclip.data.pipeline import ReinforcedPipelineSpec
 
-T = TypeVar("T")
+Captions = Literal["real", "synthetic", "either", "both"]
+CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Chunk:
-    """What a worker hands over: at most a batch of samples, and what it skipped since the last.
+@attrs.frozen(eq=False)
+class Caption:
+    """A caption with the teachers' embedding of it, where there is one."""
 
-    Args:
-        batch: None where there were only skips.
-        skips: to be counted by the process that trains.
-    """
-
-    batch: ReinforcedBatch | None
-    skips: tuple[Skip, ...]
+    text: str
+    embedding: Embeddings | None
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Example:
-    """What an epoch takes of one sample: one augmentation, one caption, and where there are any, one synthetic one."""
+    """What an epoch takes of one sample.
+
+    Args:
+        key: the sample's.
+        images: pixels of the augmented image: the student's, then those for online teachers.
+        caption: what the student reads.
+        syn_caption: what it reads beside.
+        teacher_image: the teachers' embedding of the same augmentation, where there is one.
+    """
 
     key: str
-    image: Image.Image
-    caption: str
-    syn_caption: str | None = None
-    teacher_image: Embeddings | None = None
-    teacher_text: Embeddings | None = None
-    teacher_syn_text: Embeddings | None = None
+    images: Sequence[Pixels]
+    caption: Caption
+    syn_caption: Caption | None
+    teacher_image: Embeddings | None
 
 
-class ShardDataset(IterableDataset[Chunk]):
-    """The chunks of the shards that fall to this worker.
+class ExampleMaker:
+    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone.
 
     Args:
         spec: the pipeline's choices.
-        shards: those of this process, before shuffling.
         tokenizer: texts to ids (B, context length).
-        teacher_dim: dim of the concatenated teacher embeddings; other samples are skipped.
-        world: rank and number of processes, to which the shuffled shards are dealt out.
+        teacher_dim: dim of the concatenated teacher embeddings; other samples are refused.
     """
 
     def __init__(
         self,
         spec: ReinforcedPipelineSpec,
         *,
-        shards: Sequence[str],
         tokenizer: Callable[[Sequence[str]], Tensor],
         teacher_dim: int | None,
-        world: tuple[int, int],
     ) -> None:
-        super().__init__()
-        # Shared, so that workers that live on see which epoch they are asked for.
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._spec = spec
-        self._shards = tuple(shards)
         self._tokenizer = tokenizer
         self._teacher_dim = teacher_dim
-        self._world = world
         self._transform = ImageTransform(spec.image)
-        self._augmentation = spec.augmentation or _default_augmentation(spec)
+        student = spec.augmentation or _default_augmentation(spec)
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
-    def __iter__(self) -> Iterator[Chunk]:
-        epoch = int(self.epoch)
-        skips: list[Skip] = []
-        examples: list[Example] = []
-        parser = parse_stored_sample if self._spec.reinforced else parse_sample
-        for raw in self._raw_samples(epoch, skips.append):
-            sample = parse(raw, parser, skips.append)
-            if sample is None:
-                continue
-            try:
-                examples.append(self._example(sample, epoch))
-            except BadSampleError as error:
-                skips.append(Skip(reason=error.reason, key=raw.key, shard=raw.shard, detail=error.detail))
-            if len(examples) == self._spec.batch_size:
-                yield Chunk(batch=self._collate(examples), skips=tuple(skips))
-                examples.clear()
-                skips.clear()
-        if examples or skips:
-            yield Chunk(batch=self._collate(examples) if examples else None, skips=tuple(skips))
+    def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
+        """Return what an epoch takes of a sample.
 
-    def _raw_samples(self, epoch: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
-        spec, shards = self._spec, list(self._shards)
-        if spec.shuffle:
-            shards = list(_shuffled(shards, len(shards), seeded_rng(spec.seed, "shards", epoch)))
-        rank, world_size = self._world
-        info = get_worker_info()
-        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        shards = shards[rank::world_size][worker::num_workers]
-        samples = (raw for shard in shards for raw in read_shard(shard, on_skip))
-        if not spec.shuffle:
-            return samples
-        return _shuffled(samples, spec.shuffle_buffer, seeded_rng(spec.seed, "samples", epoch, rank, worker))
+        Args:
+            sample: a `StoredSample` where the teachers' embeddings are wanted.
+            epoch: its number.
+            draw: which drawing of the sample, where it may come several times in an epoch.
 
-    def _example(self, sample: ImageTextSample, epoch: int) -> Example:
+        Raises:
+            BadSampleError: if the sample cannot be used.
+        """
         if sample.image is None:
             raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
-        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
-        image = decode_image(sample.image)
-        if not isinstance(sample, StoredSample):
-            params = self._augmentation.sample(rng, image.size)
-            caption = sample.captions[random_index(rng, len(sample.captions))]
-            return Example(key=sample.key, image=self._augmentation.apply(image, params), caption=caption)
-        check_source_image(sample, sample.image, image.size)
-        return self._reinforced_example(sample, image, rng)
+        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key, *([draw] if draw else []))
+        source = SourceImage(sample.image)
+        index, params = self._augmentation(sample, source, rng)
+        caption, syn_caption = self._captions(sample, rng)
+        return Example(
+            key=sample.key,
+            images=source.replay(self._augmentations, params, self._spec.decode),
+            caption=caption,
+            syn_caption=syn_caption,
+            teacher_image=sample.row("image_emb", index) if isinstance(sample, StoredSample) else None,
+        )
 
-    def _reinforced_example(self, sample: StoredSample, image: Image.Image, rng: np.random.Generator) -> Example:
+    def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
+        """Return the batch of several examples."""
+        texts = tuple(example.caption.text for example in examples)
+        syn = [example.syn_caption for example in examples if example.syn_caption is not None]
+        syn_texts = tuple(caption.text for caption in syn) if syn else None
+        online = {
+            side: torch.from_numpy(np.stack([example.images[place] for example in examples]).transpose(0, 3, 1, 2))
+            for place, side in enumerate(self._spec.online, start=1)
+        }
+        return ReinforcedBatch(
+            keys=tuple(example.key for example in examples),
+            image=self._transform.normalize_each([example.images[0] for example in examples]),
+            text=self._tokenizer(texts),
+            syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
+            teacher_image=_stack(example.teacher_image for example in examples),
+            teacher_text=_stack(example.caption.embedding for example in examples),
+            teacher_syn_text=_stack(caption.embedding for caption in syn),
+            online_images={side: images.contiguous() for side, images in online.items()} or None,
+            captions=texts if online else None,
+            syn_captions=syn_texts if online else None,
+        )
+
+    def _augmentation(
+        self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator
+    ) -> tuple[int, AugmentationParams]:
+        if not isinstance(sample, StoredSample):
+            return 0, self._augmentations[0].sample(rng, source.size)
+        assert sample.image is not None, "it was decoded"
+        check_source_image(sample, sample.image, source.size)
         if self._teacher_dim is not None and sample.dim != self._teacher_dim:
             raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {self._teacher_dim}")
         index = random_index(rng, len(sample.augmentations))
-        caption = random_index(rng, len(sample.captions))
-        example = Example(
-            key=sample.key,
-            image=self._augmentation.apply(image, sample.augmentations[index]),
-            caption=sample.captions[caption],
-            teacher_image=sample.row("image_emb", index),
-            teacher_text=sample.row("text_emb", caption),
-        )
-        if not self._spec.synthetic:
-            return example
-        names = sorted(name for name, texts in sample.syn_captions.items() if texts)
-        if not names:
-            raise BadSampleError("no_syn_caption", "there is no synthetic caption; synthetic=False does without")
-        name = names[random_index(rng, len(names))]
-        synthetic = random_index(rng, len(sample.syn_captions[name]))
-        return attrs.evolve(
-            example,
-            syn_caption=sample.syn_captions[name][synthetic],
-            teacher_syn_text=sample.row(f"{name}_emb", synthetic),
-        )
+        return index, sample.augmentations[index]
 
-    def _collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
-        pixels = np.stack([np.asarray(example.image) for example in examples])
-        syn_captions = [example.syn_caption for example in examples if example.syn_caption is not None]
-        return ReinforcedBatch(
-            keys=tuple(example.key for example in examples),
-            image=self._transform.normalize(pixels),
-            text=self._tokenizer([example.caption for example in examples]),
-            syn_text=self._tokenizer(syn_captions) if syn_captions else None,
-            teacher_image=_stack(example.teacher_image for example in examples),
-            teacher_text=_stack(example.teacher_text for example in examples),
-            teacher_syn_text=_stack(example.teacher_syn_text for example in examples),
-        )
+    def _captions(self, sample: ImageTextSample, rng: np.random.Generator) -> tuple[Caption, Caption | None]:
+        choice = self._spec.captions
+        names = sorted(name for name, texts in sample.syn_captions.items() if texts)
+        if choice == "either":
+            choice = "synthetic" if names and random_index(rng, 2) else "real"
+        if choice != "real" and not names:
+            raise BadSampleError("no_syn_caption", "there is no synthetic caption; captions='real' does without")
+        if choice == "synthetic":
+            return _synthetic(sample, names, rng), None
+        index = random_index(rng, len(sample.captions))
+        real = Caption(sample.captions[index], _row(sample, "text_emb", index))
+        return real, _synthetic(sample, names, rng) if choice == "both" else None
+
+
+def _synthetic(sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
+    name = names[random_index(rng, len(names))]
+    index = random_index(rng, len(sample.syn_captions[name]))
+    return Caption(sample.syn_captions[name][index], _row(sample, f"{name}_emb", index))
+
+
+def _row(sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
+    return sample.row(name, index) if isinstance(sample, StoredSample) else None
 
 
 def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
@@ -178,22 +166,13 @@ def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
     return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
 
 
+def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
+    if stored or student.scale_translations:
+        return attrs.evolve(student, size=side)
+    # Sampled at the student's size, the view is moved by the same fraction at another one.
+    return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)
+
+
 def _stack(rows: Iterable[Embeddings | None]) -> Tensor | None:
     present = [row for row in rows if row is not None]
     return torch.from_numpy(np.stack(present)) if present else None
-
-
-def _shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield the items in random order, as far as a buffer of that size allows; all of them, once."""
-    buffer: list[T] = []
-    for item in items:
-        if len(buffer) < buffer_size:
-            buffer.append(item)
-            continue
-        place = random_index(rng, buffer_size)
-        yield buffer[place]
-        buffer[place] = item
-    while buffer:
-        place = random_index(rng, len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()

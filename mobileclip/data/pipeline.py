@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import attrs
+import torch
 from attrs import validators
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mobileclip.data.augmentation import AugmentationSpec
 from mobileclip.data.batch import ReinforcedBatch, join_batches
-from mobileclip.data.examples import Chunk, ShardDataset
+from mobileclip.data.dataset import Chunk, ShardDataset
+from mobileclip.data.decode import DECODES, Decode
+from mobileclip.data.examples import CAPTIONS, Captions
+from mobileclip.data.order import SAMPLINGS, Sampling
+from mobileclip.data.position import StreamPosition
 from mobileclip.data.shards import Shards, count_samples, expand_shards, read_reinforced_samples
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.tokenizer import Tokenizer
@@ -27,6 +32,10 @@ from mobileclip.inputs import ImageInput, TextInput
 
 TextToIds = Callable[[Sequence[str]], Tensor]
 T = TypeVar("T")
+
+
+def _default_captions(spec: ReinforcedPipelineSpec) -> Captions:
+    return "both" if spec.reinforced else "real"
 
 
 def _patterns(shards: Shards) -> tuple[str, ...]:
@@ -44,17 +53,25 @@ class ReinforcedPipelineSpec:
         image: the student's image contract; augmentations are replayed at its size.
         text: the student's text contract.
         reinforced: whether to read what the teachers said; without, augmentations are sampled afresh and batches hold
-            images and real captions alone.
-        synthetic: whether to read a synthetic caption too; samples that have none are skipped. Reinforced only.
+            images and captions alone.
+        captions: which captions `text` holds: `real`, `synthetic`, or `either`, drawn for every sample; with `both`,
+            the default where samples are reinforced, `text` has a real and `syn_text` a synthetic one. A sample that
+            has no synthetic caption is skipped by `synthetic` and `both`, and taken with a real one by `either`.
         augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
             in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
+        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
+            pixels as the output; the pixels then differ a little from those that the teachers saw.
+        online: sides, in pixels, at which batches hold the same augmented images for teachers that look at them during
+            training. Stored augmentations move the image by the pixels that are stored, at any side.
+        sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
+            replacement, and epochs are as many batches as the samples would fill.
         seed: of the order and of every choice.
         epochs: number of epochs that iterating yields.
         shuffle: whether to shuffle the shards and, within a buffer, the samples.
         shuffle_buffer: number of samples, encoded, of every worker's buffer.
         num_workers: processes that read, decode and augment; 0 for none beside the own one.
-        drop_last: whether to leave out the last samples of an epoch that fill no batch.
-        num_samples: number of samples in all shards, where it is known; `len` needs it.
+        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
+        num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
         teacher_dim: dim of the concatenated teacher embeddings; None for that of the first usable sample.
 
     Raises:
@@ -66,8 +83,13 @@ class ReinforcedPipelineSpec:
     image: ImageInput
     text: TextInput = attrs.field(factory=TextInput)
     reinforced: bool = True
-    synthetic: bool = True
+    captions: Captions = attrs.field(
+        default=attrs.Factory(_default_captions, takes_self=True), validator=validators.in_(CAPTIONS)
+    )
     augmentation: AugmentationSpec | None = None
+    decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
+    online: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.gt(0)))
+    sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
     seed: int = 0
     epochs: int = attrs.field(default=1, validator=validators.gt(0))
     shuffle: bool = True
@@ -83,6 +105,8 @@ class ReinforcedPipelineSpec:
                 f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
                 f"{self.image.size}; give both the same size"
             )
+        if len(set(self.online)) < len(self.online):
+            raise ValueError(f"online names a side twice: {self.online}; batches hold one image of every side")
 
     def build(self, *, tokenizer: TextToIds | None = None) -> ReinforcedPipeline:
         """Return the pipeline.
@@ -94,10 +118,11 @@ class ReinforcedPipelineSpec:
 
 
 class ReinforcedPipeline:
-    """An iterable of named batches; every epoch sees every usable sample of the shards once.
+    """An iterable of named batches; every epoch sees every usable sample of the shards once, unless resampled.
 
     In a distributed run the shards are dealt out to the processes, which read `RANK` and `WORLD_SIZE` or ask
-    `torch.distributed`, and then to the workers.
+    `torch.distributed`, and then to the workers. `epoch` gives each process what its shards hold, `stream` the same
+    number of batches whatever they hold.
 
     Args:
         spec: the choices.
@@ -113,15 +138,20 @@ class ReinforcedPipeline:
         if not any("://" in shard or shard.startswith("pipe:") or Path(shard).exists() for shard in self.shards):
             raise ValueError(f"none of the {len(self.shards)} shards exists, the first is {self.shards[0]}")
         self.rank, self.world_size = _process()
-        if len(self.shards) < self.world_size:
+        if spec.sampling == "epoch" and len(self.shards) < self.world_size:
             raise ValueError(
                 f"{len(self.shards)} shards cannot be dealt out to {self.world_size} processes; split them up"
             )
         self.report = SkipReport()
-        """What the current or last epoch read and skipped, in this process."""
+        """What the current or last epoch read and skipped, in this process; of what a resumed stream passed over,
+        only the number."""
         self._tokenizer = tokenizer
+        self._num_samples = spec.num_samples
+        self._known_dim = spec.teacher_dim
         self._dataset: ShardDataset | None = None
         self._loader: DataLoader[Chunk] | None = None
+        # Of the last two epochs: whoever takes batches in advance may still ask for the one before.
+        self._skipped: dict[int, dict[tuple[str, str], None]] = {}
 
     def __len__(self) -> int:
         """Return the number of batches that iterating yields in this process, if no sample is skipped.
@@ -133,14 +163,15 @@ class ReinforcedPipeline:
         """
         if self.spec.num_samples is None:
             raise TypeError("the number of batches is unknown; give num_samples, count_samples(shards) finds it")
-        return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
+        drop_last = self.spec.drop_last or self.spec.sampling == "resampled"
+        return self.spec.epochs * self._batches_per_epoch(drop_last=drop_last)
 
     def __iter__(self) -> Iterator[ReinforcedBatch]:
         for epoch in range(self.spec.epochs):
             yield from self.epoch(epoch)
 
     def epoch(self, epoch: int) -> Iterator[ReinforcedBatch]:
-        """Yield the batches of one epoch: every usable sample once.
+        """Yield the batches of one epoch: every usable sample once, or as many as that would be, resampled.
 
         Args:
             epoch: its number, from 0; decides the order, the augmentations and the captions.
@@ -148,68 +179,108 @@ class ReinforcedPipeline:
         Raises:
             ValueError: if not one sample of the shards can be used.
         """
-        self.report = SkipReport()
-        waiting: list[ReinforcedBatch] = []
-        for chunk in self._chunks(epoch):
-            self.report.extend(chunk.skips)
-            if chunk.batch is None:
-                continue
-            self.report.num_read += len(chunk.batch)
-            if len(chunk.batch) == self.spec.batch_size:
-                yield chunk.batch
-                continue
-            # Workers end with incomplete batches, which together make complete ones.
-            waiting.append(chunk.batch)
-            if sum(map(len, waiting)) >= self.spec.batch_size:
-                joined = join_batches(waiting)
-                yield joined.rows(0, self.spec.batch_size)
-                waiting = [joined.rows(self.spec.batch_size, len(joined))] if len(joined) > self.spec.batch_size else []
-        if waiting and not self.spec.drop_last:
-            yield join_batches(waiting)
-        if self.report.num_read == 0:
-            raise ValueError(f"not one sample of {len(self.shards)} shards can be used: {self.report}")
+        batches = self._pass(epoch, passed_over=0)
+        if self.spec.sampling == "resampled":
+            batches = islice(batches, self._batches_per_epoch(drop_last=True))
+        yield from (batch for batch in batches if batch is not None)
 
-    def stream(self, first_batch: int = 0) -> Iterator[ReinforcedBatch]:
+    def stream(self, position: StreamPosition | None = None) -> Iterator[ReinforcedBatch]:
         """Yield batches without end, epoch after epoch, from any of them on: a run that resumes sees the same ones.
 
-        Every epoch has the same number of batches, in every process: one that lost samples repeats its first ones.
-        Incomplete batches are left out. Resuming reads the batches of the current epoch that came before.
+        Every epoch has the same number of batches, in every process: one that lost samples or has smaller shards
+        repeats its first ones. Incomplete batches are left out. Resumed with as many workers, the batches are the same
+        to the bit; those of the current epoch that came before are passed over: read, but not decoded.
 
         Args:
-            first_batch: number of batches that were consumed before.
+            position: of an earlier stream of this process; None for the start.
 
         Raises:
             ValueError: if there are fewer samples than one batch needs.
         """
-        num_samples = self.spec.num_samples or count_samples(self.shards)
-        per_epoch = self._batches_per_epoch(num_samples, drop_last=True)
+        position = StreamPosition() if position is None else position
+        per_epoch = self._batches_per_epoch(drop_last=True)
         if per_epoch == 0:
             raise ValueError(
-                f"{num_samples} samples in {self.world_size} processes do not fill a batch of {self.spec.batch_size}"
+                f"{self._count()} samples in {self.world_size} processes do not fill a batch of {self.spec.batch_size}"
             )
-        epoch, done = divmod(first_batch, per_epoch)
+        epoch, done = divmod(position.first_batch, per_epoch)
+        self._loader = None  # workers know from their start what was skipped before
+        self._skipped = {epoch: dict.fromkeys(position.skipped if done else ())}
         while True:
-            yield from islice(self._filled_epoch(epoch), done, per_epoch)
+            yield from islice(self._filled_epoch(epoch, done), per_epoch - done)
             epoch, done = epoch + 1, 0
 
-    def _filled_epoch(self, epoch: int) -> Iterator[ReinforcedBatch]:
+    def position(self, num_batches: int) -> StreamPosition:
+        """Return where the current stream stands after a number of its batches, counted from the very first one.
+
+        Args:
+            num_batches: that were consumed, those before the stream was resumed included.
+
+        Raises:
+            ValueError: if the stream is elsewhere: it has not come so far, or left that epoch long ago.
+        """
+        if num_batches == 0:
+            return StreamPosition()
+        epoch, done = divmod(num_batches, self._batches_per_epoch(drop_last=True))
+        if done == 0:
+            return StreamPosition(first_batch=num_batches)
+        if epoch not in self._skipped:
+            raise ValueError(
+                f"batch {num_batches} is of epoch {epoch}, but the stream knows of epochs {sorted(self._skipped)}; ask "
+                "for its position when that many batches were just consumed"
+            )
+        return StreamPosition(first_batch=num_batches, skipped=tuple(self._skipped[epoch]))
+
+    def _filled_epoch(self, epoch: int, done: int) -> Iterator[ReinforcedBatch]:
+        """Yield the complete batches of an epoch over and over again, but for the first `done`."""
         while True:
             num_full = 0
-            for batch in self.epoch(epoch):
-                if len(batch) == self.spec.batch_size:
+            for batch in self._pass(epoch, passed_over=done):
+                if batch is None or len(batch) == self.spec.batch_size:
                     num_full += 1
+                if batch is not None and len(batch) == self.spec.batch_size:
                     yield batch
             if num_full == 0:
                 raise ValueError(
                     f"epoch {epoch} has no complete batch of {self.spec.batch_size} samples: {self.report}"
                 )
+            done = max(0, done - num_full)
 
-    def _batches_per_epoch(self, num_samples: int, *, drop_last: bool | None = None) -> int:
-        mine = num_samples // self.world_size
-        full, rest = divmod(mine, self.spec.batch_size)
-        return full + (rest > 0 and not (self.spec.drop_last if drop_last is None else drop_last))
+    def _pass(self, epoch: int, *, passed_over: int) -> Iterator[ReinforcedBatch | None]:
+        """Yield the batches of one pass over the samples; None for each of the first `passed_over`."""
+        self.report = SkipReport()
+        skipped = self._skipped.setdefault(epoch, {})
+        self._skipped = {number: self._skipped[number] for number in sorted(self._skipped)[-2:]}
+        size = self.spec.batch_size
+        num_batches = 0
+        waiting: list[ReinforcedBatch] = []
+        for chunk in self._chunks(epoch, passed_over):
+            self.report.extend(chunk.skips)
+            self.report.num_read += chunk.num_passed + (0 if chunk.batch is None else len(chunk.batch))
+            skipped.update(dict.fromkeys(chunk.places))
+            complete = chunk.batch
+            if chunk.batch is None or len(chunk.batch) < size:
+                # Workers end with incomplete batches, which together make complete ones.
+                waiting += [] if chunk.batch is None else [chunk.batch]
+                complete, waiting = _first_rows(waiting, size)
+            if complete is not None or chunk.num_passed:
+                num_batches += 1
+                yield complete if num_batches > passed_over else None
+        if waiting and not self.spec.drop_last:
+            yield join_batches(waiting)
+        if self.report.num_read == 0:
+            raise ValueError(f"not one sample of {len(self.shards)} shards can be used: {self.report}")
 
-    def _chunks(self, epoch: int) -> Iterator[Chunk]:
+    def _batches_per_epoch(self, *, drop_last: bool) -> int:
+        full, rest = divmod(self._count() // self.world_size, self.spec.batch_size)
+        return full + (rest > 0 and not drop_last)
+
+    def _count(self) -> int:
+        if self._num_samples is None:
+            self._num_samples = count_samples(self.shards)
+        return self._num_samples
+
+    def _chunks(self, epoch: int, passed_over: int) -> Iterator[Chunk]:
         if self._loader is None:
             self._dataset = ShardDataset(
                 self.spec,
@@ -217,8 +288,11 @@ class ReinforcedPipeline:
                 tokenizer=self._tokenizer,
                 teacher_dim=self._teacher_dim(),
                 world=(self.rank, self.world_size),
+                known=(epoch, frozenset(self._skipped[epoch])),
             )
-            num_workers = min(self.spec.num_workers, len(self.shards[self.rank :: self.world_size]))
+            num_workers = self.spec.num_workers
+            if self.spec.sampling == "epoch":
+                num_workers = min(num_workers, len(self.shards[self.rank :: self.world_size]))
             self._loader = DataLoader(
                 self._dataset,
                 batch_size=None,
@@ -227,15 +301,23 @@ class ReinforcedPipeline:
                 collate_fn=_as_it_is,
             )
         assert self._dataset is not None, "made together with the loader"
-        self._dataset.epoch.fill_(epoch)
+        self._dataset.request.copy_(torch.tensor([epoch, passed_over]))
         return iter(self._loader)
 
     def _teacher_dim(self) -> int | None:
-        if not self.spec.reinforced or self.spec.teacher_dim is not None:
-            return self.spec.teacher_dim
-        # Workers report what is wrong with the samples before the first usable one.
-        unheard = SkipReport(log=False)
-        return next((sample.dim for sample in read_reinforced_samples(self.shards, unheard)), None)
+        if self.spec.reinforced and self._known_dim is None:
+            # Workers report what is wrong with the samples before the first usable one.
+            unheard = SkipReport(log=False)
+            self._known_dim = next((sample.dim for sample in read_reinforced_samples(self.shards, unheard)), None)
+        return self._known_dim
+
+
+def _first_rows(waiting: list[ReinforcedBatch], size: int) -> tuple[ReinforcedBatch | None, list[ReinforcedBatch]]:
+    """Return the first complete batch of incomplete ones, where they suffice, and what is left."""
+    if sum(map(len, waiting)) < size:
+        return None, waiting
+    joined = join_batches(waiting)
+    return joined.rows(0, size), [joined.rows(size, len(joined))] if len(joined) > size else []
 
 
 def _as_it_is(chunk: T) -> T:

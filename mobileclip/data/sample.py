@@ -289,10 +289,14 @@ def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, i
         raise BadSampleError("wrong_image", str(error)) from None
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, *, reduce: int = 1) -> Image.Image:
     """Return the image in RGB, as the public data sets' augmentations saw it.
 
     EXIF orientation is not applied: stored crops refer to the pixels as they are encoded.
+
+    Args:
+        data: the encoded image.
+        reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
 
     Raises:
         BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or has too many pixels.
@@ -301,6 +305,6 @@ def decode_image(data: bytes) -> Image.Image:
         # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
         warnings.simplefilter("ignore")
         try:
-            return load_image(data, orient=False)
+            return load_image(data, orient=False, reduce=reduce)
         except ImageError as error:
             raise BadSampleError(f"image_{error.reason}", error.message) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import pickle
 from collections import Counter
@@ -12,12 +13,14 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mobileclip.data import (
     AugmentationSpec,
     ImageTextSample,
     ReinforcedBatch,
     ReinforcedPipelineSpec,
+    StreamPosition,
     Tokenizer,
     decode_image,
     hash_image,
@@ -104,8 +107,93 @@ class TestBatches:
             torch.testing.assert_close(image, (raw[key] - mean) / std, rtol=0, atol=0)
 
     def test_without_synthetic_captions(self, shards):
-        batch = next(iter(spec(shards, synthetic=False).build()))
+        batch = next(iter(spec(shards, captions="real").build()))
         assert set(batch.as_dict()) == {"keys", "image", "text", "teacher_image", "teacher_text"}
+
+    @pytest.mark.parametrize("reinforced", [True, False])
+    def test_choices_of_captions(self, shards, samples, reinforced):
+        """Whatever is chosen, text and embeddings are of one caption."""
+        ids = {}
+        for sample in samples.values():
+            for name, texts in (("text_emb", sample.captions), ("syn_text_emb", sample.syn_captions["syn_text"])):
+                for index, text in enumerate(texts):
+                    emb = sample.text_emb if name == "text_emb" else sample.syn_text_emb["syn_text"]
+                    ids[tuple(Tokenizer()(text)[0].tolist())] = (sample.key, name, emb[index].tolist())
+        kinds = {}
+        for captions in ("real", "synthetic", "either", "both"):
+            pipeline = spec(shards, captions=captions, reinforced=reinforced, drop_last=False).build()
+            kinds[captions] = Counter()
+            for batch in pipeline.epoch(0):
+                assert (batch.syn_text is not None) == (captions == "both")
+                assert (batch.teacher_text is not None) == reinforced
+                assert (batch.teacher_syn_text is not None) == (reinforced and captions == "both")
+                for row, key in enumerate(batch.keys):
+                    found, kind, emb = ids[tuple(batch.text[row].tolist())]
+                    assert found == key
+                    kinds[captions][kind] += 1
+                    if reinforced:
+                        assert batch.teacher_text[row].tolist() == emb
+                    if batch.syn_text is not None:
+                        found, kind, emb = ids[tuple(batch.syn_text[row].tolist())]
+                        assert (found, kind) == (key, "syn_text_emb")
+                        assert not reinforced or batch.teacher_syn_text[row].tolist() == emb
+        assert kinds["real"] == kinds["both"] == {"text_emb": NUM_SAMPLES}
+        assert kinds["synthetic"] == {"syn_text_emb": NUM_SAMPLES}
+        assert min(kinds["either"]["text_emb"], kinds["either"]["syn_text_emb"]) > 5
+        assert kinds["either"].total() == NUM_SAMPLES
+
+    def test_captions_by_default(self):
+        assert spec("a.tar").captions == "both"
+        assert spec("a.tar", reinforced=False).captions == "real"
+
+    def test_samples_without_synthetic_captions(self, tmp_path):
+        many = [make_sample(0), make_sample(1, syn_captions={}, syn_text_emb={})]
+        path = write_shard(tmp_path / "a.tar", many)
+        for captions, keys in (("synthetic", ["000000"]), ("both", ["000000"]), ("either", ["000000", "000001"])):
+            pipeline = spec(path, captions=captions, drop_last=False).build()
+            assert sorted(key for batch in pipeline for key in batch.keys) == keys
+            assert pipeline.report.keys("no_syn_caption") == (() if captions == "either" else ("000001",))
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_online_images_are_the_stored_augmentation_at_the_teachers_sizes(self, shards, samples, num_workers):
+        pipeline = spec(shards, online=(24, 12), drop_last=False, num_workers=num_workers).build()
+        for batch in pipeline:
+            assert [(side, images.shape) for side, images in batch.online_images.items()] == [
+                (24, (len(batch), 3, 24, 24)),
+                (12, (len(batch), 3, 12, 12)),
+            ]
+            torch.testing.assert_close(Tokenizer()(batch.captions), batch.text)
+            torch.testing.assert_close(Tokenizer()(batch.syn_captions), batch.syn_text)
+            for row, key in enumerate(batch.keys):
+                sample = samples[key]
+                index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
+                for side, images in batch.online_images.items():
+                    assert images.dtype == torch.uint8
+                    replayed = AugmentationSpec(size=side).apply(
+                        decode_image(sample.image), sample.augmentations[index]
+                    )
+                    assert images[row].permute(1, 2, 0).numpy().tobytes() == replayed.tobytes()
+
+    def test_online_images_of_sampled_augmentations_move_by_the_same_fraction(self, tmp_path):
+        """At three times the side, an image that was moved has bands of black that are three times as broad."""
+        white = Image.new("RGB", (64, 64), (255, 255, 255))
+        stream = io.BytesIO()
+        white.save(stream, "PNG")
+        many = [
+            ImageTextSample(key=f"{n}", captions=("a",), image=stream.getvalue(), image_extension="png")
+            for n in range(60)
+        ]
+        path = write_shard(tmp_path / "a.tar", many)
+        (batch,) = spec(path, reinforced=False, online=(48,), batch_size=60).build()
+        small = (batch.image == 0).all(dim=1)
+        large = (batch.online_images[48] == 0).all(dim=1)
+        # Translations alone give bands that reach from one side to the other.
+        moved = [row for row in range(60) if 0 < (bands := small[row].all(dim=1).sum()) < 16 and bands < 8]
+        assert len(moved) >= 3
+        for row in moved:
+            wide = large[row].all(dim=1).sum().item()
+            assert abs(wide - 3 * small[row].all(dim=1).sum().item()) <= 3
+        assert batch.syn_captions is None
 
     def test_unreinforced(self, shards):
         pipeline = spec(shards, reinforced=False, drop_last=False).build()
@@ -264,7 +352,7 @@ class TestStream:
         stream = pipeline.stream()
         whole = [next(stream) for _ in range(12)]
         for start in (0, 3, 5, 8):
-            resumed = spec(shards, num_workers=num_workers).build().stream(start)
+            resumed = spec(shards, num_workers=num_workers).build().stream(StreamPosition(first_batch=start))
             for batch in whole[start:]:
                 other = next(resumed)
                 assert other.keys == batch.keys
@@ -372,6 +460,11 @@ class TestSpec:
             {"shuffle_buffer": 0},
             {"num_samples": 0},
             {"teacher_dim": 0},
+            {"captions": "some"},
+            {"sampling": "once"},
+            {"decode": "half"},
+            {"online": (0,)},
+            {"online": (32, 32)},
         ],
     )
     def test_bad_choices(self, changes):
@@ -399,6 +492,22 @@ class TestBatchValue:
         part = joined.rows(1, 3)
         assert part.keys == ("11", "20")
         assert part.image[:, 0, 0, 0].tolist() == [1.0, 2.0]
+
+    def test_online_parts(self):
+        def made(number: int, count: int) -> ReinforcedBatch:
+            texts = tuple(f"{number} {index}" for index in range(count))
+            images = {4: torch.full((count, 3, 4, 4), number, dtype=torch.uint8)}
+            return attrs.evolve(self.batch(number, count), online_images=images, captions=texts)
+
+        joined = join_batches([made(1, 2), made(2, 3)])
+        assert joined.captions == ("1 0", "1 1", "2 0", "2 1", "2 2")
+        assert joined.online_images[4][:, 0, 0, 0].tolist() == [1, 1, 2, 2, 2]
+        part = joined.rows(1, 3)
+        assert part.captions == ("1 1", "2 0")
+        assert part.online_images[4][:, 0, 0, 0].tolist() == [1, 2]
+        assert part.syn_captions is None
+        assert part.to("meta").online_images[4].device.type == "meta"
+        assert pickle.loads(pickle.dumps(part)).online_images[4].shape == (2, 3, 4, 4)
 
     def test_moving_and_pickling(self):
         batch = self.batch(1, 2).to("meta")

@@ -1,0 +1,149 @@
+"""What a worker does: read its shards, make an example of every sample, and hand over batches with what was skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.examples import Example, ExampleMaker
+from mobileclip.data.members import parse_sample, parse_stored_sample
+from mobileclip.data.order import OrderedSample, Reader, SampleOrder
+from mobileclip.data.shards import parse
+from mobileclip.data.skips import BadSampleError, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mobileclip.data.pipeline import ReinforcedPipelineSpec
+
+T = TypeVar("T")
+
+# Bad samples in a row, more than a shard holds, after which a worker that draws shards without end gives up.
+MAX_VAIN = 100_000
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Chunk:
+    """What a worker hands over: at most a batch of samples, and what it skipped since the last.
+
+    Args:
+        batch: None where there were only skips, or the batch was passed over.
+        num_passed: number of samples that were passed over in place of a batch.
+        skips: to be counted by the process that trains.
+        places: of the samples that were skipped, for `StreamPosition`.
+    """
+
+    batch: ReinforcedBatch | None = None
+    num_passed: int = 0
+    skips: tuple[Skip, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+
+
+class ShardDataset(IterableDataset[Chunk]):
+    """The chunks of the shards that fall to this worker.
+
+    Args:
+        spec: the pipeline's choices.
+        shards: all of the run.
+        tokenizer: texts to ids (B, context length).
+        teacher_dim: dim of the concatenated teacher embeddings; other samples are skipped.
+        world: rank and number of processes.
+        known: places of samples that a run skipped before it was resumed, and the epoch that it skipped them in.
+    """
+
+    def __init__(
+        self,
+        spec: ReinforcedPipelineSpec,
+        *,
+        shards: Sequence[str],
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        teacher_dim: int | None,
+        world: tuple[int, int],
+        known: tuple[int, frozenset[tuple[str, str]]],
+    ) -> None:
+        super().__init__()
+        # Shared, so that workers that live on see which epoch they are asked for, and from which batch on.
+        self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._batch_size = spec.batch_size
+        self._parser = parse_stored_sample if spec.reinforced else parse_sample
+        self._maker = ExampleMaker(spec, tokenizer=tokenizer, teacher_dim=teacher_dim)
+        self._order = SampleOrder(
+            shards=tuple(shards),
+            sampling=spec.sampling,
+            seed=spec.seed,
+            shuffle=spec.shuffle,
+            shuffle_buffer=spec.shuffle_buffer,
+        )
+        self._world = world
+        self._known = known
+
+    def __iter__(self) -> Iterator[Chunk]:
+        epoch, first_batch = self.request.tolist()
+        info = get_worker_info()
+        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        reader = Reader(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
+        # Workers take turns, so batch number n is worker n % num_workers's unless others have run out, and then it
+        # comes earlier: what is passed over here was consumed for certain.
+        num_passed = max(0, -((worker - first_batch) // num_workers))
+        return self._chunks(epoch, reader, num_passed)
+
+    def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:
+        skips: list[Skip] = []
+        places: list[tuple[str, str]] = []
+        examples: list[Example] = []
+        samples = self._order.samples(epoch, reader, skips.append)
+        for _ in range(num_passed):
+            consumed = self._pass_over(samples, epoch)
+            if len(consumed) < self._batch_size:
+                # The last samples of an epoch may belong to a batch that is yet to come.
+                samples = iter(consumed)
+                break
+            yield Chunk(num_passed=len(consumed), skips=_taken(skips))
+        num_vain = 0
+        for sample in samples:
+            example = self._example(sample, epoch, skips.append)
+            if example is None:
+                places.append(sample.place)
+                num_vain += 1
+                if num_vain == MAX_VAIN and self._order.sampling == "resampled":
+                    last = skips[-1]
+                    name = f"{last.key} of {last.shard}"
+                    raise ValueError(f"{MAX_VAIN} samples in a row cannot be used, the last ({name}): {last.reason}")
+                continue
+            num_vain = 0
+            examples.append(example)
+            if len(examples) == self._batch_size:
+                batch = self._maker.collate(_taken(examples))
+                yield Chunk(batch=batch, skips=_taken(skips), places=_taken(places))
+        if examples or skips:
+            rest = self._maker.collate(examples) if examples else None
+            yield Chunk(batch=rest, skips=tuple(skips), places=tuple(places))
+
+    def _pass_over(self, samples: Iterator[OrderedSample], epoch: int) -> list[OrderedSample]:
+        """Return the samples that made the next batch, as many as there are, without looking into them."""
+        known = self._known[1] if self._known[0] == epoch else frozenset()
+        return list(islice((sample for sample in samples if sample.place not in known), self._batch_size))
+
+    def _example(self, sample: OrderedSample, epoch: int, on_skip: Callable[[Skip], None]) -> Example | None:
+        raw = sample.raw
+        parsed = parse(raw, self._parser, on_skip)
+        if parsed is None:
+            return None
+        try:
+            return self._maker.example(parsed, epoch, sample.draw)
+        except BadSampleError as error:
+            on_skip(Skip(reason=error.reason, key=raw.key, shard=raw.shard, detail=error.detail))
+            return None
+
+
+def _taken(items: list[T]) -> tuple[T, ...]:
+    """Return the items and leave the list empty."""
+    taken = tuple(items)
+    items.clear()
+    return taken

@@ -1,0 +1,102 @@
+"""From an encoded image to augmented ones, decoding no more than the augmentation looks at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec
+from mobileclip.data.jpeg import cut_below, read_frame
+from mobileclip.data.sample import decode_image
+
+Decode = Literal["exact", "fast"]
+DECODES: tuple[Decode, ...] = ("exact", "fast")
+Pixels = npt.NDArray[np.uint8]
+
+
+class SourceImage:
+    """An encoded image of which one crop is wanted, at one size or several.
+
+    Where the file allows it, the size is read from its header, and decoding waits until the crop is known: the rows
+    below it are left out.
+
+    Args:
+        data: the encoded image.
+
+    Raises:
+        BadSampleError: as `decode_image` does, here or when it is replayed.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._frame = read_frame(data)
+        limit = Image.MAX_IMAGE_PIXELS
+        if self._frame is not None and limit is not None and self._frame.width * self._frame.height > limit:
+            self._frame = None
+        self._image = decode_image(data) if self._frame is None else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the whole image, in pixels."""
+        if self._frame is not None:
+            return self._frame.size
+        return self._decoded().size
+
+    def replay(
+        self, augmentations: Sequence[AugmentationSpec], params: AugmentationParams, decode: Decode = "exact"
+    ) -> list[Pixels]:
+        """Return the pixels of the augmented image at the size of each augmentation.
+
+        `exact` gives those of `AugmentationSpec.apply`, to the bit. `fast` decodes a JPEG at a half, a quarter or an
+        eighth, by leaving out its high frequencies, where the crop then still has as many pixels as the largest output;
+        what it cannot reduce is exact.
+
+        Shape: (size, size, 3) each, uint8.
+
+        Raises:
+            BadSampleError: if the image cannot be decoded.
+        """
+        top, left, height, width = params.crop
+        factor = 1
+        if self._frame is not None and decode == "fast":
+            factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
+        image = self._decoded(top + height, factor)
+        if factor == 1:
+            crops = [augmentation.crop(image, params.crop) for augmentation in augmentations]
+        else:
+            box = (left / factor, top / factor, (left + width) / factor, (top + height) / factor)
+            crops = [_crop_between_pixels(image, box, augmentation) for augmentation in augmentations]
+        return [
+            np.array(augmentation.operate(crop, params.operations))
+            for augmentation, crop in zip(augmentations, crops, strict=True)
+        ]
+
+    def _decoded(self, bottom: int = 0, factor: int = 1) -> Image.Image:
+        if self._frame is not None:
+            return decode_image(cut_below(self._data, self._frame, bottom), reduce=factor)
+        assert self._image is not None, "what cannot wait was decoded at once"
+        return self._image
+
+
+def _factor(side: int, size: int) -> int:
+    """Return by how much a crop may be reduced and still have `size` pixels along its shorter side."""
+    return next((factor for factor in (8, 4, 2) if side >= factor * size), 1)
+
+
+def _crop_between_pixels(
+    image: Image.Image, box: tuple[float, float, float, float], augmentation: AugmentationSpec
+) -> Image.Image:
+    left, top, right, bottom = box
+    first, above = int(left), int(top)
+    # Pixels that the crop only touches belong to it; beyond them the filter sees nothing, as in the exact crop.
+    image = image.crop((first, above, min(math.ceil(right), image.width), min(math.ceil(bottom), image.height)))
+    return image.resize(
+        (augmentation.size, augmentation.size),
+        Image.Resampling[augmentation.interpolation.upper()],
+        (left - first, top - above, right - first, bottom - above),
+    )
