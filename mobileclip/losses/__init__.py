@@ -2,18 +2,32 @@
 
 from mobileclip.losses.base import LossSpec, LossTerms, losses
 from mobileclip.losses.contrastive import ContrastiveLoss, ContrastiveLossSpec
+from mobileclip.losses.dense import dense_loss
 from mobileclip.losses.distillation import distillation_loss, teacher_targets
+from mobileclip.losses.distilling import DistillingLossSpec
 from mobileclip.losses.fidelity import TargetDivergence, distillation_target_kl
 from mobileclip.losses.reinforced import ReinforcedLoss, ReinforcedLossSpec
+from mobileclip.losses.sigmoid import (
+    ReinforcedSigmoidLoss,
+    ReinforcedSigmoidLossSpec,
+    SigmoidLoss,
+    SigmoidLossSpec,
+)
 
 __all__ = [
     "ContrastiveLoss",
     "ContrastiveLossSpec",
+    "DistillingLossSpec",
     "LossSpec",
     "LossTerms",
     "ReinforcedLoss",
     "ReinforcedLossSpec",
+    "ReinforcedSigmoidLoss",
+    "ReinforcedSigmoidLossSpec",
+    "SigmoidLoss",
+    "SigmoidLossSpec",
     "TargetDivergence",
+    "dense_loss",
     "distillation_loss",
     "distillation_target_kl",
     "losses",

@@ -6,7 +6,7 @@ import abc
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
@@ -38,8 +38,17 @@ class LossSpec(abc.ABC):
         """Whether the loss wants teacher embeddings beside the student's."""
 
     @abc.abstractmethod
-    def build(self) -> nn.Module:
-        """Return the loss."""
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
+        """Return the loss.
+
+        Its value is this process's share: the mean over the processes of the values, and of the gradients as
+        `DistributedDataParallel` takes it, are those of the whole batch in one process. All processes call it together
+        and scale what it returns alike; gradients are exchanged in the forward pass.
+
+        Args:
+            process_group: the processes that the batch is spread over, the same number of pairs to each; None where
+                this process has the whole batch.
+        """
 
 
 losses: Registry[type[LossSpec]] = Registry("loss")

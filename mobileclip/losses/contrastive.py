@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, distributed, nn
 
-from mobileclip.losses.base import LossSpec, LossTerms, check_pair, losses, similarity_logits
-
-
-def contrastive_loss(logits: Tensor) -> Tensor:
-    """Return the symmetric cross-entropy of the matching pairs on the diagonal.
-
-    `(CE(logits, i) + CE(logits.T, i)) / 2`, each the mean over its rows.
-
-    Shape: logits (B, B), images as rows -> ().
-    """
-    labels = torch.arange(logits.shape[0], device=logits.device)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.mT, labels)) / 2
+from mobileclip.losses.base import LossSpec, LossTerms, losses
+from mobileclip.losses.batch import EmbeddingBatch
+from mobileclip.losses.combining import sum_over_captions
+from mobileclip.losses.processes import Processes
+from mobileclip.losses.softmax import softmax_terms
 
 
 @losses.register("contrastive")
@@ -31,18 +24,28 @@ class ContrastiveLossSpec(LossSpec):
         """No: it compares the student's own embeddings."""
         return False
 
-    def build(self) -> ContrastiveLoss:
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> ContrastiveLoss:
         """Return the loss."""
-        return ContrastiveLoss()
+        return ContrastiveLoss(process_group=process_group)
 
 
 class ContrastiveLoss(nn.Module):
     """The contrastive loss, summed over the real and, where given, the synthetic captions of the same images.
 
+    `(CE(logits, i) + CE(logits.T, i)) / 2` with `logits = logit_scale * image @ text.T`, each the mean over its rows.
+    Exact at any batch; memory grows with the batch, not with its square.
+
     Shape: image, text, syn_text (B, D) -> scalars.
+
+    Args:
+        process_group: the processes that the batch is spread over; see `LossSpec.build`.
 
     Source: the first term of Eq. 2.
     """
+
+    def __init__(self, *, process_group: distributed.ProcessGroup | None = None) -> None:
+        super().__init__()
+        self.processes = Processes(process_group)
 
     def forward(
         self, *, image: Tensor, text: Tensor, logit_scale: Tensor | float, syn_text: Tensor | None = None
@@ -58,9 +61,11 @@ class ContrastiveLoss(nn.Module):
         Raises:
             ValueError: if batches or dims disagree.
         """
-        check_pair(image, text, ("image", "text"))
-        contrastive = contrastive_loss(similarity_logits(image, text, logit_scale))
-        if syn_text is not None:
-            check_pair(image, syn_text, ("image", "syn_text"))
-            contrastive = contrastive + contrastive_loss(similarity_logits(image, syn_text, logit_scale))
-        return LossTerms(contrastive=contrastive, distillation=torch.zeros_like(contrastive), total=contrastive)
+        terms = sum_over_captions(
+            EmbeddingBatch(image=image, text=text, logit_scale=logit_scale, syn_text=syn_text),
+            partial(softmax_terms, contrastive=True),
+            processes=self.processes,
+            contrastive_weight=1.0,
+            distill_weight=0.0,
+        )
+        return attrs.evolve(terms, total=terms.contrastive)

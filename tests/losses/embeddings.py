@@ -1,0 +1,53 @@
+"""Random embeddings, and every loss that the tests go through."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobileclip.losses import (
+    ContrastiveLossSpec,
+    LossSpec,
+    ReinforcedLossSpec,
+    ReinforcedSigmoidLossSpec,
+    SigmoidLossSpec,
+)
+
+STUDENT = ("image", "text", "syn_text")
+TEACHER_DIMS = (3, 4)
+
+_TEACHERS = {"teacher_dims": TEACHER_DIMS, "teacher_logit_scales": (30, 15)}
+SPECS: dict[str, LossSpec] = {
+    "contrastive": ContrastiveLossSpec(),
+    "reinforced": ReinforcedLossSpec(**_TEACHERS),
+    "reinforced, both terms": ReinforcedLossSpec(**_TEACHERS, contrastive_weight=0.25, distill_weight=0.75),
+    "reinforced, no teachers": ReinforcedLossSpec(contrastive_weight=1.0, distill_weight=0.0),
+    "sigmoid": SigmoidLossSpec(initial_logit_bias=-3),
+    "reinforced_sigmoid": ReinforcedSigmoidLossSpec(**_TEACHERS, initial_logit_bias=-3),
+    "reinforced_sigmoid, both terms": ReinforcedSigmoidLossSpec(
+        **_TEACHERS,
+        teacher_logit_biases=(-12.5, None),
+        contrastive_weight=0.25,
+        distill_weight=0.75,
+        initial_logit_bias=-3,
+    ),
+}
+
+
+def random_batch(
+    spec: LossSpec, batch: int, *, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64, syn: bool = True
+) -> dict[str, Tensor]:
+    """Return what a loss is called with, except the logit scale; the student's embeddings want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(width: int) -> Tensor:
+        return F.normalize(torch.randn(batch, width, generator=generator, dtype=torch.float64), dim=1)
+
+    names = STUDENT if syn else STUDENT[:2]
+    inputs = {name: unit(dim).to(dtype).requires_grad_() for name in names}
+    for name in names:
+        teachers = torch.cat([2 * unit(width) for width in TEACHER_DIMS], dim=1).to(dtype)
+        if spec.needs_teachers:
+            inputs[f"teacher_{name}"] = teachers
+    return inputs
