@@ -1,0 +1,115 @@
+"""What each spawned process does: losses of its part of a batch, in groups of one, two and four."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+from mobileclip.losses import LossSpec, tiles
+from tests.losses.embeddings import SPECS, random_batch
+
+LOCAL_BATCH = 3
+SCALE = 9.0
+SIZES = (1, 2, 4)
+
+
+def whole_batch(spec: LossSpec, size: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return random_batch(spec, size * LOCAL_BATCH, seed=size, dtype=dtype)
+
+
+def local_batch(spec: LossSpec, size: int, rank: int, **choices) -> dict[str, Tensor]:
+    """Return one process's rows, leaves of their own."""
+    rows = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
+    whole = whole_batch(spec, size, **choices)
+    return {name: value.detach()[rows].requires_grad_(value.requires_grad) for name, value in whole.items()}
+
+
+def value_and_gradients(loss: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the total and its gradients, by name."""
+    scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True, device=inputs["image"].device)
+    total = loss(**inputs, logit_scale=scale).total
+    total.backward()
+    gradients = {name: value.grad for name, value in inputs.items() if value.requires_grad}
+    gradients |= {name: parameter.grad for name, parameter in loss.named_parameters()}
+    found = {"total": total.detach(), "logit_scale": scale.grad, **gradients}
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def refused(loss: torch.nn.Module, inputs: dict[str, Tensor]) -> str:
+    try:
+        loss(**inputs, logit_scale=SCALE)
+    except ValueError as error:
+        return str(error)
+    return "accepted"
+
+
+def mistakes(rank: int, group: distributed.ProcessGroup) -> dict[str, str]:
+    """Return what this process says to batches that do not fit together."""
+    spec = SPECS["reinforced, both terms"]
+    loss = spec.build(process_group=group)
+    good = local_batch(spec, 4, rank)
+    short = {name: value[: 2 if rank == 3 else 3] for name, value in good.items()}
+    plain = {name: value for name, value in good.items() if "syn" not in name or rank != 1}
+    broken = good | ({"text": good["text"][:2]} if rank == 2 else {})
+    narrow = good | ({name: good[name][:, :4] for name in ("image", "text", "syn_text")} if rank == 0 else {})
+    mixed = good | ({"teacher_text": good["teacher_text"].bfloat16()} if rank == 0 else {})
+    given = {"short": short, "plain": plain, "broken": broken, "narrow": narrow, "mixed": mixed}
+    said = {name: refused(loss, inputs) for name, inputs in given.items()}
+    said["good"] = refused(loss, good)
+    return said
+
+
+def same_everywhere(rank: int, group: distributed.ProcessGroup) -> dict[str, Tensor]:
+    """Return the gradients where only the last process's embeddings want them, and without any."""
+    spec = SPECS["reinforced"]
+    loss = spec.build(process_group=group)
+    inputs = {name: value.detach() for name, value in local_batch(spec, 4, rank).items()}
+    with torch.no_grad():
+        plain = loss(**inputs, logit_scale=SCALE).total
+    inputs["text"].requires_grad_(rank == 3)
+    total = loss(**inputs, logit_scale=SCALE).total
+    if rank == 3:
+        total.backward()
+    return {"plain": plain, "total": total.detach(), "text": inputs["text"].grad if rank == 3 else torch.zeros(())}
+
+
+def in_groups(rank: int, folder: str) -> None:
+    """Save what this process computes in the groups that it belongs to."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=4,
+        timeout=dt.timedelta(seconds=60),
+    )
+    tiles.TILE_BYTES = 8 * 4
+    results: dict[str, dict] = {}
+    for size in SIZES:
+        # The group of two holds the last processes: ranks in a group are not those in the world.
+        members = list(range(4 - size, 4))
+        group = distributed.new_group(members)
+        if rank not in members:
+            continue
+        for name, spec in SPECS.items():
+            loss = spec.build(process_group=group).double()
+            inputs = local_batch(spec, size, members.index(rank))
+            results[f"{name} {size}"] = value_and_gradients(loss, inputs)
+        spec = SPECS["reinforced"]
+        inputs = local_batch(spec, size, members.index(rank), dtype=torch.bfloat16)
+        results[f"bfloat16 {size}"] = value_and_gradients(spec.build(process_group=group), inputs)
+    results["mistakes"] = mistakes(rank, group)
+    results["same"] = same_everywhere(rank, group)
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def spawn(target=in_groups, processes: int = 4) -> list[dict]:
+    """Return what each process saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(target, args=(folder,), nprocs=processes)
+        return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]

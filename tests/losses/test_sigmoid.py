@@ -1,0 +1,171 @@
+"""The sigmoid losses: closed forms, the bias that they own, teachers with and without one, and people's mistakes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mobileclip.losses import (
+    LossSpec,
+    ReinforcedLossSpec,
+    ReinforcedSigmoidLoss,
+    ReinforcedSigmoidLossSpec,
+    SigmoidLoss,
+    SigmoidLossSpec,
+    losses,
+)
+from mobileclip.serialization import from_json, to_json
+from tests.losses.embeddings import SPECS, STUDENT, random_batch
+
+EYE = torch.eye(4, dtype=torch.float64)
+
+
+class TestSigmoid:
+    def test_pair_by_pair(self):
+        """Zhai et al., algorithm 1, written out."""
+        inputs = random_batch(SigmoidLossSpec(), 6, syn=False)
+        loss = SigmoidLoss()
+        expected = 0.0
+        for i in range(6):
+            for j in range(6):
+                logit = 10 * (inputs["image"][i] @ inputs["text"][j]).item() - 10
+                expected += math.log1p(math.exp(-logit if i == j else logit)) / 6
+        assert loss(**inputs, logit_scale=10.0).total.item() == pytest.approx(expected, rel=1e-12)
+
+    def test_at_the_start_only_the_pairs_count(self):
+        total = SigmoidLoss()(image=EYE, text=EYE[[1, 2, 3, 0]], logit_scale=0.0).total
+        assert total.item() == pytest.approx(math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10)), rel=1e-12)
+
+    def test_perfect_pairs_cost_nothing(self):
+        assert SigmoidLoss(initial_logit_bias=-50)(image=EYE, text=EYE, logit_scale=100.0).total.item() < 1e-12
+
+    def test_two_captions_are_summed(self):
+        inputs = random_batch(SigmoidLossSpec(), 5, syn=False)
+        one = SigmoidLoss()(**inputs, logit_scale=9.0).total
+        two = SigmoidLoss()(**inputs, syn_text=inputs["text"], logit_scale=9.0).total
+        assert two.item() == pytest.approx(2 * one.item(), rel=1e-12)
+
+    def test_the_bias_is_learnt_and_saved(self):
+        loss = SigmoidLoss()
+        assert dict(loss.state_dict()) == {"logit_bias": torch.tensor(-10.0)}
+        optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
+        inputs = random_batch(SigmoidLossSpec(), 8)
+        before = loss(**inputs, logit_scale=1.0).total
+        before.backward()
+        assert loss.logit_bias.grad.item() < 0  # nothing matches yet, so that it has to rise
+        optimizer.step()
+        assert loss(**inputs, logit_scale=1.0).total < before
+
+    def test_large_logits_neither_overflow_nor_vanish(self):
+        for bias, expected in ((-1e4, 1e4 - 1e3), (1e4, 3 * 1e4)):
+            total = SigmoidLoss(initial_logit_bias=bias)(image=EYE, text=EYE, logit_scale=1e3).total
+            assert total.item() == pytest.approx(expected, rel=1e-9)
+
+
+class TestReinforcedSigmoid:
+    def build(self, **choices) -> ReinforcedSigmoidLoss:
+        return ReinforcedSigmoidLossSpec(
+            **({"teacher_dims": (5,), "teacher_logit_scales": (9.0,), "initial_logit_bias": -3.0} | choices)
+        ).build()
+
+    def test_a_student_equal_to_its_only_teacher_has_nothing_to_learn(self):
+        inputs = random_batch(SigmoidLossSpec(), 7)
+        teachers = {f"teacher_{name}": inputs[name].detach() for name in STUDENT}
+        loss = self.build(teacher_logit_biases=(-3.0,))
+        terms = loss(**inputs, **teachers, logit_scale=9.0)
+        assert terms.distillation.item() == pytest.approx(0, abs=1e-12)
+        terms.total.backward()
+        assert all(inputs[name].grad.abs().max() < 1e-12 for name in STUDENT)
+        assert abs(loss.logit_bias.grad.item()) < 1e-6
+
+    def test_divergence_is_never_negative(self):
+        spec = SPECS["reinforced_sigmoid"]
+        for seed in range(20):
+            inputs = random_batch(spec, 5, seed=seed)
+            assert spec.build()(**inputs, logit_scale=5.0).distillation.item() > 0
+
+    def test_a_sure_teacher_turns_distillation_into_the_sigmoid_loss(self):
+        inputs = random_batch(SigmoidLossSpec(), 4, syn=False) | {"teacher_image": EYE, "teacher_text": EYE}
+        for choices in ({"teacher_logit_biases": (-5e3,)}, {}):
+            loss = self.build(teacher_dims=(4,), teacher_logit_scales=(1e4,), contrastive_weight=1.0, **choices)
+            terms = loss(**inputs, logit_scale=10.0)
+            assert terms.distillation.item() == pytest.approx(terms.contrastive.item(), rel=1e-12)
+
+    def test_a_teacher_without_bias_expects_one_match_per_image(self):
+        """Its probabilities are its softmaxes, so the bias that fits them best gives as many matches."""
+        inputs = random_batch(SigmoidLossSpec(), 6, syn=False)
+        teachers = {
+            f"teacher_{name}": F.normalize(torch.ones(6, 5, dtype=torch.float64), dim=1) for name in STUDENT[:2]
+        }
+        loss = self.build(initial_logit_bias=-math.log(5))
+        terms = loss(**inputs, **teachers, logit_scale=0.0)
+        assert torch.sigmoid(loss.logit_bias).item() == pytest.approx(1 / 6)
+        assert terms.distillation.item() == pytest.approx(0, abs=1e-12)
+
+    def test_large_logits_stay_finite(self):
+        inputs = {"image": EYE, "text": EYE[[1, 2, 3, 0]], "teacher_image": EYE, "teacher_text": EYE}
+        loss = self.build(teacher_dims=(4,), teacher_logit_scales=(1e6,))
+        assert loss(**inputs, logit_scale=1e3).distillation.item() == pytest.approx(3 + 1e3 - 3, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "reinforced", "sigmoid", "reinforced_sigmoid"])
+class TestNames:
+    def test_round_trip(self, name):
+        for spec in SPECS.values():
+            if type(spec) is losses.resolve(name):
+                text = to_json(spec, unstructure_as=LossSpec)
+                assert f'"kind": "{name}"' in text
+                assert from_json(text, LossSpec) == spec
+                assert hash(from_json(text, LossSpec)) == hash(spec)
+
+    def test_built_from_its_name(self, name):
+        spec = from_json(f'{{"kind": "{name}"}}', LossSpec)
+        assert spec.needs_teachers == name.startswith("reinforced")
+        choices = {} if not spec.needs_teachers else {"teacher_dims": (3, 4)}
+        inputs = random_batch(spec, 4)
+        total = type(spec)(**choices).build()(**inputs, logit_scale=10.0).total
+        assert math.isfinite(total.item())
+
+
+@pytest.mark.parametrize("cls", [ReinforcedLossSpec, ReinforcedSigmoidLossSpec])
+def test_without_distillation_there_are_no_teachers(cls):
+    spec = cls(contrastive_weight=1.0, distill_weight=0.0)
+    assert not spec.needs_teachers
+    inputs = random_batch(SigmoidLossSpec(), 4)
+    terms = spec.build()(**inputs, logit_scale=10.0)
+    assert terms.distillation.item() == 0
+    unused = spec.build()(**inputs, logit_scale=10.0, teacher_image=torch.ones(1), teacher_text=None)
+    assert unused.total.item() == terms.total.item()
+
+
+@pytest.mark.parametrize("cls", [ReinforcedLossSpec, ReinforcedSigmoidLossSpec])
+def test_distillation_without_teachers_is_refused(cls):
+    inputs = random_batch(SigmoidLossSpec(), 4, syn=False)
+    with pytest.raises(ValueError, match="teacher_image is missing; distillation needs the teachers' embeddings"):
+        cls().build()(**inputs, logit_scale=10.0)
+    with pytest.raises(ValueError, match="teacher_text is missing"):
+        cls().build()(**inputs, logit_scale=10.0, teacher_image=torch.ones(4, 1536))
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"teacher_logit_biases": (-10.0,)}, "names 2 teachers and teacher_logit_biases .* names 1; give one per"),
+        ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases must be finite numbers or None"),
+        ({"initial_logit_bias": float("inf")}, "initial_logit_bias must be finite"),
+        ({"teacher_dims": (768,)}, "give one logit scale per teacher"),
+        ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),
+    ],
+)
+def test_bad_choices_are_refused(choices, message):
+    for make in (ReinforcedSigmoidLossSpec, ReinforcedSigmoidLoss):
+        with pytest.raises(ValueError, match=message):
+            make(**choices)
+
+
+def test_a_bias_that_is_no_number():
+    with pytest.raises(ValueError, match="initial_logit_bias must be finite, not nan"):
+        SigmoidLoss(initial_logit_bias=float("nan"))
