@@ -9,6 +9,7 @@ from mobileclip.data.augmentation import (
     datacompdr_augmentation,
 )
 from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.batch_source import BatchSource
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.members import check_layout, json_captions
@@ -52,6 +53,7 @@ __all__ = [
     "AugmentationSpec",
     "AugmentedSample",
     "BadSampleError",
+    "BatchSource",
     "CaptionerEntry",
     "ClassFolderSource",
     "FolderSource",

@@ -299,6 +299,8 @@ class ReinforcedPipeline:
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
                 collate_fn=_as_it_is,
+                # Its own: starting an epoch must not draw from the generator that the model trains with.
+                generator=torch.Generator(),
             )
         assert self._dataset is not None, "made together with the loader"
         self._dataset.request.copy_(torch.tensor([epoch, passed_over]))

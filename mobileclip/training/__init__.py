@@ -1,23 +1,34 @@
 """Training: the spec of a run, its loop, and what the loop is made of."""
 
+from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.loop import BatchSource, TrainingResult, train
+from mobileclip.training.loop import Evaluate, TrainingResult, train
 from mobileclip.training.metrics import MetricLog, read_metrics
-from mobileclip.training.optimizer import AdamWSpec, decay_groups
+from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
 from mobileclip.training.plots import plot_curves
-from mobileclip.training.schedule import CosineSchedule
+from mobileclip.training.run import RunSpec, run
+from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [
     "AdamWSpec",
-    "BatchSource",
+    "ConstantCosineSchedule",
     "CosineSchedule",
+    "Evaluate",
     "MetricLog",
     "MovingAverage",
+    "OptimizerSpec",
+    "RunSpec",
+    "Schedule",
     "TrainingResult",
     "TrainingSpec",
+    "World",
+    "connected",
     "decay_groups",
+    "optimizers",
     "plot_curves",
     "read_metrics",
+    "run",
+    "schedules",
     "train",
 ]

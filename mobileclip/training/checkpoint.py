@@ -1,30 +1,69 @@
 """The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened.
 
-The file is safetensors: `model/NAME`, `average/NAME`, `optimizer/PARAMETER/NAME` and `random/DEVICE`, with the spec,
-the model's spec and the step in its metadata. It is written beside its place and moved there, so that there always is
-a whole one.
+A file is safetensors: `objective/NAME` (student and loss), `average/NAME`, `optimizer/PARAMETER/NAME` and
+`random/DEVICE/RANK`, with the specs, the step and the data position of every process in its metadata. It is written
+beside its place and moved there, so that there always is a whole one.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch import nn
 
-from mobileclip.serialization import to_json
+from mobileclip.data import StreamPosition
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch import Tensor, nn
 
-    from torch import Tensor
-
+    from mobileclip.training.objective import Objective
     from mobileclip.training.spec import TrainingSpec
 
-FORMAT = "mobileclip training state 1"
+FORMAT = "mobileclip training state 2"
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+
+
+@attrs.frozen
+class CheckpointFolder:
+    """The checkpoints of a run, the newest of which are kept.
+
+    Args:
+        path: the folder; created when the first one is written.
+        keep: how many to keep, at least 1.
+    """
+
+    path: Path
+    keep: int = 1
+
+    def newest(self) -> Path | None:
+        """Return the checkpoint with the most steps, if there is any."""
+        found = self._all()
+        return found[-1] if found else None
+
+    def step(self, num_steps: int) -> Path:
+        """Return where the checkpoint after so many steps is, or goes."""
+        return self.path / f"step-{num_steps:08d}.safetensors"
+
+    def remove_old(self) -> None:
+        """Remove all but the newest, and what a killed run left half written."""
+        for old in self._all()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        for partial in self.path.glob("*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        if not self.path.is_dir():
+            return []
+        return sorted(path for path in self.path.iterdir() if _NAME.fullmatch(path.name))
 
 
 @attrs.define(kw_only=True)
@@ -32,66 +71,97 @@ class RunState:
     """Everything that changes while a run trains.
 
     Args:
-        model: the student, weights and buffers.
-        optimizer: of the model's parameters.
-        average: the moving average of the model, where the run keeps one.
+        objective: the student and the loss, weights and buffers.
+        optimizer: of their parameters.
+        average: the moving average of the student, where this process keeps one.
+        world: the processes of the run; all of them save and restore together, the first one writes.
     """
 
-    model: nn.Module
+    objective: Objective
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
+    world: World
 
-    def save(self, path: Path, *, spec: TrainingSpec, model_spec: Any, step: int) -> None:
-        """Write the state after `step` steps, atomically."""
-        from safetensors.torch import save_file
+    def save(self, path: Path, *, step: int, position: StreamPosition) -> None:
+        """Write the state after `step` steps, atomically.
 
-        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average/{name}": value for name, value in self.average.module.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{name}/{key}"] = value
-        tensors["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
-        metadata = {"format": FORMAT, "step": str(step), "spec": to_json(spec), "model": to_json(model_spec)}
-        partial = path.with_suffix(".partial")
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-    def restore(self, path: Path, *, spec: TrainingSpec, model_spec: Any) -> int:
-        """Read what `save` wrote into model, optimiser and average; return the number of steps done.
+        Args:
+            path: where to; its folder is created.
+            step: steps done.
+            position: where this process is in its data.
 
         Raises:
-            ValueError: if the file is another run's: another spec, another model, or keys that don't match.
+            OSError: if it cannot be written; the earlier checkpoints stay.
         """
-        from safetensors import safe_open
+        random = self.world.gather(_random_state(self.world.device))
+        positions = self.world.gather(to_json(position))
+        if self.world.is_first:
+            spec, model_spec = self.objective.spec, self.objective.model.spec
+            metadata = {
+                "format": FORMAT,
+                "step": str(step),
+                "spec": to_json(spec),
+                "model": to_json(model_spec),
+                "positions": json.dumps(positions),
+            }
+            tensors = self._tensors()
+            for rank, states in enumerate(random):
+                tensors |= {f"random/{device}/{rank}": state for device, state in states.items()}
+            _write(path, tensors, metadata)
+        self.world.wait()
 
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no training state of this library; expected format {FORMAT!r}")
-        for what, saved, wanted in (
-            ("training spec", metadata["spec"], to_json(spec)),
-            ("model", metadata["model"], to_json(model_spec)),
-        ):
-            if saved != wanted:
-                raise ValueError(
-                    f"{path} was written by a run with another {what}; choose another output folder, or delete it "
-                    f"to start over.\n  there: {saved}\n  here:  {wanted}"
-                )
-        self._load_model(tensors, path)
+    def restore(self, path: Path) -> tuple[int, StreamPosition]:
+        """Read what `save` wrote; return the number of steps done and where this process is in its data.
+
+        Raises:
+            ValueError: if the file is another run's: another spec, another model, another number of processes, or keys
+                that don't match.
+        """
+        tensors, metadata = _read(path)
+        self._check(path, metadata)
+        self._load_modules(tensors, path)
         self._load_optimizer(tensors)
-        torch.set_rng_state(tensors["random/cpu"])
-        if torch.cuda.is_available() and "random/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random/cuda"])
-        return int(metadata["step"])
+        rank = self.world.rank
+        torch.set_rng_state(tensors[f"random/cpu/{rank}"])
+        if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
+        position = from_json(json.loads(metadata["positions"])[rank], StreamPosition)
+        return int(metadata["step"]), position
 
-    def _load_model(self, tensors: dict[str, Tensor], path: Path) -> None:
-        modules = {"model": self.model} | ({"average": self.average.module} if self.average is not None else {})
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"objective/{name}": value for name, value in self.objective.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.module.state_dict().items()}
+        for name, parameter in self.objective.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = value
+        return tensors
+
+    def _check(self, path: Path, metadata: dict[str, str]) -> None:
+        spec: TrainingSpec = self.objective.spec
+        there = from_json(metadata["spec"], type(spec))
+        if there != spec:
+            raise ValueError(
+                f"{path} was written by a run with another training spec; choose another output folder, or delete it "
+                f"to start over. {_difference(there, spec)}"
+            )
+        model = to_json(self.objective.model.spec)
+        if metadata["model"] != model:
+            raise ValueError(
+                f"{path} was written by a run with another model; choose another output folder, or delete it to start "
+                f"over.\n  there: {metadata['model']}\n  here:  {model}"
+            )
+        num_processes = len(json.loads(metadata["positions"]))
+        if num_processes != self.world.size:
+            raise ValueError(
+                f"{path} was written by {num_processes} processes and this run has {self.world.size}, which would see "
+                f"other batches; start {num_processes}, or train from its weights in another output folder"
+            )
+
+    def _load_modules(self, tensors: dict[str, Tensor], path: Path) -> None:
+        modules: dict[str, nn.Module] = {"objective": self.objective}
+        if self.average is not None:
+            modules["average"] = self.average.module
         try:
             for prefix, module in modules.items():
                 module.load_state_dict(_below(tensors, f"{prefix}/"), strict=True)
@@ -99,16 +169,67 @@ class RunState:
             raise ValueError(f"{path} does not fit the model: {error}") from None
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.objective.named_parameters():
             saved = _below(tensors, f"optimizer/{name}/")
             # Moments keep the memory format of their weight, which the file does not know: it decides which kernel
             # runs, and so the last bit.
-            self.optimizer.state[parameter] = {
-                key: torch.empty_like(parameter).copy_(value)
-                if value.shape == parameter.shape
-                else value.to(parameter.device)
-                for key, value in saved.items()
-            }
+            if saved:
+                self.optimizer.state[parameter] = {
+                    key: torch.empty_like(parameter).copy_(value)
+                    if value.shape == parameter.shape
+                    else value.to(parameter.device)
+                    for key, value in saved.items()
+                }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(
+            f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from the "
+            "checkpoint before"
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); delete it, and the run goes on from the checkpoint before"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
+    return tensors, metadata
+
+
+def _difference(there: Any, here: Any) -> str:
+    fields = [
+        field.name for field in attrs.fields(type(here)) if getattr(there, field.name) != getattr(here, field.name)
+    ]
+    return "; ".join(f"{name}: there {getattr(there, name)}, here {getattr(here, name)}" for name in fields)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,26 +1,29 @@
-"""The training loop: one process, on the CPU or one GPU, from top to bottom."""
+"""The training loop, from top to bottom: one process, or one of several that train the same model."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from torch import nn
 
-from mobileclip.data import ReinforcedBatch
+from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
-from mobileclip.training.checkpoint import RunState
+from mobileclip.training.checkpoint import CheckpointFolder, RunState
+from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.metrics import MetricLog
+from mobileclip.training.objective import Objective
+from mobileclip.training.optimizer import set_learning_rate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
     from torch import Tensor
 
@@ -28,7 +31,10 @@ if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
     from mobileclip.training.spec import TrainingSpec
 
-BatchSource = Callable[[int], Iterable[ReinforcedBatch]]
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+"""From the model, in evaluation mode, and the steps done to named numbers."""
+
+_KEYS_SHOWN = 8
 
 
 @attrs.frozen(kw_only=True)
@@ -51,89 +57,99 @@ def train(
     batches: BatchSource,
     output: Path,
     card: ReinforcementCard | None = None,
-    device: str | torch.device = "cpu",
+    world: World | None = None,
+    evaluate: Evaluate | None = None,
     title: str = "train",
     console: Console | None = None,
 ) -> TrainingResult:
-    """Train `model` on named batches; go on from the checkpoint in `output`, if there is one.
+    """Train `model` on named batches; go on from the newest checkpoint in `output`, if there is one.
 
     On the CPU, a run that is killed and resumed gives the same losses and weights, to the bit, as one that is not.
 
     Args:
         spec: how to train.
         model: the student; trained in place.
-        batches: called with the first step to make, returns the batches from there on, the same ones every time:
-            `ReinforcedPipeline.stream`.
-        output: folder of `metrics.jsonl` and `checkpoint.safetensors`; created.
+        batches: what to train on; with several processes, this one's share.
+        output: folder of `metrics.jsonl` and `checkpoints/`; created.
         card: of the reinforced data, where it has one: the loss must have the teachers that it names.
-        device: where to train.
+        world: the processes that train together, and this one's device; None for one on the CPU.
+        evaluate: called by the first process with the model, or its average, every `evaluate_every_steps` and at the
+            end; its numbers are logged.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
 
     Raises:
         ValueError: if the loss has other teachers than the data, the checkpoint is another run's, the batches end too
             early or lack what the loss needs, or `channels_last` is asked for on the CPU.
-        FloatingPointError: if the loss is not finite; the message has the step and the batch's keys. The weights are
-            those from before the step.
+        FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
+            the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
     if card is not None and isinstance(spec.loss, ReinforcedLossSpec):
         card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
-    device = torch.device(device)
-    _place(model, device, spec)
-    torch.manual_seed(spec.seed)
-    loss = spec.loss.build()
-    optimizer = spec.optimizer.build(model)
-    average = None if spec.ema_decay is None else MovingAverage(model, spec.ema_decay)
-    state = RunState(model=model, optimizer=optimizer, average=average)
+    world = World() if world is None else world
+    torch.manual_seed(spec.seed + world.rank)
+    average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
+    objective = Objective(spec, model=model, world=world)
+    if average is not None:
+        average.module.to(world.device)
+    state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
+    checkpoints = CheckpointFolder(output / "checkpoints", keep=spec.keep_checkpoints)
 
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / "checkpoint.safetensors"
-    first = state.restore(checkpoint, spec=spec, model_spec=model.spec) if checkpoint.exists() else 0
-    log = MetricLog(output / "metrics.jsonl", resume_step=first)
+    newest = checkpoints.newest()
+    first, position = (0, StreamPosition()) if newest is None else state.restore(newest)
+    log = _open_log(spec, output, first) if world.is_first else None
     steps = range(first, spec.total_steps)
-    source = iter(batches(first)) if steps else iter(())
+    source = batches.stream(position) if steps else iter(())
+    minimised = _shared(objective, world)
 
-    with Progress(title, total=spec.total_steps, done=first, console=console) as progress:
+    with Progress(title, total=spec.total_steps, done=first, console=console if world.is_first else None) as progress:
         for step in steps:
             started = time.perf_counter()
-            batch = _next_batch(source, step, spec).to(device, non_blocking=True)
+            batch = _next_batch(source, step, spec).to(world.device, non_blocking=True)
             waited = time.perf_counter() - started
 
-            terms = loss(**_forward(model, batch, spec))
-            total = _finite(terms.total, step, batch)
-            learning_rate = spec.schedule.learning_rate(step)
-            norm = _update(model, optimizer, terms.total, learning_rate, spec)
+            set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
+            terms, norm = _gradient(minimised, batch, spec, state.optimizer)
+            values = _values(terms, norm, world)
+            _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
+            state.optimizer.step()
+            _cap_logit_scale(model, spec)
             if average is not None:
                 average.update(model)
 
             done = step + 1
-            progress.advance(count=len(batch), detail=f"loss {total:.3f}")
-            if done % spec.log_every_steps == 0 or done == spec.total_steps:
-                log.write(
-                    step,
-                    {
-                        "loss": total,
-                        "contrastive": terms.contrastive.item(),
-                        "distillation": terms.distillation.item(),
-                        "logit_scale": model.logit_scale.exp().item(),
-                        "gradient_norm": norm.item(),
-                        "learning_rate": learning_rate,
-                        "seconds": time.perf_counter() - started,
-                        "seconds_waiting": waited,
-                    },
-                )
-            if done % spec.checkpoint_every_steps == 0 or done == spec.total_steps:
-                state.save(checkpoint, spec=spec, model_spec=model.spec, step=done)
+            progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
+            if log is not None and _due(done, spec.log_every_steps, spec):
+                seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": waited}
+                scale = model.logit_scale.exp().item()
+                rate = spec.schedule.learning_rate(step)
+                log.write(step, {**values, "logit_scale": scale, "learning_rate": rate, **seconds})
+            if log is not None and evaluate is not None and _due(done, spec.evaluate_every_steps, spec):
+                log.write(step, _evaluate(evaluate, model if average is None else average.module, done))
+            if _due(done, spec.checkpoint_every_steps, spec):
+                state.save(checkpoints.step(done), step=done, position=batches.position(done))
+                if world.is_first:
+                    checkpoints.remove_old()
 
     return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
 
 
-def _place(model: DualEncoder, device: torch.device, spec: TrainingSpec) -> None:
-    if spec.channels_last and device.type == "cpu":
-        raise ValueError("channels_last is for GPUs: on the CPU, oneDNN crashes in the stem's backward pass")
-    model.to(device).train()
-    if spec.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _open_log(spec: TrainingSpec, output: Path, first: int) -> MetricLog:
+    tensorboard = output / "tensorboard" if spec.tensorboard else None
+    return MetricLog(output / "metrics.jsonl", resume_step=first, tensorboard=tensorboard)
+
+
+def _shared(objective: Objective, world: World) -> nn.Module:
+    """Return the objective as it is called: with several processes, its gradients become the mean of theirs."""
+    if world.group is None:
+        return objective
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(objective, process_group=world.group)
+
+
+def _due(done: int, every_steps: int | None, spec: TrainingSpec) -> bool:
+    return done == spec.total_steps or (every_steps is not None and done % every_steps == 0)
 
 
 def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec) -> ReinforcedBatch:
@@ -143,48 +159,61 @@ def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec
     return batch
 
 
-def _finite(loss: Tensor, step: int, batch: ReinforcedBatch) -> float:
-    total = loss.item()
-    if not math.isfinite(total):
-        raise FloatingPointError(
-            f"the loss is {total} at step {step}; the batch's keys are {list(batch.keys)}. Try a lower "
-            f"learning rate, a longer warm-up or max_gradient_norm=1"
-        )
-    return total
-
-
-def _update(
-    model: DualEncoder, optimizer: torch.optim.Optimizer, loss: Tensor, learning_rate: float, spec: TrainingSpec
-) -> Tensor:
-    """Make one optimiser step, and return the gradient's norm before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+def _gradient(
+    objective: nn.Module, batch: ReinforcedBatch, spec: TrainingSpec, optimizer: torch.optim.Optimizer
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Compute the gradient, clipped; return the loss's terms and the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_gradient_norm or math.inf)
-    optimizer.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
-    return norm
+    contrastive, distillation, total = objective(batch)
+    total.backward()
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
+    return (contrastive, distillation, total), norm
 
 
-def _forward(model: DualEncoder, batch: ReinforcedBatch, spec: TrainingSpec) -> dict[str, Tensor]:
-    """Return the loss's arguments: the student's embeddings, its scale, and the teachers' embeddings it needs."""
-    tensors = {name: value for name, value in batch.as_dict().items() if name != "keys"}
-    teachers = {name: value for name, value in tensors.items() if name.startswith("teacher_")}
-    if spec.loss.needs_teachers and not teachers:
-        raise ValueError(f"{type(spec.loss).__name__} needs teachers' embeddings, but the batches hold {list(tensors)}")
-    image = tensors["image"]
-    if spec.channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
-    # Real and synthetic captions go through the text tower together: one batch of twice the size.
-    names = [name for name in ("text", "syn_text") if name in tensors]
-    with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
-        image_embedding = model.encode_image(image, normalize=True)
-        text_embedding = model.encode_text(torch.cat([tensors[name] for name in names]), normalize=True)
+def _values(terms: tuple[Tensor, Tensor, Tensor], norm: Tensor, world: World) -> dict[str, float]:
+    """Return the loss of all processes together: one transfer from the device."""
+    own = torch.stack([term.detach().double() for term in (*terms, norm)])
+    contrastive, distillation, total, gradient_norm = world.mean(own).tolist()
     return {
-        "image": image_embedding.float(),
-        **dict(zip(names, text_embedding.float().chunk(len(names)), strict=True)),
-        "logit_scale": model.logit_scale.exp(),
-        **(teachers if spec.loss.needs_teachers else {}),
+        "loss": total,
+        "contrastive": contrastive,
+        "distillation": distillation,
+        "gradient_norm": gradient_norm,
     }
+
+
+def _refuse_divergence(
+    values: Mapping[str, float],
+    step: int,
+    batch: ReinforcedBatch,
+    *,
+    output: Path,
+    checkpoints: CheckpointFolder,
+    world: World,
+) -> None:
+    wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+    if not wrong:
+        return
+    keys = [key for keys in world.gather(list(batch.keys)) for key in keys]
+    newest = checkpoints.newest()
+    if world.is_first:
+        report = {"step": step, **values, "checkpoint": None if newest is None else str(newest), "keys": keys}
+        (output / "diverged.json").write_text(json.dumps(report, indent=1) + "\n")
+    shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+    raise FloatingPointError(
+        f"the {wrong[0].replace('_', ' ')} is {values[wrong[0]]} at step {step}; the batch's keys are [{shown}], all "
+        f"in {output / 'diverged.json'}. The last good state is {newest or 'the beginning'}. Try a lower "
+        "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
+    )
+
+
+@torch.no_grad()
+def _cap_logit_scale(model: DualEncoder, spec: TrainingSpec) -> None:
+    model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
+
+
+def _evaluate(evaluate: Evaluate, model: nn.Module, done: int) -> Mapping[str, float]:
+    was_training = model.training
+    values = evaluate(model.eval(), done)
+    model.train(was_training)
+    return values

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
 
 import attrs
 import torch
 from attrs import validators
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
 
 _MULTIPLYING = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+class OptimizerSpec(ABC):
+    """Base class of every optimiser's spec: a value that builds the optimiser of a model's parameters."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimiser of every parameter that requires a gradient.
+
+        The loop sets the learning rate of every group: the schedule's, times the group's `rate_scale` where it has one.
+
+        Raises:
+            ValueError: if nothing requires a gradient.
+        """
+
+
+optimizers: Registry[type[OptimizerSpec]] = Registry("optimizer")
+open_family(OptimizerSpec, optimizers)
+
+
+@optimizers.register("adamw")
 @attrs.frozen(kw_only=True)
-class AdamWSpec:
+class AdamWSpec(OptimizerSpec):
     """AdamW with decoupled weight decay; the learning rate is the schedule's.
 
     Args:
@@ -53,6 +74,12 @@ class AdamWSpec:
             eps=self.eps,
             fused=True,
         )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every group, times the group's `rate_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate_scale", 1.0)
 
 
 def decay_groups(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

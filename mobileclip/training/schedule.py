@@ -1,26 +1,26 @@
-"""Learning rate as a function of the step: linear warm-up, then half a cosine."""
+"""Learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import attrs
 from attrs import validators
 
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
+
 
 @attrs.frozen(kw_only=True)
-class CosineSchedule:
-    """Rises linearly to the peak in `warmup_steps`, then falls to the final rate along half a cosine.
-
-    `peak (s + 1) / w` for step `s < w`, then `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2`.
+class Schedule(ABC):
+    """What every schedule has: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, and an end.
 
     Args:
         peak: highest learning rate.
-        final: learning rate that the cosine ends in.
+        final: learning rate at the end.
         warmup_steps: steps to the peak, `w`.
         total_steps: steps of the whole run, `n`.
-
-    Source: MobileCLIP, table 12.
     """
 
     peak: float = attrs.field(default=1e-3, validator=validators.gt(0))
@@ -29,6 +29,7 @@ class CosineSchedule:
     total_steps: int = attrs.field(validator=validators.gt(0))
 
     def __attrs_post_init__(self) -> None:
+        """Check that the numbers make a schedule."""
         if self.warmup_steps >= self.total_steps:
             raise ValueError(
                 f"warmup_steps ({self.warmup_steps}) must be below total_steps ({self.total_steps}), or the peak "
@@ -41,5 +42,58 @@ class CosineSchedule:
         """Return the learning rate of the step, counted from 0; past the end it stays at `final`."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
-        done = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return self._after_warmup(step)
+
+    @abstractmethod
+    def _after_warmup(self, step: int) -> float:
+        """Return the learning rate of a step behind the warm-up."""
+
+    def _cosine(self, step: int, start: int) -> float:
+        done = min(1.0, (step - start) / (self.total_steps - start))
         return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+schedules: Registry[type[Schedule]] = Registry("schedule")
+open_family(Schedule, schedules)
+
+
+@schedules.register("cosine")
+@attrs.frozen(kw_only=True)
+class CosineSchedule(Schedule):
+    """Rises linearly to the peak in `warmup_steps`, then falls to the final rate along half a cosine.
+
+    `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2` behind the warm-up.
+
+    Source: MobileCLIP, table 12.
+    """
+
+    def _after_warmup(self, step: int) -> float:
+        return self._cosine(step, self.warmup_steps)
+
+
+@schedules.register("constant_cosine")
+@attrs.frozen(kw_only=True)
+class ConstantCosineSchedule(Schedule):
+    """Rises linearly to the peak, stays there, then falls along half a cosine: long training.
+
+    A run can branch off: its constant part is the same whatever follows.
+
+    Args:
+        constant_steps: steps before the fall begins, the warm-up among them.
+
+    Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
+    """
+
+    constant_steps: int = attrs.field(validator=validators.ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the numbers make a schedule."""
+        Schedule.__attrs_post_init__(self)
+        if not self.warmup_steps <= self.constant_steps < self.total_steps:
+            raise ValueError(
+                f"constant_steps ({self.constant_steps}) must lie between warmup_steps ({self.warmup_steps}) and "
+                f"total_steps ({self.total_steps}), the last excluded"
+            )
+
+    def _after_warmup(self, step: int) -> float:
+        return self.peak if step < self.constant_steps else self._cosine(step, self.constant_steps)

@@ -8,8 +8,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.losses import LossSpec
-from mobileclip.training.optimizer import AdamWSpec
-from mobileclip.training.schedule import CosineSchedule
+from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
+from mobileclip.training.schedule import Schedule
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -17,6 +17,8 @@ Precision = Literal["float32", "bfloat16"]
 @attrs.frozen(kw_only=True)
 class TrainingSpec:
     """The choices of a training run, apart from its model and data.
+
+    Specs that differ in the last five fields alone are equal: they decide what is written, not what is trained.
 
     Args:
         loss: what is minimised.
@@ -26,26 +28,41 @@ class TrainingSpec:
         max_logit_scale: cap of the student's logit scale, after the exponential.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` runs the forward pass in autocast; weights, loss and optimiser stay in float32.
+        micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
+            batch; a piece's activations are computed again when its gradient is, and batch norms see one piece.
+        recompute_activations: keep only the input of every block and compute the rest again in the backward pass.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where the backward
             pass of a strided 1x1 convolution of few channels, as the stem has, brings oneDNN down.
+        compile: let torch.compile build the towers' kernels: minutes at the start, then faster.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        evaluate_every_steps: steps between two evaluations, where the run has any; none for at the end alone.
+        tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
 
     Source: MobileCLIP, table 12.
     """
 
     loss: LossSpec
-    schedule: CosineSchedule
-    optimizer: AdamWSpec = attrs.field(factory=AdamWSpec)
+    schedule: Schedule
+    optimizer: OptimizerSpec = attrs.field(factory=AdamWSpec)
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: Precision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
+    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    recompute_activations: bool = False
     channels_last: bool = False
+    compile: bool = False
     seed: int = attrs.field(default=0, validator=validators.ge(0))
-    log_every_steps: int = attrs.field(default=10, validator=validators.gt(0))
-    checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0))
+    log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)
+    checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0), eq=False)
+    keep_checkpoints: int = attrs.field(default=2, validator=validators.gt(0), eq=False)
+    evaluate_every_steps: int | None = attrs.field(
+        default=None, validator=validators.optional(validators.gt(0)), eq=False
+    )
+    tensorboard: bool = attrs.field(default=False, eq=False)
 
     @ema_decay.validator
     def _check_ema_decay(self, _: object, value: float | None) -> None:

@@ -18,6 +18,7 @@ from mobileclip.data import (
     ImageTransform,
     ReinforcedBatch,
     ReinforcedSample,
+    StreamPosition,
     Tokenizer,
     decode_image,
     read_reinforced_samples,
@@ -110,6 +111,29 @@ class StoredSamples:
             teacher_text=teacher_text,
             teacher_syn_text=teacher_syn_text,
         )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StoredBatches:
+    """The batches of one training, as the loop takes them.
+
+    Args:
+        samples: what they are made of.
+        batch_size: samples per batch.
+        seed: of the order and of all choices.
+    """
+
+    samples: StoredSamples
+    batch_size: int
+    seed: int
+
+    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
+        """Yield batches without end, from a position on."""
+        return self.samples.stream(position.first_batch, batch_size=self.batch_size, seed=self.seed)
+
+    def position(self, num_batches: int) -> StreamPosition:
+        """Return the position behind so many batches: no sample is ever skipped."""
+        return StreamPosition(first_batch=num_batches)
 
 
 def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, student: DualEncoderSpec) -> StoredSamples:

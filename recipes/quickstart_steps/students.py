@@ -6,7 +6,6 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -19,7 +18,7 @@ from mobileclip.progress import Progress, console
 from mobileclip.training import read_metrics, train
 
 from .spec import QuickstartSpec, student
-from .stored import store_samples
+from .stored import StoredBatches, store_samples
 
 MODEL = "model.safetensors"
 _SIDE_BY_SIDE = 2
@@ -93,7 +92,7 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
     torch.manual_seed(one.seed)
     model = student().build()
     stored = store_samples(shards, augmentation=spec.augmentation, student=model.spec)
-    batches = partial(stored.stream, batch_size=spec.batch_size, seed=one.seed)
+    batches = StoredBatches(samples=stored, batch_size=spec.batch_size, seed=one.seed)
     card = read_card(Path(shards[0]).parent)
     result = train(training, model=model, batches=batches, output=one.folder, card=card)
     save_model(result.model, one.folder / MODEL)

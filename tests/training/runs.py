@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 import torch
 
-from mobileclip.data import ReinforcedBatch
+from mobileclip.data import ReinforcedBatch, StreamPosition
 from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 
 TEACHER_DIMS = (6, 5)
+
+
+class KilledError(Exception):
+    """Stands for a kill between two steps."""
+
+
 MODEL = DualEncoderSpec(
     image=MCiSpec(
         stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec(), squeeze_excite=True)),
@@ -73,8 +79,38 @@ def batch_of(step: int, size: int = 8) -> ReinforcedBatch:
     )
 
 
-def batches(first: int) -> Iterator[ReinforcedBatch]:
-    step = first
-    while True:
-        yield batch_of(step)
-        step += 1
+@attrs.frozen
+class Batches:
+    """Batches by number, without end; fewer where a test needs them to stop, or changed on their way out.
+
+    Args:
+        make: from the number of a batch to the batch.
+        stop: the number of the first batch that is not there; the run is killed in front of it if `killed`.
+        killed: whether reading ends with an error, not with an end.
+    """
+
+    make: Callable[[int], ReinforcedBatch] = batch_of
+    stop: int | None = None
+    killed: bool = False
+
+    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
+        step = position.first_batch
+        while step != self.stop:
+            yield self.make(step)
+            step += 1
+        if self.killed:
+            raise KilledError
+
+    def position(self, num_batches: int) -> StreamPosition:
+        return StreamPosition(first_batch=num_batches)
+
+
+def share_of(rank: int, size: int) -> Callable[[int], ReinforcedBatch]:
+    """Return what makes one process's share of each batch."""
+
+    def make(step: int) -> ReinforcedBatch:
+        whole = batch_of(step)
+        part = len(whole) // size
+        return whole.rows(rank * part, (rank + 1) * part)
+
+    return make

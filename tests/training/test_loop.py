@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,22 +20,18 @@ from safetensors.torch import load_file
 
 from mobileclip.data import ReinforcedBatch, ReinforcementCard, TeacherEntry
 from mobileclip.inputs import ImageInput
-from mobileclip.training import read_metrics, train
-from tests.training.runs import batch_of, batches, new_model, training_spec
+from mobileclip.training import AdamWSpec, World, read_metrics, train
+from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
 
 ROOT = Path(__file__).parents[2]
 
 
-class KilledError(Exception):
-    pass
+def killed_at(step: int) -> Batches:
+    return Batches(stop=step, killed=True)
 
 
-def killed_at(step: int):
-    def source(first: int):
-        yield from islice(batches(first), step - first)
-        raise KilledError
-
-    return source
+def last_checkpoint(output: Path) -> Path:
+    return max((output / "checkpoints").glob("step-*.safetensors"))
 
 
 def without_times(metrics):
@@ -47,16 +45,16 @@ def test_a_loss_with_other_teachers_than_the_data_is_refused(tmp_path):
     ]
     card = ReinforcementCard(teachers=entries, layout="npz")
     with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 40\.0\)"):
-        train(training_spec(3), model=new_model(), batches=batches, output=tmp_path, card=card)
+        train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=card)
     assert not list(tmp_path.iterdir())
     # Without distillation, it does not matter who the teachers were.
-    train(training_spec(3, reinforced=False), model=new_model(), batches=batches, output=tmp_path, card=card)
+    train(training_spec(3, reinforced=False), model=new_model(), batches=Batches(), output=tmp_path, card=card)
 
 
 @pytest.mark.parametrize("reinforced", [True, False])
 def test_the_loss_falls(tmp_path, reinforced):
     spec = training_spec(60, reinforced=reinforced, peak=5e-3)
-    result = train(spec, model=new_model(), batches=batches, output=tmp_path)
+    result = train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(60))
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
@@ -71,15 +69,14 @@ def test_the_loss_falls(tmp_path, reinforced):
 def test_a_killed_run_resumes_to_the_bit(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     spec = training_spec(8)
-    reference = train(spec, model=new_model(), batches=batches, output=whole)
+    reference = train(spec, model=new_model(), batches=Batches(), output=whole)
     for step in (2, 5, 7):
         with pytest.raises(KilledError):
             train(spec, model=new_model(), batches=killed_at(step), output=parts)
-    resumed = train(spec, model=new_model(), batches=batches, output=parts)
+    resumed = train(spec, model=new_model(), batches=Batches(), output=parts)
     assert resumed.num_steps == 2
     assert without_times(read_metrics(parts / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
-    expected = load_file(whole / "checkpoint.safetensors")
-    found = load_file(parts / "checkpoint.safetensors")
+    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     for name, value in reference.model.state_dict().items():
@@ -91,26 +88,26 @@ def test_a_run_killed_by_the_system_resumes_to_the_bit(tmp_path):
     program = (
         "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
         "from mobileclip.training import train\n"
-        "from tests.training.runs import batches, new_model, training_spec\n"
-        "train(training_spec(60), model=new_model(), batches=batches, output=Path(sys.argv[1]))\n"
+        "from tests.training.runs import Batches, new_model, training_spec\n"
+        "train(training_spec(60), model=new_model(), batches=Batches(), output=Path(sys.argv[1]))\n"
     )
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(killed)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}
     )
-    while not (killed / "checkpoint.safetensors").exists():
+    while not list((killed / "checkpoints").glob("step-*.safetensors")):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    train(training_spec(60), model=new_model(), batches=batches, output=killed)
-    train(training_spec(60), model=new_model(), batches=batches, output=whole)
+    train(training_spec(60), model=new_model(), batches=Batches(), output=killed)
+    train(training_spec(60), model=new_model(), batches=Batches(), output=whole)
     assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
 
 
 def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
     spec = training_spec(3)
-    first = train(spec, model=new_model(), batches=batches, output=tmp_path)
+    first = train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     again = train(spec, model=new_model(), batches=killed_at(0), output=tmp_path)
     assert again.num_steps == 0
     for name, value in first.model.state_dict().items():
@@ -119,23 +116,40 @@ def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
 
 
 def test_another_run_s_folder_is_refused(tmp_path):
-    train(training_spec(3), model=new_model(), batches=batches, output=tmp_path)
+    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     with pytest.raises(ValueError, match="written by a run with another training spec; choose another output folder"):
-        train(training_spec(3, peak=1e-3), model=new_model(), batches=batches, output=tmp_path)
+        train(training_spec(3, peak=1e-3), model=new_model(), batches=Batches(), output=tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path):
-    def source(first: int):
-        for step in range(first, 9):
-            batch = batch_of(step)
-            if step == 2:
-                batch.image[3, 0, 0, 0] = torch.nan
-            yield batch
+    def spoiled(step: int):
+        batch = batch_of(step)
+        if step == 4:
+            batch.image[3, 0, 0, 0] = torch.nan
+        return batch
 
     model = new_model()
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 2; the batch's keys are \['2-0', '2-1'"):
-        train(training_spec(8), model=model, batches=source, output=tmp_path)
+    with pytest.raises(
+        FloatingPointError, match=r"loss is nan at step 4; the batch's keys are \['4-0', '4-1'.*step-00000003"
+    ):
+        train(training_spec(8), model=model, batches=Batches(make=spoiled), output=tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+    report = json.loads((tmp_path / "diverged.json").read_text())
+    assert report["keys"] == [f"4-{index}" for index in range(8)]
+    assert report["checkpoint"] == str(last_checkpoint(tmp_path))
+    assert report["step"] == 4
+    # The last good state goes on, on other batches.
+    resumed = train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+    assert resumed.num_steps == 5
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
+    model = new_model()
+    model.text_encoder.position.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(
+        FloatingPointError, match=r"the gradient norm is (nan|inf) at step 0.*The last good state is the beg"
+    ):
+        train(training_spec(8), model=model, batches=Batches(), output=tmp_path)
 
 
 def test_the_logit_scale_is_capped(tmp_path):
@@ -143,7 +157,7 @@ def test_the_logit_scale_is_capped(tmp_path):
     with torch.no_grad():
         model.logit_scale.fill_(math.log(99.99))
     spec = training_spec(4, peak=1.0, ema_decay=None)
-    train(attrs.evolve(spec, max_logit_scale=50.0), model=model, batches=batches, output=tmp_path)
+    train(attrs.evolve(spec, max_logit_scale=50.0), model=model, batches=Batches(), output=tmp_path)
     scales = [line["logit_scale"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert scales[0] == pytest.approx(50.0, rel=1e-5)
     assert max(scales) <= 50.0 * (1 + 1e-5)
@@ -175,19 +189,20 @@ def test_the_first_step_equals_the_same_step_by_hand(tmp_path):
 
 
 def test_bfloat16_trains(tmp_path):
-    train(training_spec(30, peak=5e-3, precision="bfloat16"), model=new_model(), batches=batches, output=tmp_path)
+    train(training_spec(30, peak=5e-3, precision="bfloat16"), model=new_model(), batches=Batches(), output=tmp_path)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
 
 
 def test_batches_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match="the batches ended at step 2 of 8; let them go round"):
-        train(training_spec(8), model=new_model(), batches=lambda first: islice(batches(first), 2), output=tmp_path)
+        train(training_spec(8), model=new_model(), batches=Batches(stop=2), output=tmp_path)
 
-    def plain(first: int):
-        for batch in batches(first):
-            yield ReinforcedBatch(keys=batch.keys, image=batch.image, text=batch.text)
+    def without_teachers(step: int) -> ReinforcedBatch:
+        batch = batch_of(step)
+        return ReinforcedBatch(keys=batch.keys, image=batch.image, text=batch.text)
 
+    plain = Batches(make=without_teachers)
     with pytest.raises(ValueError, match="ReinforcedLossSpec needs teachers' embeddings, but the batches hold"):
         train(training_spec(8), model=new_model(), batches=plain, output=tmp_path / "other")
     train(training_spec(3, reinforced=False), model=new_model(), batches=plain, output=tmp_path / "plain")
@@ -198,7 +213,7 @@ def test_batches_that_do_not_fit_are_named(tmp_path):
 @pytest.mark.gpu
 def test_a_gpu_trains_in_channels_last_and_bfloat16(tmp_path):
     spec = training_spec(60, peak=5e-3, channels_last=True, precision="bfloat16")
-    train(spec, model=new_model(), batches=batches, output=tmp_path, device="cuda")
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path, world=World(device="cuda"))
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
 
@@ -206,7 +221,140 @@ def test_a_gpu_trains_in_channels_last_and_bfloat16(tmp_path):
 def test_progress_says_how_far_how_fast_and_how_long(tmp_path):
     stream = io.StringIO()
     console = Console(file=stream, width=200)
-    train(training_spec(3), model=new_model(), batches=batches, output=tmp_path, title="reinforced", console=console)
+    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, title="reinforced", console=console)
     last = stream.getvalue().strip().splitlines()[-1]
     assert last.startswith("reinforced: 3/3, loss ")
     assert "samples/s, 0:00 left" in last
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    spec = training_spec(8, checkpoint_every_steps=2, keep_checkpoints=3)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step-00000001.partial").write_bytes(b"of a killed run")
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-0000000{step}.safetensors" for step in (4, 6, 8)]
+
+
+def test_what_is_only_written_may_change_between_resumptions(tmp_path):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(5), output=tmp_path)
+    spec = training_spec(8, checkpoint_every_steps=1, log_every_steps=2, keep_checkpoints=1)
+    assert train(spec, model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 5, 7]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
+    path = last_checkpoint(tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        ValueError, match=r"step-00000006.safetensors cannot be read .*; delete it, and the run goes on"
+    ):
+        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+    path.unlink()
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
+    program = (
+        "import resource, signal, sys\nfrom pathlib import Path\n"
+        "from mobileclip.training import train\n"
+        "from tests.training.runs import Batches, new_model, training_spec\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "class Filling(Batches):\n"
+        "    def position(self, num_batches):\n"
+        "        if num_batches == 6:\n"
+        "            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "        return super().position(num_batches)\n"
+        "train(training_spec(8), model=new_model(), batches=Filling(), output=Path(sys.argv[1]))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "OSError: checkpoint" in process.stderr
+    assert "could not be written" in process.stderr
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
+
+
+def test_evaluation_is_called_on_the_average_and_logged(tmp_path):
+    seen = []
+
+    def evaluate(model, done):
+        assert not model.training
+        seen.append((done, model.logit_scale.item()))
+        return {"recall": done / 10}
+
+    model = new_model()
+    spec = training_spec(7, evaluate_every_steps=3)
+    result = train(spec, model=model, batches=Batches(), output=tmp_path, evaluate=evaluate)
+    assert [done for done, _ in seen] == [3, 6, 7]
+    assert seen[-1][1] == result.model.logit_scale.item()
+    assert seen[-1][1] != model.logit_scale.item()
+    recalls = [(line["step"], line["recall"]) for line in read_metrics(tmp_path / "metrics.jsonl") if "recall" in line]
+    assert recalls == [(2, 0.3), (5, 0.6), (6, 0.7)]
+
+
+def test_evaluating_without_an_average_leaves_training_mode_as_it_was(tmp_path):
+    modes = []
+    spec = training_spec(4, evaluate_every_steps=1, ema_decay=None)
+    model = new_model()
+    hook = model.image_encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
+    train(spec, model=model, batches=Batches(), output=tmp_path, evaluate=lambda *_: {})
+    hook.remove()
+    assert modes == [True] * 4
+
+
+def test_layer_wise_rates(tmp_path):
+    @attrs.frozen
+    class HalfTheRate(AdamWSpec):
+        def build(self, model):
+            parameters = [{"params": list(model.parameters()), "rate_scale": 0.5}]
+            return torch.optim.AdamW(parameters, lr=0.0, betas=(self.beta1, self.beta2), weight_decay=0.0)
+
+    whole, half = new_model(), new_model()
+    before = new_model().logit_scale.item()
+    spec = training_spec(3, ema_decay=None)
+    for model, changes in ((whole, {}), (half, {"optimizer": HalfTheRate()})):
+        own, output = attrs.evolve(spec, **changes), tmp_path / str(len(changes))
+        with pytest.raises(KilledError):
+            train(own, model=model, batches=killed_at(1), output=output)
+    assert half.logit_scale.item() - before == pytest.approx(0.5 * (whole.logit_scale.item() - before), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_still_gives_the_same(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
+        "from mobileclip.training import train\n"
+        "from tests.training.runs import Batches, new_model, training_spec\n"
+        "train(training_spec(600), model=new_model(), batches=Batches(), output=Path(sys.argv[1]))\n"
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    start = partial(
+        subprocess.Popen, [sys.executable, "-c", program, str(killed)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}
+    )
+    moments, kills = random.Random(0), 0
+    while kills < 20:
+        process = start()
+        before = len(list((killed / "metrics.jsonl").read_text())) if (killed / "metrics.jsonl").exists() else 0
+        while process.poll() is None:
+            log = killed / "metrics.jsonl"
+            if log.exists() and len(log.read_text()) > before:
+                break
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.4))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills == 20
+    assert start().wait() == 0
+    train(training_spec(600), model=new_model(), batches=Batches(), output=whole)
+    assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
+    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -1,0 +1,146 @@
+"""The command line of a training recipe: every choice of the run is a flag, over the recipe's defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import tyro
+
+from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.progress import console
+from mobileclip.serialization import to_json
+from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
+
+from .tiny import tiny_run
+from .validation import retrieval_on
+
+OUTPUTS = Path("outputs")
+TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
+
+Recipe = Callable[[], RunSpec]
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What a recipe is told on the command line.
+
+    Args:
+        data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`
+            or addresses (s3://, gs://).
+        validation: shards of held-out image-text pairs; recall on them is measured between epochs.
+        output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
+            checkpoint.
+        initial_weights: a checkpoint to start from, in training form and any known layout.
+        device: where to train; by default this process's GPU, or the CPU where there is none.
+        show: print the run's choices as JSON and stop.
+        tiny: two steps with a shallow model on a few drawn scenes: the whole path in a minute, without data.
+        pipeline: how the data is read.
+        training: how the model is trained.
+        row: which of the recipe's runs it is, where it has several.
+    """
+
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    output: Path | None = None
+    initial_weights: Path | None = None
+    device: str | None = None
+    show: bool = False
+    tiny: bool = False
+    pipeline: ReinforcedPipelineSpec
+    training: TrainingSpec
+    row: Annotated[str, tyro.conf.Suppress] = ""
+
+
+def run_recipe(
+    recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
+) -> None:
+    """Read the command line and train, or say what is missing.
+
+    Args:
+        recipe: returns the run's choices; or several by name, of which the command line names one.
+        name: of the run, the default output's folder.
+        description: the recipe's docstring, which `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    config = (tyro.conf.AvoidSubcommands,)
+    description = _as_paragraphs(description or "")
+    if isinstance(recipe, Mapping):
+        rows = {row: ((one.__doc__ or "").partition("\n")[0], _defaults(one, row)) for row, one in recipe.items()}
+        command = tyro.extras.overridable_config_cli(rows, description=description, args=arguments, config=config)
+        recipe, name = recipe[command.row], f"{name}-{command.row}"
+    else:
+        command = tyro.cli(Command, default=_defaults(recipe), description=description, args=arguments, config=config)
+    try:
+        spec = resolve(recipe(), command)
+        if command.show:
+            print(to_json(spec, indent=1))
+            return
+        _train(spec, command, name)
+    except (ValueError, FloatingPointError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def resolve(chosen: RunSpec, command: Command) -> RunSpec:
+    """Return the recipe's choices with what the command line says instead.
+
+    Raises:
+        ValueError: if there is no data.
+    """
+    spec = attrs.evolve(
+        chosen, data=command.pipeline, training=command.training, initial_weights=command.initial_weights
+    )
+    if command.tiny:
+        return tiny_run(spec, OUTPUTS / "tiny")
+    if command.data:
+        spec = attrs.evolve(spec, data=attrs.evolve(spec.data, shards=command.data))
+    if not spec.data.shards and not command.show:
+        raise ValueError(_no_data(spec))
+    return spec
+
+
+def _defaults(recipe: Recipe, row: str = "") -> Command:
+    spec = recipe()
+    return Command(pipeline=spec.data, training=spec.training, row=row)
+
+
+def _as_paragraphs(header: str) -> str:
+    """Return a recipe's header without its commands, one paragraph an entry: lines of one paragraph are run together."""
+    entries = (line for line in header.splitlines() if line[:1].strip())
+    return "\n\n".join(line for line in entries if not line.startswith(("Command:", "Try it:")))
+
+
+def _no_data(spec: RunSpec) -> str:
+    if not spec.data.reinforced:
+        return (
+            "--data is missing: image-text shards with images, such as 'DataComp-12M/{00000000..00001023}.tar'.\n"
+            f"{TRY}"
+        )
+    loss = spec.training.loss
+    dims = ", ".join(map(str, loss.teacher_dims)) if isinstance(loss, ReinforcedLossSpec) else "of any"
+    return (
+        f"--data is missing: shards of images with synthetic captions and embeddings of teachers (dims {dims}),\n"
+        "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"
+        "  published:  DataCompDR-12M, -12M-bf16 and -1B on the Hugging Face hub (apple/, CC BY-NC-ND), without\n"
+        "              images; `mobileclip data join` adds them, docs/data.md says how\n"
+        "  your own:   python recipes/reinforce_datacompdr12m.py --source YOUR-SHARDS --output REINFORCED\n"
+        f"{TRY}"
+    )
+
+
+def _train(spec: RunSpec, command: Command, name: str) -> None:
+    output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+    evaluate = partial(retrieval_on, command.validation) if command.validation else None
+    model = run(spec, output, evaluate=evaluate, device=command.device, title=name, console=console())
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    try:
+        plot_curves({name: output / "metrics.jsonl"}, output / "curves.png")
+    except ModuleNotFoundError as error:
+        print(f"no curves: {error}")
+    print(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")

@@ -1,0 +1,151 @@
+"""The training recipes: their choices as golden text, and each of them for two steps on drawn scenes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import run_recipe
+
+from mobileclip.encoders import load_model
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import RunSpec, read_metrics
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+GOLDEN = Path(__file__).parent / "training_choices.json"
+NAMES = sorted(path.stem for path in RECIPES.glob("train_*.py"))
+ROWS = "train_vit_b16_12m"
+
+
+def recipes():
+    """Every published run by name, those of a recipe with rows under recipe and row."""
+    found = {name: getattr(importlib.import_module(name), name) for name in NAMES if name != ROWS}
+    rows = importlib.import_module(ROWS).ROWS
+    return found | {f"{ROWS} {row}": recipe for row, recipe in rows.items()}
+
+
+def choices():
+    """What decides the outcome; to renew the golden file, write this to it as JSON."""
+    return {name: json.loads(to_json(recipe())) for name, recipe in recipes().items()}
+
+
+def test_choices_are_the_golden_ones():
+    assert json.loads(GOLDEN.read_text()) == choices()
+
+
+def test_choices_round_trip():
+    for recipe in recipes().values():
+        spec = recipe()
+        assert from_json(to_json(spec), RunSpec) == spec
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_are_short_and_say_how_to_run_them(name):
+    text = (RECIPES / f"{name}.py").read_text()
+    assert text.count("\n") < 60
+    header = importlib.import_module(name).__doc__
+    for part in ("Command:", "Try it:", "Hardware:", "Time:", "Result:", "Source:"):
+        assert part in header
+    assert f"recipes/{name}.py" in header
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder in which the drawn scenes are reinforced once."""
+    return tmp_path_factory.mktemp("recipes")
+
+
+def run_tiny(world, name, row=None, arguments=()):
+    module = importlib.import_module(name)
+    before = Path.cwd()
+    os.chdir(world)
+    try:
+        rows = module.ROWS if row else getattr(module, name)
+        run_recipe(rows, name, module.__doc__, [*([row] if row else []), "--tiny", *arguments])
+    finally:
+        os.chdir(before)
+    return world / "outputs" / f"{name}{f'-{row}' if row else ''}-tiny"
+
+
+def check(output, name):
+    spec = from_json((output / "run.json").read_text(), RunSpec)
+    lines = read_metrics(output / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [0, 1], name
+    assert all(line["loss"] > 0 for line in lines)
+    assert load_model(output / "model.safetensors").spec == spec.model
+    assert (output / "curves.png").stat().st_size > 1000
+    return spec, lines
+
+
+def test_s2_for_two_steps_then_again(world, capsys):
+    shards = str(world / "outputs" / "tiny" / "scenes" / "00000000.tar")
+    output = run_tiny(world, "train_s2")
+    spec, lines = check(output, "train_s2")
+    assert spec.model.image.stages[0].dim == 80
+    assert all(line["distillation"] > 0 and line["contrastive"] == 0 for line in lines)
+    assert "mobileclip classify" in capsys.readouterr().out
+    before = load_file(output / "model.safetensors")
+    assert run_tiny(world, "train_s2") == output
+    after = load_file(output / "model.safetensors")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert len(read_metrics(output / "metrics.jsonl")) == 2
+    with pytest.raises(SystemExit, match="holds a run with another choice of training"):
+        run_tiny(world, "train_s2", arguments=["--training.seed", "1"])
+    other = world / "validated"
+    run_tiny(world, "train_s2", arguments=["--validation", shards, "--output", str(other)])
+    recalls = [line for line in read_metrics(other / "metrics.jsonl") if "validation_image_to_text_recall_at_1" in line]
+    assert [line["step"] for line in recalls] == [1]
+    assert 0 <= recalls[0]["validation_text_to_image_recall_at_1"] <= 1
+
+
+@pytest.mark.parametrize("row", ["plain", "one_teacher", "captions_either"])
+def test_rows_for_two_steps(world, row):
+    spec, lines = check(run_tiny(world, ROWS, row), row)
+    assert all((line["distillation"] > 0) == (row != "plain") for line in lines)
+    assert spec.data.reinforced == (row != "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {ROWS, "train_s2"}])
+def test_every_other_recipe_for_two_steps(world, name):
+    check(run_tiny(world, name), name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["synthetic_captions", "ensemble", "weight_07", "captions_real", "captions_synthetic"])
+def test_every_other_row_for_two_steps(world, row):
+    check(run_tiny(world, ROWS, row), row)
+
+
+def test_without_data_a_recipe_says_what_it_needs():
+    module = importlib.import_module("train_s2")
+    with pytest.raises(SystemExit) as stopped:
+        run_recipe(module.train_s2, "train_s2", module.__doc__, [])
+    said = str(stopped.value)
+    assert said.startswith("error: --data is missing: shards of images with synthetic captions and embeddings of teach")
+    assert "dims 768, 768" in said
+    assert "DataCompDR-12M" in said
+    assert "mobileclip data join" in said
+    assert "--tiny" in said
+    assert len(said.splitlines()) <= 7
+
+
+def test_choices_are_flags(capsys):
+    module = importlib.import_module("train_b")
+    arguments = ["--show", "--training.loss.distill-weight", "0.5", "--pipeline.batch-size", "64"]
+    run_recipe(module.train_b, "train_b", module.__doc__, arguments)
+    spec = from_json(capsys.readouterr().out, RunSpec)
+    assert spec.training.loss.distill_weight == 0.5
+    assert spec.training.loss.contrastive_weight == 0.25
+    assert spec.data.batch_size == 64
+    with pytest.raises(SystemExit):
+        run_recipe(module.train_b, "train_b", module.__doc__, ["--help"])
+    said = capsys.readouterr().out
+    assert "--training.schedule.total-steps" in said
+    assert "--data" in said
+    assert "13 billion samples seen" in said

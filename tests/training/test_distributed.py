@@ -1,0 +1,119 @@
+"""Two processes under torchrun, for real: they train what one trains, resume to the bit, and stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mobileclip.training import World, connected, read_metrics, train
+from tests.training.runs import Batches, training_spec
+from tests.training.test_loop import last_checkpoint, without_times
+from tests.training.test_objective import TRANSFORMERS
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    port = ["--master-port", str(29500 + os.getpid() % 1000)]
+    command = [*TORCHRUN, *port, "-m", "tests.training.two_processes", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_train_what_one_trains(output, tmp_path):
+    torch.manual_seed(0)
+    train(training_spec(8), model=TRANSFORMERS.build(), batches=Batches(), output=tmp_path)
+    alone, together = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(output / "two" / "metrics.jsonl")
+    assert len(together) == len(alone) == 8
+    for one, two in zip(alone, together, strict=True):
+        for name in ("loss", "contrastive", "distillation", "gradient_norm", "logit_scale"):
+            assert two[name] == pytest.approx(one[name], rel=2e-4), name
+    expected, found = load_file(last_checkpoint(tmp_path)), load_file(last_checkpoint(output / "two"))
+    for name in (name for name in expected if name.startswith("objective/")):
+        # Adam divides by the root of a square: where a gradient is almost zero, rounding decides its sign.
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=8e-3)
+
+
+def test_two_processes_resume_to_the_bit(output):
+    whole, parts = output / "whole", output / "parts"
+    assert without_times(read_metrics(parts / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
+    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
+    assert found.keys() == expected.keys()
+    assert {name for name in expected if name.startswith("random/")} == {"random/cpu/0", "random/cpu/1"}
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_all_processes_stop_for_what_one_meets(output):
+    messages = [json.loads((output / f"messages-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(each["diverged"].startswith("FloatingPointError: the loss is nan at step 4") for each in messages)
+    assert json.loads((output / "diverged" / "diverged.json").read_text())["keys"] == [f"4-{n}" for n in range(8)]
+    assert all(each["uneven"].startswith("ValueError: ") for each in messages)
+
+
+def test_another_number_of_processes_is_refused(output):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="was written by 2 processes and this run has 1"):
+        train(training_spec(8), model=TRANSFORMERS.build(), batches=Batches(), output=output / "two")
+
+
+def test_alone_nothing_is_shared():
+    world = World()
+    values = torch.tensor([1.0, 2.0])
+    assert world.is_first
+    assert world.mean(values) is values
+    assert world.gather("own") == ["own"]
+    with connected("cpu") as found:
+        assert found == World()
+
+
+@pytest.mark.slow
+def test_two_processes_killed_by_the_system_resume_to_the_bit(tmp_path):
+    program = tmp_path / "run.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
+        "from mobileclip.training import connected, train\n"
+        "from tests.training.runs import Batches, new_model, share_of, training_spec\n"
+        "with connected('cpu') as world:\n"
+        "    batches = Batches(make=share_of(world.rank, world.size))\n"
+        "    train(training_spec(200), model=new_model(), batches=batches, output=Path(sys.argv[1]), world=world)\n"
+    )
+
+    def start(output: Path) -> subprocess.Popen[bytes]:
+        port = ["--master-port", str(28500 + os.getpid() % 1000)]
+        command = [*TORCHRUN, *port, str(program), str(output)]
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    num_logged = 0
+    for _ in range(3):
+        process = start(killed)
+        log = killed / "metrics.jsonl"
+        while process.poll() is None and (not log.exists() or len(read_metrics(log)) <= num_logged + 20):
+            time.sleep(0.05)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        num_logged = len(read_metrics(log))
+    assert num_logged < 200
+    assert start(killed).wait() == 0
+    assert start(whole).wait() == 0
+    assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
+    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -1,0 +1,97 @@
+"""The towers in pieces and with recomputation: the loss and its gradient are those of the whole."""
+
+from __future__ import annotations
+
+import copy
+
+import attrs
+import pytest
+import torch
+
+from mobileclip.encoders import TextTransformerSpec, ViTSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.training import World
+from mobileclip.training.objective import Objective
+from tests.training.runs import MODEL, batch_of, new_model, training_spec
+
+# Without batch norm, which sees one piece at a time, pieces make no difference but rounding.
+TRANSFORMERS = attrs.evolve(
+    MODEL,
+    image=ViTSpec(
+        width=32, depth=2, num_heads=2, patch_size=4, stem="patch", embedding_dim=24, input=ImageInput(size=16)
+    ),
+    text=TextTransformerSpec(
+        width=32, num_heads=2, depth=2, embedding_dim=24, input=TextInput(context_length=6, vocab_size=40)
+    ),
+)
+
+
+def gradients(model, **changes):
+    objective = Objective(training_spec(9, **changes), model=copy.deepcopy(model), world=World())
+    batch = batch_of(0)
+    contrastive, distillation, total = objective(attrs.evolve(batch, image=batch.image.to(model.logit_scale.dtype)))
+    total.backward()
+    assert total.item() == pytest.approx(contrastive.item() + distillation.item())
+    return total.item(), {name: p.grad for name, p in objective.named_parameters()}, objective.model.state_dict()
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_pieces_make_no_difference(size):
+    torch.manual_seed(0)
+    model = TRANSFORMERS.build().double()
+    whole, pieces = gradients(model), gradients(model, micro_batch_size=size)
+    assert pieces[0] == pytest.approx(whole[0], rel=1e-12)
+    torch.testing.assert_close(pieces[1], whole[1], rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norms_count_every_piece_once():
+    model = new_model()
+    _, _, whole = gradients(model)
+    _, _, pieces = gradients(model, micro_batch_size=4)
+    counts = [name for name in whole if name.endswith("num_batches_tracked") and name.startswith("image_encoder")]
+    assert len(counts) > 10
+    assert all(whole[name] == 1 and pieces[name] == 2 for name in counts)
+    name = next(name for name in whole if name.endswith("running_mean"))
+    first, second = (attrs.evolve(batch_of(0), image=part).image for part in batch_of(0).image.split(4))
+    by_hand = copy.deepcopy(model).train()
+    for part in (first, second):
+        by_hand.encode_image(part)
+    torch.testing.assert_close(pieces[name], by_hand.state_dict()[name], rtol=0, atol=0)
+
+
+def test_recomputing_activations_changes_no_bit():
+    model = new_model()
+    kept, again = gradients(model), gradients(model, recompute_activations=True)
+    assert again[0] == kept[0]
+    torch.testing.assert_close(again[1:], kept[1:], rtol=0, atol=0)
+    both = gradients(model, recompute_activations=True, micro_batch_size=4)
+    torch.testing.assert_close(both[1:], gradients(model, micro_batch_size=4)[1:], rtol=0, atol=0)
+
+
+def bytes_kept(model, **changes):
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    objective = Objective(training_spec(9, **changes), model=model, world=World())
+    own = {tensor.untyped_storage().data_ptr() for tensor in objective.state_dict().values()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        objective(batch_of(0))
+    return sum(size for pointer, size in kept.items() if pointer not in own)
+
+
+def test_pieces_and_recomputation_keep_less():
+    whole = bytes_kept(new_model())
+    assert bytes_kept(new_model(), recompute_activations=True) < 0.5 * whole
+    assert bytes_kept(new_model(), micro_batch_size=2) < 0.1 * whole
+
+
+@pytest.mark.slow
+def test_compiled_towers_train_alike():
+    model = new_model()
+    plain, compiled = gradients(model), gradients(model, compile=True)
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
+    torch.testing.assert_close(compiled[1], plain[1], rtol=1e-3, atol=1e-5)
+    assert compiled[2].keys() == plain[2].keys()

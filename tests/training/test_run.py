@@ -1,0 +1,140 @@
+"""Whole runs on reinforced shards: claimed folders, initial weights, shares of a batch, the card's teachers."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mobileclip.data import (
+    ReinforcedPipelineSpec,
+    ReinforcementCard,
+    StreamPosition,
+    TeacherEntry,
+    datacompdr_augmentation,
+    write_card,
+    write_shards,
+)
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, load_model, save_model
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
+from tests.data.samples import make_sample
+
+MODEL = DualEncoderSpec(
+    image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=32)),
+    text=MCtSpec(width=32, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=TextInput(context_length=12)),
+)
+DIMS, SCALES = (4, 2), (20.0, 30.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Reinforced shards with their card."""
+    write_shards(tmp_path / "data", [make_sample(index) for index in range(24)], samples_per_shard=6)
+    teachers = [
+        TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=32))
+        for dim, scale in zip(DIMS, SCALES, strict=True)
+    ]
+    card = ReinforcementCard(teachers=teachers, augmentation=datacompdr_augmentation(32), layout="npz")
+    write_card(tmp_path / "data", card)
+    return tmp_path
+
+
+def spec(folder, **training):
+    return RunSpec(
+        model=MODEL,
+        data=ReinforcedPipelineSpec(
+            shards=str(folder / "data" / "{00000000..00000003}.tar"), batch_size=6, image=ImageInput(size=32),
+            text=TextInput(context_length=12),
+        ),
+        training=TrainingSpec(
+            **{
+                "loss": ReinforcedLossSpec(teacher_dims=DIMS, teacher_logit_scales=SCALES),
+                "schedule": CosineSchedule(warmup_steps=1, total_steps=6), "checkpoint_every_steps": 2,
+                "log_every_steps": 1,
+            }
+            | training
+        ),
+    )  # fmt: skip
+
+
+def test_it_round_trips_through_json(folder):
+    own = attrs.evolve(spec(folder), initial_weights=folder / "x.pt")
+    assert from_json(to_json(own), RunSpec) == own
+
+
+def test_a_run_leaves_its_spec_its_metrics_and_its_model(folder):
+    seen = []
+
+    def evaluate(model_spec):
+        assert model_spec == MODEL
+        return lambda _, done: seen.append(done) or {"score": 1.0}
+
+    own = spec(folder, evaluate_every_steps=4)
+    path = run(own, folder / "run", evaluate=evaluate, device="cpu")
+    assert from_json((folder / "run" / "run.json").read_text(), RunSpec) == own
+    lines = read_metrics(folder / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(6))
+    assert seen == [4, 6]
+    assert load_model(path).spec == MODEL
+
+
+def test_a_resumed_run_is_a_whole_one_though_a_sample_is_skipped_on_the_way(folder):
+    samples = [make_sample(index) for index in range(6)]
+    samples[2] = attrs.evolve(samples[2], image=b"not an image")
+    write_shards(folder / "data", samples)
+    whole, parts = folder / "whole", folder / "parts"
+    own = spec(folder, keep_checkpoints=9)
+    run(own, whole, device="cpu")
+    run(own, parts, device="cpu")
+    first, *later = sorted((parts / "checkpoints").iterdir())
+    for path in later:
+        path.unlink()
+    with safe_open(first, framework="pt") as file:
+        position = from_json(json.loads(file.metadata()["positions"])[0], StreamPosition)
+    assert position.first_batch == 2
+    assert [key for _, key in position.skipped] == ["000002"]
+    run(own, parts, device="cpu")
+    for path in later:
+        expected, found = load_file(whole / "checkpoints" / path.name), load_file(path)
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_initial_weights(folder):
+    torch.manual_seed(5)
+    model = MODEL.build().eval()
+    save_model(model, folder / "start.safetensors")
+    slow = CosineSchedule(peak=1e-12, final=0.0, warmup_steps=1, total_steps=2)
+    own = attrs.evolve(spec(folder, schedule=slow), initial_weights=folder / "start.safetensors")
+    trained = load_model(run(own, folder / "run", device="cpu"), fold=False)
+    for name, parameter in trained.named_parameters():
+        torch.testing.assert_close(parameter, model.state_dict()[name], atol=1e-6, rtol=0)
+    save_model(reparameterize(model), folder / "folded.safetensors")
+    with pytest.raises(ValueError, match="is folded and no longer has the branches that training needs"):
+        run(attrs.evolve(own, initial_weights=folder / "folded.safetensors"), folder / "other", device="cpu")
+
+
+def test_another_run_in_the_folder_is_refused(folder):
+    run(spec(folder), folder / "run", device="cpu")
+    other = attrs.evolve(spec(folder), data=attrs.evolve(spec(folder).data, seed=3))
+    with pytest.raises(ValueError, match=r"holds a run with another choice of data .*run\.json"):
+        run(other, folder / "run", device="cpu")
+
+
+def test_mistakes_are_named(folder):
+    loss = ReinforcedLossSpec(teacher_dims=DIMS, teacher_logit_scales=(20.0, 20.0))
+    with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 30\.0\)"):
+        run(spec(folder, loss=loss), folder / "run", device="cpu")
+    with pytest.raises(ValueError, match=r"the data's image contract is .*64.*, and the model expects"):
+        RunSpec(
+            model=MODEL,
+            data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)),
+            training=spec(folder).training,
+        )

@@ -1,0 +1,68 @@
+"""What `test_distributed.py` starts under torchrun: runs of two processes, whose results go to files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from mobileclip.training import World, connected, train
+from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
+from tests.training.test_objective import TRANSFORMERS
+
+
+def share(world: World, **changes) -> Batches:
+    return Batches(make=share_of(world.rank, world.size), **changes)
+
+
+def compare_with_one_process(world: World, output: Path) -> None:
+    """Train a model without batch norm, whose result does not depend on how a batch is divided."""
+    torch.manual_seed(0)
+    train(training_spec(8), model=TRANSFORMERS.build(), batches=share(world), output=output / "two", world=world)
+
+
+def resume(world: World, output: Path) -> None:
+    """Train as a whole, and killed and resumed away from the checkpoints, which come every third step."""
+    spec = training_spec(8)
+    train(spec, model=new_model(), batches=share(world), output=output / "whole", world=world)
+    for stop in (2, 5, 7):
+        with suppress(KilledError):
+            train(
+                spec,
+                model=new_model(),
+                batches=share(world, stop=stop, killed=True),
+                output=output / "parts",
+                world=world,
+            )
+    train(spec, model=new_model(), batches=share(world), output=output / "parts", world=world)
+
+
+def refuse(world: World, output: Path) -> None:
+    """Write down what every process says when one of them meets a NaN, or has a smaller batch than the other."""
+
+    def spoiled(step: int):
+        batch = share_of(world.rank, world.size)(step)
+        if step == 4 and world.rank == 1:
+            batch.image[0, 0, 0, 0] = torch.nan
+        return batch
+
+    def uneven(step: int):
+        return batch_of(step).rows(0, 4 - world.rank)
+
+    messages = {}
+    for name, make in (("diverged", spoiled), ("uneven", uneven)):
+        try:
+            train(training_spec(8), model=new_model(), batches=Batches(make=make), output=output / name, world=world)
+        except (FloatingPointError, ValueError) as error:  # noqa: PERF203 - two runs
+            messages[name] = f"{type(error).__name__}: {error}"
+    (output / f"messages-{world.rank}.json").write_text(json.dumps(messages))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with connected("cpu") as connected_world:
+        for part in (compare_with_one_process, resume, refuse):
+            part(connected_world, Path(sys.argv[1]))
