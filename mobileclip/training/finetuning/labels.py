@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from mobileclip.losses import ReinforcedLossSpec
 
 if TYPE_CHECKING:
-    from mobileclip.data import ReinforcedBatch, StreamPosition
-    from mobileclip.training.loop import BatchSource
+    from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
 
 # Between two classes the teacher's logits differ by this: in float32, exp(-100) beside 1 is nothing.
 _LABEL_LOGIT_SCALE = 100.0

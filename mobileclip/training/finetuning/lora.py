@@ -42,7 +42,7 @@ class LoraSpec:
     """
 
     rank: int = attrs.field(default=8, validator=validators.gt(0))
-    alpha: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    alpha: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     dropout: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
     extras: tuple[str, ...] = ("logit_scale",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import attrs
@@ -13,6 +14,10 @@ from mobileclip.training.finetuning.freezing import Tower, freeze_tower
 from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
 
 BatchNormMode = Literal["frozen", "synchronised", "trained"]
+
+
+def _as_towers(values: Iterable[Tower]) -> tuple[Tower, ...]:
+    return tuple(values)
 
 
 def _towers(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
@@ -36,7 +41,7 @@ class FinetuningSpec:
     """
 
     batch_norm: BatchNormMode = attrs.field(default="frozen", validator=validators.in_(get_args(BatchNormMode)))
-    frozen_towers: tuple[Tower, ...] = attrs.field(default=(), converter=tuple, validator=_towers)
+    frozen_towers: tuple[Tower, ...] = attrs.field(default=(), converter=_as_towers, validator=_towers)
     lora: LoraSpec | None = None
 
     def __attrs_post_init__(self) -> None:

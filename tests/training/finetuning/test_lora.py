@@ -54,7 +54,7 @@ def test_adapters_train_alone_and_merge_into_an_ordinary_checkpoint(spec, tmp_pa
 def test_the_change_of_every_weight_has_the_rank_and_the_scale():
     model, original = fresh(SMALL), fresh(SMALL)
     torch.manual_seed(0)
-    add_lora(model, LoraSpec(rank=3, alpha=12.0))
+    add_lora(model, LoraSpec(rank=3, alpha=12))
     stepped(model)
     name = "image_encoder.stages.1.blocks.0.ffn.fc1"
     layer = model.get_submodule(name)
