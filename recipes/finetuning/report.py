@@ -1,0 +1,122 @@
+"""What came out: a table, a picture of what is gained against what is lost, and the numbers as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from mobileclip.serialization import to_json
+
+from .evaluate import Score
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """How well one model does every task.
+
+    Args:
+        alpha: the model: 0 the original, 1 the fine-tuned one, between them an interpolation.
+        new: the new task.
+        old: the old ones.
+    """
+
+    alpha: float
+    new: Score
+    old: tuple[Score, ...]
+
+    @property
+    def mean_old(self) -> float:
+        """Mean over the old tasks."""
+        return sum(score.value for score in self.old) / len(self.old)
+
+
+@attrs.frozen(kw_only=True)
+class Results:
+    """What a run found, from alpha 0 to 1.
+
+    Args:
+        rows: of every alpha.
+        seconds: what training took; of this run alone where it resumed.
+    """
+
+    rows: tuple[Scores, ...]
+    seconds: float
+
+    @property
+    def before(self) -> Scores:
+        """The original."""
+        return self.rows[0]
+
+    @property
+    def after(self) -> Scores:
+        """The fine-tuned model."""
+        return self.rows[-1]
+
+
+def table(rows: tuple[Scores, ...]) -> str:
+    """Return the scores as a Markdown table, which reads as text too: a row for each task, a column for each model."""
+    heads = [{0.0: "original", 1.0: "fine-tuned"}.get(row.alpha, f"alpha {row.alpha:g}") for row in rows]
+    lines = [["", "metric", "pictures", *heads]]
+    tasks = [("new", [row.new for row in rows])]
+    tasks += [("old", [row.old[index] for row in rows]) for index in range(len(rows[0].old))]
+    for age, scores in tasks:
+        first = scores[0]
+        values = [f"{score.value:.1f}" for score in scores]
+        lines.append([f"{age}: {first.task}", first.metric, str(first.num_images), *values])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def summary(results: Results) -> str:
+    """Return what fine-tuning gained and cost, in a sentence or two."""
+    before, after = results.before, results.after
+    gained = after.new.value - before.new.value
+    said = f"Fine-tuning took the new task from {before.new.value:.1f} to {after.new.value:.1f} ({gained:+.1f} points)"
+    if not before.old:
+        return f"{said}. What it cost on old tasks is not known: name some with --old-tasks."
+    lost = after.mean_old - before.mean_old
+    said += f" and the old ones from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
+    between = results.rows[1:-1]
+    if between:
+        best = max(results.rows, key=lambda row: row.new.value + row.mean_old)
+        said += (
+            f" The best sum of both has alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; chosen on "
+            "these very pictures, so a little optimistic."
+        )
+    return said
+
+
+def write_report(folder: Path, results: Results) -> None:
+    """Write `results.json`, `report.md` and, where matplotlib is installed and there are old tasks, `tradeoff.png`."""
+    text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPer cent. {summary(results)}\n"
+    if results.before.old and _plot(results, folder / "tradeoff.png"):
+        text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"
+    (folder / "report.md").write_text(text)
+    partial = folder / "results.partial"
+    partial.write_text(to_json(results, indent=1))
+    partial.replace(folder / "results.json")
+
+
+def _plot(results: Results, path: Path) -> bool:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        print("without matplotlib there is no tradeoff.png: pip install matplotlib")
+        return False
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    old, new = [row.mean_old for row in results.rows], [row.new.value for row in results.rows]
+    axes.plot(old, new, marker="o")
+    for row in results.rows:
+        name = {0.0: "original", 1.0: "fine-tuned"}.get(row.alpha, f"{row.alpha:g}")
+        axes.annotate(name, (row.mean_old, row.new.value), textcoords="offset points", xytext=(6, 4))
+    axes.set_xlabel("old tasks, mean, %")
+    axes.set_ylabel(f"new task: {results.before.new.task}, {results.before.new.metric}, %")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return True

@@ -1,0 +1,117 @@
+"""A run from its command line to its report; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import tyro
+
+from mobileclip.encoders import save_model
+from mobileclip.serialization import to_json
+from mobileclip.training import connected
+
+from .report import Results, summary, table, write_report
+from .spec import FinetuneSpec
+from .steps import Steps, load
+from .tasks import Task, TrainingData, open_task, read_index, split, training_folder, write_training_data
+from .tiny import shrink
+
+CHOICES = "spec.json"
+INTERPOLATED = "interpolated.safetensors"
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run the recipe.
+
+    Args:
+        spec: the defaults.
+        description: the recipe's docstring; its prose is what `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
+    chosen = tyro.cli(FinetuneSpec, default=spec, description="\n\n".join(prose), args=arguments)
+    try:
+        results = run(chosen)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if results is not None:
+        print(f"\n{table(results.rows)}\n\nPer cent. {summary(results)}\nReport and models are in {chosen.output}.")
+
+
+def run(spec: FinetuneSpec) -> Results | None:
+    """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
+
+    Under `torchrun`, every process calls this.
+
+    Raises:
+        ValueError: if something is missing or does not fit; the output folder holds a run with other choices; or a step
+            says why it cannot go on.
+        FloatingPointError: if the loss is not finite.
+    """
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    if spec.tiny:
+        spec = shrink(spec)
+    if spec.checkpoint is None or spec.data is None:
+        missing = "--checkpoint" if spec.checkpoint is None else "--data"
+        raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on; or try --tiny")
+    _refuse_other(spec)
+    train_part, test_part = _new_task(spec, spec.data)
+    old = tuple(open_task(path, "auto", spec.templates) for path in spec.old_tasks)
+    original = load(spec)
+    data = _prepared(spec, train_part, is_first=is_first)
+    steps = Steps(spec=spec, data=data, test=test_part, old=old)
+    training = steps.training()
+    if is_first:
+        _claim(spec)
+    with connected(spec.device) as world:
+        if is_first:
+            before = steps.scores(0.0, lambda: original, world.device)
+            print(f"\n{table((before,))}\n", flush=True)
+        started = time.monotonic()
+        finetuned = steps.finetune(training, world)
+        seconds = time.monotonic() - started
+    if not is_first:
+        return None
+    rows = tuple(
+        steps.scores(alpha, partial(steps.between, original, finetuned, alpha), world.device) for alpha in spec.alphas
+    )
+    save_model(steps.between(original, finetuned, spec.keep_alpha), spec.output / INTERPOLATED)
+    results = Results(rows=rows, seconds=seconds)
+    write_report(spec.output, results)
+    return results
+
+
+def _refuse_other(spec: FinetuneSpec) -> None:
+    path = spec.output / CHOICES
+    if path.exists() and path.read_text() != to_json(spec, indent=1):
+        raise ValueError(f"{spec.output} holds a run with other choices ({path}); delete it or give --output")
+
+
+def _claim(spec: FinetuneSpec) -> None:
+    """Mark the output folder as made with `spec`; not before all is there that the choices could be wrong about."""
+    partial = spec.output / f"{CHOICES}.partial"
+    partial.write_text(to_json(spec, indent=1))
+    partial.replace(spec.output / CHOICES)
+
+
+def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
+    """Return what is trained on, and what is tested on."""
+    new = open_task(data, spec.kind, spec.templates)
+    if spec.test is None:
+        return split(new, spec.held_out)
+    return new, open_task(spec.test, spec.kind, spec.templates)
+
+
+def _prepared(spec: FinetuneSpec, task: Task, *, is_first: bool) -> TrainingData:
+    """Return the training part as shards: the first process writes them, and the others wait until they are there."""
+    folder = training_folder(task, spec.output / "data")
+    if is_first:
+        return write_training_data(task, folder)
+    while (data := read_index(folder)) is None:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return data

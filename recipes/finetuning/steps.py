@@ -1,0 +1,154 @@
+"""What a run does with its models: train one, average it with the original, and test them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+import attrs
+import torch
+from torch import nn
+
+from mobileclip.data import BatchSource, ReinforcedBatch
+from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
+from mobileclip.losses import ContrastiveLossSpec, LossSpec
+from mobileclip.progress import console
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import TrainingSpec, World, train
+from mobileclip.training.finetuning import (
+    estimate_batch_norm,
+    has_same_statistics,
+    interpolate_weights,
+    labelled_contrastive,
+    with_labels,
+)
+
+from .evaluate import evaluate_task
+from .report import Scores
+from .spec import FinetuneSpec
+from .tasks import Task, TrainingData
+
+FINETUNED = "finetuned.safetensors"
+
+_NUM_PICTURES_OF_STATISTICS = 2048
+
+
+@attrs.frozen(kw_only=True)
+class Steps:
+    """The steps of one run.
+
+    Args:
+        spec: its choices.
+        data: what is trained on.
+        test: what the new task is tested on.
+        old: tasks of before.
+    """
+
+    spec: FinetuneSpec
+    data: TrainingData
+    test: Task
+    old: tuple[Task, ...]
+
+    def training(self) -> TrainingSpec:
+        """Return how the run trains.
+
+        Raises:
+            ValueError: if the pictures do not fill a batch, or are all of one class.
+        """
+        if self.data.class_names:
+            loss: LossSpec = labelled_contrastive(len(self.data.class_names))
+        else:
+            loss = ContrastiveLossSpec()
+        return self.spec.training(loss, num_samples=self.data.num_samples)
+
+    def finetune(self, training: TrainingSpec, world: World) -> DualEncoder:
+        """Return the fine-tuned model, an ordinary one again: trained now, or read where an earlier run trained it."""
+        path, spec = self.spec.output / FINETUNED, self.spec
+        model = load(spec)
+        if path.exists():
+            finished = load_model(path, model.spec, fold=False)
+            assert isinstance(finished, DualEncoder), "it was saved as one"
+            return finished
+        torch.manual_seed(spec.seed)
+        spec.finetuning.prepare(model)
+        result = train(
+            training,
+            model=model,
+            batches=self._batches(model, batch_size=_share(spec.batch_size, world)),
+            output=spec.output / "run",
+            world=world,
+            evaluate=self._watch if spec.evaluate_every_steps is not None else None,
+            title="fine-tuning",
+            console=console(),
+        )
+        assert result.model is model, "without an average, what was trained is what comes back"
+        spec.finetuning.finish(model)
+        if world.is_first:
+            save_model(model, path)
+        world.wait()
+        return model
+
+    def between(self, original: DualEncoder, finetuned: DualEncoder, alpha: float) -> DualEncoder:
+        """Return the model at `alpha`; where fine-tuning moved batch norms, with statistics of its own."""
+        model = interpolate_weights(original, finetuned, alpha)
+        if 0 < alpha < 1 and not has_same_statistics(original, finetuned):
+            estimate_batch_norm(model, self._pictures(model))
+        return model
+
+    def scores(self, alpha: float, model: Callable[[], DualEncoder], device: torch.device) -> Scores:
+        """Return how well the model at `alpha` does every task; what an earlier run found is read."""
+        path = self.spec.output / "scores" / f"{alpha:g}.json"
+        if path.exists():
+            return from_json(path.read_text(), Scores)
+        folded = reparameterize(model().eval()).to(device)
+        templates = self.spec.templates
+        scores = Scores(
+            alpha=alpha,
+            new=evaluate_task(folded, self.test, templates, self.data.class_names),
+            old=tuple(evaluate_task(folded, task, templates) for task in self.old),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(to_json(scores))
+        partial.replace(path)
+        return scores
+
+    def _batches(self, model: DualEncoder, *, batch_size: int) -> BatchSource:
+        data = self.data
+        spec = self.spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=batch_size)
+        if not data.class_names:
+            return spec.build()
+        return with_labels(spec.build(), data.labels, num_classes=len(data.class_names))
+
+    def _pictures(self, model: DualEncoder) -> Iterable[ReinforcedBatch]:
+        """Return batches of the training part, for statistics."""
+        data, size = self.data, min(self.spec.batch_size, self.data.num_samples)
+        spec = self.spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=size)
+        return islice(attrs.evolve(spec, num_workers=0).build(), max(1, _NUM_PICTURES_OF_STATISTICS // size))
+
+    def _watch(self, model: nn.Module, steps: int) -> Mapping[str, float]:
+        """Test the new task while training; the number goes to the run's metrics."""
+        del steps
+        assert isinstance(model, DualEncoder), "what is trained"
+        score = evaluate_task(model, self.test, self.spec.templates, self.data.class_names)
+        return {f"new_task_{score.metric}": score.value}
+
+
+def load(spec: FinetuneSpec) -> DualEncoder:
+    """Return the original, in training form.
+
+    Raises:
+        CheckpointError: if the file is folded or holds no whole model.
+    """
+    assert spec.checkpoint is not None, "checked at the beginning"
+    model = load_model(spec.checkpoint, spec.model, fold=False)
+    if not isinstance(model, DualEncoder):
+        raise CheckpointError(f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both")
+    return model
+
+
+def _share(batch_size: int, world: World) -> int:
+    if batch_size % world.size:
+        raise ValueError(f"a batch of {batch_size} cannot be dealt out evenly to {world.size} processes")
+    return batch_size // world.size

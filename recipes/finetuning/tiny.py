@@ -1,0 +1,167 @@
+"""A small world to try fine-tuning in: a model that learned to describe drawn scenes, and shapes it has never seen."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from drawn_scenes import SHAPES, scenes
+from PIL import Image
+
+from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
+from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.progress import console
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
+
+from .new_shapes import OUTLINES, draw_shape
+from .spec import FinetuneSpec
+
+TEMPLATE = "a drawing of a {}"
+
+_SIZE = (120, 90)
+_BATCH = 64
+
+
+@attrs.frozen(kw_only=True)
+class World:
+    """How large the world is.
+
+    Args:
+        num_scenes: that the model learns.
+        num_tests: scenes to test it on, and pictures of old shapes.
+        num_new: pictures of each new shape.
+        num_steps: of the model's own training.
+        batch_size: of the same.
+    """
+
+    num_scenes: int = 2000
+    num_tests: int = 200
+    num_new: int = 40
+    num_steps: int = 400
+    batch_size: int = _BATCH
+
+
+def shrink(spec: FinetuneSpec) -> FinetuneSpec:
+    """Return the choices in a small world made on the spot, with its own defaults for what was not chosen."""
+    folder, world, untouched = Path("outputs") / "tiny" / "finetuning", World(), FinetuneSpec()
+    small: dict[str, Any] = {"templates": (TEMPLATE,), "held_out": 0.4, "learning_rate": 1e-3, "batch_size": 32}
+    small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
+    if spec.checkpoint is None:
+        small["checkpoint"] = str(write_model(folder, world))
+    if spec.data is None:
+        small["data"] = str(write_new_shapes(folder, world))
+    if not spec.old_tasks:
+        small["old_tasks"] = write_old_tasks(folder, world)
+    return attrs.evolve(spec, tiny=False, **small)
+
+
+def tiny_model() -> DualEncoderSpec:
+    """Return a MobileCLIP for pictures of 64 pixels and short texts."""
+    return DualEncoderSpec(
+        image=MCiSpec(
+            stages=(
+                StageSpec(dim=16, depth=1),
+                StageSpec(dim=32, depth=1),
+                StageSpec(dim=64, depth=2, mixer=AttentionSpec()),
+            ),
+            embedding_dim=64,
+            input=ImageInput(size=64),
+        ),
+        text=MCtSpec(
+            width=64,
+            num_heads=2,
+            depth=1,
+            embedding_dim=64,
+            input=TextInput(context_length=24, vocab_size=16384),
+        ),
+    )
+
+
+def write_model(folder: Path, world: World) -> Path:
+    """Write a model that learned scenes, unless it is there, and return its path."""
+    path = folder / "pretrained.safetensors"
+    if path.exists():
+        return path
+    model_spec = tiny_model()
+    shards = write_shards(folder / "scenes", _scene_samples(world.num_scenes, seed=0), samples_per_shard=500)
+    pipeline = ReinforcedPipelineSpec(
+        shards=tuple(map(str, shards)),
+        batch_size=world.batch_size,
+        image=model_spec.image.input,
+        text=model_spec.text.input,
+        reinforced=False,
+        augmentation=crop_augmentation(model_spec.image.input.size),
+        num_samples=world.num_scenes,
+    )
+    training = TrainingSpec(
+        loss=ContrastiveLossSpec(),
+        schedule=CosineSchedule(peak=3e-3, warmup_steps=min(20, world.num_steps // 4), total_steps=world.num_steps),
+        optimizer=AdamWSpec(weight_decay=0.1),
+        max_gradient_norm=1.0,
+        ema_decay=None,
+    )
+    torch.manual_seed(0)
+    model = model_spec.build()
+    trained = train(
+        training,
+        model=model,
+        batches=pipeline.build(),
+        output=folder / "pretraining",
+        title="learning scenes",
+        console=console(),
+    ).model
+    save_model(trained, path)
+    return path
+
+
+def write_new_shapes(folder: Path, world: World) -> Path:
+    """Write a folder of pictures for every new shape, unless it is there, and return the folder of folders."""
+    return _write_shapes(folder / "new-shapes", tuple(OUTLINES), world.num_new, seed=2)
+
+
+def write_old_tasks(folder: Path, world: World) -> tuple[str, ...]:
+    """Write pictures of the old shapes and scenes that the model has not seen; return where they are."""
+    shapes = _write_shapes(folder / "old-shapes", SHAPES, math.ceil(world.num_tests / len(SHAPES)), seed=3)
+    held_out = folder / "held-out-scenes"
+    if not (held_out / "00000000.tar").exists():
+        write_shards(held_out, _scene_samples(world.num_tests, seed=1), samples_per_shard=world.num_tests)
+    return str(shapes), str(held_out)
+
+
+def _scene_samples(count: int, seed: int) -> list[ImageTextSample]:
+    """Return scenes with all that can be said of them as captions."""
+    rng = np.random.default_rng(seed)
+    return [
+        ImageTextSample(key=f"{index:06d}", captions=scene.captions(), image=_jpeg(scene.draw(rng, *_SIZE)))
+        for index, scene in enumerate(itertools.islice(scenes(seed), count))
+    ]
+
+
+def _write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) -> Path:
+    """Write a folder of pictures for every shape, all at once or not at all."""
+    if folder.exists():
+        return folder
+    rng = np.random.default_rng(seed)
+    partial = folder.with_suffix(".partial")
+    for shape in shapes:
+        place = partial / shape
+        place.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            (place / f"{index:04d}.jpg").write_bytes(_jpeg(draw_shape(shape, rng, *_SIZE)))
+    partial.rename(folder)
+    return folder
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return stream.getvalue()

@@ -1,0 +1,368 @@
+"""The fine-tuning recipe end to end, on drawn scenes and shapes, and what its steps do with data of every kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from finetune import finetune
+from finetuning import FinetuneSpec, run_recipe
+from finetuning.evaluate import Score, evaluate_task
+from finetuning.new_shapes import OUTLINES
+from finetuning.report import Results, Scores, summary, table
+from finetuning.run import run
+from finetuning.steps import Steps
+from finetuning.tasks import open_task, read_index, split, write_training_data
+from finetuning.tiny import TEMPLATE, World, tiny_model, write_model, write_new_shapes, write_old_tasks
+
+from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
+from mobileclip.encoders import load_model, save_model
+from mobileclip.evaluation import retrieval
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import read_metrics
+from mobileclip.training.finetuning import labelled_contrastive
+from tests.encoders.small import SMALL, randomised
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
+GOLDEN = Path(__file__).parent / "finetune_choices.json"
+SMALL_WORLD = World(num_scenes=64, num_tests=12, num_new=6, num_steps=4, batch_size=16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Where a model that learned scenes for four steps is, with new shapes and old tasks beside it."""
+    folder = tmp_path_factory.mktemp("world")
+    write_model(folder, SMALL_WORLD)
+    write_new_shapes(folder, SMALL_WORLD)
+    write_old_tasks(folder, SMALL_WORLD)
+    return folder
+
+
+@pytest.fixture
+def spec(world, tmp_path):
+    return FinetuneSpec(
+        checkpoint=str(world / "pretrained.safetensors"),
+        data=str(world / "new-shapes"),
+        old_tasks=(str(world / "old-shapes"), str(world / "held-out-scenes")),
+        templates=(TEMPLATE,),
+        held_out=0.3,
+        epochs=1,
+        batch_size=8,
+        learning_rate=1e-3,
+        alphas=(0.5,),
+        output=tmp_path / "output",
+    )
+
+
+def states_differ(one, other):
+    return {name for name, value in one.state_dict().items() if not torch.equal(value, other.state_dict()[name])}
+
+
+def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
+    results = run(spec)
+    assert [row.alpha for row in results.rows] == [0.0, 0.5, 1.0]
+    for row in results.rows:
+        assert (row.new.metric, row.new.task) == ("top-1", "new-shapes")
+        assert [score.metric for score in row.old] == ["top-1", "R@1"]
+        assert row.old[1].num_images == 12
+    assert results.before.new.num_images == 8 * 2
+    original = load_model(spec.checkpoint, fold=False)
+    finetuned = load_model(spec.output / "finetuned.safetensors", fold=False)
+    between = load_model(spec.output / "interpolated.safetensors", fold=False)
+    moved = states_differ(original, finetuned)
+    assert moved
+    assert not any("norm.running" in name or "num_batches" in name for name in moved)
+    name = "image_encoder.head.project.weight"
+    mean = (original.state_dict()[name] + finetuned.state_dict()[name]) / 2
+    torch.testing.assert_close(between.state_dict()[name], mean)
+    assert reparameterize(finetuned)
+    text = (spec.output / "report.md").read_text()
+    assert table(results.rows) in text
+    assert (spec.output / "tradeoff.png").stat().st_size > 1000
+    assert from_json((spec.output / "results.json").read_text(), Results) == results
+    num_train = read_index(next((spec.output / "data").iterdir())).num_samples
+    assert len(read_metrics(spec.output / "run" / "metrics.jsonl")) >= 1
+    assert "| original |" in capsys.readouterr().out
+
+    monkeypatch.setattr("finetuning.steps.evaluate_task", None)
+    monkeypatch.setattr("finetuning.steps.train", None)
+    again = run(spec)
+    assert again.rows == results.rows
+    with pytest.raises(ValueError, match="holds a run with other choices"):
+        run(attrs.evolve(spec, epochs=2))
+    assert num_train + results.before.new.num_images == 8 * 6
+
+
+@pytest.mark.parametrize(
+    ("choices", "moves", "stays"),
+    [
+        ({"freeze": ("text",)}, "image_encoder.stem", "text_encoder."),
+        ({"freeze": ("image",), "batch_norm": "trained"}, "text_encoder.layers", "image_encoder."),
+        ({"rate_decay": 0.5, "rate_layers": "stage"}, "image_encoder.stem", "image_encoder.stem.0.branches.0.norm."),
+    ],
+)
+def test_choices_reach_the_weights(spec, choices, moves, stays):
+    spec = attrs.evolve(spec, old_tasks=(), alphas=(), **choices)
+    run(spec)
+    moved = states_differ(
+        load_model(spec.checkpoint, fold=False), load_model(spec.output / "finetuned.safetensors", fold=False)
+    )
+    assert any(name.startswith(moves) for name in moved)
+    assert not any(name.startswith(stays) for name in moved)
+
+
+def test_trained_batch_norms_get_statistics_of_their_own_between_both_models(spec):
+    spec = attrs.evolve(spec, old_tasks=(), batch_norm="trained", alphas=())
+    run(spec)
+    name = "image_encoder.stem.0.branches.0.norm.running_mean"
+    one, other, between = (
+        load_model(path, fold=False).state_dict()[name]
+        for path in (spec.checkpoint, spec.output / "finetuned.safetensors", spec.output / "interpolated.safetensors")
+    )
+    assert not torch.equal(one, other)
+    assert not torch.allclose(between, (one + other) / 2, rtol=1e-3)
+    assert between.isfinite().all()
+
+
+def test_adapters_are_merged(spec):
+    pytest.importorskip("peft")
+    spec = attrs.evolve(spec, old_tasks=(), lora_rank=2, alphas=())
+    run(spec)
+    original = load_model(spec.checkpoint, fold=False)
+    moved = states_differ(original, load_model(spec.output / "finetuned.safetensors", fold=False))
+    parts = ("qkv.weight", "project.weight", "fc1.weight", "fc2.weight", "logit_scale")
+    assert moved
+    assert all(name.endswith(parts) for name in moved)
+
+
+def test_captions_train_and_are_tested_by_retrieval(spec, world):
+    spec = attrs.evolve(
+        spec, data=str(world / "scenes"), test=str(world / "held-out-scenes"), old_tasks=(), evaluate_every_steps=4
+    )
+    results = run(spec)
+    assert (results.after.new.metric, results.after.new.num_images) == ("R@1", 12)
+    lines = read_metrics(spec.output / "run" / "metrics.jsonl")
+    logged = [line["new_task_R@1"] for line in lines if "new_task_R@1" in line]
+    assert len(logged) == 2
+    assert logged[-1] == pytest.approx(results.after.new.value)
+
+
+def test_a_killed_run_gives_the_same_model(spec, monkeypatch):
+    spec = attrs.evolve(spec, old_tasks=(), alphas=(), epochs=2)
+    run(spec)
+    parts = attrs.evolve(spec, output=spec.output.with_name("parts"))
+    whole_batches = Steps._batches
+
+    class Stopping:
+        def __init__(self, batches):
+            self.batches = batches
+            self.position = batches.position
+
+        def stream(self, position):
+            for index, batch in enumerate(self.batches.stream(position)):
+                if index == 6:
+                    raise InterruptedError
+                yield batch
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "_batches", lambda self, *rest, **named: Stopping(whole_batches(self, *rest, **named)))
+        with pytest.raises(InterruptedError):
+            run(parts)
+    run(parts)
+    one, other = (load_model(each.output / "finetuned.safetensors", fold=False) for each in (spec, parts))
+    assert not states_differ(one, other)
+
+
+def test_scores_are_those_of_the_library(world):
+    model = load_model(world / "pretrained.safetensors")
+    task = open_task(str(world / "held-out-scenes"), "auto", (TEMPLATE,))
+    score = evaluate_task(model, task, (TEMPLATE,))
+    from mobileclip.data import ImageTransform, Tokenizer, decode_image
+
+    samples = list(read_samples(str(world / "held-out-scenes" / "00000000.tar")))
+    transform = ImageTransform(model.spec.image.input)
+    images = torch.stack([transform(decode_image(sample.image)) for sample in samples])
+    found = retrieval(model, Tokenizer(model.spec.text.input), [images], [sample.captions for sample in samples])
+    assert score.value == pytest.approx(50 * (found.image_to_text.at1 + found.text_to_image.at1))
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out_of_tests(world, tmp_path):
+    shutil.copytree(world / "new-shapes", tmp_path / "shapes")
+    for broken in list((tmp_path / "shapes" / "star").iterdir())[:2]:
+        broken.write_bytes(broken.read_bytes()[:100])
+    model = load_model(world / "pretrained.safetensors")
+    score = evaluate_task(model, open_task(str(tmp_path / "shapes"), "auto", (TEMPLATE,)), (TEMPLATE,))
+    assert score.num_images == 8 * 6 - 2
+
+
+def test_data_of_every_kind_is_recognised(world, tmp_path):
+    assert open_task(str(world / "new-shapes"), "auto", ("{}",)).kind == "classes"
+    assert open_task(str(world / "held-out-scenes"), "auto", ("{}",)).kind == "captions"
+    captioned = tmp_path / "captioned" / "below"
+    captioned.mkdir(parents=True)
+    shutil.copyfile(IMAGES / "chelsea.png", captioned / "cat.png")
+    (captioned / "cat.txt").write_text("a cat")
+    assert open_task(str(tmp_path / "captioned"), "auto", ("{}",)).kind == "captions"
+    assert open_task(str(tmp_path / "captioned"), "classes", ("{}",)).kind == "classes"
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"image": str(captioned / "cat.png"), "caption": "a cat"}) + "\n")
+    assert open_task(str(tmp_path / "pairs.jsonl"), "auto", ("{}",)).kind == "captions"
+    labelled = list(open_task(str(world / "new-shapes"), "auto", ("{}",)).samples(SkipReport()))
+    write_shards(tmp_path / "labelled", labelled)
+    task = open_task(str(tmp_path / "labelled"), "auto", ("{}",))
+    assert (task.kind, type(task.source)) == ("classes", ShardSource)
+    with pytest.raises(ValueError, match="has no classes: expected a folder for every class"):
+        open_task(str(world / "held-out-scenes"), "classes", ("{}",))
+
+
+def test_the_parts_are_disjoint_complete_and_do_not_change(world):
+    task = open_task(str(world / "new-shapes"), "auto", ("{}",))
+    parts = [{sample.key for sample in part.samples(SkipReport())} for part in split(task, 0.3)]
+    assert parts[0].isdisjoint(parts[1])
+    assert len(parts[0] | parts[1]) == 8 * 6
+    assert Counter(key.partition("/")[0] for key in parts[1]) == dict.fromkeys(OUTLINES, 2)
+    scenes = open_task(str(world / "scenes"), "auto", ("{}",))
+    parts_of_scenes = [{sample.key for sample in part.samples(SkipReport())} for part in split(scenes, 0.3)]
+    assert parts_of_scenes[0].isdisjoint(parts_of_scenes[1])
+    assert len(parts_of_scenes[0] | parts_of_scenes[1]) == 64
+    assert 0.15 < len(parts_of_scenes[1]) / 64 < 0.45
+    assert parts == [{sample.key for sample in part.samples(SkipReport())} for part in split(task, 0.3)]
+    assert split(task, 0.3)[0].fingerprint != split(task, 0.2)[0].fingerprint
+
+
+def test_training_data_has_the_labels_of_its_samples_and_resumes(world, tmp_path):
+    train, _ = split(open_task(str(world / "new-shapes"), "auto", ("a {}",)), 0.3)
+    data = write_training_data(train, tmp_path / "whole")
+    samples = list(read_samples(data.shards))
+    assert data.num_samples == len(samples) == len(data.labels)
+    assert data.class_names == tuple(sorted(path.name for path in (world / "new-shapes").iterdir()))
+    for sample in samples:
+        assert sample.captions == (f"a {data.class_names[data.labels[sample.key]]}",)
+    (tmp_path / "whole" / "index.json").unlink()
+    marks = [Path(shard).stat().st_mtime_ns for shard in data.shards]
+    assert write_training_data(train, tmp_path / "whole") == data
+    assert [Path(shard).stat().st_mtime_ns for shard in data.shards] == marks
+
+
+def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):
+    labelled = list(open_task(str(world / "new-shapes"), "auto", ("{}",)).samples(SkipReport()))[:3]
+    for name in ("one", "two"):
+        write_shards(tmp_path / "shards" / name, labelled)
+        (tmp_path / "shards" / name / "00000000.tar").rename(tmp_path / "shards" / f"{name}.tar")
+    task = open_task(str(tmp_path / "shards" / "{one,two}.tar"), "auto", ("{}",))
+    with pytest.raises(ValueError, match="comes twice in"):
+        write_training_data(task, tmp_path / "data")
+
+
+def test_mistakes_end_with_one_line(spec, world, tmp_path):
+    with pytest.raises(SystemExit, match="error: --checkpoint is missing"):
+        run_recipe(finetune(), None, [])
+    common = ["--output", str(tmp_path / "x"), "--templates", TEMPLATE]
+    folded = tmp_path / "folded.safetensors"
+    save_model(load_model(spec.checkpoint), folded)
+    with pytest.raises(SystemExit, match=r"error: .* is folded and no longer has the branches that training needs"):
+        run_recipe(finetune(), None, ["--checkpoint", str(folded), "--data", spec.data, *common])
+    tower = tmp_path / "tower.safetensors"
+    save_model(randomised(SMALL).image_encoder, tower)
+    with pytest.raises(SystemExit, match=r"error: .* holds one tower alone"):
+        run_recipe(finetune(), None, ["--checkpoint", str(tower), "--data", spec.data, *common])
+    with pytest.raises(SystemExit, match=r"error: .*fill no batch of 64; give a smaller --batch-size"):
+        run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common])
+    with pytest.raises(ValueError, match="alphas lie between 0"):
+        FinetuneSpec(alphas=(2.0,))
+
+
+def choices():
+    """What decides the outcome; to renew the golden file, write this to it as JSON."""
+    spec = attrs.evolve(finetune(), rate_decay=0.9, lora_rank=8)
+    return {
+        "recipe": json.loads(to_json(finetune())),
+        "training": json.loads(to_json(finetune().training(ContrastiveLossSpec(), num_samples=6400))),
+        "labelled training": json.loads(to_json(spec.training(labelled_contrastive(10), num_samples=6400))),
+        "adapted": json.loads(to_json(spec.finetuning)),
+    }
+
+
+def test_choices_are_the_golden_ones():
+    assert json.loads(GOLDEN.read_text()) == choices()
+
+
+def test_specs_round_trip():
+    spec = FinetuneSpec(checkpoint="x", freeze=("text",), lora_rank=4, alphas=(0.3,))
+    assert spec.alphas == (0.0, 0.3, 1.0)
+    assert from_json(to_json(spec), FinetuneSpec) == spec
+
+
+def test_the_table_and_the_summary_say_what_was_gained_and_lost():
+    def scores(alpha, new, old):
+        score = Score(task="birds", metric="top-1", value=new, num_images=10)
+        return Scores(alpha=alpha, new=score, old=(attrs.evolve(score, task="scenes", metric="R@1", value=old),))
+
+    results = Results(rows=(scores(0.0, 10, 80), scores(0.5, 55, 75), scores(1.0, 60, 40)), seconds=1.0)
+    said = table(results.rows)
+    assert "| new: birds  | top-1  | 10       | 10.0     | 55.0      | 60.0       |" in said
+    assert "| old: scenes | R@1    | 10       | 80.0     | 75.0      | 40.0       |" in said
+    assert "from 10.0 to 60.0 (+50.0 points) and the old ones from 80.0 to 40.0 (-40.0)." in summary(results)
+    assert "The best sum of both has alpha 0.5: 55.0 and 75.0" in summary(results)
+    alone = Results(rows=tuple(attrs.evolve(row, old=()) for row in results.rows), seconds=1.0)
+    assert "is not known: name some with --old-tasks" in summary(alone)
+
+
+@pytest.mark.slow
+def test_tiny_learns_forgets_and_averaging_trades(tmp_path, monkeypatch):
+    """The claim of the recipe on a model that knew something: gains on the new task, a price on an old one."""
+    monkeypatch.chdir(tmp_path)
+    run_recipe(finetune(), finetune.__doc__, ["--tiny"])
+    results = from_json(Path("outputs/finetune/results.json").read_text(), Results)
+    scenes = [row.old[1].value for row in results.rows]
+    news = [row.new.value for row in results.rows]
+    assert news[-1] > news[0] + 25
+    assert scenes[-1] < scenes[0] - 10
+    # Half way, most of the gain is there at less than the whole price.
+    assert news[2] > news[0] + 0.6 * (news[-1] - news[0])
+    assert scenes[2] > scenes[-1] + 0.3 * (scenes[0] - scenes[-1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(spec, tmp_path):
+    """Both processes prepare, train and stop; the first one writes."""
+    arguments = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--held-out", "0.3", "--epochs", "1"]
+    arguments += ["--batch-size", "8", "--alphas", "0.5", "--output", str(tmp_path / "two")]
+    # Shards are dealt out to processes, so there must be as many.
+    labelled = list(open_task(spec.data, "auto", (TEMPLATE,)).samples(SkipReport()))
+    write_shards(tmp_path / "shards", labelled, samples_per_shard=12)
+    arguments[3] = str(tmp_path / "shards")
+    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(ROOT / "recipes" / "finetune.py"), *arguments),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Fine-tuning took the new task") == 1
+    assert load_model(tmp_path / "two" / "finetuned.safetensors").spec == tiny_model()
