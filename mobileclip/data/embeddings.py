@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mobileclip.data.npz import NpzRows
 from mobileclip.data.skips import BadSampleError
 
 Embeddings = npt.NDArray[np.float32]
@@ -70,8 +73,8 @@ def as_float32(value: Any) -> Embeddings:
     return np.ascontiguousarray(value, dtype=np.float32)
 
 
-def read_embeddings(name: str, data: bytes) -> ArrayRows:
-    """Return the embeddings in a member of the public layouts.
+def read_embeddings(name: str, data: bytes) -> EmbeddingRows:
+    """Return the embeddings in a member of the public layouts; a compressed npz is inflated as far as rows are read.
 
     Args:
         name: the member's name, which ends with `npz` or `pth.gz`.
@@ -80,6 +83,10 @@ def read_embeddings(name: str, data: bytes) -> ArrayRows:
     Raises:
         BadSampleError: if it cannot be read, or holds NaN or infinity.
     """
+    if name.endswith("npz"):
+        # What numpy reads and this does not is read by numpy.
+        with suppress(ValueError, struct.error, zlib.error):
+            return NpzRows(data)
     try:
         return ArrayRows(_read_npz(data) if name.endswith("npz") else _read_pth_gz(data))
     except BadSampleError:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import attrs
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-# One interleaved scan, Huffman-coded, without the frames of which later ones refine earlier ones.
-_SEQUENTIAL = (0xC0, 0xC1)
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 _SCAN = 0xDA
@@ -19,19 +18,19 @@ _BLOCK = 8
 
 @attrs.frozen
 class JpegFrame:
-    """A JPEG with a single sequential scan, grey or of three colours.
+    """What a JPEG of 8 bits, grey or of three colours, says of itself.
 
     Args:
         width: in pixels.
         height: in pixels.
         height_offset: of the two bytes in the file that hold the height.
-        row_group: rows of pixels that are encoded together.
+        row_group: rows of pixels that are encoded together, where all comes in one scan from top to bottom; else None.
     """
 
     width: int
     height: int
     height_offset: int
-    row_group: int
+    row_group: int | None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -40,12 +39,13 @@ class JpegFrame:
 
 
 def read_frame(data: bytes) -> JpegFrame | None:
-    """Return the frame of a JPEG, or None of anything else: other formats, progressive, CMYK or several pictures."""
+    """Return the frame of a JPEG, or None of anything else: other formats, CMYK, or several pictures."""
     frame: JpegFrame | None = None
     num_components = 0
     for kind, position, segment in _segments(data):
         if kind == _SCAN:
-            return frame if segment[:1] == bytes((num_components,)) else None
+            one_scan = segment[:1] == bytes((num_components,))
+            return frame if frame is None or one_scan else attrs.evolve(frame, row_group=None)
         if kind in _FRAMES:
             if frame is not None:
                 return None
@@ -68,7 +68,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _frame(kind: int, segment: bytes, offset: int) -> JpegFrame | None:
-    if kind not in _SEQUENTIAL or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
+    if kind not in (*_SEQUENTIAL, _PROGRESSIVE) or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
         return None
     if len(segment) != 6 + 3 * segment[5]:
         return None
@@ -77,23 +77,26 @@ def _frame(kind: int, segment: bytes, offset: int) -> JpegFrame | None:
     if height == 0 or width == 0 or not all(1 <= factor <= 4 for factor in factors):
         return None
     # A single component is never interleaved: its blocks come row by row whatever its factor says.
-    return JpegFrame(width, height, offset + 1, _BLOCK * (max(factors) if len(factors) > 1 else 1))
+    row_group = _BLOCK * (max(factors) if len(factors) > 1 else 1)
+    return JpegFrame(width, height, offset + 1, None if kind == _PROGRESSIVE else row_group)
 
 
 def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> bytes:
     """Return the JPEG without the rows far below `bottom`; those above it decode to the same pixels.
 
     The encoded rows stay where they are, and a decoder passes over them on its way to the end mark. A file that lacks
-    the mark is returned as it is, so that a truncated one is still found to be truncated.
+    the mark is returned as it is, so that a truncated one is still found to be truncated; so is one of several scans.
 
     Args:
         data: the file.
         frame: what `read_frame` said of it.
         bottom: number of rows that are needed.
     """
+    if frame.row_group is None or not data.endswith(_END):
+        return data
     # Chroma is interpolated between rows, across the edge of a group.
     height = -(-(bottom + frame.row_group // 2) // frame.row_group) * frame.row_group
-    if height >= frame.height or not data.endswith(_END):
+    if height >= frame.height:
         return data
     start = frame.height_offset
     return b"".join((data[:start], height.to_bytes(2, "big"), data[start + 2 :]))

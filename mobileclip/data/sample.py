@@ -241,7 +241,8 @@ class StoredSample(AugmentedSample):
 
     def _array(self, name: str) -> Embeddings:
         array = np.empty((len(self.places[name]), self.dim), np.float32)
-        for index in range(len(array)):
+        # Where rows are inflated one after another, the last one brings all others along.
+        for index in reversed(range(len(array))):
             array[index] = self.row(name, index)
         return array
 

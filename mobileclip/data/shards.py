@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,13 +17,12 @@ from mobileclip import storage
 from mobileclip.data.members import parse_reinforced_sample, parse_sample, sample_members
 from mobileclip.data.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.tar import is_compressed, read_members, split_name, tar_members
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType", bound=ImageTextSample)
 PathType = TypeVar("PathType", bound=str | os.PathLike[str])
 
-# Folders and files that describe a shard, by webdataset's convention.
-_META = re.compile(r"__[^/]*__($|/)")
 # What webdataset opens by running a program.
 _PROGRAMS = ("pipe:", "ais://", "ftps://", "htgs://", "scp://", "sftp://")
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
@@ -90,7 +88,7 @@ def read_shard(shard: str, on_skip: Callable[[Skip], None]) -> Iterator[RawSampl
     num_read = 0
     try:
         with _open(shard) as stream:
-            for raw in _group(shard, _members(stream)):
+            for raw in _group(shard, read_members(stream)):
                 num_read += 1
                 yield raw
     except _READ_ERRORS as error:
@@ -145,11 +143,12 @@ def count_samples(shards: Shards) -> int:
     count = 0
     for shard in expand_shards(shards):
         try:
-            with storage.open_read(shard) as stream, tarfile.open(fileobj=stream, tarinfo=_StrictTarInfo) as tar:
-                keys = [_split_name(member.name)[0] for member in tar if member.isreg()]
+            with storage.open_read(shard) as stream:
+                names = [split_name(name) for name in _names(stream)]
         except _READ_ERRORS as error:
             raise ValueError(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}") from None
-        count += sum(key != before for key, before in zip(keys, [None, *keys], strict=False) if key is not None)
+        keys = [parts[0] for parts in names if parts is not None]
+        count += sum(key != before for key, before in zip(keys, [None, *keys], strict=False))
     return count
 
 
@@ -222,37 +221,27 @@ def _open(shard: str) -> AbstractContextManager[IO[bytes]]:
     return cast("AbstractContextManager[IO[bytes]]", gopen(shard))
 
 
-class _StrictTarInfo(tarfile.TarInfo):
-    """A header that must be followed by another or by the end-of-archive mark: tarfile takes garbage for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"the archive ends without its end mark: {error}") from None
-
-
-def _members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar:
-        for member in tar:
-            if not member.isreg():
-                continue
-            content = tar.extractfile(member)
-            assert content is not None, "regular files have content"
-            yield member.name, content.read()
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of the shard
+def _names(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the names of the files in a tar file, which is not read where it can be jumped over."""
+    if is_compressed(stream.read(2)):
+        stream.seek(0)
+        yield from (name for name, _ in read_members(stream))
+        return
+    end = stream.seek(0, os.SEEK_END)
+    for member in tar_members(stream):
+        if member.offset + member.size > end:
+            raise tarfile.ReadError(f"the archive ends within {member.name}")
+        yield member.name
 
 
 def _group(shard: str, members: Iterable[tuple[str, bytes]]) -> Iterator[RawSample]:
     raw: RawSample | None = None
     try:
         for name, content in members:
-            key, extension = _split_name(name)
-            if key is None or extension is None:
+            parts = split_name(name)
+            if parts is None:
                 continue
+            key, extension = parts
             if raw is None or raw.key != key:
                 if raw is not None:
                     yield raw
@@ -267,16 +256,6 @@ def _group(shard: str, members: Iterable[tuple[str, bytes]]) -> Iterator[RawSamp
         raise
     if raw is not None:
         yield raw
-
-
-def _split_name(name: str) -> tuple[str | None, str | None]:
-    """Split at the first dot behind the last slash; None for what belongs to no sample, as webdataset sees it."""
-    from webdataset.tariterators import base_plus_ext  # type: ignore[import-untyped]
-
-    key, extension = base_plus_ext(name.removeprefix("./"))
-    if key is None or _META.match(key):
-        return None, None
-    return key, extension.lower()
 
 
 def _read(

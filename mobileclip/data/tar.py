@@ -14,6 +14,8 @@ BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20
 _MAX_OCTAL_SIZE = 8**11 - 1
 _ZEROS = bytes(BLOCK)
+_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")
+_SEEK_BYTES = 1 << 20
 # Mode, owner, group, size, time, checksum, kind and magic of a ustar header; read-only, of nobody, from the epoch.
 _TEMPLATE = b"".join(
     (
@@ -22,6 +24,7 @@ _TEMPLATE = b"".join(
     )
 )
 _REGULAR = (b"0", b"\0", b"7")
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders and pipes
 _SPARSE = b"S"
 _NO_SPARSE = "sparse files are not supported; write the archive anew"
 _PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]*)=")
@@ -45,13 +48,96 @@ class TarMember:
     size: int
 
 
-def tar_members(stream: IO[bytes]) -> Iterator[TarMember]:
+class ForwardReader:
+    """A stream that cannot be moved, such as a program's output, moved by reading on.
+
+    Args:
+        stream: read from where it stands, which counts as the start.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._position = 0
+        self._ahead = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, or those that are left, and stay."""
+        self._ahead += self._stream.read(max(0, size - len(self._ahead)))
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, or those that are left."""
+        content, self._ahead = self._ahead[:size], self._ahead[size:]
+        if len(content) < size:
+            rest = self._stream.read(size - len(content))
+            content = content + rest if content else rest
+        self._position += len(content)
+        return content
+
+    def seek(self, position: int) -> int:
+        """Move to a position, which must not lie behind."""
+        assert position >= self._position, "a stream that moves forward alone"
+        while self._position < position and self.read(min(position - self._position, _SEEK_BYTES)):
+            pass
+        return self._position
+
+
+def read_members(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the regular files of a tar file in order, reading on without a step back.
+
+    Args:
+        stream: a tar file, compressed or not.
+
+    Raises:
+        tarfile.ReadError: if it is no tar file, damaged, or ends without its end mark.
+    """
+    forward = ForwardReader(stream)
+    if is_compressed(forward.peek(2)):
+        yield from _read_compressed(forward)
+        return
+    for member in tar_members(forward):
+        content = forward.read(member.size)
+        if len(content) < member.size:
+            raise tarfile.ReadError(f"the archive ends within {member.name}")
+        yield member.name, content
+
+
+def is_compressed(start: bytes) -> bool:
+    """Return whether a tar file that starts with these two bytes is compressed, by gzip, bzip2 or xz."""
+    return start in _COMPRESSED
+
+
+def _read_compressed(stream: ForwardReader) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar:  # type: ignore[call-overload]
+        for member in tar:
+            if not member.isreg():
+                continue
+            content = tar.extractfile(member)
+            assert content is not None, "regular files have content"
+            yield member.name, content.read()
+            tar.members = []  # tarfile would keep every header of the shard
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that must be followed by another or by the end-of-archive mark: tarfile takes garbage for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the archive ends without its end mark: {error}") from None
+
+
+def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
     """Yield the regular files of a tar file in order; between two of them the stream may be read and moved.
 
     Knows the headers of ustar, GNU and pax archives.
 
     Args:
-        stream: an uncompressed tar file, seekable.
+        stream: an uncompressed tar file that can be moved, forward at least.
 
     Raises:
         tarfile.ReadError: if it is no tar file, damaged, compressed, or ends without its end mark.
@@ -79,8 +165,8 @@ def tar_members(stream: IO[bytes]) -> Iterator[TarMember]:
             stored = stored if size is None else size
             if kind in _REGULAR:
                 yield TarMember(_name(header) if name is None else name, content, stored)
-            elif kind not in (b"g", b"K"):
-                stored = 0  # folders and links have no content, whatever they say
+            elif kind in _WITHOUT_CONTENT:
+                stored = 0  # whatever they say
             if kind not in (b"g", b"K"):
                 name = size = None
         offset = content + -(-stored // BLOCK) * BLOCK
@@ -146,7 +232,7 @@ def _number(field: bytes) -> int:
         raise tarfile.ReadError(f"a header holds {field!r}, expected an octal number") from None
 
 
-def _extra(stream: IO[bytes], size: int) -> bytes:
+def _extra(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
     if size > _MAX_NAME_BYTES:
         raise tarfile.ReadError(f"a member's extended header takes {size} bytes")
     extra = stream.read(size)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from mobileclip.data.tar import split_name, tar_members, write_end, write_member
+from mobileclip.data.tar import ForwardReader, read_members, split_name, tar_members, write_end, write_member
 
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=180).filter(
     lambda name: not name.endswith("/") and "\0" not in name
@@ -121,3 +124,43 @@ def test_descriptions_belong_to_no_sample():
     assert split_name("__index__/0.json") is None
     assert split_name("__x__.json") is None
     assert split_name("./a/b.c.JPG") == ("a/b", "c.jpg")
+
+
+class Forward(io.RawIOBase):
+    """A stream that can only be read on, a few bytes at a time, as a program's output."""
+
+    def __init__(self, data):
+        self.rest = data
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        part, self.rest = self.rest[: min(len(buffer), 700)], self.rest[min(len(buffer), 700) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=5), form=st.sampled_from(FORMATS[1:]))
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_read_in_one_go(compress, files, form):
+    stream = io.BufferedReader(Forward(compress(archive(files, form))))
+    assert list(read_members(stream)) == files
+
+
+@pytest.mark.parametrize("cut", [1, 400, 512, 900, 1024, 1300, 1800])
+def test_read_in_one_go_from_a_file_that_is_cut(cut):
+    data = archive([("a.jpg", b"1" * 600), ("b.jpg", b"2" * 100)])[: 512 + 1024 + 512 + 512][:-cut]
+    with pytest.raises(tarfile.ReadError):
+        list(read_members(io.BytesIO(data)))
+
+
+def test_reading_on_and_looking_ahead():
+    stream = ForwardReader(io.BytesIO(b"abcdefgh"))
+    assert stream.peek(2) == stream.peek(2) == b"ab"
+    assert stream.peek(1) == b"a"
+    assert stream.read(3) == b"abc"
+    assert stream.seek(5) == 5
+    assert stream.peek(9) == stream.read(9) == b"fgh"
+    assert stream.seek(20) == 8

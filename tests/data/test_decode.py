@@ -1,0 +1,170 @@
+"""Decoding no more than an augmentation looks at: the same pixels, or for `fast` nearly the same, sooner."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mobileclip.data import (
+    AugmentationParams,
+    BadSampleError,
+    augmentation_rng,
+    crop_augmentation,
+    datacompdr_augmentation,
+    decode_image,
+)
+from mobileclip.data.decode import SourceImage
+from mobileclip.data.jpeg import cut_below, read_frame
+
+PICTURES = sorted((Path(__file__).parents[1] / "golden" / "augment" / "images").glob("*.png"))
+
+
+def picture(place: int = 0, mode: str = "RGB") -> Image.Image:
+    with Image.open(PICTURES[place]) as image:
+        return image.convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"quality": 90} | options if kind == "JPEG" else options))
+    return stream.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+class TestFrame:
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    @pytest.mark.parametrize("restart", [{}, {"restart_marker_rows": 1}])
+    def test_rows_above_the_cut_stay_the_same(self, mode, subsampling, restart):
+        data = encoded(picture(1, mode), subsampling=subsampling, **restart)
+        frame = read_frame(data)
+        assert frame.size == picture(1).size
+        whole = pixels(data)
+        for bottom in range(1, frame.height + 1, 3):
+            cut = pixels(cut_below(data, frame, bottom))
+            assert bottom <= len(cut) <= bottom + 1.5 * frame.row_group + 1
+            np.testing.assert_array_equal(cut[:bottom], whole[:bottom])
+
+    def test_headers_that_are_passed_over(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encoded(picture(), exif=exif, icc_profile=b"x" * 1000, comment=b"hello", dpi=(300, 300))
+        assert read_frame(data).size == picture().size
+
+    def test_several_scans_are_not_cut(self):
+        data = encoded(picture(), progressive=True)
+        frame = read_frame(data)
+        assert frame.size == picture().size
+        assert cut_below(data, frame, 10) == data
+
+    def test_what_is_no_frame(self):
+        for data in (
+            encoded(picture(0, "CMYK")),
+            encoded(picture(), "PNG"),
+            b"",
+            encoded(picture())[:30],
+        ):
+            assert read_frame(data) is None
+        two = io.BytesIO()
+        picture().save(two, "MPO", save_all=True, append_images=[picture(1)])
+        assert read_frame(two.getvalue()) is None
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_any_bytes(self, data):
+        start = encoded(picture().resize((40, 30)))
+        changed = bytearray(start)
+        for _ in range(data.draw(st.integers(1, 4))):
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        frame = read_frame(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+        assert frame is None or min(frame.size) > 0
+
+
+class TestExact:
+    @pytest.mark.parametrize("place", range(3))
+    @pytest.mark.parametrize("form", ["jpeg", "progressive", "png", "grey", "cmyk", "webp"])
+    def test_the_pixels_of_the_augmentation(self, place, form):
+        image = picture(place, {"grey": "L", "cmyk": "CMYK"}.get(form, "RGB"))
+        kind = form.upper() if form in ("png", "webp") else "JPEG"
+        data = encoded(image, kind, **({"progressive": True} if form == "progressive" else {}))
+        sizes = [datacompdr_augmentation(size) for size in (64, 48)]
+        for index in range(12):
+            source = SourceImage(data)
+            assert source.size == image.size
+            params = sizes[0].sample(augmentation_rng(0, form, index), source.size)
+            for augmentation, made in zip(sizes, source.replay(sizes, params), strict=True):
+                expected = augmentation.apply(decode_image(data), params)
+                np.testing.assert_array_equal(made, np.asarray(expected))
+                assert made.flags.writeable
+
+    @pytest.mark.parametrize("missing", [1, 2, 3, 500])
+    def test_truncated_files_are_found_even_where_the_crop_is_whole(self, missing):
+        data = encoded(picture())[:-missing]
+        params = AugmentationParams(crop=(0, 0, 20, 20))
+        with pytest.raises(BadSampleError) as caught:
+            SourceImage(data).replay([crop_augmentation(16)], params)
+        assert caught.value.reason == "image_truncated"
+
+    def test_bombs(self, monkeypatch):
+        data = encoded(picture())
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 360 * 360 - 1)
+        with pytest.raises(BadSampleError) as caught:
+            SourceImage(data)
+        assert caught.value.reason == "image_too_large"
+
+
+class TestFast:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def large() -> bytes:
+        return encoded(picture().resize((1400, 1400), Image.Resampling.BICUBIC))
+
+    @pytest.mark.parametrize(
+        ("side", "factor"), [(1400, 4), (1024, 4), (1023, 2), (512, 2), (511, 1), (256, 1), (100, 1)]
+    )
+    def test_no_more_is_left_out_than_the_output_can_miss(self, large, side, factor, monkeypatch):
+        reductions = []
+        monkeypatch.setattr(
+            "mobileclip.data.decode.decode_image",
+            lambda data, reduce: reductions.append(reduce) or decode_image(data, reduce=reduce),
+        )
+        params = AugmentationParams(crop=(0, 0, side, 1400))
+        (made,) = SourceImage(large).replay([crop_augmentation(256)], params, "fast")
+        assert reductions == [factor]
+        assert made.shape == (256, 256, 3)
+
+    def test_near_the_exact_pixels_at_every_offset(self, large):
+        """A crop that starts between the reduced pixels would be seen as an edge that moved."""
+        augmentation = crop_augmentation(256)
+        for offset in range(8):
+            params = AugmentationParams(crop=(offset, 2 * offset + 1, 1100 + offset, 1090 - offset))
+            source = SourceImage(large)
+            (exact,), (fast,) = (source.replay([augmentation], params, decode) for decode in ("exact", "fast"))
+            difference = exact.astype(float) - fast
+            assert np.abs(difference).mean() < 1.0
+            assert 10 * np.log10(255**2 / (difference**2).mean()) > 40
+
+    @pytest.mark.parametrize("form", ["png", "progressive", "grey"])
+    def test_other_files(self, form):
+        image = picture(0, "L" if form == "grey" else "RGB").resize((700, 700))
+        data = encoded(
+            image, "PNG" if form == "png" else "JPEG", **({"progressive": True} if form == "progressive" else {})
+        )
+        augmentation = datacompdr_augmentation(128)
+        params = augmentation.sample(augmentation_rng(0, "a", 1), image.size)
+        (exact,), (fast,) = (SourceImage(data).replay([augmentation], params, decode) for decode in ("exact", "fast"))
+        assert exact.shape == fast.shape == (128, 128, 3)
+        if form == "png":
+            np.testing.assert_array_equal(exact, fast)
+        else:
+            assert 0 < np.abs(exact.astype(float) - fast).mean() < 2

@@ -1,0 +1,123 @@
+"""Rows of an npz: those of numpy, and damage that is noticed."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data.embeddings import ArrayRows, read_embeddings, write_npz
+from mobileclip.data.npz import NpzRows
+from mobileclip.data.skips import BadSampleError
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "image_emb": RNG.standard_normal((5, 48)).astype(np.float32),
+    "text_emb": RNG.standard_normal((3, 48)).astype(np.float32),
+}
+DATA = write_npz(ARRAYS)
+
+
+def saved(compressed: bool = True, **arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<f8", ">f4", "i1"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_rows_in_any_order(compressed, dtype):
+    arrays = {name: (4 * array).astype(dtype) for name, array in ARRAYS.items()}
+    rows = read_embeddings("a.npz", saved(compressed, **arrays))
+    assert isinstance(rows, ArrayRows if dtype == ">f4" else NpzRows)
+    assert rows.shapes == {"image_emb": (5, 48), "text_emb": (3, 48)}
+    for name, index in (("text_emb", 2), ("image_emb", 1), ("image_emb", 4), ("text_emb", 0), ("image_emb", 0)):
+        row = rows.row(name, index)
+        assert row.dtype == np.float32
+        np.testing.assert_array_equal(row, arrays[name][index].astype(np.float32))
+
+
+def test_no_more_is_inflated_than_the_row_needs(monkeypatch):
+    inflated = []
+
+    class Counting:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def decompress(self, data, most):
+            content = self.stream.decompress(data, most)
+            inflated.append(len(content))
+            return content
+
+        @property
+        def unconsumed_tail(self):
+            return self.stream.unconsumed_tail
+
+    monkeypatch.setattr(
+        "mobileclip.data.npz.zlib.decompressobj", lambda bits, make=zlib.decompressobj: Counting(make(bits))
+    )
+    rows = NpzRows(DATA)
+    rows.row("image_emb", 1)
+    rows.row("image_emb", 0)
+    assert sum(inflated) == 2 * 128 + 2 * 48 * 4
+    rows.row("image_emb", 2)
+    assert sum(inflated) == 2 * 128 + 3 * 48 * 4
+
+
+@pytest.mark.parametrize(
+    "array", [np.asfortranarray(ARRAYS["image_emb"]), np.zeros(3, np.float32), np.zeros((2, 3, 4), np.float32)]
+)
+def test_other_arrays_are_left_to_numpy(array):
+    rows = read_embeddings("a.npz", saved(image_emb=array))
+    assert isinstance(rows, ArrayRows)
+    assert rows.shapes == {"image_emb": array.shape}
+    np.testing.assert_array_equal(rows.row("image_emb", 1), array[1])
+
+
+def test_no_such_row():
+    with pytest.raises(IndexError, match="there are 5 rows, there is no row 5"):
+        NpzRows(DATA).row("image_emb", 5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, len(DATA) - 1), change=st.integers(1, 255))
+def test_whoever_reads_to_the_end_notices_every_changed_byte(place, change):
+    damaged = bytearray(DATA)
+    damaged[place] ^= change
+    try:
+        rows = read_embeddings("a.npz", bytes(damaged))
+        read = {name: [rows.row(name, index) for index in reversed(range(len(ARRAYS[name])))] for name in rows.shapes}
+    except (BadSampleError, KeyError):
+        return
+    # What changed was a time, a version or a name, but no number.
+    for name in set(read) & set(ARRAYS):
+        np.testing.assert_array_equal(read[name][::-1], ARRAYS[name])
+
+
+def test_wild_numbers_of_a_damaged_stream():
+    wild = {"image_emb": np.full((2, 8), 1e30, np.float32)}
+    rows = NpzRows(write_npz(wild))
+    with pytest.raises(BadSampleError, match=r"row 0 of image_emb holds 1e\+30: it is damaged"):
+        rows.row("image_emb", 0)
+    rows.row("image_emb", 1)  # the end: the checksum says that they are meant
+    np.testing.assert_array_equal(rows.row("image_emb", 0), wild["image_emb"][0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite(value):
+    array = ARRAYS["image_emb"].copy()
+    array[2, 7] = value
+    rows = NpzRows(write_npz({"image_emb": array}))
+    rows.row("image_emb", 1)
+    with pytest.raises(BadSampleError, match="row 2 of image_emb holds NaN or infinity"):
+        rows.row("image_emb", 2)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200, len(DATA) // 2])
+def test_cut_files(cut):
+    with pytest.raises(BadSampleError, match="BadZipFile"):
+        read_embeddings("a.npz", DATA[:-cut])
