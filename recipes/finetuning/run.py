@@ -12,6 +12,7 @@ import tyro
 from mobileclip.encoders import save_model
 from mobileclip.serialization import to_json
 from mobileclip.training import connected
+from mobileclip.training.finetuning import interpolate_weights
 
 from .report import Results, summary, table, write_report
 from .spec import FinetuneSpec
@@ -55,6 +56,8 @@ def run(spec: FinetuneSpec) -> Results | None:
     """
     is_first = int(os.environ.get("RANK", "0")) == 0
     if spec.tiny:
+        if "WORLD_SIZE" in os.environ:
+            raise ValueError("--tiny is for one process: start it without torchrun")
         spec = shrink(spec)
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
@@ -78,9 +81,10 @@ def run(spec: FinetuneSpec) -> Results | None:
     if not is_first:
         return None
     rows = tuple(
-        steps.scores(alpha, partial(steps.between, original, finetuned, alpha), world.device) for alpha in spec.alphas
+        steps.scores(alpha, partial(interpolate_weights, original, finetuned, alpha), world.device)
+        for alpha in spec.alphas
     )
-    save_model(steps.between(original, finetuned, spec.keep_alpha), spec.output / INTERPOLATED)
+    save_model(interpolate_weights(original, finetuned, spec.keep_alpha), spec.output / INTERPOLATED)
     results = Results(rows=rows, seconds=seconds)
     write_report(spec.output, results)
     return results

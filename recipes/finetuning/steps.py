@@ -1,28 +1,21 @@
-"""What a run does with its models: train one, average it with the original, and test them."""
+"""What a run does with its models: train one, and test it and others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
 from torch import nn
 
-from mobileclip.data import BatchSource, ReinforcedBatch
+from mobileclip.data import BatchSource
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
 from mobileclip.progress import console
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import TrainingSpec, World, train
-from mobileclip.training.finetuning import (
-    estimate_batch_norm,
-    has_same_statistics,
-    interpolate_weights,
-    labelled_contrastive,
-    with_labels,
-)
+from mobileclip.training.finetuning import labelled_contrastive, with_labels
 
 from .evaluate import evaluate_task
 from .report import Scores
@@ -30,8 +23,6 @@ from .spec import FinetuneSpec
 from .tasks import Task, TrainingData
 
 FINETUNED = "finetuned.safetensors"
-
-_NUM_PICTURES_OF_STATISTICS = 2048
 
 
 @attrs.frozen(kw_only=True)
@@ -89,13 +80,6 @@ class Steps:
         world.wait()
         return model
 
-    def between(self, original: DualEncoder, finetuned: DualEncoder, alpha: float) -> DualEncoder:
-        """Return the model at `alpha`; where fine-tuning moved batch norms, with statistics of its own."""
-        model = interpolate_weights(original, finetuned, alpha)
-        if 0 < alpha < 1 and not has_same_statistics(original, finetuned):
-            estimate_batch_norm(model, self._pictures(model))
-        return model
-
     def scores(self, alpha: float, model: Callable[[], DualEncoder], device: torch.device) -> Scores:
         """Return how well the model at `alpha` does every task; what an earlier run found is read."""
         path = self.spec.output / "scores" / f"{alpha:g}.json"
@@ -120,12 +104,6 @@ class Steps:
         if not data.class_names:
             return spec.build()
         return with_labels(spec.build(), data.labels, num_classes=len(data.class_names))
-
-    def _pictures(self, model: DualEncoder) -> Iterable[ReinforcedBatch]:
-        """Return batches of the training part, for statistics."""
-        data, size = self.data, min(self.spec.batch_size, self.data.num_samples)
-        spec = self.spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=size)
-        return islice(attrs.evolve(spec, num_workers=0).build(), max(1, _NUM_PICTURES_OF_STATISTICS // size))
 
     def _watch(self, model: nn.Module, steps: int) -> Mapping[str, float]:
         """Test the new task while training; the number goes to the run's metrics."""

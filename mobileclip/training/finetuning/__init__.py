@@ -2,9 +2,7 @@
 
 from mobileclip.training.finetuning.batch_norm import (
     FrozenBatchNorm2d,
-    estimate_batch_norm,
     freeze_batch_norm,
-    has_same_statistics,
     ordinary_batch_norm,
     synchronise_batch_norm,
 )
@@ -30,10 +28,8 @@ __all__ = [
     "LoraSpec",
     "Tower",
     "add_lora",
-    "estimate_batch_norm",
     "freeze_batch_norm",
     "freeze_tower",
-    "has_same_statistics",
     "interpolate_weights",
     "labelled_contrastive",
     "layer_rate_groups",

@@ -1,4 +1,4 @@
-"""Batch norms while a pretrained model is trained further: fixed, shared by all processes, or estimated anew.
+"""Batch norms while a pretrained model is trained further: fixed, or shared by all processes.
 
 A batch norm in training mode normalises with the statistics of the batch at hand. Pretraining's batches had tens of
 thousands of pictures; those of eight say little about a channel's mean and variance, and what is learned under them
@@ -7,15 +7,11 @@ does not fit the running statistics that evaluation takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from mobileclip.data import ReinforcedBatch
-from mobileclip.encoders import DualEncoder
+from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
@@ -86,63 +82,6 @@ def ordinary_batch_norm(model: Model) -> Model:
         if isinstance(module, FrozenBatchNorm2d):
             module.requires_grad_(requires_grad=True)
     return _exchanged(model, nn.BatchNorm2d, skip=())
-
-
-@torch.no_grad()
-def estimate_batch_norm(model: DualEncoder, batches: Iterable[ReinforcedBatch]) -> None:
-    """Estimate the running statistics of every batch norm anew, as their mean over `batches`; frozen ones stay.
-
-    The model is left in the mode it came in. Weights do not change.
-
-    Args:
-        model: changed in place.
-        batches: what the statistics are of; a few hundred pictures do.
-
-    Raises:
-        ValueError: if there is no batch.
-
-    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", section 3.2.
-    """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, BatchNorm) and not isinstance(module, FrozenBatchNorm2d)
-    ]
-    waiting = iter(batches)
-    batch = next(waiting, None)
-    if batch is None:
-        raise ValueError("there is no batch to estimate the statistics of batch norms from")
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [norm.momentum for norm in norms]
-    device = model.logit_scale.device
-    try:
-        # Dropout and the like, where a model has any, stay out of it.
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # without one, torch takes the mean over all batches
-            norm.training = True
-        while batch is not None:
-            model.encode_image(batch.image.to(device))
-            model.encode_text(batch.text.to(device))
-            batch = next(waiting, None)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
-
-
-def has_same_statistics(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether the batch norms of two models of one kind have the same running statistics."""
-    mine, others = _statistics(one), _statistics(other)
-    return mine.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in mine.items())
-
-
-def _statistics(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: tensor.cpu() for name, tensor in model.named_buffers() if name.endswith(("running_mean", "running_var"))
-    }
 
 
 def _exchanged(model: Model, cls: type[BatchNorm], *, skip: tuple[type[nn.Module], ...]) -> Model:

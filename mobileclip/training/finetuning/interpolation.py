@@ -18,10 +18,10 @@ def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Mode
     """Return a model between two: `(1 - alpha) * original + alpha * finetuned`, in evaluation mode.
 
     Every tensor in floating point is interpolated, the logarithm of the logit scale among them; counters are those of
-    `finetuned`. So are running means and variances of batch norms. A mean of activations that are linear in the weights
-    is linear too; a variance is not, it is at most interpolated, and deeper in the network neither holds. Where
-    fine-tuning left the statistics alone (frozen batch norms) this is exact, as they are equal; where it moved them,
-    `estimate_batch_norm` on some training pictures gives the averaged model statistics of its own.
+    `finetuned`. So are the running means and variances of batch norms. Where fine-tuning left them alone (frozen batch
+    norms) they are equal. Where it moved them, the interpolation is not exact, as a variance is not linear in the
+    weights, but it goes from the one model's to the other's. Statistics estimated anew, as for averages of one task's
+    weights, would be the new task's at every alpha, and the old ones would be lost at once (docs/finetuning.md).
 
     Args:
         original: the model before, in training form; not changed.

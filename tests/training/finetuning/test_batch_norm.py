@@ -11,14 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import load_model, save_model
 from mobileclip.reparam import is_folded, reparameterize
 from mobileclip.training.finetuning import (
     FrozenBatchNorm2d,
-    estimate_batch_norm,
     freeze_batch_norm,
-    has_same_statistics,
     ordinary_batch_norm,
     synchronise_batch_norm,
 )
@@ -32,16 +29,6 @@ SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
 def loss_of(model):
     images, tokens = inputs(model.spec, batch=3)
     return model.encode_image(images).square().mean() + model.encode_text(tokens).square().mean()
-
-
-def batch_of(model, size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    side, text = model.spec.image.input.size, model.spec.text.input
-    return ReinforcedBatch(
-        keys=tuple(map(str, range(size))),
-        image=torch.rand(size, 3, side, side, generator=generator),
-        text=torch.randint(1, text.vocab_size, (size, text.context_length), generator=generator),
-    )
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -115,37 +102,6 @@ def test_a_norm_alone_and_one_in_two_places():
     twice = freeze_batch_norm(nn.ModuleDict({"one": nn.Sequential(shared), "other": nn.Sequential(shared)}))
     assert twice["one"][0] is twice["other"][0]
     assert isinstance(twice["one"][0], FrozenBatchNorm2d)
-
-
-def test_estimated_statistics_are_those_of_the_batches():
-    """The first norm's input does not depend on other norms, so its statistics are known in closed form."""
-    model = fresh(SMALL_MCT)
-    batches = [batch_of(model, size, seed=size) for size in (4, 4, 6)]
-    branch = model.image_encoder.stem[0].branches[0]
-    with torch.no_grad():
-        features = [branch.conv(batch.image) for batch in batches]
-    estimate_batch_norm(model, batches)
-    mean = torch.stack([one.mean(dim=(0, 2, 3)) for one in features]).mean(0)
-    variance = torch.stack([one.var(dim=(0, 2, 3)) for one in features]).mean(0)
-    torch.testing.assert_close(branch.norm.running_mean, mean)
-    torch.testing.assert_close(branch.norm.running_var, variance)
-    assert branch.norm.momentum == 0.1
-    assert not model.training
-    assert not branch.norm.training
-    original = fresh(SMALL_MCT)
-    assert not has_same_statistics(model, original)
-    text = "text_encoder.layers.0.ffn.conv.norm.running_mean"
-    assert not torch.equal(model.state_dict()[text], original.state_dict()[text])
-    for name, parameter in original.named_parameters():
-        assert torch.equal(model.get_parameter(name), parameter), name
-
-
-def test_estimating_leaves_frozen_norms_and_wants_batches():
-    model = freeze_batch_norm(fresh(SMALL))
-    estimate_batch_norm(model, [batch_of(model, 4)])
-    assert has_same_statistics(model, fresh(SMALL))
-    with pytest.raises(ValueError, match="there is no batch to estimate"):
-        estimate_batch_norm(model, [])
 
 
 def test_synchronising_alone_is_refused():
