@@ -60,7 +60,8 @@ class Similarity:
 
 def _length(embedding: Tensor, dtype: torch.dtype) -> Tensor:
     # The smallest length is that of `torch.nn.functional.normalize`: a teacher's zero stays zero.
-    return torch.linalg.vector_norm(embedding, dim=1, keepdim=True, dtype=dtype).clamp_min_(1e-12)
+    length: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True, dtype=dtype)
+    return length.clamp_min_(1e-12)
 
 
 @attrs.frozen(eq=False)
