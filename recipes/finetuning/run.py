@@ -69,14 +69,14 @@ def run(spec: FinetuneSpec) -> Results | None:
     data = _prepared(spec, train_part, is_first=is_first)
     steps = Steps(spec=spec, data=data, test=test_part, old=old)
     training = steps.training()
-    if is_first:
-        _claim(spec)
     with connected(spec.device) as world:
+        model = steps.prepare()
         if is_first:
+            _claim(spec)
             before = steps.scores(0.0, lambda: original, world.device)
             print(f"\n{table((before,))}\n", flush=True)
         started = time.monotonic()
-        finetuned = steps.finetune(training, world)
+        finetuned = steps.finetune(model, training, world)
         seconds = time.monotonic() - started
     if not is_first:
         return None

@@ -53,16 +53,24 @@ class Steps:
             loss = ContrastiveLossSpec()
         return self.spec.training(loss, num_samples=self.data.num_samples)
 
-    def finetune(self, training: TrainingSpec, world: World) -> DualEncoder:
+    def prepare(self) -> DualEncoder:
+        """Return a copy of the original that is ready to be trained.
+
+        Raises:
+            ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
+        """
+        model = load(self.spec)
+        torch.manual_seed(self.spec.seed)
+        self.spec.finetuning.prepare(model)
+        return model
+
+    def finetune(self, model: DualEncoder, training: TrainingSpec, world: World) -> DualEncoder:
         """Return the fine-tuned model, an ordinary one again: trained now, or read where an earlier run trained it."""
         path, spec = self.spec.output / FINETUNED, self.spec
-        model = load(spec)
         if path.exists():
             finished = load_model(path, model.spec, fold=False)
             assert isinstance(finished, DualEncoder), "it was saved as one"
             return finished
-        torch.manual_seed(spec.seed)
-        spec.finetuning.prepare(model)
         result = train(
             training,
             model=model,

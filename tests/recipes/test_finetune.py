@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from collections import Counter
 from pathlib import Path
 
 import attrs
+import finetune as finetune_module
 import pytest
 import torch
+import tyro
 from finetune import finetune
 from finetuning import FinetuneSpec, run_recipe
 from finetuning.evaluate import Score, evaluate_task
@@ -285,11 +289,30 @@ def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
         run_recipe(finetune(), None, ["--checkpoint", str(tower), "--data", spec.data, *common])
     with pytest.raises(SystemExit, match=r"error: .*fill no batch of 64; give a smaller --batch-size"):
         run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common])
+    wrong = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--batch-size", "8", "--batch-norm", "synchronised"]
+    with pytest.raises(SystemExit, match=r"error: batch norms are synchronised between processes"):
+        run_recipe(finetune(), None, [*wrong, *common])
+    assert not (tmp_path / "x" / "spec.json").exists()
     with pytest.raises(ValueError, match="alphas lie between 0"):
         FinetuneSpec(alphas=(2.0,))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match="error: --tiny is for one process"):
         run_recipe(finetune(), None, ["--tiny"])
+
+
+def test_the_commands_of_the_page_and_the_recipe_are_commands():
+    said = [(ROOT / "docs" / "finetuning.md").read_text(), finetune_module.__doc__]
+    commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (--[^#\n]*)", text)]
+    assert len(commands) >= 5
+    for command in commands:
+        arguments = shlex.split(command.replace("...", ""))
+        if arguments != ["--help"]:
+            chosen = tyro.cli(FinetuneSpec, default=finetune(), args=arguments)
+            assert chosen.tiny or chosen.checkpoint or chosen.batch_norm == "synchronised"
+    given = ["--old-tasks", "a", "b.jsonl", "--freeze", "text", "--lora-rank", "8", "--alphas", "0.3", "0.6"]
+    chosen = tyro.cli(FinetuneSpec, default=finetune(), args=given)
+    assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
+    assert chosen.finetuning.lora.rank == 8
 
 
 def choices():
