@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 
 from mobileclip.data.npz import NpzRows
 from mobileclip.data.skips import BadSampleError
+from mobileclip.data.torch_file import TorchRows
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -83,12 +83,13 @@ def read_embeddings(name: str, data: bytes) -> EmbeddingRows:
     Raises:
         BadSampleError: if it cannot be read, or holds NaN or infinity.
     """
-    if name.endswith("npz"):
-        # What numpy reads and this does not is read by numpy.
-        with suppress(ValueError, struct.error, zlib.error):
-            return NpzRows(data)
     try:
-        return ArrayRows(_read_npz(data) if name.endswith("npz") else _read_pth_gz(data))
+        if not name.endswith("npz"):
+            data = _decompressed(data)
+        # What numpy and torch read and these do not is read by numpy and torch.
+        with suppress(ValueError, zlib.error):
+            return NpzRows(data) if name.endswith("npz") else TorchRows(data)
+        return ArrayRows(_read_npz(data) if name.endswith("npz") else _read_torch(data))
     except BadSampleError:
         raise
     except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
@@ -114,13 +115,17 @@ def _read_npz(data: bytes) -> dict[str, Any]:
         return dict(arrays)
 
 
-def _read_pth_gz(data: bytes) -> dict[str, Any]:
-    import pickle
-
+def _decompressed(data: bytes) -> bytes:
     # webdataset's writer compresses members called .gz itself: what was compressed before is compressed twice.
     for _ in range(2):
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
+    return data
+
+
+def _read_torch(data: bytes) -> dict[str, Any]:
+    import pickle
+
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import re
-import struct
 import zlib
 from collections.abc import Mapping
 
-import attrs
 import numpy as np
 
 from mobileclip.data.skips import BadSampleError
+from mobileclip.data.zip_directory import STORED, ZipEntry, zip_directory
 
-_END = struct.Struct("<4sHHHHIIH")
-_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
-_STORED, _DEFLATED = 0, 8
-_ENCRYPTED = 1
 _HEADER_BYTES = 128
 _HEADER = re.compile(
     rb"\{'descr': '([<|=]?[fiu]\d)', 'fortran_order': False, 'shape': \((\d+), ?(\d+)\), \} *\n", re.ASCII
 )
 # No embedding comes near; what a damaged stream inflates to exceeds it at once.
 _LARGEST = 2.0**64
-
-
-@attrs.frozen
-class _Entry:
-    start: int
-    stored_size: int
-    size: int
-    checksum: int
-    method: int
 
 
 class NpzRows:
@@ -48,7 +33,8 @@ class NpzRows:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._arrays = {name: _Array(data, entry) for name, entry in _directory(data).items()}
+        entries = zip_directory(data)
+        self._arrays = {name.removesuffix(".npy"): _Array(data, entry) for name, entry in entries.items()}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -79,7 +65,7 @@ class NpzRows:
 class _Array:
     """One array, inflated as far as it was asked for."""
 
-    def __init__(self, data: bytes, entry: _Entry) -> None:
+    def __init__(self, data: bytes, entry: ZipEntry) -> None:
         self._entry = entry
         self._stored = data[entry.start : entry.start + entry.stored_size]
         self._stream = zlib.decompressobj(-15)
@@ -109,7 +95,7 @@ class _Array:
         """Have the first `size` bytes of the content at hand."""
         if size <= len(self._content):
             return
-        if self._entry.method == _STORED:
+        if self._entry.method == STORED:
             self._content, self._stored = bytearray(self._stored), b""
         else:
             self._content += self._stream.decompress(self._stored, size - len(self._content))
@@ -120,34 +106,3 @@ class _Array:
             if zlib.crc32(self._content) != self._entry.checksum:
                 raise ValueError("an array is damaged: its checksum differs")
             self.is_verified = True
-
-
-def _directory(data: bytes) -> dict[str, _Entry]:
-    """Return the arrays by name.
-
-    Raises:
-        ValueError: if it is no zip file of the simple kind that numpy writes.
-    """
-    if len(data) < _END.size:
-        raise ValueError("it is no zip file")
-    signature, *_, count, length, position, comment = _END.unpack(data[-_END.size :])
-    if signature != b"PK\x05\x06" or comment or position + length + _END.size != len(data):
-        raise ValueError("it is no zip file, or has more than numpy writes")
-    entries: dict[str, _Entry] = {}
-    for _ in range(count):
-        fields = _CENTRAL.unpack_from(data, position)
-        method, checksum, stored_size, size = fields[4], *fields[7:10]
-        name_length, local = fields[10], fields[16]
-        name = data[position + _CENTRAL.size : position + _CENTRAL.size + name_length]
-        if fields[0] != b"PK\x01\x02" or fields[3] & _ENCRYPTED or method not in (_STORED, _DEFLATED):
-            raise ValueError("it is no zip file of the kind that numpy writes")
-        entries[name.decode().removesuffix(".npy")] = _Entry(_start(data, local), stored_size, size, checksum, method)
-        position += _CENTRAL.size + sum(fields[10:13])
-    return entries
-
-
-def _start(data: bytes, local: int) -> int:
-    fields = _LOCAL.unpack_from(data, local)
-    if fields[0] != b"PK\x03\x04":
-        raise ValueError("its directory points elsewhere than to an array")
-    return int(local + _LOCAL.size + fields[9] + fields[10])
