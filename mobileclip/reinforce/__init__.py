@@ -5,6 +5,7 @@ from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayE
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
+from mobileclip.reinforce.online import OnlineTeachers
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import (
     CheckpointTeacher,
@@ -29,6 +30,7 @@ __all__ = [
     "LocalEngine",
     "Manifest",
     "ModelTeacher",
+    "OnlineTeachers",
     "OpenClipTeacher",
     "RayEngine",
     "ReinforcementReport",

@@ -110,7 +110,7 @@ def _defaults(recipe: Recipe, row: str = "") -> Command:
 
 
 def _as_paragraphs(header: str) -> str:
-    """Return a recipe's header without its commands, one paragraph an entry: lines of one paragraph are run together."""
+    """Return a recipe's header without its commands, an entry a paragraph: lines of one are run together."""
     entries = (line for line in header.splitlines() if line[:1].strip())
     return "\n\n".join(line for line in entries if not line.startswith(("Command:", "Try it:")))
 

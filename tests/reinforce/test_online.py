@@ -1,0 +1,88 @@
+"""Teachers that look at batches while a student trains say what they would have stored."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from drawn_scenes import scene_samples
+from tiny_models import write_tiny_models
+
+from mobileclip.data import (
+    ReinforcedPipelineSpec,
+    StreamPosition,
+    Tokenizer,
+    datacompdr_augmentation,
+    write_shards,
+)
+from mobileclip.inputs import ImageInput
+from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def shards(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("online")
+    (source,) = write_shards(folder / "scenes", scene_samples(12, seed=0))
+    spec = ReinforcementSpec(
+        source=str(source),
+        output=str(folder / "reinforced"),
+        teachers=tiny.teachers,
+        captioner=attrs.evolve(tiny.captioner, num_captions=2),
+        augmentation=datacompdr_augmentation(64),
+        num_augmentations=3,
+        layout="npz",
+    )
+    reinforce(spec)
+    return sorted(str(path) for path in (folder / "reinforced").glob("*.tar"))
+
+
+def pipeline(shards, **changes):
+    return ReinforcedPipelineSpec(shards=shards, batch_size=4, image=ImageInput(size=64), **changes).build()
+
+
+def test_what_they_say_is_what_is_stored(tiny, shards):
+    teachers = build_ensemble(tiny.teachers, "cpu")
+    source = pipeline(shards, reinforced=True, online=teachers.image_sizes)
+    online = OnlineTeachers(batches=source, teachers=teachers)
+    stored = next(source.stream(StreamPosition()))
+    batch = next(online.stream(StreamPosition()))
+    assert batch.keys == stored.keys
+    assert batch.teacher_image.shape == (4, sum(teachers.dims))
+    # Stored translations are in pixels of the 64-pixel image, and the smaller teacher saw its own; the rest is equal.
+    for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+        torch.testing.assert_close(getattr(batch, name), getattr(stored, name), rtol=0, atol=1e-5)
+    assert online.position(3).first_batch == 3
+
+
+def test_a_captioner_writes_what_the_student_reads(tiny, shards):
+    teachers = build_ensemble(tiny.teachers, "cpu")
+    source = pipeline(shards, reinforced=False, captions="real", online=teachers.image_sizes)
+    tokenizer = Tokenizer(source.spec.text)
+    captioner = attrs.evolve(tiny.captioner, num_captions=1).build("cpu")
+    online = OnlineTeachers(batches=source, teachers=teachers, captioner=captioner, tokenizer=tokenizer)
+    batch = next(online.stream(StreamPosition()))
+    assert len(batch.syn_captions) == 4
+    assert all(caption.strip() for caption in batch.syn_captions)
+    assert torch.equal(batch.syn_text, tokenizer(batch.syn_captions))
+    assert batch.teacher_syn_text.shape == (4, sum(teachers.dims))
+    again = next(online.stream(StreamPosition()))
+    assert again.syn_captions == batch.syn_captions
+
+
+def test_what_is_missing_is_named(tiny, shards):
+    teachers = build_ensemble(tiny.teachers, "cpu")
+    with pytest.raises(ValueError, match=r"give the pipeline online=\(32, 64\)"):
+        next(
+            OnlineTeachers(batches=pipeline(shards, reinforced=False, online=(32,)), teachers=teachers).stream(
+                StreamPosition()
+            )
+        )
+    with pytest.raises(ValueError, match="ask the pipeline for online images"):
+        next(OnlineTeachers(batches=pipeline(shards), teachers=teachers).stream(StreamPosition()))
+    with pytest.raises(ValueError, match="needs the student's tokenizer"):
+        OnlineTeachers(batches=pipeline(shards), teachers=teachers, captioner=tiny.captioner.build("cpu"))
