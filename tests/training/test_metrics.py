@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from mobileclip.training import MetricLog, read_metrics
@@ -22,3 +24,23 @@ def test_a_broken_line_is_an_error(tmp_path):
     path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
     with pytest.raises(ValueError, match="not JSON: 'nonsense'"):
         read_metrics(path)
+
+
+def test_tensorboard_reads_what_is_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tmp_path / "tensorboard"
+    log = MetricLog(tmp_path / "metrics.jsonl", tensorboard=folder)
+    for step in range(4):
+        log.write(step, {"loss": 3.0 - step, "seconds": 0.5})
+    events = EventAccumulator(str(folder)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.0)]
+    resumed = MetricLog(tmp_path / "metrics.jsonl", resume_step=2, tensorboard=folder)
+    resumed.write(2, {"loss": 7.0})
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [3.0, 2.0, 7.0]
+
+
+def test_without_tensorboard_its_install_command_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mobileclip\[tensorboard\]'"):
+        MetricLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobileclip.training import CosineSchedule
+from mobileclip.training import ConstantCosineSchedule, CosineSchedule
 
 
 def test_closed_form():
@@ -36,3 +36,18 @@ def test_mistakes_are_named():
         CosineSchedule(warmup_steps=10, total_steps=10)
     with pytest.raises(ValueError, match="must not exceed peak"):
         CosineSchedule(peak=1e-4, final=1e-3, warmup_steps=0, total_steps=10)
+
+
+def test_long_training_stays_at_the_peak_then_falls():
+    schedule = ConstantCosineSchedule(peak=1.0, final=0.1, warmup_steps=4, constant_steps=12, total_steps=20)
+    assert [schedule.learning_rate(step) for step in (0, 3, 4, 11, 12)] == [0.25, 1.0, 1.0, 1.0, 1.0]
+    assert schedule.learning_rate(16) == pytest.approx(0.55)
+    assert schedule.learning_rate(20) == pytest.approx(0.1)
+    longer = ConstantCosineSchedule(peak=1.0, final=0.1, warmup_steps=4, constant_steps=40, total_steps=50)
+    assert [longer.learning_rate(step) for step in range(12)] == [schedule.learning_rate(step) for step in range(12)]
+
+
+@pytest.mark.parametrize("constant_steps", [3, 20])
+def test_a_constant_part_outside_the_run_is_named(constant_steps):
+    with pytest.raises(ValueError, match=r"constant_steps \(\d+\) must lie between warmup_steps \(4\) and total_steps"):
+        ConstantCosineSchedule(warmup_steps=4, constant_steps=constant_steps, total_steps=20)
