@@ -58,9 +58,9 @@ class FineTuneSpec:
     """
 
     name: str
-    image_size: int = attrs.field(default=96, validator=validators.ge(32))
+    image_size: int = attrs.field(default=64, validator=validators.ge(32))
     dim: int = attrs.field(default=256, validator=validators.gt(0))
-    epochs: int = attrs.field(default=12, validator=validators.gt(0))
+    epochs: int = attrs.field(default=10, validator=validators.gt(0))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=2e-3, validator=validators.gt(0))
     trunk_learning_rate: float = attrs.field(default=3e-4, validator=validators.gt(0))

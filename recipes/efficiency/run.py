@@ -42,7 +42,7 @@ def run(spec: EfficiencySpec) -> list[RunResult]:
         results = finished(spec)
         text = write_report(spec, results, scores, counts, num_runs=len(runs(spec)))
     print(text)
-    print(f"\\nThe report and the curves are in {spec.output}; the same command with more seeds or budgets extends it.")
+    print(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or budgets extends it.")
     return results
 
 

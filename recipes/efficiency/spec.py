@@ -9,7 +9,7 @@ from attrs import validators
 from emoji import EmojiDataSpec, emoji_augmentation
 
 from mobileclip.data import AugmentationSpec
-from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
@@ -48,6 +48,8 @@ VARIANTS = {
 }
 LADDER = ("plain", "captions", "distillation", "augmentation", "ensemble")
 
+_OUTPUT = Path("outputs/learning_efficiency")
+_TINY_OUTPUT = Path("outputs/learning_efficiency_tiny")
 _TINY_BUDGETS = (2, 4)
 _TINY_SHARE = 0.03
 
@@ -88,22 +90,22 @@ class EfficiencySpec:
         num_processes: trainings at once, one core each.
     """
 
-    output: Path = Path("outputs/learning_efficiency")
+    output: Path = _OUTPUT
     tiny: bool = False
     concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
-    budgets: tuple[int, ...] = attrs.field(default=(100, 200, 400, 800, 1600, 3200), validator=_increasing)
+    budgets: tuple[int, ...] = attrs.field(default=(200, 400, 800, 1600, 3200), validator=_increasing)
     num_seeds: int = attrs.field(default=5, validator=validators.gt(0))
     variants: tuple[str, ...] = attrs.field(default=tuple(VARIANTS), validator=_known)
     roles: RolesSpec = RolesSpec()
     teachers: tuple[FineTuneSpec, ...] = attrs.field(
         default=(
-            FineTuneSpec(name="tuned96", image_size=96, seed=1),
-            FineTuneSpec(name="tuned64", image_size=64, seed=2),
+            FineTuneSpec(name="first", seed=1),
+            FineTuneSpec(name="second", seed=2),
         ),
         validator=validators.min_len(2),
     )
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
-    image_size: int = attrs.field(default=48, validator=validators.ge(32))
+    image_size: int = attrs.field(default=32, validator=validators.ge(32))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
     weight_decay: float = attrs.field(default=0.1, validator=validators.ge(0))
@@ -118,6 +120,7 @@ class EfficiencySpec:
         return attrs.evolve(
             self,
             tiny=False,
+            output=_TINY_OUTPUT if self.output == _OUTPUT else self.output,
             concept_share=_TINY_SHARE,
             roles=attrs.evolve(self.roles, student_share=0.5),
             budgets=_TINY_BUDGETS,
@@ -133,7 +136,7 @@ class EfficiencySpec:
         """The choices that every training depends on: without those that say how many trainings there are."""
         return attrs.evolve(
             self,
-            output=EfficiencySpec().output,
+            output=_OUTPUT,
             budgets=EfficiencySpec().budgets,
             num_seeds=1,
             variants=("plain",),
@@ -191,7 +194,7 @@ class EfficiencySpec:
 
     @property
     def student(self) -> DualEncoderSpec:
-        """A MobileCLIP for small pictures and short texts: MCi and MCt, scaled down as in the quickstart."""
+        """A MobileCLIP for small pictures and short texts: MCi as in the quickstart and one transformer layer."""
         return DualEncoderSpec(
             image=MCiSpec(
                 stages=(
@@ -202,7 +205,7 @@ class EfficiencySpec:
                 embedding_dim=256,
                 input=ImageInput(size=self.image_size),
             ),
-            text=MCtSpec(
+            text=TextTransformerSpec(
                 width=64,
                 num_heads=2,
                 depth=1,

@@ -5,17 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import attrs
 import numpy as np
 import torch
 from emoji.teachers import PROMPTS
-from quickstart_steps.stored import StoredSamples, store_samples
+from quickstart_steps.stored import StoredBatches, StoredSamples, store_samples
 from torch import Tensor
 
-from mobileclip.data import ImageTextSample, ImageTransform, ReinforcedBatch, Tokenizer, load_image, read_card
+from mobileclip.data import (
+    ImageTextSample,
+    ImageTransform,
+    ReinforcedBatch,
+    StreamPosition,
+    Tokenizer,
+    load_image,
+    read_card,
+)
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
 from mobileclip.serialization import from_json, to_json
@@ -176,7 +183,7 @@ def train_one(spec: EfficiencySpec, run: Run, material: Material) -> RunResult:
     trained = train(
         spec.training(loss, budget=run.budget, seed=run.seed),
         model=model,
-        batches=partial(batches, variant, material, spec.batch_size, run.seed),
+        batches=variant_batches(variant, material, batch_size=spec.batch_size, seed=run.seed),
         output=run.folder,
     ).model
     assert isinstance(trained, DualEncoder), "the average of a dual encoder is one"
@@ -190,22 +197,44 @@ def train_one(spec: EfficiencySpec, run: Run, material: Material) -> RunResult:
     )
     replace_text(run.folder / RESULT, to_json(result, indent=1))
     # A hundred finished trainings would otherwise hold gigabytes of optimiser states that nobody resumes.
-    for path in run.folder.glob("checkpoint*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return result
 
 
-def batches(variant: Variant, material: Material, batch_size: int, seed: int, first: int) -> Iterator[ReinforcedBatch]:
-    """Yield the batches that a variant sees: without what it does not have."""
-    dim = sum(material.dims[: variant.num_teachers])
-    for batch in material.stored[variant.strong_augmentation].stream(first, batch_size=batch_size, seed=seed):
-        yield attrs.evolve(
-            batch,
-            syn_text=batch.syn_text if variant.synthetic_captions else None,
-            teacher_image=_columns(batch.teacher_image, dim),
-            teacher_text=_columns(batch.teacher_text, dim),
-            teacher_syn_text=_columns(batch.teacher_syn_text, dim) if variant.synthetic_captions else None,
-        )
+@attrs.frozen(kw_only=True, eq=False)
+class VariantBatches(StoredBatches):
+    """The batches that a variant sees: without what it does not have.
+
+    Args:
+        variant: the variant.
+        dim: dim of its teachers' embeddings, concatenated.
+    """
+
+    variant: Variant
+    dim: int
+
+    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
+        """Yield batches without end, from a position on."""
+        synthetic = self.variant.synthetic_captions
+        for batch in super().stream(position):
+            yield attrs.evolve(
+                batch,
+                syn_text=batch.syn_text if synthetic else None,
+                teacher_image=_columns(batch.teacher_image, self.dim),
+                teacher_text=_columns(batch.teacher_text, self.dim),
+                teacher_syn_text=_columns(batch.teacher_syn_text, self.dim) if synthetic else None,
+            )
+
+
+def variant_batches(variant: Variant, material: Material, *, batch_size: int, seed: int) -> VariantBatches:
+    """Return the batches of one training; variants of one seed see the same pictures in the same order."""
+    return VariantBatches(
+        samples=material.stored[variant.strong_augmentation],
+        batch_size=batch_size,
+        seed=seed,
+        variant=variant,
+        dim=sum(material.dims[: variant.num_teachers]),
+    )
 
 
 def _columns(embedding: Tensor | None, dim: int) -> Tensor | None:
