@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mobileclip.blocks.conv2d import Conv2d
 from mobileclip.reparam import Reparameterizable, fuse_conv_bn
 from mobileclip.reparam.algebra import conv_with
 
@@ -39,7 +40,7 @@ class ConvNorm(Reparameterizable):
         super().__init__()
         out_dim = out_dim or dim
         padding = padding if padding is not None else (kernel_size[0] // 2, kernel_size[1] // 2)
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride=stride, padding=padding, groups=groups, bias=False)
+        self.conv = Conv2d(dim, out_dim, kernel_size, stride=stride, padding=padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks.checks import check_odd
 from mobileclip.blocks.conv_norm import ConvNorm
+from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.reparam import Reparameterizable, fuse_conv_bn, pad_kernel
 from mobileclip.reparam.algebra import conv_with
@@ -61,8 +63,17 @@ class LargeKernelConv(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated, gated sum of both kernels over `x`."""
-        y: Tensor = self.activation(self.squeeze_excite(self.large(x) + self.small(x)))
+        y: Tensor = self.activation(self.squeeze_excite(self._sum(x)))
         return y
+
+    def _sum(self, x: Tensor) -> Tensor:
+        convs = [conv for conv in (self.large, self.small) if isinstance(conv, ConvNorm)]
+        half = torch.is_autocast_enabled(x.device.type)  # merging would give a wider sum than the branches do
+        if self.training and not half and len(convs) == 2 and merges([conv.norm for conv in convs], x):
+            return sum_of_norms([NormBranch(conv.conv(x), conv.norm) for conv in convs])
+        large: Tensor = self.large(x)
+        small: Tensor = self.small(x)
+        return large + small
 
     def fold(self) -> nn.Sequential:
         """Return the convolution, and the gate and activation where there are any."""

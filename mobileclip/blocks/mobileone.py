@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks.checks import check_odd
+from mobileclip.blocks.conv2d import Conv2d, conv_and_picked
 from mobileclip.blocks.conv_norm import ConvNorm
+from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.reparam import Reparameterizable, fuse_conv_bn, identity_kernel, norm_affine, pad_kernel
 from mobileclip.reparam.algebra import plain_conv
@@ -80,13 +82,48 @@ class MobileOneBlock(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated, gated sum of the branches of `x`."""
-        outputs = [branch(x) for branch in self.branches]
+        half = torch.is_autocast_enabled(x.device.type)  # merging would give wider outputs than the branches do
+        merged = not half and self.merges(x)
+        total = sum_of_norms(self.norm_branches(x)) if merged else self._sum_of_outputs(x)
+        y: Tensor = self.activation(self.squeeze_excite(total))
+        return y
+
+    def merges(self, x: Tensor) -> bool:
+        """Return whether the branches of `x` can be added up as norms: in training, with a batch's statistics."""
+        unfolded = len(self._conv_norms()) == len(self.branches) + (self.scale is not None)
+        return self.training and unfolded and merges(self._norms(), x)
+
+    def norm_branches(self, x: Tensor) -> list[NormBranch]:
+        """Return the branches as norms, of the convolutions of `x` and of `x` itself."""
+        convs = self._conv_norms()
+        depthwise = self.scale is not None and self._is_factor(self.scale)
+        if depthwise and self.stride > 1 and len(convs) == 2:
+            y, picked = conv_and_picked(convs[0].conv, x)
+            return [NormBranch(y, convs[0].norm), NormBranch(picked, convs[1].norm, scale=convs[1].conv.weight)]
+        as_factor = convs.pop() if depthwise and self.stride == 1 else None
+        branches = [NormBranch(branch.conv(x), branch.norm) for branch in convs]
+        if as_factor is not None:
+            branches.append(NormBranch(x, as_factor.norm, scale=as_factor.conv.weight))
+        if isinstance(self.skip, nn.BatchNorm2d):
+            branches.append(NormBranch(x, self.skip))
+        return branches
+
+    def _sum_of_outputs(self, x: Tensor) -> Tensor:
+        outputs: list[Tensor] = [branch(x) for branch in self.branches]
         if self.scale is not None:
             outputs.append(self.scale(x))
         if self.skip is not None:
             outputs.append(self.skip(x))
-        y: Tensor = self.activation(self.squeeze_excite(sum(outputs[1:], start=outputs[0])))
-        return y
+        return sum(outputs[1:], start=outputs[0])
+
+    def _is_factor(self, scale: nn.Module) -> bool:
+        """Whether the 1x1 convolution is a factor per channel."""
+        conv = scale.conv if isinstance(scale, ConvNorm) else None
+        return type(conv) is Conv2d and self.groups == conv.in_channels == conv.out_channels
+
+    def _norms(self) -> list[nn.Module]:
+        norms: list[nn.Module] = [branch.norm for branch in self._conv_norms()]
+        return [*norms, *([] if self.skip is None else [self.skip])]
 
     def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
         """Return the kernel and bias of the convolution that equals the sum of the branches.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mobileclip.blocks.checks import check_odd
+from mobileclip.blocks.conv2d import Conv2d
 from mobileclip.reparam import Reparameterizable, identity_kernel
 from mobileclip.reparam.algebra import conv_with, widened
 
@@ -29,7 +30,7 @@ class RepCPE(Reparameterizable):
     def __init__(self, dim: int, *, kernel_size: tuple[int, int] = (7, 7)) -> None:
         super().__init__()
         check_odd(kernel_size)
-        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=(kernel_size[0] // 2, kernel_size[1] // 2), groups=dim)
+        self.conv = Conv2d(dim, dim, kernel_size, padding=(kernel_size[0] // 2, kernel_size[1] // 2), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus its positional encoding."""

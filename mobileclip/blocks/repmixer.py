@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mobileclip.blocks.mobileone import MobileOneBlock
+from mobileclip.blocks.norm_sum import sum_of_norms
 from mobileclip.reparam import LayerScale, Reparameterizable
 from mobileclip.reparam.algebra import identity_kernel, plain_conv, widened
 
@@ -37,8 +38,16 @@ class RepMixer(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` mixed over its neighbourhoods."""
+        if self._merges(x):
+            norms = [branch._replace(sign=-1) for branch in self.norm.norm_branches(x)]
+            branches = [*self.mixer.norm_branches(x), *norms]
+            return sum_of_norms(branches, residual=x, factor=self.layer_scale.gamma)
         y: Tensor = x + self.layer_scale(self.mixer(x) - self.norm(x))
         return y
+
+    def _merges(self, x: Tensor) -> bool:
+        unfolded = isinstance(self.mixer, MobileOneBlock) and isinstance(self.norm, MobileOneBlock)
+        return self.training and unfolded and self.mixer.merges(x) and self.norm.merges(x)
 
     def fold(self) -> nn.Conv2d:
         """Return the one depthwise convolution that is equal in evaluation mode."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -28,6 +29,14 @@ class ConvStem(nn.Sequential):
             MobileOneBlock(dim, stride=2, groups=dim, scale_branch=scale_branch),
             MobileOneBlock(dim, kernel_size=(1, 1)),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature map of the images `x`."""
+        if self.training and x.device.type == "cpu":
+            # All that follows keeps the order: convolutions and norms train about twice as fast in it.
+            x = x.contiguous(memory_format=torch.channels_last)
+        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return y
 
 
 class PatchStem(nn.Module):

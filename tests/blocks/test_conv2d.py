@@ -1,0 +1,128 @@
+"""The convolution that trains quickly on the CPU is PyTorch's, in values and gradients, whatever way it takes."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import conv2d
+from mobileclip.blocks.conv2d import Conv2d, conv_and_picked
+from tests.blocks.filling import filled, noise
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+SHAPES = {
+    "wide": {"kernel_size": 7, "padding": 3, "groups": 6},
+    "row": {"kernel_size": (1, 11), "padding": (0, 5), "groups": 6},
+    "four_columns_unpadded": {"kernel_size": (2, 4), "groups": 6},
+    "narrow": {"kernel_size": (7, 3), "padding": (3, 1), "groups": 6},
+    "strided": {"kernel_size": 7, "padding": 3, "groups": 6, "stride": 2},
+    "strided_wider": {"kernel_size": 7, "padding": 3, "groups": 6, "stride": 2, "out_channels": 18},
+    "wider": {"kernel_size": 7, "padding": 3, "groups": 6, "out_channels": 12},
+    "picking": {"kernel_size": 1, "stride": 2, "out_channels": 8},
+    "picking_unevenly": {"kernel_size": 1, "stride": (3, 2), "groups": 2},
+    "picking_padded": {"kernel_size": 1, "stride": 2, "padding": 1},
+    "dilated": {"kernel_size": 5, "padding": 4, "dilation": 2, "groups": 6},
+    "same": {"kernel_size": 5, "padding": "same", "groups": 6},
+    "circular": {"kernel_size": 5, "padding": 2, "groups": 6, "padding_mode": "circular"},
+    "dense": {"kernel_size": 5, "padding": 2, "out_channels": 4},
+}
+
+
+def pair(name, *, bias):
+    """Our convolution and PyTorch's with the same weights, in float64."""
+    choices = {"in_channels": 6, "out_channels": 6, "bias": bias, **SHAPES[name]}
+    ours, theirs = (filled(cls(**choices)).double() for cls in (Conv2d, nn.Conv2d))
+    return ours, theirs
+
+
+def gradients(conv, x):
+    own = x.clone().requires_grad_()
+    y = conv(own)
+    (y * noise(*y.shape, seed=1).to(y)).sum().backward()
+    return [y.detach(), own.grad, *(parameter.grad for parameter in conv.parameters())]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_values_and_gradients_are_pytorchs(name, bias, layout):
+    ours, theirs = pair(name, bias=bias)
+    x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
+    torch.testing.assert_close(gradients(ours, x), gradients(theirs, x), **EXACT)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["wide", "strided_wider", "picking"])
+def test_frozen_weights_and_inputs_without_gradient(name):
+    ours, theirs = pair(name, bias=True)
+    x = noise(2, 6, 9, 14, dtype=torch.float64)
+    expected = gradients(theirs, x)
+    ours(x).mul(noise(*expected[0].shape, seed=1).double()).sum().backward()
+    torch.testing.assert_close([parameter.grad for parameter in ours.parameters()], expected[2:], **EXACT)
+    ours.zero_grad()
+    ours.weight.requires_grad_(False)
+    own = x.clone().requires_grad_()
+    ours(own).mul(noise(*expected[0].shape, seed=1).double()).sum().backward()
+    torch.testing.assert_close([own.grad, ours.bias.grad], [expected[1], expected[3]], **EXACT)
+    assert ours.weight.grad is None
+
+
+def test_wide_kernels_are_taken_in_strips(monkeypatch):
+    """Held by what is asked of PyTorch: three kernels of at most three columns."""
+    asked = []
+    whole = conv2d._gradients
+
+    def gradient(grad, x, kernel, padding, *, weight):
+        asked.extend([tuple(kernel.shape[2:])] if weight else [])
+        return whole(grad, x, kernel, padding, weight=weight)
+
+    monkeypatch.setattr(conv2d, "_gradients", gradient)
+    gradients(pair("wide", bias=False)[0], noise(2, 6, 9, 14, dtype=torch.float64))
+    assert asked == [(7, 3), (7, 3), (7, 1)]
+
+
+def test_autocast_decides_the_type():
+    conv, x = filled(Conv2d(6, 6, 7, padding=3, groups=6)), noise(2, 6, 9, 9)
+    plain = copy.deepcopy(conv)
+    plain.__class__ = nn.Conv2d
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+        results = gradients(conv, x), gradients(plain, x)
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_a_convolution_and_what_its_stride_picks(layout):
+    conv = filled(Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False)).double()
+    x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
+    results = []
+    for function in (lambda x: conv_and_picked(conv, x), lambda x: (conv(x), x[..., ::2, ::2])):
+        own = x.clone().requires_grad_()
+        conv.zero_grad()
+        y, picked = function(own)
+        (y.square().sum() + picked.pow(3).sum()).backward()
+        results.append([y.detach(), picked.detach(), own.grad, conv.weight.grad])
+    torch.testing.assert_close(*results, **EXACT)
+
+
+CRASHING = """
+import sys
+import torch
+from mobileclip.blocks import ConvStem
+stem = ConvStem(64).train()
+x = torch.rand(2, 3, 256, 256).to(memory_format=torch.channels_last).requires_grad_()
+with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sys.argv[1] == "bfloat16"):
+    stem(x).sum().backward()
+assert x.grad.isfinite().all()
+assert x.grad.is_contiguous(memory_format=torch.channels_last)
+"""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_stem_trains_with_channels_innermost(precision):
+    """In a process of its own, since oneDNN's crash would end this one."""
+    ended = subprocess.run([sys.executable, "-c", CRASHING, precision], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,242 @@
+"""Batch norms added up in one pass: equal to one after the other, in values, gradients and running statistics."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mobileclip.blocks import ConvStem, Downsample, LargeKernelConv, MobileOneBlock, RepMixer, norm_sum, recomputed
+from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
+from tests.blocks.filling import filled, noise
+
+BLOCKS = {
+    "dense": lambda: MobileOneBlock(6),
+    "dense_1x1": lambda: MobileOneBlock(6, kernel_size=(1, 1)),
+    "dense_strided": lambda: MobileOneBlock(6, out_dim=8, stride=2),
+    "depthwise": lambda: MobileOneBlock(6, groups=6, num_branches=3, activation=False),
+    "depthwise_strided": lambda: MobileOneBlock(6, groups=6, stride=2),
+    "depthwise_strided_branches": lambda: MobileOneBlock(6, groups=6, stride=2, num_branches=2),
+    "depthwise_wider": lambda: MobileOneBlock(6, out_dim=12, groups=6, squeeze_excite=True),
+    "skip_alone": lambda: MobileOneBlock(6, num_branches=0, scale_branch=False),
+    "scale_alone": lambda: MobileOneBlock(6, groups=6, num_branches=0, skip=False),
+    "large_kernel": lambda: LargeKernelConv(6, out_dim=12, stride=2, squeeze_excite=True),
+    "repmixer": lambda: RepMixer(6),
+    "repmixer_row": lambda: RepMixer(6, kernel_size=(1, 5)),
+    "stem": lambda: nn.Sequential(nn.Conv2d(6, 3, 1), ConvStem(8)),
+    "downsample": lambda: Downsample(6, out_dim=12),
+}
+
+
+@pytest.fixture
+def branch_by_branch(monkeypatch):
+    """Return a way to run a function with every norm computed by itself."""
+
+    def run(function, *args):
+        with monkeypatch.context() as patch:
+            for module in ("mobileone", "large_kernel"):
+                patch.setattr(f"mobileclip.blocks.{module}.merges", lambda *_: False)
+            return function(*args)
+
+    return run
+
+
+def trained(block, x, *, steps=2):
+    """Return all that training changes: outputs, gradients of input and parameters, buffers."""
+    own = x.clone().requires_grad_()
+    for step in range(steps):
+        y = block(own)
+        (y * noise(*y.shape, seed=step + 1).to(y)).sum().backward()
+    return {
+        "output": y.detach(),
+        "input": own.grad,
+        **{name: parameter.grad for name, parameter in block.named_parameters()},
+        **dict(block.named_buffers()),
+    }
+
+
+def counted(monkeypatch):
+    """Return the list that every merged sum's number of branches is appended to."""
+    sums = []
+
+    def count(branches, **kwargs):
+        sums.append(len(branches))
+        return sum_of_norms(branches, **kwargs)
+
+    for module in ("mobileone", "large_kernel", "repmixer"):
+        monkeypatch.setattr(f"mobileclip.blocks.{module}.sum_of_norms", count)
+    return sums
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_in_float64_it_is_the_branches_one_by_one(name, layout, branch_by_branch, monkeypatch):
+    block = filled(BLOCKS[name]()).double().train()
+    other = copy.deepcopy(block)
+    x = (2 * noise(4, 6, 7, 10, dtype=torch.float64) + 3).contiguous(memory_format=layout)
+    expected = branch_by_branch(trained, other, x)
+    sums = counted(monkeypatch)
+    torch.testing.assert_close(trained(block, x), expected, rtol=1e-12, atol=1e-12)
+    assert sums
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name, branch_by_branch):
+    block = filled(BLOCKS[name]()).train()
+    x = 2 * noise(4, 6, 7, 10) + 3
+    truth = branch_by_branch(trained, copy.deepcopy(block).double(), x.double())
+    expected = branch_by_branch(trained, copy.deepcopy(block), x)
+    result = trained(block, x)
+    for key in result:
+        scale = truth[key].double().norm() + 1e-3
+        error, usual = ((values[key].double() - truth[key]).norm() / scale for values in (result, expected))
+        assert error < 5 * usual + 2e-6, key
+
+
+@pytest.mark.parametrize("name", ["repmixer", "depthwise_strided"])
+def test_the_gradient_is_that_of_finite_differences(name):
+    block = filled(BLOCKS[name]()).double().train()
+    x = noise(2, 6, 4, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
+def test_running_statistics_at_any_momentum(momentum, branch_by_branch):
+    block = filled(RepMixer(6)).double().train()
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+    other, x = copy.deepcopy(block), noise(4, 6, 5, 5, dtype=torch.float64)
+    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
+    expected = branch_by_branch(trained, other, x)
+    torch.testing.assert_close(trained(block, x), expected, rtol=1e-12, atol=1e-12)
+    moved = [name for name, buffer in block.named_buffers() if not torch.equal(buffer, before[name])]
+    assert len(moved) == (4 if momentum == 0.0 else 12)  # num_batches_tracked at least
+
+
+def test_norms_without_running_statistics(branch_by_branch):
+    block = filled(RepMixer(6)).double().train()
+    block.mixer.skip = nn.BatchNorm2d(6, track_running_stats=False).double()
+    other, x = copy.deepcopy(block), noise(4, 6, 5, 5, dtype=torch.float64)
+    expected = branch_by_branch(trained, other, x)
+    torch.testing.assert_close(trained(block, x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_each_norm_has_its_own_eps(branch_by_branch):
+    block = filled(RepMixer(6)).double().train()
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm, eps in zip(norms, (1e-5, 0.1, 1.0, 3.0), strict=True):
+        norm.eps = eps
+    other, x = copy.deepcopy(block), noise(4, 6, 5, 5, dtype=torch.float64)
+    expected = branch_by_branch(trained, other, x)
+    torch.testing.assert_close(trained(block, x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("again", [lambda block, x: recomputed(block, block, x), None], ids=["held", "plain"])
+def test_computed_again_in_the_backward_pass(again):
+    block, x = filled(RepMixer(6)).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
+    other = copy.deepcopy(block)
+    again = again or (lambda block, x: checkpoint(block, x, use_reentrant=False))
+    results = []
+    for module, call in ((block, lambda module, x: module(x)), (other, again)):
+        own = x.clone().requires_grad_()
+        call(module, own).square().sum().backward()
+        results.append({"x": own.grad, **{name: p.grad for name, p in module.named_parameters()}})
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("frozen", ["mixer.skip", "mixer.scale.norm", "norm.skip"])
+def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen, monkeypatch):
+    sums = counted(monkeypatch)
+    block, x = filled(RepMixer(6)).train(), noise(4, 6, 5, 5)
+    norm = block.get_submodule(frozen).eval()
+    before = norm.running_mean.clone()
+    y = block(x)
+    assert 4 not in sums
+    assert torch.equal(norm.running_mean, before)
+    torch.testing.assert_close(y, x + block.layer_scale(block.mixer(x) - block.norm(x)))
+
+
+def test_synchronised_norms_are_left_to_themselves():
+    block = nn.SyncBatchNorm.convert_sync_batchnorm(RepMixer(6)).train()
+    assert not block.mixer.merges(noise(4, 6, 5, 5))
+    assert RepMixer(6).train().mixer.merges(noise(4, 6, 5, 5))
+
+
+def test_one_value_per_channel_is_refused_as_a_norm_refuses_it():
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        RepMixer(6).train()(noise(1, 6, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_to_the_norms(dtype):
+    assert not merges([nn.BatchNorm2d(6)], noise(4, 6, 5, 5).to(dtype))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name, branch_by_branch):
+    block = filled(BLOCKS[name]()).train()
+    other, x = copy.deepcopy(block), noise(8, 6, 9, 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, expected = block(x), branch_by_branch(other, x)
+    assert y.dtype == expected.dtype
+    assert (y - expected).norm() < 0.02 * expected.norm()
+
+
+def test_autocast_gradients_are_near_those_of_float32():
+    block, x = filled(RepMixer(6)).train(), noise(8, 6, 9, 10)
+    wide = trained(copy.deepcopy(block), x, steps=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = trained(block, x, steps=1)
+    for name in wide:
+        scale = max(wide[name].float().norm(), torch.tensor(1.0))
+        assert (narrow[name].float() - wide[name].float()).norm() < 0.05 * scale, name
+
+
+def test_compiled_it_is_left_to_the_compiler(monkeypatch):
+    sums = counted(monkeypatch)
+    block, x = filled(RepMixer(6)).train(), noise(4, 6, 5, 5)
+    expected = block(x)
+    assert sums == [4]
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    assert sums == [4]
+
+
+def test_it_keeps_two_feature_maps_where_the_branches_keep_five(branch_by_branch):
+    def kept(block, x):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = block(x)
+        return sum(tensor.shape == y.shape for tensor in storages.values())
+
+    block, x = RepMixer(6).train(), noise(4, 6, 16, 16).requires_grad_()
+    assert kept(block, x) == 2
+    assert branch_by_branch(kept, block, x) >= 4
+
+
+def test_inputs_shared_and_not(branch_by_branch):
+    """Any sum of norms, not only those of the blocks: two inputs, scales, signs, a residual that is the second."""
+    norms = [filled(nn.BatchNorm2d(5), seed=seed).double().train() for seed in range(4)]
+    first, second = (noise(3, 5, 4, 4, seed=seed, dtype=torch.float64).requires_grad_() for seed in (5, 6))
+    scale, factor = (noise(5, 1, 1, seed=seed, dtype=torch.float64).requires_grad_() for seed in (7, 8))
+    branches = [
+        NormBranch(first, norms[0], scale=scale),
+        NormBranch(second, norms[1], sign=-1),
+        NormBranch(first, norms[2]),
+        NormBranch(second, norms[3], scale=scale.square()),
+    ]
+    y = sum_of_norms(branches, residual=second, factor=factor)
+    total = sum(b.sign * b.norm(b.x if b.scale is None else b.scale * b.x) for b in branches)
+    expected = second + factor * total
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    leaves = [first, second, scale, factor, *(p for norm in norms for p in norm.parameters())]
+    grads = [torch.autograd.grad(value.pow(3).sum(), leaves, retain_graph=True) for value in (y, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-11)
+    assert norm_sum.merges(norms, first)
