@@ -9,7 +9,8 @@ Result:    a table: seconds for forward and backward, the ratio ours / dense (be
 
 A batch has images, real and synthetic captions of the student and of two teachers. Each measurement is a process of
 its own, because memory once taken is not always given back. The two sides alternate (dense, ours, ours, dense, ...), so
-that a machine that slows down for a while slows both down. Both must give the same value.
+that a machine that slows down for a while slows both down. Both must give the same value. Where others compute on the
+machine, threads wait for each other: `--threads 1` and the column of CPU seconds say what is left to trust.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class Measurement:
 
     Args:
         seconds: its duration.
+        cpu_seconds: what all threads computed in that time; other processes hardly change it.
         bytes: the peak of memory over what was held before it, the embeddings' gradients included.
         value: the loss.
     """
 
     seconds: float
+    cpu_seconds: float
     bytes: int
     value: float
 
@@ -128,11 +131,16 @@ def measure(side: Side, spec: LossBenchSpec, batch: int) -> Measurement:
         forward(side, spec, embeddings(spec, 64), scale).total.backward()  # type: ignore[no-untyped-call]
     inputs = embeddings(spec, batch)
     held = start_peak(spec.device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     total = forward(side, spec, inputs, scale).total
     total.backward()  # type: ignore[no-untyped-call]
     value = total.item()  # waits for a GPU
-    return Measurement(seconds=time.perf_counter() - start, bytes=peak(spec.device) - held, value=value)
+    return Measurement(
+        seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - cpu_start,
+        bytes=peak(spec.device) - held,
+        value=value,
+    )
 
 
 def start_peak(device: str) -> int:
@@ -217,7 +225,7 @@ def run(spec: LossBenchSpec) -> None:
         box=None,
         padding=(0, 2, 0, 0),
     )
-    for title in ("loss", "batch", "seconds", "ratio", "range", "memory GiB", "batch x batch matrices"):
+    for title in ("loss", "batch", "seconds", "ratio", "range", "CPU seconds", "memory GiB", "batch x batch matrices"):
         table.add_column(title, justify="left" if title == "loss" else "right", no_wrap=True)
     pairs = zip(results["ours", spec.batch], results["dense", spec.batch], strict=True)
     ratios = sorted(ours.seconds / dense.seconds for ours, dense in pairs)
@@ -230,6 +238,7 @@ def run(spec: LossBenchSpec) -> None:
             f"{statistics.median(one.seconds for one in found):.2f}",
             f"{statistics.median(ratios):.2f}" if compared else "",
             f"{ratios[0]:.2f}-{ratios[-1]:.2f}" if compared else "",
+            f"{statistics.median(one.cpu_seconds for one in found):.2f}",
             f"{memory / GIB:.2f}",
             f"{memory / (4 * batch**2):.1f}",
         )

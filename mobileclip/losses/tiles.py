@@ -71,14 +71,22 @@ class Tile:
     Args:
         rows: which of this process's images.
         columns: which of all texts.
-        images: the images of each similarity, scaled.
+        similarities: all of them.
         offset: row of this process's first image in the whole batch.
+        known_images: images of these rows that were asked for before, shared by the tiles of a row.
     """
 
     rows: slice
     columns: slice
-    images: Sequence[Tensor]
+    similarities: Sequence[Similarity]
     offset: int
+    known_images: dict[int, Tensor]
+
+    def images(self, index: int) -> Tensor:
+        """Return the images of the similarity `index`, scaled."""
+        if index not in self.known_images:
+            self.known_images[index] = self.similarities[index].images(self.rows)
+        return self.known_images[index]
 
     def diagonal(self, values: Tensor) -> Tensor:
         """Return the matching pairs' places in the tile's values, as a view; none where the tile has no such pair."""
@@ -109,12 +117,14 @@ class Tiling:
         self.rows, self.columns = _even_slices(num_rows, height), _even_slices(num_columns, width)
         self.cells = height * width
         self._kept: dict[int, Tensor] = {}
+        self._images: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[Tile]:
         for rows in self.rows:
-            images = [similarity.images(rows) for similarity in self.similarities]
+            if len(self.rows) > 1:
+                self._images = {}
             for columns in self.columns:
-                yield Tile(rows, columns, images, self.offset)
+                yield Tile(rows, columns, self.similarities, self.offset, self._images)
 
     def scratch(self) -> Tensor:
         """Return memory for one tile."""
@@ -129,7 +139,7 @@ class Tiling:
         if only and index in self._kept:
             return self._kept.pop(index)
         texts = self.similarities[index].texts(tile.columns)
-        product = torch.mm(tile.images[index], texts.mT, out=shaped(out.new_empty(self.cells) if only else out, tile))
+        product = torch.mm(tile.images(index), texts.mT, out=shaped(out.new_empty(self.cells) if only else out, tile))
         if only:
             self._kept[index] = product
         return product
@@ -202,7 +212,7 @@ class PairGradients:
     def add(self, tile: Tile, by_logits: Tensor) -> None:
         """Add what the gradient by a tile's logits makes."""
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
-        self.text[tile.columns].addmm_(by_logits.mT, tile.images[0])
+        self.text[tile.columns].addmm_(by_logits.mT, tile.images(0))
         if self.bias is not None:
             self.bias += by_logits.sum()
 

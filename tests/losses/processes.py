@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn import functional as F
 
 from mobileclip.losses import LossSpec, tiles
-from tests.losses.embeddings import SPECS, random_batch
+from tests.losses.embeddings import SPECS, STUDENT, random_batch
 
 LOCAL_BATCH = 3
 SCALE = 9.0
@@ -37,6 +38,32 @@ def value_and_gradients(loss: torch.nn.Module, inputs: dict[str, Tensor]) -> dic
     gradients |= {name: parameter.grad for name, parameter in loss.named_parameters()}
     found = {"total": total.detach(), "logit_scale": scale.grad, **gradients}
     return {name: value.cpu() for name, value in found.items()}
+
+
+class Student(nn.Module):
+    """Towers of one layer, of what the tests call embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.towers = nn.ModuleDict({"image": nn.Linear(5, 6), "text": nn.Linear(5, 6)}).double()
+        self.logit_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        embedded = {
+            name: F.normalize(self.towers["image" if name == "image" else "text"](inputs[name]), dim=1)
+            for name in STUDENT
+        }
+        return inputs | embedded | {"logit_scale": self.logit_scale.exp()}
+
+
+def trained(spec: LossSpec, size: int, rank: int | None = None, group: distributed.ProcessGroup | None = None):
+    """Return the student's gradients of one step: of the whole batch, or as DistributedDataParallel averages them."""
+    inputs = whole_batch(spec, size) if rank is None else local_batch(spec, size, rank)
+    student = Student()
+    model = student if group is None else nn.parallel.DistributedDataParallel(student, process_group=group)
+    spec.build(process_group=group)(**model(inputs)).total.backward()
+    return {name: parameter.grad for name, parameter in student.named_parameters()}
 
 
 def refused(loss: torch.nn.Module, inputs: dict[str, Tensor]) -> str:
@@ -100,6 +127,7 @@ def in_groups(rank: int, folder: str) -> None:
             inputs = local_batch(spec, size, members.index(rank))
             results[f"{name} {size}"] = value_and_gradients(loss, inputs)
         spec = SPECS["reinforced"]
+        results[f"trained {size}"] = trained(spec, size, members.index(rank), group)
         inputs = local_batch(spec, size, members.index(rank), dtype=torch.bfloat16)
         results[f"bfloat16 {size}"] = value_and_gradients(spec.build(process_group=group), inputs)
     results["mistakes"] = mistakes(rank, group)

@@ -11,7 +11,7 @@ from torch import distributed
 
 from mobileclip.losses import dense_loss
 from tests.losses.embeddings import SPECS
-from tests.losses.processes import SCALE, SIZES, local_batch, spawn, value_and_gradients, whole_batch
+from tests.losses.processes import SCALE, SIZES, local_batch, spawn, trained, value_and_gradients, whole_batch
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def test_what_all_processes_hold_gets_one_gradient(results, name, size):
     for parameter in ("logit_scale", *dict(SPECS[name].build().named_parameters())):
         gradients = [result[f"{name} {size}"][parameter].item() for result in results[4 - size :]]
         assert len(set(gradients)) == 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_model_in_distributed_data_parallel_learns_as_alone(results, size):
+    expected = trained(SPECS["reinforced"], size)
+    assert len(expected) == 5
+    for result in results[4 - size :]:
+        for name, gradient in expected.items():
+            torch.testing.assert_close(result[f"trained {size}"][name], gradient, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -40,7 +40,7 @@ def test_both_sides_compute_the_same_loss():
 
 
 def test_losses_that_differ_are_not_compared(monkeypatch):
-    results = (Measurement(seconds=1.0, bytes=1, value=value) for value in (2.0, 2.1))
+    results = (Measurement(seconds=1.0, cpu_seconds=1.0, bytes=1, value=value) for value in (2.0, 2.1))
     monkeypatch.setattr("recipes.bench_loss.in_own_process", lambda *_: next(results))
     with pytest.raises(ValueError, match=r"ours gives 2\.1 where 2\.0 was given before"):
         list(measurements(SMALL))
@@ -56,7 +56,7 @@ def test_memory_in_processes_of_their_own():
     assert batch == 4608
     assert large.bytes < dense.bytes / 3
     assert math.isfinite(large.value)
-    assert min(dense.seconds, ours.seconds, large.seconds) > 0
+    assert min(dense.seconds, ours.seconds, large.cpu_seconds) > 0
 
 
 def test_the_table(capsys, monkeypatch):
