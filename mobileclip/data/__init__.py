@@ -15,6 +15,7 @@ from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.members import check_layout, json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.position import StreamPosition
+from mobileclip.data.range_augment import RangeAugment, RangeAugmentSpec
 from mobileclip.data.sample import (
     LAYOUTS,
     AugmentedSample,
@@ -62,6 +63,8 @@ __all__ = [
     "ImageTransform",
     "JsonLinesSource",
     "Layout",
+    "RangeAugment",
+    "RangeAugmentSpec",
     "ReinforcedBatch",
     "ReinforcedPipeline",
     "ReinforcedPipelineSpec",
