@@ -108,39 +108,37 @@ def steps_to_reach(score: float, steps: Array, means: Array) -> float:
     return math.inf
 
 
-def plain_equivalents(plain: Curve, other: Curve) -> list[Interval]:
-    """Return, for every budget of another variant, how many plain steps give the same score."""
-    return [
-        _estimate(
-            plain,
-            other,
-            lambda one, two, index=index: steps_to_reach(two[index], plain.steps, one),  # type: ignore[misc]
-        )
-        for index in range(len(other.steps))
-    ]
+def equivalents(baseline: Curve, other: Curve) -> list[Interval]:
+    """Return, for every budget of another variant, how many steps of the baseline give the same score."""
+
+    def at(index: int) -> Interval:
+        return _estimate(baseline, other, lambda one, two: steps_to_reach(two[index], baseline.steps, one))
+
+    return [at(index) for index in range(len(other.steps))]
 
 
-def speedup(plain: Curve, other: Curve) -> Interval:
-    """Return how many times fewer steps another variant needs for the best score of plain training.
+def speedup(baseline: Curve, other: Curve) -> Interval:
+    """Return how many times fewer steps another variant needs for the best score of the baseline.
 
-    The best score is the highest mean of a plain budget, and its steps are the fewest that reach it. Where the other
-    variant's first budget is good enough already, the interval ends in infinity: it is at least that many times.
+    The best score is the highest mean of a budget, and its steps are the fewest that reach it. Where the other
+    variant's first budget is good enough already, the value is infinite: it is at least as many times fewer as the
+    budgets can show. Where none is, it is zero.
     """
 
     def ratio(one: Array, two: Array) -> float:
         best = int(np.argmax(one))
         needed = steps_to_reach(float(one[best]), other.steps, two)
-        return float(plain.steps[best] / needed) if needed > 0 else math.inf
+        return float(baseline.steps[best] / needed) if needed > 0 else math.inf
 
-    return _estimate(plain, other, ratio)
+    return _estimate(baseline, other, ratio)
 
 
-def _estimate(plain: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:
+def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:
     """Return a statistic of two curves' means, and the interval of its values when the seeds are drawn anew."""
     rng = np.random.default_rng(0)
-    values = sorted(statistic(_resampled(plain, rng), _resampled(other, rng)) for _ in range(NUM_RESAMPLES))
+    values = sorted(statistic(_resampled(baseline, rng), _resampled(other, rng)) for _ in range(NUM_RESAMPLES))
     cut = round((1 - CONFIDENCE) / 2 * (NUM_RESAMPLES - 1))
-    return Interval(value=statistic(plain.mean, other.mean), low=values[cut], high=values[-1 - cut])
+    return Interval(value=statistic(baseline.mean, other.mean), low=values[cut], high=values[-1 - cut])
 
 
 def _resampled(curve: Curve, rng: np.random.Generator) -> Array:

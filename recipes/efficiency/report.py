@@ -7,11 +7,13 @@ from pathlib import Path
 
 import attrs
 
-from .curves import Curve, describe, make_curve, plain_equivalents, speedup
+from .curves import Curve, describe, equivalents, make_curve, speedup
 from .spec import VARIANTS, EfficiencySpec
 from .students import RunResult, replace_text
 from .teachers import TeacherScores
 
+# What budgets are counted in: plain training, and the best that the same pictures and captions give without a teacher.
+BASELINES = {"plain": "plain training", "control": "training with captions and strong augmentation, without a teacher"}
 METRICS = {"top1": "zero-shot top-1", "top5": "zero-shot top-5", "retrieval": "name → picture R@1"}
 
 
@@ -61,12 +63,10 @@ def write_report(
         curves = _curves(spec, results, metric)
         lines += [f"## {title}\n", *_score_table(spec, curves), ""]
         lines += [f"- {name}: {getattr(one.test, metric):.1f}" for name, one in teachers.items()]
-        if "plain" in curves and len(curves) > 1:
-            lines += [
-                "\nPlain steps that give the same score (90 % interval over seeds):\n",
-                *_equivalent_table(spec, curves),
-                "",
-            ]
+        for baseline, name in BASELINES.items():
+            if baseline in curves and len(curves) > 1:
+                about = f"\nSteps of {name} that give the same score (90 % interval over seeds):\n"
+                lines += [about, *_equivalent_table(spec, curves, baseline), ""]
     text = "\n".join([*lines, "![curves](curves.png)"])
     replace_text(spec.output / "report.md", text)
     draw(spec, results, teachers, spec.output / "curves.png")
@@ -126,22 +126,22 @@ def _score_table(spec: EfficiencySpec, curves: Mapping[str, Curve]) -> list[str]
     return _table(["steps", "seeds", *map(str, spec.budgets)], rows)
 
 
-def _equivalent_table(spec: EfficiencySpec, curves: Mapping[str, Curve]) -> list[str]:
-    plain = curves["plain"]
-    limits = (plain.steps[0], plain.steps[-1])
+def _equivalent_table(spec: EfficiencySpec, curves: Mapping[str, Curve], baseline: str) -> list[str]:
+    reference = curves[baseline]
+    limits = (reference.steps[0], reference.steps[-1])
     rows = []
     for name, curve in curves.items():
-        if name == "plain":
+        if name == baseline:
             continue
         cells = {
             int(steps): describe(interval, limits=limits)
-            for steps, interval in zip(curve.steps, plain_equivalents(plain, curve), strict=True)
+            for steps, interval in zip(curve.steps, equivalents(reference, curve), strict=True)
         }
         # The least and the greatest ratio that the budgets can show.
-        ratios = (plain.steps[0] / curve.steps[-1], plain.steps[-1] / curve.steps[0])
-        faster = describe(speedup(plain, curve), limits=ratios, digits=1)
+        ratios = (reference.steps[0] / curve.steps[-1], reference.steps[-1] / curve.steps[0])
+        faster = describe(speedup(reference, curve), limits=ratios, digits=1)
         rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in spec.budgets), faster])
-    return _table(["steps", *map(str, spec.budgets), "times fewer steps to plain's best"], rows)
+    return _table(["steps", *map(str, spec.budgets), "times fewer steps to its best"], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from efficiency.captions import keyword_caption
-from efficiency.curves import Curve, describe, make_curve, plain_equivalents, speedup, steps_to_reach
+from efficiency.curves import Curve, describe, equivalents, make_curve, speedup, steps_to_reach
 from efficiency.data import load_roles
 from efficiency.grid import finished, runs
+from efficiency.report import Counts, write_report
 from efficiency.run import run
 from efficiency.spec import LADDER, VARIANTS
-from efficiency.students import HeldOut, Material, Run, score_embeddings, train_one, variant_batches
+from efficiency.students import HeldOut, Material, Run, RunResult, Scores, score_embeddings, train_one, variant_batches
+from efficiency.teachers import TeacherScores
 from emoji.concepts import Concept
 from learning_efficiency import learning_efficiency
 from PIL import Image
@@ -47,7 +49,7 @@ class TestCurves:
 
     def test_a_variant_that_is_as_good_in_half_the_steps_is_worth_twice_its_budget(self):
         plain, other = curve(1, 2, 3, 4, spread=0.01), curve(2, 3, 4, 5, spread=0.01)
-        worth = plain_equivalents(plain, other)
+        worth = equivalents(plain, other)
         assert [one.value for one in worth] == pytest.approx([200, 400, 800, math.inf])
         assert all(one.low <= one.value <= one.high for one in worth)
         assert speedup(plain, other).value == pytest.approx(2)
@@ -57,11 +59,11 @@ class TestCurves:
         assert speedup(plain, other).value == math.inf
         assert describe(speedup(plain, other), limits=(0.125, 8.0), digits=1) == "> 8.0"
         assert speedup(other, plain).value == 0
-        assert describe(plain_equivalents(other, plain)[0], limits=(100, 200)) == "< 100"
+        assert describe(equivalents(other, plain)[0], limits=(100, 200)) == "< 100"
 
     def test_a_spread_as_large_as_the_difference_makes_a_wide_interval(self):
         narrow, wide = (
-            plain_equivalents(curve(1, 2, 3, 4, spread=spread), curve(1.5, 2.5, 3.5, spread=spread))[1]
+            equivalents(curve(1, 2, 3, 4, spread=spread), curve(1.5, 2.5, 3.5, spread=spread))[1]
             for spread in (0.05, 1.5)
         )
         assert narrow.value == wide.value
@@ -245,6 +247,47 @@ def test_runs_of_the_first_seed_come_first(spec, tmp_path):
     assert len({one.folder for one in every}) == len(every) == 2 * len(spec.budgets) * len(spec.variants)
     assert [one.seed for one in every] == sorted(one.seed for one in every)
     assert finished(attrs.evolve(spec, output=tmp_path)) == []
+
+
+def result(variant, budget, seed, top1):
+    scores = Scores(top1=top1, top5=2 * top1, retrieval=top1 / 2)
+    return RunResult(
+        variant=variant,
+        budget=budget,
+        seed=seed,
+        validation=Scores(top1=0, top5=0, retrieval=0),
+        test=scores,
+        seconds=1,
+    )
+
+
+def test_an_unfinished_comparison_has_a_report_of_whole_curves(spec, tmp_path):
+    pytest.importorskip("matplotlib", reason="the quickstart's packages are an extra")
+    two = attrs.evolve(spec, output=tmp_path, budgets=(100, 200, 400), num_seeds=2, variants=("plain", "ensemble"))
+    results = [
+        result(name, budget, seed, math.log2(budget / 50) + bonus + seed / 10)
+        for name, bonus in (("plain", 0), ("ensemble", 1))
+        for seed in range(2)
+        for budget in two.budgets
+    ]
+    # Of the second seed, the longest training of the ensemble is still missing.
+    del results[-1]
+    good = Scores(top1=48.5, top5=78.6, retrieval=50)
+    counts = Counts(student=1, teacher=2, validation=3, test=4, classes=5)
+    text = write_report(two, results, {"ensemble": TeacherScores(validation=good, test=good)}, counts, num_runs=12)
+    assert text.strip() == (tmp_path / "report.md").read_text(encoding="utf-8").strip()
+    assert "11 of 12 trainings" in text
+    assert "| plain | 2 | 1.1 ± 0.1 | 2.0 ± 0.1 | 3.0 ± 0.1 |" in text
+    # As many trainings with one seed and three budgets would be fewer than with two of each.
+    assert "| + ensemble | 2 | 2.0 ± 0.1 | 3.0 ± 0.1 |  |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| + ensemble | 2") and "to" in line)
+    worth, better, missing, faster = (cell.strip() for cell in row.split("|")[2:6])
+    assert worth.startswith("200 (")
+    assert better.startswith("400 (")
+    assert not missing
+    assert faster.startswith("2.0 (")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > picture.height
 
 
 @pytest.fixture(scope="module")
