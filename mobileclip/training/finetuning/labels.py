@@ -29,7 +29,8 @@ def labelled_contrastive(num_classes: int) -> ReinforcedLossSpec:
 
     For picture i the target is 1/n at the n texts of its class and 0 elsewhere, and for texts the same. Reported is the
     divergence from the targets: zero at its best, where the cross-entropy would be their entropy. Where every class
-    comes once, it is the contrastive loss.
+    comes once, it is the contrastive loss. Where all texts of a class are one text, as with a single template, its
+    gradient is that loss's, as it makes no difference which of equal texts is called right; with several it is not.
 
     Args:
         num_classes: classes in all, at least 2.

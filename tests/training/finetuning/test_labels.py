@@ -70,6 +70,29 @@ def test_a_perfect_model_has_no_loss_though_classes_repeat():
     assert plain.total > 0.3
 
 
+def test_where_texts_of_a_class_are_one_text_the_gradient_is_the_contrastive_loss_s():
+    """Which of equal texts is called right makes no difference; with several templates it does."""
+    labels = torch.tensor([0, 1, 0, 2, 0, 1])
+    codes = F.one_hot(labels, 3).float()
+    generator = torch.Generator().manual_seed(0)
+    image, classes = (torch.randn(rows, 8, dtype=torch.float64, generator=generator) for rows in (6, 3))
+    noise = 0.5 * torch.randn(6, 8, dtype=torch.float64, generator=generator)
+    equal = {}
+    for name, apart in (("one template", 0.0), ("several templates", 1.0)):
+        gradients = []
+        for loss, teachers in (
+            (labelled_contrastive(3), {"teacher_image": codes, "teacher_text": codes}),
+            (ContrastiveLossSpec(), {}),
+        ):
+            leaves = [one.clone().requires_grad_() for one in (image, classes)]
+            text = leaves[1][labels] + apart * noise
+            unit = [F.normalize(one, dim=1) for one in (leaves[0], text)]
+            loss.build()(image=unit[0], text=unit[1], logit_scale=7.0, **teachers).total.backward()
+            gradients.append(torch.cat([leaf.grad for leaf in leaves]))
+        equal[name] = torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
+    assert equal == {"one template": True, "several templates": False}
+
+
 class Batches:
     """Eight keys a step, `STEP-0` to `STEP-7`."""
 
