@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
@@ -113,7 +114,9 @@ class ExampleMaker:
         }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
-            image=self._transform.normalize_each([example.images[0] for example in examples]),
+            image=self._transform.normalize_each(
+                [example.images[0] for example in examples], shared=get_worker_info() is not None
+            ),
             text=self._tokenizer(texts),
             syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
             teacher_image=_stack(example.teacher_image for example in examples),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -104,16 +105,26 @@ class ImageTransform:
             )
         return self._normalize(pixels.movedim(-1, -3).contiguous().to(torch.float32))
 
-    def normalize_each(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
+    def normalize_each(self, pixels: Sequence[npt.NDArray[np.uint8]], *, shared: bool = False) -> torch.Tensor:
         """Return the pixels of several images, as `normalize` makes them, in one batch.
 
         Shape: B times (height, width, 3), uint8, writable -> (B, 3, height, width), float32.
+
+        Args:
+            pixels: of images of one size.
+            shared: whether to put the batch where another process can read it without a copy.
         """
         height, width, _ = pixels[0].shape
-        images = torch.empty(len(pixels), 3, height, width)
+        shape = (len(pixels), 3, height, width)
+        images = torch.empty(0)
+        if shared:
+            storage = torch.UntypedStorage._new_shared(4 * math.prod(shape), device="cpu")  # noqa: SLF001
+            images = images.set_(storage)
+        images = images.resize_(shape)
         for image, one in zip(images, pixels, strict=True):
-            image.copy_(torch.from_numpy(one).movedim(-1, -3))
-        return self._normalize(images)
+            # One after another, as long as they are in the processor's cache.
+            self._normalize(image.copy_(torch.from_numpy(one).movedim(-1, -3).contiguous()))
+        return images
 
     def _normalize(self, image: torch.Tensor) -> torch.Tensor:
         image.div_(255)
