@@ -118,8 +118,8 @@ class ImageTransform:
         shape = (len(pixels), 3, height, width)
         images = torch.empty(0)
         if shared:
-            storage = torch.UntypedStorage._new_shared(4 * math.prod(shape), device="cpu")  # noqa: SLF001
-            images = images.set_(storage)
+            new_shared = torch.UntypedStorage._new_shared  # noqa: SLF001  what torch's own collate function calls
+            images = images.set_(new_shared(4 * math.prod(shape), device="cpu"))  # type: ignore[no-untyped-call]
         images = images.resize_(shape)
         for image, one in zip(images, pixels, strict=True):
             # One after another, as long as they are in the processor's cache.
