@@ -1,6 +1,6 @@
 """The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened.
 
-A file is safetensors: `objective/NAME` (student and loss), `average/NAME`, `optimizer/PARAMETER/NAME` and
+A file is safetensors: `objective/NAME` (student, loss, augmentation), `average/NAME`, `optimizer/PARAMETER/NAME` and
 `random/DEVICE/RANK`, with the specs, the step and the data position of every process in its metadata. It is written
 beside its place and moved there, so that there always is a whole one.
 """

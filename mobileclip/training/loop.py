@@ -109,7 +109,7 @@ def train(
             waited = time.perf_counter() - started
 
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
-            terms, norm = _gradient(minimised, batch, spec, state.optimizer)
+            terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
             values = _values(terms, norm, world)
             _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
             state.optimizer.step()
@@ -160,11 +160,11 @@ def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec
 
 
 def _gradient(
-    objective: nn.Module, batch: ReinforcedBatch, spec: TrainingSpec, optimizer: torch.optim.Optimizer
+    objective: nn.Module, batch: ReinforcedBatch, spec: TrainingSpec, optimizer: torch.optim.Optimizer, progress: float
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Compute the gradient, clipped; return the loss's terms and the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    contrastive, distillation, total = objective(batch)
+    contrastive, distillation, total = objective(batch, progress)
     total.backward()
     norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
     return (contrastive, distillation, total), norm

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Objective(nn.Module):
-    """The student and its loss as one module, so that one call has every parameter that is trained.
+    """The student, its loss and its augmentation as one module, so that one call has every parameter that is trained.
 
     The loss sees the whole batch at once; the towers may see it in pieces.
 
@@ -40,6 +40,7 @@ class Objective(nn.Module):
         self.spec = spec
         self.model = model
         self.loss = spec.loss.build(process_group=world.group)
+        self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
         self.to(world.device).train()
         if spec.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -48,17 +49,25 @@ class Objective(nn.Module):
             model.image_encoder.compile()
             model.text_encoder.compile()
 
-    def forward(self, batch: ReinforcedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss's contrastive term, its distillation term and their sum.
+    def forward(self, batch: ReinforcedBatch, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised.
+
+        Args:
+            batch: on the device.
+            progress: fraction of the training that is done, from 0 to 1.
 
         Raises:
             ValueError: if the batch lacks what the loss needs.
         """
-        terms: LossTerms = self.loss(**self._embed(batch), **self._teachers(batch))
-        return terms.contrastive, terms.distillation, terms.total
+        image, augmentation = batch.image, None
+        if self.range_augment is not None:
+            contract = self.model.spec.image.input
+            image, augmentation = self.range_augment(image, progress=progress, mean=contract.mean, std=contract.std)
+        terms: LossTerms = self.loss(**self._embed(image, batch), **self._teachers(batch))
+        total = terms.total if augmentation is None else terms.total + augmentation
+        return terms.contrastive, terms.distillation, total
 
-    def _embed(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
-        image = batch.image
+    def _embed(self, image: Tensor, batch: ReinforcedBatch) -> dict[str, Tensor]:
         if self.spec.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         # Real and synthetic captions go through the text tower together: one batch of twice the size.

@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 from attrs import validators
 
+from mobileclip.data import RangeAugmentSpec
 from mobileclip.losses import LossSpec
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
@@ -34,6 +35,8 @@ class TrainingSpec:
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where the backward
             pass of a strided 1x1 convolution of few channels, as the stem has, brings oneDNN down.
         compile: let torch.compile build the towers' kernels: minutes at the start, then faster.
+        range_augment: brightness, contrast and noise of learnt strength on the student's images alone; none leaves the
+            images as the data has them.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
@@ -55,6 +58,7 @@ class TrainingSpec:
     recompute_activations: bool = False
     channels_last: bool = False
     compile: bool = False
+    range_augment: RangeAugmentSpec | None = None
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)
     checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0), eq=False)

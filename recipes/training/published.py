@@ -9,16 +9,22 @@ from typing import Any
 
 import attrs
 
-from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.data import RangeAugmentSpec, ReinforcedPipelineSpec
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, RunSpec, TrainingSpec
 
 STEPS_BETWEEN_LOOKS = 2_000
+STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
 
 
 def mobileclip_run(
-    model: DualEncoderSpec, *, distill_weight: float = 1.0, batch_size: int = 65_536, total_steps: int = 200_000
+    model: DualEncoderSpec,
+    *,
+    distill_weight: float = 1.0,
+    batch_size: int = 65_536,
+    total_steps: int = 200_000,
+    range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
 ) -> RunSpec:
     """Return a run on DataCompDR as in table 12.
 
@@ -27,6 +33,7 @@ def mobileclip_run(
         distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
+        range_augment: what changes the student's images beyond what the teachers saw.
     """
     return RunSpec(
         model=model,
@@ -49,6 +56,7 @@ def mobileclip_run(
             optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
             ema_decay=0.9995,
             precision="bfloat16",
+            range_augment=range_augment,
             checkpoint_every_steps=STEPS_BETWEEN_LOOKS,
             evaluate_every_steps=STEPS_BETWEEN_LOOKS,
         ),

@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mobileclip.data import ReinforcedBatch, ReinforcementCard, TeacherEntry
+from mobileclip.data import RangeAugmentSpec, ReinforcedBatch, ReinforcementCard, TeacherEntry
 from mobileclip.inputs import ImageInput
+from mobileclip.losses import SigmoidLossSpec
 from mobileclip.training import AdamWSpec, World, read_metrics, train
 from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
 
@@ -66,9 +67,18 @@ def test_the_loss_falls(tmp_path, reinforced):
     assert all(line["distillation"] > 0 for line in metrics) == reinforced
 
 
-def test_a_killed_run_resumes_to_the_bit(tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        # What draws random numbers while it trains, and what has parameters beside the student's.
+        {"range_augment": RangeAugmentSpec(), "loss": SigmoidLossSpec(), "micro_batch_size": 4},
+    ],
+    ids=["plain", "random"],
+)
+def test_a_killed_run_resumes_to_the_bit(tmp_path, changes):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    spec = training_spec(8)
+    spec = training_spec(8, **changes)
     reference = train(spec, model=new_model(), batches=Batches(), output=whole)
     for step in (2, 5, 7):
         with pytest.raises(KilledError):

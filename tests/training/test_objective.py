@@ -8,9 +8,10 @@ import attrs
 import pytest
 import torch
 
+from mobileclip.data import RangeAugmentSpec
 from mobileclip.encoders import TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.training import World
+from mobileclip.training import World, decay_groups
 from mobileclip.training.objective import Objective
 from tests.training.runs import MODEL, batch_of, new_model, training_spec
 
@@ -86,6 +87,23 @@ def test_pieces_and_recomputation_keep_less():
     whole = bytes_kept(new_model())
     assert bytes_kept(new_model(), recompute_activations=True) < 0.5 * whole
     assert bytes_kept(new_model(), micro_batch_size=2) < 0.1 * whole
+
+
+def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
+    torch.manual_seed(0)
+    spec = training_spec(9, range_augment=RangeAugmentSpec())
+    objective = Objective(spec, model=new_model(), world=World())
+    contrastive, distillation, total = objective(batch_of(0), progress=0.5)
+    plain = Objective(training_spec(9), model=new_model(), world=World())(batch_of(0))
+    assert total.item() > contrastive.item() + distillation.item()
+    assert contrastive.item() != plain[0].item()
+    total.backward()
+    ranges = dict(objective.range_augment.named_parameters())
+    assert ranges
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in ranges.values())
+    decayed, kept = decay_groups(objective)
+    assert not any(name.startswith("range_augment") for name in decayed)
+    assert {f"range_augment.{name}" for name in ranges} <= kept.keys()
 
 
 @pytest.mark.slow
