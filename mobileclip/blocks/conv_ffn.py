@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobileclip.blocks.checks import check_odd
 from mobileclip.blocks.conv_norm import ConvNorm
-from mobileclip.reparam import scale_output, with_children
+from mobileclip.reparam import LayerScale, scale_output, with_children
 
 
 class ConvFFN(nn.Module):
@@ -44,10 +45,32 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed `x`; the residual is the owner's."""
-        y: Tensor = self.fc2(self.activation(self.fc1(self.conv(x))))
+        y: Tensor = self.fc2(self._hidden(x))
         return y
+
+    def times(self, scale: nn.Module, x: Tensor) -> Tensor:
+        """Return `scale(self(x))`; in training a layer scale goes into the weights, which are smaller than the features.
+
+        `gamma * (W h + b) = (gamma W) h + gamma b`: one pass over the features less in each direction, one map less to
+        keep. Not where float16 computes, in which a small scale times a weight is nothing.
+        """
+        if not (self.training and isinstance(scale, LayerScale) and type(self.fc2) is nn.Conv2d) or _is_half(x):
+            y: Tensor = scale(self(x))
+            return y
+        assert self.fc2.bias is not None
+        weight, bias = self.fc2.weight * scale.gamma[..., None], self.fc2.bias * scale.gamma.flatten()
+        return F.conv2d(self._hidden(x), weight, bias)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.activation(self.fc1(self.conv(x)))
+        return hidden
 
     @torch.no_grad()
     def scaled(self, scale: Tensor) -> ConvFFN:
         """Return the network equal to `scale * self(x)`, per channel; shares all weights but the last projection's."""
         return with_children(self, {"fc2": scale_output(self.fc2, scale)})
+
+
+def _is_half(x: Tensor) -> bool:
+    device = x.device.type
+    return (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype) == torch.float16

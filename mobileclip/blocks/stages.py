@@ -48,7 +48,7 @@ class RepMixerBlock(Reparameterizable):
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
         x = self.token_mixer(x)
-        y: Tensor = x + self.layer_scale(self.ffn(x))
+        y: Tensor = x + self.ffn.times(self.layer_scale, x)
         return y
 
     @property
@@ -140,7 +140,7 @@ class AttentionBlock(Reparameterizable):
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
         x = x + self.attention_scale(self.attention(self.norm(x)))
-        y: Tensor = x + self.ffn_scale(self.ffn(x))
+        y: Tensor = x + self.ffn.times(self.ffn_scale, x)
         return y
 
     @property

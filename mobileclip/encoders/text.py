@@ -79,7 +79,7 @@ def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list
 
 
 class TextEncoder(nn.Module):
-    """Token and position embeddings, layers, a norm, the end token's features, a projection.
+    """Token and position embeddings, layers, the end token's features, their norm, a projection.
 
     Shape:
         ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
@@ -109,8 +109,8 @@ class TextEncoder(nn.Module):
             ValueError: if the context is not as long as the spec's.
         """
         check_tokens(tokens, self.spec.input)
-        features = self.norm(self.layers(self.token_embedding(tokens) + self.position))
-        y: Tensor = self.project(self.pool(features, tokens))
+        features = self.layers(self.token_embedding(tokens) + self.position)
+        y: Tensor = self.project(self.norm(self.pool(features, tokens)))
         return y
 
     def _initialize(self) -> None:

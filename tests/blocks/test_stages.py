@@ -71,3 +71,34 @@ def test_scales_may_be_negative_or_zero():
     block.attention_scale.gamma.data[:4] *= -1
     block.ffn_scale.gamma.data[2:6] = 0
     torch.testing.assert_close(reparameterize(block)(x), block(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: RepMixerBlock(6, hidden_dim=9), lambda: AttentionBlock(6, head_dim=3, hidden_dim=9)]
+)
+def test_in_training_the_layer_scale_may_go_into_the_weights(make):
+    """The same values and gradients as after the network, whose output is then never held."""
+    block = filled(make()).double().train()
+    scale = block.layer_scale if isinstance(block, RepMixerBlock) else block.ffn_scale
+    results = []
+    for network in (lambda x: block.ffn.times(scale, x), lambda x: scale(block.ffn(x))):
+        x = noise(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
+        block.zero_grad()
+        y = network(x)
+        y.pow(3).sum().backward()
+        gradients = [p.grad for p in (*block.ffn.parameters(), *scale.parameters())]
+        results.append([y.detach(), x.grad, *gradients])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_a_small_layer_scale_is_not_lost(dtype):
+    block = RepMixerBlock(6, hidden_dim=9, layer_scale=1e-7).train()
+    x = noise(2, 6, 5, 4)
+    expected = block.layer_scale(block.ffn(x))
+    with torch.autocast("cpu", dtype=dtype):
+        y = block.ffn.times(block.layer_scale, x)
+    assert (y - expected).norm() < 0.03 * expected.norm()
+    copy = block.to(dtype)
+    y = copy.ffn.times(copy.layer_scale, x.to(dtype))
+    assert y.dtype == dtype
