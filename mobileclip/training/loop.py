@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
@@ -84,7 +84,7 @@ def train(
         FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
-    if card is not None and isinstance(spec.loss, ReinforcedLossSpec):
+    if card is not None and isinstance(spec.loss, DistillingLossSpec) and spec.loss.needs_teachers:
         card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
     world = World() if world is None else world
     torch.manual_seed(spec.seed + world.rank)

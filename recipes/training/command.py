@@ -12,7 +12,7 @@ import attrs
 import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import console
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
@@ -122,7 +122,7 @@ def _no_data(spec: RunSpec) -> str:
             f"{TRY}"
         )
     loss = spec.training.loss
-    dims = ", ".join(map(str, loss.teacher_dims)) if isinstance(loss, ReinforcedLossSpec) else "of any"
+    dims = ", ".join(map(str, loss.teacher_dims)) if isinstance(loss, DistillingLossSpec) else "of any"
     return (
         f"--data is missing: shards of images with synthetic captions and embeddings of teachers (dims {dims}),\n"
         "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"

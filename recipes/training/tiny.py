@@ -9,7 +9,7 @@ from reinforcing.tiny import shrink, write_scenes
 
 from mobileclip.data import datacompdr_augmentation, find_card, read_card
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import DistillingLossSpec
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
 from mobileclip.training import CosineSchedule, RunSpec
 
@@ -36,7 +36,7 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         precision="float32",
         log_every_steps=1,
     )
-    if isinstance(training.loss, ReinforcedLossSpec):
+    if isinstance(training.loss, DistillingLossSpec):
         dims, scales = card.teacher_dims, card.teacher_logit_scales
         loss = attrs.evolve(training.loss, teacher_dims=dims, teacher_logit_scales=scales)
         training = attrs.evolve(training, loss=loss)
