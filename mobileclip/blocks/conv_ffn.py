@@ -49,7 +49,7 @@ class ConvFFN(nn.Module):
         return y
 
     def times(self, scale: nn.Module, x: Tensor) -> Tensor:
-        """Return `scale(self(x))`; in training a layer scale goes into the weights, which are smaller than the features.
+        """Return `scale(self(x))`; in training a layer scale goes into the weights, smaller than the features.
 
         `gamma * (W h + b) = (gamma W) h + gamma b`: one pass over the features less in each direction, one map less to
         keep. Not where float16 computes, in which a small scale times a weight is nothing.

@@ -114,6 +114,18 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (inverse.float().pow(-2) - eps).clamp_(min=0)
 
 
+def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
+    """Return for every branch the values of its input."""
+    return torch.stack([values[index] for index in source])
+
+
+def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
+    """Return for every input the sum of its branches' values. Index tensors would have to travel to the device."""
+    rows = values.unbind()
+    sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
+    return torch.stack([sum(own[1:], start=own[0]) for own in sums])
+
+
 def _per_channel(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1)
 
@@ -134,10 +146,9 @@ class _SumOfNorms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum, and the mean and variance of every input."""
         means, variances = map(torch.stack, zip(*(_statistics(x) for x in inputs), strict=True))
-        of_branch = torch.tensor(source, device=shift.device)
-        added = torch.tensor(eps, dtype=variances.dtype, device=shift.device)[:, None]
-        roots = (scales.square() * variances[of_branch] + added).rsqrt()
-        slopes = torch.zeros_like(means).index_add_(0, of_branch, weights * scales * roots)
+        added: float | Tensor = eps[0] if len(set(eps)) == 1 else shift.new_tensor(eps)[:, None]
+        roots = (scales.square() * _of_branches(variances, source) + added).rsqrt()
+        slopes = _of_inputs(weights * scales * roots, source)
         offset = shift - (slopes * means).sum(0)
         steps = slopes.clone()
         if residual is not None:
@@ -145,7 +156,8 @@ class _SumOfNorms(torch.autograd.Function):
         y = torch.addcmul(_per_channel(offset), inputs[0], _per_channel(steps[0]))
         for x, step in zip(inputs[1:], steps[1:], strict=True):
             y.addcmul_(x, _per_channel(step))
-        ctx.save_for_backward(weights, scales, means, roots, added, of_branch, slopes, steps, *inputs)
+        ctx.save_for_backward(weights, scales, means, roots, slopes, steps, *inputs)
+        ctx.added, ctx.source = added, source
         ctx.mark_non_differentiable(means, variances)
         return y, means, variances
 
@@ -158,32 +170,33 @@ class _SumOfNorms(torch.autograd.Function):
         channel: `dg_j = w_j r_j S_i`, `dw_j = g_j eps_j r_j^3 S_i`, `dv_i = -S_i / 2 sum_j g_j w_j^3 r_j^3` and
         `dx_i = a_i (dy - G / n) + 2 dv_i / n (x_i - m_i)`, to which a residual adds `dy`.
         """
-        weights, scales, means, roots, added, of_branch, slopes, steps, *inputs = ctx.saved_tensors
+        weights, scales, means, roots, slopes, steps, *inputs = ctx.saved_tensors
         grad = grad.contiguous(memory_format=memory_format(inputs[0]))  # two layouts in one pass are slow
         count = grad.numel() // grad.shape[1]
         moments, total = _moments(grad, inputs, means)
-        of_input = moments[of_branch]
+        of_branch = _of_branches(moments, ctx.source)
         cubes = roots.pow(3)
-        grad_weights = scales * roots * of_input
-        grad_scales = weights * added * cubes * of_input
-        bends = torch.zeros_like(means).index_add_(0, of_branch, weights * scales.pow(3) * cubes)
-        bends = bends * moments / -count
+        grad_weights = scales * roots * of_branch
+        grad_scales = weights * ctx.added * cubes * of_branch
+        bends = _of_inputs(weights * scales.pow(3) * cubes, ctx.source) * moments / -count
         offsets = slopes * total / -count - bends * means
-        grad_inputs = []
-        for x, step, bend, offset in zip(inputs, steps, bends, offsets, strict=True):
-            grad_x = torch.addcmul(_per_channel(offset), grad, _per_channel(step)).addcmul_(x, _per_channel(bend))
-            grad_inputs.append(grad_x.to(x.dtype))
+        grad_inputs: list[Tensor | None] = [None] * len(inputs)
+        for index, x in enumerate(inputs):
+            if ctx.needs_input_grad[-len(inputs) + index]:
+                offset, step, bend = (_per_channel(values[index]) for values in (offsets, steps, bends))
+                grad_inputs[index] = torch.addcmul(offset, grad, step).addcmul_(x, bend).to(x.dtype)
         return grad_weights, grad_scales, total, None, None, None, *grad_inputs
 
 
 def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of `grad (x - mean)` for every input, and of `grad`, per channel."""
-    moments, total = [], means[0]
+    moments, totals = [], {}
     one = torch.ones_like(means[0])
     for x, mean in zip(inputs, means, strict=True):
         # The kernel multiplies the first of its sums by the inverse deviation: 1 leaves it as it is.
-        _, moment, total = _aten.native_batch_norm_backward(
+        _, moment, totals[x.dtype] = _aten.native_batch_norm_backward(
             grad.to(x.dtype), x, one, None, None, mean, one, True, 0.0, [False, True, True]
         )
         moments.append(moment)
-    return torch.stack(moments), total
+    # Sums in float32 of a gradient rounded to half precision are worth less than those of the gradient itself.
+    return torch.stack(moments), totals.get(grad.dtype, totals[inputs[0].dtype])
