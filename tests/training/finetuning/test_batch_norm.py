@@ -60,7 +60,8 @@ def test_frozen_norms_compute_as_in_evaluation_and_pass_gradients():
     model = freeze_batch_norm(fresh(SMALL)).train()
     images, _ = inputs(SMALL)
     expected = fresh(SMALL).encode_image(images)
-    torch.testing.assert_close(model.encode_image(images), expected, rtol=0, atol=0)
+    # In training, layer scales go into the weights, which rounds otherwise.
+    torch.testing.assert_close(model.encode_image(images), expected, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(fresh(SMALL).train().encode_image(images), expected, atol=1e-2)
     loss_of(model).backward()
     assert model.image_encoder.stem[0].branches[0].conv.weight.grad.abs().sum() > 0
