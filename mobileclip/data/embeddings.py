@@ -18,6 +18,9 @@ from mobileclip.data.npz import NpzRows
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.torch_file import TorchRows
 
+# More than deflate can compress by.
+_MAX_RATIO = 1100
+
 Embeddings = npt.NDArray[np.float32]
 
 
@@ -119,8 +122,18 @@ def _decompressed(data: bytes) -> bytes:
     # webdataset's writer compresses members called .gz itself: what was compressed before is compressed twice.
     for _ in range(2):
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            data = _gunzipped(data)
     return data
+
+
+def _gunzipped(data: bytes) -> bytes:
+    size = int.from_bytes(data[-4:], "little")
+    # In one piece, where the size that the file ends with is that of its only part, and no forged one.
+    if size <= _MAX_RATIO * len(data):
+        content = zlib.decompress(data, wbits=31, bufsize=max(size, 1))
+        if len(content) == size:
+            return content
+    return gzip.decompress(data)
 
 
 def _read_torch(data: bytes) -> dict[str, Any]:

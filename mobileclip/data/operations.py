@@ -75,9 +75,15 @@ def rotate(image: RgbImage, magnitude: float) -> RgbImage:
     return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
+def _blended(image: RgbImage, level: int, factor: float) -> RgbImage:
+    """Blend with one level, `level + factor (pixel - level)`, by a table of all pixels that Pillow's blending makes."""
+    table = Image.blend(Image.new("L", (256, 1), level), Image.frombytes("L", (256, 1), bytes(range(256))), factor)
+    return image.point(list(table.tobytes()) * 3)
+
+
 def brightness(image: RgbImage, magnitude: float) -> RgbImage:
     """Blend with black: `(1 + magnitude) * pixel`."""
-    return ImageEnhance.Brightness(image).enhance(1.0 + magnitude)
+    return _blended(image, 0, 1.0 + magnitude)
 
 
 def color(image: RgbImage, magnitude: float) -> RgbImage:
@@ -87,7 +93,10 @@ def color(image: RgbImage, magnitude: float) -> RgbImage:
 
 def contrast(image: RgbImage, magnitude: float) -> RgbImage:
     """Blend with the mean grey: below zero flatter, above zero more contrast."""
-    return ImageEnhance.Contrast(image).enhance(1.0 + magnitude)
+    grey = image.convert("L")
+    counts = grey.histogram()
+    mean = sum(level * count for level, count in enumerate(counts)) / (grey.width * grey.height)
+    return _blended(image, int(mean + 0.5), 1.0 + magnitude)
 
 
 def sharpness(image: RgbImage, magnitude: float) -> RgbImage:

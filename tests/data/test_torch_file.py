@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 from contextlib import suppress
@@ -125,3 +126,30 @@ def test_other_protocols():
     data = saved({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL)
     with pytest.raises(ValueError, match="another protocol"):
         TorchRows(data)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        gzip.compress,
+        lambda data: gzip.compress(gzip.compress(data)),
+        lambda data: gzip.compress(data[:700]) + gzip.compress(data[700:]),
+        lambda data: gzip.compress(data) + bytes(20),
+        bytes,
+    ],
+)
+def test_however_it_is_compressed(compress):
+    data = compress(saved({name: torch.from_numpy(array) for name, array in ARRAYS.items()}))
+    rows = read_embeddings("a.pth.gz", data)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(rows.row(name, 2), array[2])
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1], lambda data: data[:-4] + b"\xff" * 4, lambda data: data[:200]]
+)
+def test_damaged_compression(change):
+    data = change(write_pth_gz(ARRAYS))
+    with pytest.raises(BadSampleError) as caught:
+        read_embeddings("a.pth.gz", data)
+    assert caught.value.reason == "bad_embedding"
