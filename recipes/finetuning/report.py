@@ -117,6 +117,7 @@ def _plot(results: Results, path: Path) -> bool:
         axes.annotate(name, (row.mean_old, row.new.value), textcoords="offset points", xytext=(6, 4))
     axes.set_xlabel("old tasks, mean, %")
     axes.set_ylabel(f"new task: {results.before.new.task}, {results.before.new.metric}, %")
+    axes.margins(0.2)  # room for the names
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     return True
