@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,6 +97,20 @@ class ReinforcementCard:
     def teacher_logit_scales(self) -> tuple[float, ...]:
         """Logit scales of the teachers, as the distillation loss takes them."""
         return tuple(teacher.logit_scale for teacher in self.teachers)
+
+    def in_columns(self, columns: tuple[int, int]) -> ReinforcementCard:
+        """Return the card of those teachers whose embeddings are the given columns, the last one excluded.
+
+        Raises:
+            ValueError: if the columns cut through a teacher's, or hold none's.
+        """
+        stops = list(itertools.accumulate(self.teacher_dims))
+        places = [(stop - dim, stop) for dim, stop in zip(self.teacher_dims, stops, strict=True)]
+        chosen = [place for place in places if columns[0] <= place[0] and place[1] <= columns[1]]
+        if not chosen or (chosen[0][0], chosen[-1][1]) != columns:
+            raise ValueError(f"columns {columns} are not those of whole teachers, whose own are {places}")
+        teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
+        return attrs.evolve(self, teachers=tuple(teachers))
 
     def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> None:
         """Refuse a loss that splits or scales the stored embeddings otherwise than the teachers did.

@@ -100,7 +100,7 @@ class ExampleMaker:
             images=source.replay(self._augmentations, params, self._spec.decode),
             caption=caption,
             syn_caption=syn_caption,
-            teacher_image=sample.row("image_emb", index) if isinstance(sample, StoredSample) else None,
+            teacher_image=self._row(sample, "image_emb", index),
         )
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
@@ -147,20 +147,28 @@ class ExampleMaker:
         if choice != "real" and not names:
             raise BadSampleError("no_syn_caption", "there is no synthetic caption; captions='real' does without")
         if choice == "synthetic":
-            return _synthetic(sample, names, rng), None
+            return self._synthetic(sample, names, rng), None
         index = random_index(rng, len(sample.captions))
-        real = Caption(sample.captions[index], _row(sample, "text_emb", index))
-        return real, _synthetic(sample, names, rng) if choice == "both" else None
+        real = Caption(sample.captions[index], self._row(sample, "text_emb", index))
+        return real, self._synthetic(sample, names, rng) if choice == "both" else None
 
+    def _synthetic(self, sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
+        name = names[random_index(rng, len(names))]
+        index = random_index(rng, len(sample.syn_captions[name]))
+        return Caption(sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index))
 
-def _synthetic(sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
-    name = names[random_index(rng, len(names))]
-    index = random_index(rng, len(sample.syn_captions[name]))
-    return Caption(sample.syn_captions[name][index], _row(sample, f"{name}_emb", index))
-
-
-def _row(sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
-    return sample.row(name, index) if isinstance(sample, StoredSample) else None
+    def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
+        if not isinstance(sample, StoredSample):
+            return None
+        row = sample.row(name, index)
+        if self._spec.teacher_columns is None:
+            return row
+        first, stop = self._spec.teacher_columns
+        if stop > len(row):
+            raise BadSampleError(
+                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
+            )
+        return row[first:stop]
 
 
 def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:

@@ -73,6 +73,8 @@ class ReinforcedPipelineSpec:
         drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
         num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
         teacher_dim: dim of the concatenated teacher embeddings; None for that of the first usable sample.
+        teacher_columns: which of their columns batches hold, the first and the one behind the last: those of some of
+            the teachers; None for all.
 
     Raises:
         ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
@@ -98,8 +100,14 @@ class ReinforcedPipelineSpec:
     drop_last: bool = True
     num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    teacher_columns: tuple[int, int] | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.teacher_columns is not None and not 0 <= self.teacher_columns[0] < self.teacher_columns[1]:
+            raise ValueError(
+                f"teacher_columns are the first column and the one behind the last, such as (0, 768), not "
+                f"{self.teacher_columns}"
+            )
         if self.augmentation is not None and self.augmentation.size != self.image.size:
             raise ValueError(
                 f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "

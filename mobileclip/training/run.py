@@ -120,8 +120,11 @@ def _share(batch_size: int, world: World) -> int:
 
 def _card(data: ReinforcedPipelineSpec) -> ReinforcementCard | None:
     """Return the card beside the shards, where there is one."""
+    if not data.reinforced or not data.shards:
+        return None
     folder, _, _ = data.shards[0].rpartition("/")
-    return find_card(folder or os.curdir) if data.reinforced else None
+    card = find_card(folder or os.curdir)
+    return card if card is None or data.teacher_columns is None else card.in_columns(data.teacher_columns)
 
 
 def _claim(spec: RunSpec, output: Path) -> None:

@@ -36,12 +36,15 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         precision="float32",
         log_every_steps=1,
     )
+    columns = None
     if isinstance(training.loss, DistillingLossSpec):
         dims, scales = card.teacher_dims, card.teacher_logit_scales
+        if run.data.teacher_columns is not None:
+            columns, dims, scales = (sum(dims[:-1]), sum(dims)), dims[-1:], scales[-1:]
         loss = attrs.evolve(training.loss, teacher_dims=dims, teacher_logit_scales=scales)
         training = attrs.evolve(training, loss=loss)
     shards = tuple(str(path) for path in sorted(reinforced.glob("*.tar")))
-    data = attrs.evolve(run.data, shards=shards, batch_size=BATCH_SIZE, num_workers=0)
+    data = attrs.evolve(run.data, shards=shards, batch_size=BATCH_SIZE, num_workers=0, teacher_columns=columns)
     return attrs.evolve(run, model=shallow(run.model), data=data, training=training)
 
 

@@ -61,3 +61,19 @@ def test_a_damaged_card_says_where(tmp_path):
     (tmp_path / "reinforcement.json").write_text('{"layout": "npz", "colour": 3}')
     with pytest.raises(ValueError, match="unknown key 'colour'"):
         read_card(tmp_path)
+
+
+def test_some_of_the_teachers_by_their_columns():
+    entries = [
+        TeacherEntry(name=name, weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
+        for name, dim, scale in (("a", 4, 10.0), ("b", 2, 20.0), ("c", 3, 30.0))
+    ]
+    card = ReinforcementCard(teachers=entries, layout="npz")
+    assert card.in_columns((4, 6)).teacher_logit_scales == (20.0,)
+    assert card.in_columns((4, 9)).teacher_dims == (2, 3)
+    assert card.in_columns((0, 9)).teachers == tuple(entries)
+    for columns in ((0, 5), (1, 4), (9, 12), (4, 12)):
+        with pytest.raises(
+            ValueError, match=r"not those of whole teachers, whose own are \[\(0, 4\), \(4, 6\), \(6, 9\)"
+        ):
+            card.in_columns(columns)

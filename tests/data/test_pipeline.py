@@ -515,3 +515,17 @@ class TestBatchValue:
         copy = pickle.loads(pickle.dumps(self.batch(3, 1)))
         assert copy.keys == ("30",)
         assert len(copy) == 1
+
+
+def test_some_of_the_teachers_columns(tmp_path):
+    paths = write_shards(tmp_path, [make_sample(number) for number in range(6)])
+    whole = next(iter(spec(paths, batch_size=6, shuffle=False).build()))
+    part = next(iter(spec(paths, batch_size=6, shuffle=False, teacher_columns=(4, 6)).build()))
+    for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, 4:6], rtol=0, atol=0)
+    pipeline = spec(paths, batch_size=6, teacher_columns=(4, 8)).build()
+    with pytest.raises(ValueError, match="not one sample of 1 shards can be used"):
+        next(iter(pipeline))
+    assert pipeline.report.counts == {"wrong_dim": 6}
+    with pytest.raises(ValueError, match="teacher_columns are the first column and the one behind the last"):
+        spec(paths, teacher_columns=(4, 4))
