@@ -12,8 +12,12 @@ from .spec import VARIANTS, EfficiencySpec
 from .students import RunResult, replace_text
 from .teachers import TeacherScores
 
-# What budgets are counted in: plain training, and the best that the same pictures and captions give without a teacher.
-BASELINES = {"plain": "plain training", "control": "training with captions and strong augmentation, without a teacher"}
+# What budgets are counted in: plain training, and what the same captions give without a teacher.
+BASELINES = {
+    "plain": "plain training",
+    "captions": "training with synthetic captions, without a teacher",
+    "control": "training with synthetic captions and strong augmentation, without a teacher",
+}
 METRICS = {"top1": "zero-shot top-1", "top5": "zero-shot top-5", "retrieval": "name → picture R@1"}
 
 
