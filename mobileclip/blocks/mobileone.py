@@ -97,7 +97,7 @@ class MobileOneBlock(Reparameterizable):
         """Return the branches as norms, of the convolutions of `x` and of `x` itself."""
         convs = self._conv_norms()
         depthwise = self.scale is not None and self._is_factor(self.scale)
-        if depthwise and self.stride > 1 and len(convs) == 2:
+        if depthwise and self.stride > 1 and [type(conv.conv) for conv in convs] == [Conv2d, Conv2d]:
             y, picked = conv_and_picked(convs[0].conv, x)
             return [NormBranch(y, convs[0].norm), NormBranch(picked, convs[1].norm, scale=convs[1].conv.weight)]
         as_factor = convs.pop() if depthwise and self.stride == 1 else None

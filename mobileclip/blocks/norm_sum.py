@@ -35,12 +35,11 @@ def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
     """Return whether `sum_of_norms` can stand for these norms, one by one, of `x` and of convolutions of it.
 
     Not for frozen or synchronised norms, whose statistics are others than the batch's, half precision, where sums cost
-    more than they save, single values, which have no variance, and torch.compile, which merges passes by itself.
+    more than they save, and torch.compile, which merges passes by itself.
     """
     return (
         x.dtype in _WIDE
         and x.device.type in {"cpu", "cuda"}
-        and x.numel() > x.shape[1]
         and all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
         and not torch.compiler.is_compiling()
     )
@@ -66,7 +65,14 @@ def sum_of_norms(
         branches: the summands; `merges` holds for their norms.
         residual: one of the branches' inputs.
         factor: factor per channel of the sum, any shape of `dim` values.
+
+    Raises:
+        ValueError: if a channel has one value alone, and so no variance.
     """
+    count = branches[0].x.numel() // branches[0].x.shape[1]
+    if count == 1:
+        size = tuple(branches[0].x.shape)
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {size}")
     inputs: list[Tensor] = []
     source: list[int] = []
     for branch in branches:
@@ -84,7 +90,6 @@ def sum_of_norms(
     eps = tuple(branch.norm.eps for branch in branches)
     y, means, variances = _SumOfNorms.apply(weights, scales, shift, eps, tuple(source), kept, *inputs)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        count = inputs[0].numel() // inputs[0].shape[1]
         for branch, index, scale in zip(branches, source, scales.detach(), strict=True):
             _track(branch.norm, scale * means[index], scale.square() * variances[index] * (count / (count - 1)))
     result: Tensor = y

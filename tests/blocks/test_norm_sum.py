@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mobileclip.blocks import ConvStem, Downsample, LargeKernelConv, MobileOneBlock, RepMixer, norm_sum, recomputed
+from mobileclip.blocks import (
+    ConvNorm,
+    ConvStem,
+    Downsample,
+    LargeKernelConv,
+    MobileOneBlock,
+    RepMixer,
+    norm_sum,
+    recomputed,
+)
 from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
 from tests.blocks.filling import filled, noise
 
@@ -165,8 +174,21 @@ def test_synchronised_norms_are_left_to_themselves():
 
 
 def test_one_value_per_channel_is_refused_as_a_norm_refuses_it():
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-        RepMixer(6).train()(noise(1, 6, 1, 1))
+    for block, side in ((RepMixer(6), 1), (MobileOneBlock(6, groups=6, stride=2), 2)):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            block.train()(noise(1, 6, side, side))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_wrapped_convolutions_are_called(name, branch_by_branch):
+    """As adapters wrap them: what stands in for a convolution computes, not its weight."""
+    block = filled(BLOCKS[name]()).double().train()
+    wrapped = [module for module in block.modules() if isinstance(module, ConvNorm)]
+    for module in wrapped:
+        module.conv = nn.Sequential(module.conv, nn.Tanh())
+    other, x = copy.deepcopy(block), noise(4, 6, 7, 10, dtype=torch.float64)
+    expected = branch_by_branch(trained, other, x)
+    torch.testing.assert_close(trained(block, x), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
