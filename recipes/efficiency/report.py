@@ -69,7 +69,7 @@ def write_report(
         lines += [f"- {name}: {getattr(one.test, metric):.1f}" for name, one in teachers.items()]
         for baseline, name in BASELINES.items():
             if baseline in curves and len(curves) > 1:
-                about = f"\nSteps of {name} that give the same score (with 90 % intervals where there are several seeds):\n"
+                about = f"\nSteps of {name} that give the same score (90 % intervals, given several seeds):\n"
                 lines += [about, *_equivalent_table(spec, curves, baseline), ""]
     text = "\n".join([*lines, "![curves](curves.png)"])
     replace_text(spec.output / "report.md", text)
