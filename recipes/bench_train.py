@@ -4,7 +4,7 @@ Command:   python recipes/bench_train.py             (needs the extra `test`: pi
            python recipes/bench_train.py --device cuda --precision bfloat16 --batch-size 256 --channels-last
 Hardware:  any CPU; close what else computes, or the spread in the last column says how far to trust the medians. With
            --device cuda one GPU
-Time:      about three minutes on two cores, S2 two thirds of them
+Time:      two and a half minutes on two cores, S2 two thirds of them
 Result:    a table: samples per second of both, the ratio ours / theirs (above 1: ours is faster) of time and of CPU
            time, the middle half of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
            a GPU the peak of a step

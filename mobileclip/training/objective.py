@@ -36,7 +36,9 @@ class Objective(nn.Module):
     def __init__(self, spec: TrainingSpec, *, model: DualEncoder, world: World) -> None:
         super().__init__()
         if spec.channels_last and world.device.type == "cpu":
-            raise ValueError("channels_last is for GPUs: on the CPU, oneDNN crashes in the stem's backward pass")
+            raise ValueError(
+                "channels_last is for GPUs; on the CPU, convolutional stems take it by themselves: leave it out"
+            )
         self.spec = spec
         self.model = model
         self.loss = spec.loss.build(process_group=world.group)

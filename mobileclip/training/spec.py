@@ -32,8 +32,8 @@ class TrainingSpec:
         micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
             batch; a piece's activations are computed again when its gradient is, and batch norms see one piece.
         recompute_activations: keep only the input of every block and compute the rest again in the backward pass.
-        channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where the backward
-            pass of a strided 1x1 convolution of few channels, as the stem has, brings oneDNN down.
+        channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
+            stems take it by themselves.
         compile: let torch.compile build the towers' kernels: minutes at the start, then faster.
         range_augment: brightness, contrast and noise of learnt strength on the student's images alone; none leaves the
             images as the data has them.

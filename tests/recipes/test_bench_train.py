@@ -66,6 +66,7 @@ def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs
         assert sum(step > 0.9 for step in moved) > 0.9 * len(moved)
 
 
+@pytest.mark.slow
 def test_a_side_that_computes_more_is_slower(model, inputs):
     images, texts = inputs
     ours, other = (our_side(copy.deepcopy(model), texts, SPEC) for _ in range(2))

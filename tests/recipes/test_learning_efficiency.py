@@ -226,6 +226,7 @@ class TestTraining:
         assert not (one.folder / "checkpoints").exists()
         assert (one.folder / "metrics.jsonl").exists()
 
+    @pytest.mark.slow
     def test_longer_training_on_the_pictures_themselves_learns_them(self, spec, material, tmp_path):
         whole = attrs.evolve(spec, batch_size=NUM_SAMPLES)
         short, long = (
