@@ -7,7 +7,6 @@ often the job was killed.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections import Counter
@@ -26,8 +25,6 @@ from mobileclip.reinforce.manifest import Manifest, ShardEntry, may_pass
 from mobileclip.reinforce.provenance import refuse_other_choices
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import STAGING
-
-LOCK = ".lock"
 
 # Counting reads every shard's headers; beyond so many shards progress is counted in shards.
 _MAX_COUNTED = 256
@@ -145,18 +142,12 @@ def _claimed(output: str) -> Iterator[None]:
     if storage.is_remote(output):
         yield
         return
-    Path(output).mkdir(parents=True, exist_ok=True)
-    with (Path(output) / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another job is working in {output}; wait for it, or choose another output") from None
+    with storage.exclusive(Path(output)):
         shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
         try:
             yield
         finally:
             shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
-            (Path(output) / LOCK).unlink(missing_ok=True)
 
 
 def _is_finished(output: str, manifest: Manifest, unit: Unit) -> bool:

@@ -6,6 +6,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 """
 
 from mobileclip.storage.backend import StorageError
+from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.paths import (
     AnyPath,
     atomic_write,
@@ -32,6 +33,7 @@ __all__ = [
     "StorageError",
     "atomic_write",
     "check_address",
+    "exclusive",
     "exists",
     "file_name",
     "find_files",

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch import nn
 from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
+from mobileclip.storage import exclusive
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
@@ -79,8 +81,9 @@ def train(
         console: where progress is shown; none shows nothing.
 
     Raises:
-        ValueError: if the loss has other teachers than the data, the checkpoint is another run's, the batches end too
-            early or lack what the loss needs, or `channels_last` is asked for on the CPU.
+        ValueError: if the loss has other teachers than the data, the checkpoint is another run's, another run writes to
+            the folder, the batches end too early or lack what the loss needs, or `channels_last` is asked for on the
+            CPU.
         FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
@@ -97,12 +100,13 @@ def train(
 
     newest = checkpoints.newest()
     first, position = (0, StreamPosition()) if newest is None else state.restore(newest)
-    log = _open_log(spec, output, first) if world.is_first else None
     steps = range(first, spec.total_steps)
     source = batches.stream(position) if steps else iter(())
     minimised = _shared(objective, world)
 
-    with Progress(title, total=spec.total_steps, done=first, console=console if world.is_first else None) as progress:
+    shown = console if world.is_first else None
+    with _alone(output, world), Progress(title, total=spec.total_steps, done=first, console=shown) as progress:
+        log = _open_log(spec, output, first) if world.is_first else None
         for step in steps:
             started = time.perf_counter()
             batch = _next_batch(source, step, spec).to(world.device, non_blocking=True)
@@ -132,6 +136,11 @@ def train(
                     checkpoints.remove_old()
 
     return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
+
+
+def _alone(output: Path, world: World) -> AbstractContextManager[None]:
+    """Keep the folder for this run: the processes of a killed launcher may live on and write there."""
+    return exclusive(output) if world.is_first else nullcontext()
 
 
 def _open_log(spec: TrainingSpec, output: Path, first: int) -> MetricLog:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from mobileclip.data import RangeAugmentSpec, ReinforcedBatch, ReinforcementCard, TeacherEntry
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
+from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, World, read_metrics, train
 from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
 
@@ -129,6 +130,17 @@ def test_another_run_s_folder_is_refused(tmp_path):
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     with pytest.raises(ValueError, match="written by a run with another training spec; choose another output folder"):
         train(training_spec(3, peak=1e-3), model=new_model(), batches=Batches(), output=tmp_path)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
+    with (
+        exclusive(tmp_path),
+        pytest.raises(ValueError, match=r"another job is working in .*; wait for it, or choose another output"),
+    ):
+        train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics.jsonl"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path):

@@ -107,6 +107,7 @@ def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_towers_train_alike():
     model = new_model()
     plain, compiled = gradients(model), gradients(model, compile=True)
