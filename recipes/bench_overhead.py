@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from attrs import validators
 from drawn_scenes import scenes
+from random_weights import random_weights
 
 from mobileclip.blocks import models
 from mobileclip.data import (
     BatchSource,
+    Captions,
     Layout,
     ReinforcedPipelineSpec,
     ReinforcedSample,
@@ -160,7 +162,7 @@ class Bench:
         shutil.rmtree(output)
         return seconds[warmup:]
 
-    def pipeline(self, *, reinforced: bool, online: tuple[int, ...] = (), captions: str = "both") -> BatchSource:
+    def pipeline(self, *, reinforced: bool, online: tuple[int, ...] = (), captions: Captions = "both") -> BatchSource:
         """Return the pictures with what is stored beside them, or without."""
         return ReinforcedPipelineSpec(
             shards=[str(path) for path in sorted((self.folder / "data").glob("*.tar"))],
@@ -168,7 +170,7 @@ class Bench:
             image=self.student.image.input,
             text=self.student.text.input,
             reinforced=reinforced,
-            captions="both" if captions == "both" else "real",
+            captions=captions,
             online=online,
             num_workers=self.spec.num_workers,
         ).build()
@@ -184,7 +186,7 @@ class Bench:
 
     def online(self, teachers: TeacherEnsemble, captioner: Captioner | None) -> list[float]:
         """Time training with teachers, and a captioner where there is one, that look at every batch."""
-        captions = "both" if captioner is None else "real"
+        captions: Captions = "both" if captioner is None else "real"
         source = OnlineTeachers(
             batches=self.pipeline(reinforced=False, online=teachers.image_sizes, captions=captions),
             teachers=teachers,
@@ -252,17 +254,6 @@ def scene_samples(spec: OverheadBenchSpec, dims: tuple[int, ...], count: int) ->
             )
         )
     return samples
-
-
-def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
-    """Write an open_clip model's random weights and return the file: a name alone would fetch published ones."""
-    import open_clip  # type: ignore[import-untyped]
-    from safetensors.torch import save_model
-
-    path = folder / f"{model}-{seed}.safetensors"
-    torch.manual_seed(seed)
-    save_model(open_clip.create_model(model), str(path))
-    return str(path)
 
 
 def run(spec: OverheadBenchSpec) -> None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from attrs import validators
 from PIL import Image
+from random_weights import random_weights
 
 from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
@@ -95,7 +96,7 @@ def measure(spec: CostSpec) -> Rates:
 
 
 def _teacher_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
-    weights = _random_weights(spec.teacher, folder)
+    weights = random_weights(spec.teacher, folder)
     teacher = OpenClipTeacher(model=spec.teacher, pretrained=weights, precision=spec.precision).build(spec.device)
     size = teacher.image.size
     pixels = torch.randint(0, 256, (spec.batch_size, 3, size, size), dtype=torch.uint8)
@@ -105,7 +106,7 @@ def _teacher_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
 
 
 def _captioner_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
-    weights = _random_weights(spec.captioner, folder)
+    weights = random_weights(spec.captioner, folder)
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (384, 512, 3), dtype=np.uint8)) for _ in range(spec.batch_size)]
     seeds = list(range(spec.batch_size))
@@ -121,16 +122,6 @@ def _captioner_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
         work = lambda: captioner.caption(images, seeds)  # noqa: B023, E731 - it is called before the next turn
         seconds[num_captions] = _seconds(attrs.evolve(spec, num_rounds=1), work) / spec.batch_size
     return (seconds[5] - seconds[1]) / 4, seconds[1]
-
-
-def _random_weights(model: str, folder: Path) -> str:
-    import open_clip  # type: ignore[import-untyped]
-    from safetensors.torch import save_model
-
-    path = folder / "weights.safetensors"
-    torch.manual_seed(0)
-    save_model(open_clip.create_model(model), str(path))
-    return str(path)
 
 
 def _seconds(spec: CostSpec, work: Callable[[], object]) -> float:

@@ -11,6 +11,7 @@ from mobileclip.data.augmentation import (
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.batch_source import BatchSource
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
+from mobileclip.data.examples import Captions
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.members import check_layout, json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
@@ -56,6 +57,7 @@ __all__ = [
     "BadSampleError",
     "BatchSource",
     "CaptionerEntry",
+    "Captions",
     "ClassFolderSource",
     "FolderSource",
     "ImageError",
