@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec
 from mobileclip.data.jpeg import cut_below, read_frame
+from mobileclip.data.resize import resized_crop
 from mobileclip.data.sample import decode_image
 
 Decode = Literal["exact", "fast"]
@@ -53,8 +53,8 @@ class SourceImage:
         """Return the pixels of the augmented image at the size of each augmentation.
 
         `exact` gives those of `AugmentationSpec.apply`, to the bit. `fast` decodes a JPEG at a half, a quarter or an
-        eighth, by leaving out its high frequencies, where the crop then still has as many pixels as the largest output;
-        what it cannot reduce is exact.
+        eighth, by leaving out its high frequencies, where the crop then still has as many pixels as the largest output,
+        and resizes any image by `resized_crop`, which is within three levels of 255 where nothing was left out.
 
         Shape: (size, size, 3) each, uint8.
 
@@ -62,15 +62,15 @@ class SourceImage:
             BadSampleError: if the image cannot be decoded.
         """
         top, left, height, width = params.crop
-        factor = 1
-        if self._frame is not None and decode == "fast":
-            factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
-        image = self._decoded(top + height, factor)
-        if factor == 1:
+        if decode == "exact":
+            image = self._decoded(top + height)
             crops = [augmentation.crop(image, params.crop) for augmentation in augmentations]
         else:
-            box = (left / factor, top / factor, (left + width) / factor, (top + height) / factor)
-            crops = [_crop_between_pixels(image, box, augmentation) for augmentation in augmentations]
+            factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
+            factor = 1 if self._frame is None else factor
+            image = self._decoded(top + height, factor)
+            box = (left / factor, top / factor, width / factor, height / factor)
+            crops = [resized_crop(image, box, one.size, one.interpolation) for one in augmentations]
         return [
             np.array(augmentation.operate(crop, params.operations))
             for augmentation, crop in zip(augmentations, crops, strict=True)
@@ -86,17 +86,3 @@ class SourceImage:
 def _factor(side: int, size: int) -> int:
     """Return by how much a crop may be reduced and still have `size` pixels along its shorter side."""
     return next((factor for factor in (8, 4, 2) if side >= factor * size), 1)
-
-
-def _crop_between_pixels(
-    image: Image.Image, box: tuple[float, float, float, float], augmentation: AugmentationSpec
-) -> Image.Image:
-    left, top, right, bottom = box
-    first, above = int(left), int(top)
-    # Pixels that the crop only touches belong to it; beyond them the filter sees nothing, as in the exact crop.
-    image = image.crop((first, above, min(math.ceil(right), image.width), min(math.ceil(bottom), image.height)))
-    return image.resize(
-        (augmentation.size, augmentation.size),
-        Image.Resampling[augmentation.interpolation.upper()],
-        (left - first, top - above, right - first, bottom - above),
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,20 +152,36 @@ class TestFast:
             source = SourceImage(large)
             (exact,), (fast,) = (source.replay([augmentation], params, decode) for decode in ("exact", "fast"))
             difference = exact.astype(float) - fast
-            assert np.abs(difference).mean() < 1.0
-            assert 10 * np.log10(255**2 / (difference**2).mean()) > 40
+            assert np.abs(difference).mean() < 2
+            assert 10 * np.log10(255**2 / (difference**2).mean()) > 36
 
-    @pytest.mark.parametrize("form", ["png", "progressive", "grey"])
-    def test_other_files(self, form):
+    @pytest.mark.parametrize("form", ["jpeg", "png", "webp", "grey"])
+    def test_what_is_not_reduced_is_exact_but_for_the_rounding_of_the_filter(self, form):
+        image = picture(0, "L" if form == "grey" else "RGB")
+        data = encoded(image, form.upper() if form in ("png", "webp") else "JPEG")
+        augmentation = crop_augmentation(192)
+        params = AugmentationParams(crop=(11, 0, 240, 255))
+        (exact,), (fast,) = (SourceImage(data).replay([augmentation], params, decode) for decode in ("exact", "fast"))
+        difference = np.abs(exact.astype(int) - fast)
+        assert difference.max() <= 3
+        assert difference.mean() < 0.3
+
+    @pytest.mark.parametrize("form", ["progressive", "grey"])
+    def test_other_jpegs(self, form):
         image = picture(0, "L" if form == "grey" else "RGB").resize((700, 700))
-        data = encoded(
-            image, "PNG" if form == "png" else "JPEG", **({"progressive": True} if form == "progressive" else {})
-        )
+        data = encoded(image, **({"progressive": True} if form == "progressive" else {}))
         augmentation = datacompdr_augmentation(128)
         params = augmentation.sample(augmentation_rng(0, "a", 1), image.size)
         (exact,), (fast,) = (SourceImage(data).replay([augmentation], params, decode) for decode in ("exact", "fast"))
         assert exact.shape == fast.shape == (128, 128, 3)
-        if form == "png":
-            np.testing.assert_array_equal(exact, fast)
-        else:
-            assert 0 < np.abs(exact.astype(float) - fast).mean() < 2
+        assert 0 < np.abs(exact.astype(float) - fast).mean() < 2
+
+    def test_several_sizes_and_the_operations(self, large):
+        augmentations = [datacompdr_augmentation(size) for size in (96, 64)]
+        params = AugmentationParams(crop=(3, 5, 900, 800), operations=[(11, 100.0)])
+        made = SourceImage(large).replay(augmentations, params, "fast")
+        for augmentation, fast in zip(augmentations, made, strict=True):
+            without = SourceImage(large).replay([augmentation], attrs.evolve(params, operations=()), "fast")[0]
+            assert fast.shape == (augmentation.size, augmentation.size, 3)
+            assert fast.flags.writeable
+            np.testing.assert_array_equal(fast, np.where(without < 100, without, 255 - without))
