@@ -212,8 +212,11 @@ class AugmentationSpec:
         if image.mode != "RGB":
             image = image.convert("RGB")
         # Resizing with a box instead would let the filter see pixels around the crop.
-        image = image.crop((left, top, left + width, top + height))
-        return image.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
+        return self.resize(image.crop((left, top, left + width, top + height)))
+
+    def resize(self, crop: Image.Image) -> Image.Image:
+        """Return what was cropped, RGB, resized to `size` x `size`."""
+        return crop.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
 
     def operate(self, image: Image.Image, operations: Iterable[tuple[int, float]]) -> Image.Image:
         """Return the cropped image after the operations, pairs of index and magnitude, in their order."""

@@ -13,6 +13,7 @@ from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec
 from mobileclip.data.jpeg import cut_below, read_frame
 from mobileclip.data.resize import resized_crop
 from mobileclip.data.sample import decode_image
+from mobileclip.data.turbojpeg import decode_jpeg
 
 Decode = Literal["exact", "fast"]
 DECODES: tuple[Decode, ...] = ("exact", "fast")
@@ -45,7 +46,7 @@ class SourceImage:
         """Width and height of the whole image, in pixels."""
         if self._frame is not None:
             return self._frame.size
-        return self._decoded().size
+        return self._whole.size
 
     def replay(
         self, augmentations: Sequence[AugmentationSpec], params: AugmentationParams, decode: Decode = "exact"
@@ -63,8 +64,8 @@ class SourceImage:
         """
         top, left, height, width = params.crop
         if decode == "exact":
-            image = self._decoded(top + height)
-            crops = [augmentation.crop(image, params.crop) for augmentation in augmentations]
+            cut = _cut(self._decoded(top + height), left, top, left + width, top + height)
+            crops = [augmentation.resize(cut) for augmentation in augmentations]
         else:
             factor = _factor(min(height, width), max(augmentation.size for augmentation in augmentations))
             factor = 1 if self._frame is None else factor
@@ -76,11 +77,24 @@ class SourceImage:
             for augmentation, crop in zip(augmentations, crops, strict=True)
         ]
 
-    def _decoded(self, bottom: int = 0, factor: int = 1) -> Image.Image:
-        if self._frame is not None:
-            return decode_image(cut_below(self._data, self._frame, bottom), reduce=factor)
+    @property
+    def _whole(self) -> Image.Image:
         assert self._image is not None, "what cannot wait was decoded at once"
         return self._image
+
+    def _decoded(self, bottom: int, factor: int = 1) -> Image.Image | Pixels:
+        if self._frame is None:
+            return self._whole
+        data, height = cut_below(self._data, self._frame, bottom)
+        # What is cut ends in bytes that belong to no row.
+        pixels = decode_jpeg(data, (self._frame.width, height), reduce=factor, strict=height == self._frame.height)
+        return decode_image(data, reduce=factor) if pixels is None else pixels
+
+
+def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, right, bottom))
+    return Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
 
 
 def _factor(side: int, size: int) -> int:

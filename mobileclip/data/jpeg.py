@@ -81,8 +81,8 @@ def _frame(kind: int, segment: bytes, offset: int) -> JpegFrame | None:
     return JpegFrame(width, height, offset + 1, None if kind == _PROGRESSIVE else row_group)
 
 
-def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> bytes:
-    """Return the JPEG without the rows far below `bottom`; those above it decode to the same pixels.
+def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> tuple[bytes, int]:
+    """Return the JPEG without the rows far below `bottom`, and its height; those above decode to the same pixels.
 
     The encoded rows stay where they are, and a decoder passes over them on its way to the end mark. A file that lacks
     the mark is returned as it is, so that a truncated one is still found to be truncated; so is one of several scans.
@@ -93,10 +93,10 @@ def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> bytes:
         bottom: number of rows that are needed.
     """
     if frame.row_group is None or not data.endswith(_END):
-        return data
+        return data, frame.height
     # Chroma is interpolated between rows, across the edge of a group.
     height = -(-(bottom + frame.row_group // 2) // frame.row_group) * frame.row_group
     if height >= frame.height:
-        return data
+        return data, frame.height
     start = frame.height_offset
-    return b"".join((data[:start], height.to_bytes(2, "big"), data[start + 2 :]))
+    return b"".join((data[:start], height.to_bytes(2, "big"), data[start + 2 :])), height

@@ -19,7 +19,7 @@ _SLACK = 0.01
 
 
 def resized_crop(
-    image: Image.Image, box: tuple[float, float, float, float], size: int, interpolation: Interpolation
+    image: Image.Image | Pixels, box: tuple[float, float, float, float], size: int, interpolation: Interpolation
 ) -> Image.Image:
     """Return a crop of an image, resized with antialiasing to `size` x `size`.
 
@@ -27,15 +27,14 @@ def resized_crop(
     height are kept as they are; it begins at the nearest quarter of a pixel, where neighbours are mixed linearly.
 
     Args:
-        image: RGB.
+        image: RGB, or its pixels (height, width, 3).
         box: left, top, width and height in pixels; begins in the image.
         size: side of the output, in pixels.
         interpolation: the filter.
     """
     left, top, width, height = box
     (first, end, right), (above, below, down) = _span(left, width), _span(top, height)
-    # Pillow's crop is black outside of the image.
-    pixels = np.array(image.crop((first, above, min(end, image.width), min(below, image.height))))
+    pixels = _cut(image, first, above, end, below)
     if right and pixels.shape[1] > 1:
         pixels = _mix(pixels[:, :-1], pixels[:, 1:], right, up=False)
     if down and pixels.shape[0] > 1:
@@ -53,6 +52,13 @@ def resized_crop(
     return Image.fromarray(resized[0, :, :size, :size].permute(1, 2, 0).contiguous().numpy())
 
 
+def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Pixels:
+    """Return the pixels of a box, as far as the image reaches."""
+    if isinstance(image, Image.Image):
+        return np.array(image.crop((left, top, min(right, image.width), min(bottom, image.height))))
+    return image[top:bottom, left:right]
+
+
 def _span(start: float, length: float) -> tuple[int, int, int]:
     """Return the pixels that a length covers, first and end, and the quarters of a pixel by which it starts later."""
     first, quarters = divmod(round(4 * start), 4)
@@ -68,5 +74,5 @@ def _mix(first: Pixels, second: Pixels, quarters: int, *, up: bool) -> Pixels:
 
 def _mean(first: Pixels, second: Pixels, *, up: bool) -> Pixels:
     """Return the mean of two arrays, rounded up or down, without a wider type."""
-    half: Pixels = (first ^ second) >> 1
+    half: Pixels = np.right_shift(first ^ second, np.uint8(1))
     return (first | second) - half if up else (first & second) + half

@@ -32,7 +32,7 @@ class RolesSpec:
         seed: of the choices.
     """
 
-    student_share: float = attrs.field(default=0.3, validator=[validators.gt(0), validators.le(1)])
+    student_share: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.le(1)])
     validation_share: float = attrs.field(default=0.3, validator=[validators.gt(0), validators.lt(1)])
     real_captions: str = attrs.field(default="keywords", validator=validators.in_(("keywords", "names")))
     seed: int = 0

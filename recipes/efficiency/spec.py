@@ -93,7 +93,7 @@ class EfficiencySpec:
     output: Path = _OUTPUT
     tiny: bool = False
     concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
-    budgets: tuple[int, ...] = attrs.field(default=(200, 400, 800, 1600, 3200), validator=_increasing)
+    budgets: tuple[int, ...] = attrs.field(default=(100, 200, 400, 800, 1600), validator=_increasing)
     num_seeds: int = attrs.field(default=5, validator=validators.gt(0))
     variants: tuple[str, ...] = attrs.field(default=tuple(VARIANTS), validator=_known)
     roles: RolesSpec = RolesSpec()
@@ -104,7 +104,7 @@ class EfficiencySpec:
         ),
         validator=validators.min_len(2),
     )
-    num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
+    num_augmentations: int = attrs.field(default=30, validator=validators.gt(0))
     image_size: int = attrs.field(default=32, validator=validators.ge(32))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
