@@ -6,7 +6,7 @@ import sys
 HEAVY = {
     *("tokenizers", "ftfy", "webdataset", "cattrs", "rich", "tyro", "safetensors"),
     *("timm", "open_clip", "torchvision", "xformers", "ray", "huggingface_hub", "matplotlib", "transformers", "onnx"),
-    *("simplejpeg", "peft", "tensorboard", "fsspec"),
+    *("simplejpeg", "zlib_ng", "peft", "tensorboard", "fsspec"),
 }
 
 

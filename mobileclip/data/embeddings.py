@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mobileclip.data.inflate import inflate
 from mobileclip.data.npz import NpzRows
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.torch_file import TorchRows
@@ -130,7 +131,7 @@ def _gunzipped(data: bytes) -> bytes:
     size = int.from_bytes(data[-4:], "little")
     # In one piece, where the size that the file ends with is that of its only part, and no forged one.
     if size <= _MAX_RATIO * len(data):
-        content = zlib.decompress(data, wbits=31, bufsize=max(size, 1))
+        content = inflate(data, wbits=31, size=max(size, 1))
         if len(content) == size:
             return content
     return gzip.decompress(data)

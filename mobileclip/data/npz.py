@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mobileclip.data.inflate import InflateStream
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.zip_directory import STORED, ZipEntry, zip_directory
 
@@ -68,7 +69,7 @@ class _Array:
     def __init__(self, data: bytes, entry: ZipEntry) -> None:
         self._entry = entry
         self._stored = data[entry.start : entry.start + entry.stored_size]
-        self._stream = zlib.decompressobj(-15)
+        self._stream = InflateStream(-15)
         self._content = bytearray()
         self.is_verified = False
         self._read(min(_HEADER_BYTES, entry.size))
@@ -98,7 +99,7 @@ class _Array:
         if self._entry.method == STORED:
             self._content, self._stored = bytearray(self._stored), b""
         else:
-            self._content += self._stream.decompress(self._stored, size - len(self._content))
+            self._content += self._stream.read(self._stored, size - len(self._content))
             self._stored = self._stream.unconsumed_tail
         if len(self._content) < size:
             raise ValueError("an array is cut off")
