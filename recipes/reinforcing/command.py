@@ -10,7 +10,7 @@ import attrs
 import tyro
 from attrs import validators
 
-from mobileclip.data import Layout
+from mobileclip.data import Layout, augmentations
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
 
 from .tiny import shrink, write_scenes
@@ -41,6 +41,8 @@ class Command:
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
         caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
         captioner_weights: a file with the captioner's weights, instead of the recipe's.
+        augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
+            table 2 of the paper compares.
         num_augmentations: stored augmentations per image.
         layout: form of what is stored: `npz` or `pth.gz` as the public data sets, `compact` or `compact8` as ours.
         batch_size: samples that are encoded at once, with all their augmentations.
@@ -59,6 +61,7 @@ class Command:
     ray_address: str | None = None
     caption_set: str | None = None
     captioner_weights: Path | None = None
+    augmentation: str | None = None
     num_augmentations: int | None = None
     layout: Layout | None = None
     batch_size: int | None = None
@@ -94,7 +97,7 @@ def resolve(recipe: Recipe, name: str, command: Command) -> ReinforcementSpec:
     """Return the recipe's choices with what the command line says instead.
 
     Raises:
-        ValueError: if there is no source.
+        ValueError: if there is no source, or the augmentation is unknown.
     """
     output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
     source = command.source
@@ -107,6 +110,8 @@ def resolve(recipe: Recipe, name: str, command: Command) -> ReinforcementSpec:
         spec = attrs.evolve(spec, captioner=attrs.evolve(spec.captioner, pretrained=str(command.captioner_weights)))
     given = {field: getattr(command, field) for field in SAME_IN_SPEC}
     choices: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    if command.augmentation is not None:
+        choices["augmentation"] = augmentations.resolve(command.augmentation)(spec.augmentation.size)
     if command.step == "captions":
         choices["teachers"] = ()
     if command.step == "embeddings":

@@ -57,9 +57,7 @@ def test_no_more_is_inflated_than_the_row_needs(monkeypatch):
         def unconsumed_tail(self):
             return self.stream.unconsumed_tail
 
-    monkeypatch.setattr(
-        "mobileclip.data.npz.InflateStream", lambda bits, make=InflateStream: Counting(make(bits))
-    )
+    monkeypatch.setattr("mobileclip.data.npz.InflateStream", lambda bits, make=InflateStream: Counting(make(bits)))
     rows = NpzRows(DATA)
     rows.row("image_emb", 1)
     rows.row("image_emb", 0)

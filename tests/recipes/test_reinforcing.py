@@ -11,7 +11,7 @@ from reinforce_datacompdr12m import reinforce_datacompdr12m
 from reinforce_dfndr2b import reinforce_dfndr2b
 from reinforcing import run_recipe
 
-from mobileclip.data import read_card, read_reinforced_samples, read_samples
+from mobileclip.data import crop_augmentation, read_card, read_reinforced_samples, read_samples
 from mobileclip.reinforce import verify
 from mobileclip.serialization import to_json
 
@@ -88,6 +88,18 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, [])
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
+
+
+def test_the_weak_augmentation(here):
+    run_recipe(reinforce_dfndr2b, "weak", None, ["--tiny", "--augmentation", "crop"])
+    card = read_card("outputs/weak-tiny")
+    assert card.augmentation == crop_augmentation(card.augmentation.size)
+    for sample in read_reinforced_samples(sorted(Path("outputs/weak-tiny").glob("*.tar"))):
+        for params in sample.augmentations:
+            assert params.operations == ()
+            assert params.crop[2] * params.crop[3] > 0.85 * params.image_size[0] * params.image_size[1]
+    with pytest.raises(SystemExit, match="unknown augmentation 'crops'; did you mean 'crop'"):
+        run_recipe(reinforce_dfndr2b, "weak", None, ["--tiny", "--augmentation", "crops"])
 
 
 @pytest.mark.slow
