@@ -60,7 +60,8 @@ class ReinforcedPipelineSpec:
         augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
             in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
         decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
-            pixels as the output; the pixels then differ a little from those that the teachers saw.
+            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
+            teachers saw.
         online: sides, in pixels, at which batches hold the same augmented images for teachers that look at them during
             training. Stored augmentations move the image by the pixels that are stored, at any side.
         sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
