@@ -1,4 +1,4 @@
-"""Classify images, embed them, convert checkpoints, and prepare data to train on."""
+"""Classify images, embed them, convert checkpoints, prepare data to train on, and compare results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from tyro.extras import SubcommandApp
 
 from mobileclip.cli import data as data_commands
+from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import models
 
 app = SubcommandApp()
@@ -16,6 +17,7 @@ app.command(models.convert)
 app.command(name="list")(models.list_models)
 app.command(models.info)
 app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
+app.command(evaluate_commands.app, name="eval", help="Set results on the papers' 38 data sets beside published ones.")
 
 
 def main(arguments: list[str] | None = None) -> None:

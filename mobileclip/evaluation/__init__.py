@@ -7,22 +7,36 @@ from mobileclip.evaluation.classification import (
     ensemble_prompts,
     zero_shot_classification,
 )
+from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
+from mobileclip.evaluation.published import published_models, published_results
+from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
+from mobileclip.evaluation.suite import SUITE, SuiteEntry
 
 __all__ = [
+    "SUITE",
     "ClassificationResult",
+    "ComparisonRow",
+    "DatasetResult",
     "ImageTextModel",
     "Recall",
     "RetrievalResult",
+    "SuiteEntry",
     "Tokenize",
     "classification_accuracy",
+    "compare_results",
     "embed_classes",
     "embed_images",
     "embed_labelled_images",
     "embed_texts",
     "ensemble_prompts",
+    "published_models",
+    "published_results",
+    "read_results",
     "retrieval",
     "retrieval_recall",
+    "suite_average",
+    "write_results",
     "zero_shot_classification",
 ]

@@ -1,0 +1,109 @@
+"""Results on data sets as the field publishes them: a line of JSON each, and the average over the suite."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import attrs
+
+from mobileclip.evaluation.suite import SUITE
+
+MAIN_METRIC = "main_metric"
+
+
+def _metrics(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+@attrs.frozen(kw_only=True)
+class DatasetResult:
+    """What a model reaches on one data set.
+
+    Args:
+        key: of the data set, such as `vtab/pets`.
+        dataset: its name in tables.
+        metrics: by name, as fractions of one; `main_metric` is the one that counts.
+
+    Raises:
+        ValueError: if there is no main metric, or a metric is no finite number.
+    """
+
+    key: str
+    dataset: str
+    metrics: Mapping[str, float] = attrs.field(converter=_metrics)
+
+    def __attrs_post_init__(self) -> None:
+        if MAIN_METRIC not in self.metrics:
+            raise ValueError(
+                f"the result on {self.key!r} has no {MAIN_METRIC}, only {', '.join(self.metrics) or 'none'}"
+            )
+        for name, value in self.metrics.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} on {self.key!r} is {value}")
+
+    @property
+    def main_metric(self) -> float:
+        """The metric that counts, as a fraction of one."""
+        return self.metrics[MAIN_METRIC]
+
+
+def read_results(path: Path | str) -> dict[str, DatasetResult]:
+    """Return the results in a file, by key.
+
+    Args:
+        path: a JSON Lines file; each line has `key`, `dataset` and `metrics`. A key that comes again replaces the
+            result before, as where an evaluation was repeated; other fields are ignored.
+
+    Raises:
+        ValueError: if a line is malformed; the message has its number.
+        OSError: if the file cannot be read.
+    """
+    results = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            result = _result(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path}, line {number}: {detail}") from None
+        results[result.key] = result
+    return results
+
+
+def write_results(path: Path | str, results: Iterable[DatasetResult]) -> None:
+    """Write results as `read_results` reads them; the file is replaced whole."""
+    lines = [json.dumps(attrs.asdict(result), ensure_ascii=False) for result in results]
+    partial = Path(f"{path}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)
+
+
+def suite_average(results: Mapping[str, DatasetResult]) -> float:
+    """Return the mean of the main metrics of the 38 data sets, as a fraction of one.
+
+    Args:
+        results: by key; those on other data sets do not count.
+
+    Raises:
+        ValueError: if a data set of the suite is missing: the mean of fewer is another number.
+    """
+    missing = [entry.name for entry in SUITE if entry.key not in results]
+    if missing:
+        raise ValueError(
+            f"the average is over {len(SUITE)} data sets, {len(missing)} of them are missing: {', '.join(missing[:5])}"
+            f"{' ...' if len(missing) > 5 else ''}"
+        )
+    return fmean(results[entry.key].main_metric for entry in SUITE)
+
+
+def _result(line: Any) -> DatasetResult:
+    if not isinstance(line, dict) or not isinstance(line.get("metrics", {}), dict):
+        raise ValueError("expected an object with key, dataset and metrics, an object of numbers")
+    metrics = {name: value for name, value in line["metrics"].items() if value is not None}
+    return DatasetResult(key=str(line["key"]), dataset=str(line["dataset"]), metrics=metrics)

@@ -1,0 +1,151 @@
+"""Results in files, the 38 data sets and their average, published figures, and what differs from them."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from mobileclip.cli import main
+from mobileclip.evaluation import (
+    SUITE,
+    DatasetResult,
+    compare_results,
+    published_models,
+    published_results,
+    read_results,
+    suite_average,
+    write_results,
+)
+
+# As the papers' tables print them.
+AVERAGES = {
+    "mobileclip_s0": 58.12,
+    "mobileclip_s1": 61.25,
+    "mobileclip_s2": 63.66,
+    "mobileclip_b": 65.15,
+    "mobileclip_b_lt": 65.78,
+}
+
+
+def changed(results, key, value):
+    metrics = {**results[key].metrics, "main_metric": value}
+    return results | {key: attrs.evolve(results[key], metrics=metrics)}
+
+
+class TestPublished:
+    @pytest.mark.parametrize(("model", "average"), AVERAGES.items())
+    def test_averages(self, model, average):
+        assert round(100 * suite_average(published_results(model)), 2) == average
+
+    def test_the_suite_is_whole_for_every_model(self):
+        assert len(SUITE) == len({entry.key for entry in SUITE}) == 38
+        for model in published_models():
+            assert {entry.key for entry in SUITE} <= published_results(model).keys()
+
+    def test_the_main_metric_is_the_one_that_the_suite_names(self):
+        compared = 0
+        for model in published_models():
+            results = published_results(model)
+            for entry in SUITE:
+                metrics = results[entry.key].metrics
+                if entry.main_metric in metrics:
+                    assert metrics[entry.main_metric] == metrics["main_metric"], entry
+                    compared += 1
+        assert compared == len(published_models()) * 33
+
+    def test_other_models(self):
+        with pytest.raises(ValueError, match="no results of 'vit' are published; there are those of mobileclip2_b,"):
+            published_results("vit")
+
+
+class TestFiles:
+    def test_round_trip(self, tmp_path):
+        results = published_results("mobileclip2_s0")
+        write_results(tmp_path / "r.jsonl", results.values())
+        assert read_results(tmp_path / "r.jsonl") == results
+
+    def test_what_is_repeated_replaces_what_is_unknown_is_ignored(self, tmp_path):
+        lines = [
+            {"key": "cifar10", "dataset": "CIFAR-10", "metrics": {"main_metric": 0.5, "acc5": None}, "seconds": 3},
+            {"key": "cifar10", "dataset": "CIFAR-10", "metrics": {"main_metric": 1}},
+        ]
+        (tmp_path / "r.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+        results = read_results(tmp_path / "r.jsonl")
+        assert results == {"cifar10": DatasetResult(key="cifar10", dataset="CIFAR-10", metrics={"main_metric": 1.0})}
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("{", "Expecting property name"),
+            ("[1]", "expected an object with key, dataset and metrics"),
+            ('{"key": "a", "dataset": "A"}', "'metrics' is missing"),
+            ('{"dataset": "A", "metrics": {"main_metric": 1}}', "'key' is missing"),
+            ('{"key": "a", "dataset": "A", "metrics": 3}', "an object of numbers"),
+            ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1}}', "the result on 'a' has no main_metric, only acc1"),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": NaN}}', "main_metric on 'a' is nan"),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": [1]}}', "must be a string or a real number"),
+        ],
+    )
+    def test_malformed_lines(self, tmp_path, line, message):
+        path = tmp_path / "r.jsonl"
+        path.write_text('{"key": "b", "dataset": "B", "metrics": {"main_metric": 1}}\n' + line)
+        with pytest.raises(ValueError, match="line 2") as caught:
+            read_results(path)
+        assert message in str(caught.value)
+
+    def test_the_average_of_fewer_is_another_number(self):
+        results = published_results("mobileclip_b")
+        del results["mnist"], results["cars"]
+        with pytest.raises(ValueError, match="over 38 data sets, 2 of them are missing: MNIST, Stanford Cars"):
+            suite_average(results)
+
+
+class TestComparison:
+    def test_only_what_exceeds_the_noise_stands_out(self):
+        published = published_results("mobileclip_s0")
+        score = published["cifar10"].main_metric
+        # Two standard errors of the difference of two accuracies on 10,000 images.
+        noise = 2 * (2 * score * (1 - score) / 10_000) ** 0.5
+        for factor, stands_out in ((0.9, False), (-0.9, False), (1.2, True), (-1.2, True)):
+            rows = compare_results(changed(published, "cifar10", score + factor * noise), published)
+            assert len(rows) == 38
+            (row,) = (row for row in rows if row.name == "CIFAR-10")
+            assert row.noise == pytest.approx(noise, rel=0.07)
+            assert row.stands_out is stands_out
+            assert not any(other.stands_out for other in rows if other is not row)
+
+    def test_a_side_that_is_missing(self):
+        published = published_results("mobileclip_s0")
+        alone = {"mnist": published["mnist"]}
+        rows = compare_results(alone, published)
+        assert [row.name for row in rows if row.difference is not None] == ["MNIST"]
+        (row,) = compare_results(alone, {})
+        assert (row.measured, row.published, row.stands_out) == (0.6863, None, False)
+
+
+class TestCommand:
+    def test_beside_published(self, tmp_path, capsys):
+        published = published_results("mobileclip_s1")
+        measured = changed(published, "food101", published["food101"].main_metric - 0.05)
+        write_results(tmp_path / "r.jsonl", measured.values())
+        main(["eval", "report", str(tmp_path / "r.jsonl"), "--model", "mobileclip_s1"])
+        said = capsys.readouterr().out
+        (food,) = (line for line in said.splitlines() if "Food-101" in line)
+        assert "-5.00*" in food
+        assert "1 of 38 differ by more than the noise" in said
+        average = said.splitlines()[-2].split()
+        assert average == ["average", f"{61.25 - 5 / 38:.2f}", "61.25"]
+
+    def test_published_alone_and_a_part(self, tmp_path, capsys):
+        main(["eval", "report", "-m", "mobileclip2_b"])
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["average", "0", "of", "38", "65.76"]
+        write_results(tmp_path / "r.jsonl", [published_results("mobileclip_b")["mnist"]])
+        main(["eval", "report", str(tmp_path / "r.jsonl"), "-m", "mobileclip_b"])
+        assert "1 of 38" in capsys.readouterr().out
+
+    def test_mistakes(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["eval", "report", "-m", "vit"])
+        assert "no results of 'vit' are published" in capsys.readouterr().err
