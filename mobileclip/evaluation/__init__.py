@@ -9,6 +9,7 @@ from mobileclip.evaluation.classification import (
 )
 from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
+from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
@@ -19,11 +20,13 @@ __all__ = [
     "ClassificationResult",
     "ComparisonRow",
     "DatasetResult",
+    "GroupAccuracy",
     "ImageTextModel",
     "Recall",
     "RetrievalResult",
     "SuiteEntry",
     "Tokenize",
+    "association_score",
     "classification_accuracy",
     "compare_results",
     "embed_classes",
@@ -31,6 +34,8 @@ __all__ = [
     "embed_labelled_images",
     "embed_texts",
     "ensemble_prompts",
+    "group_accuracy",
+    "macro_f1",
     "published_models",
     "published_results",
     "read_results",
