@@ -1,5 +1,6 @@
 """How good a model is on data that it has not been trained on."""
 
+from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, open_benchmark
 from mobileclip.evaluation.classification import (
     ClassificationResult,
     classification_accuracy,
@@ -17,6 +18,8 @@ from mobileclip.evaluation.suite import SUITE, SuiteEntry
 
 __all__ = [
     "SUITE",
+    "Benchmark",
+    "BenchmarkSample",
     "ClassificationResult",
     "ComparisonRow",
     "DatasetResult",
@@ -36,6 +39,7 @@ __all__ = [
     "ensemble_prompts",
     "group_accuracy",
     "macro_f1",
+    "open_benchmark",
     "published_models",
     "published_results",
     "read_results",

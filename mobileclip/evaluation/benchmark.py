@@ -1,0 +1,197 @@
+"""A data set to evaluate on, in the layout in which the field shares them: shards, class names and templates.
+
+    wds_vtab-pets_test/
+        classnames.txt                           a name a line, in the order of the labels
+        zeroshot_classification_templates.txt    a prompt a line, with {c} where the name goes
+        dataset_type.txt                         "retrieval" where images have captions instead of labels
+        test/nshards.txt                         how many shards there are
+        test/0.tar                               KEY.jpg (png, webp), KEY.cls with its label or KEY.txt with captions
+
+Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.sample import IMAGE_EXTENSIONS
+from mobileclip.data.shards import RawSample, read_shard
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+
+Kind = Literal["classification", "retrieval"]
+
+_MAX_TEXT_BYTES = 1 << 24
+_HUB = "https://huggingface.co/datasets/"
+
+
+@attrs.frozen(kw_only=True)
+class BenchmarkSample:
+    """One image to evaluate on.
+
+    Args:
+        key: its name in the shard.
+        image: the encoded image.
+        label: index of its class; None for retrieval.
+        captions: its captions; empty for classification.
+        metadata: what the shard holds beside, a numpy file of groups, where there is one.
+    """
+
+    key: str
+    image: bytes = attrs.field(repr=lambda data: f"{len(data)} bytes")
+    label: int | None = None
+    captions: tuple[str, ...] = ()
+    metadata: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Benchmark:
+    """A data set to evaluate on.
+
+    Args:
+        name: of its folder, without `wds_` and `_test`.
+        kind: what its samples have beside the image.
+        class_names: in the order of the labels; empty for retrieval.
+        templates: prompts with one `{}` where the name goes; empty for retrieval.
+        shards: paths or addresses.
+    """
+
+    name: str
+    kind: Kind
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    shards: tuple[str, ...]
+
+    def samples(self, report: SkipReport) -> Iterator[BenchmarkSample]:
+        """Yield the samples of all shards; what cannot be used is counted and named in `report`.
+
+        Args:
+            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label, no_caption.
+        """
+        for shard in self.shards:
+            for raw in read_shard(shard, report.add):
+                try:
+                    sample = self._sample(raw)
+                except BadSampleError as error:
+                    report.add(Skip(reason=error.reason, key=raw.key, shard=shard, detail=error.detail))
+                    continue
+                report.num_read += 1
+                yield sample
+
+    def _sample(self, raw: RawSample) -> BenchmarkSample:
+        if raw.duplicates:
+            raise BadSampleError("duplicate_member", f"{', '.join(raw.duplicates)} is there more than once")
+        extension = next((one for one in IMAGE_EXTENSIONS if one in raw.members), None)
+        if extension is None:
+            there = ", ".join(sorted(raw.members))
+            raise BadSampleError("no_image", f"there is none of {', '.join(IMAGE_EXTENSIONS)}, only {there}")
+        retrieval = self.kind == "retrieval"
+        return BenchmarkSample(
+            key=raw.key,
+            image=raw.members[extension],
+            label=None if retrieval else self._label(raw.members.get("cls")),
+            captions=_captions(raw.members.get("txt")) if retrieval else (),
+            metadata=raw.members.get("npy"),
+        )
+
+    def _label(self, stored: bytes | None) -> int:
+        if stored is None:
+            raise BadSampleError("no_label", "there is no .cls with its label")
+        text = stored.decode("utf-8", "replace").strip()
+        if not (text.isascii() and text.isdigit()):
+            raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected one number")
+        label = int(text)
+        if label >= len(self.class_names):
+            raise BadSampleError("bad_label", f"label {label}, but there are {len(self.class_names)} classes, from 0")
+        return label
+
+
+def open_benchmark(path: str | os.PathLike[str], *, split: str = "test") -> Benchmark:
+    """Return a data set, having read its names and templates; images are read when they are asked for.
+
+    Args:
+        path: its folder, an address of one, or its page on the Hugging Face hub, such as
+            `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
+        split: the folder of its shards.
+
+    Raises:
+        ValueError: if a file of names or templates is missing or malformed; the message says which line.
+        OSError: if a store cannot be reached.
+    """
+    root = _files_of_page(os.fspath(path))
+    count = _lines(root, f"{split}/nshards.txt", "how many shards there are")
+    if len(count) != 1 or not count[0].isdigit() or int(count[0]) == 0:
+        raise ValueError(f"{root}/{split}/nshards.txt holds {' '.join(count)[:40]!r}, expected a number of shards")
+    shards = tuple(storage.join(root, f"{split}/{number}.tar") for number in range(int(count[0])))
+    kind = _kind(root)
+    named = kind == "classification"
+    return Benchmark(
+        name=storage.file_name(root).removeprefix("wds_").removesuffix("_test"),
+        kind=kind,
+        class_names=_class_names(root) if named else (),
+        templates=_templates(root) if named else (),
+        shards=shards,
+    )
+
+
+def _files_of_page(path: str) -> str:
+    """Return where the files of a page of the hub are; other paths are returned as they are."""
+    if path.startswith(_HUB):
+        path = path.replace("/tree/", "/resolve/", 1)
+        return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"
+    return path.rstrip("/")
+
+
+def _kind(root: str) -> Kind:
+    path = "dataset_type.txt"
+    lines = _lines(root, path, "what it is for") if storage.exists(storage.join(root, path)) else ["classification"]
+    match " ".join(lines).strip().lower():
+        case "classification":
+            return "classification"
+        case "retrieval":
+            return "retrieval"
+        case other:
+            raise ValueError(f"{root}/{path} says {other[:40]!r}, expected classification or retrieval")
+
+
+def _class_names(root: str) -> tuple[str, ...]:
+    path = "classnames.txt"
+    names = _lines(root, path, "the names of the classes, one a line")
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise ValueError(f"{root}/{path}, line {number}: class {number - 1} has no name")
+    return tuple(names)
+
+
+def _templates(root: str) -> tuple[str, ...]:
+    path = "zeroshot_classification_templates.txt"
+    lines = _lines(root, path, "the prompts, one a line, with {c} where the name of a class goes")
+    for number, line in enumerate(lines, 1):
+        if line.count("{c}") != 1:
+            raise ValueError(f"{root}/{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes")
+    return tuple(line.replace("{c}", "{}") for line in lines)
+
+
+def _captions(stored: bytes | None) -> tuple[str, ...]:
+    lines = () if stored is None else stored.decode("utf-8", "replace").splitlines()
+    captions = tuple(line for line in lines if line.strip())
+    if not captions:
+        raise BadSampleError("no_caption", "there is no .txt with a caption")
+    return captions
+
+
+def _lines(root: str, name: str, what: str) -> list[str]:
+    path = storage.join(root, name)
+    try:
+        lines = storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8").splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: {what}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+    if not lines:
+        raise ValueError(f"{path} is empty: {what}")
+    return lines
