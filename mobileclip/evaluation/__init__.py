@@ -10,6 +10,7 @@ from mobileclip.evaluation.classification import (
 )
 from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
+from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
 from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
@@ -23,6 +24,7 @@ __all__ = [
     "ClassificationResult",
     "ComparisonRow",
     "DatasetResult",
+    "Evaluation",
     "GroupAccuracy",
     "ImageTextModel",
     "Recall",
@@ -37,6 +39,7 @@ __all__ = [
     "embed_labelled_images",
     "embed_texts",
     "ensemble_prompts",
+    "evaluate_benchmark",
     "group_accuracy",
     "macro_f1",
     "open_benchmark",
