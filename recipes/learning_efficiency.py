@@ -2,7 +2,7 @@
 
 Command:   python recipes/learning_efficiency.py    (with the extra `quickstart` installed; --tiny to see that it runs)
 Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
-Time:      hours; it shows how many, may be stopped at any moment, and goes on where it was
+Time:      about an hour and a half; it shows how long, may be stopped at any moment, and goes on where it was
 Result:    outputs/learning_efficiency: report.md with scores and equivalent steps, curves.png, a folder per training
 
 On the quickstart's drawings of all concepts, small students are trained plainly, with synthetic captions, with

@@ -83,7 +83,7 @@ def draw(spec: EfficiencySpec, results: Sequence[RunResult], teachers: Mapping[s
     Args:
         spec: the choices.
         results: the trainings that are finished.
-        teachers: the ensemble's score is drawn as a level.
+        teachers: the ensemble's score is written beside.
         path: the PNG to write.
     """
     from matplotlib.figure import Figure
@@ -98,7 +98,9 @@ def draw(spec: EfficiencySpec, results: Sequence[RunResult], teachers: Mapping[s
             low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
             axes.fill_between(curve.steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         if "ensemble" in teachers:
-            axes.axhline(getattr(teachers["ensemble"].test, metric), color="gray", linewidth=1, linestyle=":")
+            # As a level it would press the curves together.
+            level = f"ensemble of the teachers: {getattr(teachers['ensemble'].test, metric):.1f}"
+            axes.text(0.02, 0.98, level, transform=axes.transAxes, va="top", fontsize=8, color="gray")
         axes.set_xscale("log")
         axes.set_xticks(list(spec.budgets))
         axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -106,7 +108,7 @@ def draw(spec: EfficiencySpec, results: Sequence[RunResult], teachers: Mapping[s
         axes.set_xlabel("training steps")
         axes.set_title(f"{title}, %")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.94))
     figure.savefig(path, dpi=120)
 
 
