@@ -108,7 +108,7 @@ def draw(spec: EfficiencySpec, results: Sequence[RunResult], teachers: Mapping[s
         axes.set_xlabel("training steps")
         axes.set_title(f"{title}, %")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.94))
+    figure.axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.94))
     figure.savefig(path, dpi=120)
 
 
