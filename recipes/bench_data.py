@@ -6,7 +6,7 @@ Hardware:  one core; times are CPU seconds, so that what else computes counts li
            how far to trust the medians
 Time:      about four minutes
 Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.5 to 1.9 times as fast; photos
-           of a megapixel 2.4 to 2.7 times, decoded at a part of their size and resized by torch (decode="fast"), which
+           of a megapixel 2.4 to 3.2 times, decoded at a part of their size and resized by torch (decode="fast"), which
            moves pixels by 0.8 of 255 levels in the mean. What is left there is the JPEGs' entropy code, read in full
 
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
