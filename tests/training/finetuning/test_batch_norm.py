@@ -77,7 +77,11 @@ def test_frozen_models_keep_their_names_fold_and_save(tmp_path):
     save_model(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors", fold=False)
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in loaded.modules())
-    torch.testing.assert_close(embeddings(loaded), expected, rtol=0, atol=0)
+    saved, kept = loaded.state_dict(), model.state_dict()
+    assert saved.keys() == kept.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in kept.items())
+    # Weights that lie elsewhere in memory are multiplied by other instructions on some processors.
+    torch.testing.assert_close(embeddings(loaded), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_frozen_is_ordinary_again_with_the_same_tensors():
