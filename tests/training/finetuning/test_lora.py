@@ -30,7 +30,7 @@ def stepped(model, num_steps=2):
 def test_adapters_train_alone_and_merge_into_an_ordinary_checkpoint(spec, tmp_path):
     model, original = fresh(spec), fresh(spec)
     add_lora(model, LoraSpec(rank=2))
-    torch.testing.assert_close(embeddings(model), embeddings(original), rtol=0, atol=0)
+    torch.testing.assert_close(embeddings(model), embeddings(original), rtol=1e-5, atol=1e-6)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name in trainable if ".lora_A." not in name and ".lora_B." not in name} == {"logit_scale"}
     stepped(model)
@@ -97,7 +97,7 @@ def test_copies_of_an_adapted_model_merge_on_their_own():
 def test_merging_without_adapters_changes_nothing():
     model = fresh(SMALL)
     merge_lora(model)
-    torch.testing.assert_close(embeddings(model), embeddings(fresh(SMALL)), rtol=0, atol=0)
+    torch.testing.assert_close(embeddings(model), embeddings(fresh(SMALL)), rtol=1e-5, atol=1e-6)
 
 
 def test_mistakes_are_named():
