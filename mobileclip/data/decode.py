@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec
+from mobileclip.data.image import Pixels
 from mobileclip.data.jpeg import cut_below, read_frame
 from mobileclip.data.resize import resized_crop
 from mobileclip.data.sample import decode_image
@@ -17,7 +17,6 @@ from mobileclip.data.turbojpeg import decode_jpeg
 
 Decode = Literal["exact", "fast"]
 DECODES: tuple[Decode, ...] = ("exact", "fast")
-Pixels = npt.NDArray[np.uint8]
 
 
 class SourceImage:

@@ -12,8 +12,8 @@ from torch.utils.data import get_worker_info
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
-from mobileclip.data.decode import Pixels, SourceImage
-from mobileclip.data.image import ImageTransform
+from mobileclip.data.decode import SourceImage
+from mobileclip.data.image import ImageTransform, Pixels
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image
 from mobileclip.data.skips import BadSampleError

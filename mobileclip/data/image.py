@@ -22,6 +22,7 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 _MAX_RESIZED_PIXELS = 2**27
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
+Pixels = npt.NDArray[np.uint8]
 
 
 class ImageError(ValueError):
@@ -69,7 +70,7 @@ class ImageTransform:
         """
         return self.normalize(self.pixels(image))
 
-    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def pixels(self, image: Image.Image) -> Pixels:
         """Return the resized and cropped pixels.
 
         Shape: an image -> (size, size, 3), uint8.
@@ -88,7 +89,7 @@ class ImageTransform:
         left, top = round((width - size) / 2), round((height - size) / 2)
         return np.array(resized.crop((left, top, left + size, top + size)))
 
-    def normalize(self, pixels: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: Pixels | torch.Tensor) -> torch.Tensor:
         """Return pixels as the tower takes them, on the device where they are.
 
         `(pixel / 255 - mean) / std`
@@ -105,7 +106,7 @@ class ImageTransform:
             )
         return self._normalize(pixels.movedim(-1, -3).contiguous().to(torch.float32))
 
-    def normalize_each(self, pixels: Sequence[npt.NDArray[np.uint8]], *, shared: bool = False) -> torch.Tensor:
+    def normalize_each(self, pixels: Sequence[Pixels], *, shared: bool = False) -> torch.Tensor:
         """Return the pixels of several images, as `normalize` makes them, in one batch.
 
         Shape: B times (height, width, 3), uint8, writable -> (B, 3, height, width), float32.

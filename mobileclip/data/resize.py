@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mobileclip.data.image import Pixels
 from mobileclip.inputs import Interpolation
-
-Pixels = npt.NDArray[np.uint8]
 
 # Of the output: keeps a size that is a whole number from being rounded below itself.
 _SLACK = 0.01

@@ -20,7 +20,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.tar import is_compressed, read_members, split_name, tar_members
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-SampleType = TypeVar("SampleType", bound=ImageTextSample)
+SampleType = TypeVar("SampleType")
 PathType = TypeVar("PathType", bound=str | os.PathLike[str])
 
 # What webdataset opens by running a program.

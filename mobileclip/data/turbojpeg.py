@@ -9,10 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-Pixels = npt.NDArray[np.uint8]
+from mobileclip.data.image import Pixels
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:

@@ -13,15 +13,15 @@ Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.data.sample import IMAGE_EXTENSIONS
-from mobileclip.data.shards import RawSample, read_shard
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.skips import BadSampleError, SkipReport
 
 Kind = Literal["classification", "retrieval"]
 
@@ -74,28 +74,23 @@ class Benchmark:
         """
         for shard in self.shards:
             for raw in read_shard(shard, report.add):
-                try:
-                    sample = self._sample(raw)
-                except BadSampleError as error:
-                    report.add(Skip(reason=error.reason, key=raw.key, shard=shard, detail=error.detail))
-                    continue
-                report.num_read += 1
-                yield sample
+                sample = parse(raw, self._sample, report.add)
+                if sample is not None:
+                    report.num_read += 1
+                    yield sample
 
-    def _sample(self, raw: RawSample) -> BenchmarkSample:
-        if raw.duplicates:
-            raise BadSampleError("duplicate_member", f"{', '.join(raw.duplicates)} is there more than once")
-        extension = next((one for one in IMAGE_EXTENSIONS if one in raw.members), None)
+    def _sample(self, key: str, members: Mapping[str, bytes]) -> BenchmarkSample:
+        extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
         if extension is None:
-            there = ", ".join(sorted(raw.members))
+            there = ", ".join(sorted(members))
             raise BadSampleError("no_image", f"there is none of {', '.join(IMAGE_EXTENSIONS)}, only {there}")
         retrieval = self.kind == "retrieval"
         return BenchmarkSample(
-            key=raw.key,
-            image=raw.members[extension],
-            label=None if retrieval else self._label(raw.members.get("cls")),
-            captions=_captions(raw.members.get("txt")) if retrieval else (),
-            metadata=raw.members.get("npy"),
+            key=key,
+            image=members[extension],
+            label=None if retrieval else self._label(members.get("cls")),
+            captions=_captions(members.get("txt")) if retrieval else (),
+            metadata=members.get("npy"),
         )
 
     def _label(self, stored: bytes | None) -> int:

@@ -21,7 +21,7 @@ from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import classification_accuracy, ensemble_prompts
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_texts, evaluating
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
-from mobileclip.evaluation.retrieval import retrieval_recall
+from mobileclip.evaluation.retrieval import caption_recall
 from mobileclip.evaluation.suite import SUITE, SuiteEntry
 from mobileclip.progress import Progress, console
 
@@ -172,9 +172,7 @@ def _classification(
 
 
 def _retrieval(image: Tensor, texts: Tensor, samples: Sequence[BenchmarkSample]) -> dict[str, float]:
-    image_ids = torch.arange(len(samples))
-    text_ids = image_ids.repeat_interleave(torch.tensor([len(sample.captions) for sample in samples]))
-    found = retrieval_recall(image, texts, image_ids=image_ids, text_ids=text_ids)
+    found = caption_recall(image, texts, [len(sample.captions) for sample in samples])
     metrics = {}
     for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
         for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):

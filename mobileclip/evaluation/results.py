@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.evaluation.suite import SUITE
 
 MAIN_METRIC = "main_metric"
@@ -79,9 +80,8 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
 def write_results(path: Path | str, results: Iterable[DatasetResult]) -> None:
     """Write results as `read_results` reads them; the file is replaced whole."""
     lines = [json.dumps(attrs.asdict(result), ensure_ascii=False) for result in results]
-    partial = Path(f"{path}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.replace(path)
+    with storage.atomic_write(path) as stream:
+        stream.write("".join(f"{line}\n" for line in lines).encode())
 
 
 def suite_average(results: Mapping[str, DatasetResult]) -> float:

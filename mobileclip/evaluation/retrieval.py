@@ -104,8 +104,25 @@ def retrieval(
     if len(image) != len(captions):
         raise ValueError(f"got {len(image)} images and captions of {len(captions)}; expected one group per image")
     text = embed_texts(model, tokenize, [caption for group in captions for caption in group])
-    image_ids = torch.arange(len(captions))
-    text_ids = image_ids.repeat_interleave(torch.tensor([len(group) for group in captions]))
+    return caption_recall(image, text, [len(group) for group in captions])
+
+
+def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
+    """Rank as `retrieval_recall` does, where every text is a caption of one image.
+
+    Shape:
+        image: `(images, dim)`; text: `(texts, dim)`, those of the first image first.
+
+    Args:
+        image: embeddings, normalised here.
+        text: embeddings, normalised here.
+        counts: how many captions each image has.
+
+    Raises:
+        ValueError: see `retrieval_recall`.
+    """
+    image_ids = torch.arange(len(counts))
+    text_ids = image_ids.repeat_interleave(torch.tensor(counts))
     return retrieval_recall(image, text, image_ids=image_ids, text_ids=text_ids)
 
 
