@@ -11,11 +11,13 @@ from mobileclip.evaluation.classification import (
 from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
 from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
+from mobileclip.evaluation.features import Features, extract_features
 from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
-from mobileclip.evaluation.suite import SUITE, SuiteEntry
+from mobileclip.evaluation.scoring import Score, score
+from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
 
 __all__ = [
     "SUITE",
@@ -25,10 +27,12 @@ __all__ = [
     "ComparisonRow",
     "DatasetResult",
     "Evaluation",
+    "Features",
     "GroupAccuracy",
     "ImageTextModel",
     "Recall",
     "RetrievalResult",
+    "Score",
     "SuiteEntry",
     "Tokenize",
     "association_score",
@@ -40,6 +44,7 @@ __all__ = [
     "embed_texts",
     "ensemble_prompts",
     "evaluate_benchmark",
+    "extract_features",
     "group_accuracy",
     "macro_f1",
     "open_benchmark",
@@ -48,7 +53,9 @@ __all__ = [
     "read_results",
     "retrieval",
     "retrieval_recall",
+    "score",
     "suite_average",
+    "suite_entry",
     "write_results",
     "zero_shot_classification",
 ]

@@ -66,3 +66,12 @@ SUITE: tuple[SuiteEntry, ...] = (
     SuiteEntry("fairness/dollar_street", "Dollar Street", 3_503, "acc_top5_wg"),
     SuiteEntry("fairness/geode", "GeoDE", 12_488, "acc_wg"),
 )
+
+
+def suite_entry(name: str) -> SuiteEntry | None:
+    """Return the entry of a data set of the suite, or None of any other.
+
+    Args:
+        name: of its folder, without `wds_` and `_test`: the key with `-` for `/`.
+    """
+    return next((entry for entry in SUITE if entry.key.replace("/", "-") == name), None)

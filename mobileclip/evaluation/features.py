@@ -1,0 +1,148 @@
+"""What a model makes of a data set: images are decoded by threads while others are encoded."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import attrs
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mobileclip import storage
+from mobileclip.data.sample import decode_image
+from mobileclip.data.shards import count_samples
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
+from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_texts, evaluating
+from mobileclip.evaluation.suite import suite_entry
+from mobileclip.progress import Progress, console
+
+Transform = Callable[[Image.Image], Tensor]
+
+_MOST_THREADS = 8
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Features:
+    """The embeddings of a data set, as the model gives them, and what is needed to score them.
+
+    Shape:
+        image: `(images, dim)`; text: `(classes * templates, dim)`, the templates of the first class first, or
+        `(captions, dim)`, those of the first image first; labels, num_captions: `(images,)`;
+        metadata: `(images, fields)`.
+
+    Args:
+        keys: what the samples are called, in order.
+        image: embeddings, float32, not normalised.
+        text: embeddings, float32, not normalised.
+        labels: index of each image's class; None for retrieval.
+        num_captions: how many captions each image has; None for classification.
+        metadata: whole numbers that say which groups an image belongs to, where the data set has them.
+    """
+
+    keys: tuple[str, ...]
+    image: Tensor
+    text: Tensor
+    labels: Tensor | None = None
+    num_captions: Tensor | None = None
+    metadata: Tensor | None = None
+
+
+def extract_features(
+    model: ImageTextModel,
+    benchmark: Benchmark,
+    report: SkipReport,
+    *,
+    transform: Transform,
+    tokenize: Tokenize,
+    batch_size: int = 64,
+    num_threads: int | None = None,
+    show_progress: bool = True,
+) -> Features:
+    """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
+
+    Args:
+        model: evaluated in evaluation mode, and left in the mode it came in.
+        benchmark: the data set.
+        report: see `Benchmark.samples`; reasons for images that cannot be decoded start with `image_`.
+        transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
+        tokenize: from texts to the model's ids.
+        batch_size: images, or texts, encoded at once.
+        num_threads: that decode images beside the model; by default one per core, eight at most.
+        show_progress: whether to show how far it is, where the number of images is known: on disk and in the suite.
+
+    Raises:
+        ValueError: if no image can be used; the message says why.
+    """
+    samples, embeddings = [], []
+    total = num_images(benchmark)
+    threads = num_threads or min(_MOST_THREADS, os.cpu_count() or 1)
+    with (
+        evaluating(model) as device,
+        Progress(
+            benchmark.name, total=max(total, 1), unit="images", console=console(shown=show_progress and total > 0)
+        ) as progress,
+    ):
+        decoded = _decoded(benchmark, transform, report, num_threads=threads, ahead=2 * batch_size)
+        while batch := list(islice(decoded, batch_size)):
+            pixels = torch.stack([pixels for _, pixels in batch])
+            embeddings.append(model.encode_image(pixels.to(device)).float().cpu())
+            samples += [attrs.evolve(sample, image=b"") for sample, _ in batch]
+            progress.advance(len(batch))
+    if not samples:
+        raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+    retrieval = benchmark.kind == "retrieval"
+    texts = [caption for sample in samples for caption in sample.captions] if retrieval else prompts(benchmark)
+    return Features(
+        keys=tuple(sample.key for sample in samples),
+        image=torch.cat(embeddings),
+        text=embed_texts(model, tokenize, texts, batch_size=batch_size),
+        labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
+        num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
+    )
+
+
+def prompts(benchmark: Benchmark) -> list[str]:
+    """Return every class of a data set in every template, the templates of the first class first."""
+    return [template.replace("{}", name) for name in benchmark.class_names for template in benchmark.templates]
+
+
+def num_images(benchmark: Benchmark) -> int:
+    """Return about how many images there are, or zero where finding out would mean reading them."""
+    if any(storage.is_remote(shard) for shard in benchmark.shards):
+        entry = suite_entry(benchmark.name)
+        return 0 if entry is None else entry.num_images
+    try:
+        return count_samples(benchmark.shards)
+    except ValueError:  # what is wrong with a shard is reported when it is read
+        return 0
+
+
+def _decoded(
+    benchmark: Benchmark, transform: Transform, report: SkipReport, *, num_threads: int, ahead: int
+) -> Iterator[tuple[BenchmarkSample, Tensor]]:
+    """Yield samples with their pixels, in order, decoded by threads; broken images are reported."""
+
+    def decode(sample: BenchmarkSample) -> Tensor:
+        return transform(decode_image(sample.image))
+
+    waiting: deque[tuple[BenchmarkSample, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        source = benchmark.samples(report)
+        while True:
+            waiting.extend((sample, pool.submit(decode, sample)) for sample in islice(source, ahead - len(waiting)))
+            if not waiting:
+                return
+            sample, future = waiting.popleft()
+            try:
+                pixels = future.result()
+            except BadSampleError as error:
+                report.num_read -= 1
+                report.add(Skip(reason=error.reason, key=sample.key, shard=benchmark.name, detail=error.detail))
+                continue
+            yield sample, pixels

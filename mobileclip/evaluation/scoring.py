@@ -1,0 +1,96 @@
+"""The published metrics of a data set, from a model's embeddings of it."""
+
+from __future__ import annotations
+
+import attrs
+
+from mobileclip.evaluation.benchmark import Benchmark
+from mobileclip.evaluation.classification import classification_accuracy, ensemble_prompts
+from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
+from mobileclip.evaluation.retrieval import caption_recall
+from mobileclip.evaluation.suite import SuiteEntry, suite_entry
+
+# With fewer classes, five guesses say nothing.
+_FEWEST_FOR_TOP5 = 5
+
+
+@attrs.frozen(kw_only=True)
+class Score:
+    """How good a model is on a data set.
+
+    Args:
+        result: the metrics, in the published form.
+        absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
+    """
+
+    result: DatasetResult
+    absent_classes: tuple[str, ...] = ()
+
+
+def score(benchmark: Benchmark, features: Features) -> Score:
+    """Return the metrics of a data set: zero-shot classification, or retrieval both ways.
+
+    Classification gives `acc1`, `acc5` where there are at least five classes, and `mean_per_class_recall`; retrieval
+    `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10 and `mean_recall@1`. The main metric
+    is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
+
+    Args:
+        benchmark: the data set.
+        features: a model's embeddings of it.
+
+    Raises:
+        ValueError: if the main metric of a data set of the suite is none of these.
+    """
+    entry = suite_entry(benchmark.name)
+    main = require_metric(benchmark)
+    if benchmark.kind == "retrieval":
+        metrics, absent = _retrieval(features), ()
+    else:
+        metrics = _classification(benchmark, features)
+        absent = _absent_classes(benchmark, features)
+    metrics[MAIN_METRIC] = metrics[main]
+    key, name = (entry.key, entry.name) if entry else (benchmark.name, benchmark.name)
+    return Score(result=DatasetResult(key=key, dataset=name, metrics=metrics), absent_classes=absent)
+
+
+def require_metric(benchmark: Benchmark) -> str:
+    """Return the name of the metric that counts, which is known before anything is encoded.
+
+    Raises:
+        ValueError: if it cannot be computed.
+    """
+    entry: SuiteEntry | None = suite_entry(benchmark.name)
+    default = "mean_recall@1" if benchmark.kind == "retrieval" else "acc1"
+    main = default if entry is None else entry.main_metric
+    if main not in (default, "mean_per_class_recall"):
+        raise ValueError(f"on {benchmark.name} counts {main}, which takes more than labels: it cannot be evaluated yet")
+    return main
+
+
+def _classification(benchmark: Benchmark, features: Features) -> dict[str, float]:
+    assert features.labels is not None, "a data set of classes has labels"
+    names, templates = benchmark.class_names, benchmark.templates
+    classes = ensemble_prompts(features.text.reshape(len(names), len(templates), -1))
+    accuracy = classification_accuracy(features.image, classes, features.labels, allow_absent=True)
+    metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
+    if len(names) >= _FEWEST_FOR_TOP5:
+        metrics["acc5"] = accuracy.top5
+    return metrics
+
+
+def _absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:
+    assert features.labels is not None, "a data set of classes has labels"
+    present = set(features.labels.tolist())
+    return tuple(name for index, name in enumerate(benchmark.class_names) if index not in present)
+
+
+def _retrieval(features: Features) -> dict[str, float]:
+    assert features.num_captions is not None, "a data set of captions says whose they are"
+    found = caption_recall(features.image, features.text, features.num_captions.tolist())
+    metrics = {}
+    for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
+        for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
+            metrics[f"{side}_retrieval_recall@{k}"] = value
+    metrics["mean_recall@1"] = (found.text_to_image.at1 + found.image_to_text.at1) / 2
+    return metrics
