@@ -44,14 +44,14 @@ def score(benchmark: Benchmark, features: Features) -> Score:
     """
     entry = suite_entry(benchmark.name)
     main = require_metric(benchmark)
-    if benchmark.kind == "retrieval":
-        metrics, absent = _retrieval(features), ()
-    else:
-        metrics = _classification(benchmark, features)
-        absent = _absent_classes(benchmark, features)
+    retrieval = benchmark.kind == "retrieval"
+    metrics = _retrieval(features) if retrieval else _classification(benchmark, features)
     metrics[MAIN_METRIC] = metrics[main]
     key, name = (entry.key, entry.name) if entry else (benchmark.name, benchmark.name)
-    return Score(result=DatasetResult(key=key, dataset=name, metrics=metrics), absent_classes=absent)
+    return Score(
+        result=DatasetResult(key=key, dataset=name, metrics=metrics),
+        absent_classes=() if retrieval else _absent_classes(benchmark, features),
+    )
 
 
 def require_metric(benchmark: Benchmark) -> str:
