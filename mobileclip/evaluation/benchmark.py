@@ -5,7 +5,8 @@
         zeroshot_classification_templates.txt    a prompt a line, with {c} where the name goes
         dataset_type.txt                         "retrieval" where images have captions instead of labels
         test/nshards.txt                         how many shards there are
-        test/0.tar                               KEY.jpg (png, webp), KEY.cls with its label or KEY.txt with captions
+        test/0.tar                               KEY.jpg (png, webp), KEY.cls with its label or KEY.txt with captions,
+                                                 KEY.npy with the groups that it belongs to, where the metric asks
 
 Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
 """
@@ -22,6 +23,7 @@ from mobileclip import storage
 from mobileclip.data.sample import IMAGE_EXTENSIONS
 from mobileclip.data.shards import parse, read_shard
 from mobileclip.data.skips import BadSampleError, SkipReport
+from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata
 
 Kind = Literal["classification", "retrieval"]
 
@@ -38,14 +40,14 @@ class BenchmarkSample:
         image: the encoded image.
         label: index of its class; None for retrieval.
         captions: its captions; empty for classification.
-        metadata: what the shard holds beside, a numpy file of groups, where there is one.
+        metadata: what `metadata_fields` names, for the data sets whose images belong to groups.
     """
 
     key: str
     image: bytes = attrs.field(repr=lambda data: f"{len(data)} bytes")
     label: int | None = None
     captions: tuple[str, ...] = ()
-    metadata: bytes | None = attrs.field(default=None, repr=False)
+    metadata: tuple[int, ...] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +72,8 @@ class Benchmark:
         """Yield the samples of all shards; what cannot be used is counted and named in `report`.
 
         Args:
-            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label, no_caption.
+            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label and no_caption; for data sets
+                of groups no_metadata and bad_metadata.
         """
         for shard in self.shards:
             for raw in read_shard(shard, report.add):
@@ -90,8 +93,14 @@ class Benchmark:
             image=members[extension],
             label=None if retrieval else self._label(members.get("cls")),
             captions=_captions(members.get("txt")) if retrieval else (),
-            metadata=members.get("npy"),
+            metadata=self._metadata(members.get("npy")),
         )
+
+    def _metadata(self, stored: bytes | None) -> tuple[int, ...] | None:
+        fields = metadata_fields(self.name)
+        if not fields or (stored is None and not needs_metadata(self.name)):
+            return None
+        return parse_metadata(stored, fields)
 
     def _label(self, stored: bytes | None) -> int:
         if stored is None:

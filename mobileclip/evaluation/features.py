@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -34,7 +34,7 @@ class Features:
     Shape:
         image: `(images, dim)`; text: `(classes * templates, dim)`, the templates of the first class first, or
         `(captions, dim)`, those of the first image first; labels, num_captions: `(images,)`;
-        metadata: `(images, fields)`.
+        metadata: `(images, fields)`, int64.
 
     Args:
         keys: what the samples are called, in order.
@@ -42,7 +42,8 @@ class Features:
         text: embeddings, float32, not normalised.
         labels: index of each image's class; None for retrieval.
         num_captions: how many captions each image has; None for classification.
-        metadata: whole numbers that say which groups an image belongs to, where the data set has them.
+        metadata: whole numbers that say which groups an image belongs to, see `metadata_fields`; None where the data
+            set has no groups, or one of the images does not say.
     """
 
     keys: tuple[str, ...]
@@ -104,7 +105,13 @@ def extract_features(
         text=embed_texts(model, tokenize, texts, batch_size=batch_size),
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
+        metadata=_metadata(samples),
     )
+
+
+def _metadata(samples: Sequence[BenchmarkSample]) -> Tensor | None:
+    rows = [sample.metadata for sample in samples if sample.metadata is not None]
+    return torch.tensor(rows) if len(rows) == len(samples) else None
 
 
 def prompts(benchmark: Benchmark) -> list[str]:

@@ -72,6 +72,11 @@ def suite_entry(name: str) -> SuiteEntry | None:
     """Return the entry of a data set of the suite, or None of any other.
 
     Args:
-        name: of its folder, without `wds_` and `_test`: the key with `-` for `/`.
+        name: of its folder, without `wds_` and `_test`: the key with `-` for `/`, and without `fairness-` in front, as
+            the folders of those data sets are called where they are published.
     """
-    return next((entry for entry in SUITE if entry.key.replace("/", "-") == name), None)
+    return next((entry for entry in SUITE if name in _folder_names(entry.key)), None)
+
+
+def _folder_names(key: str) -> tuple[str, str]:
+    return key.replace("/", "-"), key.removeprefix("fairness/").replace("/", "-")
