@@ -1,0 +1,1 @@
+"""Results as people read them: tables, plots, sheets of examples, and one page that holds them all."""

@@ -1,0 +1,97 @@
+"""How pictures look: colours that people with every kind of sight can tell apart, and files of them."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 160
+_MISSING = "\N{WHITE SQUARE}"
+
+
+@attrs.frozen(kw_only=True)
+class Theme:
+    """The colours of a picture.
+
+    Args:
+        paper: behind everything.
+        ink: of what is written.
+        faint: of what matters less.
+        rule: of lines that separate.
+        measured: of what was measured here, and of what is wrong.
+        published: of what is published, and of what is right.
+    """
+
+    paper: str
+    ink: str
+    faint: str
+    rule: str
+    measured: str
+    published: str
+
+
+# Blue and vermilion, the two of the palette of Okabe and Ito that differ most for everybody.
+LIGHT = Theme(paper="#ffffff", ink="#1b1e23", faint="#5d6470", rule="#dcdfe4", measured="#d55e00", published="#0072b2")
+DARK = Theme(paper="#16181d", ink="#e6e8ec", faint="#a0a7b4", rule="#343a45", measured="#ff9a4d", published="#56b4e9")
+
+
+def new_figure(width: float, height: float, theme: Theme) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        theme: its colours.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reports need matplotlib: pip install 'mobileclip[report]' or pip install matplotlib", name=error.name
+        ) from error
+    return Figure(figsize=(width, height), facecolor=theme.paper)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor=figure.get_facecolor())
+    return stream.getvalue()
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as an SVG file, the same bytes for the same figure; text in it needs no font."""
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "mobileclip", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", facecolor=figure.get_facecolor(), metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
+
+
+def drawable(text: str) -> str:
+    """Return text in one line of which the font of pictures has every character; a square stands for the others."""
+    known = _known_characters()
+    line = " ".join(text.split())
+    return "".join(one if ord(one) in known else _MISSING for one in line)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return text of at most so many characters, with an ellipsis where something is missing."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -1,0 +1,192 @@
+"""Accuracy over latency, a panel for every device: what was measured on two of them cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mobileclip.evaluation.report.figures import Theme, drawable, new_figure
+from mobileclip.evaluation.report.labels import place_labels
+from mobileclip.evaluation.report.values import ModelResults, Source
+from mobileclip.evaluation.suite import SUITE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TICKS_MS = tuple(digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5))
+
+
+@attrs.frozen(kw_only=True)
+class Point:
+    """A model in a panel.
+
+    Args:
+        name: of the model.
+        source: of its accuracy.
+        total_ms: image and text together, in milliseconds.
+        score: mean of its main metrics, as a fraction of one.
+    """
+
+    name: str
+    source: Source
+    total_ms: float
+    score: float
+
+
+@attrs.frozen(kw_only=True)
+class Panel:
+    """The models whose latency is known on one device.
+
+    Args:
+        device: what was measured.
+        source: whether the latencies were measured here or published.
+        score_title: what the scores are.
+        points: a point for each model.
+        front: numbers of the points of which no other is both faster and better, the fastest first.
+    """
+
+    device: str
+    source: Source
+    score_title: str
+    points: tuple[Point, ...]
+    front: tuple[int, ...]
+
+
+def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
+    """Return a panel for every device; its scores are over the data sets that all its models have in common.
+
+    A device whose models have none in common has no panel.
+
+    Args:
+        models: those without latencies are in no panel.
+    """
+    devices = dict.fromkeys((one.device, one.source) for model in models for one in model.latencies)
+    panels = (_panel(device, source, models) for device, source in devices)
+    return tuple(panel for panel in panels if panel is not None)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+    """Return which points are as good as it gets: none that is at least as fast is better, the fastest first.
+
+    Args:
+        points: cost and score of each; of equal ones the first counts.
+    """
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1])):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return tuple(front)
+
+
+def draw_latency(panel: Panel, theme: Theme) -> Figure:
+    """Return accuracy over latency on one device; the line joins the models that no other beats.
+
+    Args:
+        panel: what to draw.
+        theme: the colours.
+    """
+    figure = new_figure(5.6, 4.6, theme)
+    axes = figure.add_axes((0.105, 0.115, 0.87, 0.75))
+    _frame(axes, panel, theme)
+    front = [panel.points[index] for index in panel.front]
+    axes.plot(
+        [one.total_ms for one in front], [100 * one.score for one in front], color=theme.faint, linewidth=1, zorder=1
+    )
+    markers = []
+    for source, marker, title in (("published", "o", "published accuracy"), ("measured", "D", "measured here")):
+        chosen = [one for one in panel.points if one.source == source]
+        if chosen:
+            color = theme.published if source == "published" else theme.measured
+            markers.append(
+                axes.scatter(
+                    [one.total_ms for one in chosen],
+                    [100 * one.score for one in chosen],
+                    s=46,
+                    marker=marker,
+                    facecolor=theme.paper if source == "published" else color,
+                    edgecolor=color,
+                    linewidth=1.8,
+                    zorder=3,
+                    label=title,
+                )
+            )
+    axes.legend(
+        handles=markers,
+        loc="lower right",
+        fontsize=9,
+        frameon=False,
+        labelcolor=theme.ink,
+    )
+    place_labels(
+        axes,
+        [(one.total_ms, 100 * one.score, drawable(one.name)) for one in panel.points],
+        color=theme.ink,
+        line_color=theme.rule,
+    )
+    return figure
+
+
+def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_facecolor(theme.paper)
+    axes.set_xscale("log")
+    times, scores = [one.total_ms for one in panel.points], [100 * one.score for one in panel.points]
+    axes.set_xlim(min(times) / 1.45, max(times) * 1.6)
+    margin = max(1.0, 0.12 * (max(scores) - min(scores)))
+    axes.set_ylim(min(scores) - 1.6 * margin, max(scores) + margin)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS_MS if low <= tick <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(colors=theme.faint, labelsize=9, length=3)
+    axes.grid(color=theme.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(theme.rule)
+    axes.set_xlabel("latency of image + text, ms (logarithmic)", color=theme.faint, fontsize=9.5)
+    where = "published latency" if panel.source == "published" else "latency measured here"
+    axes.text(0, 1.115, f"{panel.score_title}, per cent", transform=axes.transAxes, color=theme.ink, fontsize=11)
+    axes.text(
+        0,
+        1.045,
+        drawable(f"{where}: {panel.device}"),
+        transform=axes.transAxes,
+        color=theme.faint,
+        fontsize=9.5,
+        parse_math=False,
+    )
+
+
+def _panel(device: str, source: Source, models: Sequence[ModelResults]) -> Panel | None:
+    timed = [
+        (model, latency.total_ms)
+        for model in models
+        for latency in model.latencies
+        if (latency.device, latency.source) == (device, source)
+    ]
+    common = set.intersection(*(set(model.results) for model, _ in timed))
+    if not common:
+        return None
+    suite = [entry.key for entry in SUITE]
+    # What is published beyond the suite would give other means than the papers'.
+    keys = suite if common.issuperset(suite) else sorted(common)
+    title = f"average of {len(suite)} data sets" if keys is suite else f"mean of {len(keys)} data sets"
+    if len(keys) == 1:
+        title = next(iter(timed))[0].results[keys[0]].dataset
+    points = tuple(
+        Point(
+            name=model.name,
+            source=model.source,
+            total_ms=total_ms,
+            score=fmean(model.results[key].main_metric for key in keys),
+        )
+        for model, total_ms in timed
+    )
+    front = pareto_front([(one.total_ms, one.score) for one in points])
+    return Panel(device=device, source=source, score_title=title, points=points, front=front)

@@ -1,0 +1,88 @@
+"""A table as a value: what stands in it, apart from how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import attrs
+
+Mark = Literal["", "best", "better", "worse"]
+
+
+@attrs.frozen(kw_only=True)
+class Cell:
+    """One cell.
+
+    Args:
+        text: what it says; empty where there is nothing to say.
+        mark: what makes it stand out: the best of its kind, or a difference beyond the noise.
+        small: a second line in smaller letters.
+    """
+
+    text: str = ""
+    mark: Mark = ""
+    small: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Column:
+    """One column.
+
+    Args:
+        title: above it.
+        is_number: whether its cells are numbers, which stand at the right.
+    """
+
+    title: str
+    is_number: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Table:
+    """A table.
+
+    Args:
+        title: above it.
+        columns: from left to right; the first one names the rows.
+        rows: from top to bottom, each with a cell for every column.
+        notes: below it, a paragraph each.
+
+    Raises:
+        ValueError: if a row has more or fewer cells than there are columns.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        for number, row in enumerate(self.rows, 1):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} of {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
+
+
+def per_cent(value: float | None, *, digits: int = 1) -> str:
+    """Return a fraction of one in per cent, and nothing for None."""
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float, *, digits: int = 1) -> str:
+    """Return a difference of fractions of one in percentage points, with its sign."""
+    text = f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return text if any(digit in text for digit in "123456789") else text.lstrip("+\N{MINUS SIGN}")
+
+
+def mark_best(cells: Iterable[tuple[Cell, float | None]]) -> list[Cell]:
+    """Return cells of which the one with the highest value is marked, where there are several to choose from.
+
+    Args:
+        cells: with their values; None where a cell has none.
+    """
+    pairs = list(cells)
+    values = [value for _, value in pairs if value is not None]
+    if len(values) < 2 or min(values) == max(values):
+        return [cell for cell, _ in pairs]
+    best = max(values)
+    return [attrs.evolve(cell, mark="best") if value == best else cell for cell, value in pairs]

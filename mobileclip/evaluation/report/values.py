@@ -1,0 +1,147 @@
+"""What a report is about: models with their results, how fast they are, and how the results came about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import attrs
+from attrs import validators
+
+from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation.results import DatasetResult
+
+Source = Literal["measured", "published"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@attrs.frozen(kw_only=True)
+class Latency:
+    """How long one image and one text take.
+
+    Args:
+        image_ms: of the image tower, in milliseconds.
+        text_ms: of the text tower, in milliseconds.
+        device: where it was measured, such as `iPhone 12 Pro Max, Core ML, batch of 1`; only latencies of one device
+            are compared.
+        source: whether it was measured here or published.
+    """
+
+    image_ms: float = attrs.field(validator=validators.gt(0))
+    text_ms: float = attrs.field(validator=validators.gt(0))
+    device: str = attrs.field(validator=validators.min_len(1))
+    source: Source = attrs.field(validator=validators.in_(("measured", "published")))
+
+    @property
+    def total_ms(self) -> float:
+        """Image and text together, in milliseconds."""
+        return self.image_ms + self.text_ms
+
+
+@attrs.frozen(kw_only=True)
+class Coverage:
+    """How much of a data set went into a result.
+
+    Args:
+        num_used: images evaluated.
+        left_out: number of images, or whole shards, left out, by reason.
+    """
+
+    num_used: int = attrs.field(validator=validators.ge(0))
+    left_out: Mapping[str, int] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, report: SkipReport) -> Coverage:
+        """Return what a report of skips says."""
+        return cls(num_used=report.num_read, left_out=dict(report.counts.most_common()))
+
+    @property
+    def num_left_out(self) -> int:
+        """Things left out, for all reasons."""
+        return sum(self.left_out.values())
+
+
+@attrs.frozen(kw_only=True)
+class Provenance:
+    """How measured results came about.
+
+    Args:
+        when: when they were measured.
+        version: of this library.
+        weights_sha256: hash of the weights; None where nobody took it.
+        device: the machine that measured.
+
+    Raises:
+        ValueError: if the hash is none.
+    """
+
+    when: datetime
+    version: str
+    weights_sha256: str | None = attrs.field(default=None)
+    device: str = ""
+
+    @weights_sha256.validator
+    def _require_hash(self, _: attrs.Attribute[str | None], value: str | None) -> None:
+        if value is not None and not _SHA256.fullmatch(value):
+            raise ValueError(f"weights_sha256 is {value[:80]!r}, expected 64 hexadecimal digits in lower case")
+
+
+@attrs.frozen(kw_only=True)
+class ModelResults:
+    """A model in a report.
+
+    Args:
+        name: how the report calls it; no two alike.
+        results: by key of the data set.
+        source: whether they were measured here or published.
+        reference: name of the model in the same report that these results are compared with.
+        latencies: on one device or several.
+        num_parameters: of both towers.
+        coverage: how much of each data set was used, by key, where that is known.
+        provenance: how measured results came about, where that is known.
+
+    Raises:
+        ValueError: if there is no name, no such source, or coverage of a data set without a result.
+    """
+
+    name: str = attrs.field(validator=validators.min_len(1))
+    results: Mapping[str, DatasetResult]
+    source: Source = attrs.field(validator=validators.in_(("measured", "published")))
+    reference: str | None = None
+    latencies: tuple[Latency, ...] = ()
+    num_parameters: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    coverage: Mapping[str, Coverage] = attrs.field(factory=dict)
+    provenance: Provenance | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for key in self.coverage:
+            if key not in self.results:
+                raise ValueError(f"{self.name!r} has coverage of {key!r} but no result on it; leave it out")
+
+
+def require_models(models: Sequence[ModelResults]) -> None:
+    """Refuse models that one report cannot hold.
+
+    Raises:
+        ValueError: if there is none, two have one name, or a reference is not among them.
+    """
+    names = [model.name for model in models]
+    if not names:
+        raise ValueError("a report needs at least one model")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"models of one report need different names, repeated: {', '.join(map(repr, repeated))}")
+    for model in models:
+        if model.reference is not None and (model.reference not in names or model.reference == model.name):
+            raise ValueError(
+                f"{model.name!r} is compared with {model.reference!r}, which is no other model of the report; there "
+                f"are {', '.join(map(repr, names))}"
+            )
+
+
+def reference_of(model: ModelResults, models: Sequence[ModelResults]) -> ModelResults | None:
+    """Return the model that another is compared with, if any."""
+    return next((one for one in models if one.name == model.reference), None)
