@@ -72,8 +72,8 @@ class Benchmark:
         """Yield the samples of all shards; what cannot be used is counted and named in `report`.
 
         Args:
-            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label and no_caption; for data sets
-                of groups no_metadata and bad_metadata.
+            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label and no_caption; for data
+                sets of groups no_metadata and bad_metadata.
         """
         for shard in self.shards:
             for raw in read_shard(shard, report.add):

@@ -63,5 +63,5 @@ def evaluate_benchmark(
         num_threads=num_threads,
         show_progress=show_progress,
     )
-    scored = score(benchmark, features)
+    scored = score(benchmark, features, num_skipped=report.num_skipped)
     return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)

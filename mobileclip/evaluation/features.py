@@ -18,6 +18,7 @@ from mobileclip.data.sample import decode_image
 from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
+from mobileclip.evaluation.classification import fill_templates
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_texts, evaluating
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.progress import Progress, console
@@ -98,7 +99,11 @@ def extract_features(
     if not samples:
         raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
     retrieval = benchmark.kind == "retrieval"
-    texts = [caption for sample in samples for caption in sample.captions] if retrieval else prompts(benchmark)
+    texts = (
+        [caption for sample in samples for caption in sample.captions]
+        if retrieval
+        else fill_templates(benchmark.class_names, benchmark.templates)
+    )
     return Features(
         keys=tuple(sample.key for sample in samples),
         image=torch.cat(embeddings),
@@ -112,11 +117,6 @@ def extract_features(
 def _metadata(samples: Sequence[BenchmarkSample]) -> Tensor | None:
     rows = [sample.metadata for sample in samples if sample.metadata is not None]
     return torch.tensor(rows) if len(rows) == len(samples) else None
-
-
-def prompts(benchmark: Benchmark) -> list[str]:
-    """Return every class of a data set in every template, the templates of the first class first."""
-    return [template.replace("{}", name) for name in benchmark.class_names for template in benchmark.templates]
 
 
 def num_images(benchmark: Benchmark) -> int:

@@ -38,7 +38,8 @@ def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) 
     Args:
         hits: whether, or how likely, each image is classified right: see `hit_probability`.
         groups: the number of each image's group, from 0.
-        ignore: groups that do not count, such as FMoW's region "Other"; their images still count in the average.
+        ignore: groups that do not count, such as FMoW's region "Other" where WILDS reports it; their images still count
+            in the average.
 
     Raises:
         ValueError: if shapes disagree, a group is negative, or no group is left.

@@ -12,7 +12,7 @@ from mobileclip.evaluation.suite import suite_entry
 # By the key of the data set: the order of the numbers.
 # Source: DataComp (Gadre et al. 2023), which publishes the data in this form; the fields of the first three are those
 # of WILDS (Koh et al. 2021).
-_FIELDS = {
+FIELDS = {
     "wilds/iwildcam": ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
     "wilds/camelyon17": ("hospital", "slide", "y"),
     "wilds/fmow": ("region", "year", "y"),
@@ -20,7 +20,8 @@ _FIELDS = {
     "fairness/geode": ("region", "country"),
 }
 
-_OVER_GROUPS = ("acc_worst_region", "acc_top5_wg", "acc_wg")
+# Metrics of the worst group.
+OVER_GROUPS = ("acc_worst_region", "acc_top5_wg", "acc_wg")
 
 
 def metadata_fields(name: str) -> tuple[str, ...]:
@@ -30,13 +31,13 @@ def metadata_fields(name: str) -> tuple[str, ...]:
         name: of its folder, without `wds_` and `_test`.
     """
     entry = suite_entry(name)
-    return () if entry is None else _FIELDS.get(entry.key, ())
+    return () if entry is None else FIELDS.get(entry.key, ())
 
 
 def needs_metadata(name: str) -> bool:
     """Return whether the metric that counts on a data set is one over groups, so that an image without them is none."""
     entry = suite_entry(name)
-    return entry is not None and entry.main_metric in _OVER_GROUPS
+    return entry is not None and entry.main_metric in OVER_GROUPS
 
 
 def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, ...]:

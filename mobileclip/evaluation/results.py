@@ -28,15 +28,21 @@ class DatasetResult:
     Args:
         key: of the data set, such as `vtab/pets`.
         dataset: its name in tables.
-        metrics: by name, as fractions of one; `main_metric` is the one that counts.
+        metrics: by name, as fractions of one, but for `count_` of a group, a number of images; `main_metric` is the one
+            that counts.
+        num_images: how many images, or instances of WinoGAViL, they are over; None where that is not known, as of the
+            published ones.
+        num_skipped: how many samples, or whole shards, were left out; None where that is not known.
 
     Raises:
-        ValueError: if there is no main metric, or a metric is no finite number.
+        ValueError: if there is no main metric, a metric is no finite number, or a number of images is below zero.
     """
 
     key: str
     dataset: str
     metrics: Mapping[str, float] = attrs.field(converter=_metrics)
+    num_images: int | None = None
+    num_skipped: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if MAIN_METRIC not in self.metrics:
@@ -46,6 +52,9 @@ class DatasetResult:
         for name, value in self.metrics.items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} on {self.key!r} is {value}")
+        for name, number in (("num_images", self.num_images), ("num_skipped", self.num_skipped)):
+            if number is not None and (type(number) is not int or number < 0):
+                raise ValueError(f"{name} on {self.key!r} is {number!r}, expected a whole number from 0")
 
     @property
     def main_metric(self) -> float:
@@ -79,7 +88,7 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
 
 def write_results(path: Path | str, results: Iterable[DatasetResult]) -> None:
     """Write results as `read_results` reads them; the file is replaced whole."""
-    lines = [json.dumps(attrs.asdict(result), ensure_ascii=False) for result in results]
+    lines = [json.dumps(_line(result), ensure_ascii=False) for result in results]
     with storage.atomic_write(path) as stream:
         stream.write("".join(f"{line}\n" for line in lines).encode())
 
@@ -102,8 +111,18 @@ def suite_average(results: Mapping[str, DatasetResult]) -> float:
     return fmean(results[entry.key].main_metric for entry in SUITE)
 
 
+def _line(result: DatasetResult) -> dict[str, Any]:
+    return {name: value for name, value in attrs.asdict(result).items() if value is not None}
+
+
 def _result(line: Any) -> DatasetResult:
     if not isinstance(line, dict) or not isinstance(line.get("metrics", {}), dict):
         raise ValueError("expected an object with key, dataset and metrics, an object of numbers")
     metrics = {name: value for name, value in line["metrics"].items() if value is not None}
-    return DatasetResult(key=str(line["key"]), dataset=str(line["dataset"]), metrics=metrics)
+    return DatasetResult(
+        key=str(line["key"]),
+        dataset=str(line["dataset"]),
+        metrics=metrics,
+        num_images=line.get("num_images"),
+        num_skipped=line.get("num_skipped"),
+    )

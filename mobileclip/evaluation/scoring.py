@@ -5,14 +5,19 @@ from __future__ import annotations
 import attrs
 
 from mobileclip.evaluation.benchmark import Benchmark
-from mobileclip.evaluation.classification import classification_accuracy, ensemble_prompts
+from mobileclip.evaluation.classification import classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.retrieval import caption_recall
+from mobileclip.evaluation.special import special_metrics
 from mobileclip.evaluation.suite import SuiteEntry, suite_entry
 
 # With fewer classes, five guesses say nothing.
 _FEWEST_FOR_TOP5 = 5
+# The first is what counts on a data set that is not one of the suite.
+_OF_RETRIEVAL = ("mean_recall@1",)
+_OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GROUPS)
 
 
 @attrs.frozen(kw_only=True)
@@ -28,19 +33,21 @@ class Score:
     absent_classes: tuple[str, ...] = ()
 
 
-def score(benchmark: Benchmark, features: Features) -> Score:
+def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None = None) -> Score:
     """Return the metrics of a data set: zero-shot classification, or retrieval both ways.
 
-    Classification gives `acc1`, `acc5` where there are at least five classes, and `mean_per_class_recall`; retrieval
-    `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10 and `mean_recall@1`. The main metric
-    is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
+    Classification gives `acc1`, `acc5` where there are at least five classes, `mean_per_class_recall`, and what
+    `special_metrics` gives; retrieval `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10 and
+    `mean_recall@1`. The main metric is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
 
     Args:
         benchmark: the data set.
         features: a model's embeddings of it.
+        num_skipped: how many samples, or shards, were left out when they were made; None where that is not known.
 
     Raises:
-        ValueError: if the main metric of a data set of the suite is none of these.
+        ValueError: if the main metric of a data set of the suite is none of these, or needs groups that the features
+            do not hold.
     """
     entry = suite_entry(benchmark.name)
     main = require_metric(benchmark)
@@ -49,7 +56,9 @@ def score(benchmark: Benchmark, features: Features) -> Score:
     metrics[MAIN_METRIC] = metrics[main]
     key, name = (entry.key, entry.name) if entry else (benchmark.name, benchmark.name)
     return Score(
-        result=DatasetResult(key=key, dataset=name, metrics=metrics),
+        result=DatasetResult(
+            key=key, dataset=name, metrics=metrics, num_images=len(features.keys), num_skipped=num_skipped
+        ),
         absent_classes=() if retrieval else _absent_classes(benchmark, features),
     )
 
@@ -61,10 +70,13 @@ def require_metric(benchmark: Benchmark) -> str:
         ValueError: if it cannot be computed.
     """
     entry: SuiteEntry | None = suite_entry(benchmark.name)
-    default = "mean_recall@1" if benchmark.kind == "retrieval" else "acc1"
-    main = default if entry is None else entry.main_metric
-    if main not in (default, "mean_per_class_recall"):
-        raise ValueError(f"on {benchmark.name} counts {main}, which takes more than labels: it cannot be evaluated yet")
+    given = _OF_RETRIEVAL if benchmark.kind == "retrieval" else _OF_CLASSIFICATION
+    main = given[0] if entry is None else entry.main_metric
+    if main not in given:
+        raise ValueError(
+            f"on {benchmark.name} counts {main}, but its folder is one for {benchmark.kind}, which gives "
+            f"{', '.join(given)}; WinoGAViL is evaluated by evaluate_winogavil"
+        )
     return main
 
 
@@ -72,11 +84,20 @@ def _classification(benchmark: Benchmark, features: Features) -> dict[str, float
     assert features.labels is not None, "a data set of classes has labels"
     names, templates = benchmark.class_names, benchmark.templates
     classes = ensemble_prompts(features.text.reshape(len(names), len(templates), -1))
-    accuracy = classification_accuracy(features.image, classes, features.labels, allow_absent=True)
+    hits = classification_hits(features.image, classes, features.labels)
+    accuracy = mean_hits(hits, features.labels, num_classes=len(names))
     metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
     if len(names) >= _FEWEST_FOR_TOP5:
         metrics["acc5"] = accuracy.top5
-    return metrics
+    entry = suite_entry(benchmark.name)
+    if entry is None:
+        return metrics
+    if features.metadata is None and needs_metadata(benchmark.name):
+        raise ValueError(
+            f"on {benchmark.name} counts {entry.main_metric}, but the features do not say which groups the images "
+            f"belong to; extract them again, from shards with a .npy beside each image"
+        )
+    return metrics | special_metrics(entry.key, hits, features.labels, features.metadata)
 
 
 def _absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:

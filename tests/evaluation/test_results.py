@@ -66,6 +66,20 @@ class TestFiles:
         write_results(tmp_path / "r.jsonl", results.values())
         assert read_results(tmp_path / "r.jsonl") == results
 
+    def test_what_was_left_out_is_written_beside_where_it_is_known(self, tmp_path):
+        published = DatasetResult(key="a", dataset="A", metrics={"main_metric": 0.5})
+        own = attrs.evolve(published, key="b", num_images=99, num_skipped=0)
+        write_results(tmp_path / "r.jsonl", [published, own])
+        first, second = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines())
+        assert first == {"key": "a", "dataset": "A", "metrics": {"main_metric": 0.5}}
+        assert (second["num_images"], second["num_skipped"]) == (99, 0)
+        assert read_results(tmp_path / "r.jsonl") == {"a": published, "b": own}
+        (tmp_path / "r.jsonl").write_text(
+            '{"key": "a", "dataset": "A", "metrics": {"main_metric": 1}, "num_skipped": -1}'
+        )
+        with pytest.raises(ValueError, match="line 1: num_skipped on 'a' is -1, expected a whole number from 0"):
+            read_results(tmp_path / "r.jsonl")
+
     def test_what_is_repeated_replaces_what_is_unknown_is_ignored(self, tmp_path):
         lines = [
             {"key": "cifar10", "dataset": "CIFAR-10", "metrics": {"main_metric": 0.5, "acc5": None}, "seconds": 3},
