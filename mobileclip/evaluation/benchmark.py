@@ -14,7 +14,9 @@ Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -22,12 +24,15 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.sample import IMAGE_EXTENSIONS
 from mobileclip.data.shards import parse, read_shard
-from mobileclip.data.skips import BadSampleError, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata
 
 Kind = Literal["classification", "retrieval"]
 
+_LABEL = re.compile(r"[0-9]{1,18}")
+_SEVERAL_LABELS = re.compile(r"[0-9]+([\s,;]+[0-9]+)+")
 _MAX_TEXT_BYTES = 1 << 24
+_LEFT = "fetch what is missing, or pass allow_missing=True to evaluate on what is left"
 _HUB = "https://huggingface.co/datasets/"
 
 
@@ -60,6 +65,8 @@ class Benchmark:
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.
         shards: paths or addresses.
+        allow_missing: evaluate on what is left where a shard is missing, cannot be read or breaks off; how many images
+            that costs is not known, so that without it nothing is evaluated at all.
     """
 
     name: str
@@ -67,20 +74,57 @@ class Benchmark:
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     shards: tuple[str, ...]
+    allow_missing: bool = False
 
     def samples(self, report: SkipReport) -> Iterator[BenchmarkSample]:
         """Yield the samples of all shards; what cannot be used is counted and named in `report`.
 
+        A key that comes again in a shard is skipped, and so is one with the very same content in another shard: that is
+        a copy.
+
         Args:
-            report: the reasons are those of `read_shard`, and no_image, no_label, bad_label and no_caption; for data
-                sets of groups no_metadata and bad_metadata.
+            report: the reasons are those of `read_shard`, missing_shard, duplicate_key, no_image, no_label,
+                several_labels, bad_label and no_caption; for data sets of groups no_metadata and bad_metadata.
+
+        Raises:
+            ValueError: if a shard is missing, cannot be read or breaks off, and `allow_missing` is false; the message
+                names it.
         """
-        for shard in self.shards:
-            for raw in read_shard(shard, report.add):
+        contents: set[int] = set()
+        on_skip = report.add if self.allow_missing else partial(self._add_or_refuse, report)
+        for shard in self._shards_there(report):
+            keys: set[str] = set()
+            for raw in read_shard(shard, on_skip):
+                content = hash((raw.key, frozenset(raw.members.items())))
+                if raw.key in keys or content in contents:
+                    detail = f"the key came before {'here' if raw.key in keys else 'in another shard'}"
+                    report.add(Skip(reason="duplicate_key", key=raw.key, shard=shard, detail=detail))
+                    continue
+                keys.add(raw.key)
+                contents.add(content)
                 sample = parse(raw, self._sample, report.add)
                 if sample is not None:
                     report.num_read += 1
                     yield sample
+
+    def _shards_there(self, report: SkipReport) -> tuple[str, ...]:
+        """Return the shards without those that are missing on disk; others show when they are opened."""
+        missing = [shard for shard in self.shards if not (storage.is_remote(shard) or storage.exists(shard))]
+        if missing and not self.allow_missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise ValueError(
+                f"{len(missing)} of the {len(self.shards)} shards of {self.name} are missing: {', '.join(missing[:5])}"
+                f"{more}; {_LEFT}"
+            )
+        report.extend(Skip(reason="missing_shard", key="", shard=shard, detail="no such file") for shard in missing)
+        return tuple(shard for shard in self.shards if shard not in missing)
+
+    def _add_or_refuse(self, report: SkipReport, skip: Skip) -> None:
+        report.add(skip)
+        if not skip.key:
+            raise ValueError(
+                f"images of {self.name} are missing: {skip.shard}: {skip.reason} {skip.detail}; {_LEFT}"
+            ) from None
 
     def _sample(self, key: str, members: Mapping[str, bytes]) -> BenchmarkSample:
         extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
@@ -106,24 +150,28 @@ class Benchmark:
         if stored is None:
             raise BadSampleError("no_label", "there is no .cls with its label")
         text = stored.decode("utf-8", "replace").strip()
-        if not (text.isascii() and text.isdigit()):
-            raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected one number")
+        if _SEVERAL_LABELS.fullmatch(text):
+            raise BadSampleError("several_labels", f".cls holds {text[:40]!r}, expected the number of one class")
+        if not _LABEL.fullmatch(text):
+            raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected the number of a class")
         label = int(text)
         if label >= len(self.class_names):
             raise BadSampleError("bad_label", f"label {label}, but there are {len(self.class_names)} classes, from 0")
         return label
 
 
-def open_benchmark(path: str | os.PathLike[str], *, split: str = "test") -> Benchmark:
+def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_missing: bool = False) -> Benchmark:
     """Return a data set, having read its names and templates; images are read when they are asked for.
 
     Args:
         path: its folder, an address of one, or its page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: the folder of its shards.
+        allow_missing: see `Benchmark`.
 
     Raises:
-        ValueError: if a file of names or templates is missing or malformed; the message says which line.
+        ValueError: if a file of names or templates is missing or malformed; the message says which line. If there are
+            more shards than it says.
         OSError: if a store cannot be reached.
     """
     root = _files_of_page(os.fspath(path))
@@ -131,6 +179,11 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = "test") -> Benc
     if len(count) != 1 or not count[0].isdigit() or int(count[0]) == 0:
         raise ValueError(f"{root}/{split}/nshards.txt holds {' '.join(count)[:40]!r}, expected a number of shards")
     shards = tuple(storage.join(root, f"{split}/{number}.tar") for number in range(int(count[0])))
+    if storage.exists(storage.join(root, f"{split}/{len(shards)}.tar")):
+        raise ValueError(
+            f"{root}/{split}/nshards.txt says that there are {len(shards)} shards, but {len(shards)}.tar is there too; "
+            f"correct the number, or remove what is too many"
+        )
     kind = _kind(root)
     named = kind == "classification"
     return Benchmark(
@@ -139,6 +192,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = "test") -> Benc
         class_names=_class_names(root) if named else (),
         templates=_templates(root) if named else (),
         shards=shards,
+        allow_missing=allow_missing,
     )
 
 
@@ -175,8 +229,10 @@ def _templates(root: str) -> tuple[str, ...]:
     path = "zeroshot_classification_templates.txt"
     lines = _lines(root, path, "the prompts, one a line, with {c} where the name of a class goes")
     for number, line in enumerate(lines, 1):
-        if line.count("{c}") != 1:
-            raise ValueError(f"{root}/{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes")
+        if line.count("{c}") != 1 or "{}" in line:
+            raise ValueError(
+                f"{root}/{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes, no {{}}"
+            )
     return tuple(line.replace("{c}", "{}") for line in lines)
 
 
@@ -191,7 +247,7 @@ def _captions(stored: bytes | None) -> tuple[str, ...]:
 def _lines(root: str, name: str, what: str) -> list[str]:
     path = storage.join(root, name)
     try:
-        lines = storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8").splitlines()
+        lines = storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: {what}") from None
     except UnicodeDecodeError as error:

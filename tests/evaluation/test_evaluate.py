@@ -96,9 +96,25 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     assert evaluation.report.num_skipped == 2
     assert evaluation.absent_classes == ("green", "yellow")
     assert "c of colours" in caplog.text
-    (colours / "test" / "0.tar").unlink()
-    with pytest.raises(ValueError, match="no image of colours can be evaluated: 0 samples read, 1 skipped"):
+    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
+    write_shard(colours / "test" / "0.tar", {"a.png": b"no image", "a.cls": b"0"})
+    with pytest.raises(ValueError, match="no image of colours can be evaluated: 0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
+
+
+def test_a_lost_shard_is_refused_or_counted(colours):
+    (colours / "test" / "nshards.txt").write_text("2")
+    with pytest.raises(ValueError, match="1 of the 2 shards of colours are missing"):
+        evaluate(colours)
+    evaluation = evaluate_benchmark(
+        ColourModel(),
+        open_benchmark(colours, allow_missing=True),
+        transform=to_tensor,
+        tokenize=tokenize,
+        show_progress=False,
+    )
+    assert evaluation.report.counts == {"missing_shard": 1}
+    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (12, 1)
 
 
 def test_retrieval(tmp_path):
