@@ -18,6 +18,7 @@ from mobileclip.evaluation.results import DatasetResult, read_results, suite_ave
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
 from mobileclip.evaluation.scoring import Score, score
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
+from mobileclip.evaluation.writing import write_benchmark
 
 __all__ = [
     "SUITE",
@@ -56,6 +57,7 @@ __all__ = [
     "score",
     "suite_average",
     "suite_entry",
+    "write_benchmark",
     "write_results",
     "zero_shot_classification",
 ]

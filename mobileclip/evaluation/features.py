@@ -19,7 +19,8 @@ from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import fill_templates
-from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_texts, evaluating
+from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
+from mobileclip.evaluation.inference import encoding
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.progress import Progress, console
 
@@ -69,7 +70,7 @@ def extract_features(
     """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
 
     Args:
-        model: evaluated in evaluation mode, and left in the mode it came in.
+        model: evaluated in evaluation mode, and left in the mode it came in; see `encoding`.
         benchmark: the data set.
         report: see `Benchmark.samples`; reasons for images that cannot be decoded start with `image_`.
         transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
@@ -85,7 +86,7 @@ def extract_features(
     total = num_images(benchmark)
     threads = num_threads or min(_MOST_THREADS, os.cpu_count() or 1)
     with (
-        evaluating(model) as device,
+        encoding(model) as encoders,
         Progress(
             benchmark.name, total=max(total, 1), unit="images", console=console(shown=show_progress and total > 0)
         ) as progress,
@@ -93,21 +94,22 @@ def extract_features(
         decoded = _decoded(benchmark, transform, report, num_threads=threads, ahead=2 * batch_size)
         while batch := list(islice(decoded, batch_size)):
             pixels = torch.stack([pixels for _, pixels in batch])
-            embeddings.append(model.encode_image(pixels.to(device)).float().cpu())
+            embeddings.append(encoders.encode_images(pixels))
             samples += [attrs.evolve(sample, image=b"") for sample, _ in batch]
             progress.advance(len(batch))
-    if not samples:
-        raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
-    retrieval = benchmark.kind == "retrieval"
-    texts = (
-        [caption for sample in samples for caption in sample.captions]
-        if retrieval
-        else fill_templates(benchmark.class_names, benchmark.templates)
-    )
+        if not samples:
+            raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+        retrieval = benchmark.kind == "retrieval"
+        texts = (
+            [caption for sample in samples for caption in sample.captions]
+            if retrieval
+            else fill_templates(benchmark.class_names, benchmark.templates)
+        )
+        text = encoders.encode_texts(tokenize, texts, batch_size=batch_size)
     return Features(
         keys=tuple(sample.key for sample in samples),
         image=torch.cat(embeddings),
-        text=embed_texts(model, tokenize, texts, batch_size=batch_size),
+        text=text,
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
         metadata=_metadata(samples),
