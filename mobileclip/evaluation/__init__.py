@@ -18,6 +18,7 @@ from mobileclip.evaluation.results import DatasetResult, read_results, suite_ave
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
 from mobileclip.evaluation.scoring import Score, score
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
+from mobileclip.evaluation.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
 from mobileclip.evaluation.writing import write_benchmark
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Score",
     "SuiteEntry",
     "Tokenize",
+    "WinoGavil",
     "association_score",
     "classification_accuracy",
     "compare_results",
@@ -45,10 +47,12 @@ __all__ = [
     "embed_texts",
     "ensemble_prompts",
     "evaluate_benchmark",
+    "evaluate_winogavil",
     "extract_features",
     "group_accuracy",
     "macro_f1",
     "open_benchmark",
+    "open_winogavil",
     "published_models",
     "published_results",
     "read_results",

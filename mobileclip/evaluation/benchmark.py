@@ -174,7 +174,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_m
             more shards than it says.
         OSError: if a store cannot be reached.
     """
-    root = _files_of_page(os.fspath(path))
+    root = files_of_page(os.fspath(path))
     count = _lines(root, f"{split}/nshards.txt", "how many shards there are")
     if len(count) != 1 or not count[0].isdigit() or int(count[0]) == 0:
         raise ValueError(f"{root}/{split}/nshards.txt holds {' '.join(count)[:40]!r}, expected a number of shards")
@@ -196,7 +196,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_m
     )
 
 
-def _files_of_page(path: str) -> str:
+def files_of_page(path: str) -> str:
     """Return where the files of a page of the hub are; other paths are returned as they are."""
     if path.startswith(_HUB):
         path = path.replace("/tree/", "/resolve/", 1)
