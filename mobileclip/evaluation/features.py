@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import attrs
@@ -19,14 +16,13 @@ from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import fill_templates
+from mobileclip.evaluation.decoding import decode_ahead
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.inference import encoding
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.progress import Progress, console
 
 Transform = Callable[[Image.Image], Tensor]
-
-_MOST_THREADS = 8
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -84,14 +80,13 @@ def extract_features(
     """
     samples, embeddings = [], []
     total = num_images(benchmark)
-    threads = num_threads or min(_MOST_THREADS, os.cpu_count() or 1)
     with (
         encoding(model) as encoders,
         Progress(
             benchmark.name, total=max(total, 1), unit="images", console=console(shown=show_progress and total > 0)
         ) as progress,
     ):
-        decoded = _decoded(benchmark, transform, report, num_threads=threads, ahead=2 * batch_size)
+        decoded = _decoded(benchmark, transform, report, num_threads=num_threads, ahead=2 * batch_size)
         while batch := list(islice(decoded, batch_size)):
             pixels = torch.stack([pixels for _, pixels in batch])
             embeddings.append(encoders.encode_images(pixels))
@@ -133,25 +128,16 @@ def num_images(benchmark: Benchmark) -> int:
 
 
 def _decoded(
-    benchmark: Benchmark, transform: Transform, report: SkipReport, *, num_threads: int, ahead: int
+    benchmark: Benchmark, transform: Transform, report: SkipReport, *, num_threads: int | None, ahead: int
 ) -> Iterator[tuple[BenchmarkSample, Tensor]]:
     """Yield samples with their pixels, in order, decoded by threads; broken images are reported."""
 
     def decode(sample: BenchmarkSample) -> Tensor:
         return transform(decode_image(sample.image))
 
-    waiting: deque[tuple[BenchmarkSample, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        source = benchmark.samples(report)
-        while True:
-            waiting.extend((sample, pool.submit(decode, sample)) for sample in islice(source, ahead - len(waiting)))
-            if not waiting:
-                return
-            sample, future = waiting.popleft()
-            try:
-                pixels = future.result()
-            except BadSampleError as error:
-                report.num_read -= 1
-                report.add(Skip(reason=error.reason, key=sample.key, shard=benchmark.name, detail=error.detail))
-                continue
-            yield sample, pixels
+    for sample, outcome in decode_ahead(benchmark.samples(report), decode, ahead=ahead, num_threads=num_threads):
+        if isinstance(outcome, BadSampleError):
+            report.num_read -= 1
+            report.add(Skip(reason=outcome.reason, key=sample.key, shard=benchmark.name, detail=outcome.detail))
+        else:
+            yield sample, outcome
