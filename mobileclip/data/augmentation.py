@@ -30,7 +30,7 @@ def _crop(values: Iterable[int]) -> tuple[int, int, int, int]:
 
 
 def _operations(values: Iterable[Sequence[Any]]) -> tuple[tuple[int, float], ...]:
-    return tuple((index, float(magnitude)) for index, magnitude in values)
+    return tuple([(index, float(magnitude)) for index, magnitude in values])
 
 
 @attrs.frozen(kw_only=True)
@@ -51,9 +51,11 @@ class AugmentationParams:
     image_size: tuple[int, int] | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not all(isinstance(value, int) for value in self.crop):
+        # Written out, since every sample that is read has dozens of these.
+        top, left, height, width = self.crop
+        if not (isinstance(top, int) and isinstance(left, int) and isinstance(height, int) and isinstance(width, int)):
             raise ValueError(f"a crop is four whole numbers of pixels (top, left, height, width), not {self.crop}")
-        if min(self.crop[:2]) < 0 or min(self.crop[2:]) < 1:
+        if top < 0 or left < 0 or height < 1 or width < 1:
             raise ValueError(f"crop {self.crop} (top, left, height, width) is empty or starts outside of the image")
         for index, magnitude in self.operations:
             if not (isinstance(index, int) and 0 <= index < len(OPERATIONS)):

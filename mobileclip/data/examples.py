@@ -14,6 +14,7 @@ from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, d
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.decode import SourceImage
 from mobileclip.data.image import ImageTransform, Pixels
+from mobileclip.data.memory import BatchMemory, empty_shared
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image
 from mobileclip.data.skips import BadSampleError
@@ -75,6 +76,7 @@ class ExampleMaker:
         self._tokenizer = tokenizer
         self._teacher_dim = teacher_dim
         self._transform = ImageTransform(spec.image)
+        self._memory = BatchMemory()
         student = spec.augmentation or _default_augmentation(spec)
         self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
@@ -105,6 +107,7 @@ class ExampleMaker:
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
+        pixels = [example.images[0] for example in examples]
         texts = tuple(example.caption.text for example in examples)
         syn = [example.syn_caption for example in examples if example.syn_caption is not None]
         syn_texts = tuple(caption.text for caption in syn) if syn else None
@@ -114,9 +117,7 @@ class ExampleMaker:
         }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
-            image=self._transform.normalize_each(
-                [example.images[0] for example in examples], shared=get_worker_info() is not None
-            ),
+            image=self._transform.normalize_each(pixels, self._empty(len(pixels))),
             text=self._tokenizer(texts),
             syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
             teacher_image=_stack(example.teacher_image for example in examples),
@@ -126,6 +127,11 @@ class ExampleMaker:
             captions=texts if online else None,
             syn_captions=syn_texts if online else None,
         )
+
+    def _empty(self, count: int) -> Tensor:
+        size = self._spec.image.size
+        shape = (count, 3, size, size)
+        return self._memory.empty(shape) if get_worker_info() is None else empty_shared(shape)
 
     def _augmentation(
         self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -106,28 +105,19 @@ class ImageTransform:
             )
         return self._normalize(pixels.movedim(-1, -3).contiguous().to(torch.float32))
 
-    def normalize_each(self, pixels: Sequence[Pixels], *, shared: bool = False) -> torch.Tensor:
-        """Return the pixels of several images, as `normalize` makes them, in one batch.
+    def normalize_each(self, pixels: Sequence[Pixels], out: torch.Tensor) -> torch.Tensor:
+        """Write the pixels of several images, as `normalize` makes them, into one batch, and return it.
 
         Shape: B times (height, width, 3), uint8, writable -> (B, 3, height, width), float32.
 
         Args:
             pixels: of images of one size.
-            shared: whether to put the batch where another process can read it without a copy.
+            out: the batch.
         """
-        height, width, _ = pixels[0].shape
-        shape = (len(pixels), 3, height, width)
-        if shared:
-            new_shared = torch.UntypedStorage._new_shared  # noqa: SLF001  what torch's own collate function calls
-            storage = new_shared(4 * math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
-            images = torch.empty(0).set_(storage).resize_(shape)
-        else:
-            # Unlike torch, numpy asks for huge pages, which cost half as much when they are first written to.
-            images = torch.from_numpy(np.empty(shape, np.float32))
-        for image, one in zip(images, pixels, strict=True):
+        for image, one in zip(out, pixels, strict=True):
             # One after another, as long as they are in the processor's cache.
             self._normalize(image.copy_(torch.from_numpy(one).movedim(-1, -3).contiguous()))
-        return images
+        return out
 
     def _normalize(self, image: torch.Tensor) -> torch.Tensor:
         image.div_(255)

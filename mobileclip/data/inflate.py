@@ -6,34 +6,45 @@ import zlib
 from functools import cache
 from types import ModuleType
 
+# What headers and tables of a stream take.
+_HEADROOM = 512
+
 
 class InflateStream:
-    """A deflated stream that is inflated in steps, as `zlib.decompressobj` does it.
+    """A deflated stream that is inflated in steps, without a copy of what is left of it at each.
 
     Args:
+        data: the stream.
         wbits: as zlib counts them: -15 for a stream without a header.
     """
 
-    def __init__(self, wbits: int) -> None:
+    def __init__(self, data: bytes | memoryview, wbits: int) -> None:
+        self._data = memoryview(data)
         self._stream = _library().decompressobj(wbits)
 
-    @property
-    def unconsumed_tail(self) -> bytes:
-        """What is still to be given to `read`."""
-        tail: bytes = self._stream.unconsumed_tail
-        return tail
-
-    def read(self, data: bytes, max_length: int) -> bytes:
-        """Return the next bytes, at most `max_length` of them.
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, or those that are left.
 
         Raises:
             zlib.error: if the stream is damaged.
         """
+        content = b""
         try:
-            content: bytes = self._stream.decompress(data, max_length)
+            while len(content) < size and not self._stream.eof:
+                missing = size - len(content)
+                piece = self._stream.unconsumed_tail or self._next(missing)
+                more: bytes = self._stream.decompress(piece, missing)
+                if not more and not piece:
+                    break
+                content = content + more if content else more
         except _library().error as error:
             raise zlib.error(str(error)) from None
         return content
+
+    def _next(self, size: int) -> memoryview:
+        """Return enough of the stream for so many bytes, if they can be compressed, or nearly enough."""
+        piece, self._data = self._data[: size + _HEADROOM], self._data[size + _HEADROOM :]
+        return piece
 
 
 def inflate(data: bytes, *, wbits: int, size: int) -> bytes:

@@ -68,8 +68,8 @@ class _Array:
 
     def __init__(self, data: bytes, entry: ZipEntry) -> None:
         self._entry = entry
-        self._stored = data[entry.start : entry.start + entry.stored_size]
-        self._stream = InflateStream(-15)
+        self._stored = memoryview(data)[entry.start : entry.start + entry.stored_size]
+        self._stream = InflateStream(self._stored, -15)
         self._content = bytearray()
         self.is_verified = False
         self._read(min(_HEADER_BYTES, entry.size))
@@ -97,10 +97,9 @@ class _Array:
         if size <= len(self._content):
             return
         if self._entry.method == STORED:
-            self._content, self._stored = bytearray(self._stored), b""
+            self._content = bytearray(self._stored)
         else:
-            self._content += self._stream.read(self._stored, size - len(self._content))
-            self._stored = self._stream.unconsumed_tail
+            self._content += self._stream.read(size - len(self._content))
         if len(self._content) < size:
             raise ValueError("an array is cut off")
         if len(self._content) == self._entry.size:

@@ -31,12 +31,20 @@ class TestInflate:
     @pytest.mark.parametrize("step", [1000, 7777, len(CONTENT)])
     def test_in_steps(self, step):
         compressor = zlib.compressobj(wbits=-15)
-        rest, stream, made = compressor.compress(CONTENT) + compressor.flush(), InflateStream(-15), b""
+        stream, made = InflateStream(compressor.compress(CONTENT) + compressor.flush() + b"behind it", -15), b""
         while len(made) < len(CONTENT):
-            made += stream.read(rest, step)
-            rest = stream.unconsumed_tail
+            more = stream.read(step)
+            made += more
+            assert len(more) == min(step, len(CONTENT) - len(made) + len(more))
             assert made == CONTENT[: len(made)]
-        assert len(made) == len(CONTENT)
+        assert stream.read(step) == b""
+
+    def test_cut_off(self):
+        compressor = zlib.compressobj(wbits=-15)
+        whole = compressor.compress(CONTENT) + compressor.flush()
+        made = InflateStream(whole[: len(whole) // 2], -15).read(len(CONTENT))
+        assert 0 < len(made) < len(CONTENT)
+        assert CONTENT.startswith(made)
 
     def test_damage(self):
         with pytest.raises(zlib.error, match="header"):
@@ -44,4 +52,4 @@ class TestInflate:
         with pytest.raises(zlib.error, match="incomplete"):
             inflate(gzip.compress(CONTENT)[:-20], wbits=31, size=10)
         with pytest.raises(zlib.error, match="block type"):
-            InflateStream(-15).read(b"\xff\xff\xff", 10)
+            InflateStream(b"\xff\xff\xff", -15).read(10)
