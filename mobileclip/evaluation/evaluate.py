@@ -49,7 +49,8 @@ def evaluate_benchmark(
         show_progress: whether to show how far it is, where the number of images is known: on disk and in the suite.
 
     Raises:
-        ValueError: if no image can be used; the message says why. If the data set's main metric cannot be computed.
+        ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If
+            the data set's main metric cannot be computed.
     """
     require_metric(benchmark)
     report = SkipReport()

@@ -94,17 +94,22 @@ def evaluate(root, **options):
 
 
 def scores_by_hand(model, transform, tokenizer, images, instances):
-    """The Jaccard index of every instance with the number of its candidates: no batches, nothing shared."""
+    """The Jaccard index of every instance with the number of its candidates: images and cues go in one by one."""
     scores = []
-    for cue, candidates, associations in instances:
-        pixels = torch.stack([transform(Image.open(io.BytesIO(images[name])).convert("RGB")) for name in candidates])
-        article = "An" if cue.lower().startswith(("a", "e", "i", "o", "u")) else "A"
-        with torch.inference_mode():
+    with torch.inference_mode():
+        embedded = {
+            name: model.encode_image(
+                transform(Image.open(io.BytesIO(images[name])).convert("RGB"))[None], normalize=True
+            )
+            for name in dict.fromkeys(name for _, candidates, _ in instances for name in candidates)
+        }
+        for cue, candidates, associations in instances:
+            article = "An" if cue.lower().startswith(("a", "e", "i", "o", "u")) else "A"
             text = model.encode_text(tokenizer([f"{article} {cue.lower()}"]), normalize=True)
-            similarity = (text @ model.encode_image(pixels, normalize=True).T).squeeze(0).numpy()
-        true = np.isin(candidates, associations)
-        chosen = np.isin(np.arange(len(candidates)), np.argsort(similarity)[-true.sum() :])
-        scores.append((len(candidates), jaccard_score(true, chosen)))
+            similarity = np.array([float(text @ embedded[name].T) for name in candidates])
+            true = np.isin(candidates, associations)
+            chosen = np.isin(np.arange(len(candidates)), np.argsort(similarity)[-true.sum() :])
+            scores.append((len(candidates), jaccard_score(true, chosen)))
     return scores
 
 
