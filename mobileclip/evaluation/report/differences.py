@@ -12,6 +12,8 @@ from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
 
 _STANDARD_ERRORS = 2.0
+# What counts outside the suite, so that another metric of the same value is not named in its place.
+_USUAL = ("acc1", "mean_recall@1")
 
 
 def differences(model: ModelResults, reference: ModelResults) -> tuple[ComparisonRow, ...]:
@@ -34,12 +36,12 @@ def differences(model: ModelResults, reference: ModelResults) -> tuple[Compariso
 
 
 def metric_name(result: DatasetResult, key: str) -> str:
-    """Return which of a result's metrics is its main one: the suite's, or the first of the same value."""
+    """Return which of a result's metrics is its main one: the suite's, or one of the same value."""
     entry = next((one for one in SUITE if one.key == key), None)
     if entry is not None:
         return entry.main_metric
-    same = [name for name, value in result.metrics.items() if value == result.main_metric]
-    return next((name for name in same if name != "main_metric"), "main_metric")
+    names = dict.fromkeys((*_USUAL, *result.metrics))
+    return next(name for name in names if result.metrics.get(name) == result.main_metric)
 
 
 def _with_noise(row: ComparisonRow, key: str, model: ModelResults, reference: ModelResults) -> ComparisonRow:

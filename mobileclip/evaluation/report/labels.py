@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -18,7 +19,7 @@ _POINT_RADIUS = 5.0
 _DISTANCES = (7.0, 18.0, 30.0)
 # Right and left read best, then above and below, then between them.
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-_OUTSIDE = 1e6
+_OUTSIDE, _MISTAKEN, _LEADER = 1e6, 150.0, 40.0
 _HORIZONTAL: dict[int, Literal["left", "center", "right"]] = {-1: "right", 0: "center", 1: "left"}
 _VERTICAL: dict[int, Literal["top", "center", "bottom"]] = {-1: "top", 0: "center", 1: "bottom"}
 
@@ -38,28 +39,38 @@ class _Place:
 _PLACES = tuple(_Place(distance, direction) for distance in _DISTANCES for direction in _DIRECTIONS)
 
 
-def place_labels(axes: Axes, points: Sequence[tuple[float, float, str]], *, color: str, line_color: str) -> None:
+def place_labels(
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    *,
+    line: Sequence[tuple[float, float]],
+    color: str,
+    line_color: str,
+    paper: str,
+) -> None:
     """Write every point's label where it covers least of what is there already.
 
     Args:
         axes: of a figure whose size and layout are final.
         points: x, y and label of each, in data coordinates.
+        line: corners of a line that is drawn already, in data coordinates.
         color: of the labels.
         line_color: of the lines that join distant labels to their points.
+        paper: the colour around letters that cross a line all the same.
     """
-    from matplotlib.transforms import Bbox
+    from matplotlib.patheffects import withStroke
 
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes belong to a figure"
     scale = figure.dpi / 72
     radius = _POINT_RADIUS * scale
     pixels = [axes.transData.transform((x, y)) for x, y, _ in points]
-    taken = [Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius) for x, y in pixels]
-    legend = axes.get_legend()
-    if legend is not None:
-        taken.append(legend.get_window_extent())
+    taken = [_square(x, y, radius) for x, y in pixels]
+    taken += [_square(x, y, scale) for x, y in _along(axes, line, scale)]
     highest_first = sorted(range(len(points)), key=lambda one: -float(pixels[one][1]))
-    for point_x, point_y, text in (points[one] for one in highest_first):
+    for number in highest_first:
+        point_x, point_y, text = points[number]
+        others = [(float(x), float(y)) for one, (x, y) in enumerate(pixels) if one != number]
         label = axes.annotate(
             text,
             (point_x, point_y),
@@ -68,9 +79,10 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float, str]], *, colo
             fontsize=_FONT_SIZE,
             color=color,
             parse_math=False,
+            path_effects=[withStroke(linewidth=2.5, foreground=paper)],
             zorder=4,
         )
-        costs = {place: _cost(label, place, taken, axes.bbox) for place in _PLACES}
+        costs = {place: _cost(label, place, taken, others, axes.bbox) for place in _PLACES}
         best = min(costs, key=lambda place: costs[place])
         _move(label, best)
         taken.append(label.get_window_extent())
@@ -85,16 +97,42 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float, str]], *, colo
             )
 
 
+def _square(x: float, y: float, radius: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
+
+
+def _along(axes: Axes, line: Sequence[tuple[float, float]], scale: float) -> list[tuple[float, float]]:
+    """Return points on a line, close enough to each other that no label slips through, in pixels."""
+    corners = [axes.transData.transform(corner) for corner in line]
+    found = []
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / (4 * scale)))
+        found += [(x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps) for step in range(steps + 1)]
+    return found
+
+
 def _move(label: Annotation, place: _Place) -> None:
     label.set_position(place.offset)
     label.set_horizontalalignment(_HORIZONTAL[place.direction[0]])
     label.set_verticalalignment(_VERTICAL[place.direction[1]])
 
 
-def _cost(label: Annotation, place: _Place, taken: Sequence[Bbox], bounds: Bbox) -> float:
-    """Return how bad a place is: what is covered counts most, then the distance."""
+def _cost(
+    label: Annotation,
+    place: _Place,
+    taken: Sequence[Bbox],
+    others: Sequence[tuple[float, float]],
+    bounds: Bbox,
+) -> float:
+    """Return how bad a place is: what is covered, how many other points the label seems to be of, how far it is."""
     _move(label, place)
-    return _covered(label.get_window_extent(), taken, bounds) + place.distance
+    box = label.get_window_extent()
+    gap = 1.5 * _DISTANCES[0] * box.height / _FONT_SIZE
+    mistaken = sum(box.x0 - gap < x < box.x1 + gap and box.y0 - gap / 4 < y < box.y1 + gap / 4 for x, y in others)
+    leader = _LEADER if place.distance > _DISTANCES[0] else 0.0
+    return _covered(box, taken, bounds) + _MISTAKEN * float(mistaken) + leader + place.distance
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox], bounds: Bbox) -> float:

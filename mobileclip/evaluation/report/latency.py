@@ -89,43 +89,44 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
         panel: what to draw.
         theme: the colours.
     """
-    figure = new_figure(5.6, 4.6, theme)
-    axes = figure.add_axes((0.105, 0.115, 0.87, 0.75))
+    figure = new_figure(5.0, 4.7, theme)
+    axes = figure.add_axes((0.085, 0.18, 0.895, 0.69))
     _frame(axes, panel, theme)
-    front = [panel.points[index] for index in panel.front]
-    axes.plot(
-        [one.total_ms for one in front], [100 * one.score for one in front], color=theme.faint, linewidth=1, zorder=1
-    )
-    markers = []
+    front = [(panel.points[index].total_ms, 100 * panel.points[index].score) for index in panel.front]
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=theme.faint, linewidth=1, zorder=1, label="none faster is better")
     for source, marker, title in (("published", "o", "published accuracy"), ("measured", "D", "measured here")):
         chosen = [one for one in panel.points if one.source == source]
+        color = theme.published if source == "published" else theme.measured
         if chosen:
-            color = theme.published if source == "published" else theme.measured
-            markers.append(
-                axes.scatter(
-                    [one.total_ms for one in chosen],
-                    [100 * one.score for one in chosen],
-                    s=46,
-                    marker=marker,
-                    facecolor=theme.paper if source == "published" else color,
-                    edgecolor=color,
-                    linewidth=1.8,
-                    zorder=3,
-                    label=title,
-                )
+            axes.scatter(
+                [one.total_ms for one in chosen],
+                [100 * one.score for one in chosen],
+                s=46,
+                marker=marker,
+                facecolor=theme.paper if source == "published" else color,
+                edgecolor=color,
+                linewidth=1.8,
+                zorder=3,
+                label=title,
             )
     axes.legend(
-        handles=markers,
-        loc="lower right",
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.125),
+        ncols=3,
         fontsize=9,
         frameon=False,
         labelcolor=theme.ink,
+        columnspacing=1.4,
+        handletextpad=0.5,
     )
     place_labels(
         axes,
         [(one.total_ms, 100 * one.score, drawable(one.name)) for one in panel.points],
         color=theme.ink,
-        line_color=theme.rule,
+        line=front,
+        line_color=theme.faint,
+        paper=theme.paper,
     )
     return figure
 
@@ -136,9 +137,9 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
     axes.set_xscale("log")
     times, scores = [one.total_ms for one in panel.points], [100 * one.score for one in panel.points]
-    axes.set_xlim(min(times) / 1.45, max(times) * 1.6)
+    axes.set_xlim(min(times) / 1.45, max(times) * 1.9)
     margin = max(1.0, 0.12 * (max(scores) - min(scores)))
-    axes.set_ylim(min(scores) - 1.6 * margin, max(scores) + margin)
+    axes.set_ylim(max(min(scores) - margin, -0.4 * margin), max(scores) + margin)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS_MS if low <= tick <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -151,10 +152,10 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
         spine.set_color(theme.rule)
     axes.set_xlabel("latency of image + text, ms (logarithmic)", color=theme.faint, fontsize=9.5)
     where = "published latency" if panel.source == "published" else "latency measured here"
-    axes.text(0, 1.115, f"{panel.score_title}, per cent", transform=axes.transAxes, color=theme.ink, fontsize=11)
+    axes.text(0, 1.12, f"{panel.score_title}, per cent", transform=axes.transAxes, color=theme.ink, fontsize=11)
     axes.text(
         0,
-        1.045,
+        1.05,
         drawable(f"{where}: {panel.device}"),
         transform=axes.transAxes,
         color=theme.faint,

@@ -32,10 +32,12 @@ class Column:
     Args:
         title: above it.
         is_number: whether its cells are numbers, which stand at the right.
+        small: a second line in smaller letters.
     """
 
     title: str
     is_number: bool = True
+    small: str = ""
 
 
 @attrs.frozen(kw_only=True)

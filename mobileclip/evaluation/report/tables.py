@@ -15,9 +15,9 @@ IMAGENET = "imagenet1k"
 ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imagenet-o", "objectnet")
 
 _ROBUSTNESS_NOTE = (
-    "Top-1 accuracy in per cent, and below it the difference from ImageNet in percentage points. ImageNet-A, -O, -R "
-    "and ObjectNet choose among fewer classes than ImageNet does: compare models in one column, not columns. The mean "
-    "is over the data sets in the table, or there is none."
+    "Top-1 accuracy in per cent, and below it the difference from ImageNet in percentage points. ImageNet-A, "
+    "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models in one column, "
+    "not columns. The mean is over the data sets in the table, or there is none."
 )
 _NAMES = {entry.key: entry.name for entry in SUITE}
 
@@ -92,7 +92,7 @@ def results_table(models: Sequence[ModelResults]) -> Table:
         title="All results",
         columns=(
             Column(title="data set", is_number=False),
-            *(Column(title=f"{model.name}, {model.source}") for model in models),
+            *(Column(title=model.name, small=model.source) for model in models),
         ),
         rows=tuple(rows),
         notes=("Main metrics in per cent; the best of a row is bold where there are several.",),
@@ -117,16 +117,15 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table | N
         )
     if not rows:
         return None
-    titles = (
-        "data set",
-        f"{model.name}, {model.source}",
-        f"{reference.name}, {reference.source}",
-        "difference",
-        "noise",
-    )
     return Table(
         title=f"{model.name} beside {reference.name}",
-        columns=tuple(Column(title=title, is_number=number > 0) for number, title in enumerate(titles)),
+        columns=(
+            Column(title="data set", is_number=False),
+            Column(title=model.name, small=model.source),
+            Column(title=reference.name, small=reference.source),
+            Column(title="difference"),
+            Column(title="noise"),
+        ),
         rows=tuple(rows),
     )
 
