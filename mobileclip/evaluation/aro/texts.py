@@ -11,7 +11,8 @@ from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.inference import Encoders
 from mobileclip.progress import Progress, console
 
-_TEXTS_AT_ONCE = 4096
+# So many batches between two steps of the bar, which texts of like length are sorted among.
+_BATCHES_AT_ONCE = 8
 
 
 def encode_distinct(
@@ -36,9 +37,10 @@ def encode_distinct(
     row_of_ids: dict[bytes, int] = {}
     row_of: dict[str, int] = {}
     embeddings = []
+    step = _BATCHES_AT_ONCE * batch_size
     with Progress("captions", total=len(distinct), unit="captions", console=console(shown=show_progress)) as progress:
-        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
-            part = distinct[start : start + _TEXTS_AT_ONCE]
+        for start in range(0, len(distinct), step):
+            part = distinct[start : start + step]
             new = []
             for text, ids in zip(part, tokenize(part).cpu().numpy(), strict=True):
                 key = ids.tobytes()
