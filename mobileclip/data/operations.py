@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 from PIL import Image, ImageEnhance
 
 if TYPE_CHECKING:
@@ -101,7 +102,28 @@ def contrast(image: RgbImage, magnitude: float) -> RgbImage:
 
 def sharpness(image: RgbImage, magnitude: float) -> RgbImage:
     """Blend with the smoothed image: below zero softer, above zero sharper."""
-    return ImageEnhance.Sharpness(image).enhance(1.0 + magnitude)
+    return Image.blend(_smoothed(image), image, 1.0 + magnitude)
+
+
+def _smoothed(image: RgbImage) -> RgbImage:
+    """Return the mean over 3 x 3 pixels, the middle one counted five times, as Pillow's `SMOOTH`; the rim stays.
+
+    Pillow computes with floats, several times slower. Sums of 13 pixels never lie half-way, so both round alike.
+    """
+    pixels = np.array(image).reshape(image.height, -1)
+    if image.height >= 3 and image.width >= 3:
+        wide = pixels.astype(np.uint16)
+        middle = wide[1:-1, 3:-3]
+        columns = wide[:-2] + wide[2:]
+        columns += wide[1:-1]
+        total = columns[:, :-6] + columns[:, 3:-3]
+        total += columns[:, 6:]
+        middle *= 4
+        total += middle
+        total += 6
+        total //= 13
+        pixels[1:-1, 3:-3] = total
+    return Image.fromarray(pixels.reshape(image.height, image.width, 3))
 
 
 def posterize(image: RgbImage, magnitude: float) -> RgbImage:

@@ -117,6 +117,12 @@ class TestTorchvision:
         expected = _apply_op(image, NAMES[index], magnitude, InterpolationMode.NEAREST, None)
         np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
 
+    @given(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.floats(-0.9, 0.9), st.integers(0, 9))
+    def test_sharpness(self, size, magnitude, seed):
+        image, index = noise(*size, seed), NAMES.index("Sharpness")
+        expected = _apply_op(image, "Sharpness", magnitude, InterpolationMode.NEAREST, None)
+        np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
+
     @pytest.mark.parametrize("num_bins", [2, 10, 31])
     @pytest.mark.parametrize("side", [64, 224, 256])
     def test_magnitudes(self, num_bins, side):
