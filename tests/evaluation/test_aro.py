@@ -136,10 +136,10 @@ def test_attributes_count_from_25_cases_on(tmp_path):
     )
 
 
-def test_the_cut_is_the_published_one(tmp_path, clip):
-    """A box that leaves the picture is filled with black, as `Image.crop` does."""
+@pytest.mark.parametrize("box", [(5, 2, 30, 20), (4.6, 2.4, 30, 19.6)])
+def test_the_cut_is_the_published_one(tmp_path, clip, box):
+    """A box that leaves the picture is filled with black, as `Image.crop` does, and parts of pixels are rounded."""
     model, transform, tokenizer = clip
-    box = (5, 2, 30, 20)
     picture = encoded((0.5, 0.3, 0.8), size=(24, 18), noise=90)
     root = write_genome(tmp_path, [entry("a.png", box, "a cat", "a dog", relation_name="on")], a=picture)
     seen = []
@@ -341,7 +341,7 @@ def test_equal_scores():
         ({"true_caption": None}, "entry 0: true_caption is None, expected a text"),
         ({"false_caption": ""}, "entry 0: false_caption is '', expected a text"),
         ({"image_path": 7}, "entry 0: image_path is 7, expected a text"),
-        ({"bbox_x": 1.5}, "entry 0: bbox_x is 1.5, expected a whole number of pixels"),
+        ({"bbox_x": "1"}, "entry 0: bbox_x is '1', expected a number of pixels"),
         ({"bbox_w": 0}, "entry 0: bbox_w is 0, expected a number of pixels above zero"),
         ({"relation_name": "by"}, "nothing of VG-Relation counts: its cases test by"),
     ],

@@ -13,6 +13,7 @@ Source: Yuksekgonul et al. 2023 (arXiv 2210.01936), and the code that it is publ
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -182,9 +183,10 @@ def _attributes(entry: _Entry) -> str:
 
 
 def _box(entry: _Entry) -> Box:
-    left, top = (entry.get(name, _number, "a whole number of pixels") for name in ("bbox_x", "bbox_y"))
+    left, top = (entry.get(name, _number, "a number of pixels") for name in ("bbox_x", "bbox_y"))
     width, height = (entry.get(name, _size, "a number of pixels above zero") for name in ("bbox_w", "bbox_h"))
-    return left, top, left + width, top + height
+    # As Pillow rounds what it cuts by.
+    return round(left), round(top), round(left + width), round(top + height)
 
 
 def _text(value: Any) -> str | None:
@@ -196,11 +198,12 @@ def _texts(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if there else None
 
 
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _number(value: Any) -> float | None:
+    there = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if there else None
 
 
-def _size(value: Any) -> int | None:
+def _size(value: Any) -> float | None:
     number = _number(value)
     return number if number is not None and number > 0 else None
 
