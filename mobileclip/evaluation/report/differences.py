@@ -67,8 +67,9 @@ def _variance(score: float, model: ModelResults, key: str) -> float:
     """Return the variance of an accuracy over so many images; infinite where their number is not known."""
     suite = {entry.key: entry.num_images for entry in SUITE}
     coverage = model.coverage.get(key)
-    num_images = suite.get(key, 0) if coverage is None else coverage.num_used
-    if num_images == 0:
+    used = model.results[key].num_images if coverage is None else coverage.num_used
+    num_images = suite.get(key) if used is None else used
+    if not num_images:
         return math.inf
     # Other metrics than accuracies may lie outside; the noise of those is not known by their value.
     return max(0.0, score * (1 - score)) / num_images

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mobileclip.evaluation.report.table import Cell, Column, Table
 from mobileclip.evaluation.report.values import Coverage, ModelResults
+from mobileclip.evaluation.results import DatasetResult
 
 _UNKNOWN = "not recorded"
 
@@ -35,7 +36,7 @@ def coverage_table(models: Sequence[ModelResults]) -> Table:
         title="Images used and left out",
         columns=tuple(Column(title=title, is_number=is_number) for title, is_number in titles),
         rows=tuple(
-            (Cell(text=result.dataset), Cell(text=model.name), *_coverage(model.coverage.get(key)))
+            (Cell(text=result.dataset), Cell(text=model.name), *_coverage(model.coverage.get(key), result))
             for model in models
             for key, result in model.results.items()
         ),
@@ -55,11 +56,17 @@ def _provenance(model: ModelResults) -> tuple[Cell, ...]:
     )
 
 
-def _coverage(coverage: Coverage | None) -> tuple[Cell, ...]:
+def _coverage(coverage: Coverage | None, result: DatasetResult) -> tuple[Cell, ...]:
     if coverage is None:
-        return (Cell(text=_UNKNOWN), Cell(), Cell())
+        # The result alone may know the numbers, but not the reasons.
+        used, left_out = (_count(number) for number in (result.num_images, result.num_skipped))
+        return (Cell(text=used), Cell(text=left_out), Cell(text=_UNKNOWN if result.num_skipped != 0 else ""))
     reasons = ", ".join(f"{count:,} {_words(reason)}" for reason, count in coverage.left_out.items())
-    return (Cell(text=f"{coverage.num_used:,}"), Cell(text=f"{coverage.num_left_out:,}"), Cell(text=reasons))
+    return (Cell(text=_count(coverage.num_used)), Cell(text=_count(coverage.num_left_out)), Cell(text=reasons))
+
+
+def _count(number: int | None) -> str:
+    return _UNKNOWN if number is None else f"{number:,}"
 
 
 def _words(reason: str) -> str:

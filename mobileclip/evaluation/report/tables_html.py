@@ -95,9 +95,10 @@ def _breakable(name: str) -> list[str | Markup]:
 
 def _row(row: Sequence[Cell], numbers: Sequence[bool]) -> Markup:
     first, *others = zip(row, numbers, strict=True)
+    small = [element("small", first[0].small)] if first[0].small else []
     return element(
         "tr",
-        element("th", *_content(first[0]), attributes={"scope": "row"}),
+        element("th", *_breakable(first[0].text), *small, attributes={"scope": "row"}),
         *(_cell(cell, is_number=is_number) for cell, is_number in others),
     )
 
