@@ -26,9 +26,9 @@ from mobileclip.data import ImageTextSample, augmentation_rng, decode_image
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress, console
 from mobileclip.reinforce import normalize_pixels
-from mobileclip.reinforce.teachers import weights_sha256
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import CosineSchedule
+from mobileclip.weights import weights_sha256
 
 from .data import Roles
 from .views import weak_augmentation

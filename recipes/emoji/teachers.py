@@ -19,8 +19,8 @@ from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng,
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.teachers import weights_sha256
 from mobileclip.serialization import from_json, to_json
+from mobileclip.weights import weights_sha256
 
 from .dataset import EmojiDataset, EmojiSplit
 from .heads import HeadData, HeadSpec, ProjectionHead, train_head

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny_models import CONFIGS, write_tiny_models
 
 from mobileclip.data import ImageTransform
+from mobileclip.open_clip_models import image_input
 from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
-from mobileclip.reinforce.teachers.open_clip_loading import image_input
 from tests.reinforce.conftest import picture
 
 TEXTS = ["a photo of a cat", "ein Hund & eine Katze", "word " * 100, ""]

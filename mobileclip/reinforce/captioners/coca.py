@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.data import ImageTransform
-from mobileclip.reinforce.captioners.decoder import CocaDecoder
-from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
-from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
-from mobileclip.reinforce.teachers.open_clip_loading import (
+from mobileclip.open_clip_models import (
     OpenClipModel,
     OpenClipSource,
     image_input,
     load_open_clip,
     open_clip_package,
 )
-from mobileclip.reinforce.teachers.spec import PRECISIONS, Precision
+from mobileclip.reinforce.captioners.decoder import CocaDecoder
+from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
+from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+from mobileclip.weights import PRECISIONS, Precision
 
 # The release forbids the end before the fifth id, the start token included.
 _MIN_LENGTH = 5

@@ -5,20 +5,17 @@ from mobileclip.reinforce.teachers.ensemble import NotFiniteError, TeacherEnsemb
 from mobileclip.reinforce.teachers.model import ModelTeacher, normalize_pixels
 from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.reinforce.teachers.protocol import Teacher
-from mobileclip.reinforce.teachers.spec import Precision, TeacherSpec, build_ensemble, teachers
-from mobileclip.reinforce.teachers.weights import weights_sha256
+from mobileclip.reinforce.teachers.spec import TeacherSpec, build_ensemble, teachers
 
 __all__ = [
     "CheckpointTeacher",
     "ModelTeacher",
     "NotFiniteError",
     "OpenClipTeacher",
-    "Precision",
     "Teacher",
     "TeacherEnsemble",
     "TeacherSpec",
     "build_ensemble",
     "normalize_pixels",
     "teachers",
-    "weights_sha256",
 ]

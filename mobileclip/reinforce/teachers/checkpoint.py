@@ -12,9 +12,9 @@ from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
-from mobileclip.reinforce.teachers.spec import PRECISIONS, Precision, TeacherSpec, teachers
-from mobileclip.reinforce.teachers.weights import weights_sha256
+from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.reparam import reparameterize
+from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 
 @teachers.register("checkpoint")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 from attrs import validators
 
+from mobileclip.open_clip_models import OpenClipSource, image_input, load_open_clip
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
-from mobileclip.reinforce.teachers.open_clip_loading import OpenClipSource, image_input, load_open_clip
-from mobileclip.reinforce.teachers.spec import PRECISIONS, Precision, TeacherSpec, teachers
+from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
+from mobileclip.weights import PRECISIONS, Precision
 
 
 @teachers.register("open_clip")

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import attrs
-import torch
 
 from mobileclip.registry import Registry
 from mobileclip.reinforce.teachers.ensemble import TeacherEnsemble
 from mobileclip.reinforce.teachers.protocol import Teacher
 from mobileclip.serialization import open_family
-
-Precision = Literal["float32", "bfloat16"]
-
-PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What weights are cast to.
-
-Casting them is as exact as autocast and keeps half the bytes: with ViT-B/32 both are within 8e-5 (1 - cosine) of
-float32. It pays on GPUs, and on processors that compute in bfloat16; with AVX2 alone, float32 is five times as fast.
-"""
 
 
 @attrs.frozen(kw_only=True)

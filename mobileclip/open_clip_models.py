@@ -19,8 +19,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput
-from mobileclip.reinforce.teachers.spec import PRECISIONS, Precision
-from mobileclip.reinforce.teachers.weights import weights_sha256
+from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 _SCHEMES = ("hf-hub:", "local-dir:")
 _LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
