@@ -7,63 +7,88 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless=new",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+    # As root, and in containers, there is no sandbox to be had.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+)
+# The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`.
+LAUNCH = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
-class Page:
-    """A page of a given width, with what was said and asked for while it was loaded.
-
-    Messages are JSON objects that end with a zero byte, on descriptors 3 (to the browser) and 4 (from it): the
-    protocol of Chromium's `--remote-debugging-pipe`.
-    """
-
-    def __init__(self, path: Path, *, width: int, dark: bool = False, height: int = 900) -> None:
-        assert CHROMIUM is not None, "there is a browser"
-        self.events = []
-        self._count = 0
-        self._rest = b""
-        self._session = None
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
-        flags = ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}", "--no-first-run"]
-        # As root, and in containers, there is no sandbox to be had.
-        flags += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "about:blank"]
-        self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}', CHROMIUM, *flags],
-            pass_fds=(to_browser, from_browser),
+@contextmanager
+def open_page(path: Path, *, width: int, dark: bool = False, height: int = 900):
+    """Yield a loaded page in a window of a given width, in pixels, that prefers light colours or dark ones."""
+    assert CHROMIUM is not None, "there is a browser"
+    commands, write = os.pipe()
+    read, answers = os.pipe()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        arguments = [str(commands), str(answers), CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, *arguments],
+            pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        os.close(commands)
+        os.close(answers)
+        try:
+            page = Page(read, write)
+            page.load(path, width=width, height=height, dark=dark)
+            yield page
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            os.close(read)
+            os.close(write)
+
+
+class Page:
+    """A page, with what was said and asked for while it was loaded.
+
+    Messages are JSON objects that end with a zero byte.
+    """
+
+    def __init__(self, read: int, write: int) -> None:
+        self._read, self._write = read, write
+        self._events = []
+        self._count = 0
+        self._rest = b""
+        self._session = None
+        self._address = ""
+
+    def load(self, path: Path, *, width: int, height: int, dark: bool) -> None:
+        """Open a file in a tab, and wait until it is loaded."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
-        self.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-        theme = "dark" if dark else "light"
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-        self.address = path.resolve().as_uri()
-        self.ask("Page.navigate", url=self.address)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._receive())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=20)
-        os.close(self._write)
-        os.close(self._read)
-        self._profile.cleanup()
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[theme])
+        self._address = path.resolve().as_uri()
+        self.ask("Page.navigate", url=self._address)
+        while not self._of("Page.loadEventFired"):
+            self._events.append(self._receive())
 
     def ask(self, method, **params):
         """Return the browser's answer to one command."""
@@ -77,7 +102,7 @@ class Page:
             if answer.get("id") == self._count:
                 assert "error" not in answer, answer
                 return answer["result"]
-            self.events.append(answer)
+            self._events.append(answer)
 
     def evaluate(self, expression):
         """Return the value of a JavaScript expression in the page."""
@@ -94,7 +119,7 @@ class Page:
     def requests(self) -> list[str]:
         """Addresses that were asked for, apart from the page itself and from what it holds."""
         asked = [event["params"]["request"]["url"] for event in self._of("Network.requestWillBeSent")]
-        return [address for address in asked if address != self.address and not address.startswith("data:")]
+        return [address for address in asked if address != self._address and not address.startswith("data:")]
 
     @property
     def complaints(self) -> list[str]:
@@ -103,7 +128,7 @@ class Page:
         return [json.dumps(event["params"]) for name in said for event in self._of(name)]
 
     def _of(self, method):
-        return [event for event in self.events if event.get("method") == method]
+        return [event for event in self._events if event.get("method") == method]
 
     def _receive(self):
         while b"\0" not in self._rest:

@@ -90,7 +90,7 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
         theme: the colours.
     """
     figure = new_figure(5.0, 4.7, theme)
-    axes = figure.add_axes((0.085, 0.18, 0.895, 0.69))
+    axes = figure.add_axes((0.11, 0.18, 0.87, 0.69))
     _frame(axes, panel, theme)
     front = [(panel.points[index].total_ms, 100 * panel.points[index].score) for index in panel.front]
     if len(front) > 1:

@@ -83,7 +83,7 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     for key in keys:
         scores = [_score(model, key) for model in models]
         cells = mark_best((Cell(text=per_cent(score)), score) for score in scores)
-        name = Cell(text=known[key].dataset, small=readable(metric_name(known[key], key)))
+        name = Cell(text=_NAMES.get(key, known[key].dataset), small=readable(metric_name(known[key], key)))
         rows.append((name, *cells))
     averages = [_average(model) for model in models]
     if any(average is not None for average in averages):

@@ -1,0 +1,233 @@
+"""What a report is about, and the numbers in its tables, against the published ones and sums by hand."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from statistics import fmean
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip.data import Skip, SkipReport
+from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
+from mobileclip.evaluation.report import (
+    Cell,
+    Column,
+    Coverage,
+    Latency,
+    ModelResults,
+    Provenance,
+    Table,
+    differences_table,
+    models_table,
+    published_model,
+    results_table,
+    robustness_table,
+)
+from mobileclip.evaluation.report.differences import differences
+from mobileclip.evaluation.report.latency import latency_panels, pareto_front
+from mobileclip.evaluation.report.origins import coverage_table, provenance_table
+from mobileclip.evaluation.report.table import points
+
+# As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
+PUBLISHED = {
+    "mobileclip_s0": ("53.8 M", "1.5 + 1.6 ms", "67.8", "58.1"),
+    "mobileclip_s2": ("99.1 M", "3.6 + 3.3 ms", "74.4", "63.7"),
+    "mobileclip_b_lt": ("149.7 M", "10.4 + 3.3 ms", "77.2", "65.8"),
+    "mobileclip2_s4": ("445.2 M", "19.6 + 6.6 ms", "81.9", "67.5"),
+}
+
+
+def result(key, score, **options):
+    return DatasetResult(key=key, dataset=key.title(), metrics={"acc1": score, "main_metric": score}, **options)
+
+
+def model(name, scores, **options):
+    return ModelResults(
+        name=name, results={key: result(key, score) for key, score in scores.items()}, source="measured", **options
+    )
+
+
+def texts(table):
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+class TestModels:
+    def test_every_published_model_has_its_latency_and_size(self):
+        for name in published_models():
+            one = published_model(name)
+            assert one.results == published_results(name)
+            (latency,) = one.latencies
+            assert latency.source == one.source == "published"
+            assert latency.total_ms == pytest.approx(latency.image_ms + latency.text_ms)
+            assert one.num_parameters > 50e6
+
+    def test_against_the_papers(self):
+        table = models_table([published_model(name) for name in PUBLISHED])
+        for (name, figures), row in zip(PUBLISHED.items(), texts(table), strict=True):
+            assert row == [name, "published", *figures]
+
+    def test_a_part_of_the_suite_has_no_average(self):
+        (row,) = models_table([model("ours", {"mnist": 0.5, "other": 0.1})]).rows
+        assert [cell.text for cell in row] == ["ours", "measured here", "", "", "", "1 of 38"]
+
+    def test_mistakes(self):
+        with pytest.raises(ValueError, match="'ours' has coverage of 'mnist' but no result on it"):
+            model("ours", {}, coverage={"mnist": Coverage(num_used=3)})
+        with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
+            Provenance(when=datetime.now(timezone.utc), version="1", weights_sha256="abc")
+        with pytest.raises(ValueError, match="'source'"):
+            ModelResults(name="ours", results={}, source="guessed")
+        with pytest.raises(ValueError, match="'image_ms'"):
+            Latency(image_ms=0, text_ms=1, device="phone", source="measured")
+
+
+class TestDifferences:
+    def test_noise_is_of_the_images_that_were_used(self):
+        published = published_model("mobileclip_s0")
+        theirs = published.results["mnist"].main_metric
+        ours = theirs + 0.02
+        for used, stands_out in ((10_000, True), (500, False)):
+            noise = 2 * math.sqrt(ours * (1 - ours) / used + theirs * (1 - theirs) / 10_000)
+            by_report = model("ours", {"mnist": ours}, coverage={"mnist": Coverage(num_used=used)})
+            by_result = attrs.evolve(by_report, coverage={}, results={"mnist": result("mnist", ours, num_images=used)})
+            for one in (by_report, by_result):
+                (row,) = differences(one, published)
+                assert row.noise == pytest.approx(noise)
+                assert row.stands_out is stands_out
+        # Nobody says how many were used: the suite's data set has 10,000.
+        (row,) = differences(model("ours", {"mnist": ours}), published)
+        assert row.stands_out
+
+    def test_beyond_the_suite(self):
+        """The suite's data sets first; where nobody knows the number of images, nothing stands out."""
+        ours, theirs = model("a", {"zebras": 0.9, "cars": 0.5}), model("b", {"cars": 0.5, "zebras": 0.1, "x": 1})
+        assert [(row.name, row.stands_out) for row in differences(ours, theirs)] == [
+            ("Stanford Cars", False),
+            ("Zebras", False),
+        ]
+        counted = {"zebras": Coverage(num_used=100)}
+        rows = differences(attrs.evolve(ours, coverage=counted), attrs.evolve(theirs, coverage=counted))
+        assert rows[1].stands_out
+        assert rows[1].metric == "acc1"
+
+    def test_table(self):
+        ours, theirs = model("ours", {"mnist": 0.75, "cars": 0.5}), model("theirs", {"mnist": 0.25, "cars": 0.5001})
+        table = differences_table(ours, theirs)
+        assert texts(table)[0] == ["MNIST", "75.0", "25.0", "+50.00", "1.22"]
+        assert [row[3].mark for row in table.rows] == ["better", ""]
+        assert differences_table(ours, model("theirs", {"x": 1})) is None
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(0.0123, "+1.2"), (-0.0123, "\u22121.2"), (0.0001, "0.0"), (-0.0001, "0.0")]
+    )
+    def test_points(self, value, text):
+        assert points(value) == text
+
+
+class TestRobustness:
+    def test_against_the_published_figures(self):
+        results = published_results("mobileclip_s1")
+        table = robustness_table([published_model("mobileclip_s1"), model("none", {"mnist": 1})])
+        (row,) = table.rows
+        imagenet = results["imagenet1k"].main_metric
+        keys = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imagenet-o", "objectnet")
+        scores = [results[key].main_metric for key in keys]
+        assert [cell.text for cell in row[1:-1]] == [f"{100 * score:.1f}" for score in (imagenet, *scores)]
+        assert [cell.small for cell in row[2:-1]] == [points(score - imagenet) for score in scores]
+        assert row[-1].text == points(fmean(scores) - imagenet)
+
+    def test_only_what_there_is(self):
+        table = robustness_table(
+            [
+                model("a", {"imagenet1k": 0.7, "imagenetv2": 0.6}),
+                model("b", {"imagenet1k": 0.7, "imagenet_sketch": 0.8}),
+                model("c", {"imagenet1k": 0.9}),
+            ]
+        )
+        assert [column.title for column in table.columns] == ["model", "ImageNet", "v2", "Sketch", "mean drop"]
+        assert texts(table) == [["a", "70.0", "60.0", "", ""], ["b", "70.0", "", "80.0", ""]]
+        assert robustness_table([model("c", {"imagenet1k": 0.9})]) is None
+
+
+class TestResults:
+    def test_every_result_stands_once(self):
+        published = published_model("mobileclip2_s0")
+        table = results_table([published, model("ours", {"mnist": 0.99, "zebras": 0.5})])
+        rows = {row[0].text: row for row in table.rows}
+        assert len(rows) == len(table.rows) == len(published.results) + 2
+        assert [row[0].text for row in table.rows[:38]] == [entry.name for entry in SUITE]
+        assert [cell.text for cell in rows["MNIST"][1:]] == ["85.0", "99.0"]
+        assert [cell.mark for cell in rows["MNIST"][1:]] == ["", "best"]
+        assert [cell.text for cell in rows["Zebras"][1:]] == ["", "50.0"]
+        assert [cell.text for cell in rows["average of 38"][1:]] == ["59.7", ""]
+
+    def test_a_row_has_a_cell_for_every_column(self):
+        with pytest.raises(ValueError, match="row 1 of 't' has 1 cells for 2 columns"):
+            Table(title="t", columns=(Column(title="a"), Column(title="b")), rows=((Cell(),),))
+
+
+class TestOrigins:
+    def test_used_and_left_out(self):
+        report = SkipReport(num_read=1234, log=False)
+        for reason in ("no_label", "image_truncated", "no_label"):
+            report.add(Skip(reason=reason, key="k", shard="s", detail="d"))
+        ours = attrs.evolve(model("ours", {"a": 1, "b": 1, "c": 1}), coverage={"a": Coverage.of(report)})
+        results = ours.results | {"c": result("c", 1, num_images=7, num_skipped=2)}
+        assert texts(coverage_table([attrs.evolve(ours, results=results)])) == [
+            ["A", "ours", "1,234", "3", "2 no label, 1 truncated"],
+            ["B", "ours", "not recorded", "not recorded", "not recorded"],
+            ["C", "ours", "7", "2", "not recorded"],
+        ]
+
+    def test_when_and_with_what(self):
+        when = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
+        known = Provenance(when=when, version="1.2", weights_sha256="0f" * 32, device="CPU")
+        table = provenance_table([model("a", {}, provenance=known), model("b", {})])
+        assert texts(table) == [
+            ["a", "2026-03-01 12:30 UTC", "1.2", "CPU", "0f" * 32],
+            ["b", "not recorded", "", "", ""],
+        ]
+
+
+class TestLatency:
+    @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12))
+    def test_the_front_is_what_no_other_point_beats(self, pairs):
+        front = pareto_front(pairs)
+        for index, (cost, score) in enumerate(pairs):
+            beaten = any(
+                (other_cost <= cost and other_score > score) or (other_cost < cost and other_score >= score)
+                for other_cost, other_score in pairs
+            )
+            assert any(pairs[one] == (cost, score) for one in front) is not beaten, index
+        assert [pairs[one] for one in front] == sorted({pairs[one] for one in front})
+
+    def test_devices_are_never_mixed(self):
+        here = Latency(image_ms=100, text_ms=50, device="CPU", source="measured")
+        ours = attrs.evolve(published_model("mobileclip_s2"), name="ours", source="measured", latencies=(here,))
+        both = attrs.evolve(published_model("mobileclip_s0"), name="both")
+        both = attrs.evolve(both, latencies=(*both.latencies, attrs.evolve(here, image_ms=10)))
+        # Of the same name, but measured here: not the phone of the paper.
+        phone = attrs.evolve(both.latencies[0], source="measured")
+        panels = latency_panels([published_model("mobileclip_s1"), ours, both, model("m", {}, latencies=(phone,))])
+        named = [(panel.source, [point.name for point in panel.points]) for panel in panels]
+        assert named == [("published", ["mobileclip_s1", "both"]), ("measured", ["ours", "both"])]
+        assert [point.total_ms for point in panels[1].points] == [150, 60]
+        assert panels[0].score_title == "average of 38 data sets"
+        assert [point.score for point in panels[0].points] == pytest.approx([0.6125, 0.5812], abs=1e-4)
+
+    def test_scores_are_over_what_all_models_have(self):
+        latency = Latency(image_ms=1, text_ms=1, device="CPU", source="measured")
+        two = [
+            model("a", {"x": 0.2, "y": 0.4, "z": 1.0}, latencies=(latency,)),
+            model("b", {"x": 0.6, "y": 0.2}, latencies=(latency,)),
+        ]
+        (panel,) = latency_panels(two)
+        assert panel.score_title == "mean of 2 data sets"
+        assert [point.score for point in panel.points] == pytest.approx([0.3, 0.4])
+        assert latency_panels([two[0], model("c", {"q": 1}, latencies=(latency,))]) == ()
+        (panel,) = latency_panels([two[0], model("c", {"x": 1}, latencies=(latency,))])
+        assert panel.score_title == "X"
