@@ -187,7 +187,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_m
     kind = _kind(root)
     named = kind == "classification"
     return Benchmark(
-        name=storage.file_name(root).removeprefix("wds_").removesuffix("_test"),
+        name=storage.file_name(root.partition("/resolve/")[0]).removeprefix("wds_").removesuffix("_test"),
         kind=kind,
         class_names=_class_names(root) if named else (),
         templates=_templates(root) if named else (),

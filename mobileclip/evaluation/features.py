@@ -62,8 +62,12 @@ def extract_features(
     batch_size: int = 64,
     num_threads: int | None = None,
     show_progress: bool = True,
+    class_texts: Tensor | None = None,
 ) -> Features:
     """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
+
+    Shape:
+        class_texts: `(classes * templates, dim)`.
 
     Args:
         model: evaluated in evaluation mode, and left in the mode it came in; see `encoding`.
@@ -74,6 +78,7 @@ def extract_features(
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, where the number of images is known: on disk and in the suite.
+        class_texts: embeddings of every class in every template, where they were computed before.
 
     Raises:
         ValueError: if no image can be used; the message says why.
@@ -95,12 +100,14 @@ def extract_features(
         if not samples:
             raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
         retrieval = benchmark.kind == "retrieval"
-        texts = (
-            [caption for sample in samples for caption in sample.captions]
-            if retrieval
-            else fill_templates(benchmark.class_names, benchmark.templates)
-        )
-        text = encoders.encode_texts(tokenize, texts, batch_size=batch_size)
+        if retrieval:
+            captions = [caption for sample in samples for caption in sample.captions]
+            text = encoders.encode_texts(tokenize, captions, batch_size=batch_size, show_progress=show_progress)
+        elif class_texts is None:
+            prompts = fill_templates(benchmark.class_names, benchmark.templates)
+            text = encoders.encode_texts(tokenize, prompts, batch_size=batch_size, show_progress=show_progress)
+        else:
+            text = class_texts
     return Features(
         keys=tuple(sample.key for sample in samples),
         image=torch.cat(embeddings),

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from mobileclip.encoders import DualEncoder, TextTransformerSpec
 from mobileclip.encoders.text import TextEncoder
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, evaluating
+from mobileclip.progress import Progress, console
 from mobileclip.reparam import reparameterize
 
 # What few images need between two layers stays in a processor's cache: on two cores, eight at a time of S0 take a
 # third less than 64.
 _MOST_ON_CPU = 8
+# These take seconds.
+_FEW_TEXTS = 256
 # No context is shorter: a start, a text and an end.
 _SHORTEST = 3
 
@@ -29,10 +32,12 @@ class Encoders:
     Args:
         model: in evaluation mode.
         device: where its weights are.
+        dtype: of its weights.
     """
 
     model: ImageTextModel
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings, as the model gives them (not normalised).
@@ -41,11 +46,13 @@ class Encoders:
             `(batch, 3, size, size)` to `(batch, dim)`, float32 on the CPU.
         """
         if self.device.type == "cpu":
-            parts = torch.split(pixels.contiguous(memory_format=torch.channels_last), _MOST_ON_CPU)
+            parts = torch.split(pixels.to(self.dtype, memory_format=torch.channels_last), _MOST_ON_CPU)
             return torch.cat([self.model.encode_image(part).float() for part in parts])
-        return self.model.encode_image(pixels.to(self.device)).float().cpu()
+        return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
 
-    def encode_texts(self, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int) -> Tensor:
+    def encode_texts(
+        self, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int, show_progress: bool = False
+    ) -> Tensor:
         """Return the embeddings, as the model gives them (not normalised); equal texts are encoded once.
 
         Shape:
@@ -55,6 +62,7 @@ class Encoders:
             tokenize: from texts to the model's ids.
             texts: at least one.
             batch_size: texts encoded at once.
+            show_progress: whether to show how far it is, where there are many.
 
         Raises:
             ValueError: if there is no text.
@@ -70,10 +78,13 @@ class Encoders:
         # Texts of like length side by side, so that few are cut later than they end.
         order = tokens.argmax(dim=-1).argsort(stable=True) if causal else torch.arange(len(tokens))
         encoded = []
-        for part in torch.split(order, batch_size):
-            batch = tokens[part].to(self.device)
-            embeddings = encode_to_the_end(causal, batch) if causal else self.model.encode_text(batch)
-            encoded.append(embeddings.float().cpu())
+        shown = console(shown=show_progress and len(order) > _FEW_TEXTS)
+        with Progress("texts", total=len(order), unit="texts", console=shown) as progress:
+            for part in torch.split(order, batch_size):
+                batch = tokens[part].to(self.device)
+                embeddings = encode_to_the_end(causal, batch) if causal else self.model.encode_text(batch)
+                encoded.append(embeddings.float().cpu())
+                progress.advance(len(part))
         unordered = torch.cat(encoded)
         distinct_embeddings = torch.empty_like(unordered).index_copy_(0, order, unordered)
         return distinct_embeddings[torch.tensor([row[text] for text in texts])]
@@ -89,14 +100,15 @@ def encoding(model: ImageTextModel) -> Iterator[Encoders]:
     Args:
         model: its weights stay as they are.
     """
+    dtype = next(model.parameters()).dtype
     with evaluating(model) as device:
         if isinstance(model, DualEncoder):
             folded = reparameterize(model)
             if device.type == "cpu":
                 folded.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            yield Encoders(model=folded, device=device)
+            yield Encoders(model=folded, device=device, dtype=dtype)
         else:
-            yield Encoders(model=model, device=device)
+            yield Encoders(model=model, device=device, dtype=dtype)
 
 
 def encode_to_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:

@@ -68,15 +68,36 @@ SUITE: tuple[SuiteEntry, ...] = (
 )
 
 
+_HUB = "https://huggingface.co/datasets"
+# Data sets of captions are published by CLIP_benchmark, those of classes by DataComp.
+_RETRIEVAL_FOLDERS = {
+    "retrieval/flickr_1k_test_image_text_retrieval": "flickr30k",
+    "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mscoco_captions",
+}
+
+
 def suite_entry(name: str) -> SuiteEntry | None:
     """Return the entry of a data set of the suite, or None of any other.
 
     Args:
-        name: of its folder, without `wds_` and `_test`: the key with `-` for `/`, and without `fairness-` in front, as
-            the folders of those data sets are called where they are published.
+        name: of its folder, without `wds_` and `_test`; see `folder_names`.
     """
-    return next((entry for entry in SUITE if name in _folder_names(entry.key)), None)
+    return next((entry for entry in SUITE if name in folder_names(entry.key)), None)
 
 
-def _folder_names(key: str) -> tuple[str, str]:
-    return key.replace("/", "-"), key.removeprefix("fairness/").replace("/", "-")
+def folder_names(key: str) -> tuple[str, ...]:
+    """Return what the folder of a data set is called, without `wds_` and `_test`, the published name first.
+
+    It is the key with `-` for `/`. Where they are published, those of `fairness/` go without that, and those of
+    captions have names of their own.
+    """
+    published = _RETRIEVAL_FOLDERS.get(key, key.removeprefix("fairness/").replace("/", "-"))
+    return tuple(dict.fromkeys((published, key.replace("/", "-"))))
+
+
+def published_page(key: str) -> str:
+    """Return the page of the hub where a data set of the suite is published in the webdataset layout."""
+    name = folder_names(key)[0]
+    if key in _RETRIEVAL_FOLDERS:
+        return f"{_HUB}/clip-benchmark/wds_{name}/tree/main"
+    return f"{_HUB}/djghosh/wds_{name}_test/tree/main"
