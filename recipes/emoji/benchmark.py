@@ -11,6 +11,9 @@ from mobileclip.evaluation import Benchmark, BenchmarkSample, write_benchmark
 
 from .dataset import EmojiDataset, EmojiSplit
 
+# CLIP_benchmark needs as many shards as it has workers: with these, up to six.
+_SAMPLES_PER_SHARD = 100
+
 
 def write_benchmarks(dataset: EmojiDataset, output: Path, *, templates: Sequence[str]) -> tuple[Benchmark, ...]:
     """Write every test split as a data set of classes, and those with captions of their own as one of captions.
@@ -29,11 +32,13 @@ def write_benchmarks(dataset: EmojiDataset, output: Path, *, templates: Sequence
                 labelled_samples(split, samples),
                 class_names=split.class_names,
                 templates=templates,
+                samples_per_shard=_SAMPLES_PER_SHARD,
             )
         )
         captioned = captioned_samples(samples)
         if captioned:
-            written.append(write_benchmark(output / f"wds_emoji-{split.name}-captions_test", captioned))
+            folder = output / f"wds_emoji-{split.name}-captions_test"
+            written.append(write_benchmark(folder, captioned, samples_per_shard=_SAMPLES_PER_SHARD))
     return tuple(written)
 
 

@@ -1,0 +1,117 @@
+"""Pictures with labels and captions of their own, and a small model that open_clip can hold too."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from functools import partial
+from pathlib import Path
+
+import attrs
+import numpy as np
+from drawn_scenes import COLOURS, SHAPES, scenes
+from emoji.benchmark import captioned_samples
+from timm.models import register_model
+from timm.models.fastvit import FastVit, RepConditionalPosEnc
+
+from mobileclip.data import ImageTextSample
+from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model, specs
+from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.inputs import ImageInput
+
+CLASSES = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
+TEMPLATES = ("a drawing of a {}", "{} on the left")
+COUNT = 300
+DIMS = (16, 32, 64, 128)
+
+
+def small_spec(*, causal=False):
+    image = attrs.evolve(
+        specs.mci0(),
+        stages=tuple(
+            attrs.evolve(stage, dim=dim, depth=1) for stage, dim in zip(specs.mci0().stages, DIMS, strict=True)
+        ),
+        embedding_dim=48,
+        projection_bias=True,
+        input=ImageInput(size=64),
+    )
+    text = TextTransformerSpec(width=32, num_heads=2, depth=2, embedding_dim=48, causal=causal)
+    return DualEncoderSpec(image=image, text=text)
+
+
+@register_model
+def fastvit_of_scenes(pretrained=False, **options):
+    """The image tower of `small_spec` as timm has it."""
+    return FastVit(
+        layers=(1, 1, 1, 1),
+        embed_dims=DIMS,
+        mlp_ratios=(3, 3, 3, 3),
+        se_downsamples=(False, False, True, True),
+        pos_embs=(None, None, None, partial(RepConditionalPosEnc, spatial_shape=(7, 7))),
+        token_mixers=("repmixer", "repmixer", "repmixer", "attention"),
+        lkc_use_act=True,
+        **{name: value for name, value in options.items() if name in {"num_classes", "global_pool", "drop_path_rate"}},
+    )
+
+
+def scene_pictures(count, seed=0):
+    """Return drawn scenes with all their captions, and the class of each: the thing on the left."""
+    rng = np.random.default_rng(seed)
+    samples, labels = [], []
+    for number, scene in enumerate(itertools.islice(scenes(seed), count)):
+        stream = io.BytesIO()
+        scene.draw(rng, width=120, height=90).save(stream, "PNG" if number % 2 else "JPEG")
+        samples.append(ImageTextSample(key=f"{number:05d}", captions=scene.captions(), image=stream.getvalue()))
+        labels.append(CLASSES.index(" ".join(scene.left[1:])))
+    return samples, labels
+
+
+def write_scene_benchmarks(folder: Path, count=COUNT):
+    """Write them as a data set of classes and one of captions, and return both folders."""
+    samples, labels = scene_pictures(count)
+    labelled = [
+        BenchmarkSample(key=sample.key, image=sample.image, label=label)
+        for sample, label in zip(samples, labels, strict=True)
+    ]
+    folders = folder / "wds_scenes_test", folder / "wds_scene-captions_test"
+    write_benchmark(folders[0], labelled, class_names=CLASSES, templates=TEMPLATES, samples_per_shard=120)
+    write_benchmark(folders[1], captioned_samples(samples), samples_per_shard=120)
+    return folders
+
+
+def scene_texts(samples, labels):
+    """Return the captions of each picture and the prompts of its class."""
+    prompts = [tuple(template.format(CLASSES[label]) for template in TEMPLATES) for label in labels]
+    return [(*sample.captions, *prompt) for sample, prompt in zip(samples, prompts, strict=True)]
+
+
+def write_for_open_clip(model, folder: Path):
+    """Write the model as open_clip loads it by `local-dir:FOLDER`."""
+    folder.mkdir()
+    spec = model.spec
+    save_model(model, folder / "open_clip_model.safetensors", layout="open_clip")
+    config = {
+        "model_cfg": {
+            "embed_dim": spec.image.embedding_dim,
+            "vision_cfg": {
+                "timm_model_name": "fastvit_of_scenes",
+                "timm_model_pretrained": False,
+                "timm_pool": "avg",
+                "timm_proj": None,
+                "image_size": spec.image.input.size,
+            },
+            "text_cfg": {
+                "context_length": 77,
+                "vocab_size": 49408,
+                "width": spec.text.width,
+                "heads": spec.text.num_heads,
+                "layers": spec.text.depth,
+                "no_causal_mask": not spec.text.causal,
+            },
+            "custom_text": True,
+        },
+        "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return f"local-dir:{folder}"
