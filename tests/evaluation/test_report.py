@@ -23,7 +23,7 @@ from mobileclip.evaluation.report.pictures import LONGEST_SIDE
 from tests.evaluation.browser import CHROMIUM, open_page
 from tests.evaluation.reports import CLASS_NAMES, WHEN, measured, several
 
-VOID = {"br", "img", "meta", "source", "wbr"}
+VOID = {"br", "img", "meta", "wbr"}
 
 
 class Document(HTMLParser):
@@ -130,7 +130,7 @@ class TestPage:
             assert picture.size == (int(one["width"]), int(one["height"]))
             assert max(picture.size) <= LONGEST_SIDE
         # Two panels, each for light pages and for dark ones.
-        assert len(images) - len(shown) == len(Document(path).of("source")) == 2
+        assert [one.get("class") for one in images if one not in shown] == ["on-light", "on-dark"] * 2
         assert path.stat().st_size < 1_500_000
 
     def test_it_says_what_was_measured_and_how(self, report):
@@ -268,6 +268,9 @@ class TestBrowser:
                 ".then(all => all.reduce((sum, one) => sum + one, 0))"
             )
             assert broken == 0
+            shown, hidden = ("dark", "light") if dark else ("light", "dark")
+            assert page.evaluate(f"document.querySelector('figure .on-{shown}').clientWidth") > 250
+            assert page.evaluate(f"document.querySelector('figure .on-{hidden}').clientWidth") == 0
             assert page.evaluate("innerWidth") == width
             assert page.evaluate("document.documentElement.scrollWidth") == width
             # Whatever is wider than the page scrolls in its own box.

@@ -125,8 +125,9 @@ def _remarks(details: DatasetDetails) -> list[Markup]:
     if details.absent_classes:
         named = ", ".join(details.absent_classes[:_MOST_ABSENT])
         more = len(details.absent_classes) - _MOST_ABSENT
+        several = "classes have" if len(details.absent_classes) > 1 else "class has"
         remarks.append(
-            f"{len(details.absent_classes):,} classes have no image and took part as wrong answers alone: {named}"
+            f"{len(details.absent_classes):,} {several} no image and took part as wrong answers alone: {named}"
             f"{f' and {more:,} more' if more > 0 else ''}."
         )
     if details.num_lost:

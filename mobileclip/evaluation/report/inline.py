@@ -42,23 +42,21 @@ def plot(light: bytes, dark: bytes, *, width: int, height: int, alt: str) -> Mar
         height: in pixels.
         alt: what it shows, in words.
     """
-    source = element(
-        "source",
-        attributes={
-            "media": "screen and (prefers-color-scheme: dark)",
-            "srcset": data_address(dark, "image/svg+xml"),
-        },
+    # Which of the two is shown is for the style sheet to say, also when the page is printed.
+    images = (
+        element(
+            "img",
+            attributes={
+                "class": theme,
+                "src": data_address(data, "image/svg+xml"),
+                "width": str(width),
+                "height": str(height),
+                "alt": alt,
+            },
+        )
+        for theme, data in (("on-light", light), ("on-dark", dark))
     )
-    image = element(
-        "img",
-        attributes={
-            "src": data_address(light, "image/svg+xml"),
-            "width": str(width),
-            "height": str(height),
-            "alt": alt,
-        },
-    )
-    return element("figure", element("picture", source, image))
+    return element("figure", *images)
 
 
 def data_address(data: bytes, kind: str) -> str:

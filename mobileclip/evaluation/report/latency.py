@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TICKS_MS = tuple(digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5))
+_POWERS = range(-3, 6)
+# Of the ticks; the second ones for a range that has few of the first.
+_DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
+_FEW_TICKS = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +135,7 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
 
 
 def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     axes.set_facecolor(theme.paper)
     axes.set_xscale("log")
@@ -140,8 +143,8 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.set_xlim(min(times) / 1.45, max(times) * 1.9)
     margin = max(1.0, 0.12 * (max(scores) - min(scores)))
     axes.set_ylim(max(min(scores) - margin, -0.4 * margin), max(scores) + margin)
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS_MS if low <= tick <= high]))
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(*axes.get_xlim())))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(colors=theme.faint, labelsize=9, length=3)
@@ -162,6 +165,13 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
         fontsize=9.5,
         parse_math=False,
     )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers of milliseconds from `low` to `high`, enough to read a logarithmic axis by."""
+    coarse, fine = ([digit * 10.0**power for power in _POWERS for digit in digits] for digits in _DIGITS)
+    ticks = [tick for tick in coarse if low <= tick <= high]
+    return ticks if len(ticks) >= _FEW_TICKS else [tick for tick in fine if low <= tick <= high]
 
 
 def _panel(device: str, source: Source, models: Sequence[ModelResults]) -> Panel | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 # Elements without an end tag.
-_VOID = frozenset({"br", "img", "link", "meta", "source", "wbr"})
+_VOID = frozenset({"br", "img", "meta", "wbr"})
 
 
 @attrs.frozen
