@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 
@@ -64,6 +64,7 @@ def write_benchmark(
         num_shards += 1
     if not num_shards:
         raise ValueError(f"there are no samples to write to {root}")
+    _remove_shards(shards, first=num_shards)
     _write_lines(storage.join(root, "dataset_type.txt"), [kind])
     if kind == "classification":
         _write_lines(storage.join(root, "classnames.txt"), class_names)
@@ -73,6 +74,15 @@ def write_benchmark(
         )
     _write_lines(count_path, [str(num_shards)])
     return open_benchmark(root, split=split)
+
+
+def _remove_shards(shards: str, *, first: int) -> None:
+    """Remove what a larger data set left behind."""
+    for number in count(first):
+        path = storage.join(shards, f"{number}.tar")
+        if not storage.exists(path):
+            return
+        storage.remove(path)
 
 
 def _check_names(class_names: Sequence[str], templates: Sequence[str]) -> None:
