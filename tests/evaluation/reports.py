@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+import attrs
 import numpy as np
 
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import extract_features, open_benchmark, score
-from mobileclip.evaluation.report import Coverage, Latency, ModelResults, Provenance, dataset_details, published_model
+from mobileclip.evaluation.report import (
+    Coverage,
+    Latency,
+    ModelResults,
+    Provenance,
+    dataset_details,
+    published_model,
+    write_report,
+)
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.test_benchmark import write_shard
 from tests.evaluation.test_evaluate import encoded, to_tensor
@@ -20,6 +29,7 @@ CLASS_NAMES = (
     "blue \u65e5\u672c\u8a9e \U0001f600",
     "yellow" + "y" * 120,
 )
+TITLE = "<i>Title</i> & more"
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 
 
@@ -92,5 +102,14 @@ def measured(folder, *, name="<b>ours</b>", **options):
 def several(folder):
     """Return published models, one compared with another, and a measured one; and the details of that one."""
     models = [published_model(name) for name in ("mobileclip_s0", "mobileclip2_s2", "mobileclip_b")]
+    models[1] = attrs.evolve(models[1], reference="mobileclip_s0")
     ours, details = measured(folder)
     return [*models, ours], details
+
+
+def written(folder):
+    """Write a page with everything in it; return its path, the models and the details."""
+    models, details = several(folder)
+    path = folder / "report.html"
+    write_report(path, models, details, title=TITLE, when=WHEN)
+    return path, models, details
