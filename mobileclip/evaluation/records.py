@@ -1,0 +1,87 @@
+"""What a run has found out so far: a line of JSON for each data set, with what it depended on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.evaluation.evaluate import Evaluation
+from mobileclip.evaluation.results import DatasetResult, read_results
+
+_FIELDS = ("left_out", "absent_classes", "evaluated")
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A result, and what it depended on.
+
+    Args:
+        result: the metrics.
+        left_out: how many samples could not be used, by reason.
+        absent_classes: names of classes without an image.
+        evaluated: hashes of the model and of the data, when, and by which version.
+    """
+
+    result: DatasetResult
+    left_out: Mapping[str, int]
+    absent_classes: tuple[str, ...]
+    evaluated: Mapping[str, str]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, evaluated: Mapping[str, str]) -> Record:
+        """Return the record of an evaluation."""
+        return cls(
+            result=evaluation.result,
+            left_out=dict(evaluation.report.counts.most_common()),
+            absent_classes=evaluation.absent_classes,
+            evaluated=evaluated,
+        )
+
+    def answers(self, model: str, data: str) -> bool:
+        """Return whether it is of this very model and these very data."""
+        return (self.evaluated.get("model"), self.evaluated.get("data")) == (model, data)
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """Return the records in a file by key; none where there is no file.
+
+    Raises:
+        ValueError: if a line is malformed; see `read_results`.
+    """
+    if not path.exists():
+        return {}
+    more: dict[str, dict[str, Any]] = {}
+    results = read_results(path)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            values = json.loads(line)
+            more[values["key"]] = {name: values.get(name) for name in _FIELDS}
+    return {
+        key: Record(
+            result=result,
+            left_out=more[key]["left_out"] or {},
+            absent_classes=tuple(more[key]["absent_classes"] or ()),
+            evaluated=more[key]["evaluated"] or {},
+        )
+        for key, result in results.items()
+    }
+
+
+def write_records(path: Path, records: Mapping[str, Record]) -> None:
+    """Write records as `read_results` and `read_records` read them; the file is replaced whole.
+
+    Raises:
+        OSError: if it cannot be written; the file before is then still there.
+    """
+    lines = []
+    for record in records.values():
+        values = {name: value for name, value in attrs.asdict(record.result).items() if value is not None}
+        lines.append(json.dumps({**values, **{name: getattr(record, name) for name in _FIELDS}}, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.atomic_write(path) as stream:
+        stream.write("".join(f"{line}\n" for line in lines).encode())

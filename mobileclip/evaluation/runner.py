@@ -1,0 +1,311 @@
+"""Several models on several data sets: what is known is not computed again, and what fails is named at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import attrs
+import torch
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation.batch_size import find_batch_size
+from mobileclip.evaluation.benchmark import Benchmark, open_benchmark
+from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of
+from mobileclip.evaluation.candidates import Candidate, open_candidate
+from mobileclip.evaluation.embedding import Tokenize
+from mobileclip.evaluation.evaluate import Evaluation
+from mobileclip.evaluation.features import Features, Transform, extract_features
+from mobileclip.evaluation.records import Record, read_records, write_records
+from mobileclip.evaluation.scoring import require_metric, score
+from mobileclip.evaluation.tasks import SuiteName, Task, find_task, suite_tasks
+from mobileclip.weights import Precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mobileclip.evaluation.aro import Aro
+    from mobileclip.evaluation.report import DatasetDetails
+
+
+class _Options(TypedDict):
+    """What every evaluation takes."""
+
+    transform: Transform
+    tokenize: Tokenize
+    batch_size: int
+    num_threads: int | None
+    show_progress: bool
+
+
+_NOT_A_NAME = re.compile(r"[^\w.+-]+")
+
+
+@attrs.frozen(kw_only=True)
+class EvaluationSpec:
+    """Which models are evaluated on what.
+
+    Args:
+        suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
+            `aro` for compositional understanding, `full` for the 38 whose mean the papers report.
+        datasets: these instead of a suite: keys such as vtab/pets, or folders and addresses in the public layout.
+        data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
+            in it; without it they are read from the hub, where they are published.
+        output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.
+        device: where models compute, such as cuda:1; by default a GPU where there is one.
+        precision: of the weights.
+        batch_size: images encoded at once; by default as many as fit into memory.
+        num_threads: threads that read images beside the model; by default one per core, eight at most.
+        cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
+        allow_missing: whether to go on where a shard is missing; the result says what is left out.
+        tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
+        details: whether mistakes and examples of every data set are collected, for a report.
+    """
+
+    suite: SuiteName = "quick"
+    datasets: tuple[str, ...] = ()
+    data: str | None = None
+    output: Path = Path("outputs/evaluation")
+    device: str | None = None
+    precision: Precision = "float32"
+    batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
+    num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
+    cache: bool = True
+    allow_missing: bool = False
+    tagger: str = "en_core_web_sm"
+    details: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Failure:
+    """A data set, or a model, that could not be evaluated.
+
+    Args:
+        model: its name, or what was typed.
+        task: the data set; empty where the model itself failed.
+        message: why, for a person.
+    """
+
+    model: str
+    task: str
+    message: str
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ModelRun:
+    """What came out of one model.
+
+    Args:
+        name: of the model.
+        published: the published model that it can be compared with.
+        weights_sha256: hash of its weights.
+        num_parameters: of both towers.
+        records: by key of the data set.
+        path: the file of the records.
+    """
+
+    name: str
+    published: str | None
+    weights_sha256: str
+    num_parameters: int
+    records: dict[str, Record]
+    path: Path
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Run:
+    """What came out of all models.
+
+    Args:
+        models: those that could be opened, in order.
+        failures: what could not be evaluated.
+        details: mistakes and examples, where they were asked for.
+    """
+
+    models: tuple[ModelRun, ...]
+    failures: tuple[Failure, ...]
+    details: tuple[DatasetDetails, ...] = ()
+
+
+def evaluate_models(models: Sequence[str | Candidate], spec: EvaluationSpec, *, console: Console | None = None) -> Run:
+    """Evaluate models one after another; a data set that fails is named in the end and stops nothing.
+
+    Args:
+        models: as `open_candidate` takes them, or candidates.
+        spec: on what, and how.
+        console: where to show what is going on; none shows nothing.
+
+    Raises:
+        ValueError: if there is no model, or a data set is unknown or missing: nothing is computed then.
+    """
+    if not models:
+        raise ValueError("there is no model to evaluate; give a name such as mobileclip_s2, or a file of weights")
+    tasks = _tasks(spec)
+    runs, failures, details = [], [], []
+    for model in models:
+        try:
+            candidate = model if isinstance(model, Candidate) else _open(model, spec)
+        except (ValueError, OSError, ImportError) as error:
+            failures.append(Failure(model=str(model), task="", message=str(error)))
+            continue
+        evaluator = _Evaluator(candidate, spec, console)
+        runs.append(evaluator.run(tasks))
+        failures += evaluator.failures
+        details += evaluator.details
+        del candidate, evaluator
+    return Run(models=tuple(runs), failures=tuple(failures), details=tuple(details))
+
+
+def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
+    if not spec.datasets:
+        return suite_tasks(spec.suite, spec.data)
+    tasks = tuple(find_task(name, spec.data) for name in spec.datasets)
+    keys = [task.key for task in tasks]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
+    return tasks
+
+
+def _open(model: str, spec: EvaluationSpec) -> Candidate:
+    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return open_candidate(model, device=device, precision=spec.precision)
+
+
+class _Evaluator:
+    """One model."""
+
+    def __init__(self, candidate: Candidate, spec: EvaluationSpec, console: Console | None) -> None:
+        self.candidate, self.spec, self.console = candidate, spec, console
+        self.failures: list[Failure] = []
+        self.details: list[DatasetDetails] = []
+        self.batch_size = spec.batch_size or find_batch_size(candidate)
+        folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
+        self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / "results.jsonl"
+        self.cache = FeatureCache(folder=spec.output / "features") if spec.cache else None
+
+    def run(self, tasks: Sequence[Task]) -> ModelRun:
+        """Return the results of the tasks, those of earlier runs included."""
+        records = read_records(self.path)
+        wanted = {}
+        for number, task in enumerate(tasks, 1):
+            self._say(f"[{number}/{len(tasks)}] {self.candidate.name} on {task.name}")
+            try:
+                record = self._record(task, records.get(task.key))
+            except (ValueError, OSError, ImportError) as error:
+                self.failures.append(Failure(model=self.candidate.name, task=task.name, message=str(error)))
+                self._say(f"  failed: {error}")
+                continue
+            wanted[record.result.key] = records[record.result.key] = record
+            write_records(self.path, records)
+            self._say(f"  {_spoken(record)}")
+        return ModelRun(
+            name=self.candidate.name,
+            published=self.candidate.published,
+            weights_sha256=self.candidate.weights_sha256,
+            num_parameters=self.candidate.num_parameters,
+            records=wanted,
+            path=self.path,
+        )
+
+    def _record(self, task: Task, before: Record | None) -> Record:
+        if task.kind == "benchmark":
+            benchmark = open_benchmark(task.path, allow_missing=self.spec.allow_missing)
+            require_metric(benchmark)
+            texts = hash_of([benchmark.class_names, benchmark.templates])
+            data = hash_of([fingerprint(benchmark), texts])
+            if before is not None and before.answers(self.candidate.fingerprint, data) and not self.spec.details:
+                return before
+            return Record.of(self._benchmark(benchmark), self._evaluated(data))
+        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", _marks(task)])
+        if before is not None and before.answers(self.candidate.fingerprint, data):
+            return before
+        return Record.of(self._other(task), self._evaluated(data))
+
+    def _benchmark(self, benchmark: Benchmark) -> Evaluation:
+        features, report = self._features(benchmark)
+        scored = score(benchmark, features, num_skipped=report.num_skipped)
+        if self.spec.details:
+            from mobileclip.evaluation.report import dataset_details
+
+            self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
+        return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)
+
+    def _features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
+        if self.cache is None:
+            report = SkipReport()
+            return extract_features(self.candidate.model, benchmark, report, **self._options()), report
+        return self.cache.features(
+            self.candidate,
+            benchmark,
+            batch_size=self.batch_size,
+            num_threads=self.spec.num_threads,
+            show_progress=self.console is not None,
+        )
+
+    def _other(self, task: Task) -> Evaluation:
+        """Evaluate what is no data set of the public layout."""
+        from mobileclip.evaluation.winogavil import evaluate_winogavil, open_winogavil
+
+        options = self._options()
+        if task.kind == "winogavil":
+            return evaluate_winogavil(self.candidate.model, open_winogavil(task.path), **options)
+        from mobileclip.evaluation.aro import evaluate_aro
+
+        return evaluate_aro(self.candidate.model, self._aro(task), **options)
+
+    def _aro(self, task: Task) -> Aro:
+        from mobileclip.evaluation.aro import PARTS, open_aro, order_task
+        from mobileclip.evaluation.tagging import SpacyTagger
+
+        tagger = SpacyTagger(self.spec.tagger) if task.key.endswith("_order") else None
+        if task.kind == "order":
+            return order_task(open_benchmark(task.path, allow_missing=self.spec.allow_missing), tagger=tagger)
+        part = next(part for part in PARTS if task.key == f"aro/{part}")
+        return open_aro(part, task.path, tagger=tagger)
+
+    def _options(self) -> _Options:
+        return {
+            "transform": self.candidate.transform,
+            "tokenize": self.candidate.tokenize,
+            "batch_size": self.batch_size,
+            "num_threads": self.spec.num_threads,
+            "show_progress": self.console is not None,
+        }
+
+    def _evaluated(self, data: str) -> dict[str, str]:
+        return {
+            "model": self.candidate.fingerprint,
+            "weights_sha256": self.candidate.weights_sha256,
+            "data": data,
+            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "version": metadata.version("mobileclip"),
+        }
+
+    def _say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, markup=False)
+
+
+def _marks(task: Task) -> list[str]:
+    """Return what changes with the files of a task that lie side by side on this machine, as far as that is cheap."""
+    if storage.is_remote(task.path):
+        return []
+    return sorted(f"{name} {mark}" for name, mark in storage.find_files(task.path, recursive=False).items())
+
+
+def _spoken(record: Record) -> str:
+    result = record.result
+    parts = [f"{100 * result.main_metric:.2f} %"]
+    if result.num_images is not None:
+        parts.append(f"of {result.num_images:,}")
+    if record.left_out:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in record.left_out.items())
+        parts.append(f"(left out: {left_out})")
+    return " ".join(parts)
