@@ -217,13 +217,13 @@ def write_sets(spec: EvaluateBenchSpec) -> tuple[dict[str, Path], list[bytes], l
     write_benchmarks(dataset, folder, templates=PROMPTS)
     folders = {name: folder / f"wds_{name}_test" for name in spec.sets}
     if spec.max_images is not None:
-        folders = {name: _cut(path, spec.max_images) for name, path in folders.items()}
+        folders = {name: cut(path, spec.max_images) for name, path in folders.items()}
     samples = list(islice(dataset.train.samples(), spec.fit_images))
     images = [sample.image for sample in samples if sample.image is not None]
     return folders, images, [list(sample.captions[:1]) for sample in samples]
 
 
-def _cut(folder: Path, count: int) -> Path:
+def cut(folder: Path, count: int) -> Path:
     """Write the first pictures of a data set beside it."""
     whole = open_benchmark(folder)
     samples: list[BenchmarkSample] = list(islice(samples_of(whole), count))
@@ -285,7 +285,6 @@ def run(spec: EvaluateBenchSpec) -> None:
     with (spec.output / "results.jsonl").open("w", encoding="utf-8") as lines:
         for one in compare(spec):
             done.append(one)
-            print(one)
             values = attrs.asdict(one) | {"largest_difference": one.largest_difference, "spec": str(spec)}
             lines.write(json.dumps(values) + "\n")
             lines.flush()

@@ -1,0 +1,131 @@
+"""The form that a model encodes in: the same embeddings, sooner, and nothing left behind in the model."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.data import Tokenizer
+from mobileclip.encoders import TextTransformerSpec
+from mobileclip.evaluation.inference import encode_to_the_end, encoding
+from mobileclip.reparam import is_folded
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
+from tests.evaluation.models import ColourModel, image_of, tokenize
+
+CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
+# Few ids leave many bytes to a word: texts of one to ten words, short and cut ones among them.
+TEXTS = ["", "a", "dog", "a dog", "a cat on the grass", "ein Käfer", "many many many many words", "a dog", "b", "c"]
+
+
+def spread(spec):
+    """The model with token embeddings as large as its positions', so that texts differ."""
+    model = randomised(spec)
+    with torch.no_grad():
+        model.text_encoder.token_embedding.weight.mul_(20)
+    return model
+
+
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, SMALL_VIT, CAUSAL], ids=["base", "mct", "vit", "causal"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_embeddings_are_those_of_the_model(spec, batch_size):
+    model, tokenizer = spread(spec), Tokenizer(spec.text.input)
+    images, _ = inputs(spec, batch=19)
+    with torch.inference_mode():
+        expected_images, expected_texts = model.encode_image(images), model.encode_text(tokenizer(TEXTS))
+    with encoding(model) as encoders:
+        torch.testing.assert_close(encoders.encode_images(images), expected_images, rtol=1e-4, atol=1e-4)
+        texts = encoders.encode_texts(tokenizer, TEXTS, batch_size=batch_size)
+    torch.testing.assert_close(texts, expected_texts, rtol=1e-4, atol=1e-4)
+    assert len(expected_texts.unique(dim=0)) == len(set(TEXTS))
+
+
+def test_a_dual_encoder_is_folded_as_a_copy():
+    model = randomised(SMALL)
+    model.image_encoder.train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    with encoding(model) as encoders:
+        assert is_folded(encoders.model)
+        weights = [parameter for parameter in encoders.model.image_encoder.parameters() if parameter.ndim == 4]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        encoders.encode_images(inputs(SMALL)[0])
+    assert not is_folded(model)
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_causal_texts_are_cut_exactly():
+    """In double precision, where rounding cannot hide a difference; and the rest of the context is not read."""
+    tower, tokens = spread(CAUSAL).text_encoder.double(), Tokenizer(CAUSAL.text.input)(TEXTS)
+    lengths = []
+    tower.layers.register_forward_pre_hook(lambda _, arguments: lengths.append(arguments[0].shape[1]))
+    with torch.inference_mode():
+        expected = tower(tokens)
+        lengths.clear()
+        for rows in ([0], [1, 2, 3], [4], list(range(len(TEXTS)))):
+            torch.testing.assert_close(encode_to_the_end(tower, tokens[rows]), expected[rows], rtol=1e-12, atol=1e-12)
+    end = CAUSAL.text.input.end_id
+    ends = [row.tolist().index(end) + 1 for row in tokens]
+    assert lengths == [max(ends[0], 3), max(ends[1:4]), ends[4], max(ends)]
+    assert lengths[0] < lengths[1] < CAUSAL.text.input.context_length
+    # The tower is as it was.
+    assert tower.position.shape[0] == CAUSAL.text.input.context_length
+    assert tower.spec == CAUSAL.text
+
+
+def test_towers_that_see_the_padding_get_all_of_it():
+    model, tokenizer = spread(SMALL), Tokenizer(SMALL.text.input)
+    assert isinstance(SMALL.text, TextTransformerSpec)
+    seen = []
+    with encoding(model) as encoders:
+        encoders.model.text_encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
+        encoders.encode_texts(tokenizer, ["a", "b", "c"], batch_size=2)
+    assert seen == [(2, 12), (1, 12)]
+
+
+class Counting(ColourModel):
+    """Another's model, which counts the texts that it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_texts = 0
+
+    def encode_text(self, tokens, normalize=False):
+        self.num_texts += len(tokens)
+        return super().encode_text(tokens, normalize)
+
+
+def test_equal_texts_are_encoded_once_and_other_models_as_they_are():
+    model = Counting()
+    texts = ["red", "green", "red", "blue", "green", "red"]
+    with encoding(model) as encoders:
+        assert encoders.model is model
+        embeddings = encoders.encode_texts(tokenize, texts, batch_size=2)
+        images = encoders.encode_images(torch.stack([image_of(name) for name in ("red", "blue")]))
+    assert model.num_texts == 3
+    assert embeddings.tolist() == [model.table[["red", "green", "blue"].index(text)].tolist() for text in texts]
+    assert images.argmax(1).tolist() == [0, 2]
+    assert all(module.training for module in model.modules())
+    with encoding(model) as encoders, pytest.raises(ValueError, match="there are no texts to embed"):
+        encoders.encode_texts(tokenize, [], batch_size=2)
+
+
+def test_half_precision_comes_out_in_single():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+        def encode_image(self, images):
+            return images.mean((2, 3)).bfloat16() * self.scale
+
+        def encode_text(self, tokens):
+            return tokens.bfloat16() * self.scale
+
+    with encoding(Half()) as encoders:
+        assert encoders.encode_images(torch.ones(9, 3, 2, 2)).tolist() == [[1.0] * 3] * 9
+        assert encoders.encode_images(torch.ones(9, 3, 2, 2)).dtype == torch.float32
+        assert encoders.encode_texts(tokenize, ["red"], batch_size=1).dtype == torch.float32
