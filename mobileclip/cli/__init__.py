@@ -1,4 +1,4 @@
-"""Classify images, embed them, convert checkpoints, prepare data to train on, and compare results."""
+"""Classify images, embed them, convert checkpoints, prepare data to train on, and evaluate models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app.command(models.convert)
 app.command(name="list")(models.list_models)
 app.command(models.info)
 app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
-app.command(evaluate_commands.app, name="eval", help="Set results on the papers' 38 data sets beside published ones.")
+app.command(evaluate_commands.app, name="eval", help="Evaluate models, and set results beside published ones.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
     try:
-        app.cli(prog="mobileclip", args=arguments, description=__doc__)
+        app.cli(
+            prog="mobileclip", args=_with_default(sys.argv[1:] if arguments is None else arguments), description=__doc__
+        )
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; nothing is left to say to it
     except KeyboardInterrupt:
@@ -35,3 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         print(f"mobileclip: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _with_default(arguments: list[str]) -> list[str]:
+    """Return what was typed, with `run` behind an `eval` that no other command follows."""
+    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["-h"], ["--help"]):
+        return ["eval", "run", *arguments[1:]]
+    return arguments

@@ -4,16 +4,103 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+import attrs
+from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
+
+from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
 
 if TYPE_CHECKING:
     from mobileclip.evaluation import ComparisonRow, DatasetResult
+    from mobileclip.evaluation.report import ModelResults, Table
+    from mobileclip.evaluation.runner import Run
 
 app = SubcommandApp()
+
+_MARKS = {"": "", "best": " *", "better": " +", "worse": " -"}
+
+
+@app.command(name="run")
+def evaluate(
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")],
+    /,
+    *,
+    spec: Annotated[OmitArgPrefixes[EvaluationSpec], arg(name="")] = EvaluationSpec(),  # noqa: B008  frozen
+    beside: tuple[str, ...] = (),
+    report: bool = False,
+) -> None:
+    """Evaluate one or several models, and print their results in one table.
+
+    mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
+
+    A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, or
+    hf-hub:OWNER/NAME; NAME=FILE where a file does not say what it holds; or a model of open_clip, as
+    open_clip:MODEL/TAG or open_clip:MODEL=FILE (pip install 'mobileclip[teachers]').
+
+    Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
+    is not encoded again. What cannot be evaluated is named at the end, and the exit status is then 1.
+
+    Args:
+        models: one or several.
+        spec: the data sets, and how.
+        beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
+            always does.
+        report: write report.html, with mistakes and examples, and its tables and plots as PNG files; measures how long
+            an image and a text take, too.
+    """
+    from rich.console import Console
+
+    from mobileclip.evaluation.summary import summarize, write_summary
+
+    run = evaluate_models(models, spec, for_report=report, console=Console(stderr=True))
+    if any(model.records for model in run.models):
+        summary = summarize(run, beside=beside)
+        _print_results(run, summary)
+        if report:
+            page, *pictures = write_summary(spec.output, run, summary)
+            print(f"report: {page}, and {len(pictures)} pictures in {pictures[0].parent}")
+    for failure in run.failures:
+        what = f"{failure.model} on {failure.task}" if failure.task else failure.model
+        print(f"not evaluated: {what}: {failure.message}", file=sys.stderr)
+    if run.failures:
+        sys.exit(1)
+
+
+def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
+    """Print one table of the data sets that were measured, and where the results are."""
+    from mobileclip.evaluation.report import results_table
+
+    measured = {key for model in run.models for key in model.records}
+    models = [
+        attrs.evolve(model, results={key: value for key, value in model.results.items() if key in measured})
+        for model in summary
+    ]
+    _print_table(results_table(models))
+    for model in run.models:
+        print(f"{model.name}: {model.path}")
+
+
+def _print_table(table: Table) -> None:
+    """Print a table of a report."""
+    from rich.console import Console
+    from rich.table import Table as Printed
+    from rich.text import Text
+
+    printed = Printed(title=table.title, box=None)
+    for column in table.columns:
+        printed.add_column(
+            Text("\n".join(filter(None, (column.title, column.small)))), justify="right" if column.is_number else "left"
+        )
+    for row in table.rows:
+        printed.add_row(*(Text(f"{cell.text}{_MARKS[cell.mark]}") for cell in row))
+    # Wider than most: a table that is cut says nothing.
+    Console(width=max(100, Console().width)).print(printed)
+    print("Main metrics, in per cent; * marks the best of several.")
 
 
 @app.command

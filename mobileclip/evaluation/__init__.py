@@ -1,6 +1,8 @@
 """How good a model is on data that it has not been trained on."""
 
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, open_benchmark
+from mobileclip.evaluation.cache import FeatureCache
+from mobileclip.evaluation.candidates import Candidate, candidate_of, open_candidate
 from mobileclip.evaluation.classification import (
     ClassificationResult,
     classification_accuracy,
@@ -16,29 +18,40 @@ from mobileclip.evaluation.groups import GroupAccuracy, association_score, group
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
+from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
 from mobileclip.evaluation.scoring import Score, score
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
+from mobileclip.evaluation.tasks import SUITES, Task, find_task, suite_tasks
 from mobileclip.evaluation.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
 from mobileclip.evaluation.writing import write_benchmark
 
 __all__ = [
     "SUITE",
+    "SUITES",
     "Benchmark",
     "BenchmarkSample",
+    "Candidate",
     "ClassificationResult",
     "ComparisonRow",
     "DatasetResult",
     "Evaluation",
+    "EvaluationSpec",
+    "Failure",
+    "FeatureCache",
     "Features",
     "GroupAccuracy",
     "ImageTextModel",
+    "ModelRun",
     "Recall",
     "RetrievalResult",
+    "Run",
     "Score",
     "SuiteEntry",
+    "Task",
     "Tokenize",
     "WinoGavil",
     "association_score",
+    "candidate_of",
     "classification_accuracy",
     "compare_results",
     "embed_classes",
@@ -47,11 +60,14 @@ __all__ = [
     "embed_texts",
     "ensemble_prompts",
     "evaluate_benchmark",
+    "evaluate_models",
     "evaluate_winogavil",
     "extract_features",
+    "find_task",
     "group_accuracy",
     "macro_f1",
     "open_benchmark",
+    "open_candidate",
     "open_winogavil",
     "published_models",
     "published_results",
@@ -61,6 +77,7 @@ __all__ = [
     "score",
     "suite_average",
     "suite_entry",
+    "suite_tasks",
     "write_benchmark",
     "write_results",
     "zero_shot_classification",

@@ -23,8 +23,10 @@ from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
 from mobileclip.evaluation.records import Record, read_records, write_records
+from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
 from mobileclip.evaluation.tasks import SuiteName, Task, find_task, suite_tasks
+from mobileclip.evaluation.timing import measure_latency
 from mobileclip.weights import Precision
 
 if TYPE_CHECKING:
@@ -65,7 +67,6 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
-        details: whether mistakes and examples of every data set are collected, for a report.
     """
 
     suite: SuiteName = "quick"
@@ -79,7 +80,6 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     tagger: str = "en_core_web_sm"
-    details: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +108,7 @@ class ModelRun:
         num_parameters: of both towers.
         records: by key of the data set.
         path: the file of the records.
+        latency: of an image and a text, where it was taken.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ModelRun:
     num_parameters: int
     records: dict[str, Record]
     path: Path
+    latency: Latency | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -133,12 +135,19 @@ class Run:
     details: tuple[DatasetDetails, ...] = ()
 
 
-def evaluate_models(models: Sequence[str | Candidate], spec: EvaluationSpec, *, console: Console | None = None) -> Run:
+def evaluate_models(
+    models: Sequence[str | Candidate],
+    spec: EvaluationSpec,
+    *,
+    for_report: bool = False,
+    console: Console | None = None,
+) -> Run:
     """Evaluate models one after another; a data set that fails is named in the end and stops nothing.
 
     Args:
         models: as `open_candidate` takes them, or candidates.
         spec: on what, and how.
+        for_report: whether mistakes and examples of every data set are collected too, and times taken.
         console: where to show what is going on; none shows nothing.
 
     Raises:
@@ -147,19 +156,19 @@ def evaluate_models(models: Sequence[str | Candidate], spec: EvaluationSpec, *, 
     if not models:
         raise ValueError("there is no model to evaluate; give a name such as mobileclip_s2, or a file of weights")
     tasks = _tasks(spec)
-    runs, failures, details = [], [], []
+    runs, failures, shown = [], [], []
     for model in models:
         try:
             candidate = model if isinstance(model, Candidate) else _open(model, spec)
         except (ValueError, OSError, ImportError) as error:
             failures.append(Failure(model=str(model), task="", message=str(error)))
             continue
-        evaluator = _Evaluator(candidate, spec, console)
+        evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
-        details += evaluator.details
+        shown += evaluator.details
         del candidate, evaluator
-    return Run(models=tuple(runs), failures=tuple(failures), details=tuple(details))
+    return Run(models=tuple(runs), failures=tuple(failures), details=tuple(shown))
 
 
 def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
@@ -181,10 +190,13 @@ def _open(model: str, spec: EvaluationSpec) -> Candidate:
 class _Evaluator:
     """One model."""
 
-    def __init__(self, candidate: Candidate, spec: EvaluationSpec, console: Console | None) -> None:
+    def __init__(
+        self, candidate: Candidate, spec: EvaluationSpec, *, for_report: bool, console: Console | None
+    ) -> None:
         self.candidate, self.spec, self.console = candidate, spec, console
         self.failures: list[Failure] = []
         self.details: list[DatasetDetails] = []
+        self.for_report = for_report
         self.batch_size = spec.batch_size or find_batch_size(candidate)
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / "results.jsonl"
@@ -212,6 +224,7 @@ class _Evaluator:
             num_parameters=self.candidate.num_parameters,
             records=wanted,
             path=self.path,
+            latency=measure_latency(self.candidate) if self.for_report else None,
         )
 
     def _record(self, task: Task, before: Record | None) -> Record:
@@ -220,7 +233,7 @@ class _Evaluator:
             require_metric(benchmark)
             texts = hash_of([benchmark.class_names, benchmark.templates])
             data = hash_of([fingerprint(benchmark), texts])
-            if before is not None and before.answers(self.candidate.fingerprint, data) and not self.spec.details:
+            if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
                 return before
             return Record.of(self._benchmark(benchmark), self._evaluated(data))
         data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", _marks(task)])
@@ -231,7 +244,7 @@ class _Evaluator:
     def _benchmark(self, benchmark: Benchmark) -> Evaluation:
         features, report = self._features(benchmark)
         scored = score(benchmark, features, num_skipped=report.num_skipped)
-        if self.spec.details:
+        if self.for_report:
             from mobileclip.evaluation.report import dataset_details
 
             self.details.append(dataset_details(benchmark, features, model=self.candidate.name))

@@ -1,0 +1,66 @@
+"""A small world to try the evaluation in: a shallow model that knows a little, and drawn scenes to test it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+from drawn_scenes import SHAPES, scene_samples
+from fitted_model import fitted_model
+from training.tiny import shallow
+
+from mobileclip import specs
+from mobileclip.data import ImageTextSample
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import BenchmarkSample, write_benchmark
+
+_NUM_SCENES, _NUM_KNOWN = 96, 64
+_TEMPLATES = ("a drawing of a {} and something else", "a {}")
+
+
+def write_tiny(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write a model and two data sets, one of classes and one of captions; return their paths.
+
+    Args:
+        folder: made where it is missing; what is there is left as it is.
+    """
+    model, shapes, captions = (
+        folder / name for name in ("shallow_s0.safetensors", "wds_shapes_test", "wds_scenes_test")
+    )
+    if not (captions / "test" / "nshards.txt").exists():
+        _write(model, shapes, captions)
+    return (str(model),), (str(shapes), str(captions))
+
+
+def _write(model: Path, shapes: Path, captions: Path) -> None:
+    samples = scene_samples(_NUM_SCENES, seed=0)
+    model.parent.mkdir(parents=True, exist_ok=True)
+    images = [_image(sample) for sample in samples[:_NUM_KNOWN]]
+    texts = [(*sample.captions, *sample.syn_captions["syn_text"]) for sample in samples[:_NUM_KNOWN]]
+    spec = shallow(specs.mobileclip_s0())
+    spec = attrs.evolve(spec, image=attrs.evolve(spec.image, projection_bias=True))
+    save_model(fitted_model(spec, images, texts), model)
+    write_benchmark(
+        shapes,
+        [BenchmarkSample(key=sample.key, image=_image(sample), label=_left_shape(sample)) for sample in samples],
+        class_names=SHAPES,
+        templates=_TEMPLATES,
+    )
+    write_benchmark(
+        captions,
+        [BenchmarkSample(key=sample.key, image=_image(sample), captions=_captions(sample)) for sample in samples],
+    )
+
+
+def _image(sample: ImageTextSample) -> bytes:
+    assert sample.image is not None, "scenes are drawn"
+    return sample.image
+
+
+def _captions(sample: ImageTextSample) -> tuple[str, ...]:
+    return (*sample.captions, *sample.syn_captions["syn_text"][:2])
+
+
+def _left_shape(sample: ImageTextSample) -> int:
+    """Return which shape is at the left, from a caption that begins `a SIZE COLOUR SHAPE and`."""
+    return SHAPES.index(sample.captions[0].split()[3])
