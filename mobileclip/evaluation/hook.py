@@ -1,0 +1,136 @@
+"""Evaluation of a model while it trains, which leaves no trace in the training."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from mobileclip import storage
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.shards import count_samples
+from mobileclip.data.skips import SkipReport
+from mobileclip.encoders import DualEncoder
+from mobileclip.evaluation.benchmark import Benchmark, open_benchmark
+from mobileclip.evaluation.evaluate import evaluate_benchmark
+from mobileclip.evaluation.results import MAIN_METRIC
+from mobileclip.evaluation.scoring import require_metric
+
+logger = logging.getLogger(__name__)
+
+
+def evaluation_hook(
+    benchmarks: Sequence[Benchmark | str | os.PathLike[str]],
+    *,
+    batch_size: int = 64,
+    num_threads: int | None = None,
+    allow_missing: bool = False,
+) -> Callable[[nn.Module, int], Mapping[str, float]]:
+    """Return what evaluates a model in training, as `mobileclip.training.train` takes it.
+
+    It gives every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or `flickr30k/mean_recall@1`, and
+    `NAME/num_skipped`, how many samples were left out. Pictures are decoded and prompts are encoded each time. The
+    model's weights and modes, and torch's random numbers, are afterwards as they were: a run that is looked at has the
+    same weights, to the bit, as one that is not.
+
+    What is wrong with the data is said here, before the training starts. What goes wrong later, such as a shard that is
+    damaged meanwhile, is logged; its data set is then missing from that step's numbers, and the training goes on.
+
+    Args:
+        benchmarks: data sets in the public layout: opened ones, folders, or addresses. At least one; each with a name
+            of its own.
+        batch_size: images, or texts, encoded at once.
+        num_threads: that decode images beside the model; by default one per core, eight at most.
+        allow_missing: of those that are opened here, see `Benchmark`.
+
+    Raises:
+        ValueError: if there is no data set, two have one name, or one cannot be evaluated: its files are missing or
+            malformed, a shard is missing or breaks off, or not one sample can be used.
+        OSError: if a store cannot be reached.
+    """
+    opened = tuple(_opened(one, allow_missing=allow_missing) for one in benchmarks)
+    _require_names(opened)
+    for benchmark in opened:
+        _require_data(benchmark)
+
+    def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
+        assert isinstance(model, DualEncoder), "a run trains a dual encoder"
+        metrics: dict[str, float] = {}
+        for benchmark in opened:
+            measure = partial(_measured, model, benchmark, batch_size=batch_size, num_threads=num_threads)
+            metrics |= _unless_it_fails(measure, benchmark.name, num_steps)
+        return metrics
+
+    return evaluate
+
+
+def _measured(
+    model: DualEncoder, benchmark: Benchmark, *, batch_size: int, num_threads: int | None
+) -> dict[str, float]:
+    with _same_random_numbers(model):
+        evaluation = evaluate_benchmark(
+            model,
+            benchmark,
+            transform=ImageTransform(model.spec.image.input),
+            tokenize=Tokenizer(model.spec.text.input),
+            batch_size=batch_size,
+            num_threads=num_threads,
+            show_progress=False,
+        )
+    values = {name: value for name, value in evaluation.result.metrics.items() if name != MAIN_METRIC}
+    values["num_skipped"] = evaluation.report.num_skipped
+    return {f"{benchmark.name}/{name}": value for name, value in values.items()}
+
+
+def _unless_it_fails(measure: Callable[[], dict[str, float]], name: str, num_steps: int) -> dict[str, float]:
+    """Return the metrics, or none: days of training are worth more than one evaluation, whatever is wrong with it."""
+    try:
+        return measure()
+    except Exception as error:
+        logger.warning(
+            "%s could not be evaluated after %d steps, and the training goes on: %s: %s",
+            name,
+            num_steps,
+            type(error).__name__,
+            error,
+            exc_info=not isinstance(error, (ValueError, OSError)),
+        )
+        return {}
+
+
+def _opened(benchmark: Benchmark | str | os.PathLike[str], *, allow_missing: bool) -> Benchmark:
+    if isinstance(benchmark, Benchmark):
+        return benchmark
+    return open_benchmark(benchmark, allow_missing=allow_missing)
+
+
+def _require_names(benchmarks: Sequence[Benchmark]) -> None:
+    if not benchmarks:
+        raise ValueError("there is no data set to evaluate on; give at least one folder in the public layout")
+    names = [benchmark.name for benchmark in benchmarks]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
+
+
+def _require_data(benchmark: Benchmark) -> None:
+    """Refuse a data set that cannot be evaluated, as far as that shows without reading all of it."""
+    require_metric(benchmark)
+    report = SkipReport(log=False)
+    if next(benchmark.samples(report), None) is None:
+        raise ValueError(f"not one sample of {benchmark.name} can be used: {report}")
+    if not benchmark.allow_missing and not any(storage.is_remote(shard) for shard in benchmark.shards):
+        count_samples(benchmark.shards)
+
+
+@contextmanager
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Give torch's random numbers back as they were: folding a model builds layers, and draws weights for them."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,233 @@
+"""What evaluates a model in training: the right numbers, no trace in the training, and no end of it either."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.data import ImageTransform, RangeAugmentSpec, ReinforcedBatch, SkipReport, Tokenizer, decode_image
+from mobileclip.evaluation import open_benchmark
+from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.inputs import TextInput
+from mobileclip.training import read_metrics, train
+from tests.encoders.small import SMALL_MCT
+from tests.evaluation.scene_models import CLASSES, TEMPLATES, write_scene_benchmarks
+from tests.training.runs import Batches, training_spec
+
+COUNT = 40
+# All ids and a longer context, so that no two captions are cut to the same text.
+SPEC = attrs.evolve(SMALL_MCT, text=attrs.evolve(SMALL_MCT.text, input=TextInput(context_length=32)))
+TOKENIZER = Tokenizer(SPEC.text.input)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_scene_benchmarks(tmp_path_factory.mktemp("benchmarks"), COUNT)
+
+
+@pytest.fixture(scope="module")
+def statistics(folders):
+    """A model that knows the pictures' statistics, and whose texts differ: random weights tell nothing apart."""
+    torch.manual_seed(0)
+    model = SPEC.build()
+    transform = ImageTransform(SPEC.image.input)
+    samples = open_benchmark(folders[0]).samples(SkipReport())
+    with torch.no_grad():
+        model.text_encoder.token_embedding.weight.mul_(20)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.encode_image(torch.stack([transform(decode_image(one.image)) for one in samples]))
+    return model.eval()
+
+
+@pytest.fixture
+def model(statistics):
+    return copy.deepcopy(statistics)
+
+
+def embeddings(model, benchmark, texts):
+    """Return the samples, their embeddings and those of texts, one by one, from the model in its training form."""
+    samples = list(benchmark.samples(SkipReport()))
+    transform = ImageTransform(model.spec.image.input)
+    with torch.inference_mode():
+        images = [model.encode_image(transform(decode_image(one.image))[None], normalize=True) for one in samples]
+        encoded = [model.encode_text(TOKENIZER([text]), normalize=True) for text in texts(samples)]
+    return samples, torch.cat(images), torch.cat(encoded)
+
+
+def test_the_numbers_are_those_of_the_model_as_it_is_called(model, folders):
+    metrics = evaluation_hook(folders)(model, 7)
+    _, images, prompts = embeddings(
+        model, open_benchmark(folders[0]), lambda _: [one.format(name) for name in CLASSES for one in TEMPLATES]
+    )
+    labels = [one.label for one in open_benchmark(folders[0]).samples(SkipReport())]
+    classes = nn.functional.normalize(prompts.reshape(len(CLASSES), len(TEMPLATES), -1).mean(1), dim=-1)
+    right = [int(scores.argmax()) == label for scores, label in zip(images @ classes.T, labels, strict=True)]
+    assert metrics["scenes/acc1"] == pytest.approx(sum(right) / COUNT)
+    assert metrics["scenes/num_skipped"] == 0
+
+    samples, images, texts = embeddings(
+        model, open_benchmark(folders[1]), lambda samples: [text for one in samples for text in one.captions]
+    )
+    owner = [number for number, one in enumerate(samples) for _ in one.captions]
+    found = [owner[int(scores.argmax())] == number for number, scores in enumerate(images @ texts.T)]
+    shown = [int(scores.argmax()) == number for number, scores in zip(owner, texts @ images.T, strict=True)]
+    assert metrics["scene-captions/text_retrieval_recall@1"] == pytest.approx(sum(found) / len(samples))
+    assert metrics["scene-captions/image_retrieval_recall@1"] == pytest.approx(sum(shown) / len(owner))
+    assert metrics["scene-captions/mean_recall@1"] == pytest.approx(
+        (metrics["scene-captions/image_retrieval_recall@1"] + metrics["scene-captions/text_retrieval_recall@1"]) / 2
+    )
+    assert not any("main_metric" in name for name in metrics)
+
+
+def test_weights_in_half_precision_are_evaluated_too(model, folders):
+    exact = evaluation_hook(folders)(model, 0)
+    half = evaluation_hook(folders)(model.bfloat16(), 0)
+    assert half.keys() == exact.keys()
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert half["scenes/acc5"] == pytest.approx(exact["scenes/acc5"], abs=0.2)
+
+
+def batch(step, size=8):
+    """Noise with names of things: what a step needs, drawn from a generator of its own."""
+    own = torch.Generator().manual_seed(step)
+    names = [CLASSES[index] for index in torch.randperm(len(CLASSES), generator=own)[:size].tolist()]
+    return ReinforcedBatch(
+        keys=tuple(names), image=torch.rand(size, 3, 64, 64, generator=own), text=TOKENIZER(names), syn_text=None
+    )
+
+
+def trained(output, *, evaluate, ema_decay):
+    spec = training_spec(
+        5, reinforced=False, range_augment=RangeAugmentSpec(), ema_decay=ema_decay, evaluate_every_steps=2
+    )
+    torch.manual_seed(0)
+    result = train(spec, model=SPEC.build(), batches=Batches(make=batch), output=output, evaluate=evaluate)
+    return result.model.state_dict(), read_metrics(output / "metrics.jsonl"), torch.get_rng_state()
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_run_is_the_same_to_the_bit_whether_it_is_looked_at_or_not(folders, tmp_path, ema_decay):
+    hook = evaluation_hook(folders)
+    one, _, random_after = trained(tmp_path / "alone", evaluate=None, ema_decay=ema_decay)
+    other, lines, random_after_other = trained(tmp_path / "seen", evaluate=hook, ema_decay=ema_decay)
+    assert one.keys() == other.keys()
+    assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
+    assert torch.equal(random_after, random_after_other)
+    assert [line["step"] for line in lines if "scenes/acc1" in line] == [1, 3, 4]
+    assert all("scene-captions/mean_recall@1" in line for line in lines if "scenes/acc1" in line)
+
+
+def test_modes_random_numbers_and_memory_layout_stay_as_they_were(folders):
+    model = SPEC.build().train()
+    model.text_encoder.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    strides = {name: value.stride() for name, value in model.state_dict().items()}
+    before = torch.get_rng_state()
+    evaluation_hook(folders[:1])(model, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: value.stride() for name, value in model.state_dict().items()} == strides
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / folder.name)
+
+
+def without_names(folder):
+    (folder / "classnames.txt").unlink()
+
+
+def without_shard(folder):
+    (folder / "test" / "0.tar").unlink()
+
+
+def cut_short(folder):
+    shard = folder / "test" / "0.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size * 2 // 3])
+
+
+def of_no_use(folder):
+    (folder / "classnames.txt").write_text("one\n")
+    (folder / "test" / "0.tar").write_bytes(bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_names, r"classnames\.txt is missing: the names of the classes"),
+        (without_shard, r"1 of the 1 shards of scenes are missing: .*0\.tar"),
+        (cut_short, r"0\.tar cannot be counted: "),
+        (of_no_use, "not one sample of scenes can be used"),
+    ],
+)
+def test_broken_data_is_named_before_the_training(folders, tmp_path, damage, said):
+    folder = copied(folders[0], tmp_path)
+    damage(folder)
+    with pytest.raises(ValueError, match=said):
+        evaluation_hook([folders[1], folder])
+
+
+def test_data_sets_have_different_names_and_there_is_one(folders, tmp_path):
+    with pytest.raises(ValueError, match="repeated: scenes; rename their folders"):
+        evaluation_hook([folders[0], open_benchmark(copied(folders[0], tmp_path))])
+    with pytest.raises(ValueError, match="there is no data set to evaluate on"):
+        evaluation_hook([])
+
+
+def test_a_shard_that_is_damaged_later_is_logged_and_the_rest_is_evaluated(model, folders, tmp_path, caplog):
+    folder = copied(folders[0], tmp_path)
+    hook = evaluation_hook([folder, folders[1]])
+    model.train()
+    whole = hook(model, 1)
+    cut_short(folder)
+    with caplog.at_level(logging.WARNING, logger="mobileclip.evaluation.hook"):
+        rest = hook(model, 2)
+    assert rest == {name: value for name, value in whole.items() if name.startswith("scene-captions/")}
+    assert rest
+    assert "scenes could not be evaluated after 2 steps, and the training goes on: ValueError: " in caplog.text
+    assert model.training
+
+
+def test_what_nobody_expected_is_logged_with_its_trace(model, folders, caplog):
+    model.text_encoder.token_embedding = nn.Embedding(3, 32)
+    assert evaluation_hook(folders[:1])(model, 3) == {}
+    assert "IndexError" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_pictures_that_cannot_be_decoded_are_counted(model, folders, tmp_path):
+    folder = copied(folders[0], tmp_path)
+    shard = folder / "test" / "0.tar"
+    content = bytearray(shard.read_bytes())
+    start = content.index(b"\x89PNG")
+    content[start + 8 : start + 200] = bytes(192)
+    shard.write_bytes(content)
+    assert evaluation_hook([folder])(model, 0)["scenes/num_skipped"] == 1
+
+
+def test_missing_shards_are_allowed_where_that_is_said(model, folders, tmp_path):
+    folder = copied(folders[0], tmp_path)
+    shutil.copyfile(folder / "test" / "0.tar", folder / "test" / "1.tar")
+    (folder / "test" / "nshards.txt").write_text("2")
+    (folder / "test" / "0.tar").unlink()
+    metrics = evaluation_hook([folder], allow_missing=True)(model, 0)
+    assert metrics["scenes/num_skipped"] == 1
+    benchmark = attrs.evolve(open_benchmark(folder), allow_missing=True)
+    assert evaluation_hook([benchmark])(model, 0) == metrics
