@@ -130,7 +130,7 @@ def _require_data(benchmark: Benchmark) -> None:
 
 @contextmanager
 def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Give torch's random numbers back as they were: folding a model builds layers, and draws weights for them."""
+    """Give torch's random numbers back as they were: a block of someone else's may draw some whenever it is called."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -136,10 +136,13 @@ def test_a_run_is_the_same_to_the_bit_whether_it_is_looked_at_or_not(folders, tm
 def test_modes_random_numbers_and_memory_layout_stay_as_they_were(folders):
     model = SPEC.build().train()
     model.text_encoder.eval()
+    drawn = []
+    model.text_encoder.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(())))
     modes = {name: module.training for name, module in model.named_modules()}
     strides = {name: value.stride() for name, value in model.state_dict().items()}
     before = torch.get_rng_state()
     evaluation_hook(folders[:1])(model, 0)
+    assert drawn
     assert torch.equal(torch.get_rng_state(), before)
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert {name: value.stride() for name, value in model.state_dict().items()} == strides
