@@ -20,14 +20,14 @@ class Progress:
 
     Args:
         title: what is going on.
-        total: how many steps there are in all.
+        total: how many steps there are in all; None where nobody knows.
         done: steps done before, by a run that this one resumes; they do not count for the speed.
         unit: what the speed counts.
         console: where to show it; none shows nothing.
     """
 
     def __init__(
-        self, title: str, *, total: int, done: int = 0, unit: str = "samples", console: Console | None
+        self, title: str, *, total: int | None, done: int = 0, unit: str = "samples", console: Console | None
     ) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
@@ -62,20 +62,24 @@ class Progress:
         state = ", ".join(filter(None, (detail, self.state)))
         self._bar.update(self._task, completed=self.done, state=state)
         now = time.monotonic()
-        due = self.done >= self.total or now - self._last_line > SECONDS_BETWEEN_LINES
+        due = self.done == self.total or now - self._last_line > SECONDS_BETWEEN_LINES
         if self._console is not None and not self._console.is_terminal and due:
             self._last_line = now
-            self._console.print(f"{self.title}: {self.done}/{self.total}, {state}", highlight=False)
+            of = "" if self.total is None else f"/{self.total}"
+            self._console.print(f"{self.title}: {self.done}{of}, {state}", highlight=False)
 
     @property
     def state(self) -> str:
         """Speed and time left, as a person reads them."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
+        speed = f"{self._count / elapsed:,.1f} {self.unit}/s"
+        if self.total is None:
+            return speed
         seconds_left = elapsed / max(self.done - self._done_before, 1) * (self.total - self.done)
         minutes, seconds = divmod(round(seconds_left), 60)
         hours, minutes = divmod(minutes, 60)
         left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{self._count / elapsed:,.1f} {self.unit}/s, {left} left"
+        return f"{speed}, {left} left"
 
     def __enter__(self) -> Progress:  # noqa: PYI034 - `Self` needs Python 3.11
         self._bar.start()

@@ -46,7 +46,8 @@ def evaluate_benchmark(
         tokenize: from texts to the model's ids.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is, where the number of images is known: on disk and in the suite.
+        show_progress: whether to show how far it is, and, where the number of images is known, how long it takes: on
+            disk and in the suite.
 
     Raises:
         ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If

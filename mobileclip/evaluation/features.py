@@ -77,18 +77,21 @@ def extract_features(
         tokenize: from texts to the model's ids.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is, where the number of images is known: on disk and in the suite.
+        show_progress: whether to show how far it is, and, where the number of images is known, how long it takes: on
+            disk and in the suite.
         class_texts: embeddings of every class in every template, where they were computed before.
 
     Raises:
         ValueError: if no image can be used; the message says why.
     """
     samples, embeddings = [], []
-    total = num_images(benchmark)
     with (
         encoding(model) as encoders,
         Progress(
-            benchmark.name, total=max(total, 1), unit="images", console=console(shown=show_progress and total > 0)
+            benchmark.name,
+            total=num_images(benchmark) or None,
+            unit="images",
+            console=console(shown=show_progress),
         ) as progress,
     ):
         decoded = _decoded(benchmark, transform, report, num_threads=num_threads, ahead=2 * batch_size)

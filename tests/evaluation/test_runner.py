@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import attrs
 import pytest
 import torch
 from fitted_model import fitted_model
+from rich.console import Console
 from tiny_models import write_tiny_models
 
 from mobileclip.encoders import save_model
@@ -36,6 +38,7 @@ from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks import SUITES
 from mobileclip.evaluation.timing import measure_latency
 from tests.evaluation.scene_models import CLASSES, TEMPLATES, scene_pictures, scene_texts, small_spec
+from tests.stores import web_server
 from tests.test_cli import run as command
 
 COUNT = 40
@@ -188,6 +191,17 @@ class TestRun:
         assert allowed.records["vtab/pets"].result.num_images == COUNT - 16
         assert allowed.records["vtab/pets"].left_out == {"missing_shard": 1}
 
+    def test_data_sets_of_a_web_server(self, root):
+        model = str(root / "model0.safetensors")
+        near = evaluate_models([model], spec_of(root, datasets=("vtab/pets",)))
+        with web_server() as site:
+            for path in (root / "wds_vtab-pets_test").rglob("*.*"):
+                site.files[f"/{path.relative_to(root)}"] = path.read_bytes()
+            spec = EvaluationSpec(data=f"{site.url}/wds_{{name}}_test", output=root / "far", datasets=("vtab/pets",))
+            far = evaluate_models([model], spec, console=Console(file=io.StringIO()))
+        assert far.failures == ()
+        assert far.models[0].records["vtab/pets"].result == near.models[0].records["vtab/pets"].result
+
     def test_a_run_that_is_killed_goes_on(self, root):
         """The process dies in the second data set; the first one's line and embeddings are whole."""
         script = f"""
@@ -289,8 +303,6 @@ class TestCandidates:
         assert done.failures == ()
         assert [len(model.records) for model in done.models] == [2, 2]
         # The same model by open_clip's own functions, one image and text after another.
-        import io
-
         import open_clip
         from PIL import Image
 

@@ -55,7 +55,7 @@ def evaluate_aro(
         tokenize: from texts to the model's ids.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is; for images where their number is known.
+        show_progress: whether to show how far it is, and how long it takes where the number of images is known.
 
     Returns:
         The report counts cases: reasons are image_missing, box_outside, those of pictures that cannot be decoded, which
@@ -119,8 +119,8 @@ def _views(
     decoded = decode_ahead(
         aro.pictures(report), decode, ahead=ahead, weigh=lambda picture: len(picture.boxes), num_threads=num_threads
     )
-    bar = console(shown=shown and aro.num_pictures > 0)
-    with Progress(aro.title, total=max(aro.num_pictures, 1), unit="images", console=bar) as progress:
+    total = aro.num_pictures or None
+    with Progress(aro.title, total=total, unit="images", console=console(shown=shown)) as progress:
         for picture, outcome in decoded:
             progress.advance()
             if isinstance(outcome, BadSampleError):
