@@ -18,7 +18,7 @@ from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
 
 from .tiny import tiny_run
-from .validation import retrieval_on
+from .validation import measured_on
 
 OUTPUTS = Path("outputs")
 TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
@@ -34,6 +34,8 @@ class Command:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`
             or addresses (s3://, gs://).
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
+        evaluate: data sets in the public layout, of classes or captions, folders or addresses; their metrics are
+            measured then too.
         output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
             checkpoint.
         initial_weights: a checkpoint to start from, in training form and any known layout.
@@ -47,6 +49,7 @@ class Command:
 
     data: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
     output: Path | None = None
     initial_weights: Path | None = None
     device: str | None = None
@@ -135,7 +138,8 @@ def _no_data(spec: RunSpec) -> str:
 
 def _train(spec: RunSpec, command: Command, name: str) -> None:
     output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
-    evaluate = partial(retrieval_on, command.validation) if command.validation else None
+    measured = command.validation or command.evaluate
+    evaluate = partial(measured_on, command.validation, command.evaluate) if measured else None
     model = run(spec, output, evaluate=evaluate, device=command.device, title=name, console=console())
     if int(os.environ.get("RANK", "0")) > 0:
         return

@@ -1,19 +1,41 @@
-"""How well a model finds held-out captions and images, looked at between epochs."""
+"""How good a model in training is: on held-out pairs, and on data sets in the public layout."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from mobileclip.data import ImageTextSample, ImageTransform, Tokenizer, decode_image, read_samples
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import retrieval
+from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.training import Evaluate
 
 MOST_SAMPLES = 5_000
 _BATCH_SIZE = 64
+
+
+def measured_on(shards: tuple[str, ...], benchmarks: Sequence[str], model: DualEncoderSpec) -> Evaluate:
+    """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
+
+    Args:
+        shards: of the held-out pairs; none measures nothing on them.
+        benchmarks: folders or addresses of data sets in the public layout; none measures nothing on them.
+        model: whose inputs are made.
+
+    Raises:
+        ValueError: if one of them cannot be used.
+    """
+    parts = [retrieval_on(shards, model)] if shards else []
+    if benchmarks:
+        parts.append(evaluation_hook(benchmarks))
+
+    def evaluate(student: nn.Module, num_steps: int) -> Mapping[str, float]:
+        return {name: value for part in parts for name, value in part(student, num_steps).items()}
+
+    return evaluate
 
 
 def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from training import run_recipe
 
 from mobileclip.encoders import load_model
+from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from mobileclip.evaluation.candidates import candidate_of
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
+from tests.evaluation.scene_models import write_scene_benchmarks
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOLDEN = Path(__file__).parent / "training_choices.json"
@@ -105,6 +108,36 @@ def test_validation_between_epochs(world):
     lines = [line for line in read_metrics(output / "metrics.jsonl") if "validation_image_to_text_recall_at_1" in line]
     assert [line["step"] for line in lines] == [1]
     assert 0 <= lines[0]["validation_text_to_image_recall_at_1"] <= 1
+
+
+def test_data_sets_in_the_public_layout_between_epochs(world, tmp_path):
+    """Their numbers are those of the model that the run leaves, and the run is the one that nobody looked at."""
+    run_tiny(world, ROWS, "plain", ["--output", str(tmp_path / "alone")])
+    folders = write_scene_benchmarks(tmp_path, 12)
+    held_out = str(world / "outputs" / "tiny" / "scenes" / "00000000.tar")
+    flags = ["--evaluate", *map(str, folders), "--validation", held_out, "--output", str(tmp_path / "seen")]
+    run_tiny(world, ROWS, "plain", flags)
+    seen, alone = (load_model(tmp_path / name / "model.safetensors", fold=False) for name in ("seen", "alone"))
+    assert all(torch.equal(seen.state_dict()[name], value) for name, value in alone.state_dict().items())
+    (line,) = (line for line in read_metrics(tmp_path / "seen" / "metrics.jsonl") if "scenes/acc1" in line)
+    assert line["step"] == 1
+    assert 0 <= line["validation_image_to_text_recall_at_1"] <= 1
+    for folder in folders:
+        benchmark, candidate = open_benchmark(folder), candidate_of(seen, name="student")
+        found = evaluate_benchmark(
+            candidate.model, benchmark, transform=candidate.transform, tokenize=candidate.tokenize, show_progress=False
+        )
+        logged = {name: line[f"{benchmark.name}/{name}"] for name in found.result.metrics if name != "main_metric"}
+        # One picture more or less, of twelve: two steps leave them close together.
+        assert logged == pytest.approx({name: found.result.metrics[name] for name in logged}, abs=1.01 / 12)
+
+
+def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world, tmp_path):
+    folder, _ = write_scene_benchmarks(tmp_path, 4)
+    (folder / "test" / "0.tar").unlink()
+    with pytest.raises(SystemExit, match="1 of the 1 shards of scenes are missing"):
+        run_tiny(world, ROWS, "plain", ["--evaluate", str(folder), "--output", str(tmp_path / "output")])
+    assert not (tmp_path / "output" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("row", ["plain", "one_teacher", "captions_either"])
