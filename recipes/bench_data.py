@@ -5,9 +5,9 @@ Command:   python recipes/bench_data.py     (needs the extra `test`: pip install
 Hardware:  one core; times are CPU seconds, so that what else computes counts little; the middle half of the ratios says
            how far to trust the medians
 Time:      about four minutes
-Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.5 to 1.9 times as fast; photos
-           of a megapixel 2.4 to 3.2 times, decoded at a part of their size and resized by torch (decode="fast"), which
-           moves pixels by 0.8 of 255 levels in the mean. What is left there is the JPEGs' entropy code, read in full
+Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.8 to 2.1 times as fast; photos
+           of a megapixel 3.0 to 3.4 times, decoded at a part of their size and resized by torch (decode="fast"), which
+           moves pixels by 0.8 of 255 levels in the mean. What is left there is the JPEGs' entropy code
 
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
 picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
