@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import attrs
 import pytest
 import torch
@@ -83,7 +85,33 @@ def test_towers_that_see_the_padding_get_all_of_it():
     with encoding(model) as encoders:
         encoders.model.text_encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
         encoders.encode_texts(tokenizer, ["a", "b", "c"], batch_size=2)
-    assert seen == [(2, 12), (1, 12)]
+    assert sorted(seen) == [(1, 12), (2, 12)]
+
+
+def test_threads_encode_side_by_side_and_torch_gets_its_own_back():
+    model, (images, _) = randomised(SMALL), inputs(SMALL, batch=23)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with encoding(model) as encoders:
+            names = set()
+
+            def remember(_, arguments):
+                names.add(threading.current_thread().name)
+                assert torch.get_num_threads() == 1
+                assert len(arguments[0]) <= 4
+
+            encoders.model.image_encoder.register_forward_pre_hook(remember)
+            together = encoders.encode_images(images)
+            alone = torch.cat([encoders.encode_images(image[None]) for image in images])
+        assert threading.current_thread().name not in names
+        assert torch.get_num_threads() == 3
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+        with encoding(model) as encoders, pytest.raises(ValueError, match="expected images of shape"):
+            encoders.encode_images(images[:, :, :8])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 class Counting(ColourModel):
