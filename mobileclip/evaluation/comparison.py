@@ -53,22 +53,38 @@ def compare_results(
         published: by key.
     """
     return tuple(
-        ComparisonRow(
-            name=entry.name,
-            metric=entry.main_metric,
-            measured=_main(measured, entry.key),
-            published=_main(published, entry.key),
-            noise=_noise([_main(measured, entry.key), _main(published, entry.key)], entry.num_images),
+        compare_result(
+            entry.name, entry.main_metric, measured.get(entry.key), published.get(entry.key), entry.num_images
         )
         for entry in SUITE
         if entry.key in measured or entry.key in published
     )
 
 
-def _main(results: Mapping[str, DatasetResult], key: str) -> float | None:
-    return results[key].main_metric if key in results else None
+def compare_result(
+    name: str, metric: str, measured: DatasetResult | None, published: DatasetResult | None, num_images: int | None
+) -> ComparisonRow:
+    """Return the row of one data set.
+
+    Args:
+        name: of the data set.
+        metric: what counts of it.
+        measured: the model's result.
+        published: the published one.
+        num_images: of the data set, for a side that does not say how many it used; where nobody knows, the noise is
+            infinite and nothing stands out.
+    """
+    sides = [side for side in (measured, published) if side is not None]
+    variances = [_variance(side.main_metric, side.num_images or num_images) for side in sides]
+    return ComparisonRow(
+        name=name,
+        metric=metric,
+        measured=None if measured is None else measured.main_metric,
+        published=None if published is None else published.main_metric,
+        noise=_STANDARD_ERRORS * math.sqrt(2 * sum(variances) / len(variances)) if variances else math.inf,
+    )
 
 
-def _noise(scores: list[float | None], num_images: int) -> float:
-    variances = [score * (1 - score) / num_images for score in scores if score is not None and 0 <= score <= 1]
-    return _STANDARD_ERRORS * math.sqrt(2 * sum(variances) / max(1, len(variances)))
+def _variance(score: float, num_images: int | None) -> float:
+    """Return the variance of an accuracy over so many images; other metrics may lie outside, and have none known."""
+    return math.inf if not num_images else max(0.0, score * (1 - score)) / num_images

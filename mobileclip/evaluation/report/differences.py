@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 
-from mobileclip.evaluation.comparison import ComparisonRow, compare_results
+from mobileclip.evaluation.comparison import ComparisonRow, compare_result, compare_results
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
 
-_STANDARD_ERRORS = 2.0
 # What counts outside the suite, so that another metric of the same value is not named in its place.
 _USUAL = ("acc1", "mean_recall@1")
 
@@ -28,11 +25,15 @@ def differences(model: ModelResults, reference: ModelResults) -> tuple[Compariso
         reference: called published in the rows.
     """
     both = [key for key in model.results if key in reference.results]
-    ours, theirs = ({key: one.results[key] for key in both} for one in (model, reference))
-    names = {entry.name: entry.key for entry in SUITE}
-    rows = [_with_noise(row, names[row.name], model, reference) for row in compare_results(ours, theirs)]
-    others = sorted(key for key in both if key not in names.values())
-    return (*rows, *(_other(key, model, reference) for key in others))
+    ours, theirs = ({key: _counted(one, key) for key in both} for one in (model, reference))
+    others = sorted(set(both) - {entry.key for entry in SUITE})
+    return (
+        *compare_results(ours, theirs),
+        *(
+            compare_result(ours[key].dataset, metric_name(ours[key], key), ours[key], theirs[key], None)
+            for key in others
+        ),
+    )
 
 
 def metric_name(result: DatasetResult, key: str) -> str:
@@ -44,32 +45,8 @@ def metric_name(result: DatasetResult, key: str) -> str:
     return next(name for name in names if result.metrics.get(name) == result.main_metric)
 
 
-def _with_noise(row: ComparisonRow, key: str, model: ModelResults, reference: ModelResults) -> ComparisonRow:
-    assert row.measured is not None
-    assert row.published is not None
-    variance = _variance(row.measured, model, key) + _variance(row.published, reference, key)
-    return attrs.evolve(row, noise=_STANDARD_ERRORS * math.sqrt(variance))
-
-
-def _other(key: str, model: ModelResults, reference: ModelResults) -> ComparisonRow:
-    result = model.results[key]
-    row = ComparisonRow(
-        name=result.dataset,
-        metric=metric_name(result, key),
-        measured=result.main_metric,
-        published=reference.results[key].main_metric,
-        noise=math.inf,
-    )
-    return _with_noise(row, key, model, reference)
-
-
-def _variance(score: float, model: ModelResults, key: str) -> float:
-    """Return the variance of an accuracy over so many images; infinite where their number is not known."""
-    suite = {entry.key: entry.num_images for entry in SUITE}
+def _counted(model: ModelResults, key: str) -> DatasetResult:
+    """Return a result with the number of images that it is from, where the model knows it."""
     coverage = model.coverage.get(key)
-    used = model.results[key].num_images if coverage is None else coverage.num_used
-    num_images = suite.get(key) if used is None else used
-    if not num_images:
-        return math.inf
-    # Other metrics than accuracies may lie outside; the noise of those is not known by their value.
-    return max(0.0, score * (1 - score)) / num_images
+    result = model.results[key]
+    return result if coverage is None else attrs.evolve(result, num_images=coverage.num_used)
