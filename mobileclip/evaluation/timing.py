@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from mobileclip.evaluation.candidates import Candidate
-from mobileclip.evaluation.inference import encoding
+from mobileclip.evaluation.embedding import evaluating
+from mobileclip.evaluation.inference import fastest_form
 from mobileclip.evaluation.report.values import Latency
 
 _WARM_UP, _FEWEST, _MOST = 3, 5, 50
@@ -27,21 +28,24 @@ def measure_latency(candidate: Candidate) -> Latency:
     Args:
         candidate: on its device.
     """
-    tokens = candidate.tokenize([_TEXT])
-    pixels = torch.zeros(1, 3, candidate.image_size, candidate.image_size)
-    with encoding(candidate.model) as encoders:
-        image_ms = _median_ms(lambda: encoders.encode_images(pixels))
-        text_ms = _median_ms(lambda: candidate.model.encode_text(tokens.to(encoders.device)).float().cpu())
-        device = device_name(encoders.device)
-    precision = str(encoders.dtype).removeprefix("torch.")
-    return Latency(image_ms=image_ms, text_ms=text_ms, device=f"{device}, {precision}, batch of 1", source="measured")
+    with evaluating(candidate.model) as device:
+        model = fastest_form(candidate.model)
+        dtype = next(candidate.model.parameters()).dtype
+        tokens = candidate.tokenize([_TEXT]).to(device)
+        pixels = torch.zeros(1, 3, candidate.image_size, candidate.image_size, device=device, dtype=dtype)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        image_ms = _median_ms(lambda: model.encode_image(pixels).cpu())
+        text_ms = _median_ms(lambda: model.encode_text(tokens).cpu())
+    named = f"{device_name(device)}, {str(dtype).removeprefix('torch.')}, batch of 1"
+    return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured")
 
 
 def device_name(device: torch.device) -> str:
     """Return what a person calls a device: the GPU, or the processor with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{_processor()}, {count} thread{'' if count == 1 else 's'}"
 
 
 def _median_ms(encode: Callable[[], object]) -> float:
