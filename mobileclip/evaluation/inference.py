@@ -156,7 +156,7 @@ def encoding(model: ImageTextModel) -> Iterator[Encoders]:
 
 
 def fastest_form(model: ImageTextModel) -> ImageTextModel:
-    """Return a dual encoder of ours folded, as a copy, on a CPU with its image tower's channels innermost; others as is.
+    """Return a dual encoder of ours as a folded copy, on a CPU with its images' channels innermost; others as they are.
 
     Args:
         model: in evaluation mode.
