@@ -1,0 +1,62 @@
+"""The evaluation recipe: what it is told, and the whole path in small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluate import evaluate
+from evaluating import run_recipe
+
+from mobileclip.evaluation import read_results
+from mobileclip.serialization import to_json
+
+CHOICES = {
+    "suite": "full",
+    "datasets": [],
+    "data": None,
+    "output": "outputs/evaluate",
+    "device": None,
+    "precision": "float32",
+    "batch_size": None,
+    "num_threads": None,
+    "cache": True,
+    "allow_missing": False,
+    "tagger": "en_core_web_sm",
+}
+
+
+def test_choices():
+    assert json.loads(to_json(evaluate())) == CHOICES
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_recipe(evaluate(), "Evaluate models.\n\nCommand: secret", ["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):
+        assert flag in text
+    assert "secret" not in text
+
+
+def test_errors_are_for_people(tmp_path):
+    with pytest.raises(SystemExit, match=r"error: vtab/dtd is not in .*: none of wds_vtab-dtd_test"):
+        run_recipe(evaluate(), "", ["x.pt", "--data", str(tmp_path), "--datasets", "vtab/dtd"])
+
+
+@pytest.mark.slow
+def test_tiny(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_recipe(evaluate(), "", ["--tiny", "--report", "--beside", "mobileclip_s1"])
+    (path,) = (tmp_path / "outputs" / "evaluate-tiny").glob("shallow_s0-*/results.jsonl")
+    results = read_results(path)
+    assert set(results) == {"shapes", "scenes"}
+    printed = capsys.readouterr().out
+    for result in results.values():
+        assert result.num_images == 96
+        assert f"{100 * result.main_metric:.1f}" in printed
+    assert (tmp_path / "outputs" / "evaluate-tiny" / "report.html").stat().st_size > 50_000
+    before = path.read_bytes()
+    run_recipe(evaluate(), "", ["--tiny"])
+    assert path.read_bytes() == before
