@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -12,14 +13,23 @@ import torch
 from emoji import EmojiSplit
 from torch import Tensor
 
-from mobileclip.data import ImageTextSample, augmentation_rng, decode_image
+from mobileclip.data import SkipReport, augmentation_rng, decode_image
 from mobileclip.data.augmentation import AugmentationSpec
-from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
+from mobileclip.evaluation import (
+    Benchmark,
+    BenchmarkSample,
+    Features,
+    RetrievalResult,
+    evaluate_benchmark,
+    extract_features,
+    retrieval_recall,
+    score,
+)
+from mobileclip.evaluation.classification import fill_templates
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 
-PROMPTS = ("{}", "an emoji of {}")
 _BATCH = 32
 
 
@@ -40,24 +50,37 @@ class Scores:
     image_to_text: float
 
 
-def evaluate_model(model: ImageTextModel, split: EmojiSplit, title: str) -> Scores:
-    """Return the scores of a student."""
+def evaluate_model(model: ImageTextModel, benchmark: Benchmark, split: EmojiSplit) -> Scores:
+    """Return the scores of a student.
 
-    def encode_images(samples: Sequence[ImageTextSample]) -> Tensor:
-        return model.encode_image([decode_image(_image(sample)) for sample in samples])
+    Args:
+        model: the student.
+        benchmark: the split as a data set of classes.
+        split: where the captions are.
 
-    return _scores(encode_images, model.encode_text, split, title)
+    Raises:
+        ValueError: if a picture cannot be used.
+    """
+    report = SkipReport()
+    features = extract_features(
+        model.model, benchmark, report, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
+    )
+    _require_all(benchmark, report)
+    return _scores(benchmark, features, model.encode_text, split)
 
 
-def evaluate_teachers(teachers: TeacherEnsemble, split: EmojiSplit, title: str) -> Scores:
-    """Return the scores of the ensemble, whose similarity is the mean over its members."""
+def evaluate_teachers(teachers: TeacherEnsemble, benchmark: Benchmark, split: EmojiSplit) -> Scores:
+    """Return the scores of the ensemble, whose similarity is the mean over its members; see `evaluate_model`."""
+    report = SkipReport()
+    samples = list(benchmark.samples(report))
+    _require_all(benchmark, report)
     plain = {
         size: AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
         for size in teachers.image_sizes
     }
 
-    def encode_images(samples: Sequence[ImageTextSample]) -> Tensor:
-        images = [decode_image(_image(sample)) for sample in samples]
+    def encode_images(samples: Sequence[BenchmarkSample]) -> Tensor:
+        images = [decode_image(sample.image) for sample in samples]
         pixels = {
             size: torch.from_numpy(
                 np.stack(
@@ -71,40 +94,70 @@ def evaluate_teachers(teachers: TeacherEnsemble, split: EmojiSplit, title: str) 
         }
         return teachers.encode_images(pixels)
 
-    return _scores(encode_images, teachers.encode_texts, split, title)
-
-
-def _scores(
-    encode_images: Callable[[Sequence[ImageTextSample]], Tensor],
-    encode_texts: Callable[[Sequence[str]], Tensor],
-    split: EmojiSplit,
-    title: str,
-) -> Scores:
-    samples = list(split.samples())
     batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
     # One thread for a batch and several batches at once: small networks do not fill the cores any other way.
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         encoded = pool.map(encode_images, batches)
-        image = torch.cat(
-            list(track(encoded, total=len(batches), title=f"{title}: {split.title}", unit=f"x {_BATCH} pictures"))
-        )
-    labels = torch.tensor(split.class_indices(samples))
-    prompts = [prompt.format(name) for name in split.class_names for prompt in PROMPTS]
-    classes = ensemble_prompts(encode_texts(prompts).reshape(len(split.class_names), len(PROMPTS), -1))
-    accuracy = classification_accuracy(image, classes, labels, allow_absent=True)
+        shown = track(encoded, total=len(batches), title=f"teachers: {split.title}", unit=f"x {_BATCH} pictures")
+        image = torch.cat(list(shown))
+    features = Features(
+        keys=tuple(sample.key for sample in samples),
+        image=image,
+        text=teachers.encode_texts(fill_templates(benchmark.class_names, benchmark.templates)),
+        labels=torch.tensor([sample.label for sample in samples]),
+    )
+    return _scores(benchmark, features, teachers.encode_texts, split)
 
-    captions = {index: sample.captions for index, sample in zip(labels.tolist(), samples, strict=True)}
-    texts = [text for group in captions.values() for text in group]
-    ids = torch.tensor([index for index, group in captions.items() for _ in group])
-    recall = retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
+
+def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchmark]) -> dict[str, dict[str, float]]:
+    """Return the metrics, as fractions of one, of a model on each data set, as `mobileclip eval` finds them.
+
+    Raises:
+        ValueError: if a picture cannot be used.
+    """
+    found = {}
+    for folder, benchmark in benchmarks.items():
+        evaluation = evaluate_benchmark(
+            model.model, benchmark, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
+        )
+        _require_all(benchmark, evaluation.report)
+        found[folder] = dict(evaluation.result.metrics)
+    return found
+
+
+def _scores(
+    benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+) -> Scores:
+    assert features.labels is not None, "the data set has classes"
+    metrics = score(benchmark, features).result.metrics
+    recall = _recall_of_concepts(features.image, features.labels, encode_texts, split)
     return Scores(
-        top1=100 * accuracy.top1,
-        top5=100 * accuracy.top5,
+        top1=100 * metrics["acc1"],
+        # Among fewer than five classes, each is one of the five best.
+        top5=100 * metrics.get("acc5", 1.0),
         text_to_image=100 * recall.text_to_image.at1,
         image_to_text=100 * recall.image_to_text.at1,
     )
 
 
-def _image(sample: ImageTextSample) -> bytes:
-    assert sample.image is not None, "the data set stores every picture"
-    return sample.image
+def _recall_of_concepts(
+    image: Tensor, labels: Tensor, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+) -> RetrievalResult:
+    """Rank captions and pictures, where all pictures of a concept are right answers to all of its captions.
+
+    Several vendors draw a concept, and their drawings have the same captions: the layout in which data sets are shared
+    knows whose picture a caption is, but not that another picture fits it as well.
+    """
+    samples = list(split.samples())
+    captions = dict(zip(split.class_indices(samples), (sample.captions for sample in samples), strict=True))
+    texts = [text for group in captions.values() for text in group]
+    ids = torch.tensor([index for index, group in captions.items() for _ in group])
+    return retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
+
+
+def _require_all(benchmark: Benchmark, report: SkipReport) -> None:
+    if report.num_skipped:
+        folder = Path(benchmark.shards[0]).parents[1]
+        raise ValueError(
+            f"not all pictures of {benchmark.name} can be used: {report}; delete {folder} and run it again"
+        )

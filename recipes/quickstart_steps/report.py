@@ -8,19 +8,27 @@ from pathlib import Path
 
 import attrs
 from emoji import EmojiDataset, EmojiSplit
+from emoji.teachers import PROMPTS
 
 import mobileclip
 from mobileclip.data import decode_image
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.training import plot_curves
 
-from .evaluate import PROMPTS, Scores
+from .evaluate import Scores
 
 COLUMNS = {
     "top1": "zero-shot top-1",
     "top5": "zero-shot top-5",
     "text_to_image": "text → image R@1",
     "image_to_text": "image → text R@1",
+}
+_PUBLISHED = {
+    "acc1": "top-1",
+    "acc5": "top-5",
+    "image_retrieval_recall@1": "text → image R@1",
+    "text_retrieval_recall@1": "image → text R@1",
+    "mean_recall@1": "mean R@1",
 }
 _SHEET_COLUMNS = 4
 _SHEET_ROWS = 3
@@ -37,6 +45,7 @@ class Results:
         num_images: pictures in each split.
         num_classes: concepts that zero-shot classification chooses from, by test split.
         seconds: what each step took in the run that finished.
+        published: metrics of the saved model, as fractions of one, by folder of the test data sets.
     """
 
     scores: dict[str, list[dict[str, Scores]]]
@@ -44,6 +53,7 @@ class Results:
     num_images: dict[str, int]
     num_classes: dict[str, int]
     seconds: dict[str, float]
+    published: dict[str, dict[str, float]] = attrs.field(factory=dict)
 
 
 def print_results(results: Results) -> None:
@@ -57,7 +67,7 @@ def print_results(results: Results) -> None:
     Console().print(table)
 
 
-def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model_path: Path) -> None:
+def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model_path: Path, benchmarks: Path) -> None:
     """Write report.md, curves.png and sheet.png, and classify one test picture with the saved model.
 
     Args:
@@ -65,6 +75,7 @@ def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model
         results: what came out.
         dataset: where the test pictures come from.
         model_path: the saved student.
+        benchmarks: folder of the test data sets.
     """
     runs = {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}
     plot_curves(runs, output / "curves.png")
@@ -82,6 +93,7 @@ def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model
         "\n![curves](curves.png)\n\n![test pictures with their best texts](sheet.png)\n",
         f"`example.png`, classified with `mobileclip.load({str(model_path)!r})`:\n",
         *(f"- {probability:.1%} {label}" for label, probability in example),
+        *_published_lines(results, model_path, benchmarks),
         "\nSeconds per step:\n",
         *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),
         "\nThe drawings' sources, licences and attributions are in `data/datacard.json`.\n",
@@ -96,6 +108,21 @@ def _rows(results: Results) -> Iterator[list[str]]:
         for name, repeated in results.scores.items():
             yield [where, name, *(_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)]
             where = ""
+
+
+def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> Iterator[str]:
+    yield "\nThe saved model on the test pictures, in the layout in which the field shares data sets:\n"
+    yield f"```\nmobileclip eval run {model_path} --datasets {benchmarks}/wds_*\n```\n"
+    yield "| data set | " + " | ".join(_PUBLISHED.values()) + " |"
+    yield "|" + "---|" * (1 + len(_PUBLISHED))
+    for folder, metrics in results.published.items():
+        cells = (f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in _PUBLISHED)
+        yield f"| {folder} | " + " | ".join(cells) + " |"
+    yield (
+        "\nThis layout has one right picture for a caption, where the first table takes any of the concept: captions "
+        "that several pictures share are left out, and pictures without one of their own. Where no concept has two "
+        "pictures, the numbers are the same."
+    )
 
 
 def _cell(values: list[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,15 +13,18 @@ import attrs
 from emoji import EmojiDataset, build_dataset, build_teachers
 
 import mobileclip
+from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
 
-from .evaluate import Scores, evaluate_model, evaluate_teachers
+from .benchmarks import as_benchmarks, classes_of
+from .evaluate import Scores, evaluate_as_published, evaluate_model, evaluate_teachers
 from .report import Results, print_results, write_report
 from .spec import QuickstartSpec, losses
 from .students import MODEL, Student, train_students
 
 RESULTS = "results.json"
+BENCHMARKS = "benchmarks"
 
 
 @attrs.define
@@ -64,7 +67,8 @@ def run(spec: QuickstartSpec) -> Results:
         reinforced = reinforce(spec.reinforcement(dataset.train.shards), engine=InlineEngine(teachers=teachers))
         print(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
-        scores = {"teachers": [_teacher_scores(spec, dataset, teachers)]}
+        benchmarks = as_benchmarks(dataset, spec.output / BENCHMARKS)
+        scores = {"teachers": [_teacher_scores(spec, dataset, benchmarks, teachers)]}
     students = [
         Student(name=name, seed=seed, loss=loss, folder=spec.output / "runs" / f"{name}-{seed}")
         for seed in range(spec.seed, spec.seed + spec.num_seeds)
@@ -74,36 +78,41 @@ def run(spec: QuickstartSpec) -> Results:
         train_students(spec, students, reinforced.shards, num_samples=reinforced.num_samples)
     with clock("evaluation"):
         for one in students:
-            scores.setdefault(one.name, []).append(_student_scores(dataset, one))
-    model = next(one.folder / MODEL for one in students if one.name == "reinforced")
-    shutil.copyfile(model, spec.output / "quickstart.safetensors")
+            scores.setdefault(one.name, []).append(_student_scores(dataset, benchmarks, one))
+        trained = next(one.folder / MODEL for one in students if one.name == "reinforced")
+        model = spec.output / "quickstart.safetensors"
+        shutil.copyfile(trained, model)
+        published = evaluate_as_published(mobileclip.load(model), benchmarks)
     results = Results(
         scores=scores,
         titles={split.name: split.title for split in dataset.tests},
         num_images={split.name: split.num_samples for split in dataset.splits.values()},
         num_classes={split.name: len(split.class_names) for split in dataset.tests},
         seconds=clock.seconds,
+        published=published,
     )
-    write_report(spec.output, results, dataset, model_path=spec.output / "quickstart.safetensors")
+    write_report(spec.output, results, dataset, model_path=model, benchmarks=spec.output / BENCHMARKS)
     _write(finished, to_json(results, indent=1))
     print_results(results)
     print(f"The report, the pictures and the model are in {spec.output}.")
     return results
 
 
-def _teacher_scores(spec: QuickstartSpec, dataset: EmojiDataset, teachers: TeacherEnsemble) -> dict[str, Scores]:
+def _teacher_scores(
+    spec: QuickstartSpec, dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
+) -> dict[str, Scores]:
     def evaluate() -> dict[str, Scores]:
-        return {split.name: evaluate_teachers(teachers, split, "teachers") for split in dataset.tests}
+        return {one.name: evaluate_teachers(teachers, classes_of(one.name, benchmarks), one) for one in dataset.tests}
 
     return _remembered(spec.output / "teachers" / "scores.json", evaluate)
 
 
-def _student_scores(dataset: EmojiDataset, one: Student) -> dict[str, Scores]:
+def _student_scores(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> dict[str, Scores]:
     def evaluate() -> dict[str, Scores]:
-        model = mobileclip.load(one.folder / MODEL)
-        return {split.name: evaluate_model(model, split, one.name) for split in dataset.tests}
+        model = mobileclip.load(student.folder / MODEL)
+        return {one.name: evaluate_model(model, classes_of(one.name, benchmarks), one) for one in dataset.tests}
 
-    return _remembered(one.folder / "scores.json", evaluate)
+    return _remembered(student.folder / "scores.json", evaluate)
 
 
 def _remembered(path: Path, evaluate: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:

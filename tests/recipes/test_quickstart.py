@@ -47,6 +47,11 @@ def test_every_step_leaves_what_it_promises(finished):
     report = (spec.output / "report.md").read_text(encoding="utf-8")
     assert "| plain |" in report
     assert "±" in report
+    written = {path.name for path in (spec.output / "benchmarks").glob("wds_*")}
+    assert set(results.published) == written
+    assert all(f"| {name} |" in report for name in written)
+    first = results.scores["reinforced"][0]["test_style"]
+    assert first.top1 == pytest.approx(100 * results.published["wds_emoji-test_style_test"]["acc1"])
     steps = {line["step"] for line in read_metrics(spec.output / "runs" / "reinforced-1" / "metrics.jsonl")}
     assert max(steps) + 1 == results.num_images["train"] // 16 * 2
 
