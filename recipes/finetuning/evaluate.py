@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 
 import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, SkipReport, Tokenizer, decode_image
+from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer, decode_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import (
     classification_accuracy,
     embed_classes,
-    embed_labelled_images,
+    embed_images,
     embed_texts,
-    retrieval_recall,
 )
+from mobileclip.evaluation.decoding import decode_ahead
+from mobileclip.evaluation.retrieval import caption_recall
 
 from .tasks import Task, label_of
 
@@ -35,12 +35,14 @@ class Score:
         metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
         value: in per cent.
         num_images: pictures that it was tested on.
+        num_skipped: pictures, or parts of the data, that could not be used.
     """
 
     task: str
     metric: str
     value: float
     num_images: int
+    num_skipped: int = 0
 
 
 def evaluate_task(
@@ -50,15 +52,17 @@ def evaluate_task(
 
     Args:
         model: in any mode, which it keeps.
-        task: what to test on; pictures that cannot be decoded are left out.
+        task: what to test on; pictures that cannot be used are left out, logged and counted.
         templates: sentences that names of classes are put into.
         class_names: classes to choose from beside those of the pictures.
 
     Raises:
         ValueError: if there is not one picture.
     """
-    stream = _Decoded(task, ImageTransform(model.spec.image.input))
-    image, _ = embed_labelled_images(model, stream.batches())
+    report = SkipReport()
+    stream = _Decoded(task, ImageTransform(model.spec.image.input), report)
+    image = embed_images(model, stream.batches())
+    found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
     tokenizer = Tokenizer(model.spec.text.input)
     if task.kind == "classes":
         labels = [label_of(sample) for sample in stream.samples]
@@ -67,37 +71,37 @@ def evaluate_task(
         classes = embed_classes(model, tokenizer, names, templates)
         targets = torch.tensor([place[label] for label in labels])
         accuracy = classification_accuracy(image, classes, targets, allow_absent=True)
-        return Score(task=task.name, metric="top-1", value=100 * accuracy.top1, num_images=len(image))
-    ids = torch.arange(len(image))
-    counts = torch.tensor([len(sample.captions) for sample in stream.samples])
+        return found(metric="top-1", value=100 * accuracy.top1)
     text = embed_texts(model, tokenizer, [caption for sample in stream.samples for caption in sample.captions])
-    recall = retrieval_recall(image, text, image_ids=ids, text_ids=ids.repeat_interleave(counts))
+    recall = caption_recall(image, text, [len(sample.captions) for sample in stream.samples])
     mean = (recall.image_to_text.at1 + recall.text_to_image.at1) / 2
-    return Score(task=task.name, metric="R@1", value=100 * mean, num_images=len(image))
+    return found(metric="R@1", value=100 * mean)
 
 
 class _Decoded:
     """Batches of a task's preprocessed pictures; `samples` are those that could be decoded, without their pictures."""
 
-    def __init__(self, task: Task, transform: ImageTransform) -> None:
+    def __init__(self, task: Task, transform: ImageTransform, report: SkipReport) -> None:
         self.task = task
         self.transform = transform
+        self.report = report
         self.samples: list[ImageTextSample] = []
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        source = self.task.samples(SkipReport())
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            while group := list(islice(source, _BATCH)):
-                images = []
-                for sample, image in zip(group, pool.map(self._decoded, group), strict=True):
-                    if image is not None:
-                        images.append(image)
-                        self.samples.append(attrs.evolve(sample, image=None))
-                if images:
-                    yield torch.stack(images), torch.zeros(len(images), dtype=torch.long)
+    def batches(self) -> Iterator[Tensor]:
+        pictures = self._pictures()
+        while group := list(islice(pictures, _BATCH)):
+            yield torch.stack(group)
 
-    def _decoded(self, sample: ImageTextSample) -> Tensor | None:
-        try:
-            return None if sample.image is None else self.transform(decode_image(sample.image))
-        except BadSampleError:
-            return None
+    def _pictures(self) -> Iterator[Tensor]:
+        for sample, outcome in decode_ahead(self.task.samples(self.report), self._decoded, ahead=2 * _BATCH):
+            if isinstance(outcome, BadSampleError):
+                skip = Skip(reason=outcome.reason, key=sample.key, shard=self.task.name, detail=outcome.detail)
+                self.report.add(skip)
+                continue
+            self.samples.append(attrs.evolve(sample, image=None))
+            yield outcome
+
+    def _decoded(self, sample: ImageTextSample) -> Tensor:
+        if sample.image is None:
+            raise BadSampleError("no_image", "there is a text alone")
+        return self.transform(decode_image(sample.image))

@@ -63,7 +63,8 @@ def table(rows: tuple[Scores, ...]) -> str:
     for age, scores in tasks:
         first = scores[0]
         values = [f"{score.value:.1f}" for score in scores]
-        lines.append([f"{age}: {first.task}", first.metric, str(first.num_images), *values])
+        left_out = f" ({first.num_skipped} left out)" if first.num_skipped else ""
+        lines.append([f"{age}: {first.task}", first.metric, f"{first.num_images}{left_out}", *values])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
