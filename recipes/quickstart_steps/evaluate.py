@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -30,6 +31,8 @@ from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 
+from .benchmarks import classes_of
+
 _BATCH = 32
 
 
@@ -50,30 +53,53 @@ class Scores:
     image_to_text: float
 
 
-def evaluate_model(model: ImageTextModel, benchmark: Benchmark, split: EmojiSplit) -> Scores:
-    """Return the scores of a student.
+def evaluate_model(
+    model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
+) -> dict[str, Scores]:
+    """Return the scores of a student by split; see `evaluate_teachers`."""
+    scores = {}
+    for split in splits:
+        benchmark, report = classes_of(split.name, benchmarks), SkipReport()
+        features = extract_features(
+            model.model, benchmark, report, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
+        )
+        _require_all(benchmark, report)
+        scores[split.name] = _scores(benchmark, features, model.encode_text, split)
+    return scores
+
+
+def evaluate_teachers(
+    teachers: TeacherEnsemble, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
+) -> dict[str, Scores]:
+    """Return the scores of the ensemble by split: its similarity is the mean over its members.
 
     Args:
-        model: the student.
-        benchmark: the split as a data set of classes.
-        split: where the captions are.
+        teachers: the ensemble.
+        benchmarks: see `as_benchmarks`.
+        splits: where the captions are.
 
     Raises:
         ValueError: if a picture cannot be used.
     """
-    report = SkipReport()
-    features = extract_features(
-        model.model, benchmark, report, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
-    )
-    _require_all(benchmark, report)
-    return _scores(benchmark, features, model.encode_text, split)
+    # Two of the splits have the same classes, and reading their names takes as long as looking at the pictures.
+    encode_prompts = cache(teachers.encode_texts)
+    scores = {}
+    for split in splits:
+        benchmark, report = classes_of(split.name, benchmarks), SkipReport()
+        samples = list(benchmark.samples(report))
+        _require_all(benchmark, report)
+        features = Features(
+            keys=tuple(sample.key for sample in samples),
+            image=_seen_by_teachers(teachers, samples, title=split.title),
+            text=encode_prompts(tuple(fill_templates(benchmark.class_names, benchmark.templates))),
+            labels=torch.tensor([sample.label for sample in samples]),
+        )
+        scores[split.name] = _scores(benchmark, features, teachers.encode_texts, split)
+    return scores
 
 
-def evaluate_teachers(teachers: TeacherEnsemble, benchmark: Benchmark, split: EmojiSplit) -> Scores:
-    """Return the scores of the ensemble, whose similarity is the mean over its members; see `evaluate_model`."""
-    report = SkipReport()
-    samples = list(benchmark.samples(report))
-    _require_all(benchmark, report)
+def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSample], *, title: str) -> Tensor:
+    """Return the embeddings of pictures as they are, not augmented."""
     plain = {
         size: AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
         for size in teachers.image_sizes
@@ -98,15 +124,8 @@ def evaluate_teachers(teachers: TeacherEnsemble, benchmark: Benchmark, split: Em
     # One thread for a batch and several batches at once: small networks do not fill the cores any other way.
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         encoded = pool.map(encode_images, batches)
-        shown = track(encoded, total=len(batches), title=f"teachers: {split.title}", unit=f"x {_BATCH} pictures")
-        image = torch.cat(list(shown))
-    features = Features(
-        keys=tuple(sample.key for sample in samples),
-        image=image,
-        text=teachers.encode_texts(fill_templates(benchmark.class_names, benchmark.templates)),
-        labels=torch.tensor([sample.label for sample in samples]),
-    )
-    return _scores(benchmark, features, teachers.encode_texts, split)
+        shown = track(encoded, total=len(batches), title=f"teachers: {title}", unit=f"x {_BATCH} pictures")
+        return torch.cat(list(shown))
 
 
 def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchmark]) -> dict[str, dict[str, float]]:

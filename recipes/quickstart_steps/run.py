@@ -17,7 +17,7 @@ from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
 
-from .benchmarks import as_benchmarks, classes_of
+from .benchmarks import as_benchmarks
 from .evaluate import Scores, evaluate_as_published, evaluate_model, evaluate_teachers
 from .report import Results, print_results, write_report
 from .spec import QuickstartSpec, losses
@@ -102,15 +102,14 @@ def _teacher_scores(
     spec: QuickstartSpec, dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
 ) -> dict[str, Scores]:
     def evaluate() -> dict[str, Scores]:
-        return {one.name: evaluate_teachers(teachers, classes_of(one.name, benchmarks), one) for one in dataset.tests}
+        return evaluate_teachers(teachers, benchmarks, dataset.tests)
 
     return _remembered(spec.output / "teachers" / "scores.json", evaluate)
 
 
 def _student_scores(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> dict[str, Scores]:
     def evaluate() -> dict[str, Scores]:
-        model = mobileclip.load(student.folder / MODEL)
-        return {one.name: evaluate_model(model, classes_of(one.name, benchmarks), one) for one in dataset.tests}
+        return evaluate_model(mobileclip.load(student.folder / MODEL), benchmarks, dataset.tests)
 
     return _remembered(student.folder / "scores.json", evaluate)
 

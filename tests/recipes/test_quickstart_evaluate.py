@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from emoji import EmojiDataSpec, build_dataset
-from quickstart_steps.benchmarks import as_benchmarks, classes_of
+from quickstart_steps.benchmarks import as_benchmarks
 from quickstart_steps.evaluate import evaluate_as_published, evaluate_model, evaluate_teachers
 from quickstart_steps.spec import student
 from torch import nn
@@ -95,9 +95,11 @@ def counted(split, encode_image, encode_text):
 def test_a_student_is_scored_as_counted_by_hand(dataset, benchmarks, path):
     clip = mobileclip.load(path)
     several = 0
+    scores = evaluate_model(clip, benchmarks, dataset.tests)
     for split in dataset.tests:
-        scores = evaluate_model(clip, classes_of(split.name, benchmarks), split)
-        assert attrs.asdict(scores) == pytest.approx(counted(split, clip.encode_image, clip.encode_text)), split.name
+        assert attrs.asdict(scores[split.name]) == pytest.approx(counted(split, clip.encode_image, clip.encode_text)), (
+            split.name
+        )
         several += split.num_samples > len({sample.metadata["label"] for sample in split.samples()})
     # Among them are pictures of one concept, which share their captions.
     assert several
@@ -121,10 +123,12 @@ def test_teachers_are_scored_by_their_mean_similarity(dataset, benchmarks):
         parts = [model.encode_text(tokenizer([text]), normalize=True) for model in models]
         return torch.cat(parts, dim=-1) / 2**0.5
 
+    scores = evaluate_teachers(TeacherEnsemble(teachers), benchmarks, dataset.tests)
     for split in dataset.tests:
-        scores = evaluate_teachers(TeacherEnsemble(teachers), classes_of(split.name, benchmarks), split)
         with torch.inference_mode():
-            assert attrs.asdict(scores) == pytest.approx(counted(split, encode_image, encode_text)), split.name
+            assert attrs.asdict(scores[split.name]) == pytest.approx(counted(split, encode_image, encode_text)), (
+                split.name
+            )
 
 
 def test_the_command_finds_the_same_numbers_in_the_same_folders(dataset, benchmarks, path, tmp_path):
@@ -136,15 +140,14 @@ def test_the_command_finds_the_same_numbers_in_the_same_folders(dataset, benchma
     clip = mobileclip.load(path)
     for name, metrics in evaluate_as_published(clip, benchmarks).items():
         assert found[name.removeprefix("wds_").removesuffix("_test")] == pytest.approx(metrics)
-    for split in dataset.tests:
-        scores = evaluate_model(clip, classes_of(split.name, benchmarks), split)
-        metrics = found[f"emoji-{split.name}"]
+    for name, scores in evaluate_model(clip, benchmarks, dataset.tests).items():
+        metrics = found[f"emoji-{name}"]
         assert scores.top1 == pytest.approx(100 * metrics["acc1"])
         # The unseen concepts are fewer than five.
         assert scores.top5 == pytest.approx(100 * metrics.get("acc5", 1))
         # One picture of a concept: the layout's retrieval is the quickstart's.
-        captions = found.get(f"emoji-{split.name}-captions")
-        if split.name == "test_style":
+        captions = found.get(f"emoji-{name}-captions")
+        if name == "test_style":
             assert scores.text_to_image == pytest.approx(100 * captions["image_retrieval_recall@1"])
             assert scores.image_to_text == pytest.approx(100 * captions["text_retrieval_recall@1"])
 
@@ -180,11 +183,11 @@ def test_what_is_written_is_kept_and_what_is_lost_or_other_is_written_again(data
 
 
 def test_a_picture_that_cannot_be_used_is_named(dataset, path, tmp_path):
-    benchmark = classes_of("test_style", as_benchmarks(dataset, tmp_path / "benchmarks"))
+    benchmarks = as_benchmarks(dataset, tmp_path / "benchmarks")
     shard = tmp_path / "benchmarks" / "wds_emoji-test_style_test" / "test" / "0.tar"
     content = bytearray(shard.read_bytes())
     start = content.index(b"\x89PNG")
     content[start + 8 : start + 100] = bytes(92)
     shard.write_bytes(content)
     with pytest.raises(ValueError, match=r"not all pictures of emoji-test_style can be used: .* 1 skipped.*; delete "):
-        evaluate_model(mobileclip.load(path), benchmark, dataset.splits["test_style"])
+        evaluate_model(mobileclip.load(path), benchmarks, dataset.tests)
