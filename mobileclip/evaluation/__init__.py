@@ -15,6 +15,7 @@ from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_imag
 from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
 from mobileclip.evaluation.features import Features, extract_features
 from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
+from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate_benchmark",
     "evaluate_models",
     "evaluate_winogavil",
+    "evaluation_hook",
     "extract_features",
     "find_task",
     "group_accuracy",
