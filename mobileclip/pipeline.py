@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
 from mobileclip.progress import Progress, console
 
@@ -119,11 +120,25 @@ class ImageTextModel:
             progress: whether to show a bar with the rate and the time left.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
+        if not several:
+            return torch.zeros(0, self.model.spec.image.embedding_dim)
+        tokens = self.tokenizer(several)
+        order = by_length(tokens)
 
-        def encode(batch: Sequence[str]) -> Tensor:
-            return self.model.encode_text(self.tokenizer(batch).to(self._like.device), normalize=normalize)
+        def encode(rows: Sequence[Tensor]) -> Tensor:
+            return self._encode_tokens(torch.stack(list(rows)).to(self._like.device), normalize=normalize)
 
-        return self._in_batches(several, encode, batch_size=batch_size, unit="texts", progress=progress)
+        ordered = self._in_batches(
+            tokens[order].unbind(), encode, batch_size=batch_size, unit="texts", progress=progress
+        )
+        return torch.empty_like(ordered).index_copy_(0, order, ordered)
+
+    def _encode_tokens(self, tokens: Tensor, *, normalize: bool) -> Tensor:
+        tower = self.model.text_encoder
+        if not isinstance(tower, TextEncoder):
+            return self.model.encode_text(tokens, normalize=normalize)
+        embeddings = encode_to_the_end(tower, tokens)
+        return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     @property
     def _like(self) -> Tensor:

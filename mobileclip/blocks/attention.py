@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
+from mobileclip.blocks.picking import pick
 from mobileclip.reparam import scale_output, shift_input, with_children
 
 
@@ -44,6 +46,24 @@ class Attention(nn.Module):
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         attended = self.backend(qkv[0], qkv[1], qkv[2], causal=self.causal)
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
+        return y
+
+    def at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return one attended token of each sequence, `pick(self(x), index)`, without the others' queries.
+
+        Shape:
+            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+        """
+        dim = x.shape[-1]
+        weights = self.qkv.weight.split((dim, 2 * dim))
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split((dim, 2 * dim))
+        query = rearrange(F.linear(pick(x, index), weights[0], biases[0]), "b (h d) -> b h 1 d", h=self.num_heads)
+        keys_and_values = F.linear(x, weights[1], biases[1])
+        key, value = rearrange(keys_and_values, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        seen = torch.arange(x.shape[1], device=x.device) <= index[:, None, None, None] if self.causal else None
+        # A single query a head: no backend has anything to gain here.
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        y: Tensor = self.project(rearrange(attended, "b h 1 d -> b (h d)"))
         return y
 
     @torch.no_grad()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks.mobileone import MobileOneBlock
+from mobileclip.blocks.picking import pick
 
 
 class ConvPoolHead(nn.Module):
@@ -43,5 +43,4 @@ class EndTokenPool(nn.Module):
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return each text's features at its end token."""
-        end = ids.argmax(dim=-1)
-        return rearrange(features.gather(1, end[:, None, None].expand(-1, 1, features.shape[-1])), "b 1 c -> b c")
+        return pick(features, ids.argmax(dim=-1))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mobileclip.blocks.attention import Attention2d
 from mobileclip.blocks.channel_norm import ChannelLayerNorm
 from mobileclip.blocks.conv_ffn import ConvFFN
+from mobileclip.blocks.picking import pick
 from mobileclip.blocks.repmixer import RepMixer
 from mobileclip.reparam import LayerScale, Reparameterizable, norm_affine, with_children
 
@@ -92,6 +93,20 @@ class TextRepMixerBlock(RepMixerBlock):
         """Return the transformed tokens."""
         y = super().forward(rearrange(x, "b n c -> b c 1 n"))
         return rearrange(y, "b c 1 n -> b n c")
+
+    def at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return one transformed token of each sequence, `pick(self(x), index)`; the wide layers see it alone.
+
+        Shape:
+            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+        """
+        mixed = self.token_mixer(rearrange(x, "b n c -> b c 1 n"))
+        picked, seen = (
+            rearrange(pick(rearrange(y, "b c 1 n -> b n c"), index), "b c -> b c 1 1")
+            for y in (mixed, self.ffn.conv(mixed))
+        )
+        y: Tensor = picked + self.layer_scale(self.ffn.fc2(self.ffn.activation(self.ffn.fc1(seen))))
+        return rearrange(y, "b c 1 1 -> b c")
 
 
 class AttentionBlock(Reparameterizable):

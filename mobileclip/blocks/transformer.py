@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mobileclip.blocks.attention import Attention
+from mobileclip.blocks.picking import pick
 
 
 class FeedForward(nn.Module):
@@ -68,4 +69,14 @@ class TransformerLayer(nn.Module):
         """Return the transformed tokens."""
         x = x + self.attention(self.attention_norm(x))
         y: Tensor = x + self.ffn(self.ffn_norm(x))
+        return y
+
+    def at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return one transformed token of each sequence, `pick(self(x), index)`; of the others, what it attends to.
+
+        Shape:
+            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+        """
+        picked = pick(x, index) + self.attention.at(self.attention_norm(x), index)
+        y: Tensor = picked + self.ffn(self.ffn_norm(picked))
         return y

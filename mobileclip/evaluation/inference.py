@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,10 +9,9 @@ from functools import partial
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mobileclip.encoders import DualEncoder, TextTransformerSpec
-from mobileclip.encoders.text import TextEncoder
+from mobileclip.encoders import DualEncoder, TextEncoder, by_length, encode_to_the_end
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, evaluating
 from mobileclip.progress import Progress, console
 from mobileclip.reparam import reparameterize
@@ -24,8 +22,6 @@ _MOST_IMAGES_ON_CPU = 4
 _MOST_TEXTS_ON_CPU = 16
 # These take seconds.
 _FEW_TEXTS = 256
-# No context is shorter: a start, a text and an end.
-_SHORTEST = 3
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -79,10 +75,9 @@ class Encoders:
         tokens = torch.cat(
             [tokenize(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
         )
-        causal = _causal_tower(self.model)
-        # Texts of like length side by side, so that few are cut later than they end.
-        order = tokens.argmax(dim=-1).argsort(stable=True) if causal else torch.arange(len(tokens))
-        encode = partial(encode_to_the_end, causal) if causal else self.model.encode_text
+        tower = _text_tower(self.model)
+        order = by_length(tokens) if tower else torch.arange(len(tokens))
+        encode = partial(encode_to_the_end, tower) if tower else self.model.encode_text
         most = min(batch_size, _MOST_TEXTS_ON_CPU) if self.threads else batch_size
         encoded = []
         shown = console(shown=show_progress and len(order) > _FEW_TEXTS)
@@ -169,35 +164,8 @@ def fastest_form(model: ImageTextModel) -> ImageTextModel:
     return folded
 
 
-def encode_to_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
-    """Return what a causal text tower makes of a batch, cut behind the last of its end tokens.
-
-    No token sees a later one, and the embedding is read at the end token: what follows changes nothing.
-
-    Shape:
-        `(batch, context_length)` to `(batch, embedding_dim)`.
-
-    Args:
-        tower: causal.
-        tokens: ids, padded to the tower's context.
-    """
-    length = max(int(tokens.argmax(dim=-1).max()) + 1, _SHORTEST)
-    embeddings: Tensor = _with_context(tower, length)(tokens[:, :length])
-    return embeddings
-
-
-def _causal_tower(model: ImageTextModel) -> TextEncoder | None:
-    """Return the text tower of a model of ours whose tokens see earlier ones only, or None."""
+def _text_tower(model: ImageTextModel) -> TextEncoder | None:
+    """Return the text tower of a model of ours, or None."""
     if not isinstance(model, DualEncoder) or not isinstance(model.text_encoder, TextEncoder):
         return None
-    spec = model.text_encoder.spec
-    return model.text_encoder if isinstance(spec, TextTransformerSpec) and spec.causal else None
-
-
-def _with_context(tower: TextEncoder, length: int) -> TextEncoder:
-    """Return the tower for shorter texts; the weights are the same memory."""
-    weights = {id(tensor): tensor for tensor in (*tower.parameters(), *tower.buffers())}
-    short = copy.deepcopy(tower, weights)
-    short.spec = attrs.evolve(tower.spec, input=attrs.evolve(tower.spec.input, context_length=length))
-    short.position = nn.Parameter(tower.position[:length], requires_grad=False)
-    return short
+    return model.text_encoder

@@ -1,0 +1,15 @@
+"""One token of each sequence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Return the token at `index` of each sequence: `y[i] = x[i, index[i]]`.
+
+    Shape:
+        `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+    """
+    return torch.gather(x, 1, index[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)

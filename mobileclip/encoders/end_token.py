@@ -1,0 +1,71 @@
+"""Text embeddings from what the end token depends on alone: exactly those of the tower, for less work."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mobileclip.blocks import TextRepMixerBlock, TransformerLayer
+from mobileclip.encoders.checks import check_tokens
+from mobileclip.encoders.text import TextEncoder
+
+
+def encode_to_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
+    """Return what a text tower makes of a batch, `tower(tokens)`, without what no embedding depends on.
+
+    The embedding is read at the end token. So the last layer computes that token alone, and in a causal tower, where no
+    token sees a later one, the batch is cut behind the last of its end tokens. Other towers attend to the padding.
+
+    Shape:
+        `(batch, context_length)` to `(batch, embedding_dim)`.
+
+    Args:
+        tower: in evaluation mode.
+        tokens: ids, padded to the tower's context.
+
+    Raises:
+        ValueError: if the context is not as long as the spec's.
+    """
+    check_tokens(tokens, tower.spec.input)
+    return encode_cut(tower, cut_behind_the_end(tower, tokens))
+
+
+def cut_behind_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
+    """Return the tokens of a batch that its embeddings depend on: all of them, unless the tower is causal.
+
+    Shape:
+        `(batch, context_length)` to `(batch, tokens)`.
+    """
+    if not tower.spec.causal or not len(tokens):
+        return tokens
+    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+
+
+def encode_cut(tower: TextEncoder, tokens: Tensor) -> Tensor:
+    """Return the embeddings of texts that end within the tokens; nothing here depends on values, so it compiles.
+
+    Shape:
+        `(batch, tokens)` to `(batch, embedding_dim)`.
+
+    Args:
+        tower: in evaluation mode.
+        tokens: ids as `cut_behind_the_end` gives them.
+    """
+    features = tower.token_embedding(tokens) + tower.position[: tokens.shape[1]]
+    *layers, last = tower.layers
+    for layer in layers:
+        features = layer(features)
+    if isinstance(last, (TransformerLayer, TextRepMixerBlock)):
+        end = last.at(features, tokens.argmax(dim=-1))
+    else:
+        end = tower.pool(last(features), tokens)
+    embeddings: Tensor = tower.project(tower.norm(end))
+    return embeddings
+
+
+def by_length(tokens: Tensor) -> Tensor:
+    """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
+
+    Shape:
+        `(texts, context_length)` to `(texts,)`.
+    """
+    return tokens.argmax(dim=-1).argsort(stable=True)

@@ -1,0 +1,78 @@
+"""Texts encoded up to their end token: the tower's own embeddings, in double precision, for less work."""
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.data import Tokenizer
+from mobileclip.encoders import TextEncoder, by_length, encode_to_the_end
+from mobileclip.reparam import reparameterize
+from tests.encoders.small import SMALL, SMALL_MCT, randomised
+
+CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
+# Few ids leave many bytes to a word: texts of one to ten words, short and cut ones among them.
+TEXTS = ["", "a", "dog", "a dog", "a cat on the grass", "ein Käfer", "many many many many words", "b"]
+SPECS = pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, CAUSAL], ids=["base", "mct", "causal"])
+
+
+def tower_of(spec):
+    """The text tower in double precision, with token embeddings as large as its positions', so that texts differ."""
+    tower = randomised(spec).text_encoder.double()
+    with torch.no_grad():
+        tower.token_embedding.weight.mul_(20)
+    return tower
+
+
+@SPECS
+@pytest.mark.parametrize("folded", [False, True])
+@torch.inference_mode()
+def test_nothing_but_work_is_left_out(spec, folded):
+    """Where rounding cannot hide a difference, for texts alone, some together and all together."""
+    tower, tokens = tower_of(spec), Tokenizer(spec.text.input)(TEXTS)
+    expected = tower(tokens)
+    assert len(expected.unique(dim=0)) == len(TEXTS)
+    tower = reparameterize(tower) if folded else tower
+    for rows in ([0], [1, 2, 3], [4], list(range(len(TEXTS))), []):
+        torch.testing.assert_close(encode_to_the_end(tower, tokens[rows]), expected[rows], rtol=1e-11, atol=1e-12)
+
+
+@SPECS
+@torch.inference_mode()
+def test_causal_texts_are_cut_and_the_last_layer_computes_one_token(spec):
+    tower, tokens = tower_of(spec), Tokenizer(spec.text.input)(TEXTS)
+    first, last = [], []
+    tower.layers[0].register_forward_pre_hook(lambda _, arguments: first.append(arguments[0].shape[1]))
+    wide = tower.layers[-1].ffn.fc1
+    wide.register_forward_pre_hook(lambda _, arguments: last.append(arguments[0].numel() // spec.text.width))
+    for rows in ([0], [1, 2, 3], list(range(len(TEXTS)))):
+        encode_to_the_end(tower, tokens[rows])
+    ends = [row.tolist().index(spec.text.input.end_id) + 1 for row in tokens]
+    full = spec.text.input.context_length
+    assert ends[0] < max(ends[1:4]) < full
+    assert first == ([ends[0], max(ends[1:4]), max(ends)] if spec.text.causal else [full] * 3)
+    assert last == [1, 3, len(TEXTS)]
+
+
+class Doubling(nn.Module):
+    """A layer that knows no token of its own."""
+
+    def forward(self, x):
+        return x + x.flip(1)
+
+
+@torch.inference_mode()
+def test_a_last_layer_of_another_kind_is_computed_whole():
+    tower, tokens = TextEncoder(SMALL.text, [Doubling(), Doubling()]).eval(), Tokenizer(SMALL.text.input)(TEXTS)
+    torch.testing.assert_close(encode_to_the_end(tower, tokens), tower(tokens), rtol=0, atol=0)
+
+
+def test_another_context_is_refused():
+    with pytest.raises(ValueError, match=r"expected token ids of shape \(batch, 12\)"):
+        encode_to_the_end(tower_of(CAUSAL), torch.ones(2, 5, dtype=torch.long))
+
+
+def test_order_of_length():
+    end = SMALL.text.input.end_id
+    tokens = torch.tensor([[1, 2, 3, end], [1, end, 0, 0], [1, 2, end, 0], [5, end, 0, 0]])
+    assert by_length(tokens).tolist() == [1, 3, 2, 0]
