@@ -1,4 +1,4 @@
-"""Classify images, embed them, convert checkpoints, prepare data to train on, and evaluate models."""
+"""Classify images, embed them, convert and export models, prepare data to train on, and evaluate models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tyro.extras import SubcommandApp
 
 from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
+from mobileclip.cli import export as export_commands
 from mobileclip.cli import models
 
 app = SubcommandApp()
@@ -16,6 +17,8 @@ app.command(models.embed)
 app.command(models.convert)
 app.command(name="list")(models.list_models)
 app.command(models.info)
+app.command(export_commands.export)
+app.command(export_commands.verify)
 app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
 app.command(evaluate_commands.app, name="eval", help="Evaluate models, and set results beside published ones.")
 

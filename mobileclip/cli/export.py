@@ -1,0 +1,120 @@
+"""`mobileclip export` and `mobileclip verify`: models for other runtimes."""
+
+# ruff: noqa: T201  what a command prints is what it is for
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from mobileclip.export.spec import ExportSpec
+
+if TYPE_CHECKING:
+    from mobileclip.data.skips import SkipReport
+    from mobileclip.evaluation import Benchmark, BenchmarkSample
+    from mobileclip.export import Report, Samples
+
+
+def export(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    /,
+    *,
+    spec: Annotated[OmitArgPrefixes[ExportSpec], arg(name="")],
+    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")] = None,
+    data: str | None = None,
+    max_images: int = 100,
+) -> None:
+    """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
+
+    mobileclip export mobileclip_s0.pt --target onnx --precision fp16 --out s0_onnx
+
+    The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
+    The exit status is 1 where they fail a gate; the folder with its report is kept.
+
+    Args:
+        model: a file of weights in any known layout, hf-hub:OWNER/NAME, or a name such as mobileclip_s0.
+        spec: what to export, and how.
+        checkpoint: weights for a model that is given by name; without it the published ones are fetched, once.
+        data: a data set in the public evaluation layout to measure on; without it, pictures that come along.
+        max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
+    """
+    from mobileclip.export import export_model, read_report
+
+    samples = None if data is None else _samples(data, max_images)
+    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples)
+    print(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    _conclude(read_report(folder), f"{folder} fails; the report in it says where")
+
+
+def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> None:
+    """Run an export in its runtime, and measure it against the model that it was made of.
+
+    mobileclip verify s0_onnx
+
+    The exit status is 1 where a gate fails, and 2 where the export is not whole, has changed, or cannot be run here.
+
+    Args:
+        folder: that `mobileclip export` wrote.
+    """
+    from mobileclip.export import verify_export
+
+    _conclude(verify_export(folder), f"{folder} fails")
+
+
+def _conclude(report: Report, failure: str) -> None:
+    """Print a report; end with status 1 where a gate failed."""
+    for name, count in report.skipped.items():
+        print(f"left out of {report.data}: {count} images ({name})", file=sys.stderr)
+    for tower in report.towers:
+        minimum, median = tower.cosine_minimum, tower.cosine_median
+        cosines = "not finite" if minimum is None or median is None else f"at least {minimum:.7f}, median {median:.7f}"
+        print(f"{tower.tower}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
+    print(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    if report.passed:
+        print(f"passed: all {len(report.gates)} gates")
+        return
+    print(f"{failure}:", file=sys.stderr)
+    for line in report.failures:
+        print(f"  {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _unit(tower: str) -> str:
+    return "images" if tower == "image" else "captions"
+
+
+def _samples(path: str, max_images: int) -> Samples:
+    """Return the first images of a data set with their captions, or with its classes as captions."""
+    from mobileclip.data.skips import SkipReport
+    from mobileclip.evaluation import open_benchmark
+    from mobileclip.export import Samples
+
+    if max_images < 2:
+        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
+    benchmark, report = open_benchmark(path), SkipReport()
+    samples = list(islice(benchmark.samples(report), max_images))
+    _tell_skips(report)
+    return Samples(
+        name=benchmark.name,
+        image_names=tuple(sample.key for sample in samples),
+        images=tuple(sample.image for sample in samples),
+        captions=_captions(benchmark, samples),
+    )
+
+
+def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str, ...]:
+    """Return the distinct texts that images are ranked against."""
+    if benchmark.kind == "retrieval":
+        texts = [caption for sample in samples for caption in sample.captions]
+    else:
+        texts = [benchmark.templates[0].replace("{}", name) for name in benchmark.class_names]
+    return tuple(dict.fromkeys(texts))
+
+
+def _tell_skips(report: SkipReport) -> None:
+    for reason, count in report.counts.items():
+        print(f"left out of the data: {count} samples ({reason})", file=sys.stderr)

@@ -1,0 +1,29 @@
+"""Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report."""
+
+from mobileclip.export.contract import Contract, ImageContract, TextContract, TowerFile, read_contract
+from mobileclip.export.export import export_model, read_report
+from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
+from mobileclip.export.samples import Samples, bundled_samples
+from mobileclip.export.spec import ExportSpec
+from mobileclip.export.targets import Target, targets
+from mobileclip.export.verify import verify_export
+
+__all__ = [
+    "Contract",
+    "ExportSpec",
+    "Gate",
+    "ImageContract",
+    "Ranking",
+    "Report",
+    "Samples",
+    "Target",
+    "TextContract",
+    "TowerFile",
+    "TowerParity",
+    "bundled_samples",
+    "export_model",
+    "read_contract",
+    "read_report",
+    "targets",
+    "verify_export",
+]

@@ -1,0 +1,168 @@
+"""What an export says of itself: everything that a host needs to use it, in one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from mobileclip.export.spec import InputDtype, Precision, Preprocess, Tower
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.serialization import from_json, to_json
+
+CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
+GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
+FORMAT_VERSION = 1
+_BLOCK_BYTES = 2**20
+
+
+@attrs.frozen(kw_only=True)
+class ImageContract:
+    """What the image file takes.
+
+    Args:
+        input: resize the shorter side to `size` (antialiased, `interpolation`), crop the centre, then
+            `(pixel / 255 - mean) / std` unless `preprocess` says that this is inside.
+        preprocess: `host`: the host scales and normalises. `uint8`, `float32`: pixels in [0, 255] come in.
+        channel_order: of the colours.
+        layout: of the axes.
+    """
+
+    input: ImageInput
+    preprocess: Preprocess
+    channel_order: Literal["RGB"] = "RGB"
+    layout: Literal["NCHW"] = "NCHW"
+
+
+@attrs.frozen(kw_only=True)
+class TextContract:
+    """What the text file takes.
+
+    Args:
+        input: context length, vocabulary, padding. Texts that are too long are cut in front of the end token.
+        start_id: first of every text.
+        end_id: behind every text.
+        tokenizer: the file of Hugging Face `tokenizers` that makes whole padded rows of ids.
+    """
+
+    input: TextInput
+    start_id: int
+    end_id: int
+    tokenizer: str = TOKENIZER
+
+
+@attrs.frozen(kw_only=True)
+class TowerFile:
+    """One exported tower.
+
+    Args:
+        tower: which it is.
+        file: its name in the folder.
+        input_name: of the one input.
+        input_dtype: of the input: float32, uint8 or int64.
+        input_shape: of the input; None where the batch may have any size.
+        output_name: of the one output.
+        output_shape: of the output, float32; None where the batch may have any size.
+        compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
+    """
+
+    tower: Tower
+    file: str
+    input_name: str
+    input_dtype: InputDtype
+    input_shape: tuple[int | None, ...]
+    output_name: str
+    output_shape: tuple[int | None, ...]
+    compute: Precision
+
+
+@attrs.frozen(kw_only=True)
+class Contract:
+    """The whole of an export.
+
+    Args:
+        format_version: of this file.
+        target: the runtime's format.
+        precision: of the stored weights.
+        normalize: whether embeddings come out with unit length.
+        embedding_dim: width of the embeddings.
+        logit_scale: factor of the cosine similarities in front of the softmax; None for a tower alone.
+        towers: the exported files.
+        image: what the image file takes, where there is one.
+        text: what the text file takes, where there is one.
+        files: names of all other files to their SHA-256.
+        versions: of the libraries that wrote the export.
+        weights_sha256: of the folded float32 weights that were exported, as `mobileclip.weights` counts them.
+        spec: the model's spec, as in our checkpoints.
+        licence: of the code and of published weights.
+    """
+
+    format_version: int
+    target: str
+    precision: Precision
+    normalize: bool
+    embedding_dim: int
+    logit_scale: float | None
+    towers: tuple[TowerFile, ...]
+    image: ImageContract | None
+    text: TextContract | None
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    weights_sha256: str
+    spec: Mapping[str, Any]
+    licence: str
+
+    def write(self, folder: Path) -> None:
+        """Write the contract into the export's folder."""
+        (folder / CONTRACT).write_text(f"{to_json(self, indent=2)}\n", encoding="utf-8")
+
+
+def read_contract(folder: Path) -> Contract:
+    """Return the contract of an export whose files are all there and as they were written.
+
+    Raises:
+        ValueError: if the folder is no whole export, another version of this library wrote it, or a file of it is
+            missing or has changed; the message names the file.
+    """
+    path = folder / CONTRACT
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
+        )
+    try:
+        contract = from_json(path.read_text(encoding="utf-8"), Contract)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}; it is damaged, or another version of mobileclip wrote it"
+        ) from error
+    if contract.format_version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has the format version {contract.format_version}, and this version of mobileclip reads "
+            f"{FORMAT_VERSION}; update with: pip install -U mobileclip, or export the model again"
+        )
+    for name, expected in contract.files.items():
+        if Path(name).name != name:
+            raise ValueError(f"{path} names the file {name!r}, which is not in the export's folder; do not use it")
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}, which its {CONTRACT} names; export the model again")
+        if file_sha256(folder / name) != expected:
+            raise ValueError(
+                f"{folder / name} is not the file that was exported: its SHA-256 differs from the one in {CONTRACT}; "
+                "copy the folder again, or export the model again"
+            )
+    unchecked = [tower.file for tower in contract.towers if tower.file not in contract.files]
+    if unchecked:
+        raise ValueError(f"{path} has no SHA-256 of {', '.join(unchecked)}; export the model again")
+    return contract
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""Export a model: folded, written by a target, measured, and only then there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import cast
+
+import attrs
+import torch
+from torch import nn
+
+from mobileclip.catalogue import LICENCE
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec, load_model
+from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec
+from mobileclip.export.contract import (
+    CONTRACT,
+    EVALUATION,
+    FORMAT_VERSION,
+    GOLDEN,
+    REPORT,
+    TOKENIZER,
+    Contract,
+    ImageContract,
+    TextContract,
+    TowerFile,
+    file_sha256,
+)
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.measured import Measured, measure_model, towers_of
+from mobileclip.export.parity import Report
+from mobileclip.export.samples import Samples, bundled_samples
+from mobileclip.export.spec import ExportSpec, Precision
+from mobileclip.export.targets import Target, targets
+from mobileclip.export.targets.base import versions_of
+from mobileclip.export.verify import measure_export
+from mobileclip.pipeline import ImageTextModel
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import to_json
+from mobileclip.weights import weights_sha256
+
+
+def export_model(
+    model: nn.Module | ImageTextModel | str | Path,
+    spec: ExportSpec,
+    *,
+    checkpoint: str | Path | None = None,
+    samples: Samples | None = None,
+) -> Path:
+    """Write a model for another runtime, with all that is needed to use it, and return the folder.
+
+    The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
+    and embeddings, and `report.json`: how near the files are to the model in float32, run in their own runtime. It
+    appears whole or not at all. An export that fails a gate is written too: its report says so, and `verify_export`
+    measures it again.
+
+    Args:
+        model: a model or a tower in evaluation mode; or a name, a file in any known layout, or `hf-hub:owner/name`.
+        spec: what to export, and how.
+        checkpoint: weights for a model that is given by name.
+        samples: what it is measured on; the pictures that come with the package by default.
+
+    Raises:
+        ImportError: if the target's libraries are not installed; the message has the command that installs them.
+        FileExistsError: if the folder holds something.
+        ValueError: if the target is unknown, the model is in training mode or has no such tower, or the precision
+            cannot hold it.
+    """
+    target = targets.resolve(spec.target)
+    target.check()
+    out = Path(spec.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already; remove it, or choose another folder with --out")
+    folded = _folded(model, checkpoint)
+    has = towers_of(folded)
+    lacking = [tower for tower in spec.towers if tower not in has]
+    if lacking:
+        raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
+    exports = tuple(TowerExport(tower=tower, encoder=has[tower], spec=spec) for tower in spec.towers)
+    samples = samples or bundled_samples()
+    measured = measure_model(folded, samples, normalize=spec.normalize)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        # A folder inside has the usual permissions; the temporary one is for its owner alone.
+        folder = Path(temporary) / "export"
+        folder.mkdir()
+        _write(folder, folded, exports, target, measured, data=samples.name)
+        folder.rename(out)
+    return out
+
+
+def read_report(folder: str | Path) -> Report:
+    """Return the report that was written with an export."""
+    return Report.from_json((Path(folder) / REPORT).read_text(encoding="utf-8"))
+
+
+def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Path | None) -> nn.Module:
+    """Return the model or tower, folded, in float32 on the CPU."""
+    if isinstance(model, ImageTextModel):
+        model = model.model
+    if isinstance(model, nn.Module):
+        if checkpoint is not None:
+            raise ValueError("a checkpoint was given beside a model that is built already; give the model's name")
+        return reparameterize(model).to("cpu", torch.float32)
+    name = str(model)
+    if checkpoint is None and (Path(name).is_file() or name.startswith("hf-hub:")):
+        return load_model(name)
+    known = resolve_spec(name)
+    if checkpoint is None and name not in PRETRAINED:
+        raise ValueError(f"there are no published weights for {name}; give its file with --checkpoint")
+    return load_model(checkpoint or PRETRAINED[name], known)
+
+
+def _write(
+    folder: Path,
+    model: nn.Module,
+    exports: tuple[TowerExport, ...],
+    target: Target,
+    measured: Measured,
+    *,
+    data: str,
+) -> None:
+    """Write an export, its contract last: without it, a folder is none."""
+    files = []
+    for export in exports:
+        name = f"{export.tower}{target.suffix}"
+        compute = target.export(export, folder / name)
+        files.append(_tower_file(export, name, compute))
+    text = next((export.encoder for export in exports if export.tower == "text"), None)
+    if text is not None:
+        tokenizer = Tokenizer(cast("TextEncoderSpec", text.spec).input)
+        (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    measured.write(folder)
+    measured.write_golden(folder, exports)
+    contract = _contract(model, exports, tuple(files), target)
+    report = measure_export(folder, contract, target, measured, data=data)
+    (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+    names = [file.file for file in files] + [EVALUATION, GOLDEN, REPORT] + ([TOKENIZER] if text is not None else [])
+    assert {path.name for path in folder.iterdir()} == set(names), f"a file is missing in {CONTRACT}"
+    attrs.evolve(contract, files={name: file_sha256(folder / name) for name in names}).write(folder)
+
+
+def _tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
+    batch = None if export.spec.dynamic_batch else 1
+    return TowerFile(
+        tower=export.tower,
+        file=name,
+        input_name=export.input_name,
+        input_dtype=export.input_dtype,
+        input_shape=(batch, *export.input_shape),
+        output_name=export.output_name,
+        output_shape=(batch, cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec).embedding_dim),
+        compute=compute,
+    )
+
+
+def _contract(
+    model: nn.Module, exports: tuple[TowerExport, ...], files: tuple[TowerFile, ...], target: Target
+) -> Contract:
+    spec = exports[0].spec
+    model_spec = cast("ModelSpec", model.spec)
+    # The class that the JSON names: a dual encoder, or the open family that a tower belongs to.
+    base = DualEncoderSpec if isinstance(model_spec, DualEncoderSpec) else type(model_spec).__mro__[1]
+    parts = [cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec) for export in exports]
+    image = next((part.input for part in parts if isinstance(part, ImageEncoderSpec)), None)
+    text = next((part.input for part in parts if isinstance(part, TextEncoderSpec)), None)
+    return Contract(
+        format_version=FORMAT_VERSION,
+        target=spec.target,
+        precision=spec.precision,
+        normalize=spec.normalize,
+        embedding_dim=parts[0].embedding_dim,
+        logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
+        towers=files,
+        image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
+        text=None if text is None else TextContract(input=text, start_id=text.start_id, end_id=text.end_id),
+        files={},
+        versions={"mobileclip": metadata.version("mobileclip"), **versions_of(("torch", *target.libraries))},
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=json.loads(to_json(model_spec, unstructure_as=base)),
+        licence=LICENCE,
+    )

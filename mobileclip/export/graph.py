@@ -1,0 +1,130 @@
+"""One tower as an export holds it: what comes in, the encoder, what goes out."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.export.masking import set_masked_attention
+from mobileclip.export.spec import ExportSpec, InputDtype, Tower
+
+_LARGEST_PIXEL = 255
+
+
+class ImageGraph(nn.Module):
+    """Scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
+
+    Shape:
+        `(batch, 3, size, size)` to `(batch, embedding_dim)`, float32.
+
+    Args:
+        encoder: a folded image tower.
+        spec: how it is exported.
+        dtype: what the encoder computes in.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        contract = cast("ImageEncoderSpec", encoder.spec).input
+        self.encoder = copy.deepcopy(encoder).to(dtype)
+        self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
+        self.register_buffer("mean", torch.tensor(contract.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the embeddings."""
+        if self.raw:
+            # In float32, as the library's own transform computes them.
+            pixels = (pixels.to(torch.float32) / _LARGEST_PIXEL - self.mean) / self.std
+        return _finished(self.encoder(pixels.to(self.dtype)), unit_length=self.unit_length)
+
+
+class TextGraph(nn.Module):
+    """Encode token ids, normalise the embeddings where asked.
+
+    Shape:
+        `(batch, context_length)`, int64, to `(batch, embedding_dim)`, float32.
+
+    Args:
+        encoder: a folded text tower.
+        spec: how it is exported.
+        dtype: what the encoder computes in.
+    """
+
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).to(dtype)
+        set_masked_attention(self.encoder)
+        self.unit_length = spec.normalize
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings."""
+        return _finished(self.encoder(tokens), unit_length=self.unit_length)
+
+
+def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:
+    # Half precision cannot hold the squares of large values, so lengths are taken in float32.
+    embeddings = embeddings.to(torch.float32)
+    return F.normalize(embeddings, dim=-1) if unit_length else embeddings
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TowerExport:
+    """One tower to export.
+
+    Args:
+        tower: which it is.
+        encoder: folded, in float32 and evaluation mode.
+        spec: how it is exported.
+    """
+
+    tower: Tower
+    encoder: nn.Module
+    spec: ExportSpec
+
+    @property
+    def input_name(self) -> str:
+        """Name of the input."""
+        return "pixels" if self.tower == "image" else "tokens"
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output."""
+        return f"{self.tower}_embedding"
+
+    @property
+    def input_dtype(self) -> InputDtype:
+        """Type of the input."""
+        if self.tower == "text":
+            return "int64"
+        return "uint8" if self.spec.preprocess == "uint8" else "float32"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        contract = cast("ImageEncoderSpec | TextEncoderSpec", self.encoder.spec)
+        if isinstance(contract, ImageEncoderSpec):
+            return (3, contract.input.size, contract.input.size)
+        return (contract.input.context_length,)
+
+    def graph(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""
+        kind = ImageGraph if self.tower == "image" else TextGraph
+        return kind(self.encoder, spec=self.spec, dtype=dtype).eval().requires_grad_(requires_grad=False)
+
+    def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
+        """Return the graph as torch.export sees it, with a batch of one or of any size."""
+        # A batch of one would be taken for a constant where the batch is dynamic.
+        batch = 2 if self.spec.dynamic_batch else 1
+        example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
+        shapes = ({0: torch.export.Dim("batch")},) if self.spec.dynamic_batch else None
+        return torch.export.export(self.graph(dtype), (example,), dynamic_shapes=shapes, strict=False)

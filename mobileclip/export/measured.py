@@ -1,0 +1,174 @@
+"""The inputs that an export is measured on, with the model's own embeddings of them: both lie in its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mobileclip.data.image import ImageError, ImageTransform, load_image
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.encoders.checkpoints.layouts import towers
+from mobileclip.export.contract import EVALUATION, GOLDEN, Contract
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.samples import Samples
+from mobileclip.export.spec import Tower
+from mobileclip.inputs import ImageInput
+
+_BATCH = 16
+# Golden vectors are for hosts that check themselves: a few, exactly as the files take them.
+_NUM_GOLDEN = 4
+_FEWEST = 2
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Measured:
+    """Inputs and reference embeddings of the towers that a model has.
+
+    Shape:
+        pixels: `(images, 3, size, size)`, uint8, resized and cropped. tokens: `(captions, context_length)`, int64.
+        reference: `(images or captions, embedding_dim)`, float32.
+
+    Args:
+        inputs: of each tower.
+        reference: the model's embeddings in float32, of unit length where the export's are.
+        image_names: of the images that could be used, in order; empty for a text tower alone.
+        captions: in order; empty for an image tower alone.
+        skipped: images that could not be used, by reason.
+    """
+
+    inputs: Mapping[Tower, Tensor]
+    reference: Mapping[Tower, Tensor]
+    image_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = attrs.field(factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write everything into the export's folder."""
+        from safetensors.torch import save
+
+        tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
+        tensors |= {f"{tower}.embedding": tensor.contiguous() for tower, tensor in self.reference.items()}
+        (folder / EVALUATION).write_bytes(save(tensors))
+
+    def write_golden(self, folder: Path, exports: tuple[TowerExport, ...]) -> None:
+        """Write a few inputs, exactly as the exported files take them, with the model's embeddings of them."""
+        from safetensors.torch import save
+
+        tensors = {}
+        for export in exports:
+            few = self.inputs[export.tower][:_NUM_GOLDEN]
+            if export.tower == "image":
+                contract = cast("ImageEncoderSpec", export.encoder.spec).input
+                few = as_taken(few, contract, export.spec.preprocess)
+            tensors[export.input_name] = few.contiguous()
+            tensors[export.output_name] = self.reference[export.tower][:_NUM_GOLDEN].contiguous()
+        (folder / GOLDEN).write_bytes(save(tensors))
+
+
+def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
+    """Return uint8 pixels as an exported image tower takes them.
+
+    Shape:
+        `(images, 3, size, size)` in and out.
+
+    Args:
+        pixels: resized and cropped.
+        contract: of the model.
+        preprocess: of the export.
+    """
+    if preprocess == "host":
+        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
+    return pixels if preprocess == "uint8" else pixels.to(torch.float32)
+
+
+def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Measured:
+    """Return what an export of a model is compared with.
+
+    Args:
+        model: folded, in float32.
+        samples: images that cannot be read are left out and counted.
+        normalize: whether embeddings are scaled to unit length.
+
+    Raises:
+        ValueError: if fewer than two images can be used.
+    """
+    inputs: dict[Tower, Tensor] = {}
+    reference: dict[Tower, Tensor] = {}
+    names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    skipped: Counter[str] = Counter()
+    for tower, encoder in towers_of(model).items():
+        if tower == "image":
+            contract = cast("ImageEncoderSpec", encoder.spec).input
+            pixels, names, skipped = _read_images(samples, contract)
+            inputs[tower], taken = pixels, as_taken(pixels, contract, "host")
+        else:
+            captions = samples.captions
+            inputs[tower] = taken = Tokenizer(cast("TextEncoderSpec", encoder.spec).input)(captions)
+        reference[tower] = _encode(encoder, taken, normalize=normalize)
+    return Measured(inputs=inputs, reference=reference, image_names=names, captions=captions, skipped=dict(skipped))
+
+
+def read_measured(folder: Path, contract: Contract) -> Measured:
+    """Return what an export was compared with when it was made.
+
+    Raises:
+        ValueError: if the file is not what the contract needs.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / EVALUATION
+    if EVALUATION not in contract.files:
+        raise ValueError(f"the contract in {folder} names no {EVALUATION}, so nothing can be measured; export again")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
+    kinds: tuple[Tower, ...] = ("image", "text")
+    inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
+    reference = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
+    missing = [tower.tower for tower in contract.towers if tower.tower not in reference]
+    if missing or inputs.keys() != reference.keys():
+        raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
+    return Measured(inputs=inputs, reference=reference)
+
+
+def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:
+    """Return the towers of a model by name; of a tower alone, itself."""
+    if isinstance(model, DualEncoder):
+        return {"image": model.image_encoder, "text": model.text_encoder}
+    ((_, spec),) = towers(cast("ModelSpec", model.spec))
+    return {"image" if isinstance(spec, ImageEncoderSpec) else "text": model}
+
+
+def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[str, ...], Counter[str]]:
+    transform = ImageTransform(contract)
+    pixels, names, skipped = [], [], Counter[str]()
+    for name, data in zip(samples.image_names, samples.images, strict=True):
+        try:
+            image = transform.pixels(load_image(data))
+        except ImageError as error:
+            skipped[error.reason] += 1
+            continue
+        pixels.append(torch.from_numpy(image).movedim(-1, 0))
+        names.append(name)
+    if len(names) < _FEWEST:
+        raise ValueError(
+            f"only {len(names)} of the {len(samples.images)} images of {samples.name} can be used ({dict(skipped)}); "
+            "give a data set with at least two"
+        )
+    return torch.stack(pixels), tuple(names), skipped
+
+
+@torch.no_grad()
+def _encode(encoder: nn.Module, inputs: Tensor, *, normalize: bool) -> Tensor:
+    embeddings = torch.cat([encoder(part) for part in torch.split(inputs, _BATCH)])
+    return torch.nn.functional.normalize(embeddings, dim=-1) if normalize else embeddings

@@ -1,0 +1,235 @@
+"""How near an export is to its model, and the gates that it must pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.export.spec import Precision, Tower
+from mobileclip.serialization import from_json, to_json
+
+LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995}
+LEAST_AGREEMENT = 0.99
+# Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
+MOST_LENGTH_ERROR: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
+# Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
+LEAST_SPREAD = 0.5
+# Below what float32 can tell from all embeddings being the same.
+CONSTANT = 1e-7
+
+
+@attrs.frozen(kw_only=True)
+class Gate:
+    """One thing that an export must show.
+
+    Args:
+        name: what it is.
+        value: what was measured; None where it could not be, and then the gate has failed.
+        bound: what it must reach.
+        passed: whether it does.
+    """
+
+    name: str
+    value: float | None
+    bound: str
+    passed: bool
+
+
+@attrs.frozen(kw_only=True)
+class TowerParity:
+    """One exported tower beside its model in float32.
+
+    Args:
+        tower: which it is.
+        count: embeddings that were compared.
+        cosine_minimum: the least cosine of an embedding with its reference; None where a value is not finite.
+        cosine_median: the median of those cosines.
+        length_error: the largest relative error of an embedding's length.
+        num_not_finite: embeddings with NaN or infinity.
+        num_zero: embeddings of length zero, which an overflow in front of a normalisation gives.
+        spread: `1 - |mean of the unit embeddings|`, zero where all are the same.
+        reference_spread: the same of the model in float32.
+    """
+
+    tower: Tower
+    count: int
+    cosine_minimum: float | None
+    cosine_median: float | None
+    length_error: float | None
+    num_not_finite: int
+    num_zero: int
+    spread: float | None
+    reference_spread: float
+
+
+@attrs.frozen(kw_only=True)
+class Ranking:
+    """Whether the export finds first what the model in float32 finds first.
+
+    Args:
+        kind: `image-text`: captions for images and images for captions; `neighbours`: the nearest other input of the
+            same tower, where the model has one tower alone.
+        num_queries: how many were ranked.
+        agreement: share of them with the same first result.
+    """
+
+    kind: str
+    num_queries: int
+    agreement: float
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What an export was measured to be.
+
+    Args:
+        data: name of the data set.
+        image_names: the images, in the order of the stored embeddings.
+        captions: the captions, in the order of the stored embeddings.
+        skipped: what could not be used of the data, by reason.
+        towers: each exported tower.
+        ranking: of the towers together.
+        gates: all of them.
+    """
+
+    data: str
+    image_names: tuple[str, ...]
+    captions: tuple[str, ...]
+    skipped: Mapping[str, int]
+    towers: tuple[TowerParity, ...]
+    ranking: Ranking
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was passed."""
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What failed, a line each."""
+        return tuple(f"{gate.name} is {gate.value}, expected {gate.bound}" for gate in self.gates if not gate.passed)
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return f"{to_json(self, indent=2)}\n"
+
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """Return the report that `to_json` wrote.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        return from_json(text, Report)
+
+
+def compare_tower(tower: Tower, exported: Tensor, reference: Tensor) -> TowerParity:
+    """Return how near exported embeddings are to the model's own.
+
+    Shape:
+        both `(count, embedding_dim)`.
+    """
+    ours, theirs = exported.double(), reference.double()
+    finite = ours.isfinite().all(dim=1)
+    lengths, expected = ours.norm(dim=1), theirs.norm(dim=1)
+    all_finite = bool(finite.all())
+    cosines = (ours * theirs).sum(dim=1) / (lengths * expected).clamp_min(torch.finfo(torch.float64).tiny)
+    return TowerParity(
+        tower=tower,
+        count=len(ours),
+        cosine_minimum=float(cosines.min()) if all_finite else None,
+        cosine_median=float(cosines.quantile(0.5)) if all_finite else None,
+        length_error=float((lengths / expected - 1).abs().max()) if all_finite else None,
+        num_not_finite=int((~finite).sum()),
+        num_zero=int((lengths == 0).sum()),
+        spread=_spread(ours) if all_finite else None,
+        reference_spread=_spread(theirs),
+    )
+
+
+def compare_rankings(exported: Mapping[Tower, Tensor], reference: Mapping[Tower, Tensor]) -> Ranking:
+    """Return how often the export finds first what the model finds first.
+
+    Args:
+        exported: embeddings by tower; a tower that was not exported is taken from `reference`.
+        reference: the model's own, of all towers that it has.
+    """
+    both = {**reference, **exported}
+    if len(both) == 2:
+        pairs: list[tuple[Tower, Tower]] = [("image", "text"), ("text", "image")]
+        kind = "image-text"
+    else:
+        pairs = [(tower, tower) for tower in both]
+        kind = "neighbours"
+    same = torch.cat(
+        [_first(both[one], both[other]) == _first(reference[one], reference[other]) for one, other in pairs]
+    )
+    return Ranking(kind=kind, num_queries=len(same), agreement=float(same.double().mean()))
+
+
+def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Gate, ...]:
+    """Return all gates of an export.
+
+    Args:
+        towers: what was measured of each.
+        ranking: what was measured of them together.
+        precision: of the export.
+    """
+    gates = [gate for parity in towers for gate in _tower_gates(parity, precision)]
+    agreement = ranking.agreement
+    bound = f">= {LEAST_AGREEMENT}"
+    gates.append(Gate(name="ranking agreement", value=agreement, bound=bound, passed=agreement >= LEAST_AGREEMENT))
+    return tuple(gates)
+
+
+def _tower_gates(parity: TowerParity, precision: Precision) -> list[Gate]:
+    least, most = LEAST_COSINE[precision], MOST_LENGTH_ERROR[precision]
+    spread, enough = parity.spread, LEAST_SPREAD * parity.reference_spread
+    cosine, error = parity.cosine_minimum, parity.length_error
+    name = parity.tower
+    return [
+        Gate(
+            name=f"{name} embeddings with NaN or infinity",
+            value=parity.num_not_finite,
+            bound="0",
+            passed=parity.num_not_finite == 0,
+        ),
+        Gate(name=f"{name} embeddings of length zero", value=parity.num_zero, bound="0", passed=parity.num_zero == 0),
+        Gate(
+            name=f"{name} cosine, minimum",
+            value=cosine,
+            bound=f"> {least}",
+            passed=cosine is not None and cosine > least,
+        ),
+        Gate(
+            name=f"{name} error of lengths",
+            value=error,
+            bound=f"<= {most}",
+            passed=error is not None and error <= most,
+        ),
+        Gate(
+            name=f"{name} spread (zero where all embeddings are the same)",
+            value=spread,
+            bound=f">= {enough:.3g} and not constant",
+            passed=spread is not None and spread >= enough and spread > CONSTANT,
+        ),
+    ]
+
+
+def _spread(embeddings: Tensor) -> float:
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    return max(0.0, 1.0 - math.sqrt(float(unit.mean(dim=0).square().sum())))
+
+
+def _first(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the index of the key of the highest cosine for each query; of one set, without the query itself."""
+    one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
+    similarity = one @ other.T
+    if queries is keys:
+        similarity.fill_diagonal_(-torch.inf)
+    return similarity.argmax(dim=1)

@@ -1,0 +1,46 @@
+"""What is exported, and how: the choices of the person who exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import attrs
+from attrs import validators
+
+Tower = Literal["image", "text"]
+Towers = Literal["image", "text", "both"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Preprocess = Literal["host", "uint8", "float32"]
+InputDtype = Literal["float32", "uint8", "int64"]
+
+
+@attrs.frozen(kw_only=True)
+class ExportSpec:
+    """How a model is exported.
+
+    Args:
+        out: the folder to write; it must not exist, or be empty.
+        target: name of the runtime's format, one of `mobileclip.export.targets`.
+        tower: the towers to export, a file each.
+        precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
+            float32 always.
+        dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
+        preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
+            `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are
+            always the host's.
+        normalize: scale embeddings to unit length inside.
+    """
+
+    out: Path = attrs.field(converter=Path)
+    target: str = "onnx"
+    tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
+    precision: Precision = attrs.field(default="fp32", validator=validators.in_(("fp32", "fp16", "bf16")))
+    dynamic_batch: bool = False
+    preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
+    normalize: bool = True
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers to export, in order."""
+        return ("image", "text") if self.tower == "both" else (self.tower,)

@@ -1,0 +1,97 @@
+"""What a format must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision
+from mobileclip.registry import Registry
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Target(Protocol):
+    """A format: how a tower is written in it, looked into and run."""
+
+    @property
+    def suffix(self) -> str:
+        """Of a tower's file."""
+        ...
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions that write and run it; their versions are in the contract, and older ones do not run it."""
+        ...
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        ...
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower, and return what it computes in.
+
+        Raises:
+            ValueError: if the format cannot hold the tower in this precision; the message says why.
+        """
+        ...
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it: its format, its input and output, that its weights are finite.
+
+        Raises:
+            ValueError: if it is not what the contract says; the message says what differs.
+        """
+        ...
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file in its own runtime, from one batch of inputs to their embeddings.
+
+        Raises:
+            ValueError: if the runtime cannot read the file.
+        """
+        ...
+
+
+targets: Registry[Target] = Registry("export_target")
+
+
+def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed versions of distributions."""
+    return {library: metadata.version(library) for library in libraries}
+
+
+def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> None:
+    """Refuse libraries that are older than those that wrote an export: they may read it wrongly, or not at all.
+
+    Args:
+        libraries: those that the target needs.
+        recorded: of the contract.
+
+    Raises:
+        ValueError: if one is older, or the contract lacks its version; the message has the command that mends it.
+    """
+    for library, installed in versions_of(libraries).items():
+        if library not in recorded:
+            raise ValueError(f"the contract has no version of {library}, so nobody knows what can run the export")
+        if _release(installed) < _release(recorded[library]):
+            raise ValueError(
+                f"{library} {installed} is older than {recorded[library]}, which wrote this export; "
+                f"update with: pip install '{library}>={recorded[library].partition('+')[0]}'"
+            )
+
+
+def _release(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version: formats change with these."""
+    first, second = version.split(".")[:2]
+    return int(first), int("".join(letter for letter in second if letter.isdigit()))

@@ -1,0 +1,184 @@
+"""ONNX, run by ONNX Runtime: on servers, desktops, phones and in browsers."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision
+from mobileclip.export.targets.base import Run
+
+if TYPE_CHECKING:
+    import onnx
+
+_SUFFIX_STORED = "_bfloat16"
+_LOG_ERRORS_ONLY = 3
+
+
+@attrs.frozen
+class OnnxTarget:
+    """ONNX through `torch.onnx.export(dynamo=True)`.
+
+    float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
+    is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
+    opened, and the file has half the bytes.
+    """
+
+    suffix: str = ".onnx"
+    libraries: tuple[str, ...] = ("onnx", "onnxruntime")
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        try:
+            for name in ("onnx", "onnxscript", "onnxruntime"):
+                import_module(name)
+        except ImportError as error:
+            raise ImportError(f"the target 'onnx' needs {error.name}: pip install 'mobileclip[onnx]'") from error
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower."""
+        import onnx
+
+        half = tower.spec.precision == "fp16"
+        program = tower.program(torch.float16 if half else torch.float32)
+        with warnings.catch_warnings():
+            # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=[tower.input_name],
+                output_names=[tower.output_name],
+                verbose=False,
+            )
+        assert converted is not None
+        model = converted.model_proto
+        # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        if tower.spec.precision == "bf16":
+            _store_as_bfloat16(model)
+        onnx.save_model(model, path)
+        return "fp16" if half else "fp32"
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it.
+
+        Raises:
+            ValueError: if it is no ONNX model, or not what the contract says.
+        """
+        import onnx
+
+        model = _read(path)
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            raise ValueError(f"{path} is not a valid ONNX model: {error}; export the model again") from error
+        found = (_described(model.graph.input), _described(model.graph.output))
+        expected = (
+            [(tower.input_name, tower.input_dtype, tower.input_shape)],
+            [(tower.output_name, "float32", tower.output_shape)],
+        )
+        if found != expected:
+            raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
+        for tensor in model.graph.initializer:
+            weights = _as_torch(tensor)
+            if weights.is_floating_point() and not bool(weights.isfinite().all()):
+                raise ValueError(f"{path}: the weight {tensor.name!r} holds NaN or infinity; choose a wider precision")
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file with ONNX Runtime on the processor."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Its exceptions have no common base of their own.
+            raise ValueError(
+                f"{path} cannot be read by ONNX Runtime {onnxruntime.__version__}: {error}; "
+                "update it with: pip install -U onnxruntime, or export the model again"
+            ) from error
+
+        def run(inputs: Tensor) -> Tensor:
+            outputs = session.run([tower.output_name], {tower.input_name: inputs.numpy()})
+            return torch.from_numpy(outputs[0])
+
+        return run
+
+
+def _store_as_bfloat16(model: onnx.ModelProto) -> None:
+    """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
+
+    Among these are the mean and the standard deviation of pixels, where they are inside.
+    """
+    import onnx
+
+    casts = []
+    for tensor in model.graph.initializer:
+        is_matrix = sum(side > 1 for side in tensor.dims) > 1
+        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix:
+            continue
+        name = tensor.name
+        rounded = _as_torch(tensor).to(torch.bfloat16)
+        tensor.ClearField("float_data")
+        tensor.data_type = onnx.TensorProto.BFLOAT16
+        tensor.raw_data = rounded.contiguous().view(torch.int16).numpy().tobytes()
+        tensor.name = f"{name}{_SUFFIX_STORED}"
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    kept = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.load_model(path, load_external_data=False)
+    except Exception as error:
+        # protobuf's errors, of whichever implementation is installed.
+        raise ValueError(f"{path} is no ONNX model: {error}; export the model again") from error
+
+
+def _described(values: Any) -> list[tuple[str, str, tuple[int | None, ...]]]:
+    """Return the name, type and shape of inputs or outputs."""
+    import onnx
+
+    names = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT64: "int64"}
+    return [
+        (
+            value.name,
+            names.get(value.type.tensor_type.elem_type, "another type"),
+            tuple(side.dim_value or None for side in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    ]
+
+
+def _as_torch(tensor: onnx.TensorProto) -> Tensor:
+    """Return a stored tensor; bfloat16, which NumPy lacks, by its bits."""
+    import onnx
+
+    if tensor.data_type == onnx.TensorProto.BFLOAT16:
+        bits = torch.frombuffer(bytearray(tensor.raw_data), dtype=torch.bfloat16)
+        return bits.reshape(tuple(tensor.dims))
+    return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())

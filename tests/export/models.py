@@ -1,0 +1,73 @@
+"""Small models whose embeddings tell the pictures and captions apart, as those of trained models do."""
+
+import torch
+
+from mobileclip.data.image import ImageTransform, load_image
+from mobileclip.encoders import (
+    AttentionSpec,
+    DualEncoderSpec,
+    MCiSpec,
+    MCtSpec,
+    StageSpec,
+    TextTransformerSpec,
+    ViTSpec,
+)
+from mobileclip.export import bundled_samples
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
+
+PIXELS = ImageInput(size=64, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+TOKENS = TextInput(context_length=12, vocab_size=600)
+STAGES = (StageSpec(dim=8, depth=1), StageSpec(dim=16, depth=1, mixer=AttentionSpec(head_dim=8), squeeze_excite=True))
+MCI = MCiSpec(stages=STAGES, embedding_dim=12, projection_bias=True, input=PIXELS)
+MCT = MCtSpec(width=16, num_heads=2, depth=1, embedding_dim=12, input=TOKENS)
+VIT = ViTSpec(width=16, num_heads=2, depth=1, embedding_dim=12, input=PIXELS)
+CAUSAL = TextTransformerSpec(width=16, num_heads=2, depth=1, embedding_dim=12, causal=True, input=TOKENS)
+
+CONVOLUTIONAL = DualEncoderSpec(image=MCI, text=MCT)
+TRANSFORMERS = DualEncoderSpec(image=VIT, text=CAUSAL)
+
+
+def seeing(spec, seed=0):
+    """The model of `spec` with random weights, norms that fit the bundled pictures, and layer scales that count.
+
+    With the norms of a new model, all but nothing of an image reaches the embedding.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = spec.build()
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name.endswith("gamma"):
+                    tensor.fill_(0.5)
+                elif name.endswith(("token_embedding.weight", "position")):
+                    tensor.normal_()
+            model.train()
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = None
+            model.encode_image(pixels(spec.image.input))
+    return model.eval()
+
+
+def pixels(image_input):
+    """The bundled pictures as a model takes them."""
+    transform = ImageTransform(image_input)
+    return torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+
+
+def constant(spec):
+    """A model that sees nothing: its image embedding is the bias of its last layer."""
+    model = seeing(spec)
+    with torch.no_grad():
+        model.image_encoder.head.project.weight.zero_()
+        model.image_encoder.head.project.bias.normal_()
+    return model
+
+
+def overflowing(spec):
+    """A model whose values fit float32, and are beyond float16 in the last layer of its text tower."""
+    model = seeing(spec)
+    with torch.no_grad():
+        model.text_encoder.norm.weight.mul_(3e4)
+        model.text_encoder.project.weight.mul_(1e2)
+    return model

@@ -1,0 +1,97 @@
+"""`mobileclip export` and `mobileclip verify` as people type them."""
+
+import shutil
+
+import pytest
+
+from mobileclip.cli import main
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.export import bundled_samples, read_contract, read_report
+from tests.export.models import CONVOLUTIONAL, constant
+
+
+def run(capsys, *arguments):
+    """Return the exit status, standard output and standard error."""
+    try:
+        main([str(argument) for argument in arguments])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def model_file(convolutional, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(convolutional, path)
+    return path
+
+
+def samples(images, captions):
+    rows = zip(images, captions, strict=True)
+    return [BenchmarkSample(key=f"s{row}", image=image, captions=(text,)) for row, (image, text) in enumerate(rows)]
+
+
+def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
+    images = bundled_samples().images[:5]
+    write_benchmark(tmp_path / "wds_mine_test", samples(images, ["a cat", "a dog", "a cup", "a cat", "a wall"]))
+    out = tmp_path / "out"
+    options = ("--data", tmp_path / "wds_mine_test", "--max-images", 4)
+    status, printed, _ = run(
+        capsys, "export", model_file, "--target", "torch", "--tower", "image", "--dynamic-batch", "--out", out, *options
+    )
+    assert status == 0
+    assert "passed: all 6 gates" in printed
+    assert "over 4 images" in printed
+    report = read_report(out)
+    assert report.data == "mine"
+    assert report.image_names == ("s0", "s1", "s2", "s3")
+    assert report.captions == ("a cat", "a dog", "a cup")
+    assert read_contract(out).towers[0].input_shape == (None, 3, 64, 64)
+    status, printed, _ = run(capsys, "verify", out)
+    assert status == 0
+    assert "first results are float32's" in printed
+    shutil.rmtree(tmp_path / "wds_mine_test")
+    write_benchmark(
+        tmp_path / "wds_mine_test",
+        [BenchmarkSample(key=str(row), image=image, label=row % 3) for row, image in enumerate(images)],
+        class_names=["cat", "dog", "cup"],
+        templates=["a photo of a {}", "a {}"],
+    )
+    arguments = ("--target", "torch", "--tower", "text", "--out", tmp_path / "text", *options)
+    status, _, _ = run(capsys, "export", model_file, *arguments)
+    assert status == 0
+    assert read_report(tmp_path / "text").captions == ("a photo of a cat", "a photo of a dog", "a photo of a cup")
+
+
+def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, tmp_path):
+    save_model(constant(CONVOLUTIONAL), tmp_path / "bad.safetensors")
+    out = tmp_path / "out"
+    status, _, err = run(
+        capsys, "export", tmp_path / "bad.safetensors", "--target", "torch", "--tower", "image", "--out", out
+    )
+    assert status == 1
+    assert "image spread" in err
+    assert not read_report(out).passed
+    status, _, err = run(capsys, "verify", out)
+    assert status == 1
+    assert "image spread" in err
+
+
+def test_mistakes_are_status_2(capsys, model_file, plain_onnx, tmp_path):
+    status, _, err = run(capsys, "export", model_file, "--out", plain_onnx)
+    assert status == 2
+    assert "choose another folder" in err
+    status, _, err = run(capsys, "export", model_file, "--target", "tflite", "--out", tmp_path / "out")
+    assert status == 2
+    assert "unknown export target 'tflite'" in err
+    status, _, err = run(capsys, "verify", tmp_path)
+    assert status == 2
+    assert "it is no export" in err
+    damaged = shutil.copytree(plain_onnx, tmp_path / "damaged")
+    (damaged / "text.onnx").unlink()
+    status, _, err = run(capsys, "verify", damaged)
+    assert status == 2
+    assert "has no text.onnx" in err

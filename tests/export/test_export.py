@@ -1,0 +1,208 @@
+"""What an export holds, checked with the runtimes themselves and with the model that it was made of."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file
+
+from mobileclip.data.image import ImageTransform, load_image
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import load_model, save_model
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.reparam import reparameterize
+from mobileclip.weights import weights_sha256
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels
+
+
+def run(path, inputs):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: np.asarray(inputs)})[0])
+
+
+def raw_pixels():
+    transform = ImageTransform(PIXELS)
+    images = [transform.pixels(load_image(data)) for data in bundled_samples().images]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def test_onnx_gives_the_models_embeddings(plain_onnx, convolutional):
+    images, texts = pixels(PIXELS), Tokenizer(TOKENS)(["a cat", "two dogs on a beach"])
+    ours = torch.cat([run(plain_onnx / "image.onnx", image[None]) for image in images])
+    torch.testing.assert_close(ours, convolutional.encode_image(images, normalize=True), rtol=1e-4, atol=1e-5)
+    ours = torch.cat([run(plain_onnx / "text.onnx", text[None]) for text in texts])
+    torch.testing.assert_close(ours, convolutional.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, transformers):
+    ours = run(half_onnx / "image.onnx", raw_pixels()[:5])
+    expected = transformers.encode_image(pixels(PIXELS)[:5])
+    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
+    assert len(run(half_onnx / "image.onnx", raw_pixels()[:3])) == 3
+    stored = [tensor for tensor in onnx.load(half_onnx / "image.onnx").graph.initializer if len(tensor.dims) > 1]
+    large = [tensor for tensor in stored if np.prod(tensor.dims) > 100]
+    assert large
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
+    texts = Tokenizer(TOKENS)(["a cat", "two dogs on a beach", ""])
+    expected = transformers.encode_text(texts)
+    torch.testing.assert_close(run(half_onnx / "text.onnx", texts), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_masks_are_within_half_precision(half_onnx, plain_torch):
+    """The causal mask is the only large constant of a tower; -inf or -3.4e38 would be found here."""
+    constants = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(half_onnx / "text.onnx").graph.initializer]
+    floats = [array for array in constants if array.dtype.kind == "f" and array.size]
+    assert all(np.isfinite(array).all() and abs(array).max() <= 1e4 for array in floats)
+    program = torch.export.load(plain_torch / "text.pt2")
+    assert not any("inf" in str(node.args) for node in program.graph.nodes)
+
+
+@torch.no_grad()
+def test_torch_gives_the_models_embeddings(plain_torch, transformers):
+    images, texts = pixels(PIXELS), Tokenizer(TOKENS)(["a cat", "two dogs on a beach"])
+    image_program = torch.export.load(plain_torch / "image.pt2").module()
+    text_program = torch.export.load(plain_torch / "text.pt2").module()
+    ours = torch.cat([image_program(image[None]) for image in images[:3]])
+    torch.testing.assert_close(ours, transformers.encode_image(images[:3], normalize=True), rtol=1e-4, atol=1e-5)
+    ours = torch.cat([text_program(text[None]) for text in texts])
+    torch.testing.assert_close(ours, transformers.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_bfloat16(convolutional, tmp_path, target):
+    spec = ExportSpec(
+        out=tmp_path / "out", target=target, tower="image", precision="bf16", preprocess="float32", normalize=False
+    )
+    folder = export_model(convolutional, spec)
+    (image,) = read_contract(folder).towers
+    assert image.compute == {"onnx": "fp32", "torch": "bf16"}[target]
+    assert image.input_dtype == "float32"
+    (parity,) = verify_export(folder).towers
+    assert 0.999 < parity.cosine_minimum < 1 - 1e-7, "bfloat16 is near float32, and not the same"
+    if target == "onnx":
+        ours = run(folder / "image.onnx", raw_pixels()[:1].float())
+        rounded = reparameterize(convolutional).image_encoder
+        with torch.no_grad():
+            for parameter in rounded.parameters():
+                if sum(side > 1 for side in parameter.shape) > 1:
+                    parameter.copy_(parameter.bfloat16().float())
+            torch.testing.assert_close(ours, rounded(pixels(PIXELS)[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
+    contract = json.loads((plain_onnx / "mobileclip.json").read_text())
+    assert contract["image"]["input"] == {
+        "size": 64,
+        "interpolation": "bicubic",
+        "mean": list(PIXELS.mean),
+        "std": list(PIXELS.std),
+    }
+    assert (contract["image"]["channel_order"], contract["image"]["layout"]) == ("RGB", "NCHW")
+    assert contract["text"]["input"] == {"context_length": 12, "vocab_size": 600, "pad_id": 0}
+    assert (contract["text"]["start_id"], contract["text"]["end_id"]) == (598, 599)
+    assert contract["logit_scale"] == pytest.approx(float(convolutional.logit_scale.detach().exp()))
+    assert contract["weights_sha256"] == weights_sha256(reparameterize(convolutional).state_dict())
+    assert contract["versions"]["onnxruntime"] == onnxruntime.__version__
+    assert "apple-amlr" in contract["licence"]
+    assert contract["spec"]["image"]["kind"] == "mci"
+    image, text = contract["towers"]
+    assert (image["input_shape"], image["output_shape"]) == ([1, 3, 64, 64], [1, 12])
+    assert (text["input_name"], text["input_dtype"], text["input_shape"]) == ("tokens", "int64", [1, 12])
+    image, text = read_contract(half_onnx).towers
+    assert (image.input_dtype, image.input_shape, text.input_shape) == ("uint8", (None, 3, 64, 64), (None, 12))
+    assert image.compute == "fp16"
+
+
+def test_tokenizer_file_gives_whole_rows(plain_onnx):
+    stored = tokenizers.Tokenizer.from_file(str(plain_onnx / "tokenizer.json"))
+    texts = ["a cat", "", "a text that is a good deal longer than twelve tokens can ever hold"]
+    assert [stored.encode(text).ids for text in texts] == Tokenizer(TOKENS)(texts).tolist()
+
+
+@torch.no_grad()
+def test_golden_vectors_are_what_the_files_take_and_the_model_gives(plain_onnx, half_onnx, convolutional):
+    golden = load_file(plain_onnx / "golden.safetensors")
+    torch.testing.assert_close(golden["pixels"], pixels(PIXELS)[:4], rtol=0, atol=0)
+    expected = convolutional.encode_image(golden["pixels"], normalize=True)
+    torch.testing.assert_close(golden["image_embedding"], expected, rtol=1e-4, atol=1e-5)
+    assert golden["tokens"].tolist() == Tokenizer(TOKENS)(list(bundled_samples().captions[:4])).tolist()
+    golden = load_file(half_onnx / "golden.safetensors")
+    torch.testing.assert_close(golden["pixels"], raw_pixels()[:4], rtol=0, atol=0)
+
+
+def test_report_names_what_it_was_measured_on(plain_onnx):
+    report = read_report(plain_onnx)
+    assert report.passed
+    assert report.data == "bundled"
+    assert report.image_names == bundled_samples().image_names
+    assert report.captions == bundled_samples().captions
+    assert report.ranking.kind == "image-text"
+    assert report.ranking.num_queries == 12 + 24
+    assert [tower.count for tower in report.towers] == [12, 24]
+    assert all(tower.cosine_minimum > 0.99999 for tower in report.towers)
+
+
+def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
+    save_model(convolutional.image_encoder, tmp_path / "tower.safetensors")
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    folder = export_model(tmp_path / "tower.safetensors", spec)
+    contract, report = read_contract(folder), read_report(folder)
+    assert contract.logit_scale is None
+    assert contract.text is None
+    assert report.ranking.kind == "neighbours"
+    assert report.ranking.num_queries == 12
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evaluation.safetensors",
+        "golden.safetensors",
+        "image.pt2",
+        "mobileclip.json",
+        "report.json",
+    ]
+    loaded = load_model(tmp_path / "tower.safetensors")
+    assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
+    with pytest.raises(ValueError, match="no text tower; choose --tower image"):
+        export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch"))
+
+
+def test_mistakes_cost_nothing(convolutional, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'onnx'"):
+        export_model(convolutional, ExportSpec(out=tmp_path / "out", target="onxx"))
+    with pytest.raises(ValueError, match="no published weights for mobileclip_s4; give its file"):
+        export_model("mobileclip_s4", ExportSpec(out=tmp_path / "out"))
+    with pytest.raises(ValueError, match="precision"):
+        ExportSpec(out=tmp_path / "out", precision="int4")
+    with pytest.raises(ValueError, match="training mode"):
+        export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        export_model(convolutional, ExportSpec(out=tmp_path / "full"))
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
+    from mobileclip.export import Samples
+
+    good = bundled_samples()
+    samples = Samples(
+        name="torn",
+        image_names=("one", "torn", "two"),
+        images=(good.images[0], b"\xff\xd8\xff", good.images[1]),
+        captions=("a cat", "a dog"),
+    )
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    report = read_report(export_model(convolutional, spec, samples=samples))
+    assert report.image_names == ("one", "two")
+    assert sum(report.skipped.values()) == 1
+    assert report.towers[0].count == 2
+    torn = Samples(name="torn", image_names=("a", "b"), images=(b"no", b"no"), captions=("a cat", "a dog"))
+    with pytest.raises(ValueError, match="only 0 of the 2 images of torn"):
+        export_model(MCI.build().eval(), ExportSpec(out=tmp_path / "none", target="torch", tower="image"), samples=torn)
+    with pytest.raises(ValueError, match="come twice"):
+        Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))

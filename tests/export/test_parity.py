@@ -1,0 +1,125 @@
+"""What is measured, against written-out loops, and the gates at their bounds."""
+
+import math
+
+import pytest
+import torch
+
+from mobileclip.export import parity
+from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
+
+
+def embeddings(count=9, dim=5, seed=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def failed(parities, ranking, precision="fp32"):
+    return [gate.name for gate in gates_of(tuple(parities), ranking, precision) if not gate.passed]
+
+
+def same_ranking():
+    reference = {"image": embeddings(), "text": embeddings(seed=1)}
+    return compare_rankings({}, reference)
+
+
+def naive_cosine(one, other):
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+def test_cosines_against_loops():
+    reference, exported = embeddings(), embeddings() + 0.1 * embeddings(seed=3)
+    cosines = sorted(map(naive_cosine, exported.tolist(), reference.tolist()))
+    found = compare_tower("image", exported, reference)
+    assert found.cosine_minimum == pytest.approx(cosines[0])
+    assert found.cosine_median == pytest.approx(cosines[4])
+    lengths = [math.sqrt(sum(a * a for a in row)) for row in exported.tolist()]
+    expected = [math.sqrt(sum(a * a for a in row)) for row in reference.tolist()]
+    worst = max(abs(one / other - 1) for one, other in zip(lengths, expected, strict=True))
+    assert found.length_error == pytest.approx(worst, rel=1e-5)
+
+
+def test_ranking_agreement_against_loops():
+    reference = {"image": embeddings(7), "text": embeddings(11, seed=1)}
+    exported = {"image": reference["image"] + 0.5 * embeddings(7, seed=2)}
+    both = {**reference, **exported}
+    agreeing = 0
+    for one, other in (("image", "text"), ("text", "image")):
+        for row in range(len(reference[one])):
+            first = [
+                max(
+                    range(len(keys[other])),
+                    key=lambda k: naive_cosine(keys[one][row].tolist(), keys[other][k].tolist()),
+                )
+                for keys in (both, reference)
+            ]
+            agreeing += first[0] == first[1]
+    found = compare_rankings(exported, reference)
+    assert (found.kind, found.num_queries) == ("image-text", 18)
+    assert found.agreement == pytest.approx(agreeing / 18)
+    assert 0 < found.agreement < 1
+
+
+def test_a_tower_alone_is_ranked_by_neighbours():
+    reference = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    swapped = torch.tensor([[1.0, 0.0], [0.1, 0.9], [0.0, 1.0], [0.9, 0.1]])
+    assert compare_rankings({"image": reference.clone()}, {"image": reference}).agreement == 1
+    found = compare_rankings({"image": swapped}, {"image": reference})
+    assert (found.kind, found.num_queries, found.agreement) == ("neighbours", 4, 0)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("fp16", 0.9995), ("bf16", 0.9995)])
+def test_cosine_gate_at_its_bound(precision, least):
+    reference = embeddings(6, 2)
+    for cosine, expected in ((least + 2e-6, []), (least - 2e-6, ["image cosine, minimum"])):
+        angle = math.acos(cosine)
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+        exported = reference.double().clone()
+        exported[2] = turn @ exported[2]
+        assert failed([compare_tower("image", exported, reference)], same_ranking(), precision) == expected
+
+
+def test_a_value_that_is_not_finite_fails():
+    exported = embeddings()
+    exported[3, 1] = torch.nan
+    exported[5, 0] = torch.inf
+    found = compare_tower("text", exported, embeddings())
+    assert (found.num_not_finite, found.cosine_minimum, found.spread) == (2, None, None)
+    assert "text embeddings with NaN or infinity" in failed([found], same_ranking())
+    assert "text cosine, minimum" in failed([found], same_ranking())
+
+
+def test_length_zero_constant_and_scaled_embeddings_fail():
+    reference = embeddings()
+    exported = reference.clone()
+    exported[0] = 0
+    assert "image embeddings of length zero" in failed([compare_tower("image", exported, reference)], same_ranking())
+    same = reference[:1].expand(9, -1).contiguous()
+    (name,) = failed([compare_tower("image", same, same)], same_ranking())
+    assert "spread" in name
+    assert failed([compare_tower("image", 2 * reference, reference)], same_ranking()) == ["image error of lengths"]
+
+
+def test_ranking_gate():
+    reference = {"image": embeddings(), "text": embeddings(seed=1)}
+    found = compare_rankings({"image": embeddings(seed=8)}, reference)
+    assert found.agreement < 0.99
+    assert failed([compare_tower("image", reference["image"], reference["image"])], found) == ["ranking agreement"]
+
+
+def test_report_round_trips_and_names_what_failed():
+    found = compare_tower("image", embeddings() * torch.nan, embeddings())
+    ranking = same_ranking()
+    report = Report(
+        data="here",
+        image_names=("a",),
+        captions=(),
+        skipped={"torn": 1},
+        towers=(found,),
+        ranking=ranking,
+        gates=gates_of((found,), ranking, "fp16"),
+    )
+    assert Report.from_json(report.to_json()) == report
+    assert not report.passed
+    assert "image embeddings with NaN or infinity is 9, expected 0" in report.failures
+    assert f"image cosine, minimum is None, expected > {parity.LEAST_COSINE['fp16']}" in report.failures

@@ -1,0 +1,207 @@
+"""Exports that are damaged, made of bad models or written by other versions: each is told apart."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import onnx
+import pytest
+import torch
+
+from mobileclip.export import ExportSpec, export_model, read_report, targets, verify_export
+from mobileclip.export.targets.torch import refuse_pickles
+from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing
+
+
+@pytest.fixture
+def copied(plain_onnx, tmp_path):
+    return shutil.copytree(plain_onnx, tmp_path / "copied")
+
+
+def sign(folder):
+    """Write the hashes of the files as they are now into the contract, as one who exports badly would."""
+    contract = json.loads((folder / "mobileclip.json").read_text())
+    contract["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in contract["files"]}
+    (folder / "mobileclip.json").write_text(json.dumps(contract))
+
+
+def change(folder, edit):
+    contract = json.loads((folder / "mobileclip.json").read_text())
+    edit(contract)
+    (folder / "mobileclip.json").write_text(json.dumps(contract))
+
+
+@pytest.mark.parametrize("export", ["plain_onnx", "half_onnx", "plain_torch"])
+def test_measures_again_what_the_report_says(export, request):
+    folder = request.getfixturevalue(export)
+    report = verify_export(folder)
+    assert report.passed, report.failures
+    assert report == read_report(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["image.onnx", "text.onnx", "tokenizer.json", "golden.safetensors", "evaluation.safetensors", "report.json"]
+)
+def test_tampered_and_missing_files(copied, name):
+    path = copied / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is not the file that was exported"):
+        verify_export(copied)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"has no {name}"):
+        verify_export(copied)
+
+
+def test_no_contract_and_bad_contracts(copied, tmp_path):
+    with pytest.raises(ValueError, match="no export, or not a whole one"):
+        verify_export(tmp_path)
+    change(copied, lambda contract: contract.update(format_version=99))
+    with pytest.raises(ValueError, match="format version 99"):
+        verify_export(copied)
+    change(copied, lambda contract: contract.update(format_version=1, files={"../image.onnx": "0"}))
+    with pytest.raises(ValueError, match="not in the export's folder"):
+        verify_export(copied)
+    change(copied, lambda contract: contract.update(files={}))
+    with pytest.raises(ValueError, match=r"no SHA-256 of image\.onnx, text\.onnx"):
+        verify_export(copied)
+    change(copied, lambda contract: contract.update(colour="red"))
+    with pytest.raises(ValueError, match="unknown key 'colour'"):
+        verify_export(copied)
+
+
+def test_older_libraries_are_refused(copied):
+    change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
+    with pytest.raises(ValueError, match=r"older than 99\.1\.0, which wrote this export; update with: pip install"):
+        verify_export(copied)
+    change(copied, lambda contract: contract["versions"].pop("onnxruntime"))
+    with pytest.raises(ValueError, match="no version of onnxruntime"):
+        verify_export(copied)
+
+
+def test_a_wrong_network_fails_the_gates(copied):
+    """The same graph with one weight turned around: it runs, has the right shapes, and ranks wrongly."""
+    model = onnx.load(copied / "image.onnx")
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, copied / "image.onnx")
+    sign(copied)
+    report = verify_export(copied)
+    assert not report.passed
+    failed = {gate.name for gate in report.gates if not gate.passed}
+    assert {"image cosine, minimum", "ranking agreement"} <= failed
+    assert not any(name.startswith("text") for name in failed)
+
+
+def test_weights_that_are_not_finite_and_other_shapes_are_told_before_anything_runs(copied):
+    model = onnx.load(copied / "image.onnx")
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    broken = onnx.numpy_helper.to_array(weight).copy()
+    broken.flat[0] = float("nan")
+    weight.CopyFrom(onnx.numpy_helper.from_array(broken, weight.name))
+    onnx.save(model, copied / "image.onnx")
+    sign(copied)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        verify_export(copied)
+    shutil.copy(copied / "text.onnx", copied / "image.onnx")
+    sign(copied)
+    with pytest.raises(ValueError, match="inputs and outputs"):
+        verify_export(copied)
+    (copied / "image.onnx").write_bytes(b"not a network")
+    sign(copied)
+    with pytest.raises(ValueError, match="ONNX model"):
+        verify_export(copied)
+
+
+def test_overflow_in_half_precision_is_a_gate(tmp_path):
+    """The model is sound in float32; its text embeddings in float16 are not finite, and the other tower's are."""
+    spec = ExportSpec(out=tmp_path / "out", precision="fp16", tower="text")
+    folder = export_model(overflowing(TRANSFORMERS), spec)
+    report = verify_export(folder)
+    assert "text embeddings with NaN or infinity" in {gate.name for gate in report.gates if not gate.passed}
+    assert report == read_report(folder)
+
+
+def test_constant_embeddings_are_a_gate(tmp_path):
+    folder = export_model(constant(CONVOLUTIONAL), ExportSpec(out=tmp_path / "out", target="torch", tower="image"))
+    report = read_report(folder)
+    assert any("image spread" in gate.name and not gate.passed for gate in report.gates)
+    assert report.towers[0].cosine_minimum > 0.99999, "cosines alone would have let it pass"
+
+
+def test_pickles_are_refused_unread(plain_torch, tmp_path):
+    original = plain_torch / "image.pt2"
+    refuse_pickles(original)
+    for member, content in (
+        ("image/data/sample_inputs/model.pt", b"\x80\x04."),
+        ("image/data/weights/model.pt", b"\x80\x04."),
+        ("image/data/constants/custom_obj_0", b"\x80\x04."),
+    ):
+        path = tmp_path / "image.pt2"
+        with zipfile.ZipFile(original) as old, zipfile.ZipFile(path, "w") as new:
+            for info in old.infolist():
+                if info.filename != member:
+                    new.writestr(info.filename, old.read(info))
+            new.writestr(member, content)
+        with pytest.raises(ValueError, match=r"could run\s+anything"):
+            refuse_pickles(path)
+    table = "image/data/weights/model_weights_config.json"
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(tmp_path / "image.pt2", "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            new.writestr(info.filename, data.replace(b'"use_pickle": false', b'"use_pickle": true', 1))
+            assert info.filename != table or b'"use_pickle": false' in data
+    with pytest.raises(ValueError, match="do not use it"):
+        refuse_pickles(tmp_path / "image.pt2")
+    (tmp_path / "image.pt2").write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match="no archive of an exported program"):
+        refuse_pickles(tmp_path / "image.pt2")
+
+
+def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
+    """Killed between the towers' files and the contract, by the kernel."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from mobileclip.export import ExportSpec, export_model
+from mobileclip.export.measured import Measured
+from tests.export.models import TRANSFORMERS, seeing
+Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    assert done.returncode == -9
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.rglob("text.pt2"))
+    assert not list(tmp_path.rglob("mobileclip.json"))
+
+
+def test_an_error_leaves_nothing(transformers, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no")
+
+    monkeypatch.setattr(type(targets["torch"]), "inspect", fail)
+    with pytest.raises(ValueError, match="no"):
+        export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_extra_names_its_command(plain_onnx, transformers, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'mobileclip\[onnx\]'"):
+        export_model(transformers, ExportSpec(out=tmp_path / "out"))
+    with pytest.raises(ImportError, match=r"pip install 'mobileclip\[onnx\]'"):
+        verify_export(plain_onnx)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_is_left_as_it_was(transformers):
+    """Exports of other precisions before this one have not changed its weights or its attention."""
+    assert {parameter.dtype for parameter in transformers.parameters()} == {torch.float32}
+    backends = {module.backend.__name__ for module in transformers.modules() if hasattr(module, "backend")}
+    assert backends == {"sdpa_attention"}
