@@ -2,6 +2,7 @@
 
 from mobileclip.blocks import build_model
 from mobileclip.encoders import specs
+from mobileclip.inference import optimize
 from mobileclip.pipeline import ImageTextModel, load
 from mobileclip.release import create_model_and_transforms, get_tokenizer
 from mobileclip.reparam import reparameterize
@@ -12,6 +13,7 @@ __all__ = [
     "create_model_and_transforms",
     "get_tokenizer",
     "load",
+    "optimize",
     "reparameterize",
     "specs",
 ]

@@ -55,8 +55,8 @@ class Attention(nn.Module):
             `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
         """
         dim = x.shape[-1]
-        weights = self.qkv.weight.split((dim, 2 * dim))
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split((dim, 2 * dim))
+        weights = torch.split(self.qkv.weight, [dim, 2 * dim])
+        biases = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, [dim, 2 * dim])
         query = rearrange(F.linear(pick(x, index), weights[0], biases[0]), "b (h d) -> b h 1 d", h=self.num_heads)
         keys_and_values = F.linear(x, weights[1], biases[1])
         key, value = rearrange(keys_and_values, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)

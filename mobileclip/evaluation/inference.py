@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeGuard
 
 import attrs
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mobileclip.encoders import DualEncoder, TextEncoder, by_length, encode_to_the_end
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, evaluating
+from mobileclip.inference import OptimizedDualEncoder
 from mobileclip.progress import Progress, console
 from mobileclip.reparam import reparameterize
 
@@ -48,7 +50,8 @@ class Encoders:
         """
         if self.device.type == "cpu":
             pixels = pixels.to(self.dtype, memory_format=torch.channels_last)
-            return torch.cat(list(self._encode(self.model.encode_image, pixels, most=_MOST_IMAGES_ON_CPU)))
+            most = len(pixels) if isinstance(self.model, OptimizedDualEncoder) else _MOST_IMAGES_ON_CPU
+            return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
 
     def encode_texts(
@@ -135,7 +138,8 @@ def encoding(model: ImageTextModel) -> Iterator[Encoders]:
     """Hold a model ready to encode, without gradients, then give every module its mode back.
 
     A dual encoder of ours is folded, as a copy. On a CPU its image tower is laid out with channels innermost, and
-    small batches are encoded side by side, by as many threads as torch computes with. Others are taken as they are.
+    small batches are encoded side by side, by as many threads as torch computes with. Others, and what
+    `mobileclip.optimize` has prepared, are taken as they are.
 
     Args:
         model: its weights stay as they are.
@@ -143,7 +147,7 @@ def encoding(model: ImageTextModel) -> Iterator[Encoders]:
     dtype = next(model.parameters()).dtype
     with evaluating(model) as device:
         ready = fastest_form(model)
-        if device.type == "cpu" and isinstance(model, DualEncoder):
+        if device.type == "cpu" and _is_unprepared(model):
             with _encoding_threads() as threads:
                 yield Encoders(model=ready, device=device, dtype=dtype, threads=threads)
         else:
@@ -156,12 +160,17 @@ def fastest_form(model: ImageTextModel) -> ImageTextModel:
     Args:
         model: in evaluation mode.
     """
-    if not isinstance(model, DualEncoder):
+    if not _is_unprepared(model):
         return model
     folded = reparameterize(model)
     if next(model.parameters()).device.type == "cpu":
         folded.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return folded
+
+
+def _is_unprepared(model: ImageTextModel) -> TypeGuard[DualEncoder]:
+    """Return whether a model is a dual encoder of ours that `mobileclip.optimize` has not prepared already."""
+    return isinstance(model, DualEncoder) and not isinstance(model, OptimizedDualEncoder)
 
 
 def _text_tower(model: ImageTextModel) -> TextEncoder | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -14,6 +12,7 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.embedding import evaluating
 from mobileclip.evaluation.inference import fastest_form
 from mobileclip.evaluation.report.values import Latency
+from mobileclip.inference import processor
 
 _WARM_UP, _FEWEST, _MOST = 3, 5, 50
 _SECONDS = 2.0
@@ -45,7 +44,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads()
-    return f"{_processor()}, {count} thread{'' if count == 1 else 's'}"
+    return f"{processor()}, {count} thread{'' if count == 1 else 's'}"
 
 
 def _median_ms(encode: Callable[[], object]) -> float:
@@ -57,12 +56,3 @@ def _median_ms(encode: Callable[[], object]) -> float:
         encode()
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names and names[0] else platform.processor() or platform.machine() or "CPU"

@@ -12,6 +12,7 @@ from torch import nn
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import TextTransformerSpec
 from mobileclip.evaluation.inference import encoding
+from mobileclip.inference import optimize
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 from tests.evaluation.models import ColourModel, image_of, tokenize
@@ -139,3 +140,18 @@ def test_half_precision_comes_out_in_single():
         assert encoders.encode_images(torch.ones(9, 3, 2, 2)).tolist() == [[1.0] * 3] * 9
         assert encoders.encode_images(torch.ones(9, 3, 2, 2)).dtype == torch.float32
         assert encoders.encode_texts(tokenize, ["red"], batch_size=1).dtype == torch.float32
+
+
+def test_what_is_optimized_already_is_taken_as_it_is():
+    model, tokenizer, (images, _) = randomised(CAUSAL), Tokenizer(CAUSAL.text.input), inputs(CAUSAL, batch=9)
+    fast = optimize(model, compiled=False, rounds=1)
+    sizes = []
+    fast.image_encoder.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    with torch.inference_mode():
+        expected = model.encode_image(images), model.encode_text(tokenizer(TEXTS))
+    with encoding(fast) as encoders:
+        assert encoders.model is fast
+        torch.testing.assert_close(encoders.encode_images(images), expected[0], rtol=1e-4, atol=1e-4)
+        texts = encoders.encode_texts(tokenizer, TEXTS, batch_size=3)
+    torch.testing.assert_close(texts, expected[1], rtol=1e-4, atol=1e-4)
+    assert sizes == [9]

@@ -1,0 +1,47 @@
+"""Times of several functions, called in turn, and how far their results are apart."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
+    """Return the milliseconds of every function's calls: as many as there are rounds, after one to warm up.
+
+    Every second round goes backwards, so that a machine that slows down for a while slows all of them down.
+
+    Args:
+        functions: what to call.
+        rounds: at least 1.
+    """
+    for function in functions:
+        function()
+    times: list[list[float]] = [[] for _ in functions]
+    for index in range(rounds):
+        order = range(len(functions)) if index % 2 == 0 else reversed(range(len(functions)))
+        for which in order:
+            start = time.perf_counter()
+            functions[which]()
+            times[which].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median of the ratios of neighbouring calls."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
+    """Return the smallest cosine between two embeddings of one input; NaN where one is not finite."""
+    return float(torch.cosine_similarity(embeddings.double(), expected.double(), dim=-1).min())
+
+
+def largest_error(embeddings: Tensor, expected: Tensor) -> float:
+    """Return the largest norm of an embedding's difference over the norm of the expected one."""
+    difference = (embeddings.double() - expected.double()).norm(dim=-1)
+    return float((difference / expected.double().norm(dim=-1)).max())

@@ -1,0 +1,205 @@
+"""Find the form of a model that answers soonest on this machine, and prove that it gives the same embeddings."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mobileclip.encoders import DualEncoder
+from mobileclip.inference.forms import Form, OptimizedTower, Precision
+from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
+from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
+from mobileclip.reparam import reparameterize
+
+LARGEST_ERROR_FP32 = 1e-5
+SMALLEST_COSINE_BF16 = 0.9995
+_FEW = 4
+_TEXT = "a photo of two people who walk along an old harbour"
+
+
+class OptimizedDualEncoder(DualEncoder):
+    """A dual encoder whose towers compute in the form that was the fastest on this machine.
+
+    Args:
+        model: the dual encoder as it came; its spec and its logit scale are kept.
+        image_encoder: the image tower.
+        text_encoder: the text tower.
+        report: what was tried and measured; kept as `.report`.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        image_encoder: nn.Module,
+        text_encoder: nn.Module,
+        report: OptimizationReport,
+    ) -> None:
+        # The dual encoder's own __init__ would build new towers.
+        nn.Module.__init__(self)
+        self.spec = model.spec
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
+        self.report = report
+        self.eval()
+
+
+def optimize(
+    model: DualEncoder,
+    example: tuple[Tensor, Tensor] | None = None,
+    *,
+    precision: Precision = "fp32",
+    compiled: bool = True,
+    rounds: int = 7,
+) -> OptimizedDualEncoder:
+    """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
+
+    Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in small
+    parts; and both compiled. With `bf16` all of that in bfloat16. What is not as exact as its precision allows (an
+    error of 1e-5 in float32, a cosine of 0.9995 in bfloat16), what cannot be compiled and what is no faster is not
+    used, and `.report` says so. The model itself is not changed.
+
+    Args:
+        model: in evaluation mode, in float32, on the CPU; in training form or folded.
+        example: images and tokenised texts as they will come: their batch sizes are what programs are compiled for.
+            Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
+        precision: what may be computed in.
+        compiled: whether to compile, which takes a C++ compiler and up to a minute for each tower.
+        rounds: timed calls of each form.
+
+    Raises:
+        ValueError: if the model is in training mode, not in float32 or not on the CPU, or the precision is unknown.
+    """
+    _check(model, precision=precision, rounds=rounds)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        images, tokens = _example(model) if example is None else example
+        folded = reparameterize(model)
+        image_encoder, image_report = _fastest(
+            model.image_encoder,
+            folded.image_encoder,
+            images,
+            forms=_forms(len(images), precision=precision, compiled=compiled),
+            tower="image",
+            rounds=rounds,
+        )
+        text_encoder, text_report = _fastest(
+            model.text_encoder,
+            folded.text_encoder,
+            tokens,
+            forms=_forms(len(tokens), precision=precision, compiled=compiled),
+            tower="text",
+            rounds=rounds,
+        )
+        report = OptimizationReport(
+            image=image_report, text=text_report, threads=torch.get_num_threads(), processor=processor()
+        )
+        return OptimizedDualEncoder(model, image_encoder=image_encoder, text_encoder=text_encoder, report=report)
+
+
+def processor() -> str:
+    """Return what the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine() or "CPU"
+
+
+def _check(model: DualEncoder, *, precision: str, rounds: int) -> None:
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
+    if rounds < 1:
+        raise ValueError(f"rounds is at least 1, not {rounds}")
+    found = {(weight.dtype, weight.device.type) for weight in model.parameters()}
+    if found != {(torch.float32, "cpu")}:
+        named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in found))
+        raise ValueError(
+            f"optimize takes a model in float32 on the CPU, but its weights are {named}; "
+            "load it with dtype=torch.float32 and device='cpu', and ask for precision='bf16' here"
+        )
+
+
+def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
+    from mobileclip.data.tokenizer import Tokenizer
+
+    size = model.spec.image.input.size
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images, Tokenizer(model.spec.text.input)([_TEXT])
+
+
+def _forms(batch_size: int, *, precision: Precision, compiled: bool) -> Iterator[Form]:
+    """Yield what is tried: eager before compiled, a whole batch before parts of it."""
+    precisions: tuple[Precision, ...] = ("fp32",) if precision == "fp32" else ("fp32", "bf16")
+    for chosen in precisions:
+        for compiles in (False, True):
+            # Who asks for bfloat16 waits for no program that computes in float32.
+            if compiles and (not compiled or chosen != precision):
+                continue
+            for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
+                yield Form(precision=chosen, compiled=compiles, most=most)
+
+
+def _fastest(
+    plain: nn.Module, folded: nn.Module, inputs: Tensor, *, forms: Iterable[Form], tower: str, rounds: int
+) -> tuple[nn.Module, TowerReport]:
+    """Return the tower in its fastest form that is exact enough, and what was tried."""
+    if not len(inputs):
+        raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
+    expected: Tensor = plain(inputs)
+    towers: dict[Form, OptimizedTower] = {}
+    trials: dict[Form, Trial] = {}
+    for form in forms:
+        candidate = OptimizedTower(folded, form=form)
+        trials[form] = _checked(candidate, inputs, expected)
+        if not trials[form].refused:
+            towers[form] = candidate
+    plain_times, *others = times_in_turn([partial(each, inputs) for each in (plain, *towers.values())], rounds=rounds)
+    for form, times in zip(towers, others, strict=True):
+        trials[form] = attrs.evolve(
+            trials[form], milliseconds=statistics.median(times), speed_up=median_ratio(plain_times, times)
+        )
+    used = max((trials[form] for form in towers), key=lambda trial: trial.speed_up or 0, default=None)
+    if used is not None and (used.speed_up or 0) <= 1:
+        used = None
+    report = TowerReport(
+        tower=tower,
+        batch_size=len(inputs),
+        plain_milliseconds=statistics.median(plain_times),
+        trials=tuple(trials.values()),
+        used=used,
+    )
+    return (folded if used is None else towers[used.form]), report
+
+
+def _checked(candidate: OptimizedTower, inputs: Tensor, expected: Tensor) -> Trial:
+    """Return how exact a form is, or why there is none."""
+    form = candidate.form
+    try:
+        candidate.compile_for(inputs)
+        embeddings = candidate(inputs)
+    except Exception as error:  # noqa: BLE001 - compilers raise what they like, and without one there are other forms
+        return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
+    cosine, error_size = smallest_cosine(embeddings, expected), largest_error(embeddings, expected)
+    refused = ""
+    if form.precision == "fp32" and not error_size <= LARGEST_ERROR_FP32:
+        refused = f"the error is above {LARGEST_ERROR_FP32:.0e}"
+    elif form.precision == "bf16" and not cosine >= SMALLEST_COSINE_BF16:
+        refused = f"the cosine is below {SMALLEST_COSINE_BF16}"
+    return Trial(form=form, cosine=cosine, error=error_size, refused=refused)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,195 @@
+"""The fastest form of a model: its embeddings, what is used and what is refused, and what the report says."""
+
+import json
+
+import attrs
+import pytest
+import torch
+import torch._dynamo.utils
+import torch._inductor.config
+from torch import nn
+
+from mobileclip.data import Tokenizer
+from mobileclip.encoders import DualEncoder
+from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
+from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
+from mobileclip.pipeline import ImageTextModel
+from mobileclip.reparam import is_folded, reparameterize
+from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
+
+# Torch's compiler imports parts of torch that warn of themselves.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+CAUSAL = attrs.evolve(SMALL_VIT, text=attrs.evolve(SMALL.text, causal=True))
+TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Towers as small as these wait for each other's threads more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def example(spec, batch):
+    return inputs(spec, batch)[0], Tokenizer(spec.text.input)((TEXTS * batch)[:batch])
+
+
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, CAUSAL], ids=["base", "mct", "causal"])
+def test_the_embeddings_are_those_of_the_model(spec):
+    model = randomised(spec)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = optimize(model, example(spec, 6), compiled=False, rounds=2)
+    assert isinstance(fast, DualEncoder)
+    assert not fast.training
+    assert fast.logit_scale == model.logit_scale
+    for batch in (1, 6, 13):
+        images, tokens = example(spec, batch)
+        with torch.inference_mode():
+            torch.testing.assert_close(fast.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(fast(images, tokens), model(images, tokens), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert not is_folded(model)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+
+def test_the_report_has_every_form_and_uses_the_fastest():
+    report = optimize(randomised(SMALL), example(SMALL, 6), precision="bf16", compiled=False, rounds=3).report
+    forms = [Form(precision=p, compiled=False, most=most) for p in ("fp32", "bf16") for most in (6, 4)]
+    for tower in (report.image, report.text):
+        assert [trial.form for trial in tower.trials] == forms
+        assert tower.batch_size == 6
+        timed = [trial for trial in tower.trials if not trial.refused]
+        assert all(trial.milliseconds > 0 and trial.speed_up > 0 for trial in timed)
+        best = max(timed, key=lambda trial: trial.speed_up)
+        assert tower.used == (best if best.speed_up > 1 else None)
+        assert max(trial.error for trial in tower.trials[:2]) < 1e-5 < min(trial.error for trial in tower.trials[2:])
+        assert "*" in str(tower)
+        assert "eager bf16, 4 at once" in str(tower)
+    read = json.loads(report.to_json())
+    assert read["image"]["trials"][0]["form"] == {"precision": "fp32", "compiled": False, "most": 6}
+    assert read["threads"] == torch.get_num_threads()
+    assert report.processor in str(report)
+
+
+def test_what_is_not_exact_enough_is_not_used(monkeypatch):
+    """bfloat16 is refused by a gate of one, float32 by a gate of zero; then the folded towers stay as they are."""
+    monkeypatch.setattr("mobileclip.inference.optimizing.SMALLEST_COSINE_BF16", 1.1)
+    monkeypatch.setattr("mobileclip.inference.optimizing.LARGEST_ERROR_FP32", -1.0)
+    model = randomised(SMALL)
+    fast = optimize(model, precision="bf16", compiled=False, rounds=1)
+    for tower in (fast.report.image, fast.report.text):
+        assert tower.used is None
+        assert [trial.refused.split()[1] for trial in tower.trials] == ["error", "cosine"]
+        assert all(trial.milliseconds is None for trial in tower.trials)
+        assert "not usable: the cosine is below 1.1" in str(tower)
+        assert "* none of these is faster" in str(tower)
+    assert is_folded(fast)
+    images, tokens = example(SMALL, 2)
+    torch.testing.assert_close(fast.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast.encode_text(tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_are_not_finite_fit_no_gate():
+    model = randomised(SMALL)
+    with torch.no_grad():
+        model.text_encoder.project.weight[0] = torch.nan
+    report = optimize(model, compiled=False, rounds=1).report
+    assert [trial.refused for trial in report.text.trials] == ["the error is above 1e-05"]
+    assert [trial.refused for trial in report.image.trials] == [""]
+
+
+def test_without_a_compiler_the_rest_is_used():
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
+        fast = optimize(randomised(SMALL), rounds=1)
+    for tower in (fast.report.image, fast.report.text):
+        eager, compiled = tower.trials
+        assert not eager.refused
+        assert compiled.form.compiled
+        assert compiled.refused.startswith("it cannot be compiled here: ")
+        assert "C++ compiler" in compiled.refused
+        assert tower.used in (eager, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (SMALL, "image_encoder"),
+        (CAUSAL, "text_encoder"),
+        pytest.param(SMALL_MCT, "text_encoder", marks=pytest.mark.slow),
+        pytest.param(CAUSAL, "image_encoder", marks=pytest.mark.slow),
+    ],
+)
+def test_programs_are_one_for_each_model_and_no_call_compiles(spec, name):
+    """Weights are frozen into a program, so another model's must not run in its place; nor may a call wait for one."""
+    plain = [getattr(randomised(spec, seed=seed), name) for seed in (0, 1)]
+    towers = [
+        OptimizedTower(reparameterize(tower), form=Form(precision="fp32", compiled=True, most=2)) for tower in plain
+    ]
+    which = 0 if name == "image_encoder" else 1
+    for tower in towers:
+        tower.compile_for(example(spec, 3)[which])
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for batch in (1, 2, 5):
+        tensors = example(spec, batch)[which]
+        for fast, tower in zip(towers, plain, strict=True):
+            expected = tower(tensors)
+            torch.testing.assert_close(fast(tensors), expected, rtol=1e-4, atol=1e-4)
+            with torch.inference_mode():
+                torch.testing.assert_close(fast(tensors.clone()), expected, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_everything_is_compiled(precision):
+    model = randomised(CAUSAL)
+    fast = optimize(model, example(CAUSAL, 6), precision=precision, rounds=3)
+    for tower in (fast.report.image, fast.report.text):
+        assert [trial.refused for trial in tower.trials] == [""] * len(tower.trials)
+        assert sum(trial.form.compiled for trial in tower.trials) == 2
+
+
+def test_it_serves_a_model_with_its_preprocessing():
+    model = randomised(SMALL)
+    fast = optimize(model, compiled=False, rounds=1)
+    assert isinstance(fast, OptimizedDualEncoder)
+    expected = ImageTextModel(model).encode_text(TEXTS, batch_size=2)
+    torch.testing.assert_close(ImageTextModel(fast).encode_text(TEXTS, batch_size=2), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (nn.Module.train, {}, "the model is in training mode"),
+        (nn.Module.half, {}, r"weights are torch\.float16 on cpu; load it with"),
+        (nn.Module.eval, {"precision": "fp16"}, "precision is one of fp32, bf16, not 'fp16'"),
+        (nn.Module.eval, {"rounds": 0}, "rounds is at least 1"),
+        (nn.Module.eval, {"example": example(SMALL, 0)}, "the example has no images"),
+    ],
+)
+def test_what_cannot_be_optimized_is_said(change, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optimize(change(randomised(SMALL)), **arguments)
+
+
+def test_inputs_of_another_size_are_refused():
+    fast = optimize(randomised(SMALL), compiled=False, rounds=1)
+    with pytest.raises(ValueError, match="expected images of shape"):
+        fast.encode_image(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="expected token ids"):
+        fast.encode_text(torch.zeros(1, 5, dtype=torch.long))
+
+
+def test_measures():
+    calls = []
+    times = times_in_turn([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert [len(each) for each in times] == [3, 3]
+    assert median_ratio([1, 9, 4], [2, 3, 4]) == 1
+    ours, theirs = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
+    assert smallest_cosine(ours, theirs) == pytest.approx(0.5**0.5)
+    assert largest_error(ours, theirs) == pytest.approx(0.5**0.5)
+    assert not smallest_cosine(ours * torch.nan, theirs) > -2
