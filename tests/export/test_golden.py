@@ -1,0 +1,59 @@
+"""Full-size models with the golden weights: exported files give the embeddings and tokens of the public code."""
+
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+
+from mobileclip.export import ExportSpec, export_model, read_report, verify_export
+from mobileclip.export.parity import LEAST_COSINE
+from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
+
+# What the tokenizer of another language does not repair; the library's own does.
+NEEDS_REPAIR = {"&lt;b&gt;html &amp; entities&lt;/b&gt;", "ÀÉÎÕÜ ß ﬁ ﬂ", "ＦＵＬＬ ｗｉｄｔｈ", "SchrÃ¶dinger mojibake"}
+FILES = {"apple_mobileclip_s0": "s0_file", "openclip_MobileCLIP2-S0": "clip2_s0_file"}
+
+
+def run_onnx(path, inputs):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return torch.cat([torch.from_numpy(session.run(None, {name: row[None].numpy()})[0]) for row in inputs])
+
+
+def run_torch(path, inputs):
+    module = torch.export.load(path).module()
+    with torch.no_grad():
+        return torch.cat([module(row[None]) for row in inputs])
+
+
+def least_cosine(ours, theirs):
+    return float(torch.nn.functional.cosine_similarity(ours.double(), torch.as_tensor(theirs).double()).min())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target", "precision"),
+    [
+        ("apple_mobileclip_s0", "onnx", "fp32"),
+        ("apple_mobileclip_s0", "onnx", "fp16"),
+        ("apple_mobileclip_s0", "onnx", "bf16"),
+        ("apple_mobileclip_s0", "torch", "fp32"),
+        ("openclip_MobileCLIP2-S0", "onnx", "fp32"),
+        ("openclip_MobileCLIP2-S0", "onnx", "fp16"),
+    ],
+)
+def test_embeddings_of_the_public_code(name, target, precision, request, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
+    folder = export_model(request.getfixturevalue(FILES[name]), spec)
+    report = verify_export(folder)
+    assert report.passed, report.failures
+    assert report == read_report(folder)
+    run, suffix = {"onnx": (run_onnx, "onnx"), "torch": (run_torch, "pt2")}[target]
+    outputs, images, tokens = golden(name).outputs(), golden_images(256), golden_tokens()[:5]
+    least = LEAST_COSINE[precision]
+    assert least_cosine(run(folder / f"image.{suffix}", images), outputs["image_embedding"]) > least
+    assert least_cosine(run(folder / f"text.{suffix}", tokens), outputs["text_embedding"]) > least
+    whole = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text, expected in zip(golden_texts(), golden_tokens().tolist(), strict=True):
+        if text not in NEEDS_REPAIR:
+            assert whole.encode(text).ids == expected, text
