@@ -1,7 +1,7 @@
 """A model in the form that answers soonest on the machine at hand, measured and checked there."""
 
 from mobileclip.inference.forms import Form, OptimizedTower, Precision
-from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, processor
+from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_tower, processor
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "TowerReport",
     "Trial",
     "optimize",
+    "optimize_tower",
     "processor",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder
+from mobileclip.encoders import DualEncoder, TextEncoder
 from mobileclip.inference.forms import Form, OptimizedTower, Precision
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
@@ -82,27 +82,65 @@ def optimize(
     _check(model, precision=precision, rounds=rounds)
     with torch.inference_mode(mode=False), torch.no_grad():
         images, tokens = _example(model) if example is None else example
-        folded = reparameterize(model)
-        image_encoder, image_report = _fastest(
-            model.image_encoder,
-            folded.image_encoder,
-            images,
-            forms=_forms(len(images), precision=precision, compiled=compiled),
-            tower="image",
-            rounds=rounds,
+        image_encoder, image_report = optimize_tower(
+            model.image_encoder, images, precision=precision, compiled=compiled, rounds=rounds
         )
-        text_encoder, text_report = _fastest(
-            model.text_encoder,
-            folded.text_encoder,
-            tokens,
-            forms=_forms(len(tokens), precision=precision, compiled=compiled),
-            tower="text",
-            rounds=rounds,
+        text_encoder, text_report = optimize_tower(
+            model.text_encoder, tokens, precision=precision, compiled=compiled, rounds=rounds
         )
         report = OptimizationReport(
             image=image_report, text=text_report, threads=torch.get_num_threads(), processor=processor()
         )
         return OptimizedDualEncoder(model, image_encoder=image_encoder, text_encoder=text_encoder, report=report)
+
+
+@torch.inference_mode(mode=False)
+@torch.no_grad()
+def optimize_tower(
+    plain: nn.Module, inputs: Tensor, *, precision: Precision = "fp32", compiled: bool = True, rounds: int = 7
+) -> tuple[nn.Module, TowerReport]:
+    """Return one tower in its fastest form that is exact enough, and what was tried, as `optimize` does for both.
+
+    Args:
+        plain: in evaluation mode, in float32, on the CPU; in training form or folded.
+        inputs: images or tokenised texts as they will come.
+        precision: what may be computed in.
+        compiled: whether to compile.
+        rounds: timed calls of each form.
+
+    Raises:
+        ValueError: as `optimize`.
+    """
+    _check(plain, precision=precision, rounds=rounds)
+    tower = "text" if isinstance(plain, TextEncoder) else "image"
+    if not len(inputs):
+        raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
+    folded = reparameterize(plain)
+    forms = _forms(len(inputs), precision=precision, compiled=compiled)
+    expected: Tensor = plain(inputs)
+    towers: dict[Form, OptimizedTower] = {}
+    trials: dict[Form, Trial] = {}
+    for form in forms:
+        candidate = OptimizedTower(folded, form=form)
+        trials[form] = _checked(candidate, inputs, expected)
+        if not trials[form].refused:
+            towers[form] = candidate
+    plain_times, *others = times_in_turn([partial(each, inputs) for each in (plain, *towers.values())], rounds=rounds)
+    for form, times in zip(towers, others, strict=True):
+        trials[form] = attrs.evolve(
+            trials[form], milliseconds=statistics.median(times), speed_up=median_ratio(plain_times, times)
+        )
+    used = max((trials[form] for form in towers), key=lambda trial: trial.speed_up or 0, default=None)
+    if used is not None and (used.speed_up or 0) <= 1:
+        used = None
+    report = TowerReport(
+        tower=tower,
+        batch_size=len(inputs),
+        plain_milliseconds=statistics.median(plain_times),
+        trials=tuple(trials.values()),
+        used=used,
+    )
+    return (folded if used is None else towers[used.form]), report
 
 
 def processor() -> str:
@@ -115,7 +153,7 @@ def processor() -> str:
     return next(filter(None, names), "") or platform.processor() or platform.machine() or "CPU"
 
 
-def _check(model: DualEncoder, *, precision: str, rounds: int) -> None:
+def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
     if precision not in get_args(Precision):
@@ -149,38 +187,6 @@ def _forms(batch_size: int, *, precision: Precision, compiled: bool) -> Iterator
                 continue
             for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
                 yield Form(precision=chosen, compiled=compiles, most=most)
-
-
-def _fastest(
-    plain: nn.Module, folded: nn.Module, inputs: Tensor, *, forms: Iterable[Form], tower: str, rounds: int
-) -> tuple[nn.Module, TowerReport]:
-    """Return the tower in its fastest form that is exact enough, and what was tried."""
-    if not len(inputs):
-        raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
-    expected: Tensor = plain(inputs)
-    towers: dict[Form, OptimizedTower] = {}
-    trials: dict[Form, Trial] = {}
-    for form in forms:
-        candidate = OptimizedTower(folded, form=form)
-        trials[form] = _checked(candidate, inputs, expected)
-        if not trials[form].refused:
-            towers[form] = candidate
-    plain_times, *others = times_in_turn([partial(each, inputs) for each in (plain, *towers.values())], rounds=rounds)
-    for form, times in zip(towers, others, strict=True):
-        trials[form] = attrs.evolve(
-            trials[form], milliseconds=statistics.median(times), speed_up=median_ratio(plain_times, times)
-        )
-    used = max((trials[form] for form in towers), key=lambda trial: trial.speed_up or 0, default=None)
-    if used is not None and (used.speed_up or 0) <= 1:
-        used = None
-    report = TowerReport(
-        tower=tower,
-        batch_size=len(inputs),
-        plain_milliseconds=statistics.median(plain_times),
-        trials=tuple(trials.values()),
-        used=used,
-    )
-    return (folded if used is None else towers[used.form]), report
 
 
 def _checked(candidate: OptimizedTower, inputs: Tensor, expected: Tensor) -> Trial:

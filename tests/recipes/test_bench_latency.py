@@ -1,0 +1,72 @@
+"""The comparison of latencies: same weights, same inputs, honest ratios; the small run, whole."""
+
+import json
+
+import attrs
+import pytest
+import torch
+
+from mobileclip.encoders import specs
+from recipes.bench_latency import Case, LatencyBenchSpec, Side, captions, cases, compare, run
+
+
+def test_short_captions_for_causal_towers_alone():
+    named = [(str(case), case.batch_size) for case in cases(LatencyBenchSpec(models=("s2", "b"), batch_sizes=(1, 32)))]
+    assert named == [
+        *(("s2 image", 1), ("s2 image", 32), ("s2 random text", 1), ("s2 random text", 32)),
+        *(("b image", 1), ("b image", 32), ("b random text", 1), ("b random text", 32)),
+        *(("b short text", 1), ("b short text", 32)),
+    ]
+    assert {case.tower for case in cases(LatencyBenchSpec(towers=("text",)))} == {"text"}
+
+
+def test_captions_of_ten_ids():
+    spec = specs.mobileclip_b()
+    tokens = captions(spec, batch_size=3)
+    assert tokens.shape == (3, 77)
+    assert tokens.argmax(-1).tolist() == [9, 9, 9]
+    assert tokens[:, 0].tolist() == [spec.text.input.start_id] * 3
+    assert tokens[:, 10:].unique().tolist() == [spec.text.input.pad_id]
+
+
+def test_ratios_and_errors_are_against_the_first():
+    x = torch.rand(200, 200)
+
+    def slow(inputs):
+        for _ in range(20):
+            y = inputs @ inputs
+        return y
+
+    contestants = [Side(way="release", encode=slow), Side(way="eager", encode=lambda inputs: 1.25 * inputs @ inputs)]
+    case = Case(model="s0", tower="image", texts="", batch_size=1)
+    first, second = compare(case, contestants, x, rounds=9)
+    assert first.ratio == first.cpu_ratio == 1
+    assert first.error == 0
+    assert second.ratio > 0
+    assert second.cpu_ratio > 0
+    assert second.ratio_quartiles[0] <= second.ratio <= second.ratio_quartiles[1]
+    assert second.error == pytest.approx(0.25, rel=1e-4)
+    assert second.cosine == pytest.approx(1)
+
+
+@pytest.fixture
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_as_before")
+def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
+    spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1)
+    run(spec)
+    lines = [json.loads(line) for line in (tmp_path / "latency.jsonl").read_text(encoding="utf-8").splitlines()]
+    ways = ["release", "eager", "optimized_fp32", "optimized_bf16"]
+    assert [(line["case"]["tower"], line["way"]) for line in lines] == [
+        (tower, way) for tower in ("image", "text") for way in ways
+    ]
+    for line in lines:
+        assert line["milliseconds"] > 0
+        assert line["error"] < (0.05 if line["way"] == "optimized_bf16" else 2e-5)
+        assert attrs.fields_dict(Case).keys() == line["case"].keys()
+    assert "s0 image" in capsys.readouterr().out
