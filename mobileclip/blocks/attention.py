@@ -54,6 +54,9 @@ class Attention(nn.Module):
         Shape:
             `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
         """
+        if type(self.qkv) is not nn.Linear:
+            # An adapter or a quantised layer stands there: its weight is not all that it computes with.
+            return pick(self(x), index)
         dim = x.shape[-1]
         weights = torch.split(self.qkv.weight, [dim, 2 * dim])
         biases = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, [dim, 2 * dim])
