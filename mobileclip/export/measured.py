@@ -97,7 +97,7 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Mea
         normalize: whether embeddings are scaled to unit length.
 
     Raises:
-        ValueError: if fewer than two images can be used.
+        ValueError: if fewer than two images can be used, or the model itself gives NaN, infinity or zero.
     """
     inputs: dict[Tower, Tensor] = {}
     reference: dict[Tower, Tensor] = {}
@@ -113,6 +113,11 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Mea
             captions = samples.captions
             inputs[tower] = taken = Tokenizer(cast("TextEncoderSpec", encoder.spec).input)(captions)
         reference[tower] = _encode(encoder, taken, normalize=normalize)
+        lengths = reference[tower].norm(dim=1)
+        if not bool((lengths.isfinite() & (lengths > 0)).all()):
+            raise ValueError(
+                f"the {tower} tower gives embeddings with NaN, infinity or zero in float32 already; check its weights"
+            )
     return Measured(inputs=inputs, reference=reference, image_names=names, captions=captions, skipped=dict(skipped))
 
 
@@ -136,7 +141,7 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
     reference = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
     missing = [tower.tower for tower in contract.towers if tower.tower not in reference]
-    if missing or inputs.keys() != reference.keys():
+    if missing or any(len(inputs[tower]) != len(reference.get(tower, ())) for tower in inputs):
         raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
     return Measured(inputs=inputs, reference=reference)
 

@@ -21,7 +21,7 @@ class ExportSpec:
 
     Args:
         out: the folder to write; it must not exist, or be empty.
-        target: name of the runtime's format, one of `mobileclip.export.targets`.
+        target: the runtime's format: `onnx`, `torch`, or another that is registered in `mobileclip.export.targets`.
         tower: the towers to export, a file each.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
             float32 always.

@@ -10,6 +10,7 @@ import zipfile
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mobileclip.export import ExportSpec, export_model, read_report, targets, verify_export
 from mobileclip.export.targets.torch import refuse_pickles
@@ -78,6 +79,9 @@ def test_older_libraries_are_refused(copied):
     change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
     with pytest.raises(ValueError, match=r"older than 99\.1\.0, which wrote this export; update with: pip install"):
         verify_export(copied)
+    change(copied, lambda contract: contract["versions"].update(onnxruntime="new"))
+    with pytest.raises(ValueError, match="the version 'new', which is none"):
+        verify_export(copied)
     change(copied, lambda contract: contract["versions"].pop("onnxruntime"))
     with pytest.raises(ValueError, match="no version of onnxruntime"):
         verify_export(copied)
@@ -95,6 +99,24 @@ def test_a_wrong_network_fails_the_gates(copied):
     failed = {gate.name for gate in report.gates if not gate.passed}
     assert {"image cosine, minimum", "ranking agreement"} <= failed
     assert not any(name.startswith("text") for name in failed)
+
+
+def test_a_model_that_is_broken_itself_is_refused(tmp_path):
+    model = constant(CONVOLUTIONAL)
+    with torch.no_grad():
+        model.image_encoder.head.project.bias.zero_()
+    with pytest.raises(ValueError, match="image tower gives embeddings with NaN, infinity or zero in float32 already"):
+        export_model(model, ExportSpec(out=tmp_path / "out", target="torch"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_inputs_without_embeddings_are_refused(copied):
+    tensors = load_file(copied / "evaluation.safetensors")
+    tensors["text.embedding"] = tensors["text.embedding"][:3]
+    save_file(tensors, copied / "evaluation.safetensors")
+    sign(copied)
+    with pytest.raises(ValueError, match="lacks inputs or embeddings"):
+        verify_export(copied)
 
 
 def test_weights_that_are_not_finite_and_other_shapes_are_told_before_anything_runs(copied):
@@ -156,6 +178,11 @@ def test_pickles_are_refused_unread(plain_torch, tmp_path):
             new.writestr(info.filename, data.replace(b'"use_pickle": false', b'"use_pickle": true', 1))
             assert info.filename != table or b'"use_pickle": false' in data
     with pytest.raises(ValueError, match="do not use it"):
+        refuse_pickles(tmp_path / "image.pt2")
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(tmp_path / "image.pt2", "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, b'{"config": {"weight": 3}}' if info.filename == table else old.read(info))
+    with pytest.raises(ValueError, match="no archive of an exported program"):
         refuse_pickles(tmp_path / "image.pt2")
     (tmp_path / "image.pt2").write_bytes(b"not an archive")
     with pytest.raises(ValueError, match="no archive of an exported program"):

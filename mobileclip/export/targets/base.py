@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -93,5 +94,7 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
 
 def _release(version: str) -> tuple[int, int]:
     """Return the first two numbers of a version: formats change with these."""
-    first, second = version.split(".")[:2]
-    return int(first), int("".join(letter for letter in second if letter.isdigit()))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        raise ValueError(f"the contract names the version {version!r}, which is none; export the model again")
+    return int(numbers[1]), int(numbers[2])

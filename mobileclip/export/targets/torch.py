@@ -93,10 +93,10 @@ def refuse_pickles(path: Path) -> None:
             # Below the folder that is named after the file.
             members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             unknown = [name for name, info in members.items() if not _is_plain(name, info.file_size)]
-            tables = [json.loads(archive.read(members[name])) for name in _TABLES]
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            tables = [json.loads(archive.read(members[name]))["config"] for name in _TABLES]
+            pickled = [name for table in tables for name, entry in table.items() if entry["use_pickle"] is not False]
+    except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no archive of an exported program: {error}; export the model again") from error
-    pickled = [name for table in tables for name, entry in table["config"].items() if entry["use_pickle"] is not False]
     if unknown or pickled:
         raise ValueError(
             f"{path} holds {', '.join([*unknown, *pickled][:3])}, which is more than numbers and a graph and could run "
