@@ -5,13 +5,12 @@ import pytest
 import tokenizers
 import torch
 
-from mobileclip.export import ExportSpec, export_model, read_report, verify_export
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.parity import LEAST_COSINE
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
 # What the tokenizer of another language does not repair; the library's own does.
 NEEDS_REPAIR = {"&lt;b&gt;html &amp; entities&lt;/b&gt;", "ÀÉÎÕÜ ß ﬁ ﬂ", "ＦＵＬＬ ｗｉｄｔｈ", "SchrÃ¶dinger mojibake"}
-FILES = {"apple_mobileclip_s0": "s0_file", "openclip_MobileCLIP2-S0": "clip2_s0_file"}
 
 
 def run_onnx(path, inputs):
@@ -38,18 +37,26 @@ def least_cosine(ours, theirs):
         ("apple_mobileclip_s0", "onnx", "fp16"),
         ("apple_mobileclip_s0", "onnx", "bf16"),
         ("apple_mobileclip_s0", "torch", "fp32"),
+        ("apple_mobileclip_s1", "onnx", "fp32"),
+        ("apple_mobileclip_s2", "onnx", "fp32"),
+        ("apple_mobileclip_b", "onnx", "fp32"),
         ("openclip_MobileCLIP2-S0", "onnx", "fp32"),
         ("openclip_MobileCLIP2-S0", "onnx", "fp16"),
     ],
 )
-def test_embeddings_of_the_public_code(name, target, precision, request, tmp_path):
+def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
+    torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
     spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
-    folder = export_model(request.getfixturevalue(FILES[name]), spec)
+    folder = export_model(tmp_path / "checkpoint.pt", spec)
     report = verify_export(folder)
     assert report.passed, report.failures
     assert report == read_report(folder)
     run, suffix = {"onnx": (run_onnx, "onnx"), "torch": (run_torch, "pt2")}[target]
-    outputs, images, tokens = golden(name).outputs(), golden_images(256), golden_tokens()[:5]
+    outputs, images, tokens = (
+        golden(name).outputs(),
+        golden_images(read_contract(folder).image.input.size),
+        golden_tokens()[:5],
+    )
     least = LEAST_COSINE[precision]
     assert least_cosine(run(folder / f"image.{suffix}", images), outputs["image_embedding"]) > least
     assert least_cosine(run(folder / f"text.{suffix}", tokens), outputs["text_embedding"]) > least
