@@ -40,6 +40,8 @@ from mobileclip.reparam import reparameterize
 Way = Literal["release", "release_compiled", "eager", "optimized_fp32", "optimized_bf16"]
 Encode = Callable[[Tensor], Tensor]
 _SHORT_CAPTION = 10
+# Columns of a line of the table: it is read from files as well.
+_WIDTH = 140
 
 
 @attrs.frozen(kw_only=True)
@@ -263,7 +265,7 @@ def run(spec: LatencyBenchSpec) -> None:
                 exactness = (f"{result.cpu_ratio:.2f}", f"{result.cosine:.6f}", f"{result.error:.0e}")
                 named = (str(result.case), str(result.case.batch_size), result.way)
                 table.add_row(*named, *measured, *exactness, result.form)
-    Console().print(table)
+    Console(width=max(Console().width, _WIDTH)).print(table)
 
 
 if __name__ == "__main__":
