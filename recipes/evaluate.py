@@ -3,7 +3,7 @@
 Command:   python recipes/evaluate.py mobileclip_s2 --data datasets/ --report
            python recipes/evaluate.py mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite imagenet
 Try it:    python recipes/evaluate.py --tiny --report
-Hardware:  a GPU for the 38, which are 700,000 images; one core reads some 400 of them a second
+Hardware:  a GPU for the 38, which are 700,000 images; any CPU for small ones
 Time:      --tiny takes half a minute on two cores; what was encoded once is not encoded again, and a run that was
            stopped goes on
 Result:    outputs/evaluate: results.jsonl of every model, and with --report report.html and pictures. As published, the
