@@ -88,18 +88,23 @@ def spec_of(root, **choices):
 
 
 def counting(monkeypatch):
-    """Count the images that any model of ours encodes."""
+    """Count the images and texts that any model of ours encodes."""
     from mobileclip.encoders import DualEncoder
+    from mobileclip.evaluation import inference
 
     counted = {"images": 0, "texts": 0}
-    for name, unit in (("encode_image", "images"), ("encode_text", "texts")):
-        real = getattr(DualEncoder, name)
+    encode_image, encode_text = DualEncoder.encode_image, inference.encode_to_the_end
 
-        def count(self, batch, normalize=False, *, real=real, unit=unit):
-            counted[unit] += len(batch)
-            return real(self, batch, normalize)
+    def image(self, batch, normalize=False):
+        counted["images"] += len(batch)
+        return encode_image(self, batch, normalize)
 
-        monkeypatch.setattr(DualEncoder, name, count)
+    def text(tower, tokens):
+        counted["texts"] += len(tokens)
+        return encode_text(tower, tokens)
+
+    monkeypatch.setattr(DualEncoder, "encode_image", image)
+    monkeypatch.setattr(inference, "encode_to_the_end", text)
     return counted
 
 
