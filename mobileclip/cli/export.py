@@ -108,10 +108,12 @@ def _samples(path: str, max_images: int) -> Samples:
 
 def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str, ...]:
     """Return the distinct texts that images are ranked against."""
+    from mobileclip.evaluation.classification import fill_templates
+
     if benchmark.kind == "retrieval":
         texts = [caption for sample in samples for caption in sample.captions]
     else:
-        texts = [benchmark.templates[0].replace("{}", name) for name in benchmark.class_names]
+        texts = fill_templates(benchmark.class_names, benchmark.templates[:1])
     return tuple(dict.fromkeys(texts))
 
 

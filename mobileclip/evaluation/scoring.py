@@ -11,7 +11,7 @@ from mobileclip.evaluation.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.retrieval import caption_recall
 from mobileclip.evaluation.special import special_metrics
-from mobileclip.evaluation.suite import SuiteEntry, suite_entry
+from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
 
 # With fewer classes, five guesses say nothing.
 _FEWEST_FOR_TOP5 = 5
@@ -49,17 +49,16 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
         ValueError: if the main metric of a data set of the suite is none of these, or needs groups that the features
             do not hold.
     """
-    entry = suite_entry(benchmark.name)
     main = require_metric(benchmark)
     retrieval = benchmark.kind == "retrieval"
     metrics = _retrieval(features) if retrieval else _classification(benchmark, features)
     metrics[MAIN_METRIC] = metrics[main]
-    key, name = (entry.key, entry.name) if entry else (benchmark.name, benchmark.name)
+    key, name = key_and_title(benchmark.name)
     return Score(
         result=DatasetResult(
             key=key, dataset=name, metrics=metrics, num_images=len(features.keys), num_skipped=num_skipped
         ),
-        absent_classes=() if retrieval else _absent_classes(benchmark, features),
+        absent_classes=() if retrieval else absent_classes(benchmark, features),
     )
 
 
@@ -100,7 +99,8 @@ def _classification(benchmark: Benchmark, features: Features) -> dict[str, float
     return metrics | special_metrics(entry.key, hits, features.labels, features.metadata)
 
 
-def _absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:
+def absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:
+    """Return the names of the classes without an image."""
     assert features.labels is not None, "a data set of classes has labels"
     present = set(features.labels.tolist())
     return tuple(name for index, name in enumerate(benchmark.class_names) if index not in present)

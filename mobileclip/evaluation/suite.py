@@ -85,6 +85,16 @@ def suite_entry(name: str) -> SuiteEntry | None:
     return next((entry for entry in SUITE if name in folder_names(entry.key)), None)
 
 
+def key_and_title(name: str) -> tuple[str, str]:
+    """Return what results and what tables call a data set: the suite's words for its own, and the name of any other.
+
+    Args:
+        name: of its folder, as `suite_entry` takes it.
+    """
+    entry = suite_entry(name)
+    return (entry.key, entry.name) if entry else (name, name)
+
+
 def folder_names(key: str) -> tuple[str, ...]:
     """Return what the folder of a data set is called, without `wds_` and `_test`, the published name first.
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import attrs
 
 from mobileclip import storage
-from mobileclip.evaluation.suite import SUITE, folder_names, published_page, suite_entry
+from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
 Kind = Literal["benchmark", "winogavil", "aro", "order"]
@@ -117,8 +117,7 @@ def find_task(name: str, data: str | None = None) -> Task:
     if storage.is_remote(name) or Path(name, _MARKER).exists():
         own = storage.file_name(name.rstrip("/").partition("/tree/")[0].partition("/resolve/")[0])
         own = own.removeprefix("wds_").removesuffix("_test")
-        entry = suite_entry(own)
-        key, title = (entry.key, entry.name) if entry else (own, own)
+        key, title = key_and_title(own)
         return Task(key=key, name=title, kind="benchmark", path=name)
     raise ValueError(
         f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a folder with "

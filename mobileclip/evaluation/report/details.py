@@ -15,7 +15,8 @@ from mobileclip.evaluation.report.examples import (
     text_queries,
 )
 from mobileclip.evaluation.report.pictures import find_images
-from mobileclip.evaluation.suite import suite_entry
+from mobileclip.evaluation.scoring import absent_classes
+from mobileclip.evaluation.suite import key_and_title
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +77,7 @@ def dataset_details(
     for name, number in (("num_classes", num_classes), ("num_queries", num_queries), ("num_answers", num_answers)):
         if number < 1:
             raise ValueError(f"{name} is {number}, expected at least 1")
-    entry = suite_entry(benchmark.name)
-    key, dataset = (entry.key, entry.name) if entry else (benchmark.name, benchmark.name)
+    key, dataset = key_and_title(benchmark.name)
     empty = DatasetDetails(model=model, key=key, dataset=dataset, kind=benchmark.kind, num_images=len(features.image))
     if benchmark.kind == "classification":
         return _classification(empty, benchmark, features, num_classes)
@@ -88,14 +88,12 @@ def _classification(
     empty: DatasetDetails, benchmark: Benchmark, features: Features, num_classes: int
 ) -> DatasetDetails:
     worst = worst_classes(benchmark, features, num_classes=num_classes)
-    assert features.labels is not None, "a data set of classes has labels"
-    present = set(features.labels.tolist())
     found = find_images(benchmark, features.keys, pictures=[one.example for one in worst])
     confused = tuple(attrs.evolve(one, picture=found.pictures.get(one.example)) for one in worst)
     return attrs.evolve(
         empty,
         num_classes=len(benchmark.class_names),
-        absent_classes=tuple(name for index, name in enumerate(benchmark.class_names) if index not in present),
+        absent_classes=absent_classes(benchmark, features),
         confused=confused,
         num_lost=sum(one.picture is None for one in confused),
     )
