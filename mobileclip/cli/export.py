@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mobileclip.evaluation import Benchmark, BenchmarkSample
     from mobileclip.export import Report, Samples
 
+_NUM_CALIBRATION = 100
+
 
 def export(
     model: Annotated[Positional[str], arg(metavar="MODEL")],
@@ -27,6 +29,7 @@ def export(
     checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")] = None,
     data: str | None = None,
     max_images: int = 100,
+    calibration: str | None = None,
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
 
@@ -41,11 +44,14 @@ def export(
         checkpoint: weights for a model that is given by name; without it the published ones are fetched, once.
         data: a data set in the public evaluation layout to measure on; without it, pictures that come along.
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
+        calibration: a data set in the same layout that int8 finds its ranges with, in at most a hundred images; crops
+            of those that are measured on without it.
     """
     from mobileclip.export import export_model, read_report
 
     samples = None if data is None else _samples(data, max_images)
-    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples)
+    ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION)
+    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges)
     print(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import attrs
@@ -60,13 +60,14 @@ class TowerFile:
 
     Args:
         tower: which it is.
-        file: its name in the folder.
+        file: its name in the folder; the name of a folder where the format is one.
         input_name: of the one input.
         input_dtype: of the input: float32, uint8 or int64.
         input_shape: of the input; None where the batch may have any size.
         output_name: of the one output.
         output_shape: of the output, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
+        float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
     """
 
     tower: Tower
@@ -77,6 +78,7 @@ class TowerFile:
     output_name: str
     output_shape: tuple[int | None, ...]
     compute: Precision
+    float32: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -144,7 +146,7 @@ def read_contract(folder: Path) -> Contract:
             f"{FORMAT_VERSION}; update with: pip install -U mobileclip, or export the model again"
         )
     for name, expected in contract.files.items():
-        if Path(name).name != name:
+        if PurePosixPath(name).is_absolute() or not {"..", "\\"}.isdisjoint((*PurePosixPath(name).parts, *name)):
             raise ValueError(f"{path} names the file {name!r}, which is not in the export's folder; do not use it")
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}, which its {CONTRACT} names; export the model again")
@@ -153,10 +155,15 @@ def read_contract(folder: Path) -> Contract:
                 f"{folder / name} is not the file that was exported: its SHA-256 differs from the one in {CONTRACT}; "
                 "copy the folder again, or export the model again"
             )
-    unchecked = [tower.file for tower in contract.towers if tower.file not in contract.files]
+    unchecked = [tower.file for tower in contract.towers if not _has_hash(tower.file, contract.files)]
     if unchecked:
         raise ValueError(f"{path} has no SHA-256 of {', '.join(unchecked)}; export the model again")
     return contract
+
+
+def _has_hash(file: str, hashes: Mapping[str, str]) -> bool:
+    """Return whether a tower's file has a hash; where the format is a folder, whether a file in it has one."""
+    return any(name == file or name.startswith(f"{file}/") for name in hashes)
 
 
 def file_sha256(path: Path) -> str:

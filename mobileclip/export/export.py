@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -10,17 +11,15 @@ from typing import cast
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobileclip.catalogue import LICENCE
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec
+from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.contract import (
-    CONTRACT,
-    EVALUATION,
     FORMAT_VERSION,
-    GOLDEN,
     REPORT,
     TOKENIZER,
     Contract,
@@ -29,6 +28,7 @@ from mobileclip.export.contract import (
     TowerFile,
     file_sha256,
 )
+from mobileclip.export.fallback import fallbacks
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.parity import Report
@@ -36,11 +36,13 @@ from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Precision
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import versions_of
-from mobileclip.export.verify import measure_export
+from mobileclip.export.verify import report_on, run_tower
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.weights import weights_sha256
+
+_TRIAL = "trial"
 
 
 def export_model(
@@ -49,19 +51,22 @@ def export_model(
     *,
     checkpoint: str | Path | None = None,
     samples: Samples | None = None,
+    calibration: Samples | None = None,
 ) -> Path:
     """Write a model for another runtime, with all that is needed to use it, and return the folder.
 
     The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
     and embeddings, and `report.json`: how near the files are to the model in float32, run in their own runtime. It
     appears whole or not at all. An export that fails a gate is written too: its report says so, and `verify_export`
-    measures it again.
+    measures it again. Where fewer bits fail a gate, the layers that suffer most stay in float32 (`fallbacks`); the
+    contract names them. If no choice passes, the best one is written.
 
     Args:
         model: a model or a tower in evaluation mode; or a name, a file in any known layout, or `hf-hub:owner/name`.
         spec: what to export, and how.
         checkpoint: weights for a model that is given by name.
         samples: what it is measured on; the pictures that come with the package by default.
+        calibration: what the ranges of int8 are found with; crops of `samples` by default.
 
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
@@ -79,8 +84,16 @@ def export_model(
     lacking = [tower for tower in spec.towers if tower not in has]
     if lacking:
         raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
-    exports = tuple(TowerExport(tower=tower, encoder=has[tower], spec=spec) for tower in spec.towers)
     samples = samples or bundled_samples()
+    exports = tuple(
+        TowerExport(
+            tower=tower,
+            encoder=has[tower],
+            spec=spec,
+            calibration=calibration_inputs(has[tower], calibration or samples, spec.preprocess),
+        )
+        for tower in spec.towers
+    )
     measured = measure_model(folded, samples, normalize=spec.normalize)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
@@ -124,23 +137,61 @@ def _write(
     data: str,
 ) -> None:
     """Write an export, its contract last: without it, a folder is none."""
-    files = []
-    for export in exports:
-        name = f"{export.tower}{target.suffix}"
-        compute = target.export(export, folder / name)
-        files.append(_tower_file(export, name, compute))
+    written = [_write_tower(folder, model, export, target, measured) for export in exports]
     text = next((export.encoder for export in exports if export.tower == "text"), None)
     if text is not None:
         tokenizer = Tokenizer(cast("TextEncoderSpec", text.spec).input)
         (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     measured.write(folder)
     measured.write_golden(folder, exports)
-    contract = _contract(model, exports, tuple(files), target)
-    report = measure_export(folder, contract, target, measured, data=data)
+    embeddings = {file.tower: embedding for file, embedding in written}
+    report = report_on(embeddings, measured, precision=exports[0].spec.precision, data=data)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-    names = [file.file for file in files] + [EVALUATION, GOLDEN, REPORT] + ([TOKENIZER] if text is not None else [])
-    assert {path.name for path in folder.iterdir()} == set(names), f"a file is missing in {CONTRACT}"
+    contract = _contract(model, exports, tuple(file for file, _ in written), target)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     attrs.evolve(contract, files={name: file_sha256(folder / name) for name in names}).write(folder)
+
+
+def _write_tower(
+    folder: Path, model: nn.Module, export: TowerExport, target: Target, measured: Measured
+) -> tuple[TowerFile, Tensor]:
+    """Write a tower with as few layers in float32 as its gates let it; return its file, and what that gives.
+
+    Where it passes with no choice, the one that comes nearest is written.
+    """
+    name, precision = f"{export.tower}{target.suffix}", export.spec.precision
+    best: tuple[tuple[int, float, float], TowerFile, Tensor] | None = None
+    for fallback in fallbacks(export.encoder, measured.encoder_inputs(export.tower, export.encoder), precision):
+        attempt = attrs.evolve(export, fallback=fallback)
+        trial = folder / _TRIAL
+        trial.mkdir()
+        file = _tower_file(attempt, name, target.export(attempt, trial / name))
+        embeddings = run_tower(trial, _contract(model, (attempt,), (file,), target), target, file, measured)
+        report = report_on({export.tower: embeddings}, measured, precision=precision, data="")
+        nearness = _nearness(report)
+        if best is None or nearness > best[0]:
+            best = nearness, file, embeddings
+            _move(trial, folder)
+        shutil.rmtree(trial)
+        if report.passed:
+            break
+    assert best is not None
+    return best[1:]
+
+
+def _move(trial: Path, folder: Path) -> None:
+    """Move a tower's files, or its folder, to where those of an earlier attempt may be."""
+    for path in trial.iterdir():
+        there = folder / path.name
+        if there.is_dir():
+            shutil.rmtree(there)
+        path.replace(there)
+
+
+def _nearness(report: Report) -> tuple[int, float, float]:
+    """Return what tells the better of two reports on one tower: gates, rankings, cosines."""
+    (parity,) = report.towers
+    return -len(report.failures), report.ranking.agreement, parity.cosine_minimum or -1.0
 
 
 def _tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
@@ -154,6 +205,7 @@ def _tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile
         output_name=export.output_name,
         output_shape=(batch, cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec).embedding_dim),
         compute=compute,
+        float32=tuple(sorted(export.fallback.layers)),
     )
 
 

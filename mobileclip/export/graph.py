@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.masking import set_masked_attention
 from mobileclip.export.spec import ExportSpec, InputDtype, Tower
 
@@ -27,15 +28,17 @@ class ImageGraph(nn.Module):
         encoder: a folded image tower.
         spec: how it is exported.
         dtype: what the encoder computes in.
+        fallback: layers of the encoder that compute in float32 all the same.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, fallback: Fallback) -> None:
         super().__init__()
         contract = cast("ImageEncoderSpec", encoder.spec).input
         self.encoder = copy.deepcopy(encoder).to(dtype)
+        keep_in_float32(self.encoder, fallback.layers)
         self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
         self.register_buffer("mean", torch.tensor(contract.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
@@ -58,11 +61,13 @@ class TextGraph(nn.Module):
         encoder: a folded text tower.
         spec: how it is exported.
         dtype: what the encoder computes in.
+        fallback: layers of the encoder that compute in float32 all the same.
     """
 
-    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, fallback: Fallback) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).to(dtype)
+        keep_in_float32(self.encoder, fallback.layers)
         set_masked_attention(self.encoder)
         self.unit_length = spec.normalize
 
@@ -85,11 +90,15 @@ class TowerExport:
         tower: which it is.
         encoder: folded, in float32 and evaluation mode.
         spec: how it is exported.
+        calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
+        fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
     """
 
     tower: Tower
     encoder: nn.Module
     spec: ExportSpec
+    calibration: Tensor
+    fallback: Fallback = Fallback()
 
     @property
     def input_name(self) -> str:
@@ -119,7 +128,9 @@ class TowerExport:
     def graph(self, dtype: torch.dtype) -> nn.Module:
         """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""
         kind = ImageGraph if self.tower == "image" else TextGraph
-        return kind(self.encoder, spec=self.spec, dtype=dtype).eval().requires_grad_(requires_grad=False)
+        fallback = Fallback() if dtype == torch.float32 else self.fallback
+        graph = kind(self.encoder, spec=self.spec, dtype=dtype, fallback=fallback)
+        return graph.eval().requires_grad_(requires_grad=False)
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
         """Return the graph as torch.export sees it, with a batch of one or of any size."""

@@ -49,6 +49,12 @@ class Measured:
     captions: tuple[str, ...] = ()
     skipped: Mapping[str, int] = attrs.field(factory=dict)
 
+    def encoder_inputs(self, tower: Tower, encoder: nn.Module) -> Tensor:
+        """Return a batch of inputs as the encoder itself takes them."""
+        few = self.inputs[tower][:_BATCH]
+        spec = cast("ImageEncoderSpec | TextEncoderSpec", encoder.spec)
+        return as_taken(few, spec.input, "host") if isinstance(spec, ImageEncoderSpec) else few
+
     def write(self, folder: Path) -> None:
         """Write everything into the export's folder."""
         from safetensors.torch import save

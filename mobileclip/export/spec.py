@@ -10,7 +10,8 @@ from attrs import validators
 
 Tower = Literal["image", "text"]
 Towers = Literal["image", "text", "both"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 Preprocess = Literal["host", "uint8", "float32"]
 InputDtype = Literal["float32", "uint8", "int64"]
 
@@ -21,10 +22,12 @@ class ExportSpec:
 
     Args:
         out: the folder to write; it must not exist, or be empty.
-        target: the runtime's format: `onnx`, `torch`, or another that is registered in `mobileclip.export.targets`.
+        target: the runtime's format: `onnx`, `openvino`, `executorch`, `coreml`, `torch`, or another that is registered
+            in `mobileclip.export.targets`.
         tower: the towers to export, a file each.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
-            float32 always.
+            float32 always. int8 is static: convolutions and linear layers with a scale for each output
+            channel, and ranges of what goes into them found on calibration data.
         dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
         preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are
@@ -35,7 +38,7 @@ class ExportSpec:
     out: Path = attrs.field(converter=Path)
     target: str = "onnx"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
-    precision: Precision = attrs.field(default="fp32", validator=validators.in_(("fp32", "fp16", "bf16")))
+    precision: Precision = attrs.field(default="fp32", validator=validators.in_(PRECISIONS))
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
     normalize: bool = True

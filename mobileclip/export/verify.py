@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -11,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import REPORT, Contract, TowerFile, read_contract
 from mobileclip.export.measured import Measured, as_taken, read_measured
 from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
-from mobileclip.export.spec import Tower
+from mobileclip.export.spec import Precision, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import check_versions
 
@@ -47,41 +48,27 @@ def verify_export(folder: str | Path) -> Report:
         captions=written.captions,
         skipped=written.skipped,
     )
-    return measure_export(folder, contract, target, measured, data=written.data)
+    exported = {tower.tower: run_tower(folder, contract, target, tower, measured) for tower in contract.towers}
+    return report_on(exported, measured, precision=contract.precision, data=written.data)
 
 
-def measure_export(folder: Path, contract: Contract, target: Target, measured: Measured, *, data: str) -> Report:
-    """Return the report of exported files.
+def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured) -> Tensor:
+    """Return the embeddings that an exported file gives for all inputs, after a look into the file.
+
+    Shape:
+        `(count, embedding_dim)`.
 
     Args:
-        folder: where they are.
+        folder: where the file is.
         contract: of the export; the hashes in it are not looked at.
         target: the runtime.
-        measured: inputs and reference.
-        data: name of the data set.
+        tower: the file.
+        measured: the inputs.
 
     Raises:
-        ValueError: if a file is not what the contract says, or cannot be read.
+        ValueError: if the file is not what the contract says, or cannot be read.
     """
-    exported: dict[Tower, Tensor] = {}
-    for tower in contract.towers:
-        target.inspect(folder / tower.file, tower)
-        exported[tower.tower] = _run(folder, contract, target, tower, measured)
-    parities = tuple(compare_tower(tower, exported[tower], measured.reference[tower]) for tower in exported)
-    ranking = compare_rankings(exported, measured.reference)
-    return Report(
-        data=data,
-        image_names=measured.image_names,
-        captions=measured.captions,
-        skipped=measured.skipped,
-        towers=parities,
-        ranking=ranking,
-        gates=gates_of(parities, ranking, contract.precision),
-    )
-
-
-def _run(folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured) -> Tensor:
-    """Return the embeddings that a file gives for all inputs."""
+    target.inspect(folder / tower.file, tower)
     inputs = measured.inputs[tower.tower]
     if tower.tower == "image":
         assert contract.image is not None
@@ -96,3 +83,25 @@ def _run(folder: Path, contract: Contract, target: Target, tower: TowerFile, mea
             f"{contract.embedding_dim} dimensions; export the model again"
         )
     return torch.cat(embeddings)
+
+
+def report_on(exported: Mapping[Tower, Tensor], measured: Measured, *, precision: Precision, data: str) -> Report:
+    """Return the report of exported embeddings.
+
+    Args:
+        exported: what `run_tower` gave for each tower.
+        measured: inputs and reference.
+        precision: of the export.
+        data: name of the data set.
+    """
+    parities = tuple(compare_tower(tower, exported[tower], measured.reference[tower]) for tower in exported)
+    ranking = compare_rankings(exported, measured.reference)
+    return Report(
+        data=data,
+        image_names=measured.image_names,
+        captions=measured.captions,
+        skipped=measured.skipped,
+        towers=parities,
+        ranking=ranking,
+        gates=gates_of(parities, ranking, precision),
+    )
