@@ -12,4 +12,4 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
     Shape:
         `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
     """
-    return torch.gather(x, 1, index[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
+    return torch.gather(x, 1, index[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]

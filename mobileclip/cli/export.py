@@ -80,6 +80,7 @@ def _conclude(report: Report, failure: str) -> None:
         cosines = "not finite" if minimum is None or median is None else f"at least {minimum:.7f}, median {median:.7f}"
         print(f"{tower.tower}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
     print(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    print(f"run by: {report.runtime}")
     if report.passed:
         print(f"passed: all {len(report.gates)} gates")
         return

@@ -62,7 +62,7 @@ class TowerFile:
         tower: which it is.
         file: its name in the folder; the name of a folder where the format is one.
         input_name: of the one input.
-        input_dtype: of the input: float32, uint8 or int64.
+        input_dtype: of the input: float32, uint8, int32 or int64.
         input_shape: of the input; None where the batch may have any size.
         output_name: of the one output.
         output_shape: of the output, float32; None where the batch may have any size.

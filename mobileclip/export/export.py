@@ -33,7 +33,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.parity import Report
 from mobileclip.export.samples import Samples, bundled_samples
-from mobileclip.export.spec import ExportSpec, Precision
+from mobileclip.export.spec import ExportSpec, Precision, TextDtype, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import versions_of
 from mobileclip.export.verify import report_on, run_tower
@@ -86,12 +86,7 @@ def export_model(
         raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
     samples = samples or bundled_samples()
     exports = tuple(
-        TowerExport(
-            tower=tower,
-            encoder=has[tower],
-            spec=spec,
-            calibration=calibration_inputs(has[tower], calibration or samples, spec.preprocess),
-        )
+        _tower_export(tower, has[tower], spec, text_dtype=target.text_dtype, calibration=calibration or samples)
         for tower in spec.towers
     )
     measured = measure_model(folded, samples, normalize=spec.normalize)
@@ -127,6 +122,15 @@ def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Pa
     return load_model(checkpoint or PRETRAINED[name], known)
 
 
+def _tower_export(
+    tower: Tower, encoder: nn.Module, spec: ExportSpec, *, text_dtype: TextDtype, calibration: Samples
+) -> TowerExport:
+    inputs = calibration_inputs(encoder, calibration, spec.preprocess)
+    if tower == "text":
+        inputs = inputs.to(getattr(torch, text_dtype))
+    return TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs, text_dtype=text_dtype)
+
+
 def _write(
     folder: Path,
     model: nn.Module,
@@ -145,7 +149,9 @@ def _write(
     measured.write(folder)
     measured.write_golden(folder, exports)
     embeddings = {file.tower: embedding for file, embedding in written}
-    report = report_on(embeddings, measured, precision=exports[0].spec.precision, data=data)
+    report = report_on(
+        embeddings, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime
+    )
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     contract = _contract(model, exports, tuple(file for file, _ in written), target)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -165,9 +171,11 @@ def _write_tower(
         attempt = attrs.evolve(export, fallback=fallback)
         trial = folder / _TRIAL
         trial.mkdir()
-        file = _tower_file(attempt, name, target.export(attempt, trial / name))
+        file = tower_file(attempt, name, target.export(attempt, trial / name))
         embeddings = run_tower(trial, _contract(model, (attempt,), (file,), target), target, file, measured)
-        report = report_on({export.tower: embeddings}, measured, precision=precision, data="")
+        report = report_on(
+            {export.tower: embeddings}, measured, precision=precision, data="", runtime=target.runtime
+        )
         nearness = _nearness(report)
         if best is None or nearness > best[0]:
             best = nearness, file, embeddings
@@ -194,7 +202,14 @@ def _nearness(report: Report) -> tuple[int, float, float]:
     return -len(report.failures), report.ranking.agreement, parity.cosine_minimum or -1.0
 
 
-def _tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
+def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
+    """Return what a contract says of an exported tower.
+
+    Args:
+        export: the tower.
+        name: of its file.
+        compute: what it computes in, as the target says.
+    """
     batch = None if export.spec.dynamic_batch else 1
     return TowerFile(
         tower=export.tower,

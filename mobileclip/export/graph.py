@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.masking import set_masked_attention
-from mobileclip.export.spec import ExportSpec, InputDtype, Tower
+from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 
 _LARGEST_PIXEL = 255
 
@@ -55,7 +55,7 @@ class TextGraph(nn.Module):
     """Encode token ids, normalise the embeddings where asked.
 
     Shape:
-        `(batch, context_length)`, int64, to `(batch, embedding_dim)`, float32.
+        `(batch, context_length)`, integers, to `(batch, embedding_dim)`, float32.
 
     Args:
         encoder: a folded text tower.
@@ -91,6 +91,7 @@ class TowerExport:
         encoder: folded, in float32 and evaluation mode.
         spec: how it is exported.
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
+        text_dtype: what token ids come in as.
         fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
     """
 
@@ -98,6 +99,7 @@ class TowerExport:
     encoder: nn.Module
     spec: ExportSpec
     calibration: Tensor
+    text_dtype: TextDtype = "int64"
     fallback: Fallback = Fallback()
 
     @property
@@ -114,7 +116,7 @@ class TowerExport:
     def input_dtype(self) -> InputDtype:
         """Type of the input."""
         if self.tower == "text":
-            return "int64"
+            return self.text_dtype
         return "uint8" if self.spec.preprocess == "uint8" else "float32"
 
     @property

@@ -73,6 +73,8 @@ class Measured:
             if export.tower == "image":
                 contract = cast("ImageEncoderSpec", export.encoder.spec).input
                 few = as_taken(few, contract, export.spec.preprocess)
+            else:
+                few = few.to(getattr(torch, export.text_dtype))
             tensors[export.input_name] = few.contiguous()
             tensors[export.output_name] = self.reference[export.tower][:_NUM_GOLDEN].contiguous()
         (folder / GOLDEN).write_bytes(save(tensors))

@@ -88,6 +88,7 @@ class Report:
 
     Args:
         data: name of the data set.
+        runtime: what ran the files.
         image_names: the images, in the order of the stored embeddings.
         captions: the captions, in the order of the stored embeddings.
         skipped: what could not be used of the data, by reason.
@@ -97,6 +98,7 @@ class Report:
     """
 
     data: str
+    runtime: str
     image_names: tuple[str, ...]
     captions: tuple[str, ...]
     skipped: Mapping[str, int]

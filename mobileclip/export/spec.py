@@ -13,7 +13,8 @@ Towers = Literal["image", "text", "both"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 Preprocess = Literal["host", "uint8", "float32"]
-InputDtype = Literal["float32", "uint8", "int64"]
+InputDtype = Literal["float32", "uint8", "int32", "int64"]
+TextDtype = Literal["int32", "int64"]
 
 
 @attrs.frozen(kw_only=True)

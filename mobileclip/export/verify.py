@@ -49,7 +49,9 @@ def verify_export(folder: str | Path) -> Report:
         skipped=written.skipped,
     )
     exported = {tower.tower: run_tower(folder, contract, target, tower, measured) for tower in contract.towers}
-    return report_on(exported, measured, precision=contract.precision, data=written.data)
+    return report_on(
+        exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime
+    )
 
 
 def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured) -> Tensor:
@@ -73,6 +75,8 @@ def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile
     if tower.tower == "image":
         assert contract.image is not None
         inputs = as_taken(inputs, contract.image.input, contract.image.preprocess)
+    else:
+        inputs = inputs.to(getattr(torch, tower.input_dtype))
     run = target.open(folder / tower.file, tower)
     batch = tower.input_shape[0] or _DYNAMIC_BATCH
     embeddings = [run(part.contiguous()) for part in torch.split(inputs, batch)]
@@ -85,7 +89,9 @@ def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile
     return torch.cat(embeddings)
 
 
-def report_on(exported: Mapping[Tower, Tensor], measured: Measured, *, precision: Precision, data: str) -> Report:
+def report_on(
+    exported: Mapping[Tower, Tensor], measured: Measured, *, precision: Precision, data: str, runtime: str
+) -> Report:
     """Return the report of exported embeddings.
 
     Args:
@@ -93,11 +99,13 @@ def report_on(exported: Mapping[Tower, Tensor], measured: Measured, *, precision
         measured: inputs and reference.
         precision: of the export.
         data: name of the data set.
+        runtime: what ran the files.
     """
     parities = tuple(compare_tower(tower, exported[tower], measured.reference[tower]) for tower in exported)
     ranking = compare_rankings(exported, measured.reference)
     return Report(
         data=data,
+        runtime=runtime,
         image_names=measured.image_names,
         captions=measured.captions,
         skipped=measured.skipped,

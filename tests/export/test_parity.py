@@ -112,6 +112,7 @@ def test_report_round_trips_and_names_what_failed():
     ranking = same_ranking()
     report = Report(
         data="here",
+        runtime="torch",
         image_names=("a",),
         captions=(),
         skipped={"torn": 1},

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision
+from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.registry import Registry
 
 Run = Callable[[Tensor], Tensor]
@@ -29,6 +29,16 @@ class Target(Protocol):
     @property
     def libraries(self) -> tuple[str, ...]:
         """Distributions that write and run it; their versions are in the contract, and older ones do not run it."""
+        ...
+
+    @property
+    def text_dtype(self) -> TextDtype:
+        """What token ids come in as."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """What `open` runs a file with on this machine, for the report."""
         ...
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision
+from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.export.targets.base import Run
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,6 +31,8 @@ class TorchTarget:
 
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
+    text_dtype: TextDtype = "int64"
+    runtime: str = "torch"
 
     def check(self) -> None:
         """Make sure that everything is installed: PyTorch is."""
