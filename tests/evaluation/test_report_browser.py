@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluation.browser import CHROMIUM, open_page
+from tests.browser import CHROMIUM, open_page
 from tests.evaluation.reports import written
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")

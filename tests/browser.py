@@ -1,4 +1,4 @@
-"""A real browser, driven through its debugging pipe: pages as they look, and what they do while they load."""
+"""A real browser, driven through its debugging pipe: pages as they look, what they do, and what people do to them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,14 +34,27 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
+# Of a page, and of its workers.
+DOMAINS = ("Network", "Runtime", "Log")
+
+
 @contextmanager
-def open_page(path: Path, *, width: int, dark: bool = False, height: int = 900):
-    """Yield a loaded page in a window of a given width, in pixels, that prefers light colours or dark ones."""
+def open_page(page: Path | str, *, width: int, dark: bool = False, height: int = 900, flags: tuple[str, ...] = ()):
+    """Yield a loaded page in a window of a given width, in pixels, that prefers light colours or dark ones.
+
+    Args:
+        page: a file, or an address.
+        width: of the window.
+        dark: whether dark colours are preferred.
+        height: of the window.
+        flags: more of the browser's own.
+    """
+    address = page.resolve().as_uri() if isinstance(page, Path) else page
     assert CHROMIUM is not None, "there is a browser"
     commands, write = os.pipe()
     read, answers = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        arguments = [str(commands), str(answers), CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        arguments = [str(commands), str(answers), CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, *arguments],
             pass_fds=(commands, answers),
@@ -51,9 +65,9 @@ def open_page(path: Path, *, width: int, dark: bool = False, height: int = 900):
         os.close(commands)
         os.close(answers)
         try:
-            page = Page(read, write)
-            page.load(path, width=width, height=height, dark=dark)
-            yield page
+            opened = Page(read, write)
+            opened.load(address, width=width, height=height, dark=dark)
+            yield opened
         finally:
             process.terminate()
             process.wait(timeout=30)
@@ -62,7 +76,7 @@ def open_page(path: Path, *, width: int, dark: bool = False, height: int = 900):
 
 
 class Page:
-    """A page, with what was said and asked for while it was loaded.
+    """A page, with what it and its workers have said and asked for so far.
 
     Messages are JSON objects that end with a zero byte.
     """
@@ -75,40 +89,59 @@ class Page:
         self._session = None
         self._address = ""
 
-    def load(self, path: Path, *, width: int, height: int, dark: bool) -> None:
-        """Open a file in a tab, and wait until it is loaded."""
+    def load(self, address: str, *, width: int, height: int, dark: bool) -> None:
+        """Open an address in a tab, and wait until it is loaded."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
+        for domain in ("Page", *DOMAINS):
             self.ask(f"{domain}.enable")
+        # Workers stand still until they are listened to.
+        self.ask("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[theme])
-        self._address = path.resolve().as_uri()
-        self.ask("Page.navigate", url=self._address)
+        self._address = address
+        self.ask("Page.navigate", url=address)
         while not self._of("Page.loadEventFired"):
-            self._events.append(self._receive())
+            self._notice(self._receive())
 
     def ask(self, method, **params):
         """Return the browser's answer to one command."""
-        self._count += 1
-        message = {"id": self._count, "method": method, "params": params}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        asked = self._send(method, params, self._session)
         while True:
             answer = self._receive()
-            if answer.get("id") == self._count:
+            if answer.get("id") == asked:
                 assert "error" not in answer, answer
                 return answer["result"]
-            self._events.append(answer)
+            self._notice(answer)
 
     def evaluate(self, expression):
         """Return the value of a JavaScript expression in the page."""
         result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait_for(self, expression, *, seconds: float = 60):
+        """Return the value of a JavaScript expression as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            text = self.evaluate("document.body.innerText")
+            assert time.monotonic() < end, f"{expression} is still {value!r}; {self.complaints}; the page says:\n{text}"
+            time.sleep(0.05)
+        return value
+
+    def choose_files(self, selector: str, *paths: Path) -> None:
+        """Choose files, or a folder, in the file input that a CSS selector finds."""
+        root = self.ask("DOM.getDocument")["root"]["nodeId"]
+        node = self.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths])
+
+    def press(self, key: str, *, code: int, text: str = "") -> None:
+        """Press a key: its name and code as in JavaScript, and the text that it types."""
+        pressed = {"key": key, "windowsVirtualKeyCode": code}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", **pressed, **({"text": text} if text else {}))
+        self.ask("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     def screenshot(self, path: Path) -> None:
         """Write the whole page as a PNG."""
@@ -126,6 +159,22 @@ class Page:
         """What the browser's console says."""
         said = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
         return [json.dumps(event["params"]) for name in said for event in self._of(name)]
+
+    def _send(self, method, params, session) -> int:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": params}
+        if session is not None:
+            message["sessionId"] = session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        return self._count
+
+    def _notice(self, message) -> None:
+        """Keep an event, and listen to a worker that has come up."""
+        self._events.append(message)
+        if message.get("method") == "Target.attachedToTarget" and self._session is not None:
+            worker = message["params"]["sessionId"]
+            for method in (*(f"{domain}.enable" for domain in DOMAINS), "Runtime.runIfWaitingForDebugger"):
+                self._send(method, {}, worker)
 
     def _of(self, method):
         return [event for event in self._events if event.get("method") == method]
