@@ -1,0 +1,73 @@
+/** A person's pictures, embedded one after another, and searched as often as wanted. */
+
+import { PageError } from "./errors.js";
+import { rank } from "./similarity.js";
+import { hashOf } from "./store.js";
+
+const THUMBNAIL = 480;
+
+export class Collection {
+  #engine;
+  #store;
+  #pictures = new Map();
+
+  /**
+   * @param {import("./engine.js").Engine} engine that embeds.
+   * @param {import("./store.js").Store} store of embeddings.
+   */
+  constructor(engine, store) {
+    this.#engine = engine;
+    this.#store = store;
+  }
+
+  /** How many pictures there are. */
+  get size() {
+    return this.#pictures.size;
+  }
+
+  /**
+   * Adds pictures; those that are there already are not added twice.
+   * @param {{file: File, path: string}[]} entries the files.
+   * @param {{signal: AbortSignal, onProgress: Function}} options `onProgress` is told how many are done, how many were
+   *   known from before, and how many seconds are left.
+   * @returns {Promise<string[]>} what could not be used, a line each.
+   */
+  async add(entries, { signal, onProgress }) {
+    const failures = [];
+    let known = 0;
+    const start = performance.now();
+    for (const [i, { file, path }] of entries.entries()) {
+      if (signal.aborted) break;
+      try {
+        known += await this.#addOne(file, path);
+      } catch (error) {
+        if (!(error instanceof PageError)) throw error;
+        failures.push(error.message);
+      }
+      const computed = i + 1 - known;
+      const left = entries.length - i - 1;
+      const seconds = computed ? ((performance.now() - start) / computed / 1000) * left : 0;
+      onProgress({ done: i + 1, total: entries.length, known, seconds });
+    }
+    return failures;
+  }
+
+  /** Returns all pictures, the nearest to a text first. */
+  async search(text) {
+    const { embeddings, milliseconds } = await this.#engine.texts([text]);
+    return { ranked: rank([...this.#pictures.values()], embeddings[0]), milliseconds };
+  }
+
+  /** Returns whether the picture was known from before. */
+  async #addOne(file, path) {
+    const hash = await hashOf(file);
+    const id = hash ?? `${path} ${file.size} ${file.lastModified}`;
+    if (this.#pictures.has(id)) return true;
+    const stored = await this.#store.get(hash);
+    const seen = stored ?? (await this.#engine.image(file, { name: path, thumbnail: THUMBNAIL }));
+    const { embedding, thumbnail } = seen;
+    if (!stored) await this.#store.put(hash, { embedding, thumbnail });
+    this.#pictures.set(id, { path, embedding, address: URL.createObjectURL(thumbnail) });
+    return Boolean(stored);
+  }
+}

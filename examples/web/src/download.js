@@ -1,0 +1,36 @@
+/** Files of an export, with what has come of them so far. */
+
+import { fetchFile } from "./contract.js";
+
+/**
+ * Returns the bytes of several files.
+ * @param {string} folder the export's address.
+ * @param {string[]} names of the files.
+ * @param {(loaded: number, total: number) => void} onProgress told of bytes; the total is 0 while it is not known.
+ * @returns {Promise<Uint8Array[]>}
+ */
+export async function download(folder, names, onProgress) {
+  const responses = await Promise.all(names.map((name) => fetchFile(folder, name)));
+  const lengths = responses.map(({ headers }) => Number(headers.get("content-length")));
+  const total = lengths.every((length) => length > 0) ? lengths.reduce((sum, length) => sum + length) : 0;
+  let loaded = 0;
+  return Promise.all(
+    responses.map((response) =>
+      bytesOf(response, (more) => {
+        loaded += more;
+        onProgress(loaded, total);
+      }),
+    ),
+  );
+}
+
+async function bytesOf(response, onMore) {
+  const parts = [];
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    parts.push(value);
+    onMore(value.length);
+  }
+}

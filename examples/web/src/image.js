@@ -1,0 +1,118 @@
+/** Files to what an image tower takes. */
+
+import { PageError } from "./errors.js";
+import { planCrop } from "./geometry.js";
+import { Resampler } from "./resample.js";
+
+// What is read from the canvas at once; phones have little memory.
+const PIXELS_AT_ONCE = 2 ** 21;
+// The stored numbers are what models were trained on: no colour profile, and the colour below transparency.
+const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+
+/**
+ * Returns a picture, upright.
+ * @param {Blob} blob a file.
+ * @param {string} name for the error.
+ * @returns {Promise<ImageBitmap>}
+ * @throws {PageError} if it is no image, or of a kind that this browser cannot read.
+ */
+export async function decode(blob, name) {
+  try {
+    return await createImageBitmap(blob, AS_STORED);
+  } catch {
+    throw new PageError(`${name} is not an image that this browser can read; JPEG, PNG, WebP and GIF are`);
+  }
+}
+
+/**
+ * Returns the pixels that a model sees, red, green and blue of each.
+ * @param {ImageBitmap} bitmap a picture.
+ * @param {{size: number, interpolation: string}} contract of the image tower.
+ */
+export function pixelsOf(bitmap, { size, interpolation }) {
+  const plan = { ...planCrop(bitmap, size), interpolation };
+  return (
+    resampled(plan, canvasReader(bitmap), { opaque: true }) ??
+    resampled(plan, textureReader(bitmap) ?? canvasReader(bitmap), { opaque: false })
+  );
+}
+
+/**
+ * Returns pixels as the image tower takes them: in planes, scaled and normalised where that is the host's.
+ * @param {Uint8ClampedArray} pixels red, green and blue of each.
+ * @param {{preprocess: string, mean: number[], std: number[]}} contract of the image tower.
+ */
+export function inputOf(pixels, { preprocess, mean, std }) {
+  const size = pixels.length / 3;
+  const input = preprocess === "uint8" ? new Uint8Array(pixels.length) : new Float32Array(pixels.length);
+  for (let channel = 0; channel < 3; channel++) {
+    const values = Array.from({ length: 256 }, (_, value) =>
+      preprocess === "host" ? normalized(value, mean[channel], std[channel]) : value,
+    );
+    for (let i = 0; i < size; i++) input[channel * size + i] = values[pixels[i * 3 + channel]];
+  }
+  return input;
+}
+
+/** Returns the pixels that `inputOf` was given, for pictures that come as inputs. */
+export function pixelsOfInput(input, { preprocess, mean, std }) {
+  const size = input.length / 3;
+  const pixels = new Uint8ClampedArray(input.length);
+  for (let channel = 0; channel < 3; channel++) {
+    for (let i = 0; i < size; i++) {
+      const value = input[channel * size + i];
+      pixels[i * 3 + channel] = preprocess === "host" ? (value * std[channel] + mean[channel]) * 255 : value;
+    }
+  }
+  return pixels;
+}
+
+/** Returns one value as the library computes it, in float32 all along. */
+function normalized(value, mean, std) {
+  return Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(mean)) / Math.fround(std));
+}
+
+/** Returns the resampled picture, or null if it was to be opaque and is not. */
+function resampled(plan, read, { opaque }) {
+  const resampler = new Resampler(plan);
+  const { width } = plan.from;
+  const most = Math.max(1, Math.floor(PIXELS_AT_ONCE / width));
+  for (let row = resampler.firstRow; row < resampler.endRow; row += most) {
+    const rgba = read(row, Math.min(most, resampler.endRow - row));
+    if (opaque && !isOpaque(rgba)) return null;
+    resampler.addRows(rgba, row);
+  }
+  return resampler.finish();
+}
+
+function isOpaque(rgba) {
+  for (let i = 3; i < rgba.length; i += 4) if (rgba[i] !== 255) return false;
+  return true;
+}
+
+/** Returns a function that reads rows by a canvas, which holds colours multiplied by alpha: exact where that is 255. */
+function canvasReader(bitmap) {
+  const canvas = new OffscreenCanvas(1, 1);
+  return (row, count) => {
+    Object.assign(canvas, { width: bitmap.width, height: count });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(bitmap, 0, -row);
+    return context.getImageData(0, 0, bitmap.width, count).data;
+  };
+}
+
+/** Returns a function that reads rows by a texture, which keeps colours below transparency; null if it is too large. */
+function textureReader(bitmap) {
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
+  if (!gl || Math.max(bitmap.width, bitmap.height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  return (row, count) => {
+    const rgba = new Uint8Array(bitmap.width * count * 4);
+    gl.readPixels(0, row, bitmap.width, count, gl.RGBA, gl.UNSIGNED_BYTE, rgba);
+    return rgba;
+  };
+}

@@ -1,0 +1,43 @@
+/** Starts the page: opens the export, proves it, and lets people use it. */
+
+import { Engine } from "./engine.js";
+import { LabelPanel } from "./ui/label.js";
+import { byId } from "./ui/dom.js";
+import { guarded } from "./ui/notices.js";
+import { SearchPanel } from "./ui/search.js";
+import { showFailure, showModel, showProgress } from "./ui/status.js";
+import { startTabs } from "./ui/tabs.js";
+import { PageError } from "./errors.js";
+
+const DEFAULT = "export";
+const BACKENDS = ["webgpu", "wasm"];
+
+const start = guarded(async () => {
+  byId("unserved").remove();
+  startTabs();
+  const parameters = new URLSearchParams(location.search);
+  const engine = new Engine();
+  engine.onProgress = showProgress;
+  let loaded;
+  try {
+    loaded = await engine.load(folderOf(parameters.get("export") ?? DEFAULT), backendOf(parameters.get("backend")));
+  } catch (error) {
+    showFailure();
+    throw error;
+  }
+  showModel(loaded);
+  new SearchPanel(engine, loaded.key).start();
+  await new LabelPanel(engine, loaded.logitScale).start();
+});
+
+/** Returns the address of a folder, with the slash that makes names in it relative to it. */
+function folderOf(address) {
+  return new URL(`${address.replace(/\/$/, "")}/`, document.baseURI).href;
+}
+
+function backendOf(name) {
+  if (name === null || BACKENDS.includes(name)) return name;
+  throw new PageError(`There is no backend '${name}'; choose one of ${BACKENDS.join(", ")}, or leave ?backend= out`);
+}
+
+start();

@@ -1,0 +1,54 @@
+/** Embeddings of pictures that were seen before, in the browser's own database. */
+
+const NAME = "mobileclip";
+const KIND = "pictures";
+
+/** Returns the SHA-256 of a file; null where the page's address is not secure, and browsers do not compute it. */
+export async function hashOf(blob) {
+  if (!globalThis.crypto?.subtle) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Pictures by the hash of their file. What is stored for one model is not found with another. */
+export class Store {
+  #database;
+  #model;
+
+  /** @param {string} model the hash of the image tower's file. */
+  constructor(model) {
+    this.#model = model;
+    this.#database = open();
+  }
+
+  /** Returns what was stored for a picture, or undefined. */
+  async get(hash) {
+    const database = hash && (await this.#database);
+    return database ? answer(database.transaction(KIND).objectStore(KIND).get(`${this.#model} ${hash}`)) : undefined;
+  }
+
+  /** Stores what is known of a picture; a full disk, or a private window, is no reason to stop. */
+  async put(hash, value) {
+    const database = hash && (await this.#database);
+    if (!database) return;
+    const request = database.transaction(KIND, "readwrite").objectStore(KIND).put(value, `${this.#model} ${hash}`);
+    await answer(request).catch(() => {});
+  }
+}
+
+async function open() {
+  try {
+    const request = indexedDB.open(NAME, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(KIND);
+    return await answer(request);
+  } catch {
+    return null;
+  }
+}
+
+function answer(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}

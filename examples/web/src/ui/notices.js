@@ -1,0 +1,34 @@
+/** What people must know: at the top of the page, until they close it. */
+
+import { PageError } from "../errors.js";
+import { byId, make } from "./dom.js";
+
+/** Shows a message. */
+export function notify(message, { title, kind = "error" } = {}) {
+  const close = make("button", { className: "close", ariaLabel: "Close", textContent: "×" });
+  const notice = make(
+    "div",
+    { className: `notice ${kind}` },
+    ...(title ? [make("strong", {}, title)] : []),
+    message,
+    close,
+  );
+  close.addEventListener("click", () => notice.remove());
+  byId("notices").append(notice);
+}
+
+/** Takes all messages away. */
+export function clearNotices() {
+  byId("notices").replaceChildren();
+}
+
+/** Returns a function that shows what went wrong in another, instead of throwing it. */
+export function guarded(run) {
+  return async (...values) => {
+    try {
+      return await run(...values);
+    } catch (error) {
+      notify(error instanceof PageError ? error.message : `Something unforeseen went wrong: ${error.message}`);
+    }
+  };
+}

@@ -1,0 +1,85 @@
+/** How the model is: on its way, there, proved or not. */
+
+import { byId, make } from "./dom.js";
+import { notify } from "./notices.js";
+
+const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
+const MEGABYTE = 1e6;
+
+/** Shows how much of the model has come. */
+export function showProgress({ loaded, total }) {
+  const bar = byId("download");
+  bar.hidden = false;
+  if (total) bar.value = loaded / total;
+  const amount = total ? `${megabytes(loaded)} of ${megabytes(total)}` : megabytes(loaded);
+  byId("status").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB`;
+}
+
+/** Shows that there is no model. */
+export function showFailure() {
+  byId("download").hidden = true;
+  byId("dot").className = "dot bad";
+  byId("status").textContent = "No model";
+}
+
+/** Shows the model, and what its golden inputs gave here. */
+export function showModel(loaded) {
+  const { proof, failedGates } = loaded;
+  byId("download").hidden = true;
+  byId("dot").className = proof.passed ? "dot good" : "dot bad";
+  const least = Math.min(...proof.towers.flatMap(({ cosines }) => cosines));
+  byId("status").textContent = `${proof.passed ? "Proved here" : "Not to be trusted"}: cosine ${digits(least)}`;
+  byId("proof-detail").replaceChildren(...detailOf(loaded));
+  if (!proof.passed) {
+    notify(
+      `Of the inputs that came with the export, this browser gives other embeddings than the model: the least cosine is ${digits(least)}. ` +
+        "Labels and searches may be wrong. Try another browser, ?backend=wasm in the address, or an export with --precision fp32.",
+      { title: "The model does not compute what it should. ", kind: "error" },
+    );
+  }
+  if (failedGates.length > 0) {
+    notify(`${failedGates.join("; ")}.`, {
+      title: "The export failed its own gates when it was made: ",
+      kind: "warning",
+    });
+  }
+}
+
+function detailOf({ proof, precision, backend, threads, imageSize }) {
+  const kinds = { image: "Pictures", text: "Texts" };
+  const rows = proof.towers.map(({ tower, cosines, bound }) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, kinds[tower]),
+      make("td", {}, String(cosines.length)),
+      make("td", { className: "least" }, digits(Math.min(...cosines))),
+      make("td", {}, `> ${bound}`),
+    ),
+  );
+  const heads = ["", "Inputs", "Least cosine", "Gate"].map((name) => make("th", { scope: "col" }, name));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
+  const count = threads ? `, ${threads} thread${threads > 1 ? "s" : ""}` : "";
+  return [
+    make(
+      "p",
+      {},
+      "The export brings pictures and texts with the embeddings that the model gave them in float32. They were run in this browser:",
+    ),
+    table,
+    make(
+      "p",
+      { className: "faint" },
+      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize} × ${imageSize}`,
+    ),
+  ];
+}
+
+/** Returns a cosine, cut rather than rounded: 0.99999996 is not 1. */
+function digits(cosine) {
+  return Number.isNaN(cosine) ? "not a number" : (Math.floor(Math.min(1, cosine) * 1e7) / 1e7).toFixed(7);
+}
+
+function megabytes(bytes) {
+  return (bytes / MEGABYTE).toFixed(bytes < 10 * MEGABYTE ? 1 : 0);
+}

@@ -1,0 +1,26 @@
+/** Two things to do, one at a time; arrow keys go from tab to tab. */
+
+import { byId } from "./dom.js";
+
+/** Makes the tabs work. */
+export function startTabs() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const select = (chosen) => {
+    for (const tab of tabs) {
+      const isChosen = tab === chosen;
+      tab.setAttribute("aria-selected", isChosen);
+      tab.tabIndex = isChosen ? 0 : -1;
+      byId(tab.getAttribute("aria-controls")).hidden = !isChosen;
+    }
+  };
+  const steps = { ArrowRight: 1, ArrowLeft: -1 };
+  tabs.forEach((tab, i) => {
+    tab.addEventListener("click", () => select(tab));
+    tab.addEventListener("keydown", ({ key }) => {
+      if (!steps[key]) return;
+      const next = tabs.at((i + steps[key]) % tabs.length);
+      select(next);
+      next.focus();
+    });
+  });
+}

@@ -1,0 +1,110 @@
+/** Everything that takes time, away from the page: downloads, pictures, models. One request after another. */
+
+import { readContract, readJson } from "./contract.js";
+import { download } from "./download.js";
+import { PageError } from "./errors.js";
+import { checkGolden, failedGates } from "./golden.js";
+import { decode, inputOf, pixelsOf, pixelsOfInput } from "./image.js";
+import { hasWebGpu, openModel } from "./model.js";
+import { readSafetensors } from "./safetensors.js";
+import { thumbnailOf } from "./thumbnail.js";
+import { makeTokenizer } from "./tokens.js";
+
+let contract, model, tokensOf, golden;
+
+const actions = {
+  /** Opens an export, and proves it. */
+  async load({ folder, backend }) {
+    contract = await readContract(folder);
+    const names = [contract.image.file, contract.text.file, "golden.safetensors"];
+    const [image, text, goldenFile] = await download(folder, names, (loaded, total) =>
+      self.postMessage({ progress: { loaded, total } }),
+    );
+    const report = await readJson(folder, "report.json");
+    tokensOf = makeTokenizer(await readJson(folder, contract.text.tokenizer), contract.text);
+    golden = readSafetensors(goldenFile.buffer);
+    const proof = await openProven({ image, text }, report, backend);
+    return {
+      proof,
+      failedGates: failedGates(report),
+      precision: contract.precision,
+      logitScale: contract.logitScale,
+      imageSize: contract.image.size,
+      key: contract.files[contract.image.file],
+      backend: model.backend,
+      threads: model.threads,
+    };
+  },
+
+  /** Embeds a picture; `thumbnail` is the width of the small copy that is wanted as well, or nothing. */
+  async image({ blob, name, thumbnail }) {
+    const start = performance.now();
+    const bitmap = await decode(blob, name);
+    try {
+      const input = inputOf(pixelsOf(bitmap, contract.image), contract.image);
+      const prepared = performance.now();
+      const embedding = await model.embed("image", input);
+      const milliseconds = { prepare: prepared - start, model: performance.now() - prepared };
+      const { width, height } = bitmap;
+      return { embedding, milliseconds, width, height, thumbnail: thumbnail && (await thumbnailOf(bitmap, thumbnail)) };
+    } finally {
+      bitmap.close();
+    }
+  },
+
+  /** Embeds texts. */
+  async texts({ texts }) {
+    const start = performance.now();
+    const embeddings = [];
+    for (const text of texts) embeddings.push(await model.embed("text", tokensOf(text)));
+    return { embeddings, milliseconds: performance.now() - start };
+  },
+
+  /** Returns the pictures that came with the export as files: those of its golden inputs. */
+  async samples() {
+    const { size } = contract.image;
+    const inputs = golden.get(contract.image.inputName).rows;
+    return Promise.all(
+      inputs.map((input) => {
+        const pixels = pixelsOfInput(input, contract.image);
+        const image = new ImageData(size, size);
+        image.data.fill(255);
+        for (let i = 0; i < size * size; i++) image.data.set(pixels.subarray(i * 3, i * 3 + 3), i * 4);
+        const canvas = new OffscreenCanvas(size, size);
+        canvas.getContext("2d").putImageData(image, 0, 0);
+        // Without loss, so that the picture is embedded as the export's own.
+        return canvas.convertToBlob({ type: "image/png" });
+      }),
+    );
+  },
+};
+
+/** Opens the model where it computes fastest, and correctly; returns the proof. */
+async function openProven(files, report, backend) {
+  const fastest = (await hasWebGpu(contract.precision)) ? ["webgpu", "wasm"] : ["wasm"];
+  const backends = backend ? [backend] : fastest;
+  for (const [i, name] of backends.entries()) {
+    const isLast = i === backends.length - 1;
+    try {
+      model = await openModel(contract, files, name);
+      const proof = await checkGolden(model, golden, contract, report);
+      if (proof.passed || isLast) return proof;
+      await model.close();
+    } catch (error) {
+      // Drivers of graphics processors fail in many ways; the processor is left.
+      if (isLast) throw error;
+    }
+  }
+}
+
+let queue = Promise.resolve();
+
+self.onmessage = ({ data: { id, action, values } }) => {
+  queue = queue.then(async () => {
+    try {
+      self.postMessage({ id, result: await actions[action](values) });
+    } catch (error) {
+      self.postMessage({ id, error: { message: error.message, known: error instanceof PageError } });
+    }
+  });
+};
