@@ -1,0 +1,187 @@
+"""What a host needs of an export, whatever runs its files: contract, preprocessing, tokens, golden vectors, scores.
+
+NumPy, Pillow, tokenizers and safetensors are enough; neither PyTorch nor the mobileclip package is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+Array = npt.NDArray[Any]
+Encode = Callable[[Array], Array]
+
+FORMAT_VERSION = 1
+# What an export in each precision must keep of the model's own embeddings.
+LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.98}
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A folder that `mobileclip export` wrote.
+
+    Args:
+        folder: where it is.
+        contract: what its `mobileclip.json` says.
+    """
+
+    folder: Path
+    contract: dict[str, Any]
+
+    def tower(self, name: str) -> dict[str, Any]:
+        """Return what the contract says of the image or the text tower: file, names, types and shapes.
+
+        Raises:
+            ValueError: if it was not exported.
+        """
+        found = [tower for tower in self.contract["towers"] if tower["tower"] == name]
+        if not found:
+            raise ValueError(f"{self.folder} has no {name} tower; export the model with --tower both")
+        tower: dict[str, Any] = found[0]
+        return tower
+
+
+def read_export(folder: Path, *, target: str) -> Export:
+    """Return an export that was made for a runtime.
+
+    Raises:
+        ValueError: if it is none, was made for another runtime, or by a version whose contract is another.
+    """
+    path = folder / "mobileclip.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no mobileclip.json; make an export: mobileclip export MODEL --target {target}"
+        )
+    contract = json.loads(path.read_text(encoding="utf-8"))
+    if contract["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has the format version {contract['format_version']}, expected {FORMAT_VERSION}; export again"
+        )
+    if contract["target"] != target:
+        raise ValueError(
+            f"{folder} was made for {contract['target']}, expected {target}; export again with --target {target}"
+        )
+    return Export(folder, contract)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Return a picture in RGB, upright.
+
+    Transparency is dropped, not blended, and 16 bits a channel are scaled to 8, as the models were trained.
+
+    Raises:
+        OSError: if it is no picture, or a broken one.
+    """
+    with Image.open(path) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I"):
+            values = np.asarray(picture).astype(np.int64)
+            return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
+
+
+def preprocess(export: Export, picture: Image.Image) -> Array:
+    """Return one picture as the image tower's file takes it.
+
+    Resize the shorter side (antialiased), crop the centre; scale and normalise where the file does not.
+
+    Shape:
+        `(1, 3, size, size)`, uint8 or float32 as the contract says.
+
+    Args:
+        export: with an image tower.
+        picture: in RGB.
+    """
+    image = export.contract["image"]
+    size = image["input"]["size"]
+    short, long = sorted(picture.size)
+    longer = int(size * long / short)
+    width, height = (size, longer) if picture.width <= picture.height else (longer, size)
+    resized = picture.resize((width, height), _FILTERS[image["input"]["interpolation"]])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)[None]
+    if image["preprocess"] == "uint8":
+        return np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    if image["preprocess"] == "float32":
+        return pixels
+    mean, std = (np.array(image["input"][name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
+    normalized: Array = (pixels / np.float32(255) - mean) / std
+    return normalized
+
+
+def tokenize(export: Export, texts: Sequence[str]) -> Array:
+    """Return texts as the text tower's file takes them: whole padded rows of ids.
+
+    Shape:
+        `(texts, context_length)`, int32 or int64 as the contract says.
+
+    Args:
+        export: with a text tower.
+        texts: of any length; what is too long is cut.
+    """
+    tokenizer = Tokenizer.from_file(str(export.folder / export.contract["text"]["tokenizer"]))
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    return np.array(rows, dtype=export.tower("text")["input_dtype"])
+
+
+def unit_length(embeddings: Array) -> Array:
+    """Return embeddings of length one: exports with --no-normalize give them as the model does."""
+    scaled: Array = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return scaled
+
+
+def encode_each(encode: Encode, inputs: Array) -> Array:
+    """Return the embeddings of inputs, one after another: any export takes a batch of one.
+
+    Shape:
+        `(inputs, ...)` to `(inputs, embedding_dim)`, float32, of unit length.
+    """
+    return unit_length(np.concatenate([encode(one[None]) for one in inputs]))
+
+
+def check_golden(export: Export, tower: str, encode: Encode) -> float:
+    """Return the least cosine of what a tower gives of the golden inputs with the model's own embeddings.
+
+    Args:
+        export: with the tower.
+        tower: `image` or `text`.
+        encode: runs its file.
+
+    Raises:
+        ValueError: if the file is another or the runtime computes something else.
+    """
+    golden = load_file(export.folder / "golden.safetensors")
+    described = export.tower(tower)
+    ours = encode_each(encode, golden[described["input_name"]])
+    least = float((ours * unit_length(golden[described["output_name"]])).sum(axis=-1).min())
+    bound = LEAST_COSINE[export.contract["precision"]]
+    # Written so that NaN fails too.
+    if not least > bound:
+        raise ValueError(
+            f"the {tower} tower gives other embeddings of the golden inputs than the model did: the least cosine is "
+            f"{least:.6f}, expected more than {bound}; copy the export again, or measure it with: mobileclip verify"
+        )
+    return least
+
+
+def probabilities(export: Export, cosines: Array) -> Array:
+    """Return how likely each text is to fit each picture, among these texts: softmax of `logit_scale * cosine`.
+
+    Shape:
+        `(pictures, texts)` in and out; rows sum to one.
+    """
+    logits = export.contract["logit_scale"] * cosines
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    likely: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return likely

@@ -1,0 +1,48 @@
+"""Examples run as people run them: as scripts, with nothing of this library to be imported."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+from mobileclip.export import bundled_samples
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "python"
+FORBIDDEN = ("torch", "mobileclip", "safetensors.torch")
+# Says which of the modules that an example must do without it has imported all the same.
+_RUN = """
+import runpy, sys
+script = sys.argv[1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, {folder!r})
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    found = [name for name in {forbidden!r} if name in sys.modules]
+    if found:
+        sys.exit(f"imported: {{found}}")
+"""
+
+
+def contract_module(monkeypatch):
+    """The part that all examples share."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("contract")
+
+
+def run_example(script, *arguments):
+    """What an example prints, its errors and its exit status."""
+    code = _RUN.format(folder=str(EXAMPLES), forbidden=FORBIDDEN)
+    command = [sys.executable, "-W", "error", "-c", code, str(EXAMPLES / script), *map(str, arguments)]
+    # Not in the checkout, where `import mobileclip` would work.
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES, timeout=120)
+
+
+def write_pictures(folder, count):
+    """The first bundled pictures as files."""
+    samples = bundled_samples()
+    paths = []
+    for name, data in zip(samples.image_names[:count], samples.images[:count], strict=True):
+        paths.append(folder / f"{name}.jpg")
+        paths[-1].write_bytes(data)
+    return paths

@@ -1,0 +1,140 @@
+"""What examples compute of a contract is what the library computes, to the bit."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data.image import ImageTransform, load_image
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
+from tests.examples.running import contract_module
+from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
+
+
+@pytest.fixture
+def contract(monkeypatch):
+    return contract_module(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Both towers, with everything as it is by default."""
+    return export_model(
+        seeing(CONVOLUTIONAL), ExportSpec(out=tmp_path_factory.mktemp("contract") / "out", target="torch")
+    )
+
+
+def pictures():
+    """Pictures of all kinds: (name of the file, its bytes)."""
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (75, 131, 4), dtype=np.uint8)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    kinds = {
+        "wide.png": (Image.fromarray(colours[..., :3]), {}),
+        "high.png": (Image.fromarray(colours[..., :3].transpose(1, 0, 2).copy()), {}),
+        "small.png": (Image.fromarray(colours[:5, :9, :3].copy()), {}),
+        "gray.png": (Image.fromarray(colours[..., 0].copy()), {}),
+        "transparent.png": (Image.fromarray(colours), {}),
+        "palette.png": (Image.fromarray(colours[..., :3]).quantize(16), {"transparency": 3}),
+        "16bit.png": (Image.fromarray(colours[..., 0].astype(np.uint16) * 257), {}),
+        "print.jpg": (Image.fromarray(colours[..., :3]).convert("CMYK"), {}),
+        "rotated.jpg": (Image.fromarray(colours[..., :3]), {"exif": rotated}),
+    }
+    for name, (picture, options) in kinds.items():
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG" if name.endswith("jpg") else "PNG", **options)
+        yield name, stream.getvalue()
+    samples = bundled_samples()
+    yield from zip((f"{name}.jpg" for name in samples.image_names), samples.images, strict=True)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("preprocess", ["host", "uint8", "float32"])
+def test_preprocessing_is_the_librarys(contract, folder, tmp_path, preprocess, interpolation):
+    described = json.loads((folder / "mobileclip.json").read_text())
+    described["image"]["preprocess"] = preprocess
+    described["image"]["input"]["interpolation"] = interpolation
+    export = contract.Export(folder, described)
+    (tmp_path / "mobileclip.json").write_text(json.dumps({**described, "files": {}, "towers": []}))
+    transform = ImageTransform(read_contract(tmp_path).image.input)
+    for name, data in pictures():
+        (tmp_path / name).write_bytes(data)
+        ours = contract.preprocess(export, contract.read_picture(tmp_path / name))
+        if preprocess == "host":
+            expected = transform(load_image(data)).numpy()
+        else:
+            expected = transform.pixels(load_image(data)).transpose(2, 0, 1).astype(preprocess)
+        assert ours.dtype == expected.dtype
+        assert ours.flags.c_contiguous
+        assert np.array_equal(ours, expected[None]), name
+
+
+def test_tokens_are_the_librarys(contract, folder):
+    texts = ["a cat", "", "two DOGS on a beach, and a good deal more than twelve tokens can ever hold", "café 🙂"]
+    tokens = contract.tokenize(contract.read_export(folder, target="torch"), texts)
+    assert tokens.dtype == np.int64
+    assert tokens.tolist() == Tokenizer(CONVOLUTIONAL.text.input)(texts).tolist()
+
+
+@torch.no_grad()
+def test_probabilities_are_the_models(contract, folder):
+    model = seeing(CONVOLUTIONAL)
+    export = contract.read_export(folder, target="torch")
+    samples = bundled_samples()
+    transform, tokens = ImageTransform(CONVOLUTIONAL.image.input), contract.tokenize(export, samples.captions[:5])
+    images = torch.stack([transform(load_image(data)) for data in samples.images[:3]])
+    embeddings = [
+        model.encode_image(images, normalize=True),
+        model.encode_text(torch.from_numpy(tokens), normalize=True),
+    ]
+    ours = contract.probabilities(export, (embeddings[0] @ embeddings[1].T).numpy())
+    expected = (model.logit_scale.exp() * embeddings[0] @ embeddings[1].T).softmax(-1)
+    torch.testing.assert_close(torch.from_numpy(ours), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("normalize", [True, False])
+def test_golden_vectors_tell_right_from_wrong(contract, tmp_path, normalize):
+    model = seeing(TRANSFORMERS)
+    spec = ExportSpec(out=tmp_path / "out", target="torch", normalize=normalize)
+    export = contract.read_export(export_model(model, spec), target="torch")
+
+    def encode(tokens):
+        return model.encode_text(torch.from_numpy(tokens), normalize=normalize).numpy()
+
+    assert contract.check_golden(export, "text", encode) > 0.99999
+    for wrong in (
+        lambda tokens: encode(np.roll(tokens, 1, axis=1)),
+        lambda tokens: np.full((len(tokens), 12), np.nan, dtype=np.float32),
+    ):
+        with pytest.raises(ValueError, match=r"least cosine is .* expected more than 0.99999; copy the export again"):
+            contract.check_golden(export, "text", wrong)
+
+
+def test_what_is_no_export_is_refused(contract, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no mobileclip\.json; make an export: mobileclip export MODEL"):
+        contract.read_export(tmp_path, target="openvino")
+    with pytest.raises(ValueError, match="was made for torch, expected openvino; export again with --target openvino"):
+        contract.read_export(folder, target="openvino")
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    described = json.loads((copied / "mobileclip.json").read_text())
+    (copied / "mobileclip.json").write_text(json.dumps({**described, "format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99, expected 1"):
+        contract.read_export(copied, target="torch")
+    (copied / "mobileclip.json").write_text(json.dumps({**described, "towers": described["towers"][:1]}))
+    with pytest.raises(ValueError, match="no text tower; export the model with --tower both"):
+        contract.read_export(copied, target="torch").tower("text")
+
+
+def test_constants_are_the_librarys(contract):
+    from mobileclip.export import contract as written
+    from mobileclip.export.parity import LEAST_COSINE
+
+    assert contract.LEAST_COSINE == LEAST_COSINE
+    assert contract.FORMAT_VERSION == written.FORMAT_VERSION
