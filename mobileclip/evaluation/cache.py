@@ -20,7 +20,7 @@ from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.classification import fill_templates
 from mobileclip.evaluation.features import Features, extract_features
-from mobileclip.evaluation.inference import encoding
+from mobileclip.evaluation.inference import KnownTexts, encoding
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class FeatureCache:
         batch_size: int,
         num_threads: int | None = None,
         show_progress: bool = True,
+        known_texts: KnownTexts | None = None,
     ) -> tuple[Features, SkipReport]:
         """Return a model's embeddings of a data set, and what could not be used; see `extract_features`."""
         path = self._path(candidate, benchmark.name, fingerprint(benchmark))
@@ -57,7 +58,7 @@ class FeatureCache:
         named = benchmark.kind == "classification"
         if stored is None:
             report = SkipReport()
-            texts = self._class_texts(candidate, benchmark, batch_size, show_progress) if named else None
+            texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts) if named else None
             features = extract_features(
                 candidate.model,
                 benchmark,
@@ -68,26 +69,34 @@ class FeatureCache:
                 num_threads=num_threads,
                 show_progress=show_progress,
                 class_texts=texts,
+                known_texts=known_texts,
             )
             tensors = {name: value for name, value in _tensors(features).items() if not (named and name == "text")}
             _write(path, tensors, {"keys": features.keys, "report": _report_values(report)})
             return features, report
         tensors, header = stored
         if named:
-            tensors["text"] = self._class_texts(candidate, benchmark, batch_size, show_progress)
+            tensors["text"] = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts)
         return Features(keys=tuple(header["keys"]), **tensors), _report(header["report"])
 
     def holds(self, candidate: Candidate, benchmark: Benchmark) -> bool:
         """Return whether the images of a data set were encoded before."""
         return self._path(candidate, benchmark.name, fingerprint(benchmark)).exists()
 
-    def _class_texts(self, candidate: Candidate, benchmark: Benchmark, batch_size: int, show_progress: bool) -> Tensor:  # noqa: FBT001
+    def _class_texts(
+        self,
+        candidate: Candidate,
+        benchmark: Benchmark,
+        batch_size: int,
+        show_progress: bool,  # noqa: FBT001
+        known_texts: KnownTexts | None,
+    ) -> Tensor:
         prompts = fill_templates(benchmark.class_names, benchmark.templates)
         path = self._path(candidate, "texts", hash_of(prompts))
         stored = _read(path)
         if stored is not None:
             return stored[0]["text"]
-        with encoding(candidate.model) as encoders:
+        with encoding(candidate.model, known_texts) as encoders:
             text = encoders.encode_texts(
                 candidate.tokenize, prompts, batch_size=batch_size, show_progress=show_progress
             )

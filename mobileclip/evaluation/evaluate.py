@@ -8,6 +8,7 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform, extract_features
+from mobileclip.evaluation.inference import KnownTexts
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.scoring import require_metric, score
 
@@ -36,6 +37,7 @@ def evaluate_benchmark(
     batch_size: int = 64,
     num_threads: int | None = None,
     show_progress: bool = True,
+    known_texts: KnownTexts | None = None,
 ) -> Evaluation:
     """Evaluate a model on a data set: `extract_features`, then `score`.
 
@@ -48,6 +50,8 @@ def evaluate_benchmark(
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, and, where the number of images is known, how long it takes: on
             disk and in the suite.
+        known_texts: embeddings that this model gave of texts with this `tokenize`: they are not encoded again, and
+            those of new texts come to them. One dictionary for several data sets, which often ask the same.
 
     Raises:
         ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If
@@ -64,6 +68,7 @@ def evaluate_benchmark(
         batch_size=batch_size,
         num_threads=num_threads,
         show_progress=show_progress,
+        known_texts=known_texts,
     )
     scored = score(benchmark, features, num_skipped=report.num_skipped)
     return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)

@@ -18,7 +18,7 @@ from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import fill_templates
 from mobileclip.evaluation.decoding import decode_ahead
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.inference import encoding
+from mobileclip.evaluation.inference import KnownTexts, encoding
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.progress import Progress, console
 
@@ -63,6 +63,7 @@ def extract_features(
     num_threads: int | None = None,
     show_progress: bool = True,
     class_texts: Tensor | None = None,
+    known_texts: KnownTexts | None = None,
 ) -> Features:
     """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
 
@@ -80,13 +81,15 @@ def extract_features(
         show_progress: whether to show how far it is, and, where the number of images is known, how long it takes: on
             disk and in the suite.
         class_texts: embeddings of every class in every template, where they were computed before.
+        known_texts: embeddings that this model gave of texts with this `tokenize`: they are not encoded again, and
+            those of new texts come to them. One dictionary for several data sets, which often ask the same.
 
     Raises:
         ValueError: if no image can be used; the message says why.
     """
     samples, embeddings = [], []
     with (
-        encoding(model) as encoders,
+        encoding(model, known_texts) as encoders,
         Progress(
             benchmark.name,
             total=num_images(benchmark) or None,

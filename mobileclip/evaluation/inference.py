@@ -25,6 +25,9 @@ _MOST_TEXTS_ON_CPU = 16
 # These take seconds.
 _FEW_TEXTS = 256
 
+# Embeddings `(dim,)`, float32 on the CPU, by text.
+KnownTexts = dict[str, Tensor]
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoders:
@@ -34,12 +37,14 @@ class Encoders:
         model: in evaluation mode.
         device: where its weights are.
         dtype: of its weights.
+        known_texts: embeddings of texts that need not be encoded; what is encoded comes to them.
         threads: that encode side by side; None to encode one batch after another.
     """
 
     model: ImageTextModel
     device: torch.device
     dtype: torch.dtype = torch.float32
+    known_texts: KnownTexts = attrs.field(factory=dict)
     threads: EncodingThreads | None = None
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ class Encoders:
     def encode_texts(
         self, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int, show_progress: bool = False
     ) -> Tensor:
-        """Return the embeddings, as the model gives them (not normalised); equal texts are encoded once.
+        """Return the embeddings, as the model gives them (not normalised); every text is encoded once.
 
         Shape:
             result: `(texts, dim)`, float32 on the CPU.
@@ -73,8 +78,14 @@ class Encoders:
         """
         if not texts:
             raise ValueError("there are no texts to embed")
-        row = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        distinct = list(row)
+        new = [text for text in dict.fromkeys(texts) if text not in self.known_texts]
+        if new:
+            rows = self._encode_new(tokenize, new, batch_size=batch_size, show_progress=show_progress)
+            self.known_texts.update(zip(new, rows, strict=True))
+        return torch.stack([self.known_texts[text] for text in texts])
+
+    def _encode_new(self, tokenize: Tokenize, distinct: list[str], *, batch_size: int, show_progress: bool) -> Tensor:
+        """Return the embeddings of texts in batches of like lengths."""
         tokens = torch.cat(
             [tokenize(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
         )
@@ -89,8 +100,7 @@ class Encoders:
                 encoded.append(embeddings.cpu())
                 progress.advance(len(embeddings))
         unordered = torch.cat(encoded)
-        distinct_embeddings = torch.empty_like(unordered).index_copy_(0, order, unordered)
-        return distinct_embeddings[torch.tensor([row[text] for text in texts])]
+        return torch.empty_like(unordered).index_copy_(0, order, unordered)
 
     def _encode(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Iterator[Tensor]:
         """Yield the embeddings of the inputs in float32, at most so many at once, in order."""
@@ -134,7 +144,7 @@ def _encoding_threads() -> Iterator[EncodingThreads]:
 
 
 @contextmanager
-def encoding(model: ImageTextModel) -> Iterator[Encoders]:
+def encoding(model: ImageTextModel, known_texts: KnownTexts | None = None) -> Iterator[Encoders]:
     """Hold a model ready to encode, without gradients, then give every module its mode back.
 
     A dual encoder of ours is folded, as a copy. On a CPU its image tower is laid out with channels innermost, and
@@ -143,15 +153,17 @@ def encoding(model: ImageTextModel) -> Iterator[Encoders]:
 
     Args:
         model: its weights stay as they are.
+        known_texts: embeddings that this model gave of texts with one tokenizer; those of new texts come to them.
     """
+    known_texts = {} if known_texts is None else known_texts
     dtype = next(model.parameters()).dtype
     with evaluating(model) as device:
         ready = fastest_form(model)
         if device.type == "cpu" and _is_unprepared(model):
             with _encoding_threads() as threads:
-                yield Encoders(model=ready, device=device, dtype=dtype, threads=threads)
+                yield Encoders(model=ready, device=device, dtype=dtype, known_texts=known_texts, threads=threads)
         else:
-            yield Encoders(model=ready, device=device, dtype=dtype)
+            yield Encoders(model=ready, device=device, dtype=dtype, known_texts=known_texts)
 
 
 def fastest_form(model: ImageTextModel) -> ImageTextModel:

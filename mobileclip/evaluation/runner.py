@@ -22,6 +22,7 @@ from mobileclip.evaluation.candidates import Candidate, open_candidate
 from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
+from mobileclip.evaluation.inference import KnownTexts
 from mobileclip.evaluation.records import Record, read_records, write_records
 from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
@@ -44,6 +45,7 @@ class _Options(TypedDict):
     batch_size: int
     num_threads: int | None
     show_progress: bool
+    known_texts: KnownTexts
 
 
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
@@ -196,6 +198,7 @@ class _Evaluator:
         self.candidate, self.spec, self.console = candidate, spec, console
         self.failures: list[Failure] = []
         self.details: list[DatasetDetails] = []
+        self.known_texts: KnownTexts = {}
         self.for_report = for_report
         self.batch_size = spec.batch_size or find_batch_size(candidate)
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
@@ -260,6 +263,7 @@ class _Evaluator:
             batch_size=self.batch_size,
             num_threads=self.spec.num_threads,
             show_progress=self.console is not None,
+            known_texts=self.known_texts,
         )
 
     def _other(self, task: Task) -> Evaluation:
@@ -290,6 +294,7 @@ class _Evaluator:
             "batch_size": self.batch_size,
             "num_threads": self.spec.num_threads,
             "show_progress": self.console is not None,
+            "known_texts": self.known_texts,
         }
 
     def _evaluated(self, data: str) -> dict[str, str]:

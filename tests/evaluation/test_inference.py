@@ -124,6 +124,22 @@ def test_equal_texts_are_encoded_once_and_other_models_as_they_are():
         encoders.encode_texts(tokenize, [], batch_size=2)
 
 
+def test_known_texts_are_not_encoded_again():
+    model, known = Counting(), {}
+    with encoding(model, known) as encoders:
+        first = encoders.encode_texts(tokenize, ["red", "green", "red"], batch_size=2)
+    assert model.num_texts == 2
+    assert set(known) == {"red", "green"}
+    with encoding(model, known) as encoders:
+        second = encoders.encode_texts(tokenize, ["blue", "green"], batch_size=2)
+        assert encoders.encode_texts(tokenize, ["red"], batch_size=2).tolist() == first[:1].tolist()
+    assert model.num_texts == 3
+    assert second.tolist() == [model.table[2].tolist(), first[1].tolist()]
+    with encoding(model) as encoders:
+        encoders.encode_texts(tokenize, ["red"], batch_size=2)
+    assert model.num_texts == 4, "another user of the model starts anew"
+
+
 def test_half_precision_comes_out_in_single():
     class Half(nn.Module):
         def __init__(self):

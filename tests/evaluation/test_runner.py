@@ -152,6 +152,22 @@ class TestRun:
         evaluate_models([model], spec_of(root))
         assert counted == {"images": 0, "texts": len(SHAPES)}
 
+    def test_a_text_of_several_data_sets_is_encoded_once(self, root, monkeypatch):
+        shutil.copytree(root / "wds_vtab-pets_test", root / "wds_vtab-dtd_test")
+        (root / "wds_vtab-dtd_test" / "zeroshot_classification_templates.txt").write_text(f"{TEMPLATES[0]}\n{{}}?")
+        counted = counting(monkeypatch)
+        both = evaluate_models([str(root / "model0.safetensors")], spec_of(root, datasets=("vtab/pets", "vtab/dtd")))
+        assert counted["texts"] == 3 * len(SHAPES), "two templates, and one that the other data set has not"
+        candidate = open_candidate(str(root / "model0.safetensors"))
+        alone = evaluate_benchmark(
+            candidate.model,
+            open_benchmark(root / "wds_vtab-dtd_test"),
+            transform=candidate.transform,
+            tokenize=candidate.tokenize,
+            show_progress=False,
+        )
+        assert both.models[0].records["vtab/dtd"].result.metrics == pytest.approx(alone.result.metrics, abs=1e-6)
+
     def test_other_weights_and_other_data_are_evaluated_again(self, root, monkeypatch):
         model = root / "model0.safetensors"
         first = evaluate_models([str(model)], spec_of(root)).models[0]

@@ -18,7 +18,7 @@ from mobileclip.evaluation.decoding import decode_ahead
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Transform
-from mobileclip.evaluation.inference import Encoders, encoding
+from mobileclip.evaluation.inference import Encoders, KnownTexts, encoding
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.progress import Progress, console
 
@@ -40,6 +40,7 @@ def evaluate_aro(
     batch_size: int = 64,
     num_threads: int | None = None,
     show_progress: bool = True,
+    known_texts: KnownTexts | None = None,
 ) -> Evaluation:
     """Evaluate a model on a part of ARO; every part of a picture is encoded once, and so is every text.
 
@@ -56,6 +57,7 @@ def evaluate_aro(
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, and how long it takes where the number of images is known.
+        known_texts: embeddings that this model gave of texts with this `tokenize`; see `extract_features`.
 
     Returns:
         The report counts cases: reasons are image_missing, box_outside, those of pictures that cannot be decoded, which
@@ -66,7 +68,7 @@ def evaluate_aro(
         OSError: if a store cannot be reached.
     """
     report = SkipReport()
-    with encoding(model) as encoders:
+    with encoding(model, known_texts) as encoders:
         views = _views(aro, report, transform, ahead=2 * batch_size, num_threads=num_threads, shown=show_progress)
         image, cases, images = _encode(encoders, views, batch_size=batch_size)
         if not cases:

@@ -17,7 +17,7 @@ from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.groups import association_score
-from mobileclip.evaluation.inference import Encoders, encoding
+from mobileclip.evaluation.inference import Encoders, KnownTexts, encoding
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.winogavil.opening import WinoGavil, WinoGavilInstance
 from mobileclip.evaluation.winogavil.pictures import Picture, read_pictures
@@ -44,6 +44,7 @@ def evaluate_winogavil(
     batch_size: int = 64,
     num_threads: int | None = None,
     show_progress: bool = True,
+    known_texts: KnownTexts | None = None,
 ) -> Evaluation:
     """Evaluate a model on WinoGAViL; every image is encoded once, and so is every cue.
 
@@ -59,6 +60,7 @@ def evaluate_winogavil(
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is.
+        known_texts: embeddings that this model gave of texts with this `tokenize`; see `extract_features`.
 
     Returns:
         The result counts instances. The report counts those that were used; it names images, image_missing and
@@ -74,7 +76,7 @@ def evaluate_winogavil(
     Source: the public evaluation of DataComp (Gadre et al. 2023).
     """
     report = SkipReport()
-    with encoding(model) as encoders:
+    with encoding(model, known_texts) as encoders:
         image = _embed_images(
             encoders,
             winogavil,

@@ -1,0 +1,69 @@
+"""Our tower and the release's, exported the same way and run by the same runtime."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import torch
+from bench_models import Tower
+from torch import Tensor, nn
+
+from mobileclip.export import ExportSpec, targets
+from mobileclip.export.export import tower_file
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision
+
+Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]
+_CHOICES: dict[Runtime, tuple[str, Precision]] = {
+    "onnxruntime": ("onnx", "fp32"),
+    "openvino": ("openvino", "fp32"),
+    "openvino_bf16": ("openvino", "bf16"),
+}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RivalExport(TowerExport):
+    """The release's tower, exported as ours is.
+
+    Args:
+        rival: the tower.
+    """
+
+    rival: nn.Module
+
+    def graph(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module to export."""
+        return copy.deepcopy(self.rival).to(dtype).requires_grad_(requires_grad=False)
+
+
+def exported(
+    mine: nn.Module, tower: Tower, runtime: Runtime, *, batch_size: int, rival: nn.Module | None, folder: Path
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes embeddings, not normalised, in a runtime of its own.
+
+    Args:
+        mine: our folded tower.
+        tower: which tower it is.
+        runtime: which runtime.
+        batch_size: images or texts per call; more than one goes into a file that takes batches of any size.
+        rival: the release's tower, to export in place of ours.
+        folder: of the exported file; it is made.
+    """
+    name, precision = _CHOICES[runtime]
+    target = targets.resolve(name)
+    target.check()
+    spec = ExportSpec(
+        out=folder, target=name, tower=tower, precision=precision, dynamic_batch=batch_size > 1, normalize=False
+    )
+    inputs = torch.empty(0)
+    if rival is None:
+        export = TowerExport(tower=tower, encoder=mine, spec=spec, calibration=inputs)
+    else:
+        export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=inputs, rival=rival)
+    folder.mkdir(parents=True)
+    path = folder / f"{tower}{target.suffix}"
+    return target.open(path, tower_file(export, path.name, target.export(export, path)))
