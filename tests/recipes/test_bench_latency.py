@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from mobileclip.encoders import specs
-from recipes.bench_latency import Case, LatencyBenchSpec, Side, captions, cases, compare, run
+from mobileclip.evaluation.report.figures import LIGHT, to_png
+from mobileclip.reparam import reparameterize
+from recipes.bench_latency import LatencyBenchSpec, captions, cases, compare, run
+from recipes.latency import Case, Latency, Side, draw_accuracy
+from recipes.latency.exported import exported
+from recipes.latency.plot import accuracies
+from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
 
 
 def test_short_captions_for_causal_towers_alone():
@@ -49,6 +55,49 @@ def test_ratios_and_errors_are_against_the_first():
     assert second.cosine == pytest.approx(1)
 
 
+def test_exports_are_compared_within_their_runtime():
+    x = torch.rand(4, 4)
+    ways = ("release", "release_openvino", "onnxruntime", "openvino")
+    contestants = [Side(way=way, encode=lambda inputs: inputs + 0) for way in ways]
+    results = compare(Case(model="s0", tower="image", texts="", batch_size=1), contestants, x, rounds=5)
+    assert [result.runtime_ratio is None for result in results] == [True, True, True, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_rival_is_exported_as_ours_is(tmp_path, batch_size):
+    mine = reparameterize(seeing(CONVOLUTIONAL)).image_encoder
+    other = reparameterize(seeing(CONVOLUTIONAL, seed=1)).image_encoder
+    images = pixels(PIXELS)[:batch_size]
+    options = {"tower": "image", "runtime": "onnxruntime", "batch_size": batch_size}
+    ours = exported(mine, **options, rival=None, folder=tmp_path / "ours")
+    theirs = exported(mine, **options, rival=other, folder=tmp_path / "theirs")
+    torch.testing.assert_close(ours(images), mine(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(theirs(images), other(images), rtol=1e-4, atol=1e-5)
+
+
+def latency(way, model, tower, milliseconds, *, texts="", batch_size=1):
+    case = Case(model=model, tower=tower, texts=texts, batch_size=batch_size)
+    figures = {"ratio": 1, "ratio_quartiles": (1, 1), "cpu_ratio": 1, "cosine": 1, "error": 0}
+    return Latency(case=case, way=way, form="", milliseconds=milliseconds, **figures)
+
+
+def test_the_picture_is_of_single_inputs_and_published_accuracies():
+    latencies = [
+        latency("release", "s0", "image", 40),
+        latency("release", "s0", "text", 20, texts="random"),
+        latency("release", "b", "text", 5, texts="short"),
+        latency("release", "b", "text", 20, texts="random"),
+        latency("release", "b", "image", 90),
+        latency("release", "s0", "image", 900, batch_size=32),
+        latency("optimized_bf16", "s0", "image", 10),
+    ]
+    assert accuracies(latencies) == {
+        "release": [("s0", 60, pytest.approx(0.5812, abs=5e-5)), ("b", 110, pytest.approx(0.6515, abs=5e-5))]
+    }
+    assert to_png(draw_accuracy(latencies, title="a processor", theme=LIGHT)).startswith(b"\x89PNG")
+
+
 @pytest.fixture
 def threads_as_before():
     before = torch.get_num_threads()
@@ -58,7 +107,7 @@ def threads_as_before():
 
 @pytest.mark.usefixtures("threads_as_before")
 def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
-    spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1)
+    spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1, runtimes=())
     run(spec)
     lines = [json.loads(line) for line in (tmp_path / "latency.jsonl").read_text(encoding="utf-8").splitlines()]
     ways = ["release", "eager", "optimized_fp32", "optimized_bf16"]
@@ -70,3 +119,4 @@ def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
         assert line["error"] < (0.05 if line["way"] == "optimized_bf16" else 2e-5)
         assert attrs.fields_dict(Case).keys() == line["case"].keys()
     assert "s0 image" in capsys.readouterr().out
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
