@@ -87,11 +87,15 @@ class Page:
         self._count = 0
         self._rest = b""
         self._session = None
+        self._target = None
         self._address = ""
 
-    def load(self, address: str, *, width: int, height: int, dark: bool) -> None:
-        """Open an address in a tab, and wait until it is loaded."""
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+    def load(self, address: str, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """Open an address in a new tab instead of the one before, and wait until it is loaded."""
+        before, self._session, self._events = self._target, None, []
+        self._target = target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        if before is not None:
+            self.ask("Target.closeTarget", targetId=before)
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", *DOMAINS):
             self.ask(f"{domain}.enable")

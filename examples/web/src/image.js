@@ -2,7 +2,7 @@
 
 import { PageError } from "./errors.js";
 import { planCrop } from "./geometry.js";
-import { Resampler } from "./resample.js";
+import { makeResampler } from "./resample.js";
 
 // What is read from the canvas at once; phones have little memory.
 const PIXELS_AT_ONCE = 2 ** 21;
@@ -74,13 +74,13 @@ function normalized(value, mean, std) {
 
 /** Returns the resampled picture, or null if it was to be opaque and is not. */
 function resampled(plan, read, { opaque }) {
-  const resampler = new Resampler(plan);
+  const resampler = makeResampler(plan);
   const { width } = plan.from;
   const most = Math.max(1, Math.floor(PIXELS_AT_ONCE / width));
   for (let row = resampler.firstRow; row < resampler.endRow; row += most) {
     const rgba = read(row, Math.min(most, resampler.endRow - row));
     if (opaque && !isOpaque(rgba)) return null;
-    resampler.addRows(rgba, row);
+    resampler.addRows(rgba);
   }
   return resampler.finish();
 }

@@ -1,0 +1,149 @@
+"""The page of examples/web: built as people build it, served, and the values that its own tests compare with."""
+
+import base64
+import json
+import random
+import shutil
+import subprocess
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import tokenizers
+import torch
+from PIL import Image
+
+from mobileclip.data.image import ImageTransform
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.export.measured import as_taken
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
+from tests.golden.checkpoints import golden_texts
+
+SOURCE = Path(__file__).parents[2] / "examples" / "web"
+NPM = shutil.which("npm")
+OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
+SIZES = [(40, 30), (30, 41), (64, 64), (17, 90), (131, 33), (200, 150), (24, 24), (25, 60), (50, 200), (90, 181)]
+SIDE = 24
+# Letters and signs that tokenizers treat in different ways. Not here: letters of the newest Unicode versions, which
+# depend on the browser's.
+ALPHABET = "abcXYZ 0123 '’‘“” \t\n.,!?-&;<>|éüßñ日本語ИяاघİıǅﬁK\u0345\u0301\u00ad\u200b\u200d\ufeff\x85\u00a0😀🚀"
+
+
+def build(folder):
+    """Build the page in a copy, and return the folder that is served."""
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    installed = run_npm(folder, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+    if installed.returncode and any(word in installed.stderr for word in OFFLINE):
+        pytest.skip("the npm registry cannot be reached")
+    assert installed.returncode == 0, installed.stderr
+    built = run_npm(folder, "run", "build")
+    assert built.returncode == 0, built.stderr
+    return folder / "dist"
+
+
+def run_npm(folder, *arguments, environment=None):
+    """Return what a command of npm gave."""
+    command = [NPM, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@contextmanager
+def served(folder):
+    """Yield the address of a folder on a plain static server."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):  # noqa: A002  the name that the standard library has
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def write_values(folder):
+    """Write what Pillow, `tokenizers` and the library give, for the page's own tests."""
+    (folder / "resampled.json").write_text(json.dumps(resampled()))
+    (folder / "inputs.json").write_text(json.dumps(inputs()))
+    (folder / "tokens.json").write_text(json.dumps(tokens()))
+
+
+def resampled():
+    """Pictures of noise, and of black and white alone, which filters overshoot at, with Pillow's pixels."""
+    generator = np.random.default_rng(0)
+    cases = []
+    for width, height in SIZES:
+        for interpolation in ("bilinear", "bicubic"):
+            noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            for pixels in (noise, np.where(noise < 128, 0, 255).astype(np.uint8)):
+                contract = ImageInput(size=SIDE, interpolation=interpolation)
+                cases.append(
+                    {
+                        "width": width,
+                        "height": height,
+                        "size": SIDE,
+                        "interpolation": interpolation,
+                        "pixels": as_base64(pixels),
+                        "expected": as_base64(cropped(Image.fromarray(pixels), contract)),
+                    }
+                )
+    return cases
+
+
+def cropped(image, contract):
+    """Return the pixels of the library: where Pillow resizes rows first since version 13, also with those before."""
+    pixels = ImageTransform(contract).pixels(image)
+    height = int(SIDE * image.height / image.width)
+    if image.height - height <= 2 * max(0, image.width - SIDE):
+        return pixels
+    kind = Image.Resampling[contract.interpolation.upper()]
+    both = image.resize((image.width, height), kind).resize((SIDE, height), kind)
+    top = round((height - SIDE) / 2)
+    rows_first = np.asarray(both.crop((0, top, SIDE, top + SIDE)))
+    assert int(PIL.__version__.split(".")[0]) < 13 or (rows_first == pixels).all()
+    return rows_first
+
+
+def inputs():
+    """Every value of a pixel in every channel, as the library gives it to each kind of export."""
+    pixels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
+    contract = ImageInput(size=16, mean=OPENAI_MEAN, std=OPENAI_STD)
+    planes = torch.from_numpy(pixels).movedim(-1, 0)[None]
+    taken = {kind: as_taken(planes, contract, kind) for kind in ("host", "uint8", "float32")}
+    return {
+        "pixels": as_base64(pixels),
+        "mean": contract.mean,
+        "std": contract.std,
+        "inputs": {kind: as_base64(tensor.contiguous().numpy()) for kind, tensor in taken.items()},
+    }
+
+
+def tokens():
+    """The golden texts and random ones, with the whole rows of Python's tokenizers."""
+    contract = TextInput()
+    file = Tokenizer(contract).to_json()
+    whole = tokenizers.Tokenizer.from_str(file)
+    generator = random.Random(0)
+    lengths = [generator.randint(1, 60) for _ in range(300)]
+    texts = [*golden_texts(), *("".join(generator.choices(ALPHABET, k=length)) for length in lengths)]
+    return {
+        "file": json.loads(file),
+        "contract": {
+            "contextLength": contract.context_length,
+            "padId": contract.pad_id,
+            "startId": contract.start_id,
+            "endId": contract.end_id,
+        },
+        "rows": [{"text": text, "ids": whole.encode(text).ids} for text in texts],
+    }
+
+
+def as_base64(array):
+    return base64.b64encode(array.tobytes()).decode()
