@@ -35,6 +35,9 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
         encoder: a tower.
         samples: images that cannot be read are left out, as they are where an export is measured.
         preprocess: of the export.
+
+    Raises:
+        ValueError: if no image can be read.
     """
     spec = cast("ImageEncoderSpec | TextEncoderSpec", encoder.spec)
     if not isinstance(spec, ImageEncoderSpec):
@@ -43,6 +46,11 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     each = math.ceil(_NUM_IMAGES / len(samples.images))
     images = filter(None, map(_readable, samples.images[:_NUM_IMAGES]))
     crops = [transform.pixels(_cropped(image, generator)) for image in images for _ in range(each)]
+    if not crops:
+        raise ValueError(
+            f"none of the first {min(_NUM_IMAGES, len(samples.images))} images of {samples.name} can be read, so there "
+            "is nothing to find ranges of values with; give another data set with --calibration"
+        )
     return as_taken(torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops]), spec.input, preprocess)
 
 

@@ -85,11 +85,11 @@ def export_model(
     if lacking:
         raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
     samples = samples or bundled_samples()
+    measured = measure_model(folded, samples, normalize=spec.normalize)
     exports = tuple(
         _tower_export(tower, has[tower], spec, text_dtype=target.text_dtype, calibration=calibration or samples)
         for tower in spec.towers
     )
-    measured = measure_model(folded, samples, normalize=spec.normalize)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         # A folder inside has the usual permissions; the temporary one is for its owner alone.

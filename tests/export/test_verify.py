@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobileclip.export import ExportSpec, export_model, read_report, targets, verify_export
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.targets.torch import refuse_pickles
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing
 
@@ -139,13 +139,17 @@ def test_weights_that_are_not_finite_and_other_shapes_are_told_before_anything_r
         verify_export(copied)
 
 
-def test_overflow_in_half_precision_is_a_gate(tmp_path):
-    """The model is sound in float32; its text embeddings in float16 are not finite, and the other tower's are."""
+def test_layers_beyond_half_precision_stay_float(tmp_path):
+    """The model is sound in float32; its text embeddings in float16 throughout would not be finite."""
     spec = ExportSpec(out=tmp_path / "out", precision="fp16", tower="text")
     folder = export_model(overflowing(TRANSFORMERS), spec)
     report = verify_export(folder)
-    assert "text embeddings with NaN or infinity" in {gate.name for gate in report.gates if not gate.passed}
+    assert report.passed, report.failures
     assert report == read_report(folder)
+    (text,) = read_contract(folder).towers
+    assert (text.compute, text.float32) == ("fp16", ("norm", "project"))
+    stored = {tensor.data_type for tensor in onnx.load(folder / "text.onnx").graph.initializer if len(tensor.dims) > 1}
+    assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT} <= stored
 
 
 def test_constant_embeddings_are_a_gate(tmp_path):

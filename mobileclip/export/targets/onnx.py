@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision
+from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.onnx_int8 import quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -29,11 +30,13 @@ class OnnxTarget:
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
     is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
-    opened, and the file has half the bytes.
+    opened, and the file has half the bytes. int8 is static, see `onnx_int8`.
     """
 
     suffix: str = ".onnx"
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
+    text_dtype: TextDtype = "int64"
+    runtime: str = "onnxruntime"
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -66,6 +69,8 @@ class OnnxTarget:
             )
         assert converted is not None
         model = converted.model_proto
+        if tower.spec.precision == "int8":
+            model = quantized(model, tower)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
@@ -73,7 +78,7 @@ class OnnxTarget:
         if tower.spec.precision == "bf16":
             _store_as_bfloat16(model)
         onnx.save_model(model, path)
-        return "fp16" if half else "fp32"
+        return "fp32" if tower.spec.precision == "bf16" else tower.spec.precision
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it.

@@ -1,0 +1,87 @@
+"""Which layers stay in float32, and that they do."""
+
+import pytest
+import torch
+
+from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.export import bundled_samples
+from mobileclip.export.fallback import fallbacks, keep_in_float32, most_affected, weighted_layers
+from mobileclip.reparam import reparameterize
+from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
+
+
+@pytest.fixture(scope="module")
+def image_encoder():
+    return reparameterize(seeing(CONVOLUTIONAL)).image_encoder
+
+
+@pytest.fixture(scope="module")
+def images():
+    return pixels(PIXELS)
+
+
+def test_nothing_comes_first_and_other_precisions_need_nothing_else(image_encoder, images):
+    for precision in ("fp32", "bf16", "fp16"):
+        (only,) = fallbacks(image_encoder, images, precision)
+        assert (only.name, only.layers) == ("", frozenset())
+
+
+def test_int8_keeps_grouped_convolutions_then_those_that_lose_most(image_encoder, images):
+    nothing, grouped, most = (fallback.layers for fallback in fallbacks(image_encoder, images, "int8"))
+    modules = dict(weighted_layers(image_encoder))
+    assert not nothing
+    assert grouped == {name for name, module in modules.items() if getattr(module, "groups", 1) > 1}
+    assert "stages.0.blocks.0.token_mixer" in grouped
+    assert grouped < most < modules.keys()
+    others = len(modules) - len(grouped)
+    assert others / 8 <= len(most) - len(grouped) < others / 8 + 1
+    text_encoder = reparameterize(seeing(TRANSFORMERS)).text_encoder
+    tokens = Tokenizer(TOKENS)(bundled_samples().captions)
+    nothing, most = (fallback.layers for fallback in fallbacks(text_encoder, tokens, "int8"))
+    assert not nothing
+    assert len(most) == 1, "a transformer has no grouped convolutions"
+
+
+@torch.no_grad()
+def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images):
+    """Values in front of one layer are large where its weights are zero: rounded with those, the others vanish."""
+    encoder = reparameterize(seeing(CONVOLUTIONAL)).image_encoder
+    first, second = encoder.stages[1].blocks[0].ffn.fc1, encoder.stages[1].blocks[0].ffn.fc2
+    first.weight[0] = 0
+    first.bias[0] = 1e4
+    second.weight[:, 0] = 0
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    expected = encoder(images)
+    order = most_affected(encoder, images, excluded={"stem.0.conv"})
+    assert order[0] == "stages.1.blocks.0.ffn.fc2"
+    assert set(order) == {name for name, _ in weighted_layers(encoder)} - {"stem.0.conv"}
+    assert len(order) == len(set(order))
+    for name, tensor in encoder.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    assert not any(module._forward_pre_hooks for module in encoder.modules())
+    torch.testing.assert_close(encoder(images), expected)
+
+
+@torch.no_grad()
+def test_float16_keeps_the_layers_that_leave_its_range():
+    encoder = reparameterize(overflowing(TRANSFORMERS)).text_encoder
+    tokens = Tokenizer(TOKENS)(bundled_samples().captions)
+    nothing, wide = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
+    assert not nothing
+    assert wide == {"norm", "project"}
+    expected = encoder(tokens)
+    half = reparameterize(overflowing(TRANSFORMERS)).text_encoder.half()
+    assert not bool(half(tokens).isfinite().all())
+    keep_in_float32(half, wide)
+    assert half.project.weight.dtype == half.norm.weight.dtype == torch.float32
+    assert half.layers[0].ffn.fc1.weight.dtype == torch.float16
+    cosines = torch.nn.functional.cosine_similarity(half(tokens).double(), expected.double())
+    assert float(cosines.min()) > 0.9995
+
+
+def test_keeping_nothing_changes_nothing(images):
+    encoder = reparameterize(seeing(CONVOLUTIONAL)).image_encoder.half()
+    keep_in_float32(encoder, frozenset())
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float16}
+    assert not any(module._forward_pre_hooks for module in encoder.modules())
+    assert encoder(images.half()).dtype == torch.float16
