@@ -1,10 +1,14 @@
 """The formats that models are exported to, a file each."""
 
 from mobileclip.export.targets.base import Target, targets
+from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.onnx import OnnxTarget
+from mobileclip.export.targets.openvino import OpenVINOTarget
 from mobileclip.export.targets.torch import TorchTarget
 
+targets.add("coreml", CoreMLTarget())
 targets.add("onnx", OnnxTarget())
+targets.add("openvino", OpenVINOTarget())
 targets.add("torch", TorchTarget())
 
-__all__ = ["OnnxTarget", "Target", "TorchTarget", "targets"]
+__all__ = ["CoreMLTarget", "OnnxTarget", "OpenVINOTarget", "Target", "TorchTarget", "targets"]

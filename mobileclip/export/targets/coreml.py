@@ -1,0 +1,168 @@
+"""Core ML: ML programs for iPhones, iPads and Macs, as `.mlpackage` folders."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.coreml_convert import convert
+from mobileclip.export.targets.coreml_int8 import quantized_program
+from mobileclip.export.targets.mil import MilProgram, quiet, read_program
+
+_IS_MAC = sys.platform == "darwin"
+
+
+@attrs.frozen
+class CoreMLTarget:
+    """Core ML through coremltools; files are written anywhere, and run by Core ML on a Mac.
+
+    Elsewhere `open` computes the file's program in PyTorch, operation by operation (`mil.py`), and the report says so.
+    float16 is computed in as exported. In int8, what is not quantised is float16, which the Neural Engine needs.
+    Raw pixels come as a picture where they are uint8: Core ML has arrays of float and int32 alone.
+    """
+
+    suffix: str = ".mlpackage"
+    libraries: tuple[str, ...] = ("coremltools",)
+    text_dtype: TextDtype = "int32"
+    runtime: str = "Core ML" if _IS_MAC else "mil reference"
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        try:
+            with quiet():
+                import_module("coremltools")
+        except ImportError as error:
+            raise ImportError(f"the target 'coreml' needs {error.name}: pip install 'mobileclip[coreml]'") from error
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower.
+
+        Raises:
+            ImportError: if int8 is asked for, and what it needs is not installed.
+            ValueError: if the precision is bf16, or pictures are to come in batches.
+        """
+        precision = tower.spec.precision
+        if precision == "bf16":
+            raise ValueError("Core ML has no bfloat16; choose --precision fp16, which devices compute in, or fp32")
+        takes_picture = tower.input_dtype == "uint8"
+        if takes_picture and tower.spec.dynamic_batch:
+            raise ValueError(
+                "Core ML takes one picture at a time, and uint8 pixels are one; leave --dynamic-batch out, or choose "
+                "--preprocess float32"
+            )
+        if takes_picture:
+            spec = attrs.evolve(tower.spec, preprocess="float32")
+            tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
+        if precision == "int8":
+            program = quantized_program(tower)
+        else:
+            program = tower.program(torch.float16 if precision == "fp16" else torch.float32)
+        convert(program, tower, path, takes_picture=takes_picture)
+        return precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it.
+
+        Raises:
+            ValueError: if it is no ML program, or not what the contract says.
+        """
+        program = read_program(path)
+        inputs = [_described(feature) for feature in program.description.input]
+        # The description leaves out the shape of an output that is not fixed; the program has it.
+        outputs = [
+            (name, dtype, _shape(variable.shape))
+            for (name, dtype, _), variable in zip(
+                map(_described, program.description.output), program.function.outputs, strict=True
+            )
+        ]
+        expected = (
+            [(tower.input_name, tower.input_dtype, tower.input_shape)],
+            [(tower.output_name, "float32", tower.output_shape)],
+        )
+        if (inputs, outputs) != expected:
+            raise ValueError(
+                f"{path} has the inputs and outputs {(inputs, outputs)}, and the contract says {expected}; "
+                "export the model again"
+            )
+        for name, numbers in program.constants().items():
+            if numbers.dtype.kind == "f" and not bool(np.isfinite(numbers).all()):
+                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file with Core ML, or, where this is no Mac, with PyTorch.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        return _core_ml(path, tower) if _IS_MAC else _reference(read_program(path), tower)
+
+
+def _reference(program: MilProgram, tower: TowerFile) -> Run:
+    def run(inputs: Tensor) -> Tensor:
+        taken = inputs.float() if tower.input_dtype == "uint8" else inputs
+        (embeddings,) = program.run({tower.input_name: taken})
+        return embeddings
+
+    return run
+
+
+def _core_ml(path: Path, tower: TowerFile) -> Run:
+    import coremltools
+
+    try:
+        model = coremltools.models.MLModel(str(path))
+    except Exception as error:
+        # Core ML's own errors come as whatever its bindings make of them.
+        raise ValueError(
+            f"{path} cannot be read by Core ML ({error}); update macOS, or export the model again"
+        ) from error
+    given: Callable[[Tensor], Any] = _picture if tower.input_dtype == "uint8" else Tensor.numpy
+
+    def run(inputs: Tensor) -> Tensor:
+        outputs = model.predict({tower.input_name: given(inputs)})
+        return torch.from_numpy(np.asarray(outputs[tower.output_name], dtype=np.float32))
+
+    return run
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels[0].movedim(0, -1).contiguous().numpy())
+
+
+def _described(feature: Any) -> tuple[str, str, tuple[int | None, ...]]:
+    """Return the name, type and shape of an input or output."""
+    from coremltools.proto import FeatureTypes_pb2 as Types
+
+    if feature.type.WhichOneof("Type") == "imageType":
+        picture = feature.type.imageType
+        is_colour = picture.colorSpace == Types.ImageFeatureType.RGB
+        return feature.name, "uint8" if is_colour else "another type", (1, 3, picture.height, picture.width)
+    array = feature.type.multiArrayType
+    names = {Types.ArrayFeatureType.FLOAT32: "float32", Types.ArrayFeatureType.INT32: "int32"}
+    sides: list[int | None] = list(array.shape)
+    for axis, bounds in enumerate(array.shapeRange.sizeRanges):
+        if bounds.lowerBound != bounds.upperBound:
+            sides[axis] = None
+    return feature.name, names.get(array.dataType, "another type"), tuple(sides)
+
+
+def _shape(sides: tuple[Any, ...]) -> tuple[int | None, ...]:
+    """Return a shape of the program; what is not fixed in it is a symbol."""
+    return tuple(int(side) if isinstance(side, (int, np.integer)) else None for side in sides)

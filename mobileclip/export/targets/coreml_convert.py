@@ -1,0 +1,96 @@
+"""From a program of torch.export to a Core ML package."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.targets.mil import quiet
+
+# Core ML wants a bound on everything that may vary.
+LARGEST_BATCH = 64
+# What scales embeddings to unit length: float16 cannot hold the squares of large values.
+_UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
+# Beside the package's own files, the converter leaves a table for profilers of another runtime.
+_PROFILER_TABLE = "executorch_debug_handle_mapping.json"
+
+
+def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
+    """Write a program as an ML program for iOS 17 and macOS 14.
+
+    Types are kept as the program has them, but for int8: what is float there becomes float16.
+
+    Args:
+        program: in float32, float16 or quantised.
+        tower: that it was made of.
+        path: of the package to write.
+        takes_picture: the input is a picture; an array otherwise.
+    """
+    with quiet():
+        import coremltools
+
+        pipeline = coremltools.PassPipeline()
+        # Ids of tokens go beyond 16 bits.
+        pipeline.remove_passes({"common::add_int16_cast"})
+        precision: Any = coremltools.precision.FLOAT32
+        if tower.spec.precision == "int8":
+            precision = coremltools.transform.FP16ComputePrecision(op_selector=_becomes_half)
+        batch = coremltools.RangeDim(1, LARGEST_BATCH, default=1) if tower.spec.dynamic_batch else 1
+        shape = (batch, *tower.input_shape)
+        if takes_picture:
+            taken = coremltools.ImageType(name=tower.input_name, shape=shape, color_layout=coremltools.colorlayout.RGB)
+        else:
+            dtype = np.dtype(tower.input_dtype).type
+            taken = coremltools.TensorType(name=tower.input_name, shape=coremltools.Shape(shape), dtype=dtype)
+        with _norms_in_their_type():
+            model = coremltools.convert(
+                program.run_decompositions({}),
+                inputs=[taken],
+                outputs=[coremltools.TensorType(name=tower.output_name, dtype=np.float32)],
+                convert_to="mlprogram",
+                compute_precision=precision,
+                minimum_deployment_target=coremltools.target.iOS17,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+            )
+        model.save(str(path))
+    (path / _PROFILER_TABLE).unlink(missing_ok=True)
+
+
+def _becomes_half(operation: Any) -> bool:
+    return operation.op_type not in _UNIT_LENGTH
+
+
+@contextlib.contextmanager
+def _norms_in_their_type() -> Iterator[None]:
+    """Let layer norms be converted in float16: coremltools' own conversion of them has an epsilon in float32 always."""
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
+    from coremltools.converters.mil.mil.types import nptype_from_builtin
+
+    def layer_norm(context: Any, node: Any) -> None:
+        x, normalized, weight, bias, epsilon = _get_inputs(context, node)[:5]
+        context.add(
+            Builder.layer_norm(
+                x=x,
+                axes=list(range(-len(normalized.val), 0)),
+                gamma=weight,
+                beta=bias,
+                epsilon=nptype_from_builtin(x.dtype)(epsilon.val),
+                name=node.name,
+            )
+        )
+
+    before = _TORCH_OPS_REGISTRY.get_func("layer_norm")
+    register_torch_op(layer_norm, override=True)
+    try:
+        yield
+    finally:
+        register_torch_op(before, override=True)
