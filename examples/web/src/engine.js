@@ -43,7 +43,8 @@ export class Engine {
    */
   async texts(texts) {
     const fresh = [...new Set(texts)].filter((text) => !this.#texts.has(text));
-    if (fresh.length === 0) return { embeddings: texts.map((text) => this.#texts.get(text)), milliseconds: 0, count: 0 };
+    if (fresh.length === 0)
+      return { embeddings: texts.map((text) => this.#texts.get(text)), milliseconds: 0, count: 0 };
     const { embeddings, milliseconds } = await this.#ask("texts", { texts: fresh });
     fresh.forEach((text, i) => this.#texts.set(text, embeddings[i]));
     return { embeddings: texts.map((text) => this.#texts.get(text)), milliseconds, count: fresh.length };

@@ -3,14 +3,16 @@
 import { PageError } from "../errors.js";
 import { byId, make } from "./dom.js";
 
-/** Shows a message. */
+const COMMAND = "mobileclip ";
+
+/** Shows a message; commands in it, a line each, stand out. */
 export function notify(message, { title, kind = "error" } = {}) {
   const close = make("button", { className: "close", ariaLabel: "Close", textContent: "×" });
   const notice = make(
     "div",
     { className: `notice ${kind}` },
     ...(title ? [make("strong", {}, title)] : []),
-    message,
+    ...message.split("\n").map((line) => make(line.startsWith(COMMAND) ? "code" : "span", {}, line)),
     close,
   );
   close.addEventListener("click", () => notice.remove());
