@@ -12,11 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import load_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.export.parity import LEAST_COSINE
 from tests.browser import CHROMIUM, open_page
 from tests.examples.running import write_pictures
 from tests.examples.web import NPM, build, run_npm, served, write_values
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
+from tests.golden.checkpoints import golden
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
@@ -24,6 +27,8 @@ pytestmark = [
 ]
 
 LABELS = ("a face", "a wall", "many stones", "a rocket")
+# Of probabilities; the model in Python computes in float32.
+TOLERANCE = {"export": 1e-3, "half": 3e-3}
 # What Chromium itself says of a machine without a graphics processor, whoever asks for one.
 NO_GRAPHICS = '"No available adapters."'
 SOFTWARE_GRAPHICS = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-unsafe-swiftshader")
@@ -148,8 +153,8 @@ def test_it_proves_itself_and_fits(browser, address, query, width, dark):
     assert all(asked.removeprefix("blob:").startswith(address) for asked in page.requests), page.requests
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("export", 1e-3), ("half", 3e-3)])
-def test_scores_are_those_of_python(browser, address, models, pictures, name, tolerance):
+@pytest.mark.parametrize("name", ["export", "half"])
+def test_scores_are_those_of_python(browser, address, models, pictures, name):
     page = shown(browser, f"{address}?export={name}/")
     write(page, "#labels", "\n".join((*LABELS, "", LABELS[0])))
     for path in (pictures / "astronaut.jpg", pictures / "inner" / "cat.jpg"):
@@ -160,7 +165,7 @@ def test_scores_are_those_of_python(browser, address, models, pictures, name, to
         expected = probabilities(models[name], path, LABELS)
         page.wait_for(f"Object.keys({SCORES}).length == 4")
         scores = page.evaluate(SCORES)
-        assert scores == pytest.approx(expected, abs=tolerance)
+        assert scores == pytest.approx(expected, abs=TOLERANCE[name])
         assert list(scores) == sorted(expected, key=expected.get, reverse=True)
     assert "ms to read and resize it" in page.evaluate("document.getElementById('times').textContent")
     assert max(expected.values()) - min(expected.values()) > 0.02, "the labels are told apart"
@@ -340,3 +345,34 @@ def test_a_photo(address):
         page.wait_for(f"Object.keys({SCORES}).length == 5")
         assert not page.evaluate("document.getElementById('camera').open")
         assert complaints(page) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("apple_mobileclip_s0", "fp32"),
+        ("apple_mobileclip_s0", "fp16"),
+        ("apple_mobileclip_s0", "bf16"),
+        ("apple_mobileclip_s0", "int8"),
+        ("apple_mobileclip_s1", "fp16"),
+        ("apple_mobileclip_s2", "fp16"),
+        ("apple_mobileclip_b", "fp16"),
+        ("openclip_MobileCLIP2-S0", "fp16"),
+    ],
+)
+def test_full_size_models(browser, dist, address, name, precision, pictures, tmp_path):  # noqa: PLR0917  fixtures
+    torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
+    export_model(tmp_path / "checkpoint.pt", ExportSpec(out=dist / f"{name}_{precision}", precision=precision))
+    browser.load(f"{address}?export={name}_{precision}", width=1280)
+    browser.wait_for(READY, seconds=300)
+    assert browser.evaluate(STATUS).startswith("Proved here")
+    assert least_cosine(browser) > LEAST_COSINE[precision]
+    write(browser, "#labels", "\n".join(LABELS))
+    path = pictures / "inner" / "cat.jpg"
+    browser.choose_files("#picture-file", path)
+    browser.wait_for(f"Object.keys({SCORES}).length == 4", seconds=120)
+    if precision == "fp32":
+        model = load_model(tmp_path / "checkpoint.pt")
+        assert browser.evaluate(SCORES) == pytest.approx(probabilities(model, path, LABELS), abs=1e-3)
+    assert complaints(browser) == []
