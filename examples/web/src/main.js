@@ -5,7 +5,7 @@ import { LabelPanel } from "./ui/label.js";
 import { byId } from "./ui/dom.js";
 import { guarded } from "./ui/notices.js";
 import { SearchPanel } from "./ui/search.js";
-import { showFailure, showModel, showProgress } from "./ui/status.js";
+import { showFailure, showModel, showProgress, startProof } from "./ui/status.js";
 import { startTabs } from "./ui/tabs.js";
 import { PageError } from "./errors.js";
 
@@ -15,6 +15,7 @@ const BACKENDS = ["webgpu", "wasm"];
 const start = guarded(async () => {
   byId("unserved").remove();
   startTabs();
+  startProof();
   const parameters = new URLSearchParams(location.search);
   const engine = new Engine();
   engine.onProgress = showProgress;

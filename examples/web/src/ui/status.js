@@ -6,6 +6,13 @@ import { notify } from "./notices.js";
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 const MEGABYTE = 1e6;
 
+/** Makes the proof close by Escape, and by a click beside it. */
+export function startProof() {
+  const proof = byId("proof");
+  document.addEventListener("click", ({ target }) => proof.contains(target) || (proof.open = false));
+  document.addEventListener("keydown", ({ key }) => key === "Escape" && (proof.open = false));
+}
+
 /** Shows how much of the model has come. */
 export function showProgress({ loaded, total }) {
   const bar = byId("download");
@@ -70,7 +77,7 @@ function detailOf({ proof, precision, backend, threads, imageSize }) {
     make(
       "p",
       { className: "faint" },
-      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize} × ${imageSize}`,
+      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize}\u00a0×\u00a0${imageSize}`,
     ),
   ];
 }
