@@ -76,10 +76,7 @@ class Progress:
         if self.total is None:
             return speed
         seconds_left = elapsed / max(self.done - self._done_before, 1) * (self.total - self.done)
-        minutes, seconds = divmod(round(seconds_left), 60)
-        hours, minutes = divmod(minutes, 60)
-        left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{speed}, {left} left"
+        return f"{speed}, {duration(seconds_left)} left"
 
     def __enter__(self) -> Progress:  # noqa: PYI034 - `Self` needs Python 3.11
         self._bar.start()
@@ -89,6 +86,13 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it: minutes and seconds, and hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def console(*, shown: bool = True) -> Console | None:

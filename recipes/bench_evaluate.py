@@ -3,7 +3,7 @@
 Command:   python recipes/bench_evaluate.py          (needs the extras `test` and `quickstart`, and npm)
            python recipes/bench_evaluate.py --max-images 64 --sets emoji-test_concepts     (a first look)
 Hardware:  any CPU; close what else computes, or trust the processor's time more than the clock's
-Time:      about forty minutes on two cores that nothing else uses
+Time:      about thirty-five minutes on two cores that nothing else uses
 Result:    a table: seconds by the clock and of the processor of both, the ratios theirs / ours (above 1: ours is
            faster), and how far the metrics are apart; the same in OUTPUT/results.jsonl, a line as soon as it is there
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -23,6 +24,7 @@ from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
 from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, read_records, write_records
 from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
@@ -208,17 +210,21 @@ class _Evaluator:
     def run(self, tasks: Sequence[Task]) -> ModelRun:
         """Return the results of the tasks, those of earlier runs included."""
         records = read_records(self.path)
-        wanted = {}
+        wanted, pace = {}, Pace()
         for number, task in enumerate(tasks, 1):
-            self._say(f"[{number}/{len(tasks)}] {self.candidate.name} on {task.name}")
+            left = pace.left([one.key for one in tasks[number - 1 :]])
+            self._say(f"[{number}/{len(tasks)}] {self.candidate.name} on {task.name}{left and f', {left}'}")
+            before, started = records.get(task.key), time.monotonic()
             try:
-                record = self._record(task, records.get(task.key))
+                record = self._record(task, before)
             except (ValueError, OSError, ImportError) as error:
                 self.failures.append(Failure(model=self.candidate.name, task=task.name, message=str(error)))
                 self._say(f"  failed: {error}")
                 continue
             wanted[record.result.key] = records[record.result.key] = record
             write_records(self.path, records)
+            if record is not before:
+                pace.add(task.key, time.monotonic() - started)
             self._say(f"  {_spoken(record)}")
         return ModelRun(
             name=self.candidate.name,
