@@ -1,0 +1,35 @@
+"""Which texts fit a picture, and which picture fits a text, with ONNX Runtime.
+
+    mobileclip export mobileclip_s0.pt --target onnx --out s0_onnx
+    python onnxruntime_search.py s0_onnx --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+
+It needs onnxruntime, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import onnxruntime
+from contract import Array, Encode, Export
+from search import main
+
+
+def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
+    """Return what runs one batch of a tower.
+
+    On the processor: another execution provider (CUDA, Core ML, DirectML) goes in front of it in the list.
+    """
+    session = onnxruntime.InferenceSession(export.folder / tower["file"], providers=["CPUExecutionProvider"])
+
+    def encode(inputs: Array) -> Array:
+        embeddings: Array = session.run([tower["output_name"]], {tower["input_name"]: inputs})[0]
+        return embeddings
+
+    return encode
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(__doc__.partition("\n")[0], target="onnx", open_tower=open_tower))
