@@ -1,0 +1,41 @@
+"""Which texts fit a picture, and which picture fits a text, with OpenVINO.
+
+    mobileclip export mobileclip_s0.pt --target openvino --out s0_openvino
+    python openvino_search.py s0_openvino --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+
+It needs openvino, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import openvino
+from contract import Array, Encode, Export
+from search import main
+
+DEVICE = "CPU"
+# What the device must be able to do, and what it is asked for then. Without a hint, or with one for float16 that it has
+# not got, a processor with bfloat16 computes everything in that, exports in float32 too.
+HINTS = {"fp16": ("FP16", "f16"), "bf16": ("BF16", "bf16")}
+
+
+def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
+    """Return what runs one batch of a tower, in the precision that the contract names, or in float32."""
+    core = openvino.Core()
+    able, hint = HINTS.get(tower["compute"], ("FP32", "f32"))
+    if able not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        hint = "f32"
+    compiled = core.compile_model(export.folder / tower["file"], DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+
+    def encode(inputs: Array) -> Array:
+        embeddings: Array = compiled({tower["input_name"]: inputs})[tower["output_name"]].copy()
+        return embeddings
+
+    return encode
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(__doc__.partition("\n")[0], target="openvino", open_tower=open_tower))

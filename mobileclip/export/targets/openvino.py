@@ -1,0 +1,147 @@
+"""OpenVINO's intermediate representation: for processors, and for graphics and neural units of Intel."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.openvino_int8 import quantized
+from mobileclip.export.targets.openvino_quiet import import_quietly, quiet
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
+# What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
+# not got, a processor with bfloat16 computes everything in that.
+_HINTS: dict[Precision, tuple[str, str]] = {"fp16": ("FP16", "f16"), "bf16": ("BF16", "bf16")}
+_WIDEST = "f32"
+# Where a host that has the model alone finds what to ask for.
+_HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
+_TYPES = {"float32": "f32", "uint8": "u8", "int64": "i64"}
+_DEVICE = "CPU"
+
+
+@attrs.frozen
+class OpenVINOTarget:
+    """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
+
+    Graphs of fp16 and bf16 are in these types, as are their weights. What a device computes in is what the host asks
+    for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static: `openvino_int8`.
+    """
+
+    suffix: str = ".xml"
+    libraries: tuple[str, ...] = ("openvino", "nncf")
+    text_dtype: TextDtype = "int64"
+    runtime: str = "openvino"
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        try:
+            for name in self.libraries:
+                import_quietly(name)
+        except ImportError as error:
+            raise ImportError(
+                f"the target 'openvino' needs {error.name}: pip install 'mobileclip[openvino]'"
+            ) from error
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower."""
+        openvino = import_quietly("openvino")
+        precision = tower.spec.precision
+        with quiet(), warnings.catch_warnings():
+            # PyTorch's own deprecations of its trees, which the conversion walks.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = openvino.convert_model(tower.program(_DTYPES[precision]))
+        batch = -1 if tower.spec.dynamic_batch else 1
+        model.reshape([batch, *tower.input_shape])
+        model.outputs[0].get_tensor().set_names({tower.output_name})
+        if precision == "int8":
+            model = quantized(model, tower)
+        _, hint = _HINTS.get(precision, ("", _WIDEST))
+        model.set_rt_info(hint, _HINT)
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it.
+
+        Raises:
+            ValueError: if it is no OpenVINO model, or not what the contract says.
+        """
+        model = _read(_core(), path)
+        found = (_described(model.inputs), _described(model.outputs))
+        expected = (
+            [(tower.input_name, _TYPES[tower.input_dtype], tower.input_shape)],
+            [(tower.output_name, _TYPES["float32"], tower.output_shape)],
+        )
+        if found != expected:
+            raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
+        for node in model.get_ops():
+            if node.get_type_name() != "Constant" or not node.get_element_type().is_real():
+                continue
+            if not np.isfinite(node.get_data(dtype=np.float32)).all():
+                name = node.get_friendly_name()
+                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file with OpenVINO on the processor."""
+        core = _core()
+        able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
+        if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+            hint = _WIDEST
+        compiled = core.compile_model(_read(core, path), _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+
+        def run(inputs: Tensor) -> Tensor:
+            # The runtime writes the next embeddings where these are.
+            return torch.from_numpy(compiled(inputs.numpy())[0].copy())
+
+        return run
+
+
+def _core() -> Any:
+    """Return the runtime; it reads weights whole: not every system lets mapped files be replaced or removed."""
+    core = import_quietly("openvino").Core()
+    core.set_property({"ENABLE_MMAP": False})
+    return core
+
+
+def _read(core: Any, path: Path) -> Any:
+    try:
+        return core.read_model(path, path.with_suffix(".bin"))
+    except RuntimeError as error:
+        openvino = import_quietly("openvino")
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} cannot be read by OpenVINO {openvino.get_version()}: {reason}; "
+            "update it with: pip install -U openvino, or export the model again"
+        ) from error
+
+
+def _described(values: list[Any]) -> list[tuple[str, str, tuple[int | None, ...]]]:
+    """Return the name, type and shape of inputs or outputs."""
+    return [
+        (
+            ", ".join(sorted(value.get_names())),
+            value.get_element_type().get_type_name(),
+            tuple(None if side.is_dynamic else side.get_length() for side in value.get_partial_shape()),
+        )
+        for value in values
+    ]

@@ -1,0 +1,43 @@
+"""OpenVINO and NNCF without a word: to standard output, to loggers of others, or over the network."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from typing import Any
+
+_TELEMETRY = "openvino_telemetry"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let nothing be sent or printed inside.
+
+    Both libraries report every import and every call, and do without where the package that does so is missing: it is
+    hidden, unless somebody has imported it before. NNCF draws bars of its progress on standard output.
+    """
+    logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # it makes an import fail as a missing package does
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if hidden:
+            del sys.modules[_TELEMETRY]
+        # NNCF makes its own the class of all loggers to come.
+        logging.setLoggerClass(logger_class)
+
+
+def import_quietly(name: str) -> Any:
+    """Return the module `openvino` or `nncf`.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    with quiet():
+        return import_module(name)
