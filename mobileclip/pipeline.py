@@ -100,8 +100,11 @@ class ImageTextModel:
 
         def encode(batch: Sequence[object]) -> Tensor:
             sources = cast("Sequence[ImageSource]", batch)
-            pixels = torch.stack([self.transform(load_image(source)) for source in sources])
-            return self.model.encode_image(pixels.to(self._like), normalize=normalize)
+            pixels = torch.stack([self.transform(load_image(source)) for source in sources]).to(self._like)
+            if pixels.device.type == "cpu":
+                # Convolutions like channels innermost, and pass the layout on from one to the next.
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+            return self.model.encode_image(pixels, normalize=normalize)
 
         return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
 

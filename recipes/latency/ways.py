@@ -144,4 +144,6 @@ def sides(
 
 def _eager(folded: nn.Module) -> Encode:
     """Return our folded tower as `mobileclip.load` runs it."""
-    return partial(encode_to_the_end, folded) if isinstance(folded, TextEncoder) else folded
+    if isinstance(folded, TextEncoder):
+        return partial(encode_to_the_end, folded)
+    return lambda images: folded(images.contiguous(memory_format=torch.channels_last))
