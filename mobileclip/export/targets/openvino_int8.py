@@ -20,12 +20,13 @@ _LOG_ERRORS_ONLY = 40
 def quantized(model: Any, tower: TowerExport) -> Any:
     """Return a model whose convolutions and linear layers compute in int8; everything else stays as it is.
 
-    What goes into them is uint8 with ranges found over the calibration data, one for each channel in front of depthwise
-    convolutions. Weights are int8 without a zero point, with a scale for each output channel, and of half the range:
-    processors without VNNI add pairs of products in 16 bits, which eight bits of weights saturate, silently. Layers of
-    squeeze-and-excite blocks, a few vectors, stay float: so does NNCF have it. Products of two activations, those of
-    attention, have no weights and stay float32 too. Tables that are looked up, of token embeddings, are stored as
-    float16: they are half of a text tower, and nothing is multiplied by them.
+    What goes into them is uint8, with a scale and zero point each, from the least and largest value over calibration
+    data; in front of depthwise convolutions, one for each channel. Weights are int8 without a zero point, with a scale
+    for each output channel, and within -64 and 64 but for depthwise convolutions: processors without VNNI add pairs of
+    products in 16 bits, which eight bits of weights saturate, silently. Layers of squeeze-and-excite blocks, which see
+    one vector an image, stay float: so NNCF has it. Products of two activations, those of attention, have no weights
+    and stay float32 too. Tables that are looked up, of token embeddings, are stored as float16: they are half of a text
+    tower, and nothing is multiplied by them.
 
     Args:
         model: in float32, as OpenVINO converts it.
