@@ -91,6 +91,12 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
             (IMAGE,),
         ),
         (
+            "conv, padded alike on both sides",
+            lambda a: Builder.conv(x=a, weight=KERNEL.numpy(), pad_type="custom", pad=[1, 1, 2, 2], groups=2),
+            F.conv2d(IMAGE, KERNEL, padding=(1, 2), groups=2),
+            (IMAGE,),
+        ),
+        (
             "conv without padding",
             lambda a: Builder.conv(x=a, weight=KERNEL.numpy(), pad_type="valid", groups=2),
             F.conv2d(IMAGE, KERNEL, groups=2),

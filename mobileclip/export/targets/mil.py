@@ -184,6 +184,8 @@ def _conv(
     top, bottom, left, right = pad.tolist() if pad_type == "custom" else (0, 0, 0, 0)
     if pad_type not in ("custom", "valid"):
         raise ValueError(f"the program pads by {pad_type!r}, which is not known here; run it on a Mac")
+    if (top, left) == (bottom, right):
+        return F.conv2d(x, weight, bias, strides.tolist(), (top, left), dilations.tolist(), groups)
     padded = F.pad(x, (left, right, top, bottom))
     return F.conv2d(padded, weight, bias, strides.tolist(), 0, dilations.tolist(), groups)
 
