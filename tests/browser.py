@@ -141,6 +141,14 @@ class Page:
         node = self.ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.ask("DOM.setFileInputFiles", nodeId=node, files=[str(path.resolve()) for path in paths])
 
+    def drop_files(self, selector: str, *paths: Path) -> None:
+        """Drop files, or a folder, on the middle of the element that a CSS selector finds."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
+        data = {"items": [], "files": [str(path.resolve()) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.ask("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def press(self, key: str, *, code: int, text: str = "") -> None:
         """Press a key: its name and code as in JavaScript, and the text that it types."""
         pressed = {"key": key, "windowsVirtualKeyCode": code}

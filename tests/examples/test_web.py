@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mobileclip.data.image import ImageTransform, load_image
@@ -207,6 +208,29 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     other.choose_files("#pictures-file", *paths)
     other.wait_for("document.getElementById('work-text').textContent.startsWith('5 of 5 pictures')")
     assert "known" not in other.evaluate("document.getElementById('work-text').textContent")
+
+
+def test_many_pictures_are_dropped_and_stopped(browser, address, tmp_path):
+    for i in range(70):
+        Image.new("RGB", (90, 80), (i, 2 * i, 255 - 3 * i)).save(tmp_path / f"{i}.png")
+    page = shown(browser, address)
+    page.evaluate("document.getElementById('search-tab').click()")
+    write(page, "#query", "a wall")
+    count = "Number(document.getElementById('collection-text').textContent.split(' ')[0])"
+    page.drop_files("#collection-drop", tmp_path)
+    page.wait_for("parseInt(document.getElementById('work-text').textContent) >= 2")
+    page.evaluate("document.getElementById('stop').click()")
+    page.wait_for(f"document.getElementById('work').hidden && {count}")
+    assert 2 <= page.evaluate(count) < 70
+    page.drop_files("#collection-drop", tmp_path)
+    page.wait_for(f"document.getElementById('work').hidden && {count} == 70")
+    assert page.evaluate(f"{RANKED}.length") == 60
+    page.evaluate("document.getElementById('more').click()")
+    page.wait_for(f"{RANKED}.length == 70")
+    assert page.evaluate("document.getElementById('more').hidden")
+    scores = [score for _, score in page.evaluate(RANKED)]
+    assert scores == sorted(scores, reverse=True)
+    assert complaints(page) == []
 
 
 def test_what_is_decoded_is_what_pillow_decodes(browser, address, models, tmp_path):
