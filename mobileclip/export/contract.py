@@ -68,6 +68,7 @@ class TowerFile:
         output_shape: of the output, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
+            In int8, they compute in what all that is not quantised computes in: float16 in Core ML.
     """
 
     tower: Tower
