@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # Where PyTorch's exporter notes which module an operation comes from: the names of all modules around it, outermost
 # first, and its own behind them.
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_LINEAR = ("Gemm", "MatMul")
+_WEIGHTED = ("Conv", *_LINEAR)
 _ENCODER = "encoder."
 _SUFFIX_LOOKED_UP = "_float16"
 
@@ -30,10 +31,11 @@ def quantized(model: onnx.ModelProto, tower: TowerExport) -> onnx.ModelProto:
     """Return a model whose convolutions and linear layers compute in int8; everything else stays as it is.
 
     What goes into them is uint8, with one scale and zero point each, from the least and largest value over the
-    calibration data. Weights are int8 without a zero point, with a scale for each output channel, and within -64 and
-    64: processors without VNNI add pairs of products in 16 bits, which eight bits of weights saturate, silently.
-    Products of two activations, those of attention, have no weights and stay float32. Tables that are looked up, of
-    token embeddings, are stored as float16: they are half of a text tower, and nothing is multiplied by them.
+    calibration data; so is what comes out of convolutions, whose int8 kernel gives nothing else. Weights are int8
+    without a zero point, with a scale for each output channel, and within -64 and 64: processors without VNNI add pairs
+    of products in 16 bits, which eight bits of weights saturate, silently. Products of two activations, those of
+    attention, have no weights and stay float32. Tables that are looked up, of token embeddings, are stored as float16:
+    they are half of a text tower, and nothing is multiplied by them.
 
     Args:
         model: in float32, as PyTorch's exporter gives it, with its notes on every operation.
@@ -63,6 +65,7 @@ def quantized(model: onnx.ModelProto, tower: TowerExport) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_kept(onnx.load_model(prepared), layers, tower.fallback.layers),
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"OpTypesToExcludeOutputQuantization": list(_LINEAR)},
         )
         model = onnx.load_model(written)
     _store_looked_up_as_float16(model)
