@@ -36,7 +36,8 @@ def export(
     mobileclip export mobileclip_s0.pt --target onnx --precision fp16 --out s0_onnx
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
-    The exit status is 1 where they fail a gate; the folder with its report is kept.
+    Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit
+    status is 1 where it fails all the same; the folder with its report is kept.
 
     Args:
         model: a file of weights in any known layout, hf-hub:OWNER/NAME, or a name such as mobileclip_s0.
