@@ -149,9 +149,7 @@ def _write(
     measured.write(folder)
     measured.write_golden(folder, exports)
     embeddings = {file.tower: embedding for file, embedding in written}
-    report = report_on(
-        embeddings, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime
-    )
+    report = report_on(embeddings, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     contract = _contract(model, exports, tuple(file for file, _ in written), target)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -173,9 +171,7 @@ def _write_tower(
         trial.mkdir()
         file = tower_file(attempt, name, target.export(attempt, trial / name))
         embeddings = run_tower(trial, _contract(model, (attempt,), (file,), target), target, file, measured)
-        report = report_on(
-            {export.tower: embeddings}, measured, precision=precision, data="", runtime=target.runtime
-        )
+        report = report_on({export.tower: embeddings}, measured, precision=precision, data="", runtime=target.runtime)
         nearness = _nearness(report)
         if best is None or nearness > best[0]:
             best = nearness, file, embeddings

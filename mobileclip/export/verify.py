@@ -49,9 +49,7 @@ def verify_export(folder: str | Path) -> Report:
         skipped=written.skipped,
     )
     exported = {tower.tower: run_tower(folder, contract, target, tower, measured) for tower in contract.towers}
-    return report_on(
-        exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime
-    )
+    return report_on(exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime)
 
 
 def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured) -> Tensor:
