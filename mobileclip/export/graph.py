@@ -136,8 +136,17 @@ class TowerExport:
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
         """Return the graph as torch.export sees it, with a batch of one or of any size."""
+        return self.program_of(self.graph(dtype))
+
+    def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
+        """Return a module that takes and gives what the graph does, as torch.export sees it.
+
+        Args:
+            graph: the graph, or what was made of it.
+            largest_batch: bound of a dynamic batch, for runtimes that plan their memory; none by default.
+        """
         # A batch of one would be taken for a constant where the batch is dynamic.
         batch = 2 if self.spec.dynamic_batch else 1
         example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
-        shapes = ({0: torch.export.Dim("batch")},) if self.spec.dynamic_batch else None
-        return torch.export.export(self.graph(dtype), (example,), dynamic_shapes=shapes, strict=False)
+        shapes = ({0: torch.export.Dim("batch", max=largest_batch)},) if self.spec.dynamic_batch else None
+        return torch.export.export(graph, (example,), dynamic_shapes=shapes, strict=False)

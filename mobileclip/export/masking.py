@@ -10,7 +10,7 @@ from mobileclip.blocks import Attention
 
 # The usual mask holds -inf or -3.4e38, which float16 cannot, and which some runtimes turn into NaN. This is within
 # float16, and `exp` of it is zero in float32 already.
-_MASKED = -1e4
+MASKED = -1e4
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
@@ -22,7 +22,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool)
     if not causal:
         return F.scaled_dot_product_attention(query, key, value)
     tokens = query.shape[-2]
-    mask = torch.full((tokens, tokens), _MASKED, dtype=query.dtype, device=query.device).triu(1)
+    mask = torch.full((tokens, tokens), MASKED, dtype=query.dtype, device=query.device).triu(1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 

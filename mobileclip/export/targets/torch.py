@@ -15,6 +15,7 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.torch_int8 import quantized_program, register_operations
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
@@ -27,7 +28,11 @@ _PLAIN = re.compile(
 
 @attrs.frozen
 class TorchTarget:
-    """`torch.export.save` and `torch.export.load`."""
+    """`torch.export.save` and `torch.export.load`; int8 is static, see `torch_int8`.
+
+    torchao writes int8, and is not needed to load and run it. PyTorch runs it as it is, on values that are rounded to
+    int8 and multiplied in float32; torch.compile finds its kernels of int8 in it.
+    """
 
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
@@ -38,9 +43,13 @@ class TorchTarget:
         """Make sure that everything is installed: PyTorch is."""
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
-        """Write one tower, computing in its precision."""
+        """Write one tower, computing in its precision.
+
+        Raises:
+            ImportError: if int8 is asked for, and what it needs is not installed.
+        """
         precision = tower.spec.precision
-        program = tower.program(_DTYPES[precision])
+        program = quantized_program(tower) if precision == "int8" else tower.program(_DTYPES[precision])
         # An example input would be stored as a pickle, and is of no use to anyone.
         program.example_inputs = None
         torch.export.save(program, path)
@@ -113,6 +122,7 @@ def _is_plain(name: str, size: int) -> bool:
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:
+    register_operations()
     try:
         return torch.export.load(path)
     except Exception as error:

@@ -1,0 +1,43 @@
+"""Which texts fit a picture, and which picture fits a text, with ExecuTorch.
+
+    mobileclip export mobileclip_s0.pt --target executorch --out s0_executorch
+    python executorch_search.py s0_executorch --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+
+It needs executorch, numpy, pillow, tokenizers and safetensors. ExecuTorch's Python bindings take tensors of PyTorch;
+apps on Android and iOS do without, see docs/export.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+import torch
+from contract import Array, Encode, Export
+from search import main
+
+
+def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
+    """Return what runs one batch of a tower."""
+    # On import it warns that its interface may change, and torchao logs which kernels are not for this machine.
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from executorch.runtime import Runtime
+    logging.disable(logging.NOTSET)
+    program = Runtime.get().load_program(export.folder / tower["file"])
+
+    def encode(inputs: Array) -> Array:
+        # Loaded once, and kept by the program, which must not be freed before it.
+        method = program.load_method("forward")
+        embeddings: Array = method.execute([torch.from_numpy(inputs)])[0].numpy()
+        return embeddings
+
+    return encode
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(__doc__.partition("\n")[0], target="executorch", open_tower=open_tower))

@@ -1,0 +1,143 @@
+"""ExecuTorch, with XNNPACK: programs for phones and small devices, as `.pte` files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, lowered
+from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.pte import METHOD, read_pte
+
+_STANDARD_ERROR = 2
+
+
+@attrs.frozen
+class ExecuTorchTarget:
+    """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
+
+    float16 is computed in as exported. int8 is static, see `executorch_lower`. There is no bfloat16: XNNPACK has only
+    linear layers of it. Inputs and outputs have no names in the format, so the contract's stand in the contract alone.
+    """
+
+    suffix: str = ".pte"
+    libraries: tuple[str, ...] = ("executorch",)
+    text_dtype: TextDtype = "int64"
+    runtime: str = "executorch"
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        try:
+            with quiet():
+                for name in ("torchao", "executorch.exir", "executorch.runtime"):
+                    import_module(name)
+        except ImportError as error:
+            name = str(error.name).partition(".")[0]
+            raise ImportError(f"the target 'executorch' needs {name}: pip install 'mobileclip[executorch]'") from error
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower.
+
+        Raises:
+            ValueError: if the precision is bf16.
+        """
+        precision = tower.spec.precision
+        if precision == "bf16":
+            raise ValueError(
+                "XNNPACK, which ExecuTorch computes with here, has no convolution in bfloat16; choose --precision fp16 "
+                "or int8, or fp32"
+            )
+        path.write_bytes(lowered(tower, torch.float16 if precision == "fp16" else torch.float32))
+        return precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it: inputs and outputs but for their names, and that all numbers are finite.
+
+        Raises:
+            ValueError: if it is no ExecuTorch program, a damaged one, or not what the contract says.
+        """
+        program = read_pte(path)
+        found = [[(tensor.dtype, tensor.shape) for tensor in tensors] for tensors in (program.inputs, program.outputs)]
+        expected = [[(tower.input_dtype, tower.input_shape)], [("float32", tower.output_shape)]]
+        if found != expected:
+            raise ValueError(
+                f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
+            )
+        if program.other_delegates:
+            raise ValueError(
+                f"{path} needs {', '.join(program.other_delegates)}, and this target writes for XNNPACK alone; export "
+                "the model again"
+            )
+        for name, numbers in program.numbers.items():
+            if not bool(np.isfinite(numbers).all()):
+                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file with ExecuTorch on the processor.
+
+        Raises:
+            ValueError: if it cannot be read; and, when it runs, if the batch is larger than the file takes.
+        """
+        read_pte(path)
+        program = _load(path)
+        largest = LARGEST_BATCH if tower.input_shape[0] is None else 1
+
+        def run(inputs: Tensor) -> Tensor:
+            if len(inputs) > largest:
+                raise ValueError(f"{path} takes up to {largest} inputs at once, and got {len(inputs)}; give fewer")
+            # The program has loaded it before. It must not be freed before its method is.
+            embeddings: Tensor = program.load_method(METHOD).execute([inputs.contiguous()])[0]
+            return embeddings
+
+        return run
+
+
+def _load(path: Path) -> Any:
+    """Return a program that is ready to run; its file is read whole, so that it may be replaced meanwhile."""
+    with quiet():
+        from executorch.runtime import Runtime
+    with _said() as said:
+        try:
+            program = Runtime.get().load_program(path.read_bytes())
+            program.load_method(METHOD)
+        except RuntimeError as error:
+            said.seek(0)
+            why = said.read().decode(errors="replace").strip()
+            raise ValueError(
+                f"{path} cannot be read by ExecuTorch ({error}: {why}); update it with: pip install -U executorch, or "
+                "export the model again"
+            ) from error
+    return program
+
+
+@contextmanager
+def _said() -> Iterator[IO[bytes]]:
+    """Yield a file of what the runtime writes to standard error: notes on the processor's cores, and what is wrong."""
+    sys.stderr.flush()
+    before = os.dup(_STANDARD_ERROR)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield file
+        finally:
+            os.dup2(before, _STANDARD_ERROR)
+            os.close(before)

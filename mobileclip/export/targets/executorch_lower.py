@@ -1,0 +1,92 @@
+"""From a tower to an ExecuTorch program whose work is XNNPACK's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.blocks import Attention
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.masking import MASKED
+from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
+
+if TYPE_CHECKING:
+    from torchao.quantization.pt2e.quantizer import Quantizer
+
+# The runtime sets memory aside for the largest batch when a program is opened.
+LARGEST_BATCH = 16
+# The least scale of what goes into layers and comes out of them. torchao's own, 2^-12, makes zeros of small outputs.
+_LEAST_SCALE = 2**-20
+
+
+def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
+    """Return a tower as a `.pte` file holds it.
+
+    Args:
+        tower: in int8, its calibration data too.
+        dtype: what it computes in, or what int8 is made of: float32.
+    """
+    graph = tower.graph(dtype)
+    _write_attention_out(graph)
+    largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        if tower.spec.precision == "int8":
+            program = rounded_program(tower, graph, _quantizer(tower.fallback.layers), largest_batch=largest)
+        else:
+            program = tower.program_of(graph, largest_batch=largest)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        written: bytes = edge.to_executorch().buffer
+    return written
+
+
+def written_out_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value`; the mask is zero but for later tokens.
+
+    PyTorch's own attention looks for rows that are masked throughout, of which there are none, with operations that
+    XNNPACK lacks.
+
+    Shape:
+        all `(batch, heads, tokens, head_dim)`.
+    """
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if causal:
+        tokens = query.shape[-2]
+        logits = logits + torch.full((tokens, tokens), MASKED, dtype=query.dtype, device=query.device).triu(1)
+    attended: Tensor = logits.softmax(-1) @ value
+    return attended
+
+
+def _write_attention_out(graph: nn.Module) -> None:
+    for module in graph.modules():
+        if isinstance(module, Attention):
+            module.backend = written_out_attention
+
+
+def _quantizer(kept: frozenset[str]) -> Quantizer:
+    """Return XNNPACK's quantiser of convolutions and linear layers alone, but for those that are kept.
+
+    What goes into them and what comes out is int8, with one scale and zero point each, from the least and largest value
+    over the calibration data; weights have no zero point, and a scale for each output channel.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
+
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    values = dataclasses.replace(
+        config.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=_LEAST_SCALE)
+    )
+    weights = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver)
+    config = dataclasses.replace(config, input_activation=values, output_activation=values, weight=weights)
+    quantizer = XNNPACKQuantizer()
+    for operation in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+        quantizer.set_operator_type(operation, config)
+    return quantizer.set_filter_function(lambda node: not is_layer(node) or layer_of(node) not in kept)

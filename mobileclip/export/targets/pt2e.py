@@ -1,0 +1,95 @@
+"""Static int8 as PyTorch has it: exported programs that are watched, and then rounded, by torchao."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.export.graph import TowerExport
+
+if TYPE_CHECKING:
+    from torchao.quantization.pt2e.quantizer import Quantizer
+
+_ENCODER = "encoder."
+_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+# Inputs that are watched together where the batch is dynamic.
+_BATCH = 8
+
+
+def rounded_program(
+    tower: TowerExport, graph: nn.Module, quantizer: Quantizer, *, largest_batch: int | None = None
+) -> torch.export.ExportedProgram:
+    """Return a graph that rounds as a quantiser wants it, with the ranges that the calibration data have.
+
+    Tables that are looked up, of token embeddings, become float16, in place: they are half of a text tower, and nothing
+    is multiplied by them.
+
+    Args:
+        tower: calibration data, and the layers that stay in float32.
+        graph: of the tower, in float32.
+        quantizer: says what is rounded; not the layers that stay in float32.
+        largest_batch: bound of a dynamic batch.
+    """
+    _look_up_in_float16(graph)
+    with quiet(), torch.no_grad():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        watched = tower.program_of(graph).module()
+        found = {layer_of(node) for node in watched.graph.nodes if node.target in _LAYERS}
+        missing = tower.fallback.layers - found
+        assert not missing, f"not found in the graph: {missing}"
+        watched = prepare_pt2e(watched, quantizer)
+        for inputs in torch.split(tower.calibration, _BATCH if tower.spec.dynamic_batch else 1):
+            watched(inputs)
+        rounded = convert_pt2e(watched)
+        return tower.program_of(rounded, largest_batch=largest_batch)
+
+
+def layer_of(node: torch.fx.Node) -> str:
+    """Return the name, in the tower, of the module that an operation comes from; empty where it is of none."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    path, _ = list(stack.values())[-1]
+    return str(path).removeprefix(_ENCODER)
+
+
+def is_layer(node: torch.fx.Node) -> bool:
+    """Return whether an operation is a convolution or a linear layer."""
+    return node.op == "call_function" and node.target in _LAYERS
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what libraries say on import and on their way from the log and from warnings.
+
+    torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
+    ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.
+    """
+    root = logging.getLogger()
+    level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+def _look_up_in_float16(graph: nn.Module) -> None:
+    for module in graph.modules():
+        if isinstance(module, nn.Embedding):
+            module.half()
+            module.register_forward_hook(_as_float32)
+
+
+def _as_float32(module: nn.Module, inputs: Any, rows: Tensor) -> Tensor:
+    del module, inputs
+    return rows.float()
