@@ -20,14 +20,22 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one batch of a tower."""
+    """Return what runs one batch of a tower.
+
+    Raises:
+        ValueError: if its file cannot be read.
+    """
     # On import it warns that its interface may change, and torchao logs which kernels are not for this machine.
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from executorch.runtime import Runtime
     logging.disable(logging.NOTSET)
-    program = Runtime.get().load_program(export.folder / tower["file"])
+    path = export.folder / tower["file"]
+    try:
+        program = Runtime.get().load_program(path)
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read by ExecuTorch: {error}; copy the export again") from error
 
     def encode(inputs: Array) -> Array:
         # Loaded once, and kept by the program, which must not be freed before it.

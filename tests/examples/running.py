@@ -30,9 +30,9 @@ def contract_module(monkeypatch):
     return importlib.import_module("contract")
 
 
-def run_example(script, *arguments):
+def run_example(script, *arguments, forbidden=FORBIDDEN):
     """What an example prints, its errors and its exit status."""
-    code = _RUN.format(folder=str(EXAMPLES), forbidden=FORBIDDEN)
+    code = _RUN.format(folder=str(EXAMPLES), forbidden=forbidden)
     command = [sys.executable, "-W", "error", "-c", code, str(EXAMPLES / script), *map(str, arguments)]
     # Not in the checkout, where `import mobileclip` would work.
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES, timeout=120)
