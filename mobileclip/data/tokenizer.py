@@ -161,6 +161,8 @@ class Tokenizer:
                 normalizers.NFC(),
                 normalizers.Replace(Regex(r"[\x{2bc}\x{2018}-\x{201b}]"), "'"),
                 normalizers.Replace(Regex(r"[\x{201c}-\x{201f}]"), '"'),
+                # Lowercase sees single characters, and a sigma at the end of a word is another one.
+                normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"),
                 normalizers.Lowercase(),
             ]
         )

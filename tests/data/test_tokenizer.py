@@ -278,6 +278,12 @@ def test_json_alone_equals_the_tokenizer_on_ascii():
             assert whole.encode(text).ids == OURS(text)[0].tolist(), text
 
 
+def test_json_alone_knows_what_a_sigma_is_at_the_end_of_a_word():
+    whole = tokenizers.Tokenizer.from_str(OURS.to_json())
+    for text in ("Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", "ΟΔΟΣ.", "ΣΣ", "Σ", "ΑΣ2", "αΣ-β"):
+        assert whole.encode(text).ids == OURS(text)[0].tolist(), text
+
+
 def test_pickles_and_compares_by_its_contract():
     OURS("the caches hold what cannot be pickled")
     twin = pickle.loads(pickle.dumps(OURS))

@@ -132,7 +132,11 @@ def tokens():
     whole = tokenizers.Tokenizer.from_str(file)
     generator = random.Random(0)
     lengths = [generator.randint(1, 60) for _ in range(300)]
-    texts = [*golden_texts(), *("".join(generator.choices(ALPHABET, k=length)) for length in lengths)]
+    texts = [
+        *golden_texts(),
+        "Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ",
+        *("".join(generator.choices(ALPHABET, k=length)) for length in lengths),
+    ]
     return {
         "file": json.loads(file),
         "contract": {

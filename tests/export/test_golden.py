@@ -9,10 +9,26 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets.mil import read_program
 from mobileclip.export.targets.openvino_quiet import import_quietly
+from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.torch_int8 import register_operations
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
 # What the tokenizer of another language does not repair; the library's own does.
 NEEDS_REPAIR = {"&lt;b&gt;html &amp; entities&lt;/b&gt;", "ÀÉÎÕÜ ß ﬁ ﬂ", "ＦＵＬＬ ｗｉｄｔｈ", "SchrÃ¶dinger mojibake"}
+
+MODELS = (
+    "apple_mobileclip_s0",
+    "apple_mobileclip_s1",
+    "apple_mobileclip_s2",
+    "apple_mobileclip_b",
+    "openclip_MobileCLIP2-S0",
+)
+WRITTEN = [
+    *((target, "fp32") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
+    *((target, "fp16") for target in ("onnx", "openvino", "coreml", "executorch")),
+    *((target, "bf16") for target in ("onnx", "openvino", "torch")),
+    *((target, "int8") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
+]
 
 
 def run_onnx(path, inputs):
@@ -22,6 +38,7 @@ def run_onnx(path, inputs):
 
 
 def run_torch(path, inputs):
+    register_operations()
     module = torch.export.load(path).module()
     with torch.no_grad():
         return torch.cat([module(row[None]) for row in inputs])
@@ -40,40 +57,30 @@ def run_coreml(path, inputs):
     return torch.cat([program.run({name: row[None]})[0] for row in taken])
 
 
+def run_executorch(path, inputs):
+    with quiet():
+        from executorch.runtime import Runtime
+    program = Runtime.get().load_program(path)
+    method = program.load_method("forward")
+    return torch.cat([method.execute([row[None]])[0].clone() for row in inputs])
+
+
+RUNTIMES = {
+    "onnx": (run_onnx, "onnx"),
+    "openvino": (run_openvino, "xml"),
+    "coreml": (run_coreml, "mlpackage"),
+    "executorch": (run_executorch, "pte"),
+    "torch": (run_torch, "pt2"),
+}
+
+
 def least_cosine(ours, theirs):
     return float(torch.nn.functional.cosine_similarity(ours.double(), torch.as_tensor(theirs).double()).min())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "target", "precision"),
-    [
-        ("apple_mobileclip_s0", "onnx", "fp32"),
-        ("apple_mobileclip_s0", "onnx", "fp16"),
-        ("apple_mobileclip_s0", "onnx", "bf16"),
-        ("apple_mobileclip_s0", "onnx", "int8"),
-        ("apple_mobileclip_s0", "torch", "fp32"),
-        ("apple_mobileclip_s1", "onnx", "fp32"),
-        ("apple_mobileclip_s2", "onnx", "fp32"),
-        ("apple_mobileclip_b", "onnx", "fp32"),
-        ("apple_mobileclip_b", "onnx", "int8"),
-        ("openclip_MobileCLIP2-S0", "onnx", "fp32"),
-        ("openclip_MobileCLIP2-S0", "onnx", "fp16"),
-        ("apple_mobileclip_s0", "openvino", "fp32"),
-        ("apple_mobileclip_s0", "openvino", "fp16"),
-        ("apple_mobileclip_s0", "openvino", "int8"),
-        ("apple_mobileclip_s1", "openvino", "fp32"),
-        ("apple_mobileclip_s2", "openvino", "fp32"),
-        ("apple_mobileclip_b", "openvino", "fp32"),
-        ("apple_mobileclip_b", "openvino", "int8"),
-        ("openclip_MobileCLIP2-S0", "openvino", "fp32"),
-        ("apple_mobileclip_s0", "coreml", "fp32"),
-        ("apple_mobileclip_s0", "coreml", "fp16"),
-        ("apple_mobileclip_s0", "coreml", "int8"),
-        ("apple_mobileclip_b", "coreml", "fp16"),
-        ("openclip_MobileCLIP2-S0", "coreml", "fp32"),
-    ],
-)
+@pytest.mark.parametrize(("target", "precision"), WRITTEN)
+@pytest.mark.parametrize("name", MODELS)
 def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
     spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
@@ -86,12 +93,7 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
         assert {gate.name for gate in report.gates if not gate.passed} <= {"ranking agreement"}, report.failures
         assert report.ranking.agreement > 0.9 or precision == "int8"
     assert report == read_report(folder)
-    run, suffix = {
-        "onnx": (run_onnx, "onnx"),
-        "openvino": (run_openvino, "xml"),
-        "coreml": (run_coreml, "mlpackage"),
-        "torch": (run_torch, "pt2"),
-    }[target]
+    run, suffix = RUNTIMES[target]
     outputs, images, tokens = (
         golden(name).outputs(),
         golden_images(read_contract(folder).image.input.size),
