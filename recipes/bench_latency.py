@@ -9,9 +9,9 @@ Result:    a table: milliseconds, the ratio to the release's way (below 1: faste
            OUTPUT/latency.jsonl, a line as soon as it is there, and OUTPUT/latency.png, accuracy over latency
 
 All sides hold the same weights and get the same inputs, and take their turns in every round, so that a machine that
-slows down for a while slows all of them down. The release's way is open_clip's model (its image tower is timm's),
-reparameterised by timm, eager, in float32. Runtimes get its tower as they get ours, exported by the same code; an
-export of ours is compared with theirs in the same runtime as well.
+slows down for a while slows all of them down; of two calls in a turn, the second counts. The release's way is
+open_clip's model (its image tower is timm's), reparameterised by timm, eager, in float32. Runtimes get its tower as
+they get ours, exported by the same code; an export of ours is compared with theirs in the same runtime as well.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.inference import Precision, processor
-from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine
+from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, turn
 from mobileclip.progress import track
 
 _SHORT_CAPTION = 10
@@ -55,7 +55,7 @@ class LatencyBenchSpec:
         precision: in which precisions ours is optimised.
         compiled: whether the release's way (by torch.compile as it comes) and ours are compiled as well.
         runtimes: which both sides are exported to; none for none.
-        rounds: timed calls of each side with one image or text, after one to warm up; with more, a third as many.
+        rounds: turns of each side with one image or text; with more, a third as many.
         threads: threads that PyTorch computes with; None for its own choice.
         output: folder of the results.
         seed: of the weights and the inputs.
@@ -93,10 +93,9 @@ def compare(case: Case, contestants: list[Side], inputs: Tensor, *, rounds: int)
     for index in range(rounds):
         order = range(len(contestants)) if index % 2 == 0 else reversed(range(len(contestants)))
         for which in order:
-            start, cpu_start = time.perf_counter(), time.process_time()
-            contestants[which].encode(inputs)
-            wall[which].append(1e3 * (time.perf_counter() - start))
-            cpu[which] += time.process_time() - cpu_start
+            milliseconds, seconds = turn(partial(contestants[which].encode, inputs))
+            wall[which].append(milliseconds)
+            cpu[which] += seconds
     by_way = dict(zip((side.way for side in contestants), wall, strict=True))
     for side, embedding, times, seconds in zip(contestants, embeddings, wall, cpu, strict=True):
         ratios = [ours / theirs for ours, theirs in zip(times, wall[0], strict=True)]

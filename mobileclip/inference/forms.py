@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import attrs
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from mobileclip.encoders import ImageEncoderSpec, TextEncoder, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.end_token import cut_behind_the_end, encode_cut
+from mobileclip.inference.programs import Precision, Program, openvino_program, torch_program
 
-Precision = Literal["fp32", "bf16"]
-# That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
-_MOST_PROGRAMS = 256
+Engine = Literal["eager", "compiled", "openvino"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -24,26 +23,27 @@ class Form:
     """How a folded tower computes.
 
     Args:
+        engine: what computes: PyTorch, eager or as inductor compiles the tower with its weights frozen into the
+            program, or OpenVINO.
         precision: of the weights and the features; embeddings come out in float32.
-        compiled: whether inductor compiles the tower, its weights frozen into the program.
         most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
             stays in a processor's cache.
     """
 
+    engine: Engine
     precision: Precision
-    compiled: bool
     most: int
 
     def __str__(self) -> str:
         """Return what a report calls it."""
-        return f"{'compiled' if self.compiled else 'eager'} {self.precision}, {self.most} at once"
+        return f"{self.engine} {self.precision}, {self.most} at once"
 
 
 class OptimizedTower(nn.Module):
     """A folded tower in one form, for batches of any size.
 
-    Compiled programs are made for one size of batch: what is left over at the end of a batch is computed eagerly, so
-    that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
+    Programs are made for one size of batch: what is left over at the end of a batch is computed eagerly (beside
+    OpenVINO in float32), so that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
 
     Shape:
         what the tower takes, to `(batch, embedding_dim)`.
@@ -60,16 +60,18 @@ class OptimizedTower(nn.Module):
         super().__init__()
         self.form = form
         self.spec = cast("ImageEncoderSpec | TextEncoderSpec", tower.spec)
-        laid_out = copy.deepcopy(tower).to(_DTYPES[form.precision])
+        # OpenVINO takes float32, and rounds what it computes in less itself.
+        self.dtype = torch.float32 if form.engine == "openvino" else _DTYPES[form.precision]
+        laid_out = copy.deepcopy(tower).to(self.dtype)
         if isinstance(laid_out, TextEncoder):
             self.tower: nn.Module = _EndToken(laid_out)
         else:
             self.tower = laid_out.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
-        self._program: Any = None
+        self._program: Program | None = None
 
     def compile_for(self, inputs: Tensor) -> None:
-        """Compile the tower for batches of `form.most`, if the form is a compiled one.
+        """Make the program for batches of `form.most`, if the form has one.
 
         Args:
             inputs: at least `form.most` images or texts.
@@ -77,20 +79,16 @@ class OptimizedTower(nn.Module):
         Raises:
             Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
         """
-        if not self.form.compiled:
-            return
-        import torch._dynamo.config
-        import torch._inductor.config as inductor
-
-        # Whether weights are frozen is asked while the graph is traced, so not an option of the one compilation.
-        limit = torch._dynamo.config.patch(recompile_limit=_MOST_PROGRAMS)  # noqa: SLF001
-        with inductor.patch(freezing=True), limit, torch.inference_mode(mode=False), torch.no_grad():
-            program = torch.compile(self.tower, fullgraph=True, dynamic=False if self._has_one_size else None)
-            example = self._prepared(inputs)[: self.form.most].clone()
-            if not self._has_one_size:
-                torch._dynamo.mark_dynamic(example, 1, min=2, max=inputs.shape[1])  # noqa: SLF001
-            program(example)
-        self._program = program
+        with torch.inference_mode(mode=False), torch.no_grad():
+            example = self._prepared(inputs)[: self.form.most]
+            lengths = isinstance(self.tower, _EndToken) and self.tower.tower.spec.causal
+            if lengths:
+                # The longest text that there may be.
+                example = inputs[: self.form.most].clone()
+            if self.form.engine == "compiled":
+                self._program = torch_program(self.tower, example, lengths=lengths)
+            elif self.form.engine == "openvino":
+                self._program = openvino_program(self.tower, example, lengths=lengths, precision=self.form.precision)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings, not normalised."""
@@ -100,10 +98,6 @@ class OptimizedTower(nn.Module):
             parts = [self._encode(part) for part in torch.split(prepared, self.form.most)]
             return torch.cat(parts).float()
 
-    @property
-    def _has_one_size(self) -> bool:
-        return not (isinstance(self.tower, _EndToken) and self.tower.tower.spec.causal)
-
     def _prepared(self, inputs: Tensor) -> Tensor:
         """Return the checked inputs as a copy, which no inference mode has made."""
         if isinstance(self.tower, _EndToken):
@@ -111,16 +105,15 @@ class OptimizedTower(nn.Module):
             return cut_behind_the_end(self.tower.tower, inputs).clone()
         assert isinstance(self.spec, ImageEncoderSpec)
         check_images(inputs, self.spec.input)
-        return inputs.to(_DTYPES[self.form.precision], memory_format=torch.channels_last, copy=True)
+        layout = torch.contiguous_format if self.form.engine == "openvino" else torch.channels_last
+        return inputs.to(self.dtype, memory_format=layout, copy=True)
 
     def _encode(self, part: Tensor) -> Tensor:
-        whole = self._program is not None and len(part) == self.form.most
-        if not whole:
+        if self._program is None or len(part) < self.form.most:
             rest: Tensor = self.tower(part)
             return rest
         # A program may rely on where its input starts in memory: at the start of what was allocated.
-        embeddings: Tensor = self._program(part.clone() if part.storage_offset() else part)
-        return embeddings
+        return self._program(part.clone() if part.storage_offset() else part)
 
 
 class _EndToken(nn.Module):

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, TextEncoder
-from mobileclip.inference.forms import Form, OptimizedTower, Precision
+from mobileclip.inference.forms import Engine, Form, OptimizedTower
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
+from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.reparam import reparameterize
 
@@ -64,16 +65,17 @@ def optimize(
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in small
-    parts; and both compiled. With `bf16` all of that in bfloat16. What is not as exact as its precision allows (an
-    error of 1e-5 in float32, a cosine of 0.9995 in bfloat16), what cannot be compiled and what is no faster is not
-    used, and `.report` says so. The model itself is not changed.
+    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bf16` all of that in bfloat16. What is not
+    as exact as its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16), what cannot be
+    compiled and what is no faster is not used, and `.report` says so. The model itself is not changed.
 
     Args:
         model: in evaluation mode, in float32, on the CPU; in training form or folded.
         example: images and tokenised texts as they will come: their batch sizes are what programs are compiled for.
             Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
         precision: what may be computed in.
-        compiled: whether to compile, which takes a C++ compiler and up to a minute for each tower.
+        compiled: whether to make programs, which takes up to a minute for each tower, and a C++ compiler and the extra
+            `openvino` for the one kind and the other.
         rounds: timed calls of each form.
 
     Raises:
@@ -105,7 +107,7 @@ def optimize_tower(
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
         precision: what may be computed in.
-        compiled: whether to compile.
+        compiled: whether to make programs.
         rounds: timed calls of each form.
 
     Raises:
@@ -178,15 +180,15 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 
 
 def _forms(batch_size: int, *, precision: Precision, compiled: bool) -> Iterator[Form]:
-    """Yield what is tried: eager before compiled, a whole batch before parts of it."""
+    """Yield what is tried: eager before programs, a whole batch before parts of it."""
     precisions: tuple[Precision, ...] = ("fp32",) if precision == "fp32" else ("fp32", "bf16")
     for chosen in precisions:
-        for compiles in (False, True):
+        for engine in get_args(Engine):
             # Who asks for bfloat16 waits for no program that computes in float32.
-            if compiles and (not compiled or chosen != precision):
+            if engine != "eager" and (not compiled or chosen != precision):
                 continue
             for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
-                yield Form(precision=chosen, compiled=compiles, most=most)
+                yield Form(engine=engine, precision=chosen, most=most)
 
 
 def _checked(candidate: OptimizedTower, inputs: Tensor, expected: Tensor) -> Trial:

@@ -37,7 +37,27 @@ class RivalExport(TowerExport):
 
     def graph(self, dtype: torch.dtype) -> nn.Module:
         """Return the module to export."""
-        return copy.deepcopy(self.rival).to(dtype).requires_grad_(requires_grad=False)
+        return _InItsType(copy.deepcopy(self.rival).to(dtype), dtype).requires_grad_(requires_grad=False)
+
+
+class _InItsType(nn.Module):
+    """A tower that takes and gives what ours does: pixels and embeddings in float32, whatever it computes in.
+
+    Args:
+        tower: the tower.
+        dtype: what it computes in.
+    """
+
+    def __init__(self, tower: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.tower = tower
+        self.dtype = dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings."""
+        taken = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+        embeddings: Tensor = self.tower(taken).float()
+        return embeddings
 
 
 def exported(

@@ -27,7 +27,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
     forms = {
         "whole": folded,
         "to_the_end": lambda tokens: encode_to_the_end(folded, tokens),
-        "to_the_end_bf16": OptimizedTower(folded, form=Form(precision="bf16", compiled=False, most=batch)),
+        "to_the_end_bf16": OptimizedTower(folded, form=Form(engine="eager", precision="bf16", most=batch)),
     }
     benchmark.group = f"{name}, batch {batch}"
     benchmark.pedantic(forms[form], args=[tokens], rounds=10 if batch == 1 else 3, warmup_rounds=1)
@@ -40,7 +40,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
 def test_images_of_s0(benchmark, precision, most, batch):
     torch.manual_seed(0)
     tower = OptimizedTower(
-        reparameterize(specs.mci0().build().eval()), form=Form(precision=precision, compiled=False, most=most)
+        reparameterize(specs.mci0().build().eval()), form=Form(engine="eager", precision=precision, most=most)
     )
     benchmark.group = f"mci0, batch {batch}"
     size = tower.spec.input.size

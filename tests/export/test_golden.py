@@ -8,9 +8,9 @@ import torch
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets.mil import read_program
-from mobileclip.export.targets.openvino_quiet import import_quietly
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch_int8 import register_operations
+from mobileclip.inference.openvino_quiet import import_quietly
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
 # What the tokenizer of another language does not repair; the library's own does.

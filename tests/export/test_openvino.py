@@ -15,7 +15,7 @@ from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import fallbacks
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
-from mobileclip.export.targets.openvino_quiet import import_quietly
+from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels
 

@@ -14,7 +14,7 @@ from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import Fallback, weighted_layers
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
-from mobileclip.export.targets.openvino_quiet import import_quietly
+from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
 
 ov = import_quietly("openvino")

@@ -1,6 +1,9 @@
 """The fastest form of a model: its embeddings, what is used and what is refused, and what the report says."""
 
 import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
@@ -11,8 +14,9 @@ from torch import nn
 
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
-from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
+from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize, optimize_tower
+from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.programs import openvino_program
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import is_folded, reparameterize
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
@@ -30,6 +34,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(one_thread):
+    """What OpenVINO needs at least."""
+    torch.set_num_threads(2)
 
 
 def example(spec, batch):
@@ -56,7 +66,7 @@ def test_the_embeddings_are_those_of_the_model(spec):
 
 def test_the_report_has_every_form_and_uses_the_fastest():
     report = optimize(randomised(SMALL), example(SMALL, 6), precision="bf16", compiled=False, rounds=3).report
-    forms = [Form(precision=p, compiled=False, most=most) for p in ("fp32", "bf16") for most in (6, 4)]
+    forms = [Form(engine="eager", precision=p, most=most) for p in ("fp32", "bf16") for most in (6, 4)]
     for tower in (report.image, report.text):
         assert [trial.form for trial in tower.trials] == forms
         assert tower.batch_size == 6
@@ -68,7 +78,7 @@ def test_the_report_has_every_form_and_uses_the_fastest():
         assert "*" in str(tower)
         assert "eager bf16, 4 at once" in str(tower)
     read = json.loads(report.to_json())
-    assert read["image"]["trials"][0]["form"] == {"precision": "fp32", "compiled": False, "most": 6}
+    assert read["image"]["trials"][0]["form"] == {"engine": "eager", "precision": "fp32", "most": 6}
     assert read["threads"] == torch.get_num_threads()
     assert report.processor in str(report)
 
@@ -100,33 +110,61 @@ def test_weights_that_are_not_finite_fit_no_gate():
     assert [trial.refused for trial in report.image.trials] == [""]
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_without_a_compiler_the_rest_is_used():
     torch._dynamo.reset()
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
         fast = optimize(randomised(SMALL), rounds=1)
     for tower in (fast.report.image, fast.report.text):
-        eager, compiled = tower.trials
+        eager, compiled, openvino = tower.trials
         assert not eager.refused
-        assert compiled.form.compiled
+        assert not openvino.refused
+        assert compiled.form.engine == "compiled"
         assert compiled.refused.startswith("it cannot be compiled here: ")
         assert "C++ compiler" in compiled.refused
-        assert tower.used in (eager, None)
+        assert tower.used in (eager, openvino, None)
 
 
+def test_without_openvino_its_install_command_is_in_the_report(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    tower = randomised(SMALL).image_encoder
+    _, report = optimize_tower(tower, example(SMALL, 1)[0], rounds=1)
+    (trial,) = (trial for trial in report.trials if trial.form.engine == "openvino")
+    assert "OpenVINO is not installed: pip install 'mobileclip[openvino]'" in trial.refused
+
+
+def test_openvino_is_not_told_to_compute_with_one_thread():
+    tower = reparameterize(randomised(SMALL).image_encoder)
+    with pytest.raises(RuntimeError, match=r"let PyTorch have more: torch\.set_num_threads"):
+        openvino_program(tower, example(SMALL, 1)[0], lengths=False, precision="fp32")
+
+
+def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
+    monkeypatch.setattr("mobileclip.inference.programs._HINTS", {"fp32": "f32", "fp8": "f8"})
+    tower = reparameterize(randomised(SMALL).image_encoder)
+    with pytest.raises(RuntimeError, match="the processor does not compute in fp8"):
+        openvino_program(tower, example(SMALL, 1)[0], lengths=False, precision="fp8")
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(
-    ("spec", "name"),
+    ("engine", "spec", "name"),
     [
-        (SMALL, "image_encoder"),
-        (CAUSAL, "text_encoder"),
-        pytest.param(SMALL_MCT, "text_encoder", marks=pytest.mark.slow),
-        pytest.param(CAUSAL, "image_encoder", marks=pytest.mark.slow),
+        ("compiled", SMALL, "image_encoder"),
+        ("compiled", CAUSAL, "text_encoder"),
+        pytest.param("compiled", SMALL_MCT, "text_encoder", marks=pytest.mark.slow),
+        pytest.param("compiled", CAUSAL, "image_encoder", marks=pytest.mark.slow),
+        ("openvino", SMALL, "image_encoder"),
+        ("openvino", SMALL_MCT, "text_encoder"),
+        ("openvino", CAUSAL, "text_encoder"),
+        ("openvino", CAUSAL, "image_encoder"),
     ],
 )
-def test_programs_are_one_for_each_model_and_no_call_compiles(spec, name):
+def test_programs_are_one_for_each_model_and_no_call_compiles(engine, spec, name):
     """Weights are frozen into a program, so another model's must not run in its place; nor may a call wait for one."""
     plain = [getattr(randomised(spec, seed=seed), name) for seed in (0, 1)]
     towers = [
-        OptimizedTower(reparameterize(tower), form=Form(precision="fp32", compiled=True, most=2)) for tower in plain
+        OptimizedTower(reparameterize(tower), form=Form(engine=engine, precision="fp32", most=2)) for tower in plain
     ]
     which = 0 if name == "image_encoder" else 1
     for tower in towers:
@@ -142,14 +180,27 @@ def test_programs_are_one_for_each_model_and_no_call_compiles(spec, name):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_threads_that_call_a_program_at_once_get_their_own_embeddings():
+    plain = randomised(SMALL).image_encoder
+    fast = OptimizedTower(reparameterize(plain), form=Form(engine="openvino", precision="fp32", most=1))
+    images = example(SMALL, 8)[0]
+    fast.compile_for(images)
+    with ThreadPoolExecutor(4) as pool:
+        ours = torch.cat(list(pool.map(fast, images.split(1))))
+    torch.testing.assert_close(ours, plain(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_everything_is_compiled(precision):
     model = randomised(CAUSAL)
     fast = optimize(model, example(CAUSAL, 6), precision=precision, rounds=3)
     for tower in (fast.report.image, fast.report.text):
         assert [trial.refused for trial in tower.trials] == [""] * len(tower.trials)
-        assert sum(trial.form.compiled for trial in tower.trials) == 2
+        assert sum(trial.form.engine == "compiled" for trial in tower.trials) == 2
+        assert sum(trial.form.engine == "openvino" for trial in tower.trials) == 2
 
 
 def test_it_serves_a_model_with_its_preprocessing():
@@ -186,8 +237,11 @@ def test_inputs_of_another_size_are_refused():
 def test_measures():
     calls = []
     times = times_in_turn([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
-    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
     assert [len(each) for each in times] == [3, 3]
+    assert turn(lambda: time.sleep(0.51))[0] > 510
+    computed = turn(lambda: sum(range(2_000_000)))
+    assert 0 < computed[1] < 10
     assert median_ratio([1, 9, 4], [2, 3, 4]) == 1
     ours, theirs = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
     assert smallest_cosine(ours, theirs) == pytest.approx(0.5**0.5)

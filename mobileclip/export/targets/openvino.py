@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.openvino_int8 import quantized
-from mobileclip.export.targets.openvino_quiet import import_quietly, quiet
+from mobileclip.inference.openvino_quiet import converted, import_quietly
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -65,11 +64,7 @@ class OpenVINOTarget:
         """Write one tower."""
         openvino = import_quietly("openvino")
         precision = tower.spec.precision
-        with quiet(), warnings.catch_warnings():
-            # PyTorch's own deprecations of its trees, which the conversion walks.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            model = openvino.convert_model(tower.program(_DTYPES[precision]))
+        model = converted(tower.program(_DTYPES[precision]))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, *tower.input_shape])
         model.outputs[0].get_tensor().set_names({tower.output_name})

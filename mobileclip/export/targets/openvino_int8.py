@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.targets.openvino_quiet import import_quietly, quiet
+from mobileclip.inference.openvino_quiet import import_quietly, quiet
 
 _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 _LOG_ERRORS_ONLY = 40

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
+
+from torch.export import ExportedProgram
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -41,3 +44,17 @@ def import_quietly(name: str) -> Any:
     """
     with quiet():
         return import_module(name)
+
+
+def converted(program: ExportedProgram) -> Any:
+    """Return a program of `torch.export` as OpenVINO's model.
+
+    Raises:
+        ImportError: if OpenVINO is not installed.
+    """
+    openvino = import_quietly("openvino")
+    with quiet(), warnings.catch_warnings():
+        # PyTorch's own deprecations of its trees, which the conversion walks.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return openvino.convert_model(program)

@@ -1,0 +1,90 @@
+"""A tower made into a program for inputs of one size: by PyTorch's compiler, or by OpenVINO."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.inference.openvino_quiet import converted, import_quietly
+
+Precision = Literal["fp32", "bf16"]
+Program = Callable[[Tensor], Tensor]
+# That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
+_MOST_PROGRAMS = 256
+_DEVICE = "CPU"
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Program:
+    """Return a tower as inductor compiles it, with its weights frozen into the program.
+
+    Args:
+        tower: in evaluation mode, in what it computes in.
+        example: a batch, as it will come.
+        lengths: whether texts may be shorter than the example's.
+
+    Raises:
+        Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
+    """
+    import torch._dynamo.config
+    import torch._inductor.config as inductor
+
+    # Whether weights are frozen is asked while the graph is traced, so not an option of the one compilation.
+    limit = torch._dynamo.config.patch(recompile_limit=_MOST_PROGRAMS)  # noqa: SLF001
+    with inductor.patch(freezing=True), limit:
+        program: Program = torch.compile(tower, fullgraph=True, dynamic=None if lengths else False)
+        example = example.clone()
+        if lengths:
+            torch._dynamo.mark_dynamic(example, 1, min=2, max=example.shape[1])  # noqa: SLF001
+        program(example)
+    return program
+
+
+def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precision: Precision) -> Program:
+    """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
+
+    Args:
+        tower: in evaluation mode, in float32.
+        example: a batch, as it will come.
+        lengths: whether texts may be shorter than the example's.
+        precision: what OpenVINO may compute in.
+
+    Raises:
+        ImportError: if OpenVINO is not installed; the message has the command that installs it.
+        RuntimeError: if the processor does not compute in this precision, PyTorch has one thread, or the tower cannot
+            be converted.
+    """
+    try:
+        openvino = import_quietly("openvino")
+    except ImportError as error:
+        raise ImportError("OpenVINO is not installed: pip install 'mobileclip[openvino]'") from error
+    core = openvino.Core()
+    if precision.upper() not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError(f"the processor does not compute in {precision}")
+    threads = torch.get_num_threads()
+    if threads == 1:
+        # Release 2026.4 ends the process now and then when it is told to compute with one.
+        raise RuntimeError("OpenVINO is not safe with one thread; let PyTorch have more: torch.set_num_threads")
+    dynamic = ({1: torch.export.Dim("tokens", min=2, max=example.shape[1])},) if lengths else None
+    exported = torch.export.export(tower, (example,), dynamic_shapes=dynamic, strict=False)
+    model = converted(exported)
+    model.reshape([len(example), -1] if lengths else list(example.shape))
+    options = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(model, _DEVICE, options).create_infer_request()
+    # A request computes one batch at a time, and its next embeddings where these are.
+    lock = threading.Lock()
+
+    def run(inputs: Tensor) -> Tensor:
+        with lock:
+            (embeddings,) = request.infer([inputs.numpy()], share_inputs=True, share_outputs=True).values()
+            return torch.from_numpy(embeddings.copy())
+
+    return run
