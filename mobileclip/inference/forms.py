@@ -6,6 +6,7 @@ import copy
 from typing import Literal, cast
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,14 +100,16 @@ class OptimizedTower(nn.Module):
             return torch.cat(parts).float()
 
     def _prepared(self, inputs: Tensor) -> Tensor:
-        """Return the checked inputs as a copy, which no inference mode has made."""
+        """Return the checked inputs, as no inference mode has made them."""
         if isinstance(self.tower, _EndToken):
             check_tokens(inputs, self.tower.tower.spec.input)
             return cut_behind_the_end(self.tower.tower, inputs).clone()
         assert isinstance(self.spec, ImageEncoderSpec)
         check_images(inputs, self.spec.input)
-        layout = torch.contiguous_format if self.form.engine == "openvino" else torch.channels_last
-        return inputs.to(self.dtype, memory_format=layout, copy=True)
+        if self.form.engine == "openvino":
+            # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
+            return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
+        return inputs.to(self.dtype, memory_format=torch.channels_last, copy=True)
 
     def _encode(self, part: Tensor) -> Tensor:
         if self._program is None or len(part) < self.form.most:

@@ -87,5 +87,6 @@ def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> 
     axes.set_xlabel("latency of one image + one text, ms (logarithmic), measured here", color=theme.faint, fontsize=9.5)
     figure.text(0.09, 0.95, "published average of 38 data sets, per cent", color=theme.ink, fontsize=11)
     figure.text(0.09, 0.895, title, color=theme.faint, fontsize=9, parse_math=False)
-    axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=theme.ink)
+    if found:
+        axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=theme.ink)
     return figure

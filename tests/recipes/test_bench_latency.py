@@ -123,3 +123,8 @@ def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
         assert attrs.fields_dict(Case).keys() == line["case"].keys()
     assert "s0 image" in capsys.readouterr().out
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_images_alone_is_empty_and_has_no_legend():
+    figure = draw_accuracy([latency("release", "s0", "image", 40)], title="a processor", theme=LIGHT)
+    assert figure.axes[0].get_legend() is None
