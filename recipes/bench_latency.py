@@ -9,9 +9,10 @@ Result:    a table: milliseconds, the ratio to the release's way (below 1: faste
            OUTPUT/latency.jsonl, a line as soon as it is there, and OUTPUT/latency.png, accuracy over latency
 
 All sides hold the same weights and get the same inputs, and take their turns in every round, so that a machine that
-slows down for a while slows all of them down; of two calls in a turn, the second counts. The release's way is
-open_clip's model (its image tower is timm's), reparameterised by timm, eager, in float32. Runtimes get its tower as
-they get ours, exported by the same code; an export of ours is compared with theirs in the same runtime as well.
+slows down for a while slows all of them down; of two calls in a turn, the second counts. The process keeps its memory,
+so that no side pays for what others made of the heap. The release's way is open_clip's model (its image tower is
+timm's), reparameterised by timm, eager, in float32. Runtimes get its tower as they get ours, exported by the same code;
+an export of ours is compared with theirs in the same runtime as well.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import attrs
 import torch
 from attrs import validators
 from bench_models import PUBLISHED, Size, Tower, example, randomize, require_rivals, rivals
-from latency import Case, Latency, Runtime, Side, draw_accuracy, sides
+from latency import Case, Latency, Runtime, Side, draw_accuracy, keep_memory, sides
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
@@ -175,6 +176,7 @@ def run(spec: LatencyBenchSpec) -> None:
     from rich.table import Table
 
     spec = tiny(spec) if spec.tiny else spec
+    keep_memory()
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights

@@ -1,6 +1,9 @@
 """The comparison of latencies: same weights, same inputs, honest ratios; the small run, whole."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import attrs
 import pytest
@@ -11,7 +14,7 @@ from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.inference.measuring import largest_error
 from mobileclip.reparam import reparameterize
 from recipes.bench_latency import LatencyBenchSpec, captions, cases, compare, run
-from recipes.latency import Case, Latency, Side, draw_accuracy
+from recipes.latency import Case, Latency, Side, draw_accuracy, memory
 from recipes.latency.exported import exported
 from recipes.latency.plot import accuracies
 from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
@@ -77,6 +80,24 @@ def test_the_rival_is_exported_as_ours_is(tmp_path, runtime, batch_size, error):
     theirs = exported(mine, **options, rival=other, folder=tmp_path / "theirs")
     assert largest_error(ours(images), mine(images)) < error
     assert largest_error(theirs(images), other(images)) < error
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_memory_that_is_freed_stays_with_the_process():
+    """Counted in pages that the system has to give, in a process of its own."""
+    code = (
+        "import resource, runpy, sys, numpy as np\n"
+        "pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "assert sys.argv[2] == 'given back' or runpy.run_path(sys.argv[1])['keep_memory']()\n"
+        "np.ones(2**25); before = pages()\n"
+        "for _ in range(3): np.ones(2**25)\n"
+        "print(pages() - before)"
+    )
+    kept, given_back = (
+        int(subprocess.check_output([sys.executable, "-c", code, memory.__file__, word]))
+        for word in ("kept", "given back")
+    )
+    assert 10 * kept < given_back
 
 
 def latency(way, model, tower, milliseconds, *, texts="", batch_size=1):
