@@ -103,7 +103,9 @@ class OptimizedTower(nn.Module):
         """Return the checked inputs, as no inference mode has made them."""
         if isinstance(self.tower, _EndToken):
             check_tokens(inputs, self.tower.tower.spec.input)
-            return cut_behind_the_end(self.tower.tower, inputs).clone()
+            cut = cut_behind_the_end(self.tower.tower, inputs)
+            # Of one text, a plain copy has the strides that it had before it was cut, which are another program's.
+            return cut.clone(memory_format=torch.contiguous_format)
         assert isinstance(self.spec, ImageEncoderSpec)
         check_images(inputs, self.spec.input)
         if self.form.engine == "openvino":
