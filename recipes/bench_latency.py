@@ -181,7 +181,8 @@ def run(spec: LatencyBenchSpec) -> None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
-    table = Table(title=", ".join(map(str, machine.values())), box=None, padding=(0, 2, 0, 0))
+    where = f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['torch']}"
+    table = Table(title=where, box=None, padding=(0, 2, 0, 0))
     titles = ("tower", "batch", "way", "ms", "ratio", "middle half", "cpu ratio", "cosine", "error", "runtime", "form")
     for title in titles:
         left = title in ("tower", "way", "form")
@@ -200,7 +201,7 @@ def run(spec: LatencyBenchSpec) -> None:
                 named = (str(result.case), str(result.case.batch_size), result.way)
                 runtime = "" if result.runtime_ratio is None else f"{result.runtime_ratio:.2f}"
                 table.add_row(*named, *measured, *exactness, runtime, result.form)
-    picture = draw_accuracy(found, title=str(table.title), theme=LIGHT)
+    picture = draw_accuracy(found, title=where, theme=LIGHT)
     (spec.output / "latency.png").write_bytes(to_png(picture))
     Console(width=max(Console().width, _WIDTH)).print(table)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from bench_models import PUBLISHED
+
 from latency.ways import Latency, Way
 from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.report.figures import Theme, new_figure
@@ -32,7 +34,7 @@ def accuracies(latencies: Sequence[Latency]) -> dict[Way, list[tuple[str, float,
     Args:
         latencies: those of single images and texts of random lengths count.
 
-    Source: MobileCLIP (arXiv 2311.17049), table 7.
+    Source: MobileCLIP (arXiv 2311.17049), table 7; MobileCLIP2 (arXiv 2508.20691).
     """
     keys = [entry.key for entry in SUITE]
     single = {
@@ -46,8 +48,9 @@ def accuracies(latencies: Sequence[Latency]) -> dict[Way, list[tuple[str, float,
             image, text = single.get((way, model, "image")), single.get((way, model, "text"))
             if image is None or text is None:
                 continue
-            figures = published_results(f"mobileclip_{model}")
-            found.setdefault(way, []).append((model, image + text, fmean(figures[key].main_metric for key in keys)))
+            name = PUBLISHED[model].open_clip
+            figures = published_results(name.lower().replace("-", "_"))
+            found.setdefault(way, []).append((name, image + text, fmean(figures[key].main_metric for key in keys)))
     return found
 
 
@@ -72,7 +75,8 @@ def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> 
         times, scores = [time for _, time, _ in points], [100 * score for *_, score in points]
         axes.plot(times, scores, f"{marker}-", color=color, markerfacecolor=theme.paper, linewidth=1.2, label=label)
     for model, time, score in found.get("release", []):
-        axes.annotate(f"  {model.upper()}", (time, 100 * score), color=theme.ink, fontsize=9, va="center")
+        axes.annotate(f"  {model}", (time, 100 * score), color=theme.ink, fontsize=9, va="center")
+    axes.margins(x=0.25)  # for the longest name
     low, high = axes.get_xlim()
     ticks = [value for value in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= value <= high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -88,5 +92,5 @@ def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> 
     figure.text(0.09, 0.95, "published average of 38 data sets, per cent", color=theme.ink, fontsize=11)
     figure.text(0.09, 0.895, title, color=theme.faint, fontsize=9, parse_math=False)
     if found:
-        axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=theme.ink)
+        axes.legend(loc="upper left", fontsize=8.5, frameon=False, labelcolor=theme.ink)
     return figure
