@@ -3,7 +3,7 @@
 Command:   python recipes/bench_latency.py             (needs the extra `test`: pip install 'mobileclip[test]')
            python recipes/bench_latency.py --models s0 --batch-sizes 1 --runtimes      (a first look)
 Hardware:  any CPU with a C++ compiler; close what else computes, or the middle halves say how far to trust the medians
-Time:      TIME
+Time:      20 minutes for `--batch-sizes 1` on two cores; batches of 32 take longer
 Result:    a table: milliseconds, the ratio to the release's way (below 1: faster) by the clock and by the processor's
            time, the middle half of the ratios, the smallest cosine and the largest error against it; the same in
            OUTPUT/latency.jsonl, a line as soon as it is there, and OUTPUT/latency.png, accuracy over latency
