@@ -69,7 +69,12 @@ def test_exports_are_compared_within_their_runtime():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("runtime", "batch_size", "error"), [("onnxruntime", 1, 1e-4), ("onnxruntime", 3, 1e-4), ("openvino_bf16", 1, 0.03)]
+    ("runtime", "batch_size", "error"),
+    [
+        ("onnxruntime", 1, 1e-4),
+        ("onnxruntime", 3, 1e-4),
+        pytest.param("openvino_bf16", 1, 0.03, marks=pytest.mark.slow),
+    ],
 )
 def test_the_rival_is_exported_as_ours_is(tmp_path, runtime, batch_size, error):
     mine = reparameterize(seeing(CONVOLUTIONAL)).image_encoder
