@@ -1,9 +1,19 @@
+import logging
+
 import pytest
 import torch
 
 from mobileclip.encoders import save_model
 from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import golden
+
+
+@pytest.fixture(autouse=True)
+def root_level_as_before():
+    """Recipes that are run in the tests' own process may make the root logger quieter."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
