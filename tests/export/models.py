@@ -1,5 +1,6 @@
 """Small models whose embeddings tell the pictures and captions apart, as those of trained models do."""
 
+import numpy as np
 import torch
 
 from mobileclip.data.image import ImageTransform, load_image
@@ -12,8 +13,12 @@ from mobileclip.encoders import (
     TextTransformerSpec,
     ViTSpec,
 )
-from mobileclip.export import bundled_samples
+from mobileclip.export import ExportSpec, bundled_samples
+from mobileclip.export.calibration import calibration_inputs
+from mobileclip.export.fallback import Fallback
+from mobileclip.export.graph import TowerExport
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
+from mobileclip.reparam import reparameterize
 
 PIXELS = ImageInput(size=64, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
 TOKENS = TextInput(context_length=12, vocab_size=600)
@@ -53,6 +58,26 @@ def pixels(image_input):
     """The bundled pictures as a model takes them."""
     transform = ImageTransform(image_input)
     return torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+
+
+def raw_pixels(image_input):
+    """The bundled pictures as a file takes them that scales and normalises inside."""
+    transform = ImageTransform(image_input)
+    images = [transform.pixels(load_image(data)) for data in bundled_samples().images]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def int8_export(model, tower, *, target, every=1, layers=(), **options):
+    """One tower as `export_model` gives it to a target in int8, with each so many-th input of the calibration data."""
+    encoder = getattr(reparameterize(model), f"{tower}_encoder")
+    spec = ExportSpec(out="unused", target=target, precision="int8", **options)
+    return TowerExport(
+        tower=tower,
+        encoder=encoder,
+        spec=spec,
+        calibration=calibration_inputs(encoder, bundled_samples(), spec.preprocess)[::every],
+        fallback=Fallback(layers=frozenset(layers)),
+    )
 
 
 def constant(spec):

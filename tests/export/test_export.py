@@ -10,24 +10,17 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.reparam import reparameterize
 from mobileclip.weights import weights_sha256
-from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels, raw_pixels
 
 
 def run(path, inputs):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: np.asarray(inputs)})[0])
-
-
-def raw_pixels():
-    transform = ImageTransform(PIXELS)
-    images = [transform.pixels(load_image(data)) for data in bundled_samples().images]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -41,10 +34,10 @@ def test_onnx_gives_the_models_embeddings(plain_onnx, convolutional):
 
 @torch.no_grad()
 def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, transformers):
-    ours = run(half_onnx / "image.onnx", raw_pixels()[:5])
+    ours = run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:5])
     expected = transformers.encode_image(pixels(PIXELS)[:5])
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
-    assert len(run(half_onnx / "image.onnx", raw_pixels()[:3])) == 3
+    assert len(run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:3])) == 3
     stored = [tensor for tensor in onnx.load(half_onnx / "image.onnx").graph.initializer if len(tensor.dims) > 1]
     large = [tensor for tensor in stored if np.prod(tensor.dims) > 100]
     assert large
@@ -86,7 +79,7 @@ def test_bfloat16(convolutional, tmp_path, target):
     (parity,) = verify_export(folder).towers
     assert 0.999 < parity.cosine_minimum < 1 - 1e-7, "bfloat16 is near float32, and not the same"
     if target == "onnx":
-        ours = run(folder / "image.onnx", raw_pixels()[:1].float())
+        ours = run(folder / "image.onnx", raw_pixels(PIXELS)[:1].float())
         rounded = reparameterize(convolutional).image_encoder
         with torch.no_grad():
             for parameter in rounded.parameters():
@@ -133,7 +126,7 @@ def test_golden_vectors_are_what_the_files_take_and_the_model_gives(plain_onnx, 
     torch.testing.assert_close(golden["image_embedding"], expected, rtol=1e-4, atol=1e-5)
     assert golden["tokens"].tolist() == Tokenizer(TOKENS)(list(bundled_samples().captions[:4])).tolist()
     golden = load_file(half_onnx / "golden.safetensors")
-    torch.testing.assert_close(golden["pixels"], raw_pixels()[:4], rtol=0, atol=0)
+    torch.testing.assert_close(golden["pixels"], raw_pixels(PIXELS)[:4], rtol=0, atol=0)
 
 
 def test_report_names_what_it_was_measured_on(plain_onnx):

@@ -1,6 +1,7 @@
 """Static int8 in ONNX: what is stored in it, what is not, and where the ranges come from."""
 
 import logging
+from functools import partial
 from io import BytesIO
 
 import attrs
@@ -13,26 +14,12 @@ from PIL import Image
 from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.fallback import Fallback, weighted_layers
-from mobileclip.export.graph import TowerExport
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
-from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TRANSFORMERS, seeing
+from tests.export.models import PIXELS, TRANSFORMERS, int8_export, seeing
 
-
-def tower_export(model, tower, folder, *, layers=(), **options):
-    """One tower as `export_model` gives it to a target."""
-    encoder = getattr(reparameterize(model), f"{tower}_encoder")
-    spec = ExportSpec(out=folder / "out", precision="int8", **options)
-    return TowerExport(
-        tower=tower,
-        encoder=encoder,
-        spec=spec,
-        calibration=calibration_inputs(encoder, bundled_samples(), spec.preprocess)[::12],
-        fallback=Fallback(layers=frozenset(layers)),
-    )
+tower_export = partial(int8_export, target="onnx", every=12)
 
 
 def written(export, folder):
@@ -66,7 +53,7 @@ def channels_first(node, weight):
 
 @pytest.mark.parametrize(("architecture", "tower"), [("convolutional", "image"), ("transformers", "text")])
 def test_every_weight_is_int8_with_a_scale_for_each_output_channel(architecture, tower, request, tmp_path):
-    export = tower_export(request.getfixturevalue(architecture), tower, tmp_path)
+    export = tower_export(request.getfixturevalue(architecture), tower)
     graph, stored, giver = written(export, tmp_path)
     found = layers_of(graph, stored, giver)
     expected = weighted_layers(export.encoder)
@@ -91,7 +78,7 @@ def test_every_weight_is_int8_with_a_scale_for_each_output_channel(architecture,
 
 
 def test_attention_and_what_lies_between_layers_is_float(transformers, tmp_path):
-    export = tower_export(transformers, "image", tmp_path)
+    export = tower_export(transformers, "image")
     graph, stored, giver = written(export, tmp_path)
     weighted = [node for node, _, _ in layers_of(graph, stored, giver)]
     products = [node for node in graph.node if node.op_type == "MatMul" and node not in weighted]
@@ -106,7 +93,7 @@ def test_attention_and_what_lies_between_layers_is_float(transformers, tmp_path)
 
 def test_layers_of_the_fallback_are_float(convolutional, tmp_path):
     layers = ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.project")
-    export = tower_export(convolutional, "image", tmp_path, layers=layers)
+    export = tower_export(convolutional, "image", layers=layers)
     graph, stored, giver = written(export, tmp_path)
     found = layers_of(graph, stored, giver)
     kept = [channels_first(node, weight) for node, weight, scales in found if scales is None]
@@ -120,7 +107,7 @@ def test_layers_of_the_fallback_are_float(convolutional, tmp_path):
 
 def test_ranges_are_those_of_the_calibration_data(transformers, tmp_path):
     """The first thing that is rounded is the pixels: their range is known beforehand."""
-    plain = tower_export(transformers, "image", tmp_path)
+    plain = tower_export(transformers, "image")
     for factor in (1, 3):
         export = attrs.evolve(plain, calibration=factor * plain.calibration)
         graph, stored, _ = written(export, tmp_path / str(factor))
@@ -133,7 +120,7 @@ def test_ranges_are_those_of_the_calibration_data(transformers, tmp_path):
 
 
 def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
-    export = tower_export(convolutional, "text", tmp_path)
+    export = tower_export(convolutional, "text")
     graph, stored, _ = written(export, tmp_path)
     (table,) = [stored[node.input[0]] for node in graph.node if node.op_type == "Gather" and node.input[0] in stored]
     assert table.dtype == np.float16
@@ -159,7 +146,7 @@ def test_nothing_is_logged_and_loggers_stay_as_they_were(transformers, tmp_path,
     logger = logging.getLogger()
     before = (logger.level, list(logger.handlers), list(logger.filters))
     with caplog.at_level(logging.INFO):
-        export = tower_export(transformers, "text", tmp_path)
+        export = tower_export(transformers, "text")
         capfd.readouterr()
         caplog.clear()
         written(export, tmp_path)

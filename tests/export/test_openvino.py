@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.calibration import calibration_inputs
@@ -17,7 +16,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels
+from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels
 
 ov = import_quietly("openvino")
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -28,12 +27,6 @@ def run(path, inputs, hints=FLOAT32):
     """What OpenVINO alone gives of one batch."""
     compiled = ov.Core().compile_model(path, "CPU", hints)
     return torch.from_numpy(compiled([np.asarray(inputs)])[0].copy())
-
-
-def raw_pixels():
-    transform = ImageTransform(PIXELS)
-    images = [transform.pixels(load_image(data)) for data in bundled_samples().images]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +60,10 @@ def test_embeddings_are_the_models(plain, convolutional):
 
 @torch.no_grad()
 def test_half_precision_any_batch_and_preprocessing_inside(half, transformers):
-    ours = run(half / "image.xml", raw_pixels()[:5])
+    ours = run(half / "image.xml", raw_pixels(PIXELS)[:5])
     expected = transformers.encode_image(pixels(PIXELS)[:5])
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
-    assert len(run(half / "image.xml", raw_pixels()[:3])) == 3
+    assert len(run(half / "image.xml", raw_pixels(PIXELS)[:3])) == 3
     texts = Tokenizer(TOKENS)(["a cat", "two dogs on a beach", ""])
     expected = transformers.encode_text(texts)
     torch.testing.assert_close(run(half / "text.xml", texts), expected, rtol=2e-2, atol=2e-2)

@@ -3,35 +3,24 @@
 import logging
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import attrs
 import numpy as np
 import pytest
 
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.fallback import Fallback, weighted_layers
-from mobileclip.export.graph import TowerExport
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
 from mobileclip.inference.openvino_quiet import import_quietly
-from mobileclip.reparam import reparameterize
+from tests.export.models import int8_export
 
 ov = import_quietly("openvino")
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
-def tower_export(model, tower, folder, *, layers=(), **options):
-    """One tower as `export_model` gives it to a target."""
-    encoder = getattr(reparameterize(model), f"{tower}_encoder")
-    spec = ExportSpec(out=folder / "out", precision="int8", **options)
-    return TowerExport(
-        tower=tower,
-        encoder=encoder,
-        spec=spec,
-        calibration=calibration_inputs(encoder, bundled_samples(), spec.preprocess),
-        fallback=Fallback(layers=frozenset(layers)),
-    )
+tower_export = partial(int8_export, target="openvino")
 
 
 def written(export, folder):
@@ -70,7 +59,7 @@ def squeezes(export):
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("architecture", ["convolutional", "transformers"])
 def test_every_weight_is_int8_with_a_scale_for_each_output_channel(architecture, tower, request, tmp_path):
-    export = tower_export(request.getfixturevalue(architecture), tower, tmp_path)
+    export = tower_export(request.getfixturevalue(architecture), tower)
     model = written(export, tmp_path)
     found = layers_of(model)
     expected = {name: layer.weight.detach().flatten(1).numpy() for name, layer in weighted_layers(export.encoder)}
@@ -101,7 +90,7 @@ def test_every_weight_is_int8_with_a_scale_for_each_output_channel(architecture,
 
 
 def test_attention_and_what_lies_between_layers_is_float(transformers, tmp_path):
-    export = tower_export(transformers, "image", tmp_path)
+    export = tower_export(transformers, "image")
     model = written(export, tmp_path)
     weighted = {node.get_friendly_name() for node, *_ in layers_of(model)}
     rounded = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
@@ -116,7 +105,7 @@ def test_attention_and_what_lies_between_layers_is_float(transformers, tmp_path)
 
 def test_layers_of_the_fallback_are_float(convolutional, tmp_path):
     layers = ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.project")
-    export = tower_export(convolutional, "image", tmp_path, layers=layers)
+    export = tower_export(convolutional, "image", layers=layers)
     found = layers_of(written(export, tmp_path))
     modules = dict(weighted_layers(export.encoder))
     assert len(found) == len(modules)
@@ -129,7 +118,7 @@ def test_layers_of_the_fallback_are_float(convolutional, tmp_path):
 
 def test_ranges_are_those_of_the_calibration_data(convolutional, tmp_path):
     """The first layer's, which takes the pixels themselves."""
-    export = tower_export(convolutional, "image", tmp_path)
+    export = tower_export(convolutional, "image")
     for name, factor in (("once", 1.0), ("twice", 2.0)):
         (tmp_path / name).mkdir()
         scaled = attrs.evolve(export, calibration=export.calibration * factor)
@@ -144,7 +133,7 @@ def test_ranges_are_those_of_the_calibration_data(convolutional, tmp_path):
 
 
 def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
-    export = tower_export(convolutional, "text", tmp_path)
+    export = tower_export(convolutional, "text")
     model = written(export, tmp_path)
     gathers = [node for node in model.get_ops() if node.get_type_name() == "Gather"]
     (table,) = [source(node, 0) for node in gathers if source(node, 0).get_type_name() == "Constant"]
@@ -156,7 +145,7 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
     core = ov.Core()
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("OpenVINO has no int8 on this processor")
-    written(tower_export(transformers, "image", tmp_path), tmp_path)
+    written(tower_export(transformers, "image"), tmp_path)
     compiled = core.compile_model(tmp_path / "tower.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     computed = {}
     for node in compiled.get_runtime_model().get_ops():
@@ -193,7 +182,7 @@ from tests.export.models import TRANSFORMERS, seeing
 from tests.export.test_openvino_int8 import tower_export, written
 
 folder = Path(sys.argv[1])
-written(tower_export(seeing(TRANSFORMERS), "text", folder), folder)
+written(tower_export(seeing(TRANSFORMERS), "text"), folder)
 sys.exit("openvino_telemetry was imported" if "openvino_telemetry" in sys.modules else 0)
 """
 
@@ -208,7 +197,7 @@ def test_nothing_is_sent_over_the_network(tmp_path):
 def test_nothing_is_logged_and_loggers_stay_as_they_were(transformers, tmp_path, capfd):
     logger = logging.getLogger()
     before = (logger.level, list(logger.handlers), list(logger.filters), logging.getLoggerClass())
-    export = tower_export(transformers, "text", tmp_path)
+    export = tower_export(transformers, "text")
     capfd.readouterr()
     written(export, tmp_path)
     assert (logger.level, list(logger.handlers), list(logger.filters), logging.getLoggerClass()) == before

@@ -2,19 +2,17 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import attrs
 import pytest
 import torch
 
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.fallback import Fallback, weighted_layers
-from mobileclip.export.graph import TowerExport
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets.torch import refuse_pickles
 from mobileclip.export.targets.torch_int8 import quantized_program
-from mobileclip.reparam import reparameterize
-from tests.export.models import TRANSFORMERS, seeing
+from tests.export.models import TRANSFORMERS, int8_export, seeing
 
 QUANTIZED = torch.ops.quantized_decomposed
 CONVOLUTIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
@@ -27,17 +25,7 @@ def int8(transformers, tmp_path_factory):
     )
 
 
-def tower_export(model, tower, *, layers=(), **options):
-    """One tower as `export_model` gives it to a target."""
-    encoder = getattr(reparameterize(model), f"{tower}_encoder")
-    spec = ExportSpec(out="unused", target="torch", precision="int8", **options)
-    return TowerExport(
-        tower=tower,
-        encoder=encoder,
-        spec=spec,
-        calibration=calibration_inputs(encoder, bundled_samples(), spec.preprocess)[::12],
-        fallback=Fallback(layers=frozenset(layers)),
-    )
+tower_export = partial(int8_export, target="torch", every=12)
 
 
 def layers_of(program):
