@@ -48,7 +48,7 @@ class Attention(nn.Module):
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
         return y
 
-    def at(self, x: Tensor, index: Tensor) -> Tensor:
+    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Return one attended token of each sequence, `pick(self(x), index)`, without the others' queries.
 
         Shape:
@@ -63,7 +63,9 @@ class Attention(nn.Module):
         query = rearrange(F.linear(pick(x, index), weights[0], biases[0]), "b (h d) -> b h 1 d", h=self.num_heads)
         keys_and_values = F.linear(x, weights[1], biases[1])
         key, value = rearrange(keys_and_values, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
-        seen = torch.arange(x.shape[1], device=x.device) <= index[:, None, None, None] if self.causal else None
+        seen = None
+        if self.causal:
+            seen = torch.arange(x.shape[1], device=x.device) <= torch.as_tensor(index).reshape(-1, 1, 1, 1)
         # A single query a head: no backend has anything to gain here.
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         y: Tensor = self.project(rearrange(attended, "b h 1 d -> b (h d)"))

@@ -94,7 +94,7 @@ class TextRepMixerBlock(RepMixerBlock):
         y = super().forward(rearrange(x, "b n c -> b c 1 n"))
         return rearrange(y, "b c 1 n -> b n c")
 
-    def at(self, x: Tensor, index: Tensor) -> Tensor:
+    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Return one transformed token of each sequence, `pick(self(x), index)`; the wide layers see it alone.
 
         Shape:

@@ -71,7 +71,7 @@ class TransformerLayer(nn.Module):
         y: Tensor = x + self.ffn(self.ffn_norm(x))
         return y
 
-    def at(self, x: Tensor, index: Tensor) -> Tensor:
+    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Return one transformed token of each sequence, `pick(self(x), index)`; of the others, what it attends to.
 
         Shape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mobileclip.blocks import TextRepMixerBlock, TransformerLayer
 from mobileclip.encoders.checks import check_tokens
 from mobileclip.encoders.text import TextEncoder
 
@@ -26,7 +25,7 @@ def encode_to_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
         ValueError: if the context is not as long as the spec's.
     """
     check_tokens(tokens, tower.spec.input)
-    return encode_cut(tower, cut_behind_the_end(tower, tokens))
+    return tower.encode(cut_behind_the_end(tower, tokens))
 
 
 def cut_behind_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
@@ -38,28 +37,6 @@ def cut_behind_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
     if not tower.spec.causal or not len(tokens):
         return tokens
     return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
-
-
-def encode_cut(tower: TextEncoder, tokens: Tensor) -> Tensor:
-    """Return the embeddings of texts that end within the tokens; nothing here depends on values, so it compiles.
-
-    Shape:
-        `(batch, tokens)` to `(batch, embedding_dim)`.
-
-    Args:
-        tower: in evaluation mode.
-        tokens: ids as `cut_behind_the_end` gives them.
-    """
-    features = tower.token_embedding(tokens) + tower.position[: tokens.shape[1]]
-    *layers, last = tower.layers
-    for layer in layers:
-        features = layer(features)
-    if isinstance(last, (TransformerLayer, TextRepMixerBlock)):
-        end = last.at(features, tokens.argmax(dim=-1))
-    else:
-        end = tower.pool(last(features), tokens)
-    embeddings: Tensor = tower.project(tower.norm(end))
-    return embeddings
 
 
 def by_length(tokens: Tensor) -> Tensor:

@@ -109,9 +109,28 @@ class TextEncoder(nn.Module):
             ValueError: if the context is not as long as the spec's.
         """
         check_tokens(tokens, self.spec.input)
-        features = self.layers(self.token_embedding(tokens) + self.position)
-        y: Tensor = self.project(self.norm(self.pool(features, tokens)))
+        return self.encode(tokens)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings of texts that end within the tokens, of which there may be fewer than the context has.
+
+        Shape:
+            `(batch, tokens)` to `(batch, embedding_dim)`.
+        """
+        features = self.token_embedding(tokens) + self.position[: tokens.shape[1]]
+        y: Tensor = self.project(self.norm(self._end_token(features, tokens)))
         return y
+
+    def _end_token(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Return the end token behind all layers; nothing depends on the others behind the last one."""
+        *layers, last = self.layers
+        # Backward passes recompute layers in sequence.
+        if self.training or not isinstance(last, (TransformerLayer, TextRepMixerBlock)):
+            whole: Tensor = self.pool(self.layers(features), tokens)
+            return whole
+        for layer in layers:
+            features = layer(features)
+        return last.at(features, tokens.argmax(dim=-1))
 
     def _initialize(self) -> None:
         width = self.spec.width

@@ -116,16 +116,10 @@ class ViT(nn.Module):
     def _class_token(self, tokens: Tensor) -> Tensor:
         """Return the class token behind all layers; nothing depends on the others behind the last one."""
         *layers, last = self.layers
-        # Quantisers of other runtimes want every layer whole; backward passes recompute layers in sequence.
-        if self.training or _is_exporting() or not isinstance(last, TransformerLayer):
+        # Backward passes recompute layers in sequence.
+        if self.training or not isinstance(last, TransformerLayer):
             whole: Tensor = self.layers(tokens)[:, 0]
             return whole
         for layer in layers:
             tokens = layer(tokens)
-        return last.at(tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
-
-
-def _is_exporting() -> bool:
-    """Return whether torch.export looks on; before PyTorch 2.7, whether anything that traces does."""
-    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return bool(asked())
+        return last.at(tokens, 0)

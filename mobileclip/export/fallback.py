@@ -34,9 +34,10 @@ class Fallback:
 
 
 def fallbacks(encoder: nn.Module, inputs: Tensor, precision: Precision) -> Iterator[Fallback]:
-    """Yield what to keep in float32, nothing first: the next is for an export with the former that fails a gate.
+    """Yield what to keep in float32, least first: the next is for an export with the former that fails a gate.
 
-    - fp16: the layers whose inputs or outputs come near the end of its range, where there are any.
+    - fp16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
+      may compute in float16 what this one does not. Then those, too, that come near its end.
     - int8: grouped convolutions, first those of a group for every few channels: all channels that come in share one
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
       bring the least cosine of images down to 0.959, all other layers together to 0.988. Then also an eighth, and a
@@ -48,11 +49,13 @@ def fallbacks(encoder: nn.Module, inputs: Tensor, precision: Precision) -> Itera
         inputs: what the encoder takes, a batch.
         precision: of the export.
     """
-    yield Fallback()
     if precision == "fp16":
-        wide = _wide_layers(encoder, inputs)
-        if wide:
-            yield Fallback(name="layers beyond the range of float16", layers=wide)
+        beyond, near = (_wide_layers(encoder, inputs, limit=part * _LARGEST_HALF) for part in (1, _MARGIN))
+        yield Fallback(name="layers beyond the range of float16", layers=beyond) if beyond else Fallback()
+        if near != beyond:
+            yield Fallback(name="layers that come near the end of float16's range", layers=near)
+        return
+    yield Fallback()
     if precision == "int8":
         grouped = {name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1}
         if grouped:
@@ -92,14 +95,14 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def _wide_layers(encoder: nn.Module, inputs: Tensor) -> frozenset[str]:
-    """Return the layers whose inputs or outputs come near the end of float16's range."""
+def _wide_layers(encoder: nn.Module, inputs: Tensor, *, limit: float) -> frozenset[str]:
+    """Return the layers whose inputs or outputs have values beyond a limit."""
     wide: set[str] = set()
 
     def remember(name: str) -> None:
         def look(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             del module
-            if any(float(tensor.abs().max()) > _MARGIN * _LARGEST_HALF for tensor in (*args, output)):
+            if any(float(tensor.abs().max()) > limit for tensor in (*args, output)):
                 wide.add(name)
 
         hooks.append(module.register_forward_hook(look))

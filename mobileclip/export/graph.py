@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.export.attention import fused_attention, set_attention, with_single_query
 from mobileclip.export.fallback import Fallback, keep_in_float32
-from mobileclip.export.masking import set_masked_attention
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 
 _LARGEST_PIXEL = 255
@@ -68,7 +68,7 @@ class TextGraph(nn.Module):
         super().__init__()
         self.encoder = copy.deepcopy(encoder).to(dtype)
         keep_in_float32(self.encoder, fallback.layers)
-        set_masked_attention(self.encoder)
+        set_attention(self.encoder, fused_attention)
         self.unit_length = spec.normalize
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class TowerExport:
 
     Args:
         tower: which it is.
-        encoder: folded, in float32 and evaluation mode.
+        encoder: folded, in float32 and evaluation mode; its last attention becomes one of `SingleQueryAttention`.
         spec: how it is exported.
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
         text_dtype: what token ids come in as.
@@ -96,7 +96,7 @@ class TowerExport:
     """
 
     tower: Tower
-    encoder: nn.Module
+    encoder: nn.Module = attrs.field(converter=with_single_query)
     spec: ExportSpec
     calibration: Tensor
     text_dtype: TextDtype = "int64"

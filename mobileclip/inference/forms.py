@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoder, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
-from mobileclip.encoders.end_token import cut_behind_the_end, encode_cut
+from mobileclip.encoders.end_token import cut_behind_the_end
 from mobileclip.inference.programs import Precision, Program, openvino_program, torch_program
 
 Engine = Literal["eager", "compiled", "openvino"]
@@ -137,4 +137,4 @@ class _EndToken(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings of texts that end within the tokens."""
-        return encode_cut(self.tower, tokens)
+        return self.tower.encode(tokens)

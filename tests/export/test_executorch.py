@@ -26,7 +26,7 @@ from mobileclip.export.fallback import Fallback, weighted_layers
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets import targets
-from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, written_out_attention
+from mobileclip.export.targets.executorch_lower import LARGEST_BATCH
 from mobileclip.export.targets.pte import read_pte
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
@@ -138,15 +138,6 @@ def test_int8_is_all_but_the_fallback_and_tables_are_float16(text):
     assert table.dtype == torch.float32, "the model stays as it is"
     assert is_stored(table.half(), text)
     assert not is_stored(table, text)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_written_out_is_attention(causal):
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(2, 3, 7, 8, generator=generator) for _ in range(3))
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    torch.testing.assert_close(written_out_attention(query, key, value, causal=causal), expected)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])

@@ -172,7 +172,8 @@ def test_layers_that_cannot_be_rounded_stay_float(tmp_path):
     spec = ExportSpec(out=tmp_path / "out", precision="int8", tower="text")
     folder = export_model(outlying(TRANSFORMERS, norms=["norm"]), spec)
     (text,) = read_contract(folder).towers
-    assert text.float32 == ("project",)
+    assert "project" in text.float32
+    assert len(text.float32) == 2, "an eighth of the ten layers"
     assert verify_export(folder).towers[0].cosine_minimum > 0.98
 
 

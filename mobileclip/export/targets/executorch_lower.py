@@ -6,11 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
-from mobileclip.blocks import Attention
+from mobileclip.export.attention import set_attention, written_out_attention
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.masking import MASKED
 from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
 
 if TYPE_CHECKING:
@@ -30,7 +28,8 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
         dtype: what it computes in, or what int8 is made of: float32.
     """
     graph = tower.graph(dtype)
-    _write_attention_out(graph)
+    # XNNPACK has no attention of one operation.
+    set_attention(graph, written_out_attention)
     largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -43,29 +42,6 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         written: bytes = edge.to_executorch().buffer
     return written
-
-
-def written_out_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Return `softmax(query key^T / sqrt(head_dim) + mask) value`; the mask is zero but for later tokens.
-
-    PyTorch's own attention looks for rows that are masked throughout, of which there are none, with operations that
-    XNNPACK lacks.
-
-    Shape:
-        all `(batch, heads, tokens, head_dim)`.
-    """
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if causal:
-        tokens = query.shape[-2]
-        logits = logits + torch.full((tokens, tokens), MASKED, dtype=query.dtype, device=query.device).triu(1)
-    attended: Tensor = logits.softmax(-1) @ value
-    return attended
-
-
-def _write_attention_out(graph: nn.Module) -> None:
-    for module in graph.modules():
-        if isinstance(module, Attention):
-            module.backend = written_out_attention
 
 
 def _quantizer(kept: frozenset[str]) -> Quantizer:
