@@ -81,11 +81,9 @@ class OptimizedTower(nn.Module):
             Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
-            example = self._prepared(inputs)[: self.form.most]
             lengths = isinstance(self.tower, _EndToken) and self.tower.tower.spec.causal
-            if lengths:
-                # The longest text that there may be.
-                example = inputs[: self.form.most].clone()
+            # Where lengths differ, a batch as it comes has the longest that there may be.
+            example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "compiled":
                 self._program = torch_program(self.tower, example, lengths=lengths)
             elif self.form.engine == "openvino":
