@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mobileclip.export import ExportSpec, export_model
-from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
+from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing, unusual
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -33,14 +33,8 @@ def plain_onnx(convolutional, tmp_path_factory):
 @pytest.fixture(scope="session")
 def half_onnx(transformers, tmp_path_factory):
     """Both towers in ONNX with nothing as it is by default."""
-    spec = ExportSpec(
-        out=tmp_path_factory.mktemp("onnx") / "half",
-        precision="fp16",
-        dynamic_batch=True,
-        preprocess="uint8",
-        normalize=False,
-    )
-    return export_model(transformers, spec)
+    out = tmp_path_factory.mktemp("onnx") / "half"
+    return export_model(transformers, unusual(out, target="onnx"))
 
 
 @pytest.fixture(scope="session")

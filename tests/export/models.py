@@ -67,6 +67,13 @@ def raw_pixels(image_input):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
+def unusual(out, *, target, preprocess="uint8"):
+    """How both towers are exported with nothing as it is by default."""
+    return ExportSpec(
+        out=out, target=target, precision="fp16", dynamic_batch=True, preprocess=preprocess, normalize=False
+    )
+
+
 def int8_export(model, tower, *, target, every=1, layers=(), **options):
     """One tower as `export_model` gives it to a target in int8, with each so many-th input of the calibration data."""
     encoder = getattr(reparameterize(model), f"{tower}_encoder")

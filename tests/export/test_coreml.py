@@ -20,7 +20,7 @@ from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.coreml_convert import LARGEST_BATCH
 from mobileclip.export.targets.mil import quiet, read_program
 from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TOKENS, overflowing, pixels
+from tests.export.models import PIXELS, TOKENS, overflowing, pixels, unusual
 from tests.export.models import TRANSFORMERS as CAUSAL
 from tests.export.test_verify import sign
 
@@ -40,15 +40,8 @@ def plain(convolutional, tmp_path_factory):
 @pytest.fixture(scope="module")
 def half(transformers, tmp_path_factory):
     """Both towers with nothing as it is by default."""
-    spec = ExportSpec(
-        out=tmp_path_factory.mktemp("coreml") / "half",
-        target="coreml",
-        precision="fp16",
-        dynamic_batch=True,
-        preprocess="float32",
-        normalize=False,
-    )
-    return export_model(transformers, spec)
+    out = tmp_path_factory.mktemp("coreml") / "half"
+    return export_model(transformers, unusual(out, target="coreml", preprocess="float32"))
 
 
 @pytest.fixture(scope="module")

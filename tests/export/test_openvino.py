@@ -16,7 +16,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels
+from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels, unusual
 
 ov = import_quietly("openvino")
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -38,15 +38,8 @@ def plain(convolutional, tmp_path_factory):
 @pytest.fixture(scope="module")
 def half(transformers, tmp_path_factory):
     """Both towers with nothing as it is by default."""
-    spec = ExportSpec(
-        out=tmp_path_factory.mktemp("openvino") / "half",
-        target="openvino",
-        precision="fp16",
-        dynamic_batch=True,
-        preprocess="uint8",
-        normalize=False,
-    )
-    return export_model(transformers, spec)
+    out = tmp_path_factory.mktemp("openvino") / "half"
+    return export_model(transformers, unusual(out, target="openvino"))
 
 
 @torch.no_grad()
