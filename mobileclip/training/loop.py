@@ -21,6 +21,7 @@ from mobileclip.storage import exclusive
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
+from mobileclip.training.finetuning.lora import merged
 from mobileclip.training.metrics import MetricLog
 from mobileclip.training.objective import Objective
 from mobileclip.training.optimizer import set_learning_rate
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mobileclip.training.spec import TrainingSpec
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""From the model, in evaluation mode, and the steps done to named numbers."""
+"""From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
 
 _KEYS_SHOWN = 8
 
@@ -223,6 +224,6 @@ def _cap_logit_scale(model: DualEncoder, spec: TrainingSpec) -> None:
 
 def _evaluate(evaluate: Evaluate, model: nn.Module, done: int) -> Mapping[str, float]:
     was_training = model.training
-    values = evaluate(model.eval(), done)
+    values = evaluate(merged(model.eval()), done)
     model.train(was_training)
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import attrs
@@ -72,7 +73,7 @@ def add_lora(model: DualEncoder, spec: LoraSpec) -> None:
         parameter.requires_grad_(True)
 
 
-def merge_lora(model: DualEncoder) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Add the adapters of `model` to the weights beside them and take them out: it is an ordinary model again.
 
     Outputs do not change, but for rounding. A model without adapters is left as it is.
@@ -80,7 +81,7 @@ def merge_lora(model: DualEncoder) -> None:
     Args:
         model: changed in place.
     """
-    adapted = [name for name, module in model.named_modules() if isinstance(getattr(module, "lora_A", None), nn.Module)]
+    adapted = _adapted(model)
     if not adapted:
         return
     from peft.tuners.lora import LoraLayer
@@ -94,6 +95,19 @@ def merge_lora(model: DualEncoder) -> None:
         parent, _, own = name.rpartition(".")
         model.get_submodule(parent).add_module(own, layer.get_base_layer())
     del model.peft_config  # what the injection left on the model
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """Return a model that folds: itself where it has no adapters, otherwise a copy with its adapters merged."""
+    if not _adapted(model):
+        return model
+    model = copy.deepcopy(model)
+    merge_lora(model)
+    return model
+
+
+def _adapted(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(getattr(module, "lora_A", None), nn.Module)]
 
 
 def _targets(model: DualEncoder) -> list[str]:

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from mobileclip.encoders import load_model, save_model
+from mobileclip.reparam import reparameterize
+from mobileclip.training import train
 from mobileclip.training.finetuning import LoraSpec, add_lora, freeze_tower, merge_lora, rate_scales
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
 from tests.training.finetuning.models import fresh
+from tests.training.runs import Batches, new_model, training_spec
 
 pytest.importorskip("peft")
 
@@ -98,6 +101,24 @@ def test_merging_without_adapters_changes_nothing():
     model = fresh(SMALL)
     merge_lora(model)
     torch.testing.assert_close(embeddings(model), embeddings(fresh(SMALL)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_what_is_evaluated_in_training_folds(tmp_path, ema_decay):
+    """An evaluation folds the model that it is given; the adapters train on."""
+    model, seen = new_model(), []
+
+    def evaluate(evaluated, _):
+        seen.append(embeddings(reparameterize(evaluated)))
+        return {}
+
+    add_lora(model, LoraSpec(rank=2))
+    spec = training_spec(4, evaluate_every_steps=2, ema_decay=ema_decay)
+    result = train(spec, model=model, batches=Batches(), output=tmp_path, evaluate=evaluate)
+    assert any(".lora_A." in name for name in result.model.state_dict())
+    first, last = seen
+    torch.testing.assert_close(last, embeddings(result.model), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(first, last, atol=1e-4)
 
 
 def test_mistakes_are_named():
