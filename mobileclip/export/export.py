@@ -38,6 +38,7 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import versions_of
 from mobileclip.export.verify import report_on, run_tower
 from mobileclip.pipeline import ImageTextModel
+from mobileclip.progress import console
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.weights import weights_sha256
@@ -52,6 +53,7 @@ def export_model(
     checkpoint: str | Path | None = None,
     samples: Samples | None = None,
     calibration: Samples | None = None,
+    show_progress: bool = True,
 ) -> Path:
     """Write a model for another runtime, with all that is needed to use it, and return the folder.
 
@@ -67,6 +69,7 @@ def export_model(
         checkpoint: weights for a model that is given by name.
         samples: what it is measured on; the pictures that come with the package by default.
         calibration: what the ranges of int8 are found with; crops of `samples` by default.
+        show_progress: whether to tell, on standard error, what is being done and how long it takes.
 
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
@@ -95,7 +98,7 @@ def export_model(
         # A folder inside has the usual permissions; the temporary one is for its owner alone.
         folder = Path(temporary) / "export"
         folder.mkdir()
-        _write(folder, folded, exports, target, measured, data=samples.name)
+        _write(folder, folded, exports, target, measured, data=samples.name, show_progress=show_progress)
         folder.rename(out)
     return out
 
@@ -139,9 +142,10 @@ def _write(
     measured: Measured,
     *,
     data: str,
+    show_progress: bool,
 ) -> None:
     """Write an export, its contract last: without it, a folder is none."""
-    written = [_write_tower(folder, model, export, target, measured) for export in exports]
+    written = [_write_tower(folder, model, export, target, measured, show_progress=show_progress) for export in exports]
     text = next((export.encoder for export in exports if export.tower == "text"), None)
     if text is not None:
         tokenizer = Tokenizer(cast("TextEncoderSpec", text.spec).input)
@@ -157,20 +161,26 @@ def _write(
 
 
 def _write_tower(
-    folder: Path, model: nn.Module, export: TowerExport, target: Target, measured: Measured
+    folder: Path, model: nn.Module, export: TowerExport, target: Target, measured: Measured, *, show_progress: bool
 ) -> tuple[TowerFile, Tensor]:
     """Write a tower with as few layers in float32 as its gates let it; return its file, and what that gives.
 
     Where it passes with no choice, the one that comes nearest is written.
     """
     name, precision = f"{export.tower}{target.suffix}", export.spec.precision
+    shown = console(shown=show_progress)
     best: tuple[tuple[int, float, float], TowerFile, Tensor] | None = None
-    for fallback in fallbacks(export.encoder, measured.encoder_inputs(export.tower, export.encoder), precision):
+    inputs = measured.encoder_inputs(export.tower, export.encoder)
+    for fallback in fallbacks(export.encoder, inputs, precision, show_progress=show_progress):
+        if shown is not None:
+            kept = f", in float32: {fallback.name}" if fallback.name else ""
+            shown.print(f"writing {name} in {precision}{kept}", highlight=False, soft_wrap=True)
         attempt = attrs.evolve(export, fallback=fallback)
         trial = folder / _TRIAL
         trial.mkdir()
         file = tower_file(attempt, name, target.export(attempt, trial / name))
-        embeddings = run_tower(trial, _contract(model, (attempt,), (file,), target), target, file, measured)
+        contract = _contract(model, (attempt,), (file,), target)
+        embeddings = run_tower(trial, contract, target, file, measured, show_progress=show_progress)
         report = report_on({export.tower: embeddings}, measured, precision=precision, data="", runtime=target.runtime)
         nearness = _nearness(report)
         if best is None or nearness > best[0]:
@@ -179,6 +189,8 @@ def _write_tower(
         shutil.rmtree(trial)
         if report.passed:
             break
+        if shown is not None:
+            shown.print(f"{name}: {'; '.join(report.failures)}", highlight=False, soft_wrap=True)
     assert best is not None
     return best[1:]
 

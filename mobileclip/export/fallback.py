@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.spec import Precision
+from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
 # Where the data at hand reach this part of the range, other data may leave it.
@@ -33,7 +34,9 @@ class Fallback:
     layers: frozenset[str] = frozenset()
 
 
-def fallbacks(encoder: nn.Module, inputs: Tensor, precision: Precision) -> Iterator[Fallback]:
+def fallbacks(
+    encoder: nn.Module, inputs: Tensor, precision: Precision, *, show_progress: bool = False
+) -> Iterator[Fallback]:
     """Yield what to keep in float32, least first: the next is for an export with the former that fails a gate.
 
     - fp16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
@@ -48,6 +51,7 @@ def fallbacks(encoder: nn.Module, inputs: Tensor, precision: Precision) -> Itera
         encoder: folded, in float32.
         inputs: what the encoder takes, a batch.
         precision: of the export.
+        show_progress: whether to show how far the search for layers is.
     """
     if precision == "fp16":
         beyond, near = (_wide_layers(encoder, inputs, limit=part * _LARGEST_HALF) for part in (1, _MARGIN))
@@ -60,7 +64,7 @@ def fallbacks(encoder: nn.Module, inputs: Tensor, precision: Precision) -> Itera
         grouped = {name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1}
         if grouped:
             yield Fallback(name="grouped convolutions", layers=frozenset(grouped))
-        affected = most_affected(encoder, inputs[:_FEW], excluded=grouped)
+        affected = most_affected(encoder, inputs[:_FEW], excluded=grouped, show_progress=show_progress)
         for share, part in _SHARES.items():
             worst = affected[: math.ceil(part * len(affected))]
             name = f"grouped convolutions, and {share} of the others: those that lose most"
@@ -120,19 +124,20 @@ def _wide_layers(encoder: nn.Module, inputs: Tensor, *, limit: float) -> frozens
 
 
 @torch.no_grad()
-def most_affected(encoder: nn.Module, inputs: Tensor, *, excluded: set[str]) -> list[str]:
+def most_affected(encoder: nn.Module, inputs: Tensor, *, excluded: set[str], show_progress: bool = False) -> list[str]:
     """Return the names of layers by how far the embeddings turn when that layer alone is rounded as int8 is.
 
     Args:
         encoder: folded, in float32; it is as it was when this returns.
         inputs: what the encoder takes, a small batch.
         excluded: layers that are not looked at.
+        show_progress: whether to show how far it is.
     """
     expected = encoder(inputs)
     turns = {}
-    for name, layer in weighted_layers(encoder):
-        if name in excluded:
-            continue
+    layers = [(name, layer) for name, layer in weighted_layers(encoder) if name not in excluded]
+    title = "rounding one layer at a time"
+    for name, layer in track(layers, total=len(layers), title=title, unit="layers", shown=show_progress):
         weight = cast("Tensor", layer.weight)
         original = weight.detach().clone()
         hook = layer.register_forward_pre_hook(_rounded_input)

@@ -38,6 +38,10 @@ class Gate:
     bound: str
     passed: bool
 
+    def __str__(self) -> str:
+        """Return one line on what was measured and what was expected."""
+        return f"{self.name} is {None if self.value is None else f'{self.value:.7g}'}, expected {self.bound}"
+
 
 @attrs.frozen(kw_only=True)
 class TowerParity:
@@ -114,7 +118,7 @@ class Report:
     @property
     def failures(self) -> tuple[str, ...]:
         """What failed, a line each."""
-        return tuple(f"{gate.name} is {gate.value}, expected {gate.bound}" for gate in self.gates if not gate.passed)
+        return tuple(str(gate) for gate in self.gates if not gate.passed)
 
     def to_json(self) -> str:
         """Return the report as JSON text."""

@@ -15,18 +15,20 @@ from mobileclip.export.parity import Report, compare_rankings, compare_tower, ga
 from mobileclip.export.spec import Precision, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import check_versions
+from mobileclip.progress import track
 
 # Uneven, so that a batch that only pretends to be dynamic shows.
 _DYNAMIC_BATCH = 5
 
 
-def verify_export(folder: str | Path) -> Report:
+def verify_export(folder: str | Path, *, show_progress: bool = True) -> Report:
     """Return how near an export is to its model, measured anew on the inputs that lie beside it.
 
     Every file is checked against the contract first, then the structure of each tower's file, then it is run.
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
+        show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
@@ -48,11 +50,16 @@ def verify_export(folder: str | Path) -> Report:
         captions=written.captions,
         skipped=written.skipped,
     )
-    exported = {tower.tower: run_tower(folder, contract, target, tower, measured) for tower in contract.towers}
+    exported = {
+        tower.tower: run_tower(folder, contract, target, tower, measured, show_progress=show_progress)
+        for tower in contract.towers
+    }
     return report_on(exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime)
 
 
-def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured) -> Tensor:
+def run_tower(
+    folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured, *, show_progress: bool
+) -> Tensor:
     """Return the embeddings that an exported file gives for all inputs, after a look into the file.
 
     Shape:
@@ -64,6 +71,7 @@ def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile
         target: the runtime.
         tower: the file.
         measured: the inputs.
+        show_progress: whether to show how far it is.
 
     Raises:
         ValueError: if the file is not what the contract says, or cannot be read.
@@ -77,7 +85,9 @@ def run_tower(folder: Path, contract: Contract, target: Target, tower: TowerFile
         inputs = inputs.to(getattr(torch, tower.input_dtype))
     run = target.open(folder / tower.file, tower)
     batch = tower.input_shape[0] or _DYNAMIC_BATCH
-    embeddings = [run(part.contiguous()) for part in torch.split(inputs, batch)]
+    parts = torch.split(inputs, batch)
+    shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
+    embeddings = [run(part.contiguous()) for part in shown]
     wrong = next((tuple(rows.shape) for rows in embeddings if rows.shape[1:] != (contract.embedding_dim,)), None)
     if wrong is not None:
         raise ValueError(

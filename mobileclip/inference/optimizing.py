@@ -18,6 +18,7 @@ from mobileclip.inference.forms import Engine, Form, OptimizedTower
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
+from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
 LARGEST_ERROR_FP32 = 1e-5
@@ -61,6 +62,7 @@ def optimize(
     precision: Precision = "fp32",
     compiled: bool = True,
     rounds: int = 7,
+    show_progress: bool = True,
 ) -> OptimizedDualEncoder:
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
@@ -77,6 +79,7 @@ def optimize(
         compiled: whether to make programs, which takes up to a minute for each tower, and a C++ compiler and the extra
             `openvino` for the one kind and the other.
         rounds: timed calls of each form.
+        show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
         ValueError: if the model is in training mode, not in float32 or not on the CPU, or the precision is unknown.
@@ -84,12 +87,11 @@ def optimize(
     _check(model, precision=precision, rounds=rounds)
     with torch.inference_mode(mode=False), torch.no_grad():
         images, tokens = _example(model) if example is None else example
-        image_encoder, image_report = optimize_tower(
-            model.image_encoder, images, precision=precision, compiled=compiled, rounds=rounds
+        search = partial(
+            optimize_tower, precision=precision, compiled=compiled, rounds=rounds, show_progress=show_progress
         )
-        text_encoder, text_report = optimize_tower(
-            model.text_encoder, tokens, precision=precision, compiled=compiled, rounds=rounds
-        )
+        image_encoder, image_report = search(model.image_encoder, images)
+        text_encoder, text_report = search(model.text_encoder, tokens)
         report = OptimizationReport(
             image=image_report, text=text_report, threads=torch.get_num_threads(), processor=processor()
         )
@@ -99,7 +101,13 @@ def optimize(
 @torch.inference_mode(mode=False)
 @torch.no_grad()
 def optimize_tower(
-    plain: nn.Module, inputs: Tensor, *, precision: Precision = "fp32", compiled: bool = True, rounds: int = 7
+    plain: nn.Module,
+    inputs: Tensor,
+    *,
+    precision: Precision = "fp32",
+    compiled: bool = True,
+    rounds: int = 7,
+    show_progress: bool = False,
 ) -> tuple[nn.Module, TowerReport]:
     """Return one tower in its fastest form that is exact enough, and what was tried, as `optimize` does for both.
 
@@ -109,6 +117,7 @@ def optimize_tower(
         precision: what may be computed in.
         compiled: whether to make programs.
         rounds: timed calls of each form.
+        show_progress: whether to show how far it is.
 
     Raises:
         ValueError: as `optimize`.
@@ -118,11 +127,11 @@ def optimize_tower(
     if not len(inputs):
         raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
     folded = reparameterize(plain)
-    forms = _forms(len(inputs), precision=precision, compiled=compiled)
+    forms = list(_forms(len(inputs), precision=precision, compiled=compiled))
     expected: Tensor = plain(inputs)
     towers: dict[Form, OptimizedTower] = {}
     trials: dict[Form, Trial] = {}
-    for form in forms:
+    for form in track(forms, total=len(forms), title=f"trying the {tower} tower", unit="forms", shown=show_progress):
         candidate = OptimizedTower(folded, form=form)
         trials[form] = _checked(candidate, inputs, expected)
         if not trials[form].refused:

@@ -39,10 +39,11 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     write_benchmark(tmp_path / "wds_mine_test", samples(images, ["a cat", "a dog", "a cup", "a cat", "a wall"]))
     out = tmp_path / "out"
     options = ("--data", tmp_path / "wds_mine_test", "--max-images", 4)
-    status, printed, _ = run(
+    status, printed, shown = run(
         capsys, "export", model_file, "--target", "torch", "--tower", "image", "--dynamic-batch", "--out", out, *options
     )
     assert status == 0
+    assert "writing image.pt2 in fp32\nrunning image.pt2: 1/1" in shown
     assert "passed: all 6 gates" in printed
     assert "over 4 images" in printed
     report = read_report(out)

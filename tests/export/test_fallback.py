@@ -45,7 +45,7 @@ def test_int8_keeps_grouped_convolutions_then_those_that_lose_most(image_encoder
 
 
 @torch.no_grad()
-def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images):
+def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images, capsys):
     """Values in front of one layer are large where its weights are zero: rounded with those, the others vanish."""
     encoder = reparameterize(seeing(CONVOLUTIONAL)).image_encoder
     first, second = encoder.stages[1].blocks[0].ffn.fc1, encoder.stages[1].blocks[0].ffn.fc2
@@ -58,6 +58,9 @@ def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images):
     assert order[0] == "stages.1.blocks.0.ffn.fc2"
     assert set(order) == {name for name, _ in weighted_layers(encoder)} - {"stem.0.conv"}
     assert len(order) == len(set(order))
+    assert capsys.readouterr().err == ""
+    assert most_affected(encoder, images, excluded={"stem.0.conv"}, show_progress=True) == order
+    assert f"rounding one layer at a time: {len(order)}/{len(order)}" in capsys.readouterr().err
     for name, tensor in encoder.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
     assert not any(module._forward_pre_hooks for module in encoder.modules())

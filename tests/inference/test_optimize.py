@@ -206,9 +206,12 @@ def test_everything_is_compiled(precision):
         assert sum(trial.form.engine == "openvino" for trial in tower.trials) == 2
 
 
-def test_it_serves_a_model_with_its_preprocessing():
+def test_it_serves_a_model_with_its_preprocessing(capsys):
     model = randomised(SMALL)
     fast = optimize(model, compiled=False, rounds=1)
+    shown = capsys.readouterr().err
+    assert "trying the image tower: 1/1" in shown
+    assert "trying the text tower: 1/1" in shown
     assert isinstance(fast, OptimizedDualEncoder)
     expected = ImageTextModel(model).encode_text(TEXTS, batch_size=2)
     torch.testing.assert_close(ImageTextModel(fast).encode_text(TEXTS, batch_size=2), expected, rtol=1e-4, atol=1e-4)
