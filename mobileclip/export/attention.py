@@ -98,6 +98,9 @@ class SingleQueryAttention(nn.Module):
         """
         query = rearrange(self.query(pick(x, index)), "b (h d) -> b h 1 d", h=self.num_heads)
         key_value = rearrange(self.key_value(x), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
+        # One of the two layers may be kept in float32.
+        wide = torch.promote_types(query.dtype, key_value.dtype)
+        query, key_value = query.to(wide), key_value.to(wide)
         mask = None
         if self.causal:
             mask = _causal_mask(x.shape[1], query)[torch.as_tensor(index).reshape(-1)][:, None, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import cast
 
 import attrs
@@ -43,9 +43,9 @@ def fallbacks(
       may compute in float16 what this one does not. Then those, too, that come near its end.
     - int8: grouped convolutions, first those of a group for every few channels: all channels that come in share one
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
-      bring the least cosine of images down to 0.959, all other layers together to 0.988. Then also an eighth, and a
-      quarter, of the other layers: those that turn the embeddings most when each is rounded alone. Which these are
-      depends on the weights.
+      bring the least cosine of images down to 0.959, all other layers together to 0.988.
+    - Then, in every precision but float32, an eighth, and a quarter, of the other layers: those that turn the
+      embeddings most when each is rounded alone. Which these are depends on the weights.
 
     Args:
         encoder: folded, in float32.
@@ -53,22 +53,29 @@ def fallbacks(
         precision: of the export.
         show_progress: whether to show how far the search for layers is.
     """
+    kept: frozenset[str] = frozenset()
+    named = ""
     if precision == "fp16":
         beyond, near = (_wide_layers(encoder, inputs, limit=part * _LARGEST_HALF) for part in (1, _MARGIN))
         yield Fallback(name="layers beyond the range of float16", layers=beyond) if beyond else Fallback()
+        if near:
+            kept, named = near, "layers that come near the end of float16's range"
         if near != beyond:
-            yield Fallback(name="layers that come near the end of float16's range", layers=near)
+            yield Fallback(name=named, layers=kept)
+    else:
+        yield Fallback()
+    if precision == "fp32":
         return
-    yield Fallback()
     if precision == "int8":
-        grouped = {name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1}
-        if grouped:
-            yield Fallback(name="grouped convolutions", layers=frozenset(grouped))
-        affected = most_affected(encoder, inputs[:_FEW], excluded=grouped, show_progress=show_progress)
-        for share, part in _SHARES.items():
-            worst = affected[: math.ceil(part * len(affected))]
-            name = f"grouped convolutions, and {share} of the others: those that lose most"
-            yield Fallback(name=name, layers=frozenset(grouped | set(worst)))
+        kept = frozenset(name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1)
+        if kept:
+            named = "grouped convolutions"
+            yield Fallback(name=named, layers=kept)
+    affected = most_affected(encoder, inputs[:_FEW], precision, excluded=kept, show_progress=show_progress)
+    for share, part in _SHARES.items():
+        worst = affected[: math.ceil(part * len(affected))]
+        most = f"{named}, and {share} of the others" if named else f"{share} of the layers"
+        yield Fallback(name=f"{most}: those that lose most", layers=kept | frozenset(worst))
 
 
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -124,15 +131,24 @@ def _wide_layers(encoder: nn.Module, inputs: Tensor, *, limit: float) -> frozens
 
 
 @torch.no_grad()
-def most_affected(encoder: nn.Module, inputs: Tensor, *, excluded: set[str], show_progress: bool = False) -> list[str]:
-    """Return the names of layers by how far the embeddings turn when that layer alone is rounded as int8 is.
+def most_affected(
+    encoder: nn.Module,
+    inputs: Tensor,
+    precision: Precision,
+    *,
+    excluded: Collection[str] = (),
+    show_progress: bool = False,
+) -> list[str]:
+    """Return the names of layers by how far the embeddings turn when that layer alone is rounded.
 
     Args:
         encoder: folded, in float32; it is as it was when this returns.
         inputs: what the encoder takes, a small batch.
+        precision: what weights, and what goes into a layer, are rounded to.
         excluded: layers that are not looked at.
         show_progress: whether to show how far it is.
     """
+    rounded_weight, rounded_input = _ROUNDING[precision]
     expected = encoder(inputs)
     turns = {}
     layers = [(name, layer) for name, layer in weighted_layers(encoder) if name not in excluded]
@@ -140,9 +156,9 @@ def most_affected(encoder: nn.Module, inputs: Tensor, *, excluded: set[str], sho
     for name, layer in track(layers, total=len(layers), title=title, unit="layers", shown=show_progress):
         weight = cast("Tensor", layer.weight)
         original = weight.detach().clone()
-        hook = layer.register_forward_pre_hook(_rounded_input)
+        hook = layer.register_forward_pre_hook(lambda _, taken: tuple(rounded_input(tensor) for tensor in taken))
         try:
-            weight.copy_(_rounded_weight(original))
+            weight.copy_(rounded_weight(original))
             turns[name] = float(nn.functional.cosine_similarity(encoder(inputs), expected).min())
         finally:
             hook.remove()
@@ -150,17 +166,30 @@ def most_affected(encoder: nn.Module, inputs: Tensor, *, excluded: set[str], sho
     return sorted(turns, key=turns.__getitem__)
 
 
-def _rounded_weight(weight: Tensor) -> Tensor:
+def _in_eight_bits(weight: Tensor) -> Tensor:
     """Return a weight as int8 holds it, with a scale for each output channel."""
     scale = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-12) / _LARGEST_INT8
     return (weight / scale).round() * scale
 
 
-def _rounded_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _in_steps(tensor: Tensor) -> Tensor:
     """Return what goes into a layer as it is in 256 steps from its least to its largest value."""
-    del module
-    least = [tensor.min().clamp_max(0) for tensor in inputs]
-    scales = [(tensor.max() - low).clamp_min(1e-12) / _STEPS for tensor, low in zip(inputs, least, strict=True)]
-    return tuple(
-        ((tensor - low) / scale).round() * scale + low for tensor, low, scale in zip(inputs, least, scales, strict=True)
-    )
+    least = tensor.min().clamp_max(0)
+    scale = (tensor.max() - least).clamp_min(1e-12) / _STEPS
+    return ((tensor - least) / scale).round() * scale + least
+
+
+def _as_float16(tensor: Tensor) -> Tensor:
+    return tensor.half().float()
+
+
+def _as_bfloat16(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16().float()
+
+
+# What rounds a weight, and what goes into its layer.
+_ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "fp16": (_as_float16, _as_float16),
+    "bf16": (_as_bfloat16, _as_bfloat16),
+    "int8": (_in_eight_bits, _in_steps),
+}

@@ -13,6 +13,7 @@ from mobileclip.export.spec import Precision, Tower
 from mobileclip.serialization import from_json, to_json
 
 LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.98}
+RANKING_GATE = "ranking agreement"
 LEAST_AGREEMENT = 0.99
 # Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
 MOST_LENGTH_ERROR: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 0.2}
@@ -189,7 +190,7 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
     gates = [gate for parity in towers for gate in _tower_gates(parity, precision)]
     agreement = ranking.agreement
     bound = f">= {LEAST_AGREEMENT}"
-    gates.append(Gate(name="ranking agreement", value=agreement, bound=bound, passed=agreement >= LEAST_AGREEMENT))
+    gates.append(Gate(name=RANKING_GATE, value=agreement, bound=bound, passed=agreement >= LEAST_AGREEMENT))
     return tuple(gates)
 
 

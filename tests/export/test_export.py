@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.fallback import weighted_layers
+from mobileclip.export.targets import targets
 from mobileclip.reparam import reparameterize
 from mobileclip.weights import weights_sha256
-from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels, raw_pixels
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
 
 
 def run(path, inputs):
@@ -86,6 +89,25 @@ def test_bfloat16(convolutional, tmp_path, target):
                 if sum(side > 1 for side in parameter.shape) > 1:
                     parameter.copy_(parameter.bfloat16().float())
             torch.testing.assert_close(ours, rounded(pixels(PIXELS)[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
+    kept = "stages.1.blocks.0.ffn.fc1"
+    export = int8_export(convolutional, "image", target="onnx", every=12, layers=[kept])
+    export = attrs.evolve(export, spec=ExportSpec(out="unused", precision="bf16"))
+    targets["onnx"].export(export, tmp_path / "image.onnx")
+    wide = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(tmp_path / "image.onnx").graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    ]
+    found = {
+        name
+        for name, layer in weighted_layers(export.encoder)
+        for stored in wide
+        if stored.shape == tuple(layer.weight.shape) and np.array_equal(stored, layer.weight.detach())
+    }
+    assert found == {kept}
 
 
 def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):

@@ -1,10 +1,13 @@
 """Which layers stay in float32, and that they do."""
 
+import copy
+
 import pytest
 import torch
 
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import bundled_samples
+from mobileclip.export.attention import with_single_query
 from mobileclip.export.fallback import fallbacks, keep_in_float32, most_affected, weighted_layers
 from mobileclip.reparam import reparameterize
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
@@ -20,10 +23,20 @@ def images():
     return pixels(PIXELS)
 
 
-def test_nothing_comes_first_and_other_precisions_need_nothing_else(image_encoder, images):
-    for precision in ("fp32", "bf16", "fp16"):
-        (only,) = fallbacks(image_encoder, images, precision)
-        assert (only.name, only.layers) == ("", frozenset())
+def test_float32_needs_nothing(image_encoder, images):
+    (only,) = fallbacks(image_encoder, images, "fp32")
+    assert (only.name, only.layers) == ("", frozenset())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_of_16_bits_those_stay_float32_that_lose_most(image_encoder, images, precision):
+    nothing, eighth, quarter = fallbacks(image_encoder, images, precision)
+    assert (nothing.name, nothing.layers) == ("", frozenset())
+    assert eighth.name == "an eighth of the layers: those that lose most"
+    affected = most_affected(image_encoder, images[:4], precision)
+    assert eighth.layers == set(affected[: len(eighth.layers)])
+    assert eighth.layers < quarter.layers == set(affected[: len(quarter.layers)])
+    assert most_affected(image_encoder, images[:4], "int8") != affected
 
 
 def test_int8_keeps_grouped_convolutions_then_those_that_lose_most(image_encoder, images):
@@ -33,7 +46,7 @@ def test_int8_keeps_grouped_convolutions_then_those_that_lose_most(image_encoder
     assert grouped == {name for name, module in modules.items() if getattr(module, "groups", 1) > 1}
     assert "stages.0.blocks.0.token_mixer" in grouped
     assert grouped < eighth < quarter < modules.keys()
-    affected = most_affected(image_encoder, images[:4], excluded=set(grouped))
+    affected = most_affected(image_encoder, images[:4], "int8", excluded=set(grouped))
     assert eighth - grouped == set(affected[: len(eighth - grouped)])
     assert quarter - grouped == set(affected[: len(quarter - grouped)])
     for layers, share in ((eighth, 1 / 8), (quarter, 1 / 4)):
@@ -54,12 +67,12 @@ def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images, 
     second.weight[:, 0] = 0
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     expected = encoder(images)
-    order = most_affected(encoder, images, excluded={"stem.0.conv"})
+    order = most_affected(encoder, images, "int8", excluded={"stem.0.conv"})
     assert order[0] == "stages.1.blocks.0.ffn.fc2"
     assert set(order) == {name for name, _ in weighted_layers(encoder)} - {"stem.0.conv"}
     assert len(order) == len(set(order))
     assert capsys.readouterr().err == ""
-    assert most_affected(encoder, images, excluded={"stem.0.conv"}, show_progress=True) == order
+    assert most_affected(encoder, images, "int8", excluded={"stem.0.conv"}, show_progress=True) == order
     assert f"rounding one layer at a time: {len(order)}/{len(order)}" in capsys.readouterr().err
     for name, tensor in encoder.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
@@ -71,8 +84,9 @@ def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images, 
 def test_float16_keeps_the_layers_that_leave_its_range():
     encoder = reparameterize(overflowing(TRANSFORMERS)).text_encoder
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
-    (wide,) = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
+    wide, eighth, quarter = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
     assert wide == {"norm", "project"}
+    assert wide < eighth < quarter
     expected = encoder(tokens)
     half = reparameterize(overflowing(TRANSFORMERS)).text_encoder.half()
     assert not bool(half(tokens).isfinite().all())
@@ -88,9 +102,19 @@ def test_layers_near_the_end_of_float16_are_kept_where_the_others_do_not_help():
     encoder = reparameterize(seeing(TRANSFORMERS)).text_encoder
     encoder.norm.weight.mul_(1e4)
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
-    nothing, near = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
+    nothing, near, *_ = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
     assert not nothing
     assert near == {"norm", "project"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["query", "key_value"])
+def test_one_half_of_an_attention_may_be_kept(name):
+    encoder = with_single_query(reparameterize(seeing(TRANSFORMERS)).text_encoder)
+    tokens = Tokenizer(TOKENS)(bundled_samples().captions)
+    expected, half = encoder(tokens), copy.deepcopy(encoder).half()
+    keep_in_float32(half, frozenset([f"layers.1.attention.{name}"]))
+    assert float(torch.nn.functional.cosine_similarity(half(tokens).double(), expected.double()).min()) > 0.9995
 
 
 def test_keeping_nothing_changes_nothing(images):

@@ -15,7 +15,7 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.export.targets.base import Run
-from mobileclip.export.targets.onnx_int8 import quantized
+from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -71,12 +71,12 @@ class OnnxTarget:
         model = converted.model_proto
         if tower.spec.precision == "int8":
             model = quantized(model, tower)
+        if tower.spec.precision == "bf16":
+            _store_as_bfloat16(model, tower.fallback.layers)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
-        if tower.spec.precision == "bf16":
-            _store_as_bfloat16(model)
         onnx.save_model(model, path)
         return "fp32" if tower.spec.precision == "bf16" else tower.spec.precision
 
@@ -127,17 +127,22 @@ class OnnxTarget:
         return run
 
 
-def _store_as_bfloat16(model: onnx.ModelProto) -> None:
+def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None:
     """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
 
     Among these are the mean and the standard deviation of pixels, where they are inside.
+
+    Args:
+        model: changed in place; with the exporter's notes on every operation.
+        fallback: layers whose weights stay float32.
     """
     import onnx
 
+    kept = {weight for weight, layers in layers_of_weights(model).items() if layers & fallback}
     casts = []
     for tensor in model.graph.initializer:
         is_matrix = sum(side > 1 for side in tensor.dims) > 1
-        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix:
+        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix or tensor.name in kept:
             continue
         name = tensor.name
         rounded = _as_torch(tensor).to(torch.bfloat16)
@@ -149,9 +154,9 @@ def _store_as_bfloat16(model: onnx.ModelProto) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    kept = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
+    unrounded = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    model.graph.value_info.extend(unrounded)
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -45,7 +45,7 @@ def quantized(model: onnx.ModelProto, tower: TowerExport) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    layers = _layers_of_weights(model)
+    layers = layers_of_weights(model)
     missing = tower.fallback.layers - {layer for several in layers.values() for layer in several}
     assert not missing, f"not found in the graph: {missing}"
     with tempfile.TemporaryDirectory() as temporary, _quiet():
@@ -87,7 +87,7 @@ class _Calibration:
         return next(self.inputs, None)
 
 
-def _layers_of_weights(model: onnx.ModelProto) -> dict[str, set[str]]:
+def layers_of_weights(model: onnx.ModelProto) -> dict[str, set[str]]:
     """Return the layers that use each weight, both by name: the optimiser renames operations, and not weights."""
     stored = {tensor.name for tensor in model.graph.initializer}
     layers: dict[str, set[str]] = {}
