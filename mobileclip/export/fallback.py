@@ -144,7 +144,7 @@ def most_affected(
     Args:
         encoder: folded, in float32; it is as it was when this returns.
         inputs: what the encoder takes, a small batch.
-        precision: what weights, and what goes into a layer, are rounded to.
+        precision: what weights, and what goes into a layer, are rounded to; in bf16 weights alone.
         excluded: layers that are not looked at.
         show_progress: whether to show how far it is.
     """
@@ -187,9 +187,14 @@ def _as_bfloat16(tensor: Tensor) -> Tensor:
     return tensor.bfloat16().float()
 
 
-# What rounds a weight, and what goes into its layer.
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+# What rounds a weight, and what goes into its layer. What is computed in bfloat16 is rounded everywhere; a layer in
+# float32 helps with its weight, which is also all that some files hold in it.
 _ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "fp16": (_as_float16, _as_float16),
-    "bf16": (_as_bfloat16, _as_bfloat16),
+    "bf16": (_as_bfloat16, _as_it_is),
     "int8": (_in_eight_bits, _in_steps),
 }
