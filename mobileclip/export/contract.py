@@ -123,13 +123,14 @@ class Contract:
         (folder / CONTRACT).write_text(f"{to_json(self, indent=2)}\n", encoding="utf-8")
 
 
-def read_contract(folder: Path) -> Contract:
+def read_contract(folder: str | Path) -> Contract:
     """Return the contract of an export whose files are all there and as they were written.
 
     Raises:
         ValueError: if the folder is no whole export, another version of this library wrote it, or a file of it is
             missing or has changed; the message names the file.
     """
+    folder = Path(folder)
     path = folder / CONTRACT
     if not path.is_file():
         raise ValueError(

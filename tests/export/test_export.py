@@ -76,7 +76,7 @@ def test_bfloat16(convolutional, tmp_path, target):
         out=tmp_path / "out", target=target, tower="image", precision="bf16", preprocess="float32", normalize=False
     )
     folder = export_model(convolutional, spec)
-    (image,) = read_contract(folder).towers
+    (image,) = read_contract(str(folder)).towers
     assert image.compute == {"onnx": "fp32", "torch": "bf16"}[target]
     assert image.input_dtype == "float32"
     (parity,) = verify_export(folder).towers
