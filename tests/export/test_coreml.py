@@ -360,7 +360,8 @@ def test_weights_that_are_not_finite_and_other_towers_are_told_before_anything_r
 
 def test_says_nothing_and_leaves_coremltools_as_it_was(transformers, tmp_path, capfd):
     before = _TORCH_OPS_REGISTRY.get_func("layer_norm")
-    export_model(transformers, ExportSpec(out=tmp_path / "out", target="coreml", tower="text", precision="fp16"))
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text", precision="fp16")
+    export_model(transformers, spec, show_progress=False)
     assert _TORCH_OPS_REGISTRY.get_func("layer_norm") is before
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")

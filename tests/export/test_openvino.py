@@ -116,7 +116,7 @@ def test_weights_and_what_to_ask_for_are_in_the_file(convolutional, tmp_path, pr
 def test_layers_beyond_float16_stay_float32(tmp_path):
     encoder = reparameterize(overflowing(TRANSFORMERS)).text_encoder
     inputs = calibration_inputs(encoder, bundled_samples(), "host")
-    *_, wide = fallbacks(encoder, inputs, "fp16")
+    wide, *_ = fallbacks(encoder, inputs, "fp16")
     assert "project" in wide.layers
     spec = ExportSpec(out=tmp_path / "out", precision="fp16")
     export = TowerExport(tower="text", encoder=encoder, spec=spec, calibration=inputs, fallback=wide)
