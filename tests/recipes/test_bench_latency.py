@@ -137,6 +137,7 @@ def threads_as_before():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads_as_before")
 def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
     spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1, runtimes=())

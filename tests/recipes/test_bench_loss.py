@@ -46,6 +46,7 @@ def test_losses_that_differ_are_not_compared(monkeypatch):
         list(measurements(SMALL))
 
 
+@pytest.mark.slow
 def test_memory_in_processes_of_their_own():
     spec = LossBenchSpec(
         batch=2304, large_batch=4608, dim=8, teacher_dims=(4,), syn_captions=False, repeats=1, threads=1

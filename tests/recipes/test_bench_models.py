@@ -36,6 +36,7 @@ def encoder():
     return encoder
 
 
+@pytest.mark.slow
 def test_times_and_ratio(encoder):
     folded = reparameterize(encoder)
     result = compare(folded, Repeated(folded, 20), torch.rand(2, 3, 64, 64), rounds=9)

@@ -39,6 +39,7 @@ class Tupled(nn.Module):
         return self.model(image, text)
 
 
+@pytest.mark.slow
 def test_a_side_compared_with_itself(model, inputs):
     images, texts = inputs
     result = compare(our_side(model, texts, SPEC), our_side(copy.deepcopy(model), texts, SPEC), images, **CHOICES)
@@ -48,6 +49,7 @@ def test_a_side_compared_with_itself(model, inputs):
     assert result.memory[0] == result.memory[1] > images.nbytes
 
 
+@pytest.mark.slow
 def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs):
     images, texts = inputs
     before = copy.deepcopy(model)

@@ -91,6 +91,7 @@ def plain(world):
     return run_tiny(world, ROWS, "plain")
 
 
+@pytest.mark.slow
 def test_s2_for_two_steps_then_again(world, capsys):
     output = run_tiny(world, "train_s2")
     spec, lines = check(output, "train_s2")
