@@ -56,7 +56,10 @@ def fallbacks(
     kept: frozenset[str] = frozenset()
     named = ""
     if precision == "fp16":
-        beyond, near = (_wide_layers(encoder, inputs, limit=part * _LARGEST_HALF) for part in (1, _MARGIN))
+        largest = _largest_values(encoder, inputs)
+        beyond, near = (
+            frozenset(name for name, value in largest.items() if value > part * _LARGEST_HALF) for part in (1, _MARGIN)
+        )
         yield Fallback(name="layers beyond the range of float16", layers=beyond) if beyond else Fallback()
         if near:
             kept, named = near, "layers that come near the end of float16's range"
@@ -106,15 +109,15 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def _wide_layers(encoder: nn.Module, inputs: Tensor, *, limit: float) -> frozenset[str]:
-    """Return the layers whose inputs or outputs have values beyond a limit."""
-    wide: set[str] = set()
+def _largest_values(encoder: nn.Module, inputs: Tensor) -> dict[str, float]:
+    """Return the largest absolute value that goes into each layer or comes out of it, by the layer's name."""
+    largest: dict[str, float] = {}
 
     def remember(name: str) -> None:
         def look(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             del module
-            if any(float(tensor.abs().max()) > limit for tensor in (*args, output)):
-                wide.add(name)
+            values = [float(tensor.abs().max()) for tensor in (*args, output)]
+            largest[name] = max(largest.get(name, 0), *values)
 
         hooks.append(module.register_forward_hook(look))
 
@@ -127,7 +130,7 @@ def _wide_layers(encoder: nn.Module, inputs: Tensor, *, limit: float) -> frozens
     finally:
         for hook in hooks:
             hook.remove()
-    return frozenset(wide)
+    return largest
 
 
 @torch.no_grad()
