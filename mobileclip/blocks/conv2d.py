@@ -1,7 +1,8 @@
-"""Convolutions that train quickly on the CPU."""
+"""Convolutions that are quick on the CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +13,17 @@ from torch.nn import functional as F
 _aten = torch.ops.aten
 _STRIP = 3  # the widest depthwise kernel whose weight gradient oneDNN generates code for
 _FEW = 16  # channels
+_WIDE = {torch.float32, torch.float64}
 
 
 class Conv2d(nn.Conv2d):
     """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at.
 
-    On the CPU, where gradients are asked for:
+    On the CPU, a convolution of `m` outputs per channel becomes `m` depthwise ones, up to three times as fast; where
+    gradients are asked for, those with a stride alone. For gradients, too:
 
     - the weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
       as whole;
-    - a strided convolution of `m` outputs per channel becomes `m` depthwise ones: up to twice as fast;
     - a strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
       memory, oneDNN's backward pass of the strided one crashes.
 
@@ -30,33 +32,67 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the convolution of `input`."""
-        needed = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if not needed or not plain or input.device.type != "cpu" or torch.compiler.is_compiling():
+        if not plain or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
+        needed = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
         few = self.groups == 1 and self.in_channels < _FEW
-        if few and self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0):
+        if needed and few and self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0):
             picked = input[..., :: self.stride[0], :: self.stride[1]].contiguous(memory_format=memory_format(input))
             return F.conv2d(picked, self.weight, self.bias, groups=self.groups)
-        if input.dtype not in {torch.float32, torch.float64} or torch.is_autocast_enabled("cpu"):
+        if self.dilation != (1, 1) or input.dtype not in _WIDE or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
-        depthwise = self.groups == self.in_channels == self.out_channels
-        if self.groups == self.in_channels and not depthwise and self.stride != (1, 1) and self.dilation == (1, 1):
+        if 1 < self.groups == self.in_channels < self.out_channels and (self.stride != (1, 1) or not needed):
             return self._interleaved(input)
+        depthwise = self.groups == self.in_channels == self.out_channels
         wide = input.shape[-1] >= self.kernel_size[1] > _STRIP and self.weight.requires_grad
-        if depthwise and wide and self.stride == (1, 1) and self.dilation == (1, 1):
+        if needed and depthwise and wide and self.stride == (1, 1):
             y: Tensor = _DepthwiseConv.apply(input, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
             return y
         return super().forward(input)
 
     def _interleaved(self, x: Tensor) -> Tensor:
         """Return the convolution as one depthwise convolution for each of the outputs of a channel."""
-        outputs = [
-            F.conv2d(x, weight, stride=self.stride, padding=self.padding, groups=self.groups)
-            for weight in self.weight.reshape(self.groups, -1, *self.weight.shape[1:]).unbind(1)
-        ]
-        y = torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(3)
-        return (y if self.bias is None else y + self.bias).permute(0, 3, 1, 2)
+        several = self.out_channels // self.groups
+        biases = [None] * several if self.bias is None else [self.bias[start::several] for start in range(several)]
+        return interleave(
+            [
+                F.conv2d(x, self.weight[start::several], bias, self.stride, self.padding, groups=self.groups)
+                for start, bias in enumerate(biases)
+            ]
+        )
+
+
+def as_conv2d(conv: nn.Conv2d) -> Conv2d:
+    """Return the convolution that folding made as one of these; the parameters are the same."""
+    stride, padding = conv.stride, conv.padding
+    assert len(stride) == len(padding) == 2
+    assert not isinstance(padding, str)
+    height, width = conv.kernel_size
+    quick = Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (height, width),
+        stride,
+        padding,
+        groups=conv.groups,
+        bias=False,
+        device="meta",
+    ).eval()
+    quick.weight, quick.bias = conv.weight, conv.bias
+    return quick
+
+
+def interleave(outputs: Sequence[Tensor]) -> Tensor:
+    """Return the first channel of each, then the second of each, and so on, with channels as deep in memory.
+
+    Shape:
+        each `(batch, dim, height, width)`, to `(batch, len(outputs) * dim, height, width)`.
+    """
+    # What is compiled or exported has the simpler form, and a layout of its own.
+    if not torch.compiler.is_compiling() and memory_format(outputs[0]) is torch.channels_last:
+        return torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(3).permute(0, 3, 1, 2)
+    return torch.stack(list(outputs), dim=2).flatten(1, 2)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks.checks import check_odd
+from mobileclip.blocks.conv2d import as_conv2d
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
@@ -81,7 +82,7 @@ class LargeKernelConv(Reparameterizable):
         small, small_bias = fuse_conv_bn(self.small.conv, self.small.norm)
         kernel = large + pad_kernel(small, (large.shape[2], large.shape[3]))
         layers: OrderedDict[str, nn.Module] = OrderedDict(
-            conv=conv_with(self.large.conv, kernel, large_bias + small_bias)
+            conv=as_conv2d(conv_with(self.large.conv, kernel, large_bias + small_bias))
         )
         if not isinstance(self.squeeze_excite, nn.Identity):
             layers["squeeze_excite"] = self.squeeze_excite

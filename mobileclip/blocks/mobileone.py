@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks.checks import check_odd
-from mobileclip.blocks.conv2d import Conv2d, conv_and_picked
+from mobileclip.blocks.conv2d import Conv2d, as_conv2d, conv_and_picked
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
@@ -146,7 +146,7 @@ class MobileOneBlock(Reparameterizable):
         """Return the convolution, and the gate and activation where there are any."""
         like = next(self.parameters())
         conv = plain_conv(*self.kernel_and_bias(), like=like, stride=(self.stride, self.stride), groups=self.groups)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=as_conv2d(conv))
         if not isinstance(self.squeeze_excite, nn.Identity):
             layers["squeeze_excite"] = self.squeeze_excite
         if not isinstance(self.activation, nn.Identity):

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.catalogue import LICENCE
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec, load_model
@@ -33,7 +34,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.parity import RANKING_GATE, Report
 from mobileclip.export.samples import Samples, bundled_samples
-from mobileclip.export.spec import ExportSpec, Precision, TextDtype, Tower
+from mobileclip.export.spec import ExportSpec, Precision, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import versions_of
 from mobileclip.export.verify import report_on, run_tower
@@ -90,8 +91,7 @@ def export_model(
     samples = samples or bundled_samples()
     measured = measure_model(folded, samples, normalize=spec.normalize)
     exports = tuple(
-        _tower_export(tower, has[tower], spec, text_dtype=target.text_dtype, calibration=calibration or samples)
-        for tower in spec.towers
+        tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
@@ -125,13 +125,24 @@ def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Pa
     return load_model(checkpoint or PRETRAINED[name], known)
 
 
-def _tower_export(
-    tower: Tower, encoder: nn.Module, spec: ExportSpec, *, text_dtype: TextDtype, calibration: Samples
+def tower_export(
+    tower: Tower, encoder: nn.Module, spec: ExportSpec, target: Target, *, calibration: Samples
 ) -> TowerExport:
+    """Return a tower as a target takes it.
+
+    Args:
+        tower: which it is.
+        encoder: folded, in float32.
+        spec: how it is exported.
+        target: what it is exported to.
+        calibration: what the ranges of int8 are found with.
+    """
     inputs = calibration_inputs(encoder, calibration, spec.preprocess)
     if tower == "text":
-        inputs = inputs.to(getattr(torch, text_dtype))
-    return TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs, text_dtype=text_dtype)
+        inputs = inputs.to(getattr(torch, target.text_dtype))
+    if target.prefers_depthwise:
+        encoder = with_depthwise_convs(encoder)
+    return TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs, text_dtype=target.text_dtype)
 
 
 def _write(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.encoders import ImageEncoderSpec, TextEncoder, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.end_token import cut_behind_the_end
@@ -63,7 +64,7 @@ class OptimizedTower(nn.Module):
         self.spec = cast("ImageEncoderSpec | TextEncoderSpec", tower.spec)
         # OpenVINO takes float32, and rounds what it computes in less itself.
         self.dtype = torch.float32 if form.engine == "openvino" else _DTYPES[form.precision]
-        laid_out = copy.deepcopy(tower).to(self.dtype)
+        laid_out = with_depthwise_convs(copy.deepcopy(tower)).to(self.dtype)
         if isinstance(laid_out, TextEncoder):
             self.tower: nn.Module = _EndToken(laid_out)
         else:

@@ -12,6 +12,7 @@ import torch
 from bench_models import Tower
 from torch import Tensor, nn
 
+from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.export import ExportSpec, targets
 from mobileclip.export.export import tower_file
 from mobileclip.export.graph import TowerExport
@@ -81,7 +82,8 @@ def exported(
     )
     inputs = torch.empty(0)
     if rival is None:
-        export = TowerExport(tower=tower, encoder=mine, spec=spec, calibration=inputs)
+        encoder = with_depthwise_convs(mine) if target.prefers_depthwise else mine
+        export = TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs)
     else:
         export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=inputs, rival=rival)
     folder.mkdir(parents=True)

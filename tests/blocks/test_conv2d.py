@@ -1,4 +1,4 @@
-"""The convolution that trains quickly on the CPU is PyTorch's, in values and gradients, whatever way it takes."""
+"""The convolution that is quick on the CPU is PyTorch's, in values and gradients, whatever way it takes."""
 
 import copy
 import subprocess
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import conv2d
-from mobileclip.blocks.conv2d import Conv2d, conv_and_picked
+from mobileclip.blocks.conv2d import Conv2d, conv_and_picked, interleave
 from tests.blocks.filling import filled, noise
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -53,6 +53,28 @@ def test_values_and_gradients_are_pytorchs(name, bias, layout):
     x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
     torch.testing.assert_close(gradients(ours, x), gradients(theirs, x), **EXACT)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@torch.inference_mode()
+def test_values_are_pytorchs_without_gradients(name, bias, layout):
+    ours, theirs = pair(name, bias=bias)
+    x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
+    torch.testing.assert_close(ours(x), theirs(x), check_stride=True, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("name", "grad", "outputs"), [("wider", False, 2), ("wider", True, 0), ("strided_wider", True, 3)]
+)
+def test_several_outputs_per_channel_are_depthwise_convolutions(monkeypatch, name, grad, outputs):
+    """With gradients, those with a stride alone."""
+    interleaved = []
+    monkeypatch.setattr(conv2d, "interleave", lambda parts: interleaved.extend(parts) or interleave(parts))
+    with torch.set_grad_enabled(grad):
+        pair(name, bias=True)[0](noise(2, 6, 9, 14, dtype=torch.float64))
+    assert [part.shape[1] for part in interleaved] == [6] * outputs
 
 
 @pytest.mark.parametrize("name", ["wide", "strided_wider", "picking"])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import MobileOneBlock, SqueezeExcite
+from mobileclip.blocks.conv2d import Conv2d
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
@@ -41,9 +42,9 @@ def test_the_gate_and_the_activation_follow_the_sum():
 
 def test_folded_it_is_a_convolution_with_what_followed():
     plain = reparameterize(filled(MobileOneBlock(4, activation=False)))
-    assert [type(layer) for layer in plain] == [nn.Conv2d]
+    assert [type(layer) for layer in plain] == [Conv2d]
     full = reparameterize(filled(MobileOneBlock(4, out_dim=8, stride=2, groups=2, squeeze_excite=True)))
-    assert [type(layer) for layer in full] == [nn.Conv2d, SqueezeExcite, nn.GELU]
+    assert [type(layer) for layer in full] == [Conv2d, SqueezeExcite, nn.GELU]
     assert (full[0].stride, full[0].padding, full[0].groups) == ((2, 2), (1, 1), 2)
 
 

@@ -1,5 +1,6 @@
 """Small models whose embeddings tell the pictures and captions apart, as those of trained models do."""
 
+import attrs
 import numpy as np
 import torch
 
@@ -14,9 +15,9 @@ from mobileclip.encoders import (
     ViTSpec,
 )
 from mobileclip.export import ExportSpec, bundled_samples
-from mobileclip.export.calibration import calibration_inputs
+from mobileclip.export.export import tower_export
 from mobileclip.export.fallback import Fallback
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.targets import targets
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.reparam import reparameterize
 
@@ -78,13 +79,9 @@ def int8_export(model, tower, *, target, every=1, layers=(), **options):
     """One tower as `export_model` gives it to a target in int8, with each so many-th input of the calibration data."""
     encoder = getattr(reparameterize(model), f"{tower}_encoder")
     spec = ExportSpec(out="unused", target=target, precision="int8", **options)
-    return TowerExport(
-        tower=tower,
-        encoder=encoder,
-        spec=spec,
-        calibration=calibration_inputs(encoder, bundled_samples(), spec.preprocess)[::every],
-        fallback=Fallback(layers=frozenset(layers)),
-    )
+    export = tower_export(tower, encoder, spec, targets.resolve(target), calibration=bundled_samples())
+    fallback = Fallback(layers=frozenset(layers))
+    return attrs.evolve(export, calibration=export.calibration[::every], fallback=fallback)
 
 
 def constant(spec):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.export import tower_export
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
 from mobileclip.reparam import reparameterize
@@ -108,6 +109,17 @@ def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_
         if stored.shape == tuple(layer.weight.shape) and np.array_equal(stored, layer.weight.detach())
     }
     assert found == {kept}
+
+
+@pytest.mark.parametrize(("target", "split"), [("torch", True), ("executorch", False)])
+def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional, target, split):
+    samples = bundled_samples()
+    spec = ExportSpec(out="unused", target=target, tower="image")
+    encoder = reparameterize(convolutional).image_encoder
+    export = tower_export("image", encoder, spec, targets.resolve(target), calibration=samples)
+    convs = [module for module in export.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert all(conv.groups in (1, conv.out_channels) for conv in convs) is split
+    assert len(convs) == sum(isinstance(module, torch.nn.Conv2d) for module in encoder.modules()) + 2 * split
 
 
 def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):

@@ -37,6 +37,11 @@ class Target(Protocol):
         ...
 
     @property
+    def prefers_depthwise(self) -> bool:
+        """Whether its runtime is faster at depthwise convolutions than at those of several outputs per channel."""
+        ...
+
+    @property
     def runtime(self) -> str:
         """What `open` runs a file with on this machine, for the report."""
         ...

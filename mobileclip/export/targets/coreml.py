@@ -37,6 +37,7 @@ class CoreMLTarget:
     suffix: str = ".mlpackage"
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
+    prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
 
     def check(self) -> None:

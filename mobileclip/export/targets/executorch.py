@@ -38,6 +38,7 @@ class ExecuTorchTarget:
     suffix: str = ".pte"
     libraries: tuple[str, ...] = ("executorch",)
     text_dtype: TextDtype = "int64"
+    prefers_depthwise: bool = False
     runtime: str = "executorch"
 
     def check(self) -> None:

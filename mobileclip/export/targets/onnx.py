@@ -36,6 +36,7 @@ class OnnxTarget:
     suffix: str = ".onnx"
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
     text_dtype: TextDtype = "int64"
+    prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
 
     def check(self) -> None:

@@ -44,6 +44,7 @@ class OpenVINOTarget:
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     text_dtype: TextDtype = "int64"
+    prefers_depthwise: bool = True
     runtime: str = "openvino"
 
     def check(self) -> None:

@@ -37,6 +37,7 @@ class TorchTarget:
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
     text_dtype: TextDtype = "int64"
+    prefers_depthwise: bool = True
     runtime: str = "torch"
 
     def check(self) -> None:
