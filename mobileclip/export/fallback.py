@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import attrs
@@ -113,24 +114,26 @@ def _largest_values(encoder: nn.Module, inputs: Tensor) -> dict[str, float]:
     """Return the largest absolute value that goes into each layer or comes out of it, by the layer's name."""
     largest: dict[str, float] = {}
 
-    def remember(name: str) -> None:
-        def look(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            del module
-            values = [float(tensor.abs().max()) for tensor in (*args, output)]
-            largest[name] = max(largest.get(name, 0), *values)
+    def look(name: str, taken: tuple[Tensor, ...], output: Tensor) -> None:
+        largest[name] = max(largest.get(name, 0), *(float(tensor.abs().max()) for tensor in (*taken, output)))
 
-        hooks.append(module.register_forward_hook(look))
-
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    for name, module in encoder.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
-            remember(name)
-    try:
+    kinds = (nn.Conv2d, nn.Linear, nn.LayerNorm)
+    with _watched([(name, module) for name, module in encoder.named_modules() if isinstance(module, kinds)], look):
         encoder(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return largest
+
+
+@contextmanager
+def _watched(
+    layers: Collection[tuple[str, nn.Module]], look: Callable[[str, tuple[Tensor, ...], Tensor], None]
+) -> Iterator[None]:
+    """Let `look` see the name of each layer that computes, what it takes and what it gives."""
+    with ExitStack() as hooks:
+        for name, layer in layers:
+            hooks.enter_context(
+                layer.register_forward_hook(lambda _, taken, output, name=name: look(name, taken, output))
+            )
+        yield
 
 
 @torch.no_grad()
@@ -151,22 +154,47 @@ def most_affected(
         excluded: layers that are not looked at.
         show_progress: whether to show how far it is.
     """
-    rounded_weight, rounded_input = _ROUNDING[precision]
-    expected = encoder(inputs)
-    turns = {}
-    layers = [(name, layer) for name, layer in weighted_layers(encoder) if name not in excluded]
+    rounded_weight, rounded_input = ROUNDING[precision]
+    outputs: dict[str, Tensor] = {}
+    with _watched(weighted_layers(encoder), lambda name, _, output: outputs.update({name: output})):
+        expected = encoder(inputs)
+    modules, turns = dict(encoder.named_modules()), {}
     title = "rounding one layer at a time"
-    for name, layer in track(layers, total=len(layers), title=title, unit="layers", shown=show_progress):
-        weight = cast("Tensor", layer.weight)
-        original = weight.detach().clone()
-        hook = layer.register_forward_pre_hook(lambda _, taken: tuple(rounded_input(tensor) for tensor in taken))
-        try:
-            weight.copy_(rounded_weight(original))
-            turns[name] = float(nn.functional.cosine_similarity(encoder(inputs), expected).min())
-        finally:
-            hook.remove()
-            weight.copy_(original)
+    with ExitStack() as known:
+        for name in track(list(outputs), total=len(outputs), title=title, unit="layers", shown=show_progress):
+            layer = modules[name]
+            if name not in excluded:
+                with _rounded(layer, rounded_weight, rounded_input):
+                    turns[name] = float(nn.functional.cosine_similarity(encoder(inputs), expected).min())
+            # In front of the layers that follow, nothing changes any more.
+            known.enter_context(_answering(layer, outputs.pop(name)))
     return sorted(turns, key=turns.__getitem__)
+
+
+@contextmanager
+def _rounded(
+    layer: nn.Module, weight_as: Callable[[Tensor], Tensor], input_as: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let a layer compute with a rounded weight, on rounded values."""
+    weight = cast("Tensor", layer.weight)
+    original = weight.detach().clone()
+    hook = layer.register_forward_pre_hook(lambda _, taken: tuple(input_as(tensor) for tensor in taken))
+    try:
+        weight.copy_(weight_as(original))
+        yield
+    finally:
+        hook.remove()
+        weight.copy_(original)
+
+
+@contextmanager
+def _answering(layer: nn.Module, output: Tensor) -> Iterator[None]:
+    """Let a layer give what is known of it, and compute nothing."""
+    layer.forward = lambda *_: output  # of this one alone, until it is deleted
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
 def _in_eight_bits(weight: Tensor) -> Tensor:
@@ -196,7 +224,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 # What rounds a weight, and what goes into its layer. What is computed in bfloat16 is rounded everywhere; a layer in
 # float32 helps with its weight, which is also all that some files hold in it.
-_ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "fp16": (_as_float16, _as_float16),
     "bf16": (_as_bfloat16, _as_it_is),
     "int8": (_in_eight_bits, _in_steps),

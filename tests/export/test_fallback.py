@@ -8,7 +8,7 @@ import torch
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import bundled_samples
 from mobileclip.export.attention import with_single_query
-from mobileclip.export.fallback import fallbacks, keep_in_float32, most_affected, weighted_layers
+from mobileclip.export.fallback import ROUNDING, fallbacks, keep_in_float32, most_affected, weighted_layers
 from mobileclip.reparam import reparameterize
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
 
@@ -73,11 +73,28 @@ def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images, 
     assert len(order) == len(set(order))
     assert capsys.readouterr().err == ""
     assert most_affected(encoder, images, "int8", excluded={"stem.0.conv"}, show_progress=True) == order
-    assert f"rounding one layer at a time: {len(order)}/{len(order)}" in capsys.readouterr().err
+    assert f"rounding one layer at a time: {len(order) + 1}/{len(order) + 1}" in capsys.readouterr().err
     for name, tensor in encoder.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
-    assert not any(module._forward_pre_hooks for module in encoder.modules())
-    torch.testing.assert_close(encoder(images), expected)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in encoder.modules())
+    assert not any("forward" in vars(module) for module in encoder.modules())
+    torch.testing.assert_close(encoder(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@torch.no_grad()
+def test_each_layer_is_rounded_alone(image_encoder, images, precision):
+    """The order is that of whole passes with one layer of them rounded."""
+    rounded_weight, rounded_input = ROUNDING[precision]
+    expected, turns = image_encoder(images), {}
+    for name, _ in weighted_layers(image_encoder):
+        rounded = copy.deepcopy(image_encoder)
+        layer = rounded.get_submodule(name)
+        layer.weight.copy_(rounded_weight(layer.weight))
+        layer.register_forward_pre_hook(lambda _, taken: tuple(rounded_input(tensor) for tensor in taken))
+        turns[name] = float(torch.nn.functional.cosine_similarity(rounded(images), expected).min())
+    found = most_affected(image_encoder, images, precision)
+    assert [turns[name] for name in found] == sorted(turns.values())
 
 
 @torch.no_grad()
