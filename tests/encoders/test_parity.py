@@ -39,7 +39,7 @@ def test_embeddings_equal_the_public_codes(parity):
     assert relative_error(folded.encode_text(TEXTS), outputs["text_embedding"]) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["s0", "s1", "s2"])
+@pytest.mark.parametrize("name", ["s0", "s1", pytest.param("s2", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_every_stage_has_the_public_codes_statistics(name, tmp_path):
     """Where a difference starts: after the stem, and after each entry of the release's `network`."""

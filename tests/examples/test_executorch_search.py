@@ -7,7 +7,7 @@ import pytest
 from mobileclip.export import ExportSpec, export_model
 from tests.examples.running import run_example, write_pictures
 from tests.examples.test_onnxruntime_search import TEXTS, cosines_of, expected_cosines
-from tests.export.models import TRANSFORMERS, seeing
+from tests.export.models import SHALLOW, seeing
 
 SCRIPT = "executorch_search.py"
 # ExecuTorch's bindings for Python take tensors of PyTorch, and bring it.
@@ -17,7 +17,7 @@ FORBIDDEN = ("mobileclip", "safetensors.torch")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     spec = ExportSpec(out=tmp_path_factory.mktemp("search") / "executorch", target="executorch")
-    return export_model(seeing(TRANSFORMERS), spec)
+    return export_model(seeing(SHALLOW), spec)
 
 
 def test_it_says_what_the_model_says(folder, tmp_path):
@@ -28,7 +28,7 @@ def test_it_says_what_the_model_says(folder, tmp_path):
     assert all(line.startswith("[cpuinfo_utils.cpp") for line in done.stderr.splitlines()), done.stderr
     found = cosines_of(done.stdout)
     assert list(found) == [str(path) for path in paths]
-    for path, row in zip(paths, expected_cosines(paths), strict=True):
+    for path, row in zip(paths, expected_cosines(paths, SHALLOW), strict=True):
         for text, cosine in zip(TEXTS, row.tolist(), strict=True):
             assert found[str(path)][text] == pytest.approx(cosine, abs=2e-4)
     assert "pictures for 'a cat', nearest first" in done.stdout

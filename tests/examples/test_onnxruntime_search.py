@@ -10,7 +10,7 @@ from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, export_model
 from tests.examples.running import run_example, write_pictures
-from tests.export.models import TRANSFORMERS, seeing
+from tests.export.models import SHALLOW, seeing
 
 SCRIPT = "onnxruntime_search.py"
 TEXTS = ("a cat", "two dogs on a beach", "a red wall")
@@ -18,7 +18,7 @@ TEXTS = ("a cat", "two dogs on a beach", "a red wall")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return export_model(seeing(TRANSFORMERS), ExportSpec(out=tmp_path_factory.mktemp("search") / "onnx"))
+    return export_model(seeing(SHALLOW), ExportSpec(out=tmp_path_factory.mktemp("search") / "onnx"))
 
 
 def cosines_of(printed):
@@ -34,11 +34,11 @@ def cosines_of(printed):
 
 
 @torch.no_grad()
-def expected_cosines(paths):
-    model = seeing(TRANSFORMERS)
-    transform = ImageTransform(TRANSFORMERS.image.input)
+def expected_cosines(paths, spec):
+    model = seeing(spec)
+    transform = ImageTransform(spec.image.input)
     images = torch.stack([transform(load_image(path.read_bytes())) for path in paths])
-    tokens = Tokenizer(TRANSFORMERS.text.input)(TEXTS)
+    tokens = Tokenizer(spec.text.input)(TEXTS)
     return model.encode_image(images, normalize=True) @ model.encode_text(tokens, normalize=True).T
 
 
@@ -48,7 +48,7 @@ def test_it_says_what_the_model_says(folder, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     found = cosines_of(done.stdout)
     assert list(found) == [str(path) for path in paths]
-    for path, row in zip(paths, expected_cosines(paths), strict=True):
+    for path, row in zip(paths, expected_cosines(paths, SHALLOW), strict=True):
         for text, cosine in zip(TEXTS, row.tolist(), strict=True):
             assert found[str(path)][text] == pytest.approx(cosine, abs=2e-4)
         shown = list(found[str(path)].values())
@@ -59,9 +59,9 @@ def test_it_says_what_the_model_says(folder, tmp_path):
 def test_int8_with_pixels_as_they_are(tmp_path):
     spec = ExportSpec(out=tmp_path / "int8", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True)
     paths = write_pictures(tmp_path, 2)
-    done = run_example(SCRIPT, export_model(seeing(TRANSFORMERS), spec), "--pictures", *paths, "--texts", *TEXTS)
+    done = run_example(SCRIPT, export_model(seeing(SHALLOW), spec), "--pictures", *paths, "--texts", *TEXTS)
     assert (done.returncode, done.stderr) == (0, "")
-    for path, row in zip(paths, expected_cosines(paths), strict=True):
+    for path, row in zip(paths, expected_cosines(paths, SHALLOW), strict=True):
         for text, cosine in zip(TEXTS, row.tolist(), strict=True):
             # Embeddings within a cosine of 0.98 of the model's are within 0.2 of them.
             assert cosines_of(done.stdout)[str(path)][text] == pytest.approx(cosine, abs=0.2)
@@ -73,7 +73,7 @@ def test_mistakes_are_told(folder, tmp_path):
     assert done.returncode == 2
     assert "make an export: mobileclip export MODEL --target onnx" in done.stderr
     swapped = shutil.copytree(folder, tmp_path / "swapped")
-    golden = export_model(seeing(TRANSFORMERS, seed=1), ExportSpec(out=tmp_path / "other")) / "image.onnx"
+    golden = export_model(seeing(SHALLOW, seed=1), ExportSpec(out=tmp_path / "other")) / "image.onnx"
     shutil.copy(golden, swapped / "image.onnx")
     done = run_example(SCRIPT, swapped, "--pictures", path, "--texts", "a cat")
     assert done.returncode == 2

@@ -31,6 +31,8 @@ CAUSAL = TextTransformerSpec(width=16, num_heads=2, depth=2, embedding_dim=12, c
 
 CONVOLUTIONAL = DualEncoderSpec(image=MCI, text=MCT)
 TRANSFORMERS = DualEncoderSpec(image=VIT, text=CAUSAL)
+# For what takes its time layer by layer.
+SHALLOW = DualEncoderSpec(image=attrs.evolve(VIT, depth=1), text=attrs.evolve(CAUSAL, depth=1))
 
 
 def seeing(spec, seed=0):

@@ -31,7 +31,7 @@ from mobileclip.export.targets.executorch_lower import LARGEST_BATCH
 from mobileclip.export.targets.pte import read_pte
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
-from tests.export.models import CAUSAL, MCI, PIXELS, TOKENS, pixels, seeing
+from tests.export.models import MCI, PIXELS, SHALLOW, TOKENS, pixels, seeing
 
 
 @attrs.frozen(kw_only=True)
@@ -73,11 +73,16 @@ def image(convolutional, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def text(transformers, tmp_path_factory):
+def shallow():
+    return seeing(SHALLOW)
+
+
+@pytest.fixture(scope="module")
+def text(shallow, tmp_path_factory):
     """With nothing as it is by default."""
     folder = tmp_path_factory.mktemp("executorch")
     options = {"precision": "int8", "dynamic_batch": True, "normalize": False}
-    return written(transformers, "text", folder, layers=["layers.0.ffn.fc1"], **options)
+    return written(shallow, "text", folder, layers=["layers.0.ffn.fc1"], **options)
 
 
 def tokens(count):
@@ -119,10 +124,10 @@ def test_embeddings_are_the_models(image, convolutional):
 
 
 @torch.no_grad()
-def test_int8_and_batches_of_any_size(text, transformers):
+def test_int8_and_batches_of_any_size(text, shallow):
     inputs, run = tokens(LARGEST_BATCH + 1), text.open()
     together = run(inputs[:5])
-    similar = cosines(together, transformers.encode_text(inputs[:5]))
+    similar = cosines(together, shallow.encode_text(inputs[:5]))
     assert 0.98 < float(similar.min()) < 1 - 1e-6, "int8 is near float32, and not the same"
     torch.testing.assert_close(torch.cat([run(row[None]) for row in inputs[:5]]), together, rtol=1e-3, atol=1e-3)
     # What came out before is not written over.
@@ -136,7 +141,7 @@ def test_int8_and_batches_of_any_size(text, transformers):
 @torch.no_grad()
 def test_float16_of_wide_layers(tmp_path):
     """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""
-    model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(CAUSAL, width=256)))
+    model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(SHALLOW.text, width=256)))
     run = written(model, "text", tmp_path, precision="fp16", normalize=False).open()
     ours, expected = torch.cat([run(row[None]) for row in tokens(4)]), model.encode_text(tokens(4))
     assert float(cosines(ours, expected).min()) > 0.9995

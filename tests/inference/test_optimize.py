@@ -139,7 +139,7 @@ def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
     ("engine", "spec", "name", "most"),
     [
         ("compiled", SMALL, "image_encoder", 2),
-        ("compiled", CAUSAL, "text_encoder", 1),
+        pytest.param("compiled", CAUSAL, "text_encoder", 1, marks=pytest.mark.slow),
         pytest.param("compiled", CAUSAL, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", SMALL_MCT, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", CAUSAL, "image_encoder", 2, marks=pytest.mark.slow),

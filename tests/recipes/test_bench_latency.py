@@ -71,7 +71,7 @@ def test_exports_are_compared_within_their_runtime():
 @pytest.mark.parametrize(
     ("runtime", "batch_size", "error"),
     [
-        ("onnxruntime", 1, 1e-4),
+        pytest.param("onnxruntime", 1, 1e-4, marks=pytest.mark.slow),
         ("onnxruntime", 3, 1e-4),
         pytest.param("openvino_bf16", 1, 0.03, marks=pytest.mark.slow),
     ],
