@@ -43,4 +43,13 @@ class EndTokenPool(nn.Module):
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return each text's features at its end token."""
-        return pick(features, ids.argmax(dim=-1))
+        return pick(features, self.position(ids))
+
+    @staticmethod
+    def position(ids: Tensor) -> Tensor:
+        """Return where each text ends.
+
+        Shape:
+            `(batch, tokens)` to `(batch,)`.
+        """
+        return ids.argmax(dim=-1)

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from mobileclip.blocks.picking import pick
+
+
+@runtime_checkable
+class ComputesOneToken(Protocol):
+    """A block that computes one token of each sequence for less than all of them."""
+
+    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Return the block's output at `index` of each sequence."""
+        ...
 
 
 class BlockSequence(nn.Sequential):
@@ -30,6 +42,21 @@ class BlockSequence(nn.Sequential):
         for block in self:
             x = recomputed(block, block, x)
         return x
+
+    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Return one token of each sequence behind all blocks, `pick(self(x), index)`.
+
+        In evaluation mode, the last block computes that token alone, if it can: nothing depends on the others any more.
+
+        Shape:
+            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+        """
+        *blocks, last = self
+        if self.training or not isinstance(last, ComputesOneToken):
+            return pick(self(x), index)
+        for block in blocks:
+            x = block(x)
+        return last.at(x, index)
 
 
 def set_recompute(model: nn.Module, *, enabled: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mobileclip.blocks import EndTokenPool
 from mobileclip.encoders.checks import check_tokens
 from mobileclip.encoders.text import TextEncoder
 
@@ -36,7 +37,7 @@ def cut_behind_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
     """
     if not tower.spec.causal or not len(tokens):
         return tokens
-    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+    return tokens[:, : int(tower.pool.position(tokens).max()) + 1]
 
 
 def by_length(tokens: Tensor) -> Tensor:
@@ -45,4 +46,4 @@ def by_length(tokens: Tensor) -> Tensor:
     Shape:
         `(texts, context_length)` to `(texts,)`.
     """
-    return tokens.argmax(dim=-1).argsort(stable=True)
+    return EndTokenPool.position(tokens).argsort(stable=True)

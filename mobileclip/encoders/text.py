@@ -118,19 +118,8 @@ class TextEncoder(nn.Module):
             `(batch, tokens)` to `(batch, embedding_dim)`.
         """
         features = self.token_embedding(tokens) + self.position[: tokens.shape[1]]
-        y: Tensor = self.project(self.norm(self._end_token(features, tokens)))
+        y: Tensor = self.project(self.norm(self.layers.at(features, self.pool.position(tokens))))
         return y
-
-    def _end_token(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Return the end token behind all layers; nothing depends on the others behind the last one."""
-        *layers, last = self.layers
-        # Backward passes recompute layers in sequence.
-        if self.training or not isinstance(last, (TransformerLayer, TextRepMixerBlock)):
-            whole: Tensor = self.pool(self.layers(features), tokens)
-            return whole
-        for layer in layers:
-            features = layer(features)
-        return last.at(features, tokens.argmax(dim=-1))
 
     def _initialize(self) -> None:
         width = self.spec.width

@@ -110,16 +110,5 @@ class ViT(nn.Module):
             tokens = torch.cat([class_token, patches], dim=1) + self.position
         else:
             tokens = torch.cat([class_token, patches + self.position], dim=1)
-        y: Tensor = self.project(self.norm(self._class_token(self.norm_before(tokens))))
+        y: Tensor = self.project(self.norm(self.layers.at(self.norm_before(tokens), 0)))
         return y
-
-    def _class_token(self, tokens: Tensor) -> Tensor:
-        """Return the class token behind all layers; nothing depends on the others behind the last one."""
-        *layers, last = self.layers
-        # Backward passes recompute layers in sequence.
-        if self.training or not isinstance(last, TransformerLayer):
-            whole: Tensor = self.layers(tokens)[:, 0]
-            return whole
-        for layer in layers:
-            tokens = layer(tokens)
-        return last.at(tokens, 0)

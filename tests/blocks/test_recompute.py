@@ -16,6 +16,7 @@ from mobileclip.blocks import (
     recomputed,
     set_recompute,
 )
+from mobileclip.blocks.picking import pick
 from tests.encoders.small import SMALL
 
 
@@ -75,6 +76,24 @@ def test_the_input_of_every_block_is_kept_and_nothing_else():
     in_pieces = sum(bytes_kept(block, x) for block in keeping)
     assert in_pieces > 5 * 3 * x.nbytes
     assert bytes_kept(again, x) == 3 * x.nbytes
+
+
+@pytest.mark.parametrize("last", [TransformerLayer(8, num_heads=2), torch.nn.Linear(8, 8)], ids=["at", "whole"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("index", [0, torch.tensor([3, 1])], ids=["first", "each"])
+def test_one_token_is_that_of_all(last, training, index):
+    blocks = BlockSequence(TransformerLayer(8, num_heads=2), last).double().train(training)
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(blocks.at(x, index), pick(blocks(x), index), rtol=1e-12, atol=1e-12)
+
+
+def test_the_last_block_computes_one_token_alone():
+    seen = []
+    blocks = BlockSequence(*(TransformerLayer(8, num_heads=2) for _ in range(2))).eval()
+    for block in blocks:
+        block.ffn.register_forward_pre_hook(lambda _, taken: seen.append(tuple(taken[0].shape)))
+    blocks.at(torch.randn(3, 5, 8), 0)
+    assert seen == [(3, 5, 8), (3, 8)]
 
 
 def test_without_gradients_nothing_is_wrapped():
