@@ -52,6 +52,7 @@ class BlockSequence(nn.Sequential):
             `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
         """
         *blocks, last = self
+        # Backward passes recompute blocks in sequence.
         if self.training or not isinstance(last, ComputesOneToken):
             return pick(self(x), index)
         for block in blocks:

@@ -140,9 +140,18 @@ def tower_export(
     inputs = calibration_inputs(encoder, calibration, spec.preprocess)
     if tower == "text":
         inputs = inputs.to(getattr(torch, target.text_dtype))
-    if target.prefers_depthwise:
-        encoder = with_depthwise_convs(encoder)
-    return TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs, text_dtype=target.text_dtype)
+    return TowerExport(
+        tower=tower,
+        encoder=encoder_for(target, encoder),
+        spec=spec,
+        calibration=inputs,
+        text_dtype=target.text_dtype,
+    )
+
+
+def encoder_for(target: Target, encoder: nn.Module) -> nn.Module:
+    """Return a folded tower with the convolutions that the target's runtime is faster at."""
+    return with_depthwise_convs(encoder) if target.prefers_depthwise else encoder
 
 
 def _write(

@@ -12,9 +12,8 @@ import torch
 from bench_models import Tower
 from torch import Tensor, nn
 
-from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.export import ExportSpec, targets
-from mobileclip.export.export import tower_file
+from mobileclip.export.export import encoder_for, tower_file
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision
 
@@ -82,8 +81,7 @@ def exported(
     )
     inputs = torch.empty(0)
     if rival is None:
-        encoder = with_depthwise_convs(mine) if target.prefers_depthwise else mine
-        export = TowerExport(tower=tower, encoder=encoder, spec=spec, calibration=inputs)
+        export = TowerExport(tower=tower, encoder=encoder_for(target, mine), spec=spec, calibration=inputs)
     else:
         export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=inputs, rival=rival)
     folder.mkdir(parents=True)

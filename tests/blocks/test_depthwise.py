@@ -30,8 +30,8 @@ def test_nothing_changes_but_the_layers(name, layout):
     block = folded(name)
     state = copy.deepcopy(block.state_dict())
     split = with_depthwise_convs(block)
-    (x,) = (noise(2, channels, 9, 14, dtype=torch.float64) for channels in [8 if name == "head" else 6])
-    x = x.contiguous(memory_format=layout)
+    channels = 8 if name == "head" else 6
+    x = noise(2, channels, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
     y = split(x)
     torch.testing.assert_close(y, block(x), **EXACT)
     assert y.ndim < 4 or y.is_contiguous(memory_format=layout)
