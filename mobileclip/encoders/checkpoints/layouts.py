@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import attrs
 from torch import Tensor, nn
@@ -94,14 +95,21 @@ class Layout(ABC):
 
     def entries(self, spec: ModelSpec, form: Form) -> dict[str, As]:
         """Return their name and shape for each tensor of the model of `spec` in `form`, by our name."""
-        entries = {}
-        for our_prefix, tower in towers(spec):
-            model, tables, prefix = skeleton(tower, "training"), self.tables(tower), self.prefix(tower)
-            for name in tensor_shapes(tower, form):
-                entries[our_prefix + name] = _translated(name, model, tables, prefix)
+        entries = {
+            our_prefix + name: entry
+            for our_prefix, tower in towers(spec)
+            for name, entry in _tower_entries(self, tower, form).items()
+        }
         for name in tensor_shapes(spec, form).keys() - entries.keys():
             entries[name] = As(name)
         return entries
+
+
+@lru_cache(maxsize=64)
+def _tower_entries(layout: Layout, tower: TowerSpec, form: Form) -> dict[str, As]:
+    """Return what `Layout.entries` does for one tower; not to be changed."""
+    model, tables, prefix = skeleton(tower, "training"), layout.tables(tower), layout.prefix(tower)
+    return {name: _translated(name, model, tables, prefix) for name in tensor_shapes(tower, form)}
 
 
 def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:

@@ -186,8 +186,10 @@ def _fitting(
     for name, known in (*registry.items(), *alone):
         spec = _adapted(layout, cast("ModelSpec", known), tensors)
         constants = {key: part for _, owner in towers(spec) for key, part in layout.constants(owner).items()}
-        entries = layout.entries(spec, form)
         shapes = tensor_shapes(spec, form)
+        if len(shapes) + len(constants) != len(tensors):
+            continue
+        entries = layout.entries(spec, form)
         if tensors.keys() == {entry.name for entry in entries.values()} | constants.keys() and all(
             tensors[entry.name].numel() == torch.Size(shapes[ours]).numel() for ours, entry in entries.items()
         ):
