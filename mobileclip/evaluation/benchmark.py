@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Literal
 
@@ -158,6 +159,20 @@ class Benchmark:
         if label >= len(self.class_names):
             raise BadSampleError("bad_label", f"label {label}, but there are {len(self.class_names)} classes, from 0")
         return label
+
+
+def require_different_names(names: Iterable[str]) -> None:
+    """Refuse data sets whose results could be taken for each other's.
+
+    Args:
+        names: of data sets, or their keys.
+
+    Raises:
+        ValueError: if one comes twice.
+    """
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
 
 
 def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_missing: bool = False) -> Benchmark:

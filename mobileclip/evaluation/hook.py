@@ -16,7 +16,7 @@ from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import SkipReport
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.benchmark import Benchmark, open_benchmark
+from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.evaluate import evaluate_benchmark
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.scoring import require_metric
@@ -54,7 +54,9 @@ def evaluation_hook(
         OSError: if a store cannot be reached.
     """
     opened = tuple(_opened(one, allow_missing=allow_missing) for one in benchmarks)
-    _require_names(opened)
+    if not opened:
+        raise ValueError("there is no data set to evaluate on; give at least one folder in the public layout")
+    require_different_names(benchmark.name for benchmark in opened)
     for benchmark in opened:
         _require_data(benchmark)
 
@@ -107,15 +109,6 @@ def _opened(benchmark: Benchmark | str | os.PathLike[str], *, allow_missing: boo
     if isinstance(benchmark, Benchmark):
         return benchmark
     return open_benchmark(benchmark, allow_missing=allow_missing)
-
-
-def _require_names(benchmarks: Sequence[Benchmark]) -> None:
-    if not benchmarks:
-        raise ValueError("there is no data set to evaluate on; give at least one folder in the public layout")
-    names = [benchmark.name for benchmark in benchmarks]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
 
 
 def _require_data(benchmark: Benchmark) -> None:

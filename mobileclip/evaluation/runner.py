@@ -17,7 +17,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.batch_size import find_batch_size
-from mobileclip.evaluation.benchmark import Benchmark, open_benchmark
+from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of
 from mobileclip.evaluation.candidates import Candidate, open_candidate
 from mobileclip.evaluation.embedding import Tokenize
@@ -179,10 +179,7 @@ def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
     if not spec.datasets:
         return suite_tasks(spec.suite, spec.data)
     tasks = tuple(find_task(name, spec.data) for name in spec.datasets)
-    keys = [task.key for task in tasks]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
+    require_different_names(task.key for task in tasks)
     return tasks
 
 
