@@ -8,13 +8,21 @@ from mobileclip.encoders import load_model
 from mobileclip.reparam import LayerScale, is_folded, reparameterize
 from tests.golden.checkpoints import GOLDEN_MODELS, golden, golden_images, golden_tokens, relative_error
 
-LARGE = {"openclip_MobileCLIP2-S3", "openclip_MobileCLIP2-S4", "openclip_MobileCLIP2-L-14"}
+# The three largest, and those that are another's architecture in the other layout.
+SLOW = {
+    "openclip_MobileCLIP2-S3",
+    "openclip_MobileCLIP2-S4",
+    "openclip_MobileCLIP2-L-14",
+    "apple_mobileclip_s1",
+    "openclip_MobileCLIP-S2",
+    "openclip_MobileCLIP-B",
+}
 TEXTS = golden_tokens()[:5]
 
 
 @pytest.fixture(
     params=[
-        pytest.param(model, id=model.file, marks=pytest.mark.slow if model.file in LARGE else ())
+        pytest.param(model, id=model.file, marks=pytest.mark.slow if model.file in SLOW else ())
         for model in GOLDEN_MODELS
     ]
 )

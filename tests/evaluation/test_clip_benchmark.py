@@ -48,7 +48,9 @@ def folders(tmp_path_factory):
     return write_scene_benchmarks(tmp_path_factory.mktemp("scenes"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["bidirectional", "causal"])
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["bidirectional", "causal"]
+)
 def model(request):
     samples, labels = scene_pictures(COUNT)
     images = [sample.image for sample in samples]

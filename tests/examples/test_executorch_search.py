@@ -9,6 +9,7 @@ from tests.examples.running import run_example, write_pictures
 from tests.examples.test_onnxruntime_search import TEXTS, cosines_of, expected_cosines
 from tests.export.models import SHALLOW, seeing
 
+pytestmark = pytest.mark.slow
 SCRIPT = "executorch_search.py"
 # ExecuTorch's bindings for Python take tensors of PyTorch, and bring it.
 FORBIDDEN = ("mobileclip", "safetensors.torch")

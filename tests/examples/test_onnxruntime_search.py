@@ -10,7 +10,7 @@ from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, export_model
 from tests.examples.running import run_example, write_pictures
-from tests.export.models import SHALLOW, seeing
+from tests.export.models import SHALLOW, few_samples, seeing
 
 SCRIPT = "onnxruntime_search.py"
 TEXTS = ("a cat", "two dogs on a beach", "a red wall")
@@ -58,8 +58,9 @@ def test_it_says_what_the_model_says(folder, tmp_path):
 
 def test_int8_with_pixels_as_they_are(tmp_path):
     spec = ExportSpec(out=tmp_path / "int8", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True)
+    folder = export_model(seeing(SHALLOW), spec, samples=few_samples())
     paths = write_pictures(tmp_path, 2)
-    done = run_example(SCRIPT, export_model(seeing(SHALLOW), spec), "--pictures", *paths, "--texts", *TEXTS)
+    done = run_example(SCRIPT, folder, "--pictures", *paths, "--texts", *TEXTS)
     assert (done.returncode, done.stderr) == (0, "")
     for path, row in zip(paths, expected_cosines(paths, SHALLOW), strict=True):
         for text, cosine in zip(TEXTS, row.tolist(), strict=True):

@@ -57,6 +57,18 @@ def seeing(spec, seed=0):
     return model.eval()
 
 
+def few_samples(count=5):
+    """The first bundled pictures with a caption each: few enough for random weights to rank them alike in 8 bits."""
+    samples = bundled_samples()
+    return attrs.evolve(
+        samples,
+        name="few",
+        image_names=samples.image_names[:count],
+        images=samples.images[:count],
+        captions=samples.captions[: 2 * count : 2],
+    )
+
+
 def pixels(image_input):
     """The bundled pictures as a model takes them."""
     transform = ImageTransform(image_input)

@@ -17,7 +17,7 @@ from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
-from tests.export.models import PIXELS, TRANSFORMERS, int8_export, seeing
+from tests.export.models import PIXELS, TRANSFORMERS, few_samples, int8_export, seeing
 
 tower_export = partial(int8_export, target="onnx", every=12)
 
@@ -107,16 +107,15 @@ def test_layers_of_the_fallback_are_float(convolutional, tmp_path):
 
 def test_ranges_are_those_of_the_calibration_data(transformers, tmp_path):
     """The first thing that is rounded is the pixels: their range is known beforehand."""
-    plain = tower_export(transformers, "image")
-    for factor in (1, 3):
-        export = attrs.evolve(plain, calibration=factor * plain.calibration)
-        graph, stored, _ = written(export, tmp_path / str(factor))
-        first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "pixels")
-        scale, zero = stored[first.input[1]], stored[first.input[2]]
-        assert zero.dtype == np.uint8
-        least, most = float(export.calibration.min()), float(export.calibration.max())
-        assert scale == pytest.approx((most - least) / 255, rel=1e-4)
-        assert zero == pytest.approx(-least / scale, abs=0.51)
+    export = tower_export(transformers, "image")
+    export = attrs.evolve(export, calibration=3 * export.calibration)
+    graph, stored, _ = written(export, tmp_path)
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "pixels")
+    scale, zero = stored[first.input[1]], stored[first.input[2]]
+    assert zero.dtype == np.uint8
+    least, most = float(export.calibration.min()), float(export.calibration.max())
+    assert scale == pytest.approx((most - least) / 255, rel=1e-4)
+    assert zero == pytest.approx(-least / scale, abs=0.51)
 
 
 def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
@@ -131,15 +130,13 @@ def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
     "options", [{}, {"tower": "image", "dynamic_batch": True, "preprocess": "uint8", "normalize": False}]
 )
 def test_embeddings_are_near_the_models(transformers, tmp_path, options):
-    folder = export_model(transformers, ExportSpec(out=tmp_path / "out", precision="int8", **options))
-    assert {tower.compute for tower in read_contract(folder).towers} == {"int8"}
+    spec = ExportSpec(out=tmp_path / "out", precision="int8", **options)
+    folder = export_model(transformers, spec, samples=few_samples())
+    assert {(tower.compute, tower.float32) for tower in read_contract(folder).towers} == {("int8", ())}
     report = verify_export(folder)
     assert report == read_report(folder)
-    for tower in report.towers:
-        assert 0.98 < tower.cosine_minimum < 1 - 1e-6, "int8 is near float32, and not the same"
-    # Random weights leave some captions all but equally near to a picture.
-    assert {gate.name for gate in report.gates if not gate.passed} <= {"ranking agreement"}
-    assert report.ranking.agreement > 0.9
+    assert report.passed, report.failures
+    assert all(tower.cosine_minimum < 1 - 1e-6 for tower in report.towers), "int8 is not the same as float32"
 
 
 def test_nothing_is_logged_and_loggers_stay_as_they_were(transformers, tmp_path, capfd, caplog):

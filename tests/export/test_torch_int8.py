@@ -12,7 +12,7 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets.torch import refuse_pickles
 from mobileclip.export.targets.torch_int8 import quantized_program
-from tests.export.models import TRANSFORMERS, int8_export, seeing
+from tests.export.models import TRANSFORMERS, few_samples, int8_export, seeing
 
 QUANTIZED = torch.ops.quantized_decomposed
 CONVOLUTIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
@@ -20,9 +20,8 @@ CONVOLUTIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
 @pytest.fixture(scope="module")
 def int8(transformers, tmp_path_factory):
-    return export_model(
-        transformers, ExportSpec(out=tmp_path_factory.mktemp("torch") / "int8", target="torch", precision="int8")
-    )
+    spec = ExportSpec(out=tmp_path_factory.mktemp("torch") / "int8", target="torch", precision="int8")
+    return export_model(transformers, spec, samples=few_samples())
 
 
 tower_export = partial(int8_export, target="torch", every=12)
@@ -94,16 +93,15 @@ def test_layers_of_the_fallback_are_float(convolutional):
 
 def test_ranges_are_those_of_the_calibration_data(transformers):
     """The first thing that is rounded is the pixels: their range is known beforehand."""
-    plain = tower_export(transformers, "image")
-    for factor in (1, 3):
-        export = attrs.evolve(plain, calibration=factor * plain.calibration)
-        nodes = quantized_program(export).graph.nodes
-        first = next(node for node in nodes if node.target == QUANTIZED.quantize_per_tensor.default)
-        _, scale, zero, *limits, dtype = first.args
-        assert (limits, dtype) == ([0, 255], torch.uint8)
-        least, most = float(export.calibration.min()), float(export.calibration.max())
-        assert scale == pytest.approx((most - least) / 255, rel=1e-4)
-        assert zero == pytest.approx(-least / scale, abs=0.51)
+    export = tower_export(transformers, "image")
+    export = attrs.evolve(export, calibration=3 * export.calibration)
+    nodes = quantized_program(export).graph.nodes
+    first = next(node for node in nodes if node.target == QUANTIZED.quantize_per_tensor.default)
+    _, scale, zero, *limits, dtype = first.args
+    assert (limits, dtype) == ([0, 255], torch.uint8)
+    least, most = float(export.calibration.min()), float(export.calibration.max())
+    assert scale == pytest.approx((most - least) / 255, rel=1e-4)
+    assert zero == pytest.approx(-least / scale, abs=0.51)
 
 
 def test_tables_that_are_looked_up_are_float16(convolutional):
@@ -125,33 +123,30 @@ def test_any_batch_with_preprocessing_inside(transformers):
 
 
 def test_embeddings_are_near_the_models(int8):
-    assert {tower.compute for tower in read_contract(int8).towers} == {"int8"}
+    assert {(tower.compute, tower.float32) for tower in read_contract(int8).towers} == {("int8", ())}
     report = verify_export(int8)
     assert report == read_report(int8)
-    for tower in report.towers:
-        assert 0.98 < tower.cosine_minimum < 1 - 1e-6, "int8 is near float32, and not the same"
-    # Random weights leave some captions all but equally near to a picture.
-    assert {gate.name for gate in report.gates if not gate.passed} <= {"ranking agreement"}
+    assert report.passed, report.failures
+    assert all(tower.cosine_minimum < 1 - 1e-6 for tower in report.towers), "int8 is not the same as float32"
     for name in ("image", "text"):
         refuse_pickles(int8 / f"{name}.pt2")
 
 
-@pytest.mark.parametrize("hidden", ["torchao", "mobileclip"])
-def test_files_load_without_what_wrote_them(int8, tmp_path, hidden):
+def test_files_load_without_what_wrote_them(int8, tmp_path):
     """PyTorch alone: its own operations that round must be imported first, and that is all."""
     code = f"""
 import sys
-sys.modules[{hidden!r}] = None
+sys.modules["torchao"] = sys.modules["mobileclip"] = None
 import torch
 import torch.ao.quantization.fx._decomposed
 module = torch.export.load({str(int8 / "text.pt2")!r}).module()
-print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape), "torchao" in sys.modules and sys.modules["torchao"])
+print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split(") ")[0] == "(1, 12"
+    assert done.stdout == "(1, 12)\n"
 
 
 def test_verify_needs_no_torchao(int8, monkeypatch):

@@ -88,16 +88,11 @@ def test_a_unit_that_kills_its_workers_stops_the_run(make_shards, small_teachers
     spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
     (tmp_path / "out").mkdir()
 
-    def kill_all(_count):
-        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), signal.SIGKILL)
-
     from mobileclip.reinforce.engines.local import _Crew
 
     crew = _Crew(spec, [("cpu", 1)], lambda _count: None)
     assign = crew._assign
-    crew._assign = lambda waiting: (assign(waiting), kill_all(0))
+    crew._assign = lambda waiting: (assign(waiting), [member.process.kill() for member in crew._members])
     with pytest.raises(ValueError, match=r"00000000\.tar ended 3 worker processes, the last with exit code -9"):
         list(crew.run(spec.source.units()))
 
