@@ -13,7 +13,8 @@ from bench_models import Tower
 from torch import Tensor, nn
 
 from mobileclip.export import ExportSpec, targets
-from mobileclip.export.export import encoder_for, tower_file
+from mobileclip.export.describing import tower_file
+from mobileclip.export.export import encoder_for
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision
 

@@ -22,7 +22,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.export import tower_file
+from mobileclip.export.describing import tower_file
 from mobileclip.export.fallback import Fallback, weighted_layers
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.parity import LEAST_COSINE

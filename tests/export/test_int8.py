@@ -7,17 +7,19 @@ from io import BytesIO
 import attrs
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
 from mobileclip.cli import main
+from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
-from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
-from tests.export.models import PIXELS, TRANSFORMERS, few_samples, int8_export, seeing
+from tests.export.models import PIXELS, SHALLOW, TOKENS, TRANSFORMERS, few_samples, int8_export, pixels, seeing
 
 tower_export = partial(int8_export, target="onnx", every=12)
 
@@ -172,6 +174,48 @@ def test_layers_that_cannot_be_rounded_stay_float(tmp_path):
     assert "project" in text.float32
     assert len(text.float32) == 2, "an eighth of the ten layers"
     assert verify_export(folder).towers[0].cosine_minimum > 0.98
+
+
+def differences(cosines):
+    """Of pictures' cosines with captions: between two captions of a picture, and between two pictures of a caption.
+
+    Both as they count for two pictures and two captions: `(pictures, pictures, captions, captions)`, of four queries.
+    """
+    by_picture, by_caption = cosines[:, :, None] - cosines[:, None], cosines[:, None] - cosines
+    shape = (*by_caption.shape[:2], *by_picture.shape[1:])
+    four = (by_picture[:, None], by_picture[None], by_caption[..., None], by_caption[:, :, None])
+    return torch.stack([one.expand(shape) for one in four])
+
+
+def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
+    """On two pictures and captions whose order the rounding of one tower does not turn, and that of both does."""
+    model, everything, spec = seeing(SHALLOW), bundled_samples(), ExportSpec(out=tmp_path / "plain", precision="int8")
+    plain = export_model(model, spec, samples=few_samples(2), calibration=everything)
+    assert [tower.float32 for tower in read_contract(plain).towers] == [(), ()]
+    embeddings = {}
+    for tower, inputs in (("image", pixels(PIXELS)), ("text", Tokenizer(TOKENS)(everything.captions))):
+        session = onnxruntime.InferenceSession(plain / f"{tower}.onnx", providers=["CPUExecutionProvider"])
+        (name,) = (one.name for one in session.get_inputs())
+        rounded = torch.cat([torch.from_numpy(session.run(None, {name: row[None].numpy()})[0]) for row in inputs])
+        with torch.no_grad():
+            embeddings[tower] = (getattr(model, f"encode_{tower}")(inputs, normalize=True), rounded)
+    expected, text_alone, image_alone, together = (
+        differences(image @ text.T) for image in embeddings["image"] for text in embeddings["text"]
+    )
+    right_alone = (expected.sign() == text_alone.sign()) & (expected.sign() == image_alone.sign())
+    turned = right_alone.all(0) & (expected.sign() != together.sign()).any(0)
+    clearest = (expected.abs().amin(0) * turned).argmax()
+    *rows, first, second = (int(index) for index in torch.unravel_index(clearest, turned.shape))
+    samples = attrs.evolve(
+        everything,
+        image_names=tuple(everything.image_names[row] for row in rows),
+        images=tuple(everything.images[row] for row in rows),
+        captions=(everything.captions[first], everything.captions[second]),
+    )
+    spec = ExportSpec(out=tmp_path / "out", precision="int8")
+    folder = export_model(model, spec, samples=samples, calibration=everything)
+    assert any(tower.float32 for tower in read_contract(folder).towers)
+    assert read_report(folder).passed
 
 
 def test_an_export_that_cannot_pass_is_status_1_and_is_kept(tmp_path, capsys):

@@ -1,0 +1,126 @@
+"""A tower written with as few layers in float32 as its gates let it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+from torch import Tensor, nn
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.describing import contract_of, tower_file
+from mobileclip.export.fallback import Fallback, fallbacks
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.measured import Measured
+from mobileclip.export.parity import RANKING_GATE, Report
+from mobileclip.export.spec import Tower
+from mobileclip.export.targets import Target
+from mobileclip.export.verify import report_on, run_tower
+from mobileclip.progress import console
+
+_TRIAL = "trial"
+
+
+class Attempts:
+    """The attempts at a tower: each has more layers in float32 than the one before. The nearest lies in the folder.
+
+    Args:
+        export: the tower.
+        folder: where its files go.
+        model: that it is of, folded, in float32.
+        target: what writes and runs them.
+        measured: inputs and reference.
+        show_progress: whether to tell what is being done.
+    """
+
+    def __init__(
+        self,
+        export: TowerExport,
+        *,
+        folder: Path,
+        model: nn.Module,
+        target: Target,
+        measured: Measured,
+        show_progress: bool,
+    ) -> None:
+        self._export, self._folder, self._model = export, folder, model
+        self._target, self._measured, self._show_progress = target, measured, show_progress
+        self._name, self._precision = f"{export.tower}{target.suffix}", export.spec.precision
+        inputs = measured.encoder_inputs(export.tower, export.encoder)
+        self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
+        self._nearest: tuple[TowerFile, Tensor] | None = None
+
+    @property
+    def file(self) -> TowerFile:
+        """What a contract says of the nearest attempt."""
+        assert self._nearest is not None
+        return self._nearest[0]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """What the nearest attempt gives."""
+        assert self._nearest is not None
+        return self._nearest[1]
+
+    def write(self, others: Mapping[Tower, Tensor]) -> bool:
+        """Go on from the attempts before until one passes the gates; return whether one does.
+
+        Args:
+            others: embeddings that the files of other towers give; those of towers that are not named are the model's.
+        """
+        report = None if self._nearest is None else self._report(self.embeddings, others)
+        nearest = report
+        while report is None or not self._passes(report):
+            if report is not None:
+                self._say(f"{self._name}: {'; '.join(report.failures)}")
+            fallback = next(self._fallbacks, None)
+            if fallback is None:
+                return False
+            file, embeddings = self._attempt(fallback)
+            report = self._report(embeddings, others)
+            if nearest is None or self._nearness(report) > self._nearness(nearest):
+                nearest, self._nearest = report, (file, embeddings)
+                _move(self._folder / _TRIAL, self._folder)
+            shutil.rmtree(self._folder / _TRIAL)
+        return True
+
+    def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Tensor]:
+        """Write the tower to a folder of its own; return its file, and what that gives."""
+        kept = f", in float32: {fallback.name}" if fallback.name else ""
+        self._say(f"writing {self._name} in {self._precision}{kept}")
+        export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
+        trial.mkdir()
+        file = tower_file(export, self._name, self._target.export(export, trial / self._name))
+        contract = contract_of(self._model, (export,), (file,), self._target)
+        embeddings = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
+        return file, embeddings
+
+    def _report(self, embeddings: Tensor, others: Mapping[Tower, Tensor]) -> Report:
+        exported = {self._export.tower: embeddings, **others}
+        return report_on(exported, self._measured, precision=self._precision, data="", runtime=self._target.runtime)
+
+    def _passes(self, report: Report) -> bool:
+        """Return whether more layers in float32 are of no use; in 16 bits, near ties alone change places."""
+        failed = {gate.name for gate in report.gates if not gate.passed}
+        return not failed or (self._precision != "int8" and failed <= {RANKING_GATE})
+
+    def _nearness(self, report: Report) -> tuple[int, float, float]:
+        """Return what tells the better of two reports: gates, rankings, cosines of this tower."""
+        parity = next(one for one in report.towers if one.tower == self._export.tower)
+        return -len(report.failures), report.ranking.agreement, parity.cosine_minimum or -1.0
+
+    def _say(self, text: str) -> None:
+        shown = console(shown=self._show_progress)
+        if shown is not None:
+            shown.print(text, highlight=False, soft_wrap=True)
+
+
+def _move(trial: Path, folder: Path) -> None:
+    """Move a tower's files, or its folder, to where those of an earlier attempt may be."""
+    for path in trial.iterdir():
+        there = folder / path.name
+        if there.is_dir():
+            shutil.rmtree(there)
+        path.replace(there)

@@ -1,0 +1,77 @@
+"""What a contract says of a model and its exported towers."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from typing import cast
+
+from torch import nn
+
+from mobileclip.catalogue import LICENCE
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.export.contract import FORMAT_VERSION, Contract, ImageContract, TextContract, TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import Precision
+from mobileclip.export.targets import Target
+from mobileclip.export.targets.base import versions_of
+from mobileclip.serialization import to_json
+from mobileclip.weights import weights_sha256
+
+
+def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
+    """Return what a contract says of an exported tower.
+
+    Args:
+        export: the tower.
+        name: of its file.
+        compute: what it computes in, as the target says.
+    """
+    batch = None if export.spec.dynamic_batch else 1
+    return TowerFile(
+        tower=export.tower,
+        file=name,
+        input_name=export.input_name,
+        input_dtype=export.input_dtype,
+        input_shape=(batch, *export.input_shape),
+        output_name=export.output_name,
+        output_shape=(batch, cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec).embedding_dim),
+        compute=compute,
+        float32=tuple(sorted(export.fallback.layers)),
+    )
+
+
+def contract_of(
+    model: nn.Module, exports: tuple[TowerExport, ...], files: tuple[TowerFile, ...], target: Target
+) -> Contract:
+    """Return what a contract says of a model and its towers; the hashes of files are not known yet.
+
+    Args:
+        model: folded, in float32.
+        exports: its towers, as they are exported.
+        files: that they were written to.
+        target: what they were exported to.
+    """
+    spec = exports[0].spec
+    model_spec = cast("ModelSpec", model.spec)
+    # The class that the JSON names: a dual encoder, or the open family that a tower belongs to.
+    base = DualEncoderSpec if isinstance(model_spec, DualEncoderSpec) else type(model_spec).__mro__[1]
+    parts = [cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec) for export in exports]
+    image = next((part.input for part in parts if isinstance(part, ImageEncoderSpec)), None)
+    text = next((part.input for part in parts if isinstance(part, TextEncoderSpec)), None)
+    return Contract(
+        format_version=FORMAT_VERSION,
+        target=spec.target,
+        precision=spec.precision,
+        normalize=spec.normalize,
+        embedding_dim=parts[0].embedding_dim,
+        logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
+        towers=files,
+        image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
+        text=None if text is None else TextContract(input=text, start_id=text.start_id, end_id=text.end_id),
+        files={},
+        versions={"mobileclip": metadata.version("mobileclip"), **versions_of(("torch", *target.libraries))},
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=json.loads(to_json(model_spec, unstructure_as=base)),
+        licence=LICENCE,
+    )
