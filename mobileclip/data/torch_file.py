@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 import numpy.typing as npt
+from attrs import validators
 
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.zip_directory import STORED, zip_directory
@@ -25,14 +26,20 @@ _REBUILD, _ORDERED_DICT = "torch._utils _rebuild_tensor_v2", "collections Ordere
 _MAX_PICKLE_BYTES = 1 << 14
 
 
+_IS_NUMBER = validators.instance_of(int)
+_ARE_NUMBERS = validators.deep_iterable(_IS_NUMBER, validators.instance_of(tuple))
+
+
 @attrs.frozen
 class _Tensor:
+    """What a pickle says of a tensor; a TypeError if it says it in other types."""
+
     storage: str
-    file: str
-    num_stored: int
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
+    file: str = attrs.field(validator=validators.instance_of(str))
+    num_stored: int = attrs.field(validator=_IS_NUMBER)
+    offset: int = attrs.field(validator=_IS_NUMBER)
+    shape: tuple[int, ...] = attrs.field(validator=_ARE_NUMBERS)
+    stride: tuple[int, ...] = attrs.field(validator=_ARE_NUMBERS)
 
 
 class TorchRows:

@@ -122,6 +122,17 @@ def test_damaged_descriptions(data):
             assert rows.row(name, 0).shape == (dim,)
 
 
+@pytest.mark.parametrize(
+    ("said", "instead"), [(b"QK\x00", b"Qh\x00"), (b"K\x06K\x04\x86", b"h\x00K\x04\x86")], ids=["offset", "shape"]
+)
+def test_a_number_that_is_none(said, instead):
+    """The dictionary itself, once more, where a number is expected."""
+    data = saved({"image_emb": torch.zeros(6, 4)})
+    assert data.count(said) == 1
+    with pytest.raises(ValueError, match="its description is malformed"):
+        TorchRows(data.replace(said, instead))
+
+
 def test_other_protocols():
     data = saved({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL)
     with pytest.raises(ValueError, match="another protocol"):
