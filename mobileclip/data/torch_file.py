@@ -24,8 +24,6 @@ _STORAGES = {_BFLOAT16: "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2", "Dou
 _REBUILD, _ORDERED_DICT = "torch._utils _rebuild_tensor_v2", "collections OrderedDict"
 # Two arrays take some 250 bytes.
 _MAX_PICKLE_BYTES = 1 << 14
-
-
 _IS_NUMBER = validators.instance_of(int)
 _ARE_NUMBERS = validators.deep_iterable(_IS_NUMBER, validators.instance_of(tuple))
 

@@ -45,8 +45,10 @@ class Attempts:
         measured: Measured,
         show_progress: bool,
     ) -> None:
-        self._export, self._folder, self._model = export, folder, model
+        self._export, self._folder = export, folder
         self._target, self._measured, self._show_progress = target, measured, show_progress
+        # The same for every attempt, but for the file, and hashing the weights takes long.
+        self._contract = contract_of(model, (export,), (), target)
         self._name, self._precision = f"{export.tower}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
@@ -93,7 +95,7 @@ class Attempts:
         export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
         trial.mkdir()
         file = tower_file(export, self._name, self._target.export(export, trial / self._name))
-        contract = contract_of(self._model, (export,), (file,), self._target)
+        contract = attrs.evolve(self._contract, towers=(file,))
         embeddings = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
         return file, embeddings
 

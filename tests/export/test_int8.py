@@ -7,7 +7,6 @@ from io import BytesIO
 import attrs
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -191,14 +190,13 @@ def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
     """On two pictures and captions whose order the rounding of one tower does not turn, and that of both does."""
     model, everything, spec = seeing(SHALLOW), bundled_samples(), ExportSpec(out=tmp_path / "plain", precision="int8")
     plain = export_model(model, spec, samples=few_samples(2), calibration=everything)
-    assert [tower.float32 for tower in read_contract(plain).towers] == [(), ()]
-    embeddings = {}
-    for tower, inputs in (("image", pixels(PIXELS)), ("text", Tokenizer(TOKENS)(everything.captions))):
-        session = onnxruntime.InferenceSession(plain / f"{tower}.onnx", providers=["CPUExecutionProvider"])
-        (name,) = (one.name for one in session.get_inputs())
-        rounded = torch.cat([torch.from_numpy(session.run(None, {name: row[None].numpy()})[0]) for row in inputs])
+    towers, embeddings = read_contract(plain).towers, {}
+    assert [(tower.tower, tower.float32) for tower in towers] == [("image", ()), ("text", ())]
+    for tower, inputs in zip(towers, (pixels(PIXELS), Tokenizer(TOKENS)(everything.captions)), strict=True):
+        run = targets["onnx"].open(plain / tower.file, tower)
+        rounded = torch.cat([run(row[None]) for row in inputs])
         with torch.no_grad():
-            embeddings[tower] = (getattr(model, f"encode_{tower}")(inputs, normalize=True), rounded)
+            embeddings[tower.tower] = (getattr(model, f"encode_{tower.tower}")(inputs, normalize=True), rounded)
     expected, text_alone, image_alone, together = (
         differences(image @ text.T) for image in embeddings["image"] for text in embeddings["text"]
     )

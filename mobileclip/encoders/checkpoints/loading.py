@@ -187,6 +187,7 @@ def _fitting(
         spec = _adapted(layout, cast("ModelSpec", known), tensors)
         constants = {key: part for _, owner in towers(spec) for key, part in layout.constants(owner).items()}
         shapes = tensor_shapes(spec, form)
+        # Their names in the layout take longer to find than their number.
         if len(shapes) + len(constants) != len(tensors):
             continue
         entries = layout.entries(spec, form)
