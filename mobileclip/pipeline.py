@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
 from mobileclip.progress import Progress, console
+from mobileclip.repeated import repeated
 
 if TYPE_CHECKING:
     from mobileclip.data.image import ImageSource
@@ -61,10 +62,8 @@ class ImageTextModel:
         """
         if isinstance(labels, str) or not labels:
             raise ValueError('labels is a list of at least one text, such as ["a cat", "a dog"]')
-        if len(set(labels)) < len(labels):
-            raise ValueError(
-                f"labels are given twice: {sorted({label for label in labels if labels.count(label) > 1})}"
-            )
+        if twice := repeated(labels):
+            raise ValueError(f"labels are given twice: {twice}")
         if "{}" not in template:
             raise ValueError(f"the template {template!r} has no {{}} for the label, as in 'a photo of a {{}}'")
         texts = self.encode_text([template.replace("{}", label) for label in labels], batch_size=batch_size)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Literal
@@ -27,6 +26,7 @@ from mobileclip.data.sample import IMAGE_EXTENSIONS
 from mobileclip.data.shards import parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata
+from mobileclip.repeated import repeated
 
 Kind = Literal["classification", "retrieval"]
 
@@ -170,9 +170,8 @@ def require_different_names(names: Iterable[str]) -> None:
     Raises:
         ValueError: if one comes twice.
     """
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"data sets need different names, repeated: {', '.join(repeated)}; rename their folders")
+    if twice := repeated(names):
+        raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
 
 
 def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_missing: bool = False) -> Benchmark:

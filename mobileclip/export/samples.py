@@ -8,6 +8,8 @@ from importlib import resources
 import attrs
 from attrs import validators
 
+from mobileclip.repeated import repeated
+
 _FOLDER = "pictures"
 
 
@@ -34,8 +36,7 @@ class Samples:
         """Check that every image has its name, and that no two captions could be taken for each other."""
         if len(self.image_names) != len(self.images):
             raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
-        if len(set(self.captions)) < len(self.captions):
-            twice = sorted({caption for caption in self.captions if self.captions.count(caption) > 1})
+        if twice := repeated(self.captions):
             raise ValueError(f"captions come twice, and ranking cannot tell them apart: {twice[:3]}")
 
 

@@ -13,6 +13,7 @@ from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.classification import ensemble_prompts
 from mobileclip.evaluation.features import Features
 from mobileclip.evaluation.report.pictures import Picture
+from mobileclip.repeated import repeated
 
 _CHUNK = 4096
 _MOST_MISTAKES = 3
@@ -112,5 +113,5 @@ def _confused(index: int, names: tuple[str, ...], labels: Tensor, predicted: Ten
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return names with the number of the class behind those that several classes have."""
-    several = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    several = set(repeated(names))
     return tuple(f"{name} (class {index})" if name in several else name for index, name in enumerate(names))

@@ -12,6 +12,7 @@ from attrs import validators
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.results import DatasetResult
+from mobileclip.repeated import repeated
 
 Source = Literal["measured", "published"]
 
@@ -131,9 +132,8 @@ def require_models(models: Sequence[ModelResults]) -> None:
     names = [model.name for model in models]
     if not names:
         raise ValueError("a report needs at least one model")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"models of one report need different names, repeated: {', '.join(map(repr, repeated))}")
+    if twice := repeated(names):
+        raise ValueError(f"models of one report need different names, repeated: {', '.join(map(repr, twice))}")
     for model in models:
         if model.reference is not None and (model.reference not in names or model.reference == model.name):
             raise ValueError(
