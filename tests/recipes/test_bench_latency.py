@@ -1,6 +1,7 @@
 """The comparison of latencies: same weights, same inputs, honest ratios; the small run, whole."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -13,8 +14,22 @@ from mobileclip.encoders import specs
 from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.inference.measuring import largest_error
 from mobileclip.reparam import reparameterize
-from recipes.bench_latency import LatencyBenchSpec, captions, cases, compare, run
-from recipes.latency import Case, Latency, Side, draw_accuracy, memory
+from recipes.bench_latency import run
+from recipes.latency import (
+    Case,
+    Latency,
+    LatencyBenchSpec,
+    Setting,
+    Side,
+    captions,
+    cases,
+    compare,
+    draw_accuracy,
+    measure_apart,
+    memory,
+    read_results,
+    write_results,
+)
 from recipes.latency.exported import exported
 from recipes.latency.plot import accuracies
 from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
@@ -130,19 +145,16 @@ def test_the_picture_is_of_single_inputs_and_published_accuracies():
     assert to_png(draw_accuracy(latencies, title="a processor", theme=LIGHT)).startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("threads_as_before")
-def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
-    spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1, runtimes=())
+def test_the_small_run_writes_what_it_prints_and_goes_on(tmp_path, capsys):
+    spec = LatencyBenchSpec(tiny=True, output=tmp_path, threads=1, runtimes=(), towers=("image",))
     run(spec)
-    lines = [json.loads(line) for line in (tmp_path / "latency.jsonl").read_text(encoding="utf-8").splitlines()]
+    of_images = (tmp_path / "latency.jsonl").read_text(encoding="utf-8")
+    assert "from before" not in capsys.readouterr().out
+    run(attrs.evolve(spec, towers=("image", "text")))
+    text = (tmp_path / "latency.jsonl").read_text(encoding="utf-8")
+    assert text.startswith(of_images), "images are not measured again"
+    lines = [json.loads(line)["latency"] for line in text.splitlines()]
     ways = ["release", "eager", "optimized_fp32", "optimized_bf16"]
     assert [(line["case"]["tower"], line["way"]) for line in lines] == [
         (tower, way) for tower in ("image", "text") for way in ways
@@ -151,8 +163,37 @@ def test_the_small_run_writes_what_it_prints(tmp_path, capsys):
         assert line["milliseconds"] > 0
         assert line["error"] < (0.05 if line["way"] == "optimized_bf16" else 2e-5)
         assert attrs.fields_dict(Case).keys() == line["case"].keys()
-    assert "s0 image" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "has 1 cases from before: 1 are left" in shown
+    assert "s0 image" in shown
+    assert "s0 random text" in shown
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_process_that_is_ended_is_told_with_its_case():
+    case = Case(model="s0", tower="image", texts="", batch_size=1)
+    with pytest.raises(RuntimeError, match=r"s0 image, 1 at once, was ended.*--no-compiled take less"):
+        measure_apart(Ending(), case)
+
+
+class Ending:
+    """What ends the process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_results_are_read_back_and_others_refused(tmp_path):
+    path, setting = tmp_path / "latency.jsonl", Setting.of(LatencyBenchSpec())
+    assert read_results(path, setting) == []
+    latencies = [latency("release", "s0", "image", 40), latency("openvino", "b", "text", 5, texts="short")]
+    write_results(path, setting, latencies)
+    assert read_results(path, setting) == latencies
+    with pytest.raises(ValueError, match="measured otherwise: rounds was 15 and is 9; remove the file, or choose"):
+        read_results(path, attrs.evolve(setting, rounds=9))
+    path.write_text(path.read_text(encoding="utf-8") + "{}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 3: this JSON is not a valid Line.*remove the file"):
+        read_results(path, setting)
 
 
 def test_a_picture_of_images_alone_is_empty_and_has_no_legend():
