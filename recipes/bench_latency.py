@@ -3,14 +3,14 @@
 Command:   python recipes/bench_latency.py             (needs the extra `test`: pip install 'mobileclip[test]')
            python recipes/bench_latency.py --models s0 --batch-sizes 1 --runtimes      (a first look)
 Hardware:  any CPU with a C++ compiler; close what else computes, or the middle halves say how far to trust the medians
-Time:      TIME
+Time:      an hour and a half on two cores; 20 minutes with `--batch-sizes 1`
 Result:    a table: milliseconds, the ratio to the release's way (below 1: faster) by the clock and by the processor's
            time, the middle half of the ratios, the smallest cosine and the largest error against it; the same in
            OUTPUT/latency.jsonl, and OUTPUT/latency.png, accuracy over latency. Cases that lie there are not measured
            again: what was killed goes on, and the picture has all of them
 
-All sides hold the same weights and get the same inputs, and take their turns in every round, so that a machine that
-slows down for a while slows all of them down; of two calls in a turn, the second counts. Every case (a tower, a batch
+All sides hold the same weights and get the same inputs, and take their turns in every round, in an order drawn anew, so
+that a machine that slows down for a while slows all of them down; of two calls in a turn, the second counts. Every case (a tower, a batch
 size) has a process of its own, which keeps its memory, so that no side pays for what others made of the heap. The
 release's way is open_clip's model (its image tower is timm's), reparameterised by timm, eager, in float32. Runtimes get
 its tower as they get ours, exported by the same code; an export of ours is compared with theirs in the same runtime as

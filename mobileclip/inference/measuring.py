@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +17,6 @@ _SHORT = 500
 def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
     """Return the milliseconds of every function's calls: as many as there are rounds, after one to warm up.
 
-    Every second round goes backwards, so that a machine that slows down for a while slows all of them down.
-
     Args:
         functions: what to call.
         rounds: at least 1.
@@ -25,11 +24,21 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
     for function in functions:
         function()
     times: list[list[float]] = [[] for _ in functions]
-    for index in range(rounds):
-        order = range(len(functions)) if index % 2 == 0 else reversed(range(len(functions)))
+    for order in orders(len(functions), rounds=rounds):
         for which in order:
             times[which].append(turn(functions[which])[0])
     return times
+
+
+def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
+    """Yield in which order so many take their turns in each round: drawn anew, the same in every process.
+
+    A machine that slows down for a while slows all of them down, and nobody has his turns in a row more often than
+    others, which takes a quarter off a small model's time. Back and forth, the first and the last would.
+    """
+    drawn = random.Random(0)
+    for _ in range(rounds):
+        yield drawn.sample(range(count), count)
 
 
 def turn(call: Callable[[], object]) -> tuple[float, float]:

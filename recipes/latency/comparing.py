@@ -20,7 +20,7 @@ from latency.memory import keep_memory
 from latency.spec import LatencyBenchSpec
 from latency.ways import Case, Latency, Side, sides
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, turn
+from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, turn
 
 _SHORT_CAPTION = 10
 _FEWEST_ROUNDS = 5
@@ -89,8 +89,7 @@ def compare(case: Case, contestants: list[Side], inputs: Tensor, *, rounds: int)
     embeddings = [side.encode(inputs).float() for side in contestants]
     wall: list[list[float]] = [[] for _ in contestants]
     cpu = [0.0 for _ in contestants]
-    for index in range(rounds):
-        order = range(len(contestants)) if index % 2 == 0 else reversed(range(len(contestants)))
+    for order in orders(len(contestants), rounds=rounds):
         for which in order:
             milliseconds, seconds = turn(partial(contestants[which].encode, inputs))
             wall[which].append(milliseconds)

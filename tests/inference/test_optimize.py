@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -14,7 +15,7 @@ from torch import nn
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
-from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.inference.programs import openvino_program
 from mobileclip.pipeline import ImageTextModel
@@ -240,10 +241,20 @@ def test_inputs_of_another_size_are_refused():
         fast.encode_text(torch.zeros(1, 5, dtype=torch.long))
 
 
+def test_nobody_has_turns_in_a_row_more_often_than_others():
+    drawn = list(orders(5, rounds=1000))
+    assert drawn == list(orders(5, rounds=1000))
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in drawn)
+    in_a_row = [this[-1] for this, following in pairwise(drawn) if this[-1] == following[0]]
+    assert all(20 < in_a_row.count(which) < 60 for which in range(5)), "about 1000 / 25 each"
+    assert all(150 < sum(order[place] == 0 for order in drawn) < 250 for place in range(5))
+
+
 def test_measures():
     calls = []
     times = times_in_turn([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
-    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
+    assert "".join(calls[:2]) == "ab"
+    assert sorted(calls[2:]) == ["a"] * 6 + ["b"] * 6
     assert [len(each) for each in times] == [3, 3]
     assert turn(lambda: time.sleep(0.51))[0] > 510
     computed = turn(lambda: sum(range(2_000_000)))
