@@ -10,11 +10,11 @@ Result:    a table: milliseconds, the ratio to the release's way (below 1: faste
            again: what was killed goes on, and the picture has all of them
 
 All sides hold the same weights and get the same inputs, and take their turns in every round, in an order drawn anew, so
-that a machine that slows down for a while slows all of them down; of two calls in a turn, the second counts. Every case (a tower, a batch
-size) has a process of its own, which keeps its memory, so that no side pays for what others made of the heap. The
-release's way is open_clip's model (its image tower is timm's), reparameterised by timm, eager, in float32. Runtimes get
-its tower as they get ours, exported by the same code; an export of ours is compared with theirs in the same runtime as
-well.
+that a machine that slows down for a while slows all of them down; of two calls in a turn, the second counts. Every case
+(a tower, a batch size) has a process of its own, which keeps its memory, so that no side pays for what others made of
+the heap. The release's way is open_clip's model (its image tower is timm's), reparameterised by timm, eager, in
+float32. Runtimes get its tower as they get ours, exported by the same code; an export of ours is compared with theirs
+in the same runtime as well.
 """
 
 from __future__ import annotations

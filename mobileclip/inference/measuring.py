@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,9 +35,9 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
     A machine that slows down for a while slows all of them down, and nobody has his turns in a row more often than
     others, which takes a quarter off a small model's time. Back and forth, the first and the last would.
     """
-    drawn = random.Random(0)
+    generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
-        yield drawn.sample(range(count), count)
+        yield torch.randperm(count, generator=generator).tolist()
 
 
 def turn(call: Callable[[], object]) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 import json
 import time
-from itertools import pairwise
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import attrs
 import pytest
