@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from torch import Tensor, nn
+from torch import Tensor
 
-from mobileclip.export.contract import TowerFile
-from mobileclip.export.describing import contract_of, tower_file
+from mobileclip.export.contract import Contract, TowerFile
+from mobileclip.export.describing import tower_file
 from mobileclip.export.fallback import Fallback, fallbacks
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured
@@ -29,7 +29,7 @@ class Attempts:
     Args:
         export: the tower.
         folder: where its files go.
-        model: that it is of, folded, in float32.
+        contract: of the export, but for its files.
         target: what writes and runs them.
         measured: inputs and reference.
         show_progress: whether to tell what is being done.
@@ -40,15 +40,13 @@ class Attempts:
         export: TowerExport,
         *,
         folder: Path,
-        model: nn.Module,
+        contract: Contract,
         target: Target,
         measured: Measured,
         show_progress: bool,
     ) -> None:
-        self._export, self._folder = export, folder
+        self._export, self._folder, self._contract = export, folder, contract
         self._target, self._measured, self._show_progress = target, measured, show_progress
-        # The same for every attempt, but for the file, and hashing the weights takes long.
-        self._contract = contract_of(model, (export,), (), target)
         self._name, self._precision = f"{export.tower}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)

@@ -41,15 +41,12 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
     )
 
 
-def contract_of(
-    model: nn.Module, exports: tuple[TowerExport, ...], files: tuple[TowerFile, ...], target: Target
-) -> Contract:
-    """Return what a contract says of a model and its towers; the hashes of files are not known yet.
+def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Target) -> Contract:
+    """Return what a contract says of a model and how it is exported; of files it names none yet.
 
     Args:
         model: folded, in float32.
         exports: its towers, as they are exported.
-        files: that they were written to.
         target: what they were exported to.
     """
     spec = exports[0].spec
@@ -66,7 +63,7 @@ def contract_of(
         normalize=spec.normalize,
         embedding_dim=parts[0].embedding_dim,
         logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
-        towers=files,
+        towers=(),
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
         text=None if text is None else TextContract(input=text, start_id=text.start_id, end_id=text.end_id),
         files={},

@@ -147,9 +147,10 @@ def _write(
     show_progress: bool,
 ) -> None:
     """Write an export, its contract last: without it, a folder is none."""
+    contract = contract_of(model, exports, target)
     attempts = {
         export.tower: Attempts(
-            export, folder=folder, model=model, target=target, measured=measured, show_progress=show_progress
+            export, folder=folder, contract=contract, target=target, measured=measured, show_progress=show_progress
         )
         for export in exports
     }
@@ -167,6 +168,6 @@ def _write(
     embeddings = {tower: one.embeddings for tower, one in attempts.items()}
     report = report_on(embeddings, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-    contract = contract_of(model, exports, tuple(one.file for one in attempts.values()), target)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    attrs.evolve(contract, files={name: file_sha256(folder / name) for name in names}).write(folder)
+    hashes = {name: file_sha256(folder / name) for name in names}
+    attrs.evolve(contract, towers=tuple(one.file for one in attempts.values()), files=hashes).write(folder)
