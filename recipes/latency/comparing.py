@@ -66,7 +66,7 @@ def measure(spec: LatencyBenchSpec, case: Case) -> list[Latency]:
             inputs,
             case.tower,
             precisions=spec.precision,
-            compiled=spec.compiled and not spec.tiny,
+            compiled=spec.compiled,
             runtimes=spec.runtimes,
             rounds=rounds,
             folder=Path(folder),

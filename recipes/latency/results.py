@@ -44,7 +44,7 @@ class Setting:
             threads=spec.threads or torch.get_num_threads(),
             torch=str(torch.__version__),
             precision=spec.precision,
-            compiled=spec.compiled and not spec.tiny,
+            compiled=spec.compiled,
             runtimes=spec.runtimes,
             rounds=spec.rounds,
             seed=spec.seed,

@@ -254,7 +254,9 @@ def test_measures():
     calls = []
     times = times_in_turn([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
     assert "".join(calls[:2]) == "ab"
-    assert sorted(calls[2:]) == ["a"] * 6 + ["b"] * 6
+    turns = ["".join(calls[start : start + 4]) for start in (2, 6, 10)]
+    assert turns == ["".join(2 * "ab"[which] for which in order) for order in orders(2, rounds=3)]
+    assert len(calls) == 14
     assert [len(each) for each in times] == [3, 3]
     assert turn(lambda: time.sleep(0.51))[0] > 510
     computed = turn(lambda: sum(range(2_000_000)))
