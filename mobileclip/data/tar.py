@@ -179,7 +179,12 @@ def write_member(stream: IO[bytes], name: str, content: bytes) -> None:
         stream: as many files after one another as wanted, then `write_end`.
         name: of the file.
         content: of the file.
+
+    Raises:
+        ValueError: if the name has a zero byte, where it would end for those who read it.
     """
+    if "\0" in name:
+        raise ValueError(f"{name!r} cannot name a file in a tar file: names end at a zero byte there")
     stream.write(_header(name, len(content)))
     stream.write(content)
     stream.write(_ZEROS[: -len(content) % BLOCK])

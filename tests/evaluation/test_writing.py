@@ -153,6 +153,7 @@ def test_anything_is_read_again_as_it_was_or_refused(tmp_path_factory, names, te
         (labelled(1), {}, "'pet-0': expected captions and no label"),
         ([BenchmarkSample(key="a", image=b"GIF89a..", label=0)], NAMES, r"starts with b'GIF89a..', expected a PNG"),
         ([BenchmarkSample(key="a.b", image=PICTURES["PNG"], label=0)], NAMES, "'a.b': this cannot be a key"),
+        ([BenchmarkSample(key="\0", image=PICTURES["PNG"], label=0)], NAMES, "names end at a zero byte there"),
         (
             [BenchmarkSample(key="a", image=PICTURES["PNG"], captions=("one\ntwo",))],
             {},
