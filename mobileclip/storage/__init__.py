@@ -27,6 +27,7 @@ from mobileclip.storage.paths import (
     remove,
     size,
 )
+from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [
     "AnyPath",
@@ -46,7 +47,9 @@ __all__ = [
     "local_path",
     "make_directory",
     "open_read",
+    "printable",
     "read_bytes",
     "remove",
     "size",
+    "without_secrets",
 ]

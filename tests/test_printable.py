@@ -1,0 +1,59 @@
+"""Text from data, made safe to show."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip.storage import printable, without_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a photo of a cat", "a photo of a cat"),
+        ("two\nlines\r\tand a tab", "two\\nlines\\r\\tand a tab"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\x9b2J", "\\x9b2J"),
+        ("cod\u202egnp.exe", "cod\\u202egnp.exe"),
+        ("half \ud83d", "half \\ud83d"),
+        ("zero\x00byte", "zero\\x00byte"),
+        ("line\u2028break", "line\\u2028break"),
+        ("東京\u3000駅", "東京\u3000駅"),
+        ("👩\u200d🚀 ❤\ufe0f", "👩\u200d🚀 ❤\ufe0f"),
+        ("C:\\new", "C:\\new"),
+        (7, "7"),
+    ],
+)
+def test_what_is_shown(text, shown):
+    assert printable(text) == shown
+
+
+@given(st.text())
+def test_one_line_that_any_terminal_can_encode(text):
+    shown = printable(text)
+    assert len(shown.splitlines()) <= 1
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown)
+    shown.encode()
+
+
+def test_long_text_is_cut_and_says_so():
+    assert printable("x" * 1234, limit=10) == "xxxxxxxxxx... (1,234 characters)"
+    assert printable("x" * 10, limit=10) == "x" * 10
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:secret@host/a/b.jpg", "https://host/a/b.jpg"),
+        ("https://host/a?X-Amz-Signature=secret#secret", "https://host/a?..."),
+        ("https://host/a#secret", "https://host/a"),
+        ("s3://key:se:c@ret@bucket/x.tar", "s3://bucket/x.tar"),
+        ("https://host?token=secret", "https://host?..."),
+        ("cannot open 'http://u:p@h/x?k=v': 404", "cannot open 'http://h/x?...': 404"),
+        ("photos/cat@home.jpg?", "photos/cat@home.jpg?"),
+        ("https://host/@user/x.jpg", "https://host/@user/x.jpg"),
+        ("data/{00000..00127}.tar", "data/{00000..00127}.tar"),
+    ],
+)
+def test_addresses_tell_no_secret(text, shown):
+    assert without_secrets(text) == shown

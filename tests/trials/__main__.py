@@ -1,0 +1,97 @@
+"""`python -m tests.trials`: try everything, and write the table of docs/security.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+
+from tests.trials.harness import AREAS, BAD, GOOD, Tried, cases_of, try_all
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+START, END = "<!-- tried -->", "<!-- end of tried -->"
+_TITLES = {
+    "checkpoints": "checkpoints",
+    "specs": "specs and other JSON",
+    "exports": "exports (`.pt2` and others)",
+    "images": "images",
+    "tars": "tar files",
+    "arrays": "stored embeddings (npz, pth.gz, ...)",
+    "samples": "captions, keys and JSON in data",
+    "servers": "servers",
+    "commands": "command lines",
+}
+
+
+def main() -> None:
+    """Parse the command line and try what it asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.trials", description=__doc__)
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"all by default: {', '.join(AREAS)}")
+    parser.add_argument("--only", metavar="TEXT", help="cases whose name has this in it")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each case")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {DOCUMENT.name}")
+    options = parser.parse_args()
+    if unknown := [area for area in options.areas if area not in AREAS]:
+        parser.error(f"unknown area {', '.join(unknown)}; known: {', '.join(AREAS)}")
+    tried: list[Tried] = []
+    for area in options.areas or AREAS:
+        if len(options.areas) == 1:
+            cases = [case for case in cases_of(area) if options.only is None or options.only in case.name]
+            for one in try_all(area, cases):
+                tried.append(one)
+                print(json.dumps(attrs.asdict(one)) if options.json else _line(one), flush=True)
+        else:
+            tried += in_process_of_its_own(area)
+            print(row(area, tried))
+    if options.write:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        before, rest = text.split(START)
+        after = rest.split(END)[1]
+        DOCUMENT.write_text(f"{before}{START}\n{table(tried)}{END}{after}", encoding="utf-8")
+    sys.exit(any(one.outcome in BAD for one in tried))
+
+
+def in_process_of_its_own(area: str) -> list[Tried]:
+    """Return what became of the cases of an area: processes are forked from one that has imported it alone."""
+    command = [sys.executable, "-m", "tests.trials", area, "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=DOCUMENT.parents[1])
+    if finished.returncode not in (0, 1) or not finished.stdout:
+        raise RuntimeError(f"the trials of {area} could not run:\n{finished.stderr[-4000:]}")
+    return [Tried(**json.loads(line)) for line in finished.stdout.splitlines()]
+
+
+def table(tried: list[Tried]) -> str:
+    """Return the table, a row for each area."""
+    head = "| area | inputs | " + " | ".join((*GOOD, *BAD)) + " | longest, s | most memory, MiB |\n"
+    rule = "|---|" + "---:|" * (3 + len(GOOD) + len(BAD)) + "\n"
+    return head + rule + "".join(f"{row(area, tried)}\n" for area in (*AREAS, "all"))
+
+
+def row(area: str, tried: list[Tried]) -> str:
+    """Return the row of an area."""
+    those = [one for one in tried if area in (one.area, "all")]
+    counts = [sum(one.outcome == outcome for one in those) for outcome in (*GOOD, *BAD)]
+    seconds = max((one.seconds for one in those), default=0.0)
+    num_bytes = max((one.num_bytes for one in those), default=0)
+    cells = [_TITLES.get(area, area), len(those), *counts, f"{seconds:.1f}", num_bytes // 2**20]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def tried_in(text: str) -> dict[str, int]:
+    """Return the number of inputs by area that a document's table tells of."""
+    found = re.findall(r"^\| ([^|]+) \| (\d+) \|", text.split(START)[1].split(END, maxsplit=1)[0], re.MULTILINE)
+    return {title: int(count) for title, count in found}
+
+
+def _line(one: Tried) -> str:
+    message = f": {one.message}" if one.message else ""
+    return f"{one.outcome:13} {one.seconds:5.1f} s {one.num_bytes / 2**20:6.0f} MiB  {one.name}{message}"
+
+
+if __name__ == "__main__":
+    main()
