@@ -11,10 +11,10 @@ _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s'\"<>
 
 
 def printable(text: object, *, limit: int = 300) -> str:
-    """Return a text as one line that a terminal, a log or a table can show.
+    r"""Return a text as one line that a terminal, a log or a table can show.
 
     Control characters, line breaks, tabs, marks that turn the direction of writing and halves of characters become
-    escapes such as `\\n` or `\\x1b`, so that a name cannot move the cursor, add a row or hide what it is.
+    escapes such as `\n` or `\x1b`, so that a name cannot move the cursor, add a row or hide what it is.
 
     Args:
         text: any object; its `str` is shown.

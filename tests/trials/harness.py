@@ -1,4 +1,4 @@
-"""Hostile and mistaken input, each tried in a process of its own that may not run code, hang, or take memory without end.
+"""Hostile and mistaken input, each tried in a process of its own that may not run code, hang or take endless memory.
 
 A case makes its input in an empty folder, does with it what a user of the library would, and says what became of it.
 The process that tries it is forked from one that has imported everything; it is watched by an audit hook, its address
