@@ -16,6 +16,7 @@ from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
 from mobileclip.evaluation.features import Features, extract_features
 from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.evaluation.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
@@ -42,7 +43,9 @@ __all__ = [
     "Features",
     "GroupAccuracy",
     "ImageTextModel",
+    "Interval",
     "ModelRun",
+    "PairedDifference",
     "Recall",
     "RetrievalResult",
     "Run",
@@ -71,6 +74,8 @@ __all__ = [
     "open_benchmark",
     "open_candidate",
     "open_winogavil",
+    "paired_difference",
+    "proportion_interval",
     "published_models",
     "published_results",
     "read_results",

@@ -1,0 +1,192 @@
+"""How sure a measured share is, and the difference between two models that were asked the same questions."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_NUM_RESAMPLES = 9_999
+_VALUES_AT_ONCE = 1 << 22
+
+
+@attrs.frozen
+class Interval:
+    """Where the true value lies, as fractions of one.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+    """
+
+    low: float
+    high: float
+
+
+@attrs.frozen(kw_only=True)
+class PairedDifference:
+    """What changed from one model to another on the same questions.
+
+    Args:
+        difference: mean of `after` less mean of `before`, as a fraction of one.
+        interval: of the difference.
+        p_value: how likely a difference as large, either way, would be between models that are equally good.
+        num_questions: that both were asked.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+    num_questions: int
+
+
+def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) -> Interval:
+    """Return Wilson's interval of a share: the values that a score test would not refuse.
+
+    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`
+
+    Args:
+        hits: how many were right; a fraction where ties count in part, for which the interval is rather too wide.
+        total: of how many independent ones, at least 1: of retrieval, images and not captions.
+        confidence: how often the interval holds the true share, in (0, 1).
+
+    Raises:
+        ValueError: if there is nothing to count, or more hits than there are.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if total < 1 or not 0 <= hits <= total:
+        raise ValueError(f"expected at least one question and from none to all of them as hits, got {hits} of {total}")
+    share = hits / total
+    z = _quantile(confidence)
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z * z / total
+    # At the ends, what rounding leaves would be a share below 0 or above 1.
+    low = 0.0 if hits == 0 else (centre - spread) / scale
+    high = 1.0 if hits == total else (centre + spread) / scale
+    return Interval(low, high)
+
+
+def paired_difference(
+    before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95, seed: int = 0
+) -> PairedDifference:
+    """Return the difference of two models that answered the same questions, how sure it is, and whether it is one.
+
+    Where every answer is right or wrong, the interval is Newcombe's, from both shares' and their correlation, and the
+    p-value that of McNemar's exact test: `2 P(X <= min(b, c))`, `X ~ Binomial(b + c, 1/2)`, of the `b` and `c`
+    questions that one model alone had right. Where values are fractions, of ties or of several captions, the interval
+    is the bootstrap's, unless all differences are alike, and the p-value that of flipping their signs, both by drawing.
+
+    Shape:
+        before, after: `(questions,)`.
+
+    Args:
+        before: how right the first model was, from 0 to 1, by question: 0 or 1, or a fraction.
+        after: the second one, in the same order.
+        confidence: how often the interval holds the true difference, in (0, 1).
+        seed: of what is drawn; equal ones give equal numbers.
+
+    Raises:
+        ValueError: if there is no question, the two differ in number, or a value is not finite.
+
+    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
+    data", 1998, method 10; McNemar, 1947; Efron and Tibshirani, "An introduction to the bootstrap", 1993.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(
+            f"expected one value per question from both models, and at least one question; got {first.shape} and "
+            f"{second.shape}"
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("a value is NaN or infinite; expected from 0, wrong, to 1, right")
+    differences = second - first
+    rng = np.random.default_rng(seed)
+    if _is_binary(first) and _is_binary(second):
+        interval = _newcombe(first, second, confidence)
+        p_value = _mcnemar(int((differences < 0).sum()), int((differences > 0).sum()))
+    else:
+        # Drawing again from differences that are all alike says nothing of those that were not seen.
+        alike = bool((differences == differences[0]).all())
+        interval = _newcombe(first, second, confidence) if alike else _bootstrap(differences, confidence, rng)
+        p_value = _sign_flips(differences, rng)
+    return PairedDifference(
+        difference=float(differences.mean()), interval=interval, p_value=p_value, num_questions=len(first)
+    )
+
+
+def _quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _is_binary(values: NDArray[np.float64]) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _newcombe(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Interval:
+    """Add the distances from both shares to the ends of their intervals in square, less what they have in common."""
+    total = len(first)
+    one, other = float(first.mean()), float(second.mean())
+    of_one = proportion_interval(float(first.sum()), total, confidence=confidence)
+    of_other = proportion_interval(float(second.sum()), total, confidence=confidence)
+    covariance = float((first * second).mean()) - one * other
+    if covariance > 0:
+        covariance = max(0.0, covariance - 1 / (2 * total))
+    variance = one * (1 - one) * other * (1 - other)
+    correlation = covariance / math.sqrt(variance) if variance > 0 else 0.0
+    below = _in_square(other - of_other.low, of_one.high - one, correlation)
+    above = _in_square(of_other.high - other, one - of_one.low, correlation)
+    return Interval(other - one - below, other - one + above)
+
+
+def _in_square(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
+
+
+def _mcnemar(lost: int, won: int) -> float:
+    total, least = lost + won, min(lost, won)
+    # From the largest term down, each by its ratio to the one before: no number is too large, and few terms count.
+    share, term, place = 0.0, 1.0, least
+    while place >= 0 and share + term != share:
+        share += term
+        term *= place / (total - place + 1)
+        place -= 1
+    log_largest = math.lgamma(total + 1) - math.lgamma(least + 1) - math.lgamma(total - least + 1)
+    return min(1.0, 2 * share * math.exp(log_largest - total * math.log(2)))
+
+
+def _bootstrap(differences: NDArray[np.float64], confidence: float, rng: np.random.Generator) -> Interval:
+    total = len(differences)
+    at_once = max(1, _VALUES_AT_ONCE // total)
+    means = np.concatenate(
+        [
+            differences[rng.integers(total, size=(min(at_once, _NUM_RESAMPLES - start), total))].mean(axis=1)
+            for start in range(0, _NUM_RESAMPLES, at_once)
+        ]
+    )
+    low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2)).tolist()
+    return Interval(low, high)
+
+
+def _sign_flips(differences: NDArray[np.float64], rng: np.random.Generator) -> float:
+    """Return how often signs that a coin decides give a sum as far from zero, the given signs counted among them."""
+    changed = np.abs(differences[differences != 0])
+    if not len(changed):
+        return 1.0
+    # A sum that is equal but for rounding is as far.
+    found = abs(float(differences.sum())) * (1 - 1e-9)
+    at_once = max(1, _VALUES_AT_ONCE // len(changed))
+    num_as_far = 0
+    for start in range(0, _NUM_RESAMPLES, at_once):
+        signs = rng.integers(2, size=(min(at_once, _NUM_RESAMPLES - start), len(changed)), dtype=np.int8)
+        num_as_far += int((np.abs(signs @ changed * 2 - changed.sum()) >= found).sum())
+    return (1 + num_as_far) / (1 + _NUM_RESAMPLES)

@@ -1,0 +1,132 @@
+"""Intervals and paired tests, against closed forms, another library's numbers, and how often they hold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mobileclip.evaluation import paired_difference, proportion_interval
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 1), (1, 1), (0, 26), (3, 26), (26, 26), (817, 1000), (31_000, 50_000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_an_interval_of_a_share_is_the_one_of_scipy(hits, total, confidence):
+    found = proportion_interval(hits, total, confidence=confidence)
+    expected = stats.binomtest(hits, total).proportion_ci(confidence, method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_hits_in_part_lie_between_whole_ones():
+    ends = [proportion_interval(hits, 20) for hits in (7, 7.5, 8)]
+    assert ends[0].low < ends[1].low < ends[2].low
+    assert ends[0].high < ends[1].high < ends[2].high
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "confidence"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (math.nan, 5, 0.95), (1, 5, 95)]
+)
+def test_no_interval_of_what_is_no_share(hits, total, confidence):
+    with pytest.raises(ValueError, match=r"expected at least one question|confidence lies between"):
+        proportion_interval(hits, total, confidence=confidence)
+
+
+def answers(both: int, lost: int, won: int, neither: int) -> tuple[list[int], list[int]]:
+    before = [1] * both + [1] * lost + [0] * won + [0] * neither
+    after = [1] * both + [0] * lost + [1] * won + [0] * neither
+    return before, after
+
+
+@given(lost=st.integers(0, 60), won=st.integers(0, 60), both=st.integers(0, 5), neither=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_right_or_wrong_is_tested_as_mcnemar_does(lost, won, both, neither):
+    found = paired_difference(*answers(both, lost, won, neither))
+    expected = stats.binomtest(won, lost + won).pvalue if lost + won else 1.0
+    assert found.p_value == pytest.approx(expected, rel=1e-9)
+    assert found.num_questions == both + lost + won + neither
+    assert found.difference == pytest.approx((won - lost) / found.num_questions)
+    assert -1 <= found.interval.low <= found.difference <= found.interval.high <= 1
+    turned = paired_difference(*reversed(answers(both, lost, won, neither)))
+    assert (turned.interval.low, turned.interval.high) == pytest.approx((-found.interval.high, -found.interval.low))
+
+
+def test_many_answers_are_tested_without_an_overflow():
+    found = paired_difference(*answers(300_000, 99_300, 100_700, 0))
+    assert found.p_value == pytest.approx(stats.binomtest(99_300, 200_000).pvalue, rel=1e-6)
+    assert paired_difference(*answers(0, 0, 5_000, 0)).p_value == 0.0
+
+
+def test_the_interval_of_a_difference_is_that_of_the_formula():
+    """Worked by hand: 20 questions, 12 right before and 16 after, 11 of them the same."""
+    found = paired_difference(*answers(11, 1, 5, 3))
+    before, after = proportion_interval(12, 20), proportion_interval(16, 20)
+    correlation = (11 * 3 - 1 * 5 - 20 / 2) / math.sqrt(12 * 8 * 16 * 4)
+    below, above = (
+        math.sqrt(one**2 - 2 * correlation * one * other + other**2)
+        for one, other in ((0.8 - after.low, before.high - 0.6), (after.high - 0.8, 0.6 - before.low))
+    )
+    assert found.difference == pytest.approx(0.2)
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.2 - below, 0.2 + above))
+
+
+def test_the_interval_of_a_difference_holds_the_true_one_as_often_as_it_says():
+    """Over every outcome of 14 questions, each as likely as it is."""
+    chances = (0.45, 0.1, 0.25, 0.2)  # both, lost, won, neither
+    total, truth, held = 14, 0.15, 0.0
+    for both, lost, won in itertools.product(range(total + 1), repeat=3):
+        neither = total - both - lost - won
+        if neither < 0:
+            continue
+        counts = (both, lost, won, neither)
+        interval = paired_difference(*answers(*counts)).interval
+        if interval.low <= truth <= interval.high:
+            held += float(stats.multinomial.pmf(counts, total, chances))
+    assert 0.93 < held < 0.985
+
+
+def fractions(count: int = 60, shift: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    before = rng.integers(0, 11, count) / 10
+    after = np.clip(before + rng.normal(shift, 0.2, count), 0, 1)
+    return before, after
+
+
+def test_fractions_have_the_interval_of_a_bootstrap_and_the_test_of_flipped_signs():
+    before, after = fractions()
+    found = paired_difference(before, after)
+    drawn = stats.bootstrap((after - before,), np.mean, method="percentile", rng=np.random.default_rng(0))
+    expected = drawn.confidence_interval
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high), abs=0.004)
+    flipped = stats.permutation_test(
+        (after - before,), np.mean, permutation_type="samples", n_resamples=9_999, rng=np.random.default_rng(0)
+    )
+    assert found.p_value == pytest.approx(flipped.pvalue, abs=0.01)
+    assert found == paired_difference(before.tolist(), after.tolist())
+    few = paired_difference([0.5, 0.2, 0.4], [1, 0.9, 0.8])
+    assert few.p_value == pytest.approx(2 / 2**3, abs=0.02)
+
+
+def test_models_that_answer_alike_are_not_known_to_be_equal():
+    found = paired_difference([0.5] * 10, [0.5] * 10)
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+    assert found.interval.low < -0.2
+    assert found.interval.high > 0.2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ([], [], "at least one question"),
+        ([1, 0], [1], "one value per question"),
+        ([[1]], [[1]], "one value per question"),
+        ([math.nan], [1], "NaN"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(before, after, said):
+    with pytest.raises(ValueError, match=said):
+        paired_difference(before, after)
