@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from mobileclip.storage import printable
+from mobileclip.terminal import console as console  # noqa: PLC0414 - for those who show progress
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,7 +35,7 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        self.title = title
+        self.title = title = printable(title)
         self.total = total
         self.unit = unit
         self.done = self._done_before = done
@@ -40,10 +43,10 @@ class Progress:
         self._console = console
         self._started = self._last_line = time.monotonic()
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=console,
             disable=console is None or not console.is_terminal,
         )
@@ -66,7 +69,7 @@ class Progress:
         if self._console is not None and not self._console.is_terminal and due:
             self._last_line = now
             of = "" if self.total is None else f"/{self.total}"
-            self._console.print(f"{self.title}: {self.done}{of}, {state}", highlight=False)
+            self._console.print(f"{self.title}: {self.done}{of}, {state}", highlight=False, soft_wrap=True)
 
     @property
     def state(self) -> str:
@@ -93,15 +96,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def console(*, shown: bool = True) -> Console | None:
-    """Return standard error as a console to show progress on, or none."""
-    if not shown:
-        return None
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def track(

@@ -50,6 +50,7 @@ def test_long_text_is_cut_and_says_so():
         ("s3://key:se:c@ret@bucket/x.tar", "s3://bucket/x.tar"),
         ("https://host?token=secret", "https://host?..."),
         ("cannot open 'http://u:p@h/x?k=v': 404", "cannot open 'http://h/x?...': 404"),
+        ("(see https://host/a?k=v), http://h/x?y: 404", "(see https://host/a?...), http://h/x?...: 404"),
         ("photos/cat@home.jpg?", "photos/cat@home.jpg?"),
         ("https://host/@user/x.jpg", "https://host/@user/x.jpg"),
         ("data/{00000..00127}.tar", "data/{00000..00127}.tar"),

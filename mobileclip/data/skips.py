@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
 
+from mobileclip.terminal import get_logger
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Every reason is counted in full; beyond these the names and the log lines would drown everything else.
 MAX_NAMED = 1000

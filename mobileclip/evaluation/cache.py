@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.classification import fill_templates
 from mobileclip.evaluation.features import Features, extract_features
 from mobileclip.evaluation.inference import KnownTexts, encoding
+from mobileclip.terminal import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Raised whenever equal arguments begin to give other embeddings.
 _VERSION = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_d
 from mobileclip.evaluation.evaluate import evaluate_benchmark
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.scoring import require_metric
+from mobileclip.terminal import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def evaluation_hook(

@@ -7,7 +7,9 @@ import unicodedata
 
 # What joins letters and emoji into one; every other invisible character is shown as an escape.
 _JOINERS = "\u200c\u200d"
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s'\"<>|\\^`{}]*)")
+_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:[^\s'\"<>|\\^`{}]*[^\s'\"<>|\\^`{}.,:;)\]])?)"
+)
 
 
 def printable(text: object, *, limit: int = 300) -> str:

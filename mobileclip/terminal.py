@@ -1,0 +1,91 @@
+"""What a person sees: lines, tables and logs on which text that came with data can do nothing but be read.
+
+Everything that the library prints or logs goes through here. Control characters are shown as escapes, addresses lose
+their passwords and queries, and nothing is taken for rich's markup.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mobileclip.storage import printable, without_secrets
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# More than any line of ours; a text from data is cut where it enters a line.
+_LINE = 10_000
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Print a text of one line or several.
+
+    Args:
+        text: its `str`; a character that the stream cannot encode becomes an escape.
+        error: on standard error instead of standard output.
+    """
+    stream = sys.stderr if error else sys.stdout
+    stream.write(_encodable(f"{shown(text)}\n", stream))
+    stream.flush()
+
+
+def shown(text: object) -> str:
+    """Return a text of one line or several as it may stand on a terminal."""
+    return "\n".join(printable(line, limit=_LINE) for line in without_secrets(text).split("\n"))
+
+
+def console(*, shown: bool = True) -> Console | None:
+    """Return standard error as a console to show progress on, or none."""
+    return _console_class()(stderr=True, markup=False, emoji=False, highlight=False) if shown else None
+
+
+def print_table(*parts: Any, min_width: int = 100) -> None:
+    """Print tables of rich, and texts between them, on standard output.
+
+    Args:
+        parts: one after another.
+        min_width: columns that a narrower terminal, or none, is taken to have: a table that is cut says nothing.
+    """
+    output = _console_class()(markup=False, emoji=False, highlight=False)
+    output.width = max(output.width, min_width)
+    output.print(*parts, sep="\n")
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module; what it is given to fill in is made safe to show.
+
+    Args:
+        name: of the module.
+    """
+    logger = logging.getLogger(name)
+    logger.addFilter(_safe)
+    return logger
+
+
+def _safe(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            one if isinstance(one, (int, float)) else printable(without_secrets(one)) for one in record.args
+        )
+    return True
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@cache
+def _console_class() -> type[Console]:
+    """Return rich's console, which is imported where it is needed, with text made safe to show."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class SafeConsole(Console):
+        def render_str(self, text: str, *arguments: Any, **choices: Any) -> Text:
+            return super().render_str(shown(text), *arguments, **choices)
+
+    return SafeConsole

@@ -1,0 +1,68 @@
+"""Text that came with data can do nothing on a terminal but be read."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from mobileclip.progress import Progress
+from mobileclip.terminal import console, get_logger, print_table, say, shown
+
+HOSTILE = "x[/nothing] [red]y[/red] :smile: \x1b[2J\rz https://me:secret@host/a?token=secret"
+SEEN = "x[/nothing] [red]y[/red] :smile: \\x1b[2J\\rz https://host/a?..."
+
+
+def test_lines_stay_and_everything_else_is_escaped():
+    assert shown(f"one\n{HOSTILE}") == f"one\n{SEEN}"
+
+
+def test_what_is_said(capsys):
+    say(HOSTILE)
+    say(HOSTILE, error=True)
+    assert capsys.readouterr() == (f"{SEEN}\n", f"{SEEN}\n")
+
+
+def test_what_a_stream_cannot_encode_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    say("text → image")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"text \\u2192 image\n"
+
+
+def test_tables_hold_no_markup(capsys):
+    from rich.table import Table
+
+    table = Table(HOSTILE, title=HOSTILE, box=None)
+    table.add_row(HOSTILE)
+    print_table(HOSTILE, table, min_width=200)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [SEEN] * 4
+
+
+def test_progress_shows_a_hostile_title_and_detail(capsys):
+    with Progress(HOSTILE, total=1, console=console()) as bar:
+        bar.advance(detail=HOSTILE)
+    seen = capsys.readouterr().err
+    assert seen.startswith(f"{SEEN}: 1/1, {SEEN}")
+    assert len(seen.splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_live_bar_takes_no_markup(is_terminal):
+    from mobileclip.terminal import _console_class
+
+    stream = io.StringIO()
+    screen = _console_class()(file=stream, force_terminal=is_terminal, width=250, markup=False, emoji=False)
+    with Progress("x[/nothing]", total=2, console=screen) as bar:
+        bar.advance(2, detail="y[/nothing]")
+    assert "x[/nothing]" in stream.getvalue()
+    assert "y[/nothing]" in stream.getvalue()
+
+
+def test_logs_are_one_line_without_secrets(caplog):
+    logger = get_logger("mobileclip.test")
+    assert get_logger("mobileclip.test") is logger
+    with caplog.at_level(logging.WARNING):
+        logger.warning("skipped %s, %d of %s", "a\nb", 3, HOSTILE)
+    assert caplog.messages == [f"skipped a\\nb, 3 of {SEEN}"]
