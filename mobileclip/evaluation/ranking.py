@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mobileclip.devices import in_float64
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -54,7 +56,8 @@ def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
         relevant: boolean, at least one true column per row.
         k: how many places count, at least 1.
     """
-    scores = scores.double()
+    scores = in_float64(scores)
+    relevant = relevant.to(scores.device)
     best = scores.masked_fill(~relevant, -torch.inf).amax(dim=1, keepdim=True)
     better = (scores > best).sum(dim=1).double()
     tied = scores == best

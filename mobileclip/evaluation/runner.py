@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import attrs
-import torch
 from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
+from mobileclip.devices import AUTO, pick_device
 from mobileclip.evaluation.batch_size import find_batch_size
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of
@@ -64,7 +64,7 @@ class EvaluationSpec:
         data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
             in it; without it they are read from the hub, where they are published.
         output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.
-        device: where models compute, such as cuda:1; by default a GPU where there is one.
+        device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
         precision: of the weights.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
@@ -77,7 +77,7 @@ class EvaluationSpec:
     datasets: tuple[str, ...] = ()
     data: str | None = None
     output: Path = Path("outputs/evaluation")
-    device: str | None = None
+    device: str = AUTO
     precision: Precision = "float32"
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
@@ -184,8 +184,7 @@ def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
 
 
 def _open(model: str, spec: EvaluationSpec) -> Candidate:
-    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return open_candidate(model, device=device, precision=spec.precision)
+    return open_candidate(model, device=str(pick_device(spec.device)), precision=spec.precision)
 
 
 class _Evaluator:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mobileclip.devices import in_float64
+
 # Milliseconds.
 _SHORT = 500
 
@@ -63,10 +65,10 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
     """Return the smallest cosine between two embeddings of one input; NaN where one is not finite."""
-    return float(torch.cosine_similarity(embeddings.double(), expected.double(), dim=-1).min())
+    return float(torch.cosine_similarity(in_float64(embeddings), in_float64(expected), dim=-1).min())
 
 
 def largest_error(embeddings: Tensor, expected: Tensor) -> float:
     """Return the largest norm of an embedding's difference over the norm of the expected one."""
-    difference = (embeddings.double() - expected.double()).norm(dim=-1)
-    return float((difference / expected.double().norm(dim=-1)).max())
+    difference = (in_float64(embeddings) - in_float64(expected)).norm(dim=-1)
+    return float((difference / in_float64(expected).norm(dim=-1)).max())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobileclip.devices import in_float64
 from mobileclip.losses.base import check_pair, similarity_logits
 
 
@@ -80,8 +81,8 @@ def distillation_target_kl(
 
 
 def _logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Sequence[float]) -> list[Tensor]:
-    images = torch.split(image.double(), list(dims), dim=1)
-    texts = torch.split(text.double(), list(dims), dim=1)
+    images = torch.split(in_float64(image), list(dims), dim=1)
+    texts = torch.split(in_float64(text), list(dims), dim=1)
     return [
         similarity_logits(F.normalize(image_k, dim=1), F.normalize(text_k, dim=1), scale)
         for image_k, text_k, scale in zip(images, texts, scales, strict=True)

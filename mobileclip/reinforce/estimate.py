@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from mobileclip.data import ImageTextSample, SkipReport, Unit
+from mobileclip.devices import AUTO, pick_device
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ShardWorker, default_num_threads, unheard
 
@@ -60,18 +61,18 @@ class Estimate:
         )
 
 
-def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str | None = None) -> Estimate:
+def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AUTO) -> Estimate:
     """Reinforce the beginning of the first shard aside, and extrapolate; the output is not touched.
 
     Args:
         spec: the choices.
         num_samples: how many samples to measure, at most one shard.
-        device: what to measure on; None for the first CUDA device, or the CPU.
+        device: what to measure on; `auto` for the best device there is.
 
     Raises:
-        ValueError: if no sample of the first shard can be reinforced.
+        ValueError: if no sample of the first shard can be reinforced, or there is no such device.
     """
-    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = str(pick_device(device))
     units = spec.source.units()
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         started = time.perf_counter()
@@ -93,7 +94,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str | No
         loading_seconds=loading_seconds,
         device=torch.cuda.get_device_name(device)
         if device.startswith("cuda")
-        else f"{torch.get_num_threads()} CPU cores",
+        else (f"{torch.get_num_threads()} CPU cores" if device == "cpu" else device),
     )
 
 

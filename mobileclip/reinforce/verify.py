@@ -25,6 +25,7 @@ from mobileclip.data import (
     read_samples,
 )
 from mobileclip.data.randomness import seeded_rng
+from mobileclip.devices import pick_device
 from mobileclip.progress import Progress, console
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -116,14 +117,16 @@ def verify(
         directory: local or an address.
         num_samples: how many to recompute; 0 for none.
         teachers: who reinforced them; None for the ones that the card describes.
-        device: where to recompute.
+        device: where to recompute; `auto` for the best one there is.
         seed: of the choice.
         show_progress: show a bar.
 
     Raises:
         ValueError: if there is no card, or it cannot be read.
     """
-    return _Verifier(os.fspath(directory), num_samples, teachers, device, seed).run(show_progress=show_progress)
+    return _Verifier(os.fspath(directory), num_samples, teachers, str(pick_device(device)), seed).run(
+        show_progress=show_progress
+    )
 
 
 class _Verifier:

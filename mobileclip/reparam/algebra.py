@@ -12,10 +12,12 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from mobileclip import devices
+
 
 def widened(tensor: Tensor) -> Tensor:
     """Return `tensor` detached, in float64, or in float32 where the device has no float64."""
-    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    return tensor.detach().to(torch.float64 if devices.has_float64(tensor.device) else torch.float32)
 
 
 def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mobileclip.devices import AUTO, pick_device
+
 T = TypeVar("T")
 
 
@@ -64,17 +66,22 @@ class World:
 
 
 @contextmanager
-def connected(device: str | torch.device | None = None) -> Iterator[World]:
+def connected(device: str | torch.device = AUTO) -> Iterator[World]:
     """Join the other processes of a run that `torchrun` started, or train alone without it.
 
     Args:
-        device: where to compute; None for the GPU of this process, or the CPU where there is none.
+        device: where to compute; `auto` for the GPU of this process, or the best device where there is none.
 
     Raises:
-        ValueError: if there are more processes than GPUs on this machine, and no device was given.
+        ValueError: if there is no such device, there are more processes than GPUs on this machine and no device was
+            given, or several processes are to compute on Apple's GPU, which they cannot talk from.
     """
     local_rank, size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = _own_device(local_rank) if device is None else torch.device(device)
+    chosen = pick_device(device, local_rank=local_rank)
+    if chosen.type == "mps" and size > 1:
+        if str(device) != AUTO:
+            raise ValueError("one process alone trains on Apple's GPU; start it without torchrun, or give --device cpu")
+        chosen = torch.device("cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
@@ -85,15 +92,3 @@ def connected(device: str | torch.device | None = None) -> Iterator[World]:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen, group=dist.group.WORLD)
     finally:
         dist.destroy_process_group()
-
-
-def _own_device(local_rank: int) -> torch.device:
-    num_gpus = torch.cuda.device_count()
-    if num_gpus == 0:
-        return torch.device("cpu")
-    if local_rank >= num_gpus:
-        raise ValueError(
-            f"process {local_rank} of this machine has no GPU of its own, there are {num_gpus}; start one process per "
-            f"GPU: torchrun --nproc-per-node {num_gpus} ..."
-        )
-    return torch.device("cuda", local_rank)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
+from mobileclip.devices import in_float64
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.storage import exclusive
@@ -182,7 +183,7 @@ def _gradient(
 
 def _values(terms: tuple[Tensor, Tensor, Tensor], norm: Tensor, world: World) -> dict[str, float]:
     """Return the loss of all processes together: one transfer from the device."""
-    own = torch.stack([term.detach().double() for term in (*terms, norm)])
+    own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
     contrastive, distillation, total, gradient_norm = world.mean(own).tolist()
     return {
         "loss": total,

@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, find_card
+from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model, save_model
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training.distributed import World, connected
@@ -58,7 +59,7 @@ def run(
     output: Path,
     *,
     evaluate: Callable[[DualEncoderSpec], Evaluate] | None = None,
-    device: str | torch.device | None = None,
+    device: str | torch.device = AUTO,
     title: str = "train",
     console: Console | None = None,
 ) -> Path:
@@ -70,7 +71,7 @@ def run(
         spec: the run.
         output: folder of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the end, `model.safetensors`.
         evaluate: makes what is called between epochs; see `train`.
-        device: where to train; None for this process's GPU, or the CPU where there is none.
+        device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
 

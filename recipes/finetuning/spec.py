@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
+from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.losses import LossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
@@ -66,7 +67,7 @@ class FinetuneSpec:
         alphas: interpolations between the original, 0, and the fine-tuned model, 1, that are tested; both ends are.
         keep_alpha: the interpolation that is saved beside the fine-tuned model.
         evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
-        device: where to compute; none for a GPU where there is one.
+        device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
         tiny: a small model that learned drawn scenes, new shapes to learn: the whole path in a minute or two.
     """
 
@@ -99,7 +100,7 @@ class FinetuneSpec:
     alphas: tuple[float, ...] = attrs.field(default=(0.0, 0.25, 0.5, 0.75, 1.0), converter=_alphas, validator=_fraction)
     keep_alpha: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     evaluate_every_steps: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    device: str | None = None
+    device: str = AUTO
     tiny: bool = False
 
     @property

@@ -12,6 +12,7 @@ import attrs
 import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.devices import AUTO
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import console
 from mobileclip.serialization import to_json
@@ -39,7 +40,7 @@ class Command:
         output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
             checkpoint.
         initial_weights: a checkpoint to start from, in training form and any known layout.
-        device: where to train; by default this process's GPU, or the CPU where there is none.
+        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
         show: print the run's choices as JSON and stop.
         tiny: two steps with a shallow model on a few drawn scenes: the whole path in a minute, without data.
         pipeline: how the data is read.
@@ -52,7 +53,7 @@ class Command:
     evaluate: tuple[str, ...] = ()
     output: Path | None = None
     initial_weights: Path | None = None
-    device: str | None = None
+    device: str = AUTO
     show: bool = False
     tiny: bool = False
     pipeline: ReinforcedPipelineSpec

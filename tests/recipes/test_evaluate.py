@@ -16,7 +16,7 @@ CHOICES = {
     "datasets": [],
     "data": None,
     "output": "outputs/evaluate",
-    "device": None,
+    "device": "auto",
     "precision": "float32",
     "batch_size": None,
     "num_threads": None,

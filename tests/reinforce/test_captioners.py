@@ -18,6 +18,7 @@ from mobileclip.reinforce.captioners.coca import Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.serialization import from_json, to_json
 from mobileclip.weights import weights_sha256
+from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture
 from tests.reinforce.plugins import install_plugin
 
@@ -64,6 +65,12 @@ def test_logits_are_those_of_open_clip(model):
     # The image and the earlier ids matter, or the comparison would not.
     other = model(pixels.flip(0).repeat_interleave(2, 0), ids, output_labels=False)["logits"]
     assert (other - theirs).abs().max() > 0.1
+
+
+def test_captions_are_the_same_where_a_device_has_no_float64(captioner, images):
+    with no_float64():
+        there = captioner.caption(images[:2], [3, 4])
+    assert there == captioner.caption(images[:2], [3, 4])
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
+from mobileclip import devices
 from mobileclip.data import ImageTransform
 from mobileclip.open_clip_models import (
     OpenClipModel,
@@ -156,7 +157,10 @@ class CocaModel:
         """
         spec, vocabulary, device = self.spec, self._vocabulary, image_tokens.device
         num_steps = spec.max_length - 2
-        draws = caption_streams(seeds, num_captions=spec.num_captions, num_steps=num_steps).to(device)
+        draws = caption_streams(seeds, num_captions=spec.num_captions, num_steps=num_steps)
+        # What is drawn is decided in float64, on the CPU where the device has none.
+        sampling = device if devices.has_float64(device) else torch.device("cpu")
+        draws = draws.to(sampling)
         stops = vocabulary.stops.to(device)
         state = self._decoder.start(image_tokens, num_captions=spec.num_captions, max_length=num_steps)
         ids = torch.full((len(draws),), vocabulary.start_id, device=device)
@@ -170,8 +174,11 @@ class CocaModel:
                 logits.masked_fill_(stops, -torch.inf)
             ids = torch.full_like(ids, vocabulary.end_id)
             ids[running] = nucleus_ids(
-                logits, draws[running, len(drawn)], top_p=spec.top_p, temperature=spec.temperature
-            )
+                logits.to(sampling),
+                draws[running.to(sampling), len(drawn)],
+                top_p=spec.top_p,
+                temperature=spec.temperature,
+            ).to(device)
             drawn.append(ids)
             running = running[~stops[ids[running]]]
         return torch.stack(drawn, dim=1)[: num_images * spec.num_captions]

@@ -17,6 +17,7 @@ import torch
 from attrs import validators
 
 from mobileclip.data import Unit
+from mobileclip.devices import all_devices, pick_device
 from mobileclip.reinforce.engines.base import Engine
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -33,8 +34,8 @@ class LocalEngine(Engine):
     instance, is replaced and its unit given to another; a unit that kills three of them stops the run.
 
     Args:
-        num_workers: processes; None for one per CUDA device, or one on the CPU.
-        devices: what the workers run on, in turn; none for all CUDA devices, or the CPU.
+        num_workers: processes; None for one per CUDA device, or one where there is none.
+        devices: what the workers run on, in turn; none for all CUDA devices, or the best one where there is none.
         num_threads: threads of a worker; None for its share of the cores.
     """
 
@@ -44,7 +45,7 @@ class LocalEngine(Engine):
 
     def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
         """Make the shards of all units; see `Engine`."""
-        devices = self.devices or tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
+        devices = tuple(str(pick_device(name)) for name in self.devices) or all_devices()
         num_workers = min(self.num_workers or len(devices), len(units))
         placements = [
             (device, self.num_threads or default_num_threads(device, num_workers))

@@ -12,6 +12,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import Unit
+from mobileclip.devices import pick_device
 from mobileclip.reinforce.engines.base import Engine
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -75,7 +76,7 @@ class _Actor:
     def __init__(self, *, spec: ReinforcementSpec, units: tuple[Unit, ...], num_threads: int) -> None:
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = str(pick_device())
         if device == "cpu":
             torch.set_num_threads(num_threads)
         self._units = units
