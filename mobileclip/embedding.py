@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.data.image import ImageError, load_image
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import Progress, console
@@ -46,13 +46,8 @@ def embed_files(
         embedding = clip.encode_text(texts, batch_size=batch_size, progress=True).numpy()
         arrays |= {"text_embedding": embedding, "text": np.array(texts, dtype=np.str_)}
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub has the array names among its options
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with storage.atomic_write(output) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has the array names among its options
     return skipped
 
 

@@ -83,5 +83,4 @@ def write_records(path: Path, records: Mapping[str, Record]) -> None:
         values = {name: value for name, value in attrs.asdict(record.result).items() if value is not None}
         lines.append(json.dumps({**values, **{name: getattr(record, name) for name in _FIELDS}}, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.atomic_write(path) as stream:
-        stream.write("".join(f"{line}\n" for line in lines).encode())
+    storage.write_text(path, "".join(f"{line}\n" for line in lines))

@@ -89,8 +89,7 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
 def write_results(path: Path | str, results: Iterable[DatasetResult]) -> None:
     """Write results as `read_results` reads them; the file is replaced whole."""
     lines = [json.dumps(_line(result), ensure_ascii=False) for result in results]
-    with storage.atomic_write(path) as stream:
-        stream.write("".join(f"{line}\n" for line in lines).encode())
+    storage.write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def suite_average(results: Mapping[str, DatasetResult]) -> float:

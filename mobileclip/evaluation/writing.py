@@ -139,5 +139,4 @@ def _extension(image: bytes) -> str | None:
 
 
 def _write_lines(path: str, lines: Sequence[str]) -> None:
-    with storage.atomic_write(path) as stream:
-        stream.write("".join(f"{line}\n" for line in lines).encode())
+    storage.write_text(path, "".join(f"{line}\n" for line in lines))

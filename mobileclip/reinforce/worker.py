@@ -98,7 +98,7 @@ class ShardWorker:
                         num_samples = self._write(staged, _watched(samples, on_samples))
                 if num_samples:
                     num_bytes = staged.stat().st_size
-                    _move(staged, target)
+                    storage.move(staged, target)
                 elif not may_pass(skips.counts):
                     storage.remove(target)
                 self._write_skips(unit, skips)
@@ -214,12 +214,3 @@ def _noting(keys: list[str], samples: Iterable[ImageTextSample]) -> Iterator[Ima
     for sample in samples:
         keys.append(sample.key)
         yield sample
-
-
-def _move(staged: Path, target: str) -> None:
-    """Put a finished shard in its place in one step, so that it is there whole or not at all."""
-    if not storage.is_remote(target):
-        staged.replace(target)
-        return
-    with staged.open("rb") as source, storage.atomic_write(target) as stream:
-        shutil.copyfileobj(source, stream)

@@ -5,6 +5,7 @@ need no further package; other addresses are opened by fsspec and what it needs:
 Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 
+from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import StorageError
 from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.paths import (
@@ -22,16 +23,19 @@ from mobileclip.storage.paths import (
     list_files,
     local_path,
     make_directory,
+    move,
     open_read,
     read_bytes,
     remove,
     size,
+    write_text,
 )
 from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [
     "AnyPath",
     "StorageError",
+    "atomic_path",
     "atomic_write",
     "check_address",
     "exclusive",
@@ -46,10 +50,12 @@ __all__ = [
     "list_files",
     "local_path",
     "make_directory",
+    "move",
     "open_read",
     "printable",
     "read_bytes",
     "remove",
     "size",
     "without_secrets",
+    "write_text",
 ]

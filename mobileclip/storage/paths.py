@@ -11,8 +11,9 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
+from mobileclip.storage.atomic import atomic_path, move_into_place
 from mobileclip.storage.backend import NUM_ATTEMPTS, Backend, Info, RemoteStream, attempt
 
 AnyPath = str | os.PathLike[str]
@@ -203,21 +204,39 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
     if is_remote(path):
         backend, address = _backend(path), os.fspath(path)
         backend.check(address, write=True)
-        with tempfile.NamedTemporaryFile(prefix="mobileclip-") as spool:
-            yield cast("IO[bytes]", spool)
-            spool.flush()
-            attempt(lambda: backend.upload(spool.name, address))
+        with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+            spool = Path(folder) / "upload"
+            with spool.open("wb") as stream:
+                yield stream
+            attempt(lambda: backend.upload(str(spool), address))
         return
-    target = local_path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(local_path(path)) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write a text in UTF-8; the file is there whole or not at all, see `atomic_write`."""
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def move(source: Path, target: AnyPath) -> None:
+    """Put a local file that is complete and on the disk in its place in one step, so that it is there whole or not.
+
+    Args:
+        source: on the same disk as a local target.
+        target: replaced where it exists.
+
+    Raises:
+        OSError: if the target cannot be written.
+    """
+    if not is_remote(target):
+        move_into_place(source, local_path(target))
+        return
+    backend, address = _backend(target), os.fspath(target)
+    backend.check(address, write=True)
+    attempt(lambda: backend.upload(str(source), address))
+    source.unlink()
 
 
 def _scheme(path: AnyPath) -> str:

@@ -8,15 +8,14 @@ beside its place and moved there, so that there always is a whole one.
 from __future__ import annotations
 
 import json
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
+from mobileclip import storage
 from mobileclip.data import StreamPosition
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training.distributed import World
@@ -54,11 +53,9 @@ class CheckpointFolder:
         return self.path / f"step-{num_steps:08d}.safetensors"
 
     def remove_old(self) -> None:
-        """Remove all but the newest, and what a killed run left half written."""
+        """Remove all but the newest."""
         for old in self._all()[: -self.keep]:
             old.unlink(missing_ok=True)
-        for partial in self.path.glob("*.partial"):
-            partial.unlink(missing_ok=True)
 
     def _all(self) -> list[Path]:
         if not self.path.is_dir():
@@ -194,15 +191,10 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     try:
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with storage.atomic_path(path) as temporary:
+            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OSError(
             f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from the "
             "checkpoint before"

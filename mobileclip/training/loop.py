@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,31 @@ def train(
     if card is not None and isinstance(spec.loss, DistillingLossSpec) and spec.loss.needs_teachers:
         card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
     world = World() if world is None else world
+    with _alone(output, world):
+        return _train(
+            spec,
+            model=model,
+            batches=batches,
+            output=output,
+            world=world,
+            evaluate=evaluate,
+            title=title,
+            console=console,
+        )
+
+
+def _train(
+    spec: TrainingSpec,
+    *,
+    model: DualEncoder,
+    batches: BatchSource,
+    output: Path,
+    world: World,
+    evaluate: Evaluate | None,
+    title: str,
+    console: Console | None,
+) -> TrainingResult:
+    """Train in a folder that no other run writes to, from what is there on."""
     torch.manual_seed(spec.seed + world.rank)
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
     objective = Objective(spec, model=model, world=world)
@@ -107,7 +132,7 @@ def train(
     minimised = _shared(objective, world)
 
     shown = console if world.is_first else None
-    with _alone(output, world), Progress(title, total=spec.total_steps, done=first, console=shown) as progress:
+    with Progress(title, total=spec.total_steps, done=first, console=shown) as progress:
         log = _open_log(spec, output, first) if world.is_first else None
         for step in steps:
             started = time.perf_counter()
@@ -140,9 +165,12 @@ def train(
     return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
 
 
-def _alone(output: Path, world: World) -> AbstractContextManager[None]:
+@contextmanager
+def _alone(output: Path, world: World) -> Iterator[None]:
     """Keep the folder for this run: the processes of a killed launcher may live on and write there."""
-    return exclusive(output) if world.is_first else nullcontext()
+    with exclusive(output) if world.is_first else nullcontext():
+        world.wait()  # what is read there must not be another run's
+        yield
 
 
 def _open_log(spec: TrainingSpec, output: Path, first: int) -> MetricLog:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from mobileclip import storage
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -28,14 +30,12 @@ class MetricLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] < resume_step] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(path)
+        storage.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; it is on its way to the disk when this returns."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._writer is not None:
             for name, value in values.items():
@@ -49,7 +49,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: if another line is no JSON.
     """
-    *whole, _ = path.read_text().split("\n")
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
     try:
         return [json.loads(line) for line in whole]
     except json.JSONDecodeError as error:

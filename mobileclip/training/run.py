@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
+from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, find_card
 from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model, save_model
@@ -131,13 +132,11 @@ def _card(data: ReinforcedPipelineSpec) -> ReinforcementCard | None:
 def _claim(spec: RunSpec, output: Path) -> None:
     """Mark the folder as this run's, or refuse one that holds another."""
     path = output / SPEC
-    if not path.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(to_json(spec, indent=1) + "\n")
-        partial.replace(path)
-        return
-    there = from_json(path.read_text(), RunSpec)
+    with storage.exclusive(output):
+        if not path.exists():
+            storage.write_text(path, to_json(spec, indent=1) + "\n")
+            return
+        there = from_json(path.read_text(encoding="utf-8"), RunSpec)
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(

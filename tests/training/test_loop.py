@@ -23,6 +23,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, World, read_metrics, train
+from mobileclip.training.checkpoint import CheckpointFolder
 from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
 
 ROOT = Path(__file__).parents[2]
@@ -138,9 +139,23 @@ def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
         pytest.raises(ValueError, match=r"another job is working in .*; wait for it, or choose another output"),
     ):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "metrics.jsonl"]
+
+
+def test_what_is_resumed_from_is_looked_for_when_no_other_run_writes(tmp_path, monkeypatch):
+    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
+    looked = []
+
+    def newest(self):
+        with pytest.raises(ValueError, match="another job"), exclusive(tmp_path):
+            pass
+        looked.append(self.path)
+
+    monkeypatch.setattr(CheckpointFolder, "newest", newest)
+    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
+    assert looked
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path):
@@ -252,8 +267,6 @@ def test_progress_says_how_far_how_fast_and_how_long(tmp_path):
 def test_the_newest_checkpoints_are_kept(tmp_path):
     spec = training_spec(8, checkpoint_every_steps=2, keep_checkpoints=3)
     folder = tmp_path / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / "step-00000001.partial").write_bytes(b"of a killed run")
     train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [f"step-0000000{step}.safetensors" for step in (4, 6, 8)]
 

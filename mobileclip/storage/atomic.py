@@ -1,0 +1,128 @@
+"""Local files that appear whole or not at all, whatever ends the process or the machine in between."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+# A temporary file that nobody has touched for so long is left over, whatever machine it came from.
+LEFT_OVER_SECONDS = 24 * 3600.0
+
+_PREFIX, _SUFFIX = ".mobileclip-", ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_swept: set[tuple[int, Path]] = set()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside a file, and put what was written there in the file's place when the block ends.
+
+    File and folder are on the disk when it returns; an error leaves nothing behind. What processes that died have left
+    in the folder is removed at the first file that this one writes there.
+
+    Args:
+        path: replaced where it exists; its directory must exist.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    folder = path.parent
+    if (os.getpid(), folder) not in _swept:
+        _swept.add((os.getpid(), folder))
+        _sweep(folder)
+    temporary = folder / f"{_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}"
+    try:
+        # Made here, so that a folder that cannot be written to is told from what goes wrong later.
+        with temporary.open("xb"):
+            pass
+    except OSError as error:
+        raise _named(error, path) from error
+    try:
+        yield temporary
+        with temporary.open("r+b") as stream:
+            os.fsync(stream.fileno())
+        move_into_place(temporary, path)
+    except OSError as error:
+        if error.errno in _FULL and error.filename in (None, str(temporary)):
+            raise _named(error, path) from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Rename a file of the same disk, and put its new name on the disk."""
+    source.replace(target)
+    _synchronise(target.parent)
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    what = f"{path} cannot be written: {error.strerror or error}"
+    hint = "; make room and run this again" if error.errno in _FULL else ""
+    return OSError(error.errno, f"{what}{hint}")
+
+
+def _synchronise(folder: Path) -> None:
+    """Put the folder's entries on the disk: without, a file's new name may be lost with the power."""
+    if os.name == "nt":  # knows no such thing
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Network and FUSE folders that cannot do this do it by themselves, or not at all.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of processes that died."""
+    now = time.time()
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
+                with suppress(OSError):
+                    if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
+                        Path(entry.path).unlink()
+
+
+def _is_of_the_dead(name: str) -> bool:
+    """Return whether the name is of a process of this machine that has ended."""
+    place, _, rest = name.removeprefix(_PREFIX).partition("-")
+    process = rest.partition("-")[0]
+    if os.name == "nt" or place != _place() or not process.isdecimal():  # on Windows, asking would end the process
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+@cache
+def _place() -> str:
+    """Return a short text for where a process number means one process: this machine since it started, or a container.
+
+    Machines that share a folder may give two processes one number.
+    """
+    parts = [platform.node()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"),
+        lambda: os.readlink("/proc/self/ns/pid"),  # noqa: PTH115 - it is no path
+    ):
+        with suppress(OSError):
+            parts.append(read())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

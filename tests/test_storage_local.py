@@ -1,0 +1,228 @@
+"""Files of this machine: one writer at a time, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.storage import atomic
+
+ENTERING = """
+import os, sys, time
+from pathlib import Path
+from mobileclip import storage
+folder, end = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+entered = double = 0
+while time.monotonic() < end:
+    try:
+        with storage.exclusive(folder):
+            entered += 1
+            try:
+                os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                double += 1
+                continue
+            os.unlink(folder / "inside")
+    except ValueError:
+        pass
+print(entered, double)
+"""
+
+
+@contextmanager
+def nobody():
+    """Act as a user who may write nowhere."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A folder that may be read and not written."""
+    for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o755)
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    return folder
+
+
+class TestExclusive:
+    def test_many_processes_never_enter_together(self, tmp_path):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", ENTERING, str(tmp_path), "2"], stdout=subprocess.PIPE, text=True)
+            for _ in range(6)
+        ]
+        counts = [tuple(map(int, process.communicate()[0].split())) for process in processes]
+        assert sum(entered for entered, _ in counts) > 100
+        assert sum(double for _, double in counts) == 0
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"], "whoever waits must wait for this file"
+
+    def test_threads_and_the_same_thread_are_kept_out_too(self, tmp_path):
+        with storage.exclusive(tmp_path):
+            with pytest.raises(ValueError, match="another job is working in"), storage.exclusive(tmp_path):
+                pytest.fail("entered twice")
+            with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="another job is working in"):
+                pool.submit(storage.exclusive(tmp_path).__enter__).result()
+        with storage.exclusive(tmp_path):
+            pass
+
+    def test_waiting(self, tmp_path):
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold():
+            with storage.exclusive(tmp_path):
+                entered.set()
+                leave.wait(20)
+
+        with ThreadPoolExecutor(1) as pool:
+            holding = pool.submit(hold)
+            assert entered.wait(20)
+            with (
+                pytest.raises(ValueError, match=r"another job is working in .* for 0\.1 s"),
+                storage.exclusive(tmp_path, wait_seconds=0.1),
+            ):
+                pytest.fail("entered twice")
+            threading.Timer(0.2, leave.set).start()
+            with storage.exclusive(tmp_path, wait_seconds=20):
+                assert leave.is_set()
+            holding.result()
+
+    def test_a_killed_holder_lets_go(self, tmp_path):
+        code = f"""
+import pathlib
+from mobileclip import storage
+with storage.exclusive(pathlib.Path({str(tmp_path)!r})):
+    print("in", flush=True)
+    input()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "in\n"
+            with pytest.raises(ValueError, match="another job"), storage.exclusive(tmp_path):
+                pytest.fail("entered twice")
+            process.kill()
+        with storage.exclusive(tmp_path):
+            pass
+
+    @pytest.mark.parametrize("name", [".", "below"])
+    def test_a_folder_that_cannot_be_written_to(self, closed, name):
+        with (
+            nobody(),
+            pytest.raises(PermissionError, match=r"cannot be written to \(Permission denied\); choose another output"),
+            storage.exclusive(closed / name),
+        ):
+            pytest.fail("nothing can be locked there")
+
+    def test_a_file_where_the_folder_should_be(self, tmp_path):
+        (tmp_path / "a").write_text("x")
+        with pytest.raises(OSError, match=r"a cannot be written to .*choose another output"):
+            storage.exclusive(tmp_path / "a").__enter__()
+
+
+class TestAtomic:
+    def test_threads_do_not_meet(self, tmp_path):
+        together = threading.Barrier(8)
+
+        def write(number: int) -> None:
+            for _ in range(20):
+                together.wait(20)
+                with storage.atomic_write(tmp_path / "a.bin") as stream:
+                    stream.write(bytes([number]) * 100_000)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(8)))
+        data = (tmp_path / "a.bin").read_bytes()
+        assert len(data) == 100_000
+        assert len(set(data)) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+    def test_file_and_folder_are_on_the_disk_in_this_order(self, tmp_path, monkeypatch):
+        synchronised = []
+
+        def fsync(handle: int) -> None:
+            path = Path(f"/proc/self/fd/{handle}").readlink()
+            synchronised.append((path.suffix or str(path), (tmp_path / "a.bin").exists()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        storage.write_text(tmp_path / "a.bin", "x")
+        assert synchronised == [(".tmp", False), (str(tmp_path), True)]
+        (tmp_path / "b").write_text("y")
+        storage.move(tmp_path / "b", tmp_path / "c")
+        assert synchronised[2:] == [(str(tmp_path), True)]
+
+    def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(self, tmp_path):
+        code = f"""
+import os
+from mobileclip import storage
+with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
+    stream.write(b"x" * 100)
+    stream.flush()
+    print("in", flush=True)
+    input()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "in\n"
+            (left,) = tmp_path.glob(".*")
+            storage.write_text(tmp_path / "b", "")
+            assert left.exists(), "its process lives"
+            atomic._swept.clear()
+            process.kill()
+        elsewhere = tmp_path / left.name.replace(atomic._place(), "00000000")
+        elsewhere.write_text("of another machine, where the number may be of a process that lives")
+        old = tmp_path / left.name.replace(atomic._place(), "11111111")
+        old.write_text("of another machine, long ago")
+        os.utime(old, (time.time() - 2 * atomic.LEFT_OVER_SECONDS,) * 2)
+        storage.write_text(tmp_path / "b", "")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "b"]
+
+    def test_a_file_with_the_longest_name_can_be_written(self, tmp_path):
+        path = tmp_path / ("x" * 255)
+        storage.write_text(path, "x")
+        assert path.read_text() == "x"
+
+    def test_a_folder_that_cannot_be_written_to(self, closed):
+        with nobody(), pytest.raises(PermissionError, match=r"a\.txt cannot be written: Permission denied"):
+            storage.write_text(closed / "a.txt", "x")
+
+    def test_a_full_disk(self, tmp_path):
+        with (
+            pytest.raises(OSError, match=r"a\.bin cannot be written: No space left on device; make room") as caught,
+            storage.atomic_write(tmp_path / "a.bin"),
+            Path("/dev/full").open("wb") as full,
+        ):
+            full.write(b"x" * 100_000)
+        assert caught.value.errno == errno.ENOSPC
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_path_for_those_who_write_by_name(self, tmp_path):
+        with storage.atomic_path(tmp_path / "a.bin") as path:
+            path.write_bytes(b"x")
+            assert not (tmp_path / "a.bin").exists()
+        assert (tmp_path / "a.bin").read_bytes() == b"x"
+        umask = os.umask(0)
+        os.umask(umask)
+        assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o666 & ~umask
+        with pytest.raises(KeyError), storage.atomic_path(tmp_path / "a.bin") as path:
+            raise KeyError(path.write_bytes(b"y"))
+        assert (tmp_path / "a.bin").read_bytes() == b"x"
+        assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
