@@ -10,10 +10,11 @@ import attrs
 
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint
 from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
+from mobileclip.pipeline import spec_called
 from mobileclip.serialization import to_json
 
 LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
@@ -57,7 +58,7 @@ def describe(model: str) -> dict[str, Any]:
         description |= {"checkpoint": model, "layout": stored.layout, "form": form}
         description["dtypes"] = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.tensors.values()})
     else:
-        spec = resolve_spec(model)
+        spec = spec_called(model)
         description |= {"name": model, "published weights": PRETRAINED.get(model)}
     description["parameters"] = {
         type_of(tower): {"training": num_parameters(tower), "folded": num_parameters(tower, folded=True)}

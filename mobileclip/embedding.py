@@ -1,54 +1,199 @@
-"""Embeddings of many files, into one archive."""
+"""Embeddings of many files, and the archive that keeps them together with the model that they are of."""
 
 from __future__ import annotations
 
+import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image
 
 from mobileclip import storage
 from mobileclip.data.image import ImageError, load_image
+from mobileclip.identity import ModelIdentity
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import Progress, console
+from mobileclip.repeated import repeated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUFFIXES = (".npz",)
+"""How the name of an archive ends."""
+
+_MODEL = "model"
+# Texts stand in an array as wide as the longest; a model reads no more than some eighty words of one.
+_MAX_TEXT_LENGTH = 10_000
+
+
+def _nothing() -> NDArray[np.float32]:
+    return np.zeros((0, 0), dtype=np.float32)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Embeddings:
+    """Unit-length embeddings of one model.
+
+    Shape:
+        image: `(images, dim)`; text: `(texts, dim)`.
+
+    Args:
+        model: that they are of.
+        image: embeddings of images, float32.
+        image_paths: where the images are, one a row.
+        text: embeddings of texts, float32.
+        texts: one a row.
+
+    Raises:
+        ValueError: if rows and names differ in number, dims differ, or a value is not finite.
+    """
+
+    model: ModelIdentity
+    image: NDArray[np.float32] = attrs.field(factory=_nothing)
+    image_paths: tuple[str, ...] = ()
+    text: NDArray[np.float32] = attrs.field(factory=_nothing)
+    texts: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        for kind, rows, names in (("image", self.image, self.image_paths), ("text", self.text, self.texts)):
+            if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != len(names):
+                raise ValueError(
+                    f"{kind} embeddings are {rows.dtype} of shape {rows.shape} for {len(names)} {kind}s, expected a "
+                    "row of float32 for each"
+                )
+            if not np.isfinite(rows).all():
+                raise ValueError(f"an {kind} embedding is not finite")
+        if len(self.image) and len(self.text) and self.image.shape[1] != self.text.shape[1]:
+            raise ValueError(f"images have {self.image.shape[1]} numbers each, texts {self.text.shape[1]}")
+
+    def joined(self, other: Embeddings, *, here: str, there: str) -> Embeddings:
+        """Return these embeddings and others of the same model.
+
+        Args:
+            other: whose rows come after these.
+            here: what these are, for a message.
+            there: what the others are.
+
+        Raises:
+            ValueError: if they are of another model.
+        """
+        self.model.require_same(other.model, here=here, there=there)
+        return Embeddings(
+            model=self.model,
+            image=_stacked(self.image, other.image),
+            image_paths=self.image_paths + other.image_paths,
+            text=_stacked(self.text, other.text),
+            texts=self.texts + other.texts,
+        )
+
+
+def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = False) -> None:
+    """Write embeddings to a NumPy archive, which appears whole or not at all.
+
+    It holds `image_embedding` with `image_path`, `text_embedding` with `text`, as far as there are any, and `model`,
+    the model's identity as JSON.
+
+    Args:
+        path: the archive, `*.npz`.
+        embeddings: at least one.
+        overwrite: whether an archive that is there is replaced.
+
+    Raises:
+        ValueError: if there is nothing to write, or the name ends otherwise.
+        OSError: if it is there already, or cannot be written.
+    """
+    storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
+    arrays: dict[str, NDArray[Any]] = {_MODEL: np.array(embeddings.model.to_json())}
+    if embeddings.image_paths:
+        paths = np.array(embeddings.image_paths, dtype=np.str_)
+        arrays |= {"image_embedding": embeddings.image, "image_path": paths}
+    if embeddings.texts:
+        arrays |= {"text_embedding": embeddings.text, "text": np.array(embeddings.texts, dtype=np.str_)}
+    if len(arrays) == 1:
+        raise ValueError(f"there is not one embedding to write to {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.atomic_write(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has the array names among its options
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Return the embeddings in an archive that `write_embeddings` wrote; no more is read than the file is long.
+
+    Raises:
+        ValueError: if it is no such archive, or does not say which model it is of.
+        OSError: if it cannot be read.
+    """
+    try:
+        return _of_arrays(_read_arrays(path))
+    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no archive of embeddings that can be used: {error}") from None
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the lines of a file that are not blank.
+
+    Raises:
+        ValueError: if it is not UTF-8, or a line is no text to embed but a file by mistake.
+        OSError: if it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}; expected one text a line") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"{path} is a folder; expected a file with one text a line") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); expected one text a line") from None
+    for number, line in enumerate(lines, 1):
+        if len(line) > _MAX_TEXT_LENGTH:
+            raise ValueError(
+                f"{path}, line {number} has {len(line):,} characters; expected one text a line, of up to "
+                f"{_MAX_TEXT_LENGTH:,}"
+            )
+    return [line for line in lines if line.strip()]
 
 
 def embed_files(
-    clip: ImageTextModel, paths: Sequence[Path], texts: Sequence[str], output: Path, *, batch_size: int = 32
-) -> list[str]:
-    """Write the unit-length embeddings of images and texts to a NumPy archive; it appears whole or not at all.
+    clip: ImageTextModel,
+    model: ModelIdentity,
+    paths: Sequence[Path],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+) -> tuple[Embeddings, list[str]]:
+    """Return the unit-length embeddings of images and texts, and why each image that was left out was, naming it.
 
     Args:
         clip: the model.
+        model: what identifies it.
         paths: image files; those that cannot be read are left out.
         texts: texts.
-        output: the archive, with `image_embedding` (images, dim) and `image_path`, `text_embedding` (texts, dim) and
-            `text`, as far as there are any.
         batch_size: images or texts encoded at once.
-
-    Returns:
-        Why each image that was left out was, naming it.
     """
-    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
     skipped: list[str] = []
-    if paths:
-        kept, embeddings = [], []
-        with Progress("encoding images", total=len(paths), unit="images", console=console()) as bar:
-            for start in range(0, len(paths), batch_size):
-                images = {path: _readable(path, skipped) for path in paths[start : start + batch_size]}
-                readable = {str(path): image for path, image in images.items() if image is not None}
-                kept += list(readable)
-                embeddings.append(clip.encode_image(list(readable.values()), batch_size=batch_size).numpy())
-                bar.advance(min(batch_size, len(paths) - start))
-        arrays |= {"image_embedding": np.concatenate(embeddings), "image_path": np.array(kept, dtype=np.str_)}
-    if texts:
-        embedding = clip.encode_text(texts, batch_size=batch_size, progress=True).numpy()
-        arrays |= {"text_embedding": embedding, "text": np.array(texts, dtype=np.str_)}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with storage.atomic_write(output) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has the array names among its options
-    return skipped
+    kept: list[str] = []
+    rows = []
+    with Progress("encoding images", total=len(paths), unit="images", console=console(shown=bool(paths))) as bar:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            readable = [(path, image) for path in batch if (image := _readable(path, skipped)) is not None]
+            kept += [str(path) for path, _ in readable]
+            if readable:
+                rows.append(clip.encode_image([image for _, image in readable], batch_size=batch_size).numpy())
+            bar.advance(len(batch))
+    embeddings = Embeddings(
+        model=model,
+        image=np.concatenate(rows) if rows else _nothing(),
+        image_paths=tuple(kept),
+        text=clip.encode_text(texts, batch_size=batch_size, progress=True).numpy() if texts else _nothing(),
+        texts=tuple(texts),
+    )
+    return embeddings, skipped
 
 
 def _readable(path: Path, skipped: list[str]) -> Image.Image | None:
@@ -57,3 +202,55 @@ def _readable(path: Path, skipped: list[str]) -> Image.Image | None:
     except ImageError as error:
         skipped.append(str(error))
         return None
+
+
+def _stacked(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([one, other]) if len(one) and len(other) else one if len(one) else other
+
+
+def _names(arrays: dict[str, NDArray[Any]], name: str) -> tuple[str, ...]:
+    return tuple(map(str, arrays[name].tolist())) if name in arrays else ()
+
+
+def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Embeddings:
+    if _MODEL not in arrays:
+        raise ValueError("it does not say which model it is of; embed the files again")
+    return Embeddings(
+        model=ModelIdentity.from_json(str(arrays[_MODEL].item())),
+        image=arrays.get("image_embedding", _nothing()),
+        image_paths=_names(arrays, "image_path"),
+        text=arrays.get("text_embedding", _nothing()),
+        texts=_names(arrays, "text"),
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if twice := repeated(entry.filename for entry in entries):
+            raise ValueError(f"{twice[0]} is there twice")
+        return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    """Return an array as long as its header says, once that agrees with the archive and the archive with the file."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+        raise ValueError(f"{entry.filename} is compressed, as embeddings are never written")
+    with archive.open(entry) as stream:
+        if npy.read_magic(stream) != (1, 0):
+            raise ValueError(f"{entry.filename} is no array of numpy's first format")
+        shape, in_columns, dtype = npy.read_array_header_1_0(stream)
+        if in_columns or dtype.hasobject or dtype.kind not in "fU":
+            raise ValueError(f"{entry.filename} holds {dtype}, expected float32 or texts, row by row")
+        num_bytes = math.prod(shape) * dtype.itemsize
+        content = _content(stream, num_bytes, entry)
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _content(stream: IO[bytes], num_bytes: int, entry: zipfile.ZipInfo) -> bytes:
+    if stream.tell() + num_bytes != entry.file_size:
+        raise ValueError(f"{entry.filename} has another size than its header says")
+    content = stream.read(num_bytes)
+    if len(content) != num_bytes:
+        raise ValueError(f"{entry.filename} is cut off")
+    return content

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
-from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, resolve_spec
+from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.hub import PREFIX
+from mobileclip.identity import ModelIdentity
 from mobileclip.progress import Progress, console
+from mobileclip.reparam import reparameterize
 from mobileclip.repeated import repeated
+from mobileclip.serialization import to_json
+from mobileclip.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.data.image import ImageSource
 
 Item = TypeVar("Item")
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""How files of weights are usually called."""
 
 
 class ImageTextModel:
@@ -60,12 +69,7 @@ class ImageTextModel:
 
         Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
         """
-        if isinstance(labels, str) or not labels:
-            raise ValueError('labels is a list of at least one text, such as ["a cat", "a dog"]')
-        if twice := repeated(labels):
-            raise ValueError(f"labels are given twice: {twice}")
-        if "{}" not in template:
-            raise ValueError(f"the template {template!r} has no {{}} for the label, as in 'a photo of a {{}}'")
+        require_labels(labels, template)
         texts = self.encode_text([template.replace("{}", label) for label in labels], batch_size=batch_size)
         logits = self.model.logit_scale.detach().float().cpu().exp() * self.encode_image([image]) @ texts.T
         probabilities = logits[0].softmax(-1).tolist()
@@ -192,23 +196,130 @@ def load(
         CheckpointError: if the file does not fit the model, tensor by tensor.
         ValueError: if the name is unknown.
     """
+    wanted, found = _found(model, checkpoint)
+    return ImageTextModel(_both_towers(load_model(found, wanted, fold=fold, dtype=dtype, device=device), found))
+
+
+def load_identified(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    fold: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> tuple[ImageTextModel, ModelIdentity]:
+    """Return a pretrained model as `load` does, and what identifies it wherever its embeddings are kept.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+        fold: fold what can be folded. Without it the model stays in the form that it is stored in, whichever that is.
+        dtype: of the weights.
+        device: where to.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: see `load`.
+    """
+    wanted, found = _found(model, checkpoint)
+    stored = read_checkpoint(found, wanted)
+    built = _both_towers(stored.build(), found)
+    identity = identity_of(built)
+    loaded = reparameterize(built) if fold and stored.form != "folded" else built
+    return ImageTextModel(loaded.requires_grad_(requires_grad=False).to(device=device, dtype=dtype)), identity
+
+
+def identity_of(model: DualEncoder) -> ModelIdentity:
+    """Return what identifies a model in embeddings of it.
+
+    Args:
+        model: in the form that it is stored in.
+    """
+    return ModelIdentity(
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=to_json(model.spec, unstructure_as=DualEncoderSpec),
+        version=metadata.version("mobileclip"),
+    )
+
+
+def require_labels(labels: Sequence[str], template: str) -> None:
+    """Refuse texts that nothing can be chosen among.
+
+    Args:
+        labels: at least one, no two equal, none blank.
+        template: with a place for a label.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if isinstance(labels, str) or not labels:
+        raise ValueError('labels are a list of at least one text to choose among, such as "a cat" "a dog"')
+    if not all(label.strip() for label in labels):
+        raise ValueError("a label is blank; expected texts to choose among")
+    if twice := repeated(labels):
+        raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
+    if "{}" not in template:
+        raise ValueError(f"the template {template!r} has no {{}} for the label, as in 'a photo of a {{}}'")
+
+
+def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
+    """Refuse a model that `load` would refuse for its name or its file's: nothing is read, and nothing is fetched.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load`.
+    """
+    wanted, found = _found(model, checkpoint)
+    if isinstance(wanted, str):
+        resolve_spec(wanted)
+    if not str(found).startswith(PREFIX) and not Path(found).is_file():
+        what = "it is a folder" if Path(found).is_dir() else "there is no such file"
+        raise FileNotFoundError(f"no checkpoint at {found}: {what}")
+
+
+def _found(
+    model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None
+) -> tuple[str | ModelSpec | None, str | Path]:
+    """Return the model that is wanted, if any is named, and its checkpoint."""
     if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
         if str(model) in PRETRAINED:
             checkpoint = PRETRAINED[str(model)]
-        elif Path(model).is_file() or str(model).startswith("hf-hub:"):
+        elif Path(model).is_file() or str(model).startswith(PREFIX):
             model, checkpoint = None, model
         else:
-            resolve_spec(str(model))
+            spec_called(model)
     if checkpoint is None:
         raise ValueError(
-            "there are no published weights for this model, so give a checkpoint: load(model, checkpoint='...'); "
-            f"models with published weights: {', '.join(PRETRAINED)}. For fresh weights use mobileclip.build_model"
+            "there are no published weights for this model, so give a checkpoint: load(model, checkpoint='...'), or "
+            f"--checkpoint FILE; models with published weights: {', '.join(PRETRAINED)}. For fresh weights use "
+            "mobileclip.build_model"
         )
-    wanted = cast("str | ModelSpec | None", str(model) if isinstance(model, Path) else model)
-    loaded = load_model(checkpoint, wanted, fold=fold, dtype=dtype, device=device)
+    return str(model) if isinstance(model, Path) else model, checkpoint
+
+
+def spec_called(name: str | Path) -> ModelSpec:
+    """Return the spec of a model or tower that is known by name.
+
+    Raises:
+        FileNotFoundError: if a file was meant, which is not there.
+        ValueError: if the name is unknown; the message has the nearest ones.
+    """
+    try:
+        return resolve_spec(str(name))
+    except ValueError:
+        path = Path(name)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; expected a file of weights or the name of a model") from None
+        if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
+            raise FileNotFoundError(f"there is no checkpoint at {path}") from None
+        raise
+
+
+def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
     if not isinstance(loaded, DualEncoder):
         raise ValueError(
-            f"{checkpoint} holds one tower, and classification needs both; "
-            "load the tower with mobileclip.encoders.load_model"
+            f"{checkpoint} holds one tower, and this needs both; load the tower with mobileclip.encoders.load_model"
         )
-    return ImageTextModel(loaded)
+    return loaded

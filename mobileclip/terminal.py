@@ -6,6 +6,7 @@ their passwords and queries, and nothing is taken for rich's markup.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from functools import cache
@@ -30,6 +31,17 @@ def say(text: object = "", *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(_encodable(f"{shown(text)}\n", stream))
     stream.flush()
+
+
+def say_json(value: object, *, indent: int | None = None) -> None:
+    """Print a value for a program to read: whole, with every character beyond ASCII as JSON's escape.
+
+    Args:
+        value: of JSON.
+        indent: spaces for each level; one line without it.
+    """
+    sys.stdout.write(f"{json.dumps(value, indent=indent)}\n")
+    sys.stdout.flush()
 
 
 def shown(text: object) -> str:

@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobileclip.cli import main
+from mobileclip.embedding import read_embeddings
+from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
+from tests.encoders.small import SMALL, randomised
 
 IMAGES = "tests/golden/augment/images"
 
@@ -67,6 +71,87 @@ def test_embed_nothing(capsys, small_file):
     status, _, err = run(capsys, "embed", "-c", small_file)
     assert status == 2
     assert "nothing to embed" in err
+
+
+def forbid_models(monkeypatch):
+    """Have a test fail where a model is read or fetched."""
+
+    def read(*_, **__):
+        raise AssertionError("a model was read before the arguments were looked at")
+
+    monkeypatch.setattr("mobileclip.pipeline.read_checkpoint", read)
+    monkeypatch.setattr("mobileclip.pipeline.load_model", read)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("embed", "nothing", "-o", "new.npz"), "there is no nothing; expected an image file"),
+        (("embed", "phtos", "-o", "new.npz"), "did you mean phtoos?"),
+        (("embed", "a.jpg", "-o", "kept.npz"), "kept.npz is there already; choose another name, or replace it with"),
+        (("embed", "a.jpg", "-o", "e.csv"), "must end with .npz"),
+        (("embed", "a.jpg", "--batch-size", "0"), "--batch-size is 0, expected at least 1"),
+        (("embed", "a.jpg", "--device", "tpu"), "there is no device 'tpu'"),
+        (("embed", "a.jpg", "--overwrite", "--append"), "give one of them"),
+        (("embed", "a.jpg", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
+        (("embed", "a.jpg", "-c", "lost.pt"), "no checkpoint at lost.pt"),
+        (("embed", "phtoos"), "holds no images"),
+        (("embed", "--texts", "lost.txt"), "there is no file lost.txt"),
+        (("classify", "lost.jpg", "a"), "there is no lost.jpg; expected an image file"),
+        (("classify", "a.jpg"), "a list of at least one text"),
+        (("classify", "a.jpg", "a", "a"), "given twice: a"),
+        (("classify", "a.jpg", "a", " "), "blank"),
+        (("classify", "a.jpg", "a", "--template", "photo"), "has no {} for the label"),
+        (("classify", "kept.npz", "a"), "kept.npz"),
+        (("classify", "phtoos", "a"), "phtoos is a folder; expected an image file"),
+        (("convert", "a.jpg", "kept.npz", "--to", "official"), "must end with .safetensors or .pt"),
+        (("convert", "a.jpg", "phtoos/a.safetensors/b.safetensors", "--model", "mobileclip_s9"), "did you mean"),
+        (("convert", "a.pt", "a.pt", "--to", "official", "--overwrite"), "would be replaced by what is made of it"),
+        (("convert", "a.pt", "./a.pt", "--to", "official"), "a.pt is there already"),
+        (("info", "phtoos"), "phtoos is a folder; expected a file of weights or the name of a model"),
+        (("info", "lost.pt"), "no checkpoint at lost.pt"),
+    ],
+)
+def test_arguments_are_looked_at_before_anything_else(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.jpg")
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    (tmp_path / "phtoos").mkdir()
+    (tmp_path / "kept.npz").write_bytes(b"the work of hours")
+    forbid_models(monkeypatch)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.startswith("mobileclip: ")
+    assert err.count("\n") == 1
+    assert (tmp_path / "kept.npz").read_bytes() == b"the work of hours"
+    assert (tmp_path / "a.pt").read_bytes() == b"weights"
+    assert not (tmp_path / "embeddings.npz").exists()
+
+
+def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
+    output, other = tmp_path / "e.npz", tmp_path / "other.safetensors"
+    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", small_file)[0] == 0
+    status, out, _ = run(capsys, "embed", IMAGES, "-o", output, "-c", small_file, "--append")
+    assert (status, "added 2 image" in out) == (0, True)
+    read = read_embeddings(output)
+    assert [path.rpartition("/")[2] for path in read.image_paths] == ["coffee.png", "astronaut.png", "chelsea.png"]
+    save_model(randomised(SMALL, seed=1), other)
+    before = output.read_bytes()
+    status, _, err = run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", other, "--append")
+    assert (status, "are of two models" in err) == (2, True)
+    assert output.read_bytes() == before
+    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", other, "--overwrite")[0] == 0
+    assert len(read_embeddings(output).image) == 1
+    assert read_embeddings(output).model != read.model
+
+
+def test_nothing_is_written_where_no_image_can_be_read(capsys, small_file, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    status, out, err = run(capsys, "embed", tmp_path / "torn.png", "-o", tmp_path / "e.npz", "-c", small_file)
+    assert (status, out) == (1, "")
+    assert "nothing was written" in err
+    assert not (tmp_path / "e.npz").exists()
 
 
 def test_convert_there_and_back(capsys, small_file, tmp_path):

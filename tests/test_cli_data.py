@@ -70,8 +70,16 @@ def test_inspect(capsys, tmp_path):
     [
         (("inspect", golden("npz"), "--key", "000100000009"), "did you mean '00010000000"),
         (("inspect", "nothing.tar"), "nothing.tar"),
-        (("inspect", golden("npz"), "-o", "{folder}/nowhere/sheet.png"), "nowhere"),
-        (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "what"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.png"), "kept.png is there already"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.png/sheet.png"), "kept.png is no folder"),
+        (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .png or .jpg"),
+        (("inspect", "{folder}"), "is a folder; expected a tar shard"),
+        (("join", golden("npz"), "{folder}/nothing.tar", "{folder}/kept.png"), "kept.png is no folder"),
+        (("join", golden("npz"), golden("npz"), "{folder}/images"), "shards that no join wrote"),
+        (("verify", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
+        (("verify", "{folder}/kept.png"), "is a file; expected a folder"),
+        (("verify", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),
+        (("verify", "{folder}", "--device", "gpu"), "there is no device 'gpu'"),
         (("join", golden("npz"), "{folder}/nothing.tar", "{folder}/out"), "no image in the 1 shards"),
         (("join", golden("npz"), "{folder}/{{0..", "{folder}/out"), "cannot be expanded"),
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),
@@ -80,6 +88,9 @@ def test_inspect(capsys, tmp_path):
     ],
 )
 def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, message):
+    (tmp_path / "kept.png").write_bytes(b"the work of hours")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000.tar").write_bytes(b"pictures")
     status, _, err = run(
         capsys, "data", *(argument.format(folder=tmp_path) for argument in arguments), *quiet(arguments)
     )
@@ -87,6 +98,8 @@ def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, mess
     assert err.startswith("mobileclip: ")
     assert message in err
     assert err.count("\n") == 1
+    assert (tmp_path / "kept.png").read_bytes() == b"the work of hours"
+    assert (tmp_path / "images" / "00000.tar").read_bytes() == b"pictures"
 
 
 def quiet(arguments):

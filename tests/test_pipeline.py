@@ -104,8 +104,9 @@ class TestClassify:
         [
             ([], "{}", "at least one text"),
             ("a cat", "{}", "list of"),
-            (["a", "a", "b"], "{}", r"twice: \['a'\]"),
+            (["a", "a", "b"], "{}", "twice: a"),
             (["a"], "a photo", "for the label"),
+            (["a", " "], "{}", "blank"),
         ],
     )
     def test_labels_that_make_no_sense(self, clip, images, labels, template, message):

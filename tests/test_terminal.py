@@ -1,13 +1,14 @@
 """Text that came with data can do nothing on a terminal but be read."""
 
 import io
+import json
 import logging
 import sys
 
 import pytest
 
 from mobileclip.progress import Progress
-from mobileclip.terminal import console, get_logger, print_table, say, shown
+from mobileclip.terminal import console, get_logger, print_table, say, say_json, shown
 
 HOSTILE = "x[/nothing] [red]y[/red] :smile: \x1b[2J\rz https://me:secret@host/a?token=secret"
 SEEN = "x[/nothing] [red]y[/red] :smile: \\x1b[2J\\rz https://host/a?..."
@@ -21,6 +22,15 @@ def test_what_is_said(capsys):
     say(HOSTILE)
     say(HOSTILE, error=True)
     assert capsys.readouterr() == (f"{SEEN}\n", f"{SEEN}\n")
+
+
+def test_json_is_whole_for_a_program_and_safe_for_a_terminal(capsys):
+    value = {HOSTILE: "\u202e\udcff" + "x" * 20_000}
+    say_json(value)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert out[:-1].isprintable()
+    assert json.loads(out) == value
 
 
 def test_what_a_stream_cannot_encode_is_escaped(monkeypatch):

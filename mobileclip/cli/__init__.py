@@ -10,6 +10,7 @@ from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import models
+from mobileclip.terminal import say
 
 app = SubcommandApp()
 app.command(models.classify)
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("mobileclip: interrupted")
     except (ValueError, OSError, ImportError) as error:
-        print(f"mobileclip: {error}", file=sys.stderr)  # noqa: T201
+        say(f"mobileclip: {error}", error=True)
         sys.exit(2)
 
 

@@ -1,7 +1,5 @@
 """`mobileclip data ...`: what is done with data sets."""
 
-# ruff: noqa: T201  what a command prints is what it is for
-
 from __future__ import annotations
 
 import sys
@@ -10,6 +8,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
+
+from mobileclip.cli.checks import require_at_least, require_file, require_folder
+from mobileclip.storage import atomic_write, is_remote, local_path, require_output
+from mobileclip.terminal import say
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_SHEET_SUFFIXES = tuple(_FORMATS)
 
 app = SubcommandApp()
 
@@ -57,6 +62,10 @@ def join(
     """
     from mobileclip.data.join import JoinSpec, join_images
 
+    require_at_least(1, num_workers=num_workers)
+    _require_output_directory(output)
+    if index is not None:
+        require_output(index, overwrite=True)
     spec = JoinSpec(
         reinforced=reinforced,
         images=images,
@@ -69,7 +78,7 @@ def join(
         num_workers=num_workers,
     )
     report = join_images(spec, show_progress=not quiet)
-    print(report)
+    say(report)
     if not report.complete:
         sys.exit(1)
 
@@ -81,6 +90,7 @@ def inspect(
     *,
     key: str | None = None,
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="SHEET.png")] = None,
+    overwrite: bool = False,
 ) -> None:
     """Print what a sample holds, and draw a contact sheet of its augmentations.
 
@@ -94,16 +104,23 @@ def inspect(
         shard: a tar file of any layout, path or address; plain image-text shards and shards without images do too.
         key: of the sample; the first one by default.
         output: a PNG file to draw the contact sheet to.
+        overwrite: replace a sheet that is there.
     """
     from mobileclip.data.contact_sheet import draw_sheet
     from mobileclip.data.inspection import inspect_sample, print_inspection
 
+    if output is not None:
+        require_output(output, overwrite=overwrite, suffixes=_SHEET_SUFFIXES)
+    require_file(shard, "a tar shard")
     inspection = inspect_sample(shard, key)
     if output is not None:
-        draw_sheet(inspection).save(output)
+        sheet = draw_sheet(inspection)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(output) as stream:
+            sheet.save(stream, format=_FORMATS[output.suffix.lower()])
     print_inspection(inspection)
     if output is not None:
-        print(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 @app.command
@@ -112,7 +129,7 @@ def verify(
     /,
     *,
     samples: Annotated[int, arg(metavar="N")] = 32,
-    device: str = "cpu",
+    device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
     seed: int = 0,
     quiet: bool = False,
 ) -> None:
@@ -129,13 +146,31 @@ def verify(
     Args:
         directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or an address.
         samples: how many samples to recompute; 0 loads no teacher.
-        device: where to recompute, such as cuda:0.
+        device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: of the choice of samples.
         quiet: show no progress.
     """
+    from mobileclip.devices import pick_device
     from mobileclip.reinforce import verify as verify_directory
 
-    found = verify_directory(directory, num_samples=samples, device=device, seed=seed, show_progress=not quiet)
-    print(found)
+    require_at_least(0, samples=samples)
+    require_folder(directory, "a folder of reinforced shards")
+    place = str(pick_device(device))
+    found = verify_directory(directory, num_samples=samples, device=place, seed=seed, show_progress=not quiet)
+    say(found)
     if not found.is_good:
         sys.exit(1)
+
+
+def _require_output_directory(output: str) -> None:
+    """Refuse a place that cannot be a directory; one that is there may hold what an interrupted join left."""
+    if is_remote(output):
+        return
+    from mobileclip.data.join_report import LEDGER
+
+    folder = local_path(output)
+    require_output(folder / "join.json", overwrite=True)
+    if folder.is_dir() and not (folder / LEDGER).exists() and any(folder.glob("*.tar")):
+        raise FileExistsError(
+            f"{output} holds shards that no join wrote, and they might be replaced; choose another folder"
+        )

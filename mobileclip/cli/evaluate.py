@@ -1,7 +1,5 @@
 """`mobileclip eval ...`: how good models are."""
 
-# ruff: noqa: T201  what a command prints is what it is for
-
 from __future__ import annotations
 
 import sys
@@ -14,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
 from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+from mobileclip.terminal import console, print_table, say
 
 if TYPE_CHECKING:
     from mobileclip.evaluation import ComparisonRow, DatasetResult
@@ -53,20 +52,18 @@ def evaluate(
         report: write report.html, with mistakes and examples, and its tables and plots as PNG files; measures how long
             an image and a text take, too.
     """
-    from rich.console import Console
-
     from mobileclip.evaluation.summary import summarize, write_summary
 
-    run = evaluate_models(models, spec, for_report=report, console=Console(stderr=True))
+    run = evaluate_models(models, spec, for_report=report, console=console())
     if any(model.records for model in run.models):
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
         if report:
             page, *pictures = write_summary(spec.output, run, summary)
-            print(f"report: {page}, and {len(pictures)} pictures in {pictures[0].parent}")
+            say(f"report: {page}, and {len(pictures)} pictures in {pictures[0].parent}")
     for failure in run.failures:
         what = f"{failure.model} on {failure.task}" if failure.task else failure.model
-        print(f"not evaluated: {what}: {failure.message}", file=sys.stderr)
+        say(f"not evaluated: {what}: {failure.message}", error=True)
     if run.failures:
         sys.exit(1)
 
@@ -82,12 +79,11 @@ def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
     ]
     _print_table(results_table(models))
     for model in run.models:
-        print(f"{model.name}: {model.path}")
+        say(f"{model.name}: {model.path}")
 
 
 def _print_table(table: Table) -> None:
     """Print a table of a report."""
-    from rich.console import Console
     from rich.table import Table as Printed
     from rich.text import Text
 
@@ -98,9 +94,8 @@ def _print_table(table: Table) -> None:
         )
     for row in table.rows:
         printed.add_row(*(Text(f"{cell.text}{_MARKS[cell.mark]}") for cell in row))
-    # Wider than most: a table that is cut says nothing.
-    Console(width=max(100, Console().width)).print(printed)
-    print("Main metrics, in per cent; * marks the best of several.")
+    print_table(printed)
+    say("Main metrics, in per cent; * marks the best of several.")
 
 
 @app.command
@@ -124,7 +119,6 @@ def report(
         results: what was measured here.
         model: whose published results stand beside.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from mobileclip.evaluation import compare_results, published_results, read_results
@@ -141,12 +135,11 @@ def report(
         table.add_row(row.name, row.metric, *_cells(row))
     table.add_section()
     table.add_row("average", "", _average(measured), _average(published), "", "")
-    # Wider than most: a table that is cut says nothing.
-    Console(width=max(100, Console().width)).print(table)
+    print_table(table)
     num_stars = sum(row.stands_out for row in rows)
     both = sum(row.difference is not None for row in rows)
     if both:
-        print(f"{num_stars} of {both} differ by more than the noise (*).")
+        say(f"{num_stars} of {both} differ by more than the noise (*).")
 
 
 def _cells(row: ComparisonRow) -> tuple[str, str, str, str]:

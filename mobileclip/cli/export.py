@@ -1,7 +1,5 @@
 """`mobileclip export` and `mobileclip verify`: models for other runtimes."""
 
-# ruff: noqa: T201  what a command prints is what it is for
-
 from __future__ import annotations
 
 import sys
@@ -11,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from mobileclip.cli.checks import require_folder, require_there
 from mobileclip.export.spec import ExportSpec
+from mobileclip.storage import require_output_folder
+from mobileclip.terminal import say
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import SkipReport
@@ -30,6 +31,7 @@ def export(
     data: str | None = None,
     max_images: int = 100,
     calibration: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
 
@@ -47,13 +49,24 @@ def export(
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
         calibration: a data set in the same layout that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.
+        overwrite: replace an export that is there.
     """
     from mobileclip.export import export_model, read_report
+    from mobileclip.export.contract import CONTRACT
+    from mobileclip.export.targets import targets
+    from mobileclip.pipeline import require_model
 
+    targets.resolve(spec.target).check()
+    require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
+    require_model(model, checkpoint)
+    if max_images < 2:
+        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
+    for path in filter(None, (data, calibration)):
+        require_there(path, "a data set to measure on")
     samples = None if data is None else _samples(data, max_images)
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION)
-    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges)
-    print(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, overwrite=overwrite)
+    say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 
 
@@ -69,25 +82,26 @@ def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> None:
     """
     from mobileclip.export import verify_export
 
+    require_folder(folder, "a folder that mobileclip export wrote")
     _conclude(verify_export(folder), f"{folder} fails")
 
 
 def _conclude(report: Report, failure: str) -> None:
     """Print a report; end with status 1 where a gate failed."""
     for name, count in report.skipped.items():
-        print(f"left out of {report.data}: {count} images ({name})", file=sys.stderr)
+        say(f"left out of {report.data}: {count} images ({name})", error=True)
     for tower in report.towers:
         minimum, median = tower.cosine_minimum, tower.cosine_median
         cosines = "not finite" if minimum is None or median is None else f"at least {minimum:.7f}, median {median:.7f}"
-        print(f"{tower.tower}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
-    print(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
-    print(f"run by: {report.runtime}")
+        say(f"{tower.tower}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
+    say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    say(f"run by: {report.runtime}")
     if report.passed:
-        print(f"passed: all {len(report.gates)} gates")
+        say(f"passed: all {len(report.gates)} gates")
         return
-    print(f"{failure}:", file=sys.stderr)
+    say(f"{failure}:", error=True)
     for line in report.failures:
-        print(f"  {line}", file=sys.stderr)
+        say(f"  {line}", error=True)
     sys.exit(1)
 
 
@@ -101,8 +115,6 @@ def _samples(path: str, max_images: int) -> Samples:
     from mobileclip.evaluation import open_benchmark
     from mobileclip.export import Samples
 
-    if max_images < 2:
-        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     benchmark, report = open_benchmark(path), SkipReport()
     samples = list(islice(benchmark.samples(report), max_images))
     _tell_skips(report)
@@ -127,4 +139,4 @@ def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str
 
 def _tell_skips(report: SkipReport) -> None:
     for reason, count in report.counts.items():
-        print(f"left out of the data: {count} samples ({reason})", file=sys.stderr)
+        say(f"left out of the data: {count} samples ({reason})", error=True)

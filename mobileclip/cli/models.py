@@ -1,20 +1,22 @@
 """`mobileclip classify | embed | convert | list | info`: what is done with a model."""
 
-# ruff: noqa: T201  what a command prints is what it is for
-
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from mobileclip.cli.checks import require_at_least, require_file, require_there, without_repeats
+from mobileclip.storage import is_same, require_output
+from mobileclip.terminal import print_table, say, say_json
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 DEFAULT_MODEL = "mobileclip_s0"
 
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
+Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")]
 
 
@@ -26,6 +28,7 @@ def classify(
     model: Model = None,
     checkpoint: Checkpoint = None,
     template: str = "{}",
+    device: Device = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -38,17 +41,25 @@ def classify(
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
         checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
         template: the sentence that each label is put into, such as "a photo of a {}".
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         as_json: print one JSON object instead of lines.
     """
-    from mobileclip.pipeline import load
+    from mobileclip.data.image import load_image
+    from mobileclip.devices import pick_device
+    from mobileclip.pipeline import load, require_labels, require_model
 
-    clip = load(model or (None if checkpoint else DEFAULT_MODEL), checkpoint)
-    scores = clip.classify(image, labels, template=template)
+    require_labels(labels, template)
+    require_file(image, "an image file")
+    picture = load_image(image)
+    place = pick_device(device)
+    name = model or (None if checkpoint else DEFAULT_MODEL)
+    require_model(name, checkpoint)
+    scores = load(name, checkpoint, device=place).classify(picture, labels, template=template)
     if as_json:
-        print(json.dumps(scores, ensure_ascii=False))
+        say_json(scores)
         return
     for label, probability in scores.items():
-        print(f"{probability:8.2%}  {label}")
+        say(f"{probability:8.2%}  {label}")
 
 
 def embed(
@@ -59,38 +70,71 @@ def embed(
     output: Annotated[Path, arg(aliases=["-o"])] = Path("embeddings.npz"),
     model: Model = None,
     checkpoint: Checkpoint = None,
+    device: Device = "auto",
     batch_size: int = 32,
+    overwrite: bool = False,
+    append: bool = False,
 ) -> None:
     """Write the unit-length embeddings of images and texts to a NumPy archive.
 
     mobileclip embed photos/ more/cat.jpg --texts captions.txt --checkpoint mobileclip_s2.pt
 
     The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
-    as they were given. Images that cannot be read are named, counted and left out; the exit status is then 1.
+    as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
+    that cannot be read are named, counted and left out; the exit status is then 1.
 
     Args:
         inputs: image files, and folders that are searched for image files.
         texts: a UTF-8 file with one text per line.
-        output: the archive to write.
+        output: the archive to write, *.npz.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
         checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         batch_size: images or texts encoded at once.
+        overwrite: replace an archive that is there.
+        append: add to the archive that is there, which the same model must have made; what is in it is not encoded
+            again.
     """
-    from mobileclip.embedding import embed_files
-    from mobileclip.pipeline import load
+    from mobileclip.devices import pick_device
+    from mobileclip.embedding import SUFFIXES, embed_files, read_embeddings, read_texts, write_embeddings
+    from mobileclip.pipeline import load_identified, require_model
 
-    paths = [path for given in inputs for path in _images_at(given)]
-    lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()] if texts else []
+    require_at_least(1, batch_size=batch_size)
+    if overwrite and append:
+        raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
+    require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
+    paths = without_repeats(path for given in inputs for path in _images_at(given))
+    lines = [] if texts is None else read_texts(texts)
     if not paths and not lines:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
-    clip = load(model or (None if checkpoint else DEFAULT_MODEL), checkpoint)
-    skipped = embed_files(clip, paths, lines, output, batch_size=batch_size)
-    print(f"wrote {len(paths) - len(skipped)} image and {len(lines)} text embeddings to {output}")
-    if skipped:
-        print(f"left out {len(skipped)} of {len(paths)} images:", file=sys.stderr)
-        for reason in skipped:
-            print(f"  {reason}", file=sys.stderr)
+    before = read_embeddings(output) if append and output.exists() else None
+    name = model or (None if checkpoint else DEFAULT_MODEL)
+    place = pick_device(device)
+    require_model(name, checkpoint)
+    clip, identity = load_identified(name, checkpoint, device=place)
+    if before is not None:
+        before.model.require_same(identity, here=f"the embeddings in {output}", there="the new ones")
+        paths = [path for path in paths if str(path) not in set(before.image_paths)]
+        lines = [line for line in lines if line not in set(before.texts)]
+    embeddings, skipped = embed_files(clip, identity, paths, lines, batch_size=batch_size)
+    _report_skipped(skipped, len(paths))
+    if before is not None:
+        embeddings = before.joined(embeddings, here=f"the embeddings in {output}", there="the new ones")
+    if not embeddings.image_paths and not embeddings.texts:
+        say("not one image could be embedded; nothing was written", error=True)
         sys.exit(1)
+    write_embeddings(output, embeddings, overwrite=overwrite or append)
+    added = f"{len(paths) - len(skipped)} image and {len(lines)} text embeddings"
+    say(f"{'wrote' if before is None else 'added'} {added} to {output}")
+    if skipped:
+        sys.exit(1)
+
+
+def _report_skipped(skipped: list[str], num_images: int) -> None:
+    if skipped:
+        say(f"left out {len(skipped)} of {num_images} images:", error=True)
+        for reason in skipped:
+            say(f"  {reason}", error=True)
 
 
 def convert(
@@ -103,6 +147,7 @@ def convert(
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    overwrite: bool = False,
 ) -> None:
     """Write a checkpoint in another layout, whole or one tower of it, every tensor accounted for.
 
@@ -116,18 +161,29 @@ def convert(
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         dtype: of the weights; folding happens before the cast.
+        overwrite: replace a file that is there.
     """
     import torch
 
     from mobileclip.encoders import save_model
-    from mobileclip.encoders.checkpoints import read_checkpoint
+    from mobileclip.encoders.checkpoints import read_checkpoint, resolve_spec
+    from mobileclip.encoders.checkpoints.hub import PREFIX
+    from mobileclip.pipeline import CHECKPOINT_SUFFIXES
     from mobileclip.reparam import reparameterize
 
+    suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
+    require_output(destination, overwrite=overwrite, suffixes=suffixes)
+    if model is not None:
+        resolve_spec(model)
+    if not source.startswith(PREFIX):
+        require_file(source, "a checkpoint, or hf-hub:OWNER/NAME")
+        if is_same(source, destination):
+            raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower)
     converted = reparameterize(stored.build()) if fold else stored.build()
     save_model(converted.to(getattr(torch, dtype)), destination, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
-    print(f"wrote {destination}: {to} layout, {state}, {dtype}, from the {stored.layout} layout")
+    say(f"wrote {destination}: {to} layout, {state}, {dtype}, from the {stored.layout} layout")
 
 
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
@@ -140,17 +196,17 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 
     if as_json:
         for row in rows():
-            print(json.dumps(row))
+            say_json(row)
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in rows()[0]:
         table.add_column(column, no_wrap=True)
     for row in rows():
-        table.add_row(*(value or "" for value in row.values()))
-    Console().print(table)
+        table.add_row(*(Text(value or "") for value in row.values()))
+    print_table(table)
 
 
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None:
@@ -161,10 +217,14 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
     """
     from mobileclip.catalogue import describe
 
-    print(json.dumps(describe(model), indent=2))
+    say_json(describe(model), indent=2)
 
 
 def _images_at(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return [path]
+    require_there(path, "an image file, or a folder with images")
+    if not path.is_dir():
+        return [path]
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images

@@ -10,13 +10,14 @@ import attrs
 import torch
 from torch import nn
 
+from mobileclip import storage
 from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import REPORT, TOKENIZER, file_sha256
+from mobileclip.export.contract import CONTRACT, REPORT, TOKENIZER, file_sha256
 from mobileclip.export.describing import contract_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
@@ -36,6 +37,7 @@ def export_model(
     checkpoint: str | Path | None = None,
     samples: Samples | None = None,
     calibration: Samples | None = None,
+    overwrite: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """Write a model for another runtime, with all that is needed to use it, and return the folder.
@@ -52,19 +54,19 @@ def export_model(
         checkpoint: weights for a model that is given by name.
         samples: what it is measured on; the pictures that come with the package by default.
         calibration: what the ranges of int8 are found with; crops of `samples` by default.
+        overwrite: whether an export that is there is replaced, once the new one is whole.
         show_progress: whether to tell, on standard error, what is being done and how long it takes.
 
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
-        FileExistsError: if the folder holds something.
+        FileExistsError: if the folder holds something that may not be replaced.
         ValueError: if the target is unknown, the model is in training mode or has no such tower, or the precision
             cannot hold it.
     """
     target = targets.resolve(spec.target)
     target.check()
     out = Path(spec.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is there already; remove it, or choose another folder with --out")
+    storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)
     folded = _folded(model, checkpoint)
     has = towers_of(folded)
     lacking = [tower for tower in spec.towers if tower not in has]
@@ -81,6 +83,8 @@ def export_model(
         folder = Path(temporary) / "export"
         folder.mkdir()
         _write(folder, folded, exports, target, measured, data=samples.name, show_progress=show_progress)
+        if out.exists():
+            out.rename(Path(temporary) / "before")
         folder.rename(out)
     return out
 

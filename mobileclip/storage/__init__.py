@@ -8,6 +8,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import StorageError
 from mobileclip.storage.exclusive import exclusive
+from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.paths import (
     AnyPath,
     atomic_write,
@@ -55,6 +56,8 @@ __all__ = [
     "printable",
     "read_bytes",
     "remove",
+    "require_output",
+    "require_output_folder",
     "size",
     "without_secrets",
     "write_text",

@@ -1,0 +1,84 @@
+"""What every command makes sure of before it works: that what it was given is there, and is what it takes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from mobileclip import storage
+
+
+def require_there(path: str | Path, expected: str) -> None:
+    """Make sure that something is on this machine; an address is taken as it is.
+
+    Args:
+        path: a file, a folder, or an address.
+        expected: what it should be, for the message.
+
+    Raises:
+        FileNotFoundError: if it is not; the message has names nearby that are like it.
+    """
+    if storage.is_remote(path) or storage.local_path(path).exists():
+        return
+    raise FileNotFoundError(f"there is no {path}; expected {expected}{_near(storage.local_path(path))}")
+
+
+def require_folder(path: str | Path, expected: str) -> None:
+    """Make sure that a folder is on this machine; an address is taken as it is.
+
+    Args:
+        path: a folder, or an address.
+        expected: what it should be, for the message.
+
+    Raises:
+        OSError: if it is not.
+    """
+    require_there(path, expected)
+    if not storage.is_remote(path) and not storage.local_path(path).is_dir():
+        raise NotADirectoryError(f"{path} is a file; expected {expected}")
+
+
+def require_file(path: str | Path, expected: str) -> None:
+    """Make sure that a file is on this machine; an address is taken as it is.
+
+    Args:
+        path: a file, or an address.
+        expected: what it should be, for the message.
+
+    Raises:
+        OSError: if it is not.
+    """
+    require_there(path, expected)
+    if not storage.is_remote(path) and storage.local_path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected {expected}")
+
+
+def require_at_least(least: int, **numbers: int | None) -> None:
+    """Make sure that numbers are not below the least.
+
+    Args:
+        least: that each may be.
+        numbers: by the name of the option, with underscores; None is one that was not given.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {number}, expected at least {least}")
+
+
+def without_repeats(paths: Iterable[Path]) -> list[Path]:
+    """Return paths in order, each once."""
+    return list(dict.fromkeys(paths))
+
+
+def _near(path: Path) -> str:
+    """Return names beside a missing one that a person may have meant."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return "" if path.parent == path else f" (there is no folder {path.parent} either)"
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""

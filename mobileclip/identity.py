@@ -1,0 +1,73 @@
+"""Which model embeddings are of: those of two models have nothing to do with each other, however alike they look."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import attrs
+from attrs import validators
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _is_hash(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ValueError(f"{attribute.name} is {str(value)[:80]!r}, expected 64 hexadecimal digits in lower case")
+
+
+@attrs.frozen(kw_only=True)
+class ModelIdentity:
+    """What embeddings depend on, stored beside them.
+
+    Args:
+        weights_sha256: hash of the weights as they are stored: a folded checkpoint is another than the one it was made
+            of, since its embeddings differ in the last digits.
+        spec: of the model, as JSON: its towers, and what they expect of images and texts.
+        version: of the library that embedded; for information, not compared.
+
+    Raises:
+        ValueError: if the hash is none, or a text is missing.
+    """
+
+    weights_sha256: str = attrs.field(validator=_is_hash)
+    spec: str = attrs.field(validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
+    version: str = attrs.field(validator=validators.instance_of(str))
+
+    def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
+        """Refuse embeddings of another model.
+
+        Args:
+            other: the model of the others.
+            here: what is of this model, for the message.
+            there: what is of the other one.
+
+        Raises:
+            ValueError: if weights or specs differ.
+        """
+        if self.weights_sha256 != other.weights_sha256:
+            what = f"weights {self.weights_sha256[:12]} and {other.weights_sha256[:12]}"
+        elif self.spec != other.spec:
+            what = "the same weights with another spec: images or texts are prepared in another way"
+        else:
+            return
+        raise ValueError(
+            f"{here} and {there} are of two models ({what}), whose embeddings cannot be compared; "
+            "embed both with one model"
+        )
+
+    def to_json(self) -> str:
+        """Return it as a line of JSON."""
+        return json.dumps(attrs.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelIdentity:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"it does not say which model it is of: {error}") from None

@@ -1,0 +1,93 @@
+"""What a command is going to write, looked at before it works: the kind of file, the place, and what stands there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from mobileclip.storage.paths import AnyPath, is_remote, local_path
+
+
+def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] = ()) -> None:
+    """Make sure that a file can be written, and that nothing is lost by it.
+
+    Args:
+        path: of the file.
+        overwrite: whether a file that is there may be replaced.
+        suffixes: how its name may end, such as `.npz`; empty where any name will do.
+
+    Raises:
+        ValueError: if its name ends otherwise; the message has the endings.
+        FileExistsError: if it is there and may not be replaced.
+        OSError: if it is a folder, or its folder cannot be made or written to.
+    """
+    place = _local(path)
+    if suffixes and place.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(suffixes)}")
+    if _is_there(place):
+        if place.is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder; give the name of a file, such as {place / _example(suffixes)}"
+            )
+        if not overwrite:
+            raise FileExistsError(f"{path} is there already; choose another name, or replace it with --overwrite")
+    _require_writable(place.parent)
+
+
+def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -> None:
+    """Make sure that a folder can be written, and that nothing is lost by it.
+
+    Args:
+        path: of the folder, which need not exist.
+        overwrite: whether a folder of the same kind may be replaced.
+        marker: the file that a folder of this kind holds; another one that is not empty is never replaced.
+
+    Raises:
+        FileExistsError: if it holds something and may not be replaced.
+        OSError: if it is a file, or cannot be made or written to.
+    """
+    place = _local(path)
+    if not _is_there(place):
+        _require_writable(place.parent)
+        return
+    if not place.is_dir():
+        raise NotADirectoryError(f"{path} is a file; give the name of a folder")
+    if any(place.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"{path} is there already; choose another folder, or replace it with --overwrite")
+        if not (place / marker).is_file():
+            raise FileExistsError(
+                f"{path} holds other files and no {marker}, and is not replaced; choose another folder"
+            )
+    _require_writable(place)
+
+
+def _local(path: AnyPath) -> Path:
+    if is_remote(path):
+        raise ValueError(f"{os.fspath(path)} is an address; this is written to a disk of this machine")
+    return local_path(path)
+
+
+def _is_there(place: Path) -> bool:
+    """Return whether there is a file, a folder or a link, be it to nowhere; a name that none can have is refused."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to."""
+    nearest = next((one for one in (folder, *folder.parents) if _is_there(one)), None)
+    if nearest is None:
+        return
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"nothing can be written to {nearest}: no permission; choose another folder")
+
+
+def _example(suffixes: Collection[str]) -> str:
+    return f"result{next(iter(suffixes), '.txt')}"

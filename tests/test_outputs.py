@@ -1,0 +1,76 @@
+"""What is looked at before anything is written."""
+
+import os
+
+import pytest
+
+from mobileclip.storage import require_output, require_output_folder
+
+
+def test_a_new_file_may_be_written_and_is_not_made(tmp_path):
+    require_output(tmp_path / "deep" / "er" / "new.npz", overwrite=False, suffixes=(".npz",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
+    there = tmp_path / "there.npz"
+    there.write_bytes(b"work of hours")
+    with pytest.raises(FileExistsError, match=r"there already; choose another name, or replace it with --overwrite"):
+        require_output(there, overwrite=False)
+    require_output(there, overwrite=True)
+    assert there.read_bytes() == b"work of hours"
+
+
+def test_a_link_to_nowhere_is_there(tmp_path):
+    (tmp_path / "link.npz").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="there already"):
+        require_output(tmp_path / "link.npz", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e", "npz", "e.npz.gz", ".npz"])
+def test_another_kind_of_file_is_refused_with_the_known_ones(tmp_path, name):
+    with pytest.raises(ValueError, match=r"must end with \.npz or \.npy"):
+        require_output(tmp_path / name, overwrite=True, suffixes=(".npz", ".npy"))
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+        require_output(tmp_path / "folder.npz", overwrite=True, suffixes=(".npz",))
+    with pytest.raises(NotADirectoryError, match="is no folder"):
+        require_output(tmp_path / "file" / "x.npz", overwrite=True)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        require_output_folder(tmp_path / "file", overwrite=True, marker="card.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused_now(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="no permission"):
+        require_output(tmp_path / "x.npz", overwrite=False)
+
+
+def test_a_folder_that_the_system_says_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no permission; choose another folder"):
+        require_output(tmp_path / "new" / "x.npz", overwrite=False)
+
+
+def test_an_address_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is an address"):
+        require_output("s3://bucket/x.npz", overwrite=True)
+
+
+def test_a_folder_is_replaced_where_it_is_one_of_its_kind(tmp_path):
+    folder = tmp_path / "out"
+    require_output_folder(folder, overwrite=False, marker="card.json")
+    folder.mkdir()
+    require_output_folder(folder, overwrite=False, marker="card.json")
+    (folder / "card.json").touch()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        require_output_folder(folder, overwrite=False, marker="card.json")
+    require_output_folder(folder, overwrite=True, marker="card.json")
+    (folder / "card.json").rename(folder / "thesis.txt")
+    with pytest.raises(FileExistsError, match="holds other files and no card"):
+        require_output_folder(folder, overwrite=True, marker="card.json")
