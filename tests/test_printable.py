@@ -1,5 +1,7 @@
 """Text from data, made safe to show."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +60,10 @@ def test_long_text_is_cut_and_says_so():
 )
 def test_addresses_tell_no_secret(text, shown):
     assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "a://" * 10**5, "https://" + "." * 10**6, "https://u:" * 10**5])
+def test_time_grows_with_the_text(text):
+    started = time.monotonic()
+    without_secrets(text)
+    assert time.monotonic() - started < 5

@@ -8,7 +8,7 @@ import unicodedata
 # What joins letters and emoji into one; every other invisible character is shown as an escape.
 _JOINERS = "\u200c\u200d"
 _ADDRESS = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:[^\s'\"<>|\\^`{}]*[^\s'\"<>|\\^`{}.,:;)\]])?)"
+    r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,29})://(?P<rest>(?:[^\s'\"<>|\\^`{}]*[^\s'\"<>|\\^`{}.,:;)\]])?)"
 )
 
 
