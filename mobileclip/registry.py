@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_MAX_SHOWN = 80
+
 
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to values of one kind, open to third parties.
@@ -74,6 +76,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: the nearest names, or all where none is near."""
+        name = name[:_MAX_SHOWN]
         near = difflib.get_close_matches(name, self, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self))}"
         return f"unknown {self.label} {name!r}; {hint}"

@@ -1,19 +1,29 @@
-"""Specs to JSON and back: every spec round-trips, and an unknown key is an error that names it."""
+"""Specs to JSON and back: every spec round-trips, types are strict, and an unknown key is an error that names it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 
+from mobileclip.strict import fitting, parse_json
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cattrs import Converter
 
     from mobileclip.registry import Registry
 
 T = TypeVar("T")
+
+_MAX_REASONS = 5
+_MAX_REASON_CHARACTERS = 240
 
 _open_families: dict[type, Registry[Any]] = {}
 
@@ -36,25 +46,41 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
         spec: the value.
         unstructure_as: the class to read it back as, where that is an open family: the text then says which member.
         indent: spaces per level; None for one line.
+
+    Raises:
+        ValueError: if a number is NaN or infinite, which JSON does not have.
     """
-    return json.dumps(_converter().unstructure(spec, unstructure_as=unstructure_as), indent=indent)
+    return json.dumps(_converter().unstructure(spec, unstructure_as=unstructure_as), indent=indent, allow_nan=False)
 
 
 def from_json(text: str, cls: type[T]) -> T:
     """Return the spec of class `cls` that `to_json` wrote.
 
+    Nothing is converted on the way: a whole number is no text and no truth value, and a tuple has its length.
+
     Raises:
-        ValueError: if the text is not JSON, a key is unknown or missing, or a value is refused by the spec.
+        ValueError: if the text is not JSON, a key is unknown, missing or there twice, or a value is of another type,
+            not finite, or refused by the spec.
     """
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"this is not JSON, so it holds no {cls.__name__}: {error}") from None
+    return from_value(value, cls)
+
+
+def from_value(value: Any, cls: type[T]) -> T:
+    """Return the spec of class `cls` in a value that was read from JSON; see `from_json`."""
     from cattrs import transform_error
 
     try:
-        return _converter().structure(json.loads(text), cls)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"this is not JSON, so it holds no {cls.__name__}: {error}") from None
+        return _converter().structure(value, cls)
     except Exception as error:
-        reasons = "; ".join(transform_error(error, path=cls.__name__, format_exception=_explain))
-        raise ValueError(f"this JSON is not a valid {cls.__name__}: {reasons}") from error
+        reasons = transform_error(error, path=cls.__name__, format_exception=_explain)
+        more = f"; and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
+        raise ValueError(
+            f"this JSON is not a valid {cls.__name__}: {'; '.join(reasons[:_MAX_REASONS])}{more}"
+        ) from error
 
 
 def _explain(error: BaseException, _expected: type | None) -> str:
@@ -62,10 +88,12 @@ def _explain(error: BaseException, _expected: type | None) -> str:
 
     if isinstance(error, ForbiddenExtraKeysError):
         known = [field.name for field in attrs.fields(error.cl)]
-        return f"unknown key {', '.join(map(repr, sorted(error.extra_fields)))}; known: {', '.join(known)}"
+        unknown = ", ".join(repr(key[:40]) for key in sorted(error.extra_fields)[:_MAX_REASONS])
+        return f"unknown key {unknown}; known: {', '.join(known)}"
     if isinstance(error, KeyError):
         return f"required key {error} is missing"
-    return str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    return said if len(said) <= _MAX_REASON_CHARACTERS else f"{said[:_MAX_REASON_CHARACTERS]}..."
 
 
 @cache
@@ -73,9 +101,100 @@ def _converter() -> Converter:
     from cattrs.preconf.json import make_converter
 
     converter = make_converter(forbid_extra_keys=True)
+    converter.register_structure_hook_func(_is_plain, fitting)
+    converter.register_structure_hook_func(lambda cls: cls is Path, lambda value, _: Path(fitting(value, str)))
+    converter.register_structure_hook_factory(_is_optional, lambda cls: _optional_hook(converter, cls))
+    converter.register_structure_hook_factory(
+        lambda cls: _origin(cls) is tuple, lambda cls: _tuple_hook(converter, cls)
+    )
+    converter.register_structure_hook_factory(
+        lambda cls: _origin(cls) is Mapping, lambda cls: _mapping_hook(converter, cls)
+    )
+    converter.register_structure_hook_factory(attrs.has, lambda cls: _object_hook(converter, cls))
     for base, members in _open_families.items():
         _hook_family(converter, base, members)
     return converter
+
+
+def _origin(cls: Any) -> object:
+    return get_origin(cls)
+
+
+def _is_plain(cls: Any) -> bool:
+    """Whether `fitting` says all there is to say: of numbers, truth values, texts, literals and unions of them."""
+    if get_origin(cls) in (Union, UnionType):
+        return all(_is_plain(each) for each in get_args(cls))
+    return cls in (int, float, str, bool, NoneType) or get_origin(cls) is Literal
+
+
+def _is_optional(cls: Any) -> bool:
+    return (
+        get_origin(cls) in (Union, UnionType)
+        and len(get_args(cls)) == 2
+        and NoneType in get_args(cls)
+        and not _is_plain(cls)
+    )
+
+
+def _optional_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
+    (inner,) = (each for each in get_args(cls) if each is not NoneType)
+    return lambda value, _: None if value is None else converter.structure(value, inner)
+
+
+def _tuple_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
+    from cattrs.errors import IterableValidationError, IterableValidationNote
+
+    kinds = get_args(cls)
+    of_any_length = len(kinds) == 2 and kinds[1] is ...
+
+    def structure(value: Any, _: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"must be a list, but is a {type(value).__name__}")
+        if not of_any_length and len(value) != len(kinds):
+            raise ValueError(f"must have {len(kinds)} values, but has {len(value)}")
+        items: list[Any] = []
+        errors: list[Exception] = []
+        for index, (item, kind) in enumerate(
+            zip(value, kinds[:1] * len(value) if of_any_length else kinds, strict=True)
+        ):
+            try:
+                items.append(converter.structure(item, kind))
+            except Exception as error:  # noqa: BLE001, PERF203  every item's reasons are reported, with its place
+                note = IterableValidationNote(f"item {index}", index, kind)
+                error.__notes__ = [*getattr(error, "__notes__", []), note]
+                errors.append(error)
+                if len(errors) > _MAX_REASONS:
+                    break
+        if errors:
+            raise IterableValidationError("values of a list", errors, cls)
+        return tuple(items)
+
+    return structure
+
+
+def _mapping_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[str, Any]]:
+    _, kind = get_args(cls)
+
+    def structure(value: Any, _: Any) -> dict[str, Any]:
+        _require_object(value)
+        return {key: item if kind is Any else converter.structure(item, kind) for key, item in value.items()}
+
+    return structure
+
+
+def _object_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
+    structure_fields = converter.gen_structure_attrs_fromdict(cls)
+
+    def structure(value: Any, kind: Any) -> Any:
+        _require_object(value)
+        return structure_fields(value, kind)
+
+    return structure
+
+
+def _require_object(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object, but is a {type(value).__name__}")
 
 
 def _hook_family(converter: Converter, base: type, members: Registry[Any]) -> None:
@@ -86,7 +205,7 @@ def _hook_family(converter: Converter, base: type, members: Registry[Any]) -> No
         return {"kind": kind, **converter.unstructure(spec, unstructure_as=type(spec))}
 
     def structure(value: Any, _: type) -> Any:
-        if not isinstance(value, dict) or "kind" not in value:
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise ValueError(f"expected an object with a 'kind', one of: {', '.join(sorted(members))}")
         rest = {key: item for key, item in value.items() if key != "kind"}
         return converter.structure(rest, members.resolve(value["kind"]))

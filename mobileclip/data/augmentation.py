@@ -12,8 +12,9 @@ from PIL import Image
 
 from mobileclip.data.operations import OPERATIONS, magnitudes
 from mobileclip.data.randomness import random_index, seeded_rng, uniform
-from mobileclip.inputs import Interpolation
+from mobileclip.inputs import MAX_SIZE, Interpolation
 from mobileclip.registry import Registry
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,7 @@ def _increasing(_: object, attribute: attrs.Attribute[tuple[float, float]], valu
         raise ValueError(f"{attribute.name} must be two positive numbers, the lower first, not {value}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class AugmentationSpec:
     """A random resized crop, then RandAugment: both the choices and, having no state, the augmentation itself.
 
@@ -155,14 +156,14 @@ class AugmentationSpec:
     Source: section 4 and appendix of the paper; Cubuk et al. 2020 for RandAugment.
     """
 
-    size: int = attrs.field(validator=validators.gt(0))
+    size: int = attrs.field(validator=[validators.gt(0), validators.le(MAX_SIZE)])
     scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), converter=_bounds, validator=_increasing)
     ratio: tuple[float, float] = attrs.field(default=(3 / 4, 4 / 3), converter=_bounds, validator=_increasing)
     interpolation: Interpolation = attrs.field(default="bicubic", validator=validators.in_(("bilinear", "bicubic")))
-    num_operations: int = attrs.field(default=2, validator=validators.ge(0))
+    num_operations: int = attrs.field(default=2, validator=[validators.ge(0), validators.le(100)])
     magnitude: int = attrs.field(default=9, validator=validators.ge(0))
-    num_bins: int = attrs.field(default=31, validator=validators.gt(1))
-    reference_size: int = attrs.field(default=224, validator=validators.gt(0))
+    num_bins: int = attrs.field(default=31, validator=[validators.gt(1), validators.le(10_000)])
+    reference_size: int = attrs.field(default=224, validator=[validators.gt(0), validators.le(MAX_SIZE)])
     scale_translations: bool = False
 
     def __attrs_post_init__(self) -> None:

@@ -14,11 +14,12 @@ from mobileclip.data.augmentation import AugmentationSpec
 from mobileclip.data.sample import Layout
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
 CARD = "reinforcement.json"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TeacherEntry:
     """One teacher.
 
@@ -39,7 +40,7 @@ class TeacherEntry:
     spec: Mapping[str, Any] | None = attrs.field(default=None, eq=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionerEntry:
     """Who wrote the synthetic captions.
 
@@ -58,7 +59,7 @@ class CaptionerEntry:
     spec: Mapping[str, Any]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcementCard:
     """What made the shards of a directory, and what is in them.
 

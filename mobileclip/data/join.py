@@ -29,6 +29,7 @@ from mobileclip.data.skips import BadSampleError, Skip
 from mobileclip.data.tar import write_end, write_member
 from mobileclip.data.workers import workers
 from mobileclip.progress import Progress, console
+from mobileclip.strict import strict
 
 INDEX = "images.sqlite"
 
@@ -40,7 +41,7 @@ _MAX_OPEN_SHARDS = 32
 _Content = Mapping[int, tuple[bytes, bytes | None]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class JoinSpec:
     """What is joined with what, and how.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mobileclip import storage
 from mobileclip.data.image_index import ImageIndex, IndexCounts, Placeholder
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
 LEDGER = "join"
 REPORT = "join.json"
@@ -30,7 +31,7 @@ _REASONS = {
 _BITS = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class JoinedShard:
     """One finished shard.
 

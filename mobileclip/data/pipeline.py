@@ -29,6 +29,7 @@ from mobileclip.data.shards import Shards, count_samples, expand_shards, read_re
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.strict import strict
 
 TextToIds = Callable[[Sequence[str]], Tensor]
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def _patterns(shards: Shards) -> tuple[str, ...]:
     return tuple(os.fspath(pattern) for pattern in patterns)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedPipelineSpec:
     """The choices of a data pipeline.
 

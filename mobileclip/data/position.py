@@ -7,12 +7,14 @@ from collections.abc import Iterable
 import attrs
 from attrs import validators
 
+from mobileclip.strict import strict
+
 
 def _pairs(values: Iterable[Iterable[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((shard, key) for shard, key in values)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class StreamPosition:
     """A place in a stream of batches; `to_json` of `mobileclip.serialization` writes it beside a checkpoint.
 

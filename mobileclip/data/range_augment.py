@@ -11,6 +11,8 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip.strict import strict
+
 _OPERATIONS = ("brightness", "contrast", "noise")
 # The loss is linear in the squared error beyond one level of 255, squared.
 _KNEE = 1 / 255**2
@@ -26,7 +28,7 @@ def _positive(_: object, attribute: attrs.Attribute[tuple[float, float]], value:
         raise ValueError(f"{attribute.name} must be two positive numbers of decibels, the first and the last: {value}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class RangeAugmentSpec:
     """The choices of RangeAugment.
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import attrs
+from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput, TextInput
+
+WIDTH = [validators.gt(0), validators.le(1 << 16)]
+"""Validators of a number of channels, of heads, or of a layer's width."""
+
+DEPTH = [validators.gt(0), validators.le(1 << 12)]
+"""Validators of a number of blocks."""
+
+_MAX_KERNEL_SIZE = 1023
 
 
 def check_images(images: Tensor, contract: ImageInput) -> None:
@@ -39,10 +48,12 @@ def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     """Validate a spec's kernel size.
 
     Raises:
-        ValueError: unless it is odd and positive: an even kernel has no centre.
+        ValueError: unless it is odd, positive and at most 1023: an even kernel has no centre.
     """
     if value < 1 or value % 2 == 0:
         raise ValueError(f"{attribute.name} of {type(instance).__name__} is odd and positive, so not {value}")
+    if value > _MAX_KERNEL_SIZE:
+        raise ValueError(f"{attribute.name} of {type(instance).__name__} is at most {_MAX_KERNEL_SIZE}, not {value}")
 
 
 def check_heads(width: int, num_heads: int) -> None:

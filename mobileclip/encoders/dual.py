@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.strict import strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class DualEncoderSpec:
     """A whole image-text model.
 
@@ -33,6 +34,11 @@ class DualEncoderSpec:
                 f"both towers share one embedding space, but the image tower's has {self.image.embedding_dim} "
                 f"dimensions and the text tower's {self.text.embedding_dim}"
             )
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks both towers have."""
+        return self.image.num_blocks + self.text.num_blocks
 
     def build(self) -> DualEncoder:
         """Return a new model."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import attrs
-from attrs import validators
 from torch import nn
 
+from mobileclip.encoders.checks import WIDTH
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+from mobileclip.strict import strict
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
     """What every image encoder's spec has.
 
@@ -24,16 +25,21 @@ class ImageEncoderSpec(ABC):
             layout may hold one.
     """
 
-    embedding_dim: int = attrs.field(default=512, validator=validators.gt(0))
+    embedding_dim: int = attrs.field(default=512, validator=WIDTH)
     input: ImageInput = ImageInput(size=256)
     projection_bias: bool = False
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks it has, each of at least one tensor: a checkpoint with fewer tensors is not built."""
+        return 0
 
     @abstractmethod
     def build(self) -> nn.Module:
         """Return a new encoder: images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TextEncoderSpec(ABC):
     """What every text encoder's spec has.
 
@@ -42,8 +48,13 @@ class TextEncoderSpec(ABC):
         input: what the encoder expects as its text.
     """
 
-    embedding_dim: int = attrs.field(default=512, validator=validators.gt(0))
+    embedding_dim: int = attrs.field(default=512, validator=WIDTH)
     input: TextInput = TextInput()
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks it has, each of at least one tensor: a checkpoint with fewer tensors is not built."""
+        return 0
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -11,7 +11,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import AttentionBlock, BlockSequence, ConvPoolHead, ConvStem, Downsample, RepCPE, RepMixerBlock
-from mobileclip.encoders.checks import check_images, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_images, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TokenMixerSpec,
@@ -19,10 +19,11 @@ from mobileclip.encoders.families import (
     token_mixers,
 )
 from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.strict import strict
 
 
 @token_mixers.register("repmixer")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class RepMixerSpec(TokenMixerSpec):
     """A stage of RepMixer blocks.
 
@@ -39,7 +40,7 @@ class RepMixerSpec(TokenMixerSpec):
 
 
 @token_mixers.register("attention")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class AttentionSpec(TokenMixerSpec):
     """A stage of attention blocks behind a conditional positional encoding.
 
@@ -49,7 +50,7 @@ class AttentionSpec(TokenMixerSpec):
         position_kernel_size: side of the positional encoding's kernel, odd.
     """
 
-    head_dim: int = attrs.field(default=32, validator=validators.gt(0))
+    head_dim: int = attrs.field(default=32, validator=WIDTH)
     norm: Literal["batch", "layer"] = attrs.field(default="batch", validator=validators.in_(("batch", "layer")))
     position_kernel_size: int = attrs.field(default=7, validator=odd)
 
@@ -69,7 +70,7 @@ class AttentionSpec(TokenMixerSpec):
         return RepCPE(dim, kernel_size=(self.position_kernel_size, self.position_kernel_size))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class StageSpec:
     """One resolution of an MCi encoder.
 
@@ -80,14 +81,14 @@ class StageSpec:
         squeeze_excite: whether the downsampling in front of the stage gates its channels.
     """
 
-    dim: int = attrs.field(validator=validators.gt(0))
-    depth: int = attrs.field(validator=validators.gt(0))
+    dim: int = attrs.field(validator=WIDTH)
+    depth: int = attrs.field(validator=DEPTH)
     mixer: TokenMixerSpec = RepMixerSpec()
     squeeze_excite: bool = False
 
 
 @image_encoder_families.register("mci")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class MCiSpec(ImageEncoderSpec):
     """An MCi image encoder: a convolutional stem, stages with a downsampling between each two, a pooling head.
 
@@ -101,8 +102,8 @@ class MCiSpec(ImageEncoderSpec):
     Source: MobileCLIP section 3.1 and Table 9; MobileCLIP2 for five stages.
     """
 
-    stages: tuple[StageSpec, ...] = attrs.field(validator=validators.min_len(1))
-    ffn_ratio: float = attrs.field(default=3.0, validator=validators.gt(0))
+    stages: tuple[StageSpec, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(16)])
+    ffn_ratio: float = attrs.field(default=3.0, validator=[validators.gt(0), validators.le(64)])
     stem_scale_branch: bool = True
     downsample_activation: bool = True
     layer_scale: float = 1e-5
@@ -113,6 +114,14 @@ class MCiSpec(ImageEncoderSpec):
         for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
                 raise ValueError(f"each stage's dim is a multiple of the one before; {next_dim} is none of {dim}")
+        for stage in self.stages:
+            if int(stage.dim * self.ffn_ratio) < 1:
+                raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of a stage of {stage.dim}")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks all stages have."""
+        return sum(stage.depth for stage in self.stages)
 
     def build(self) -> MCi:
         """Return a new encoder."""

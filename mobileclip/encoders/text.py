@@ -8,12 +8,13 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.encoders.checks import check_heads, check_tokens, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_tokens, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
+from mobileclip.strict import strict
 
 
 @text_encoder_families.register("transformer")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TextTransformerSpec(TextEncoderSpec):
     """The base text encoder: pre-norm transformer layers.
 
@@ -26,14 +27,19 @@ class TextTransformerSpec(TextEncoderSpec):
     Source: MobileCLIP section 3.1, "Base".
     """
 
-    width: int = attrs.field(default=512, validator=validators.gt(0))
-    num_heads: int = attrs.field(default=8, validator=validators.gt(0))
-    depth: int = attrs.field(default=12, validator=validators.gt(0))
+    width: int = attrs.field(default=512, validator=WIDTH)
+    num_heads: int = attrs.field(default=8, validator=WIDTH)
+    depth: int = attrs.field(default=12, validator=DEPTH)
     causal: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Check that the heads share the width."""
         check_heads(self.width, self.num_heads)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many layers it has."""
+        return self.depth
 
     def build(self) -> TextEncoder:
         """Return a new encoder."""
@@ -41,7 +47,7 @@ class TextTransformerSpec(TextEncoderSpec):
 
 
 @text_encoder_families.register("mct")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class MCtSpec(TextEncoderSpec):
     """MCt: transformer layers between a first and a last Text-RepMixer block.
 
@@ -55,9 +61,9 @@ class MCtSpec(TextEncoderSpec):
     Source: MobileCLIP section 3.1 and Figure 3, "MCt".
     """
 
-    width: int = attrs.field(default=512, validator=validators.gt(0))
-    num_heads: int = attrs.field(default=8, validator=validators.gt(0))
-    depth: int = attrs.field(default=4, validator=validators.ge(0))
+    width: int = attrs.field(default=512, validator=WIDTH)
+    num_heads: int = attrs.field(default=8, validator=WIDTH)
+    depth: int = attrs.field(default=4, validator=[validators.ge(0), validators.le(1 << 12)])
     kernel_size: int = attrs.field(default=11, validator=odd)
     layer_scale: float = 1e-5
     causal = False
@@ -65,6 +71,11 @@ class MCtSpec(TextEncoderSpec):
     def __attrs_post_init__(self) -> None:
         """Check that the heads share the width."""
         check_heads(self.width, self.num_heads)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many layers it has, the two RepMixers counted."""
+        return self.depth + 2
 
     def build(self) -> TextEncoder:
         """Return a new encoder."""

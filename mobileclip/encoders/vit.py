@@ -10,14 +10,15 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import check_heads, check_images
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.initialization import initialize_linear
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import MAX_SIZE, ImageInput
+from mobileclip.strict import strict
 
 
 @image_encoder_families.register("vit")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ViTSpec(ImageEncoderSpec):
     """A vision transformer.
 
@@ -38,17 +39,17 @@ class ViTSpec(ImageEncoderSpec):
     """
 
     input: ImageInput = ImageInput(size=224)
-    width: int = attrs.field(default=768, validator=validators.gt(0))
-    depth: int = attrs.field(default=12, validator=validators.gt(0))
-    num_heads: int = attrs.field(default=12, validator=validators.gt(0))
-    patch_size: int = attrs.field(default=16, validator=validators.gt(0))
+    width: int = attrs.field(default=768, validator=WIDTH)
+    depth: int = attrs.field(default=12, validator=DEPTH)
+    num_heads: int = attrs.field(default=12, validator=WIDTH)
+    patch_size: int = attrs.field(default=16, validator=[validators.gt(0), validators.le(MAX_SIZE)])
     stem: Literal["convolutional", "patch"] = attrs.field(
         default="convolutional", validator=validators.in_(("convolutional", "patch"))
     )
     stem_padding: int = attrs.field(default=1, validator=validators.in_((0, 1)))
     class_position: bool = False
     norm_before: bool = False
-    norm_eps: float = 1e-5
+    norm_eps: float = attrs.field(default=1e-5, validator=[validators.gt(0), validators.le(1)])
 
     def __attrs_post_init__(self) -> None:
         """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
@@ -57,6 +58,11 @@ class ViTSpec(ImageEncoderSpec):
             raise ValueError(f"an image of {self.input.size} pixels is no multiple of patch_size={self.patch_size}")
         if self.stem == "convolutional" and self.patch_size != 16:
             raise ValueError(f"the convolutional stem cuts patches of 16 pixels, not of {self.patch_size}")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many layers it has."""
+        return self.depth
 
     def build(self) -> ViT:
         """Return a new encoder."""

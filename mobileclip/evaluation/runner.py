@@ -30,6 +30,7 @@ from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
 from mobileclip.evaluation.tasks import SuiteName, Task, find_task, suite_tasks
 from mobileclip.evaluation.timing import measure_latency
+from mobileclip.strict import strict
 from mobileclip.weights import Precision
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class _Options(TypedDict):
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
     """Which models are evaluated on what.
 

@@ -12,6 +12,7 @@ import attrs
 from mobileclip.export.spec import InputDtype, Precision, Preprocess, Tower
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
 CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
@@ -19,7 +20,7 @@ FORMAT_VERSION = 1
 _BLOCK_BYTES = 2**20
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageContract:
     """What the image file takes.
 
@@ -37,7 +38,7 @@ class ImageContract:
     layout: Literal["NCHW"] = "NCHW"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TextContract:
     """What the text file takes.
 
@@ -54,7 +55,7 @@ class TextContract:
     tokenizer: str = TOKENIZER
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
     """One exported tower.
 
@@ -82,7 +83,7 @@ class TowerFile:
     float32: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Contract:
     """The whole of an export.
 

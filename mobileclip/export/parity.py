@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobileclip.export.spec import Precision, Tower
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
 LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.98}
 RANKING_GATE = "ranking agreement"
@@ -23,7 +24,7 @@ LEAST_SPREAD = 0.5
 CONSTANT = 1e-7
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Gate:
     """One thing that an export must show.
 
@@ -44,7 +45,7 @@ class Gate:
         return f"{self.name} is {None if self.value is None else f'{self.value:.7g}'}, expected {self.bound}"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerParity:
     """One exported tower beside its model in float32.
 
@@ -71,7 +72,7 @@ class TowerParity:
     reference_spread: float
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Ranking:
     """Whether the export finds first what the model in float32 finds first.
 
@@ -87,7 +88,7 @@ class Ranking:
     agreement: float
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Report:
     """What an export was measured to be.
 

@@ -8,6 +8,8 @@ from typing import Literal
 import attrs
 from attrs import validators
 
+from mobileclip.strict import strict
+
 Tower = Literal["image", "text"]
 Towers = Literal["image", "text", "both"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -17,7 +19,7 @@ InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ExportSpec:
     """How a model is exported.
 

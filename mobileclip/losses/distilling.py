@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.losses.base import LossSpec
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +42,7 @@ def _weight(_: object, attribute: attrs.Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} must be at least 0 and finite, not {value}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class DistillingLossSpec(LossSpec):
     """Teachers and weights; the defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
 

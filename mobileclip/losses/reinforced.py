@@ -14,13 +14,14 @@ from mobileclip.losses.combining import sum_over_captions
 from mobileclip.losses.distilling import DistillingLossSpec
 from mobileclip.losses.processes import Processes
 from mobileclip.losses.softmax import softmax_terms
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 @losses.register("reinforced")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedLossSpec(DistillingLossSpec):
     """The choices of the reinforced loss."""
 

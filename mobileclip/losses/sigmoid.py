@@ -16,6 +16,7 @@ from mobileclip.losses.combining import sum_over_captions
 from mobileclip.losses.distilling import DistillingLossSpec
 from mobileclip.losses.pairwise import sigmoid_terms
 from mobileclip.losses.processes import Processes
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +34,7 @@ def _biases(values: Iterable[float | None] | None) -> tuple[float | None, ...] |
 
 
 @losses.register("sigmoid")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class SigmoidLossSpec(LossSpec):
     """The sigmoid loss.
 
@@ -106,7 +107,7 @@ class SigmoidLoss(nn.Module):
 
 
 @losses.register("reinforced_sigmoid")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedSigmoidLossSpec(DistillingLossSpec):
     """The choices of the sigmoid loss with teachers.
 

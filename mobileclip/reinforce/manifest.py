@@ -11,6 +11,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
 MANIFEST = "manifest.jsonl"
 # An object store cannot append: there the whole manifest is written again, at most this often.
@@ -25,7 +26,7 @@ def may_pass(reasons: Iterable[str]) -> bool:
     return not _PASSING.isdisjoint(reasons)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ShardEntry:
     """One finished shard.
 

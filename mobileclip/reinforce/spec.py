@@ -13,6 +13,7 @@ from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, Source, as_source
 from mobileclip.data.sample import SYN_TEXT
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
+from mobileclip.strict import strict
 
 _CAPTION_SET = re.compile(r"syn_text(_\w+)?")
 
@@ -21,7 +22,7 @@ def _teachers(values: Iterable[TeacherSpec]) -> tuple[TeacherSpec, ...]:
     return tuple(values)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcementSpec:
     """The choices of a reinforcement.
 

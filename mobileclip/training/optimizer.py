@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+from mobileclip.strict import strict
 
 _MULTIPLYING = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,7 +37,7 @@ open_family(OptimizerSpec, optimizers)
 
 
 @optimizers.register("adamw")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class AdamWSpec(OptimizerSpec):
     """AdamW with decoupled weight decay; the learning rate is the schedule's.
 

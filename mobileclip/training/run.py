@@ -15,6 +15,7 @@ from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, find_card
 from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model, save_model
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import Evaluate, train
 from mobileclip.training.spec import TrainingSpec
@@ -26,7 +27,7 @@ SPEC = "run.json"
 MODEL = "model.safetensors"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class RunSpec:
     """A whole training run.
 

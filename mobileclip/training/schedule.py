@@ -10,9 +10,10 @@ from attrs import validators
 
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+from mobileclip.strict import strict
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Schedule(ABC):
     """What every schedule has: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, and an end.
 
@@ -58,7 +59,7 @@ open_family(Schedule, schedules)
 
 
 @schedules.register("cosine")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class CosineSchedule(Schedule):
     """Rises linearly to the peak in `warmup_steps`, then falls to the final rate along half a cosine.
 
@@ -72,7 +73,7 @@ class CosineSchedule(Schedule):
 
 
 @schedules.register("constant_cosine")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ConstantCosineSchedule(Schedule):
     """Rises linearly to the peak, stays there, then falls along half a cosine: long training.
 

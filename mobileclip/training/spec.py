@@ -9,13 +9,14 @@ from attrs import validators
 
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.losses import LossSpec
+from mobileclip.strict import strict
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
 
 Precision = Literal["float32", "bfloat16"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TrainingSpec:
     """The choices of a training run, apart from its model and data.
 

@@ -15,6 +15,7 @@ from mobileclip import storage
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit
+from mobileclip.strict import strict
 
 NAMES = ("classes.json", "classes.txt")
 
@@ -34,7 +35,7 @@ def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str,
 
 
 @sources.register("class_folder")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ClassFolderSource(Source):
     """Images of classes, `PATH/CLASS/NAME.jpg` and deeper, as image classification keeps them.
 

@@ -19,6 +19,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+from mobileclip.strict import strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
@@ -113,7 +114,7 @@ class FolderUnit(Unit):
 
 
 @sources.register("folder")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class FolderSource(Source):
     """A folder of images, with those in the folders below, sorted by path.
 

@@ -18,6 +18,7 @@ from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
 
@@ -153,7 +154,7 @@ def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
 
 
 @sources.register("jsonl")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class JsonLinesSource(Source):
     """A file with one JSON object a line.
 

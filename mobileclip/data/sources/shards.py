@@ -14,6 +14,7 @@ from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.shards import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, sources
+from mobileclip.strict import strict
 
 # What is written is not compressed: its members are.
 _COMPRESSED = re.compile(r"(\.tar)?\.(gz|bz2|xz)$|\.(tgz|tbz2|txz)$")
@@ -80,7 +81,7 @@ class ShardUnit(Unit):
 
 
 @sources.register("shards")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ShardSource(Source):
     """Tar shards of image-text samples.
 

@@ -23,6 +23,7 @@ from mobileclip.open_clip_models import (
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+from mobileclip.strict import strict
 from mobileclip.weights import PRECISIONS, Precision
 
 # The release forbids the end before the fifth id, the start token included.
@@ -31,7 +32,7 @@ _PAD_ID = 0
 
 
 @captioners.register("coca")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class CocaCaptioner(CaptionerSpec):
     """CoCa's captions by nucleus sampling, cut in front of the first full stop.
 

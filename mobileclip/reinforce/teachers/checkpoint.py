@@ -14,11 +14,12 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.reparam import reparameterize
+from mobileclip.strict import strict
 from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 
 @teachers.register("checkpoint")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointTeacher(TeacherSpec):
     """A model of this library, folded.
 

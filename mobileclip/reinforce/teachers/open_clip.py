@@ -8,11 +8,12 @@ from attrs import validators
 from mobileclip.open_clip_models import OpenClipSource, image_input, load_open_clip
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
+from mobileclip.strict import strict
 from mobileclip.weights import PRECISIONS, Precision
 
 
 @teachers.register("open_clip")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class OpenClipTeacher(TeacherSpec):
     """A model of open_clip; `pip install 'mobileclip[teachers]'`.
 

@@ -13,6 +13,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, MCi, TextEncoder, ViT
+from mobileclip.strict import strict
 from mobileclip.training.optimizer import AdamWSpec, decay_groups, optimizers
 
 Granularity = Literal["block", "stage"]
@@ -147,7 +148,7 @@ def layer_rate_groups(
 
 
 @optimizers.register("layer_decay_adamw")
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class LayerDecayAdamWSpec(AdamWSpec):
     """AdamW whose learning rates fall towards the input: every group's is the schedule's times its `rate_scale`.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import Attention, ConvFFN, FeedForward
 from mobileclip.encoders import DualEncoder
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -22,7 +23,7 @@ _PARTS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class LoraSpec:
     """Adapters of low rank beside the projections of attention and of feed-forward networks: `W x + s B A x`.
 

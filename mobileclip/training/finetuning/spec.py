@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.encoders import DualEncoder
+from mobileclip.strict import strict
 from mobileclip.training.finetuning.batch_norm import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
 from mobileclip.training.finetuning.freezing import Tower, freeze_tower
 from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
@@ -26,7 +27,7 @@ def _towers(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) 
         raise ValueError(f"{attribute.name} names each of {', '.join(known)} at most once, got {value}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class FinetuningSpec:
     """What of a pretrained model is trained, and how its batch norms behave meanwhile.
 

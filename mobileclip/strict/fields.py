@@ -1,0 +1,152 @@
+"""Fields of specs hold what their annotations say: a whole number is no text, no fraction and no truth value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+import attrs
+
+_MAX_INTEGER = 1 << 64
+_SHOWN = 80
+
+
+def strict(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Let a class check its fields' values against their annotations: `@attrs.frozen(field_transformer=strict)`.
+
+    Numbers, truth values, texts, literals, and tuples of them are checked, before the fields' own validators; what is
+    annotated otherwise is not. A value that does not fit is a ValueError that names the field.
+    """
+    del cls
+    return [
+        field
+        if isinstance(field.validator, _Annotated)
+        else field.evolve(validator=_Annotated(field.validator))  # inherited fields are checked already
+        for field in fields
+    ]
+
+
+def fitting(value: Any, annotation: Any) -> Any:
+    """Return `value` if it is what an annotation says, a whole number as a float where a float is meant.
+
+    Args:
+        value: anything.
+        annotation: `int`, `float`, `str`, `bool`, a `Literal`, a union or tuple of them; others let everything in.
+
+    Raises:
+        ValueError: if it is of another type, not finite, or of more than 64 bits; the message says what is expected.
+    """
+    check = _SCALARS.get(annotation)
+    if check is not None:
+        return check(value)
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return _literal(value, get_args(annotation))
+    if origin in (Union, UnionType):
+        return _one_of(value, get_args(annotation))
+    if origin is tuple:
+        return _tuple(value, get_args(annotation))
+    if annotation is NoneType and value is not None:
+        raise _refusal(value, "null")
+    return value
+
+
+@attrs.frozen(eq=False)
+class _Annotated:
+    """A validator that checks a value against its field's annotation, then by the field's own validator."""
+
+    then: Callable[[Any, attrs.Attribute[Any], Any], Any] | None
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        try:
+            fitting(value, _annotations(cast("Hashable", type(instance)))[attribute.name])
+        except ValueError as error:
+            raise ValueError(f"{attribute.name!r} of {type(instance).__name__}: {error}") from None
+        if self.then is not None:
+            self.then(instance, attribute, value)
+
+
+@lru_cache(maxsize=1024)
+def _annotations(cls: Hashable) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _refusal(value, "a whole number")
+    if abs(value) > _MAX_INTEGER:
+        raise ValueError(f"a whole number of {value.bit_length()} bits is too large")
+    return value
+
+
+def _float(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _refusal(value, "a number")
+    if isinstance(value, int):
+        return float(_integer(value))
+    if not math.isfinite(value):
+        raise _refusal(value, "a finite number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _refusal(value, "a text")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _refusal(value, "true or false")
+    return value
+
+
+def _literal(value: Any, choices: tuple[Any, ...]) -> Any:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise _refusal(value, f"one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def _one_of(value: Any, annotations: tuple[Any, ...]) -> Any:
+    if value is None and NoneType in annotations:
+        return None
+    # Where an int will do as well as a float, it stays one.
+    order = sorted((each for each in annotations if each is not NoneType), key=lambda each: each is float)
+    reasons = []
+    for annotation in order:
+        try:
+            return fitting(value, annotation)
+        except ValueError as error:  # noqa: PERF203  a union has few members
+            reasons.append(str(error))
+    raise ValueError("; or ".join(reasons) + ("; or null" if NoneType in annotations else ""))
+
+
+def _tuple(value: Any, annotations: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, tuple):
+        raise _refusal(value, "a tuple")
+    of_any_length = len(annotations) == 2 and annotations[1] is ...
+    if not of_any_length and len(value) != len(annotations):
+        raise ValueError(f"must have {len(annotations)} values, but has {len(value)}")
+    kinds = annotations[:1] * len(value) if of_any_length else annotations
+    index = 0
+    try:
+        for index, (item, kind) in enumerate(zip(value, kinds, strict=True)):  # noqa: B007  for the message
+            fitting(item, kind)
+    except ValueError as error:
+        raise ValueError(f"value {index} {error}") from None
+    return value
+
+
+def _refusal(value: Any, expected: str) -> ValueError:
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or something endless
+        shown = "something"
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    return ValueError(f"must be {expected}, but is {shown} ({type(value).__name__})")
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {int: _integer, float: _float, str: _text, bool: _boolean}
