@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,23 +22,12 @@ def _floats(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _positive_finite(_: object, attribute: attrs.Attribute[Any], values: tuple[float, ...]) -> None:
+def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, ...]) -> None:
     if not values:
         raise ValueError(f"{attribute.name} is empty; give one number per teacher")
     for value in values:
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{attribute.name} must be positive and finite, but {values} holds {value}")
-
-
-def _whole(_: object, attribute: attrs.Attribute[tuple[int, ...]], values: tuple[int, ...]) -> None:
-    for value in values:
-        if not isinstance(value, int):
-            raise ValueError(f"{attribute.name} must be whole numbers, but {values} holds {value!r}")
-
-
-def _weight(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{attribute.name} must be at least 0 and finite, not {value}")
+        if not value > 0:
+            raise ValueError(f"{attribute.name} must be positive, but {values} holds {value}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -56,14 +44,12 @@ class DistillingLossSpec(LossSpec):
         ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
     """
 
-    teacher_dims: tuple[int, ...] = attrs.field(
-        default=(768, 768), converter=_ints, validator=[_whole, _positive_finite]
-    )
+    teacher_dims: tuple[int, ...] = attrs.field(default=(768, 768), converter=_ints, validator=_positive)
     teacher_logit_scales: tuple[float, ...] = attrs.field(
-        default=(100.0, 100.0), converter=_floats, validator=_positive_finite
+        default=(100.0, 100.0), converter=_floats, validator=_positive
     )
-    contrastive_weight: float = attrs.field(default=0.0, validator=[validators.instance_of((int, float)), _weight])
-    distill_weight: float = attrs.field(default=1.0, validator=[validators.instance_of((int, float)), _weight])
+    contrastive_weight: float = attrs.field(default=0.0, validator=validators.ge(0))
+    distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
 
     def __attrs_post_init__(self) -> None:
         if len(self.teacher_dims) != len(self.teacher_logit_scales):

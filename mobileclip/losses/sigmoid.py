@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 INITIAL_LOGIT_BIAS = -10.0
 
 
-def _finite(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{attribute.name} must be finite, not {value}")
-
-
 def _biases(values: Iterable[float | None] | None) -> tuple[float | None, ...] | None:
     return None if values is None else tuple(None if value is None else float(value) for value in values)
 
@@ -42,7 +36,7 @@ class SigmoidLossSpec(LossSpec):
         initial_logit_bias: the bias of all logits before training; -10 lets it start where almost no pair matches.
     """
 
-    initial_logit_bias: float = attrs.field(default=INITIAL_LOGIT_BIAS, converter=float, validator=_finite)
+    initial_logit_bias: float = attrs.field(default=INITIAL_LOGIT_BIAS, converter=float)
 
     @property
     def needs_teachers(self) -> bool:
@@ -121,7 +115,7 @@ class ReinforcedSigmoidLossSpec(DistillingLossSpec):
     """
 
     teacher_logit_biases: tuple[float | None, ...] | None = attrs.field(default=None, converter=_biases)
-    initial_logit_bias: float = attrs.field(default=INITIAL_LOGIT_BIAS, converter=float, validator=_finite)
+    initial_logit_bias: float = attrs.field(default=INITIAL_LOGIT_BIAS, converter=float)
 
     @teacher_logit_biases.validator
     def _check_biases(self, attribute: attrs.Attribute[Any], values: tuple[float | None, ...] | None) -> None:
@@ -132,8 +126,6 @@ class ReinforcedSigmoidLossSpec(DistillingLossSpec):
                 f"teacher_dims {self.teacher_dims} names {len(self.teacher_dims)} teachers and {attribute.name} "
                 f"{values} names {len(values)}; give one per teacher, None for one that was trained with a softmax"
             )
-        if not all(value is None or math.isfinite(value) for value in values):
-            raise ValueError(f"{attribute.name} must be finite numbers or None, not {values}")
 
     @property
     def biases(self) -> tuple[float | None, ...]:

@@ -121,7 +121,7 @@ def _one_of(value: Any, annotations: tuple[Any, ...]) -> Any:
             return fitting(value, annotation)
         except ValueError as error:  # noqa: PERF203  a union has few members
             reasons.append(str(error))
-    raise ValueError("; or ".join(reasons) + ("; or null" if NoneType in annotations else ""))
+    raise ValueError("; or ".join(reasons))
 
 
 def _tuple(value: Any, annotations: tuple[Any, ...]) -> tuple[Any, ...]:

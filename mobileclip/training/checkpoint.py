@@ -17,7 +17,11 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data import StreamPosition
+from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import parse_json
+from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files.errors import shown
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from mobileclip.training.spec import TrainingSpec
 
 FORMAT = "mobileclip training state 2"
+_DIGITS = re.compile(r"[0-9]{1,12}")
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -117,13 +122,16 @@ class RunState:
         tensors, metadata = _read(path)
         self._check(path, metadata)
         self._load_modules(tensors, path)
-        self._load_optimizer(tensors)
+        self._load_optimizer(tensors, path)
         rank = self.world.rank
-        torch.set_rng_state(tensors[f"random/cpu/{rank}"])
-        if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
-        position = from_json(json.loads(metadata["positions"])[rank], StreamPosition)
-        return int(metadata["step"]), position
+        step, position = _place(metadata, rank, path)
+        try:
+            torch.set_rng_state(tensors[f"random/cpu/{rank}"])
+            if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise _damaged(path, f"its state of random numbers is missing or of another kind: {error}") from None
+        return step, position
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"objective/{name}": value for name, value in self.objective.state_dict().items()}
@@ -136,7 +144,13 @@ class RunState:
 
     def _check(self, path: Path, metadata: dict[str, str]) -> None:
         spec: TrainingSpec = self.objective.spec
-        there = from_json(metadata["spec"], type(spec))
+        missing = [name for name in ("spec", "model", "positions", "step") if name not in metadata]
+        if missing:
+            raise _damaged(path, f"it lacks {', '.join(missing)}")
+        try:
+            there = from_json(metadata["spec"], type(spec))
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
         if there != spec:
             raise ValueError(
                 f"{path} was written by a run with another training spec; choose another output folder, or delete it "
@@ -148,7 +162,7 @@ class RunState:
                 f"{path} was written by a run with another model; choose another output folder, or delete it to start "
                 f"over.\n  there: {metadata['model']}\n  here:  {model}"
             )
-        num_processes = len(json.loads(metadata["positions"]))
+        num_processes = len(_positions(metadata, path))
         if num_processes != self.world.size:
             raise ValueError(
                 f"{path} was written by {num_processes} processes and this run has {self.world.size}, which would see "
@@ -161,13 +175,19 @@ class RunState:
             modules["average"] = self.average.module
         try:
             for prefix, module in modules.items():
-                module.load_state_dict(_below(tensors, f"{prefix}/"), strict=True)
+                saved = _below(tensors, f"{prefix}/")
+                dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+                check_numbers(path, {name: saved[name] for name in saved.keys() & dtypes.keys()}, dtypes)
+                module.load_state_dict(saved, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit the model: {error}") from None
 
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
         for name, parameter in self.objective.named_parameters():
             saved = _below(tensors, f"optimizer/{name}/")
+            check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
+            if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
+                raise _damaged(path, f"the optimizer's state of {shown(name)} has another shape than the weight")
             # Moments keep the memory format of their weight, which the file does not know: it decides which kernel
             # runs, and so the last bit.
             if saved:
@@ -202,19 +222,41 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
+        tensors, metadata = read_tensors(path)
+    except (OSError, CheckpointError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); delete it, and the run goes on from the checkpoint before"
         ) from None
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
     return tensors, metadata
+
+
+def _positions(metadata: dict[str, str], path: Path) -> list[str]:
+    """Return where every process was in its data, as JSON."""
+    try:
+        positions = parse_json(metadata["positions"])
+    except ValueError as error:
+        raise _damaged(path, f"its positions: {error}") from None
+    if not isinstance(positions, list) or not all(isinstance(position, str) for position in positions):
+        raise _damaged(path, "its positions are no list of texts")
+    return positions
+
+
+def _place(metadata: dict[str, str], rank: int, path: Path) -> tuple[int, StreamPosition]:
+    """Return the steps done, and where a process was in its data."""
+    if not _DIGITS.fullmatch(metadata["step"]):
+        raise _damaged(path, "its number of steps is no number")
+    try:
+        position = from_json(_positions(metadata, path)[rank], StreamPosition)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    return int(metadata["step"]), position
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
 
 
 def _difference(there: Any, here: Any) -> str:

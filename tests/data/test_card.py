@@ -68,7 +68,7 @@ def test_some_of_the_teachers_by_their_columns():
         TeacherEntry(name=name, weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
         for name, dim, scale in (("a", 4, 10.0), ("b", 2, 20.0), ("c", 3, 30.0))
     ]
-    card = ReinforcementCard(teachers=entries, layout="npz")
+    card = ReinforcementCard(teachers=tuple(entries), layout="npz")
     assert card.in_columns((4, 6)).teacher_logit_scales == (20.0,)
     assert card.in_columns((4, 9)).teacher_dims == (2, 3)
     assert card.in_columns((0, 9)).teachers == tuple(entries)

@@ -66,7 +66,7 @@ def card(dims):
         TeacherEntry(name=f"teacher of {dim}", weights_sha256="0", dim=dim, logit_scale=100.0, image=image)
         for dim in dims
     ]
-    return ReinforcementCard(teachers=teachers, augmentation=datacompdr_augmentation(TILE), layout="npz")
+    return ReinforcementCard(teachers=tuple(teachers), augmentation=datacompdr_augmentation(TILE), layout="npz")
 
 
 def place_of(sheet, tile):

@@ -264,7 +264,7 @@ class TestWrongFiles:
         path, model = saved
         header = {"mobileclip.kind": "dual_encoder", "mobileclip.form": "training", "mobileclip.spec": '{"image": 3}'}
         save_file(dict(model.state_dict()), path, metadata=header)
-        with pytest.raises(CheckpointError, match="spec cannot be read"):
+        with pytest.raises(CheckpointError, match=r"the spec in .* cannot be read"):
             load_model(path)
         save_file(dict(model.state_dict()), path, metadata={**header, "mobileclip.kind": "audio_encoder"})
         with pytest.raises(CheckpointError, match="another version"):

@@ -154,8 +154,8 @@ def test_distillation_without_teachers_is_refused(cls):
     ("choices", "message"),
     [
         ({"teacher_logit_biases": (-10.0,)}, "names 2 teachers and teacher_logit_biases .* names 1; give one per"),
-        ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases must be finite numbers or None"),
-        ({"initial_logit_bias": float("inf")}, "initial_logit_bias must be finite"),
+        ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases.*must be a finite number"),
+        ({"initial_logit_bias": float("inf")}, "initial_logit_bias.*must be a finite number"),
         ({"teacher_dims": (768,)}, "give one logit scale per teacher"),
         ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),
     ],
@@ -167,5 +167,5 @@ def test_bad_choices_are_refused(choices, message):
 
 
 def test_a_bias_that_is_no_number():
-    with pytest.raises(ValueError, match="initial_logit_bias must be finite, not nan"):
+    with pytest.raises(ValueError, match=r"initial_logit_bias.*must be a finite number, but is nan"):
         SigmoidLoss(initial_logit_bias=float("nan"))

@@ -46,7 +46,7 @@ def test_a_loss_with_other_teachers_than_the_data_is_refused(tmp_path):
         TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
         for dim, scale in ((6, 20.0), (5, 40.0))
     ]
-    card = ReinforcementCard(teachers=entries, layout="npz")
+    card = ReinforcementCard(teachers=tuple(entries), layout="npz")
     with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 40\.0\)"):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=card)
     assert not list(tmp_path.iterdir())

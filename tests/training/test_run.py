@@ -42,7 +42,7 @@ def folder(tmp_path):
         TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=32))
         for dim, scale in zip(DIMS, SCALES, strict=True)
     ]
-    card = ReinforcementCard(teachers=teachers, augmentation=datacompdr_augmentation(32), layout="npz")
+    card = ReinforcementCard(teachers=tuple(teachers), augmentation=datacompdr_augmentation(32), layout="npz")
     write_card(tmp_path / "data", card)
     return tmp_path
 

@@ -65,6 +65,12 @@ def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in skeleton(cast("Buildable", spec), form).state_dict().items()}
 
 
+@lru_cache(maxsize=64)
+def tensor_dtypes(spec: Hashable, form: Form) -> dict[str, torch.dtype]:
+    """Return the name and type of every tensor of the model of `spec` in `form`; not to be changed."""
+    return {name: tensor.dtype for name, tensor in skeleton(cast("Buildable", spec), form).state_dict().items()}
+
+
 def form_of(model: nn.Module) -> Form:
     """Return the form that `model`, an encoder with a `.spec`, is in.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from mobileclip.encoders.checkpoints.files import CheckpointError
+from mobileclip.tensor_files import CheckpointError
 
 PREFIX = "hf-hub:"
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.files import CheckpointError, read_tensors
-from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_shapes
+from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_dtypes, tensor_shapes
 from mobileclip.encoders.checkpoints.hub import fetched
 from mobileclip.encoders.checkpoints.layouts import As, Layout, ModelSpec, layouts, towers
+from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.reparam import reparameterize
+from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files.errors import shown
 
 Tower = Literal["image", "text"]
 
@@ -84,6 +86,7 @@ def load_model(
     loaded = stored.build()
     if fold and stored.form != "folded":
         loaded = reparameterize(loaded)
+    check_cast(loaded, dtype)
     return loaded.requires_grad_(not fold).to(device=device, dtype=dtype)
 
 
@@ -93,19 +96,23 @@ def read_checkpoint(
     """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`."""
     path = fetched(checkpoint)
     tensors, metadata = read_tensors(path)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"{path}: the tensor {name!r} holds NaN or infinite values; the checkpoint is broken")
     wanted = resolve_spec(model) if isinstance(model, str) else model
-    header = native.header_of(metadata)
+    header = native.header_of(metadata, path)
     if header is not None:
-        return _from_native(path, tensors, header, wanted, tower)
+        stored = _from_native(path, tensors, header, wanted, tower)
+    else:
+        layout = _layout_of(path, tensors)
+        stored = _from_foreign(path, tensors, layout, wanted, tower)
+    check_numbers(path, stored.tensors, tensor_dtypes(stored.spec, stored.form))
+    return stored
+
+
+def _layout_of(path: Path, tensors: dict[str, Tensor]) -> Layout:
     for layout in layouts.values():
         if layout.recognises(tensors):
-            return _from_foreign(path, tensors, layout, wanted, tower)
+            return layout
     raise CheckpointError(
-        f"{path} is of no known layout (official, open_clip or our own); its first tensors are "
-        f"{', '.join(map(repr, list(tensors)[:3]))}"
+        f"{path} is of no known layout (official, open_clip or our own); its first tensors are {_some(tensors, 3)}"
     )
 
 
@@ -134,9 +141,19 @@ def _from_native(
             f"{path} holds another model than asked for: {_difference(spec, wanted)}; "
             "leave the model out to load what the file holds"
         )
+    _check_size(path, tensors, spec)
     expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
     ours = _placed(path, tensors, expected, spec, header.form)
     return Stored(spec=spec, form=header.form, layout=native.NAME, tensors=ours)
+
+
+def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
+    """Refuse a spec of more blocks than the file has tensors, before anything is built of it."""
+    if spec.num_blocks > len(tensors):
+        raise CheckpointError(
+            f"{path} says that its model has {spec.num_blocks:,} blocks, and it holds {len(tensors):,} tensors; "
+            "it is damaged"
+        )
 
 
 def _one_tower(
@@ -216,10 +233,13 @@ def _placed(
     for name, shape in tensor_shapes(spec, form).items():
         entry = entries[name]
         tensor = tensors[entry.name]
-        reshaped = entry.reshape.to_ours(tensor).contiguous() if entry.reshape is not None else tensor
+        reshaped = tensor
+        # What is held in another shape has other dimensions, and is not turned where it has not as many.
+        if entry.reshape is not None and tensor.numel() == torch.Size(shape).numel():
+            reshaped = entry.reshape.to_ours(tensor).contiguous()
         if tuple(reshaped.shape) != shape:
             raise CheckpointError(
-                f"{path} does not fit the model: {entry.name!r} has the shape {tuple(tensor.shape)}, "
+                f"{path} does not fit the model: {shown(entry.name)} has the shape {tuple(tensor.shape)}, "
                 f"and the model's is {shape}"
             )
         ours[name] = reshaped
@@ -229,7 +249,7 @@ def _placed(
 def _some(names: Iterable[str], count: int = 4) -> str:
     names = sorted(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(repr, names[:count])) + more
+    return ", ".join(map(shown, names[:count])) + more
 
 
 def _adapted(layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> ModelSpec:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import attrs
 
-from mobileclip.encoders.checkpoints.files import CheckpointError
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import ModelSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files.errors import shown
 
 NAME = "mobileclip"
 
@@ -45,8 +47,8 @@ class Header:
         }
 
 
-def header_of(metadata: Mapping[str, str]) -> Header | None:
-    """Return the header in a file's metadata, or None if the file is not of our layout.
+def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
+    """Return the header in the metadata of the file at `path`, or None if the file is not of our layout.
 
     Raises:
         CheckpointError: if there is one that this version cannot read.
@@ -56,11 +58,11 @@ def header_of(metadata: Mapping[str, str]) -> Header | None:
     kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
     if kind not in _KINDS or form not in get_args(Form):
         raise CheckpointError(
-            f"the checkpoint says it holds a {kind!r} in the form {form!r}, which this version of mobileclip does not "
-            "know; it was written by another version, update with: pip install -U mobileclip"
+            f"{path} says that it holds a {shown(kind)} in the form {shown(form)}, which this version of "
+            "mobileclip does not know; it was written by another version, update with: pip install -U mobileclip"
         )
     try:
         spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))
     except ValueError as error:
-        raise CheckpointError(f"the checkpoint's spec cannot be read: {error}") from error
+        raise CheckpointError(f"the spec in {path} cannot be read: {error}") from error
     return Header(spec=spec, form=cast("Form", form))

@@ -8,10 +8,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.files import CheckpointError, write_tensors
+from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.forms import form_of, skeleton
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
+from mobileclip.tensor_files import CheckpointError
 
 
 def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME) -> None:

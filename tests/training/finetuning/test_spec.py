@@ -42,9 +42,9 @@ def test_adapters_need_their_extra(monkeypatch):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="with both towers frozen there is nothing to train"):
         FinetuningSpec(frozen_towers=("image", "text"))
-    with pytest.raises(ValueError, match="frozen_towers names each of image, text at most once"):
+    with pytest.raises(ValueError, match=r"frozen_towers.*must be one of 'image', 'text'"):
         FinetuningSpec(frozen_towers=("audio",))
-    with pytest.raises(ValueError, match="'batch_norm' must be in"):
+    with pytest.raises(ValueError, match=r"'batch_norm'.* must be one of"):
         FinetuningSpec(batch_norm="thawed")
     with pytest.raises(ValueError, match="this run has one"):
         FinetuningSpec(batch_norm="synchronised").prepare(fresh(SMALL))
