@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import safetensors.torch
+import torch
 from torch import Tensor
 
 from mobileclip import storage
@@ -25,7 +27,8 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 # Raised whenever equal arguments begin to give other embeddings.
-_VERSION = 1
+_VERSION = 2
+_CHECKSUM, _HEADER = "sha256", "header"
 
 
 @attrs.frozen(kw_only=True)
@@ -36,8 +39,8 @@ class FeatureCache:
     the 38 together about 1.4 GB a model of 512 dims.
 
     Args:
-        folder: made where it is missing. A file that cannot be read is made again, and one that cannot be written is
-            left out with a warning.
+        folder: made where it is missing. A file that is not to the bit what was written is made again, and one that
+            cannot be written is left out with a warning.
     """
 
     folder: Path = attrs.field(converter=Path)
@@ -52,11 +55,21 @@ class FeatureCache:
         show_progress: bool = True,
         known_texts: KnownTexts | None = None,
     ) -> tuple[Features, SkipReport]:
-        """Return a model's embeddings of a data set, and what could not be used; see `extract_features`."""
-        path = self._path(candidate, benchmark.name, fingerprint(benchmark))
-        stored = _read(path)
+        """Return a model's embeddings of a data set, and what could not be used; see `extract_features`.
+
+        Raises:
+            ValueError: if the data set changes meanwhile, or no image can be used.
+        """
         named = benchmark.kind == "classification"
-        if stored is None:
+        with unchanging(benchmark) as content:
+            path = self._path(candidate, benchmark.name, content)
+            stored = _stored_features(path, benchmark)
+            if stored is not None:
+                features, report = stored
+                if named:
+                    texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts)
+                    features = attrs.evolve(features, text=texts)
+                return features, report
             report = SkipReport()
             texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts) if named else None
             features = extract_features(
@@ -71,13 +84,9 @@ class FeatureCache:
                 class_texts=texts,
                 known_texts=known_texts,
             )
-            tensors = {name: value for name, value in _tensors(features).items() if not (named and name == "text")}
-            _write(path, tensors, {"keys": features.keys, "report": _report_values(report)})
-            return features, report
-        tensors, header = stored
-        if named:
-            tensors["text"] = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts)
-        return Features(keys=tuple(header["keys"]), **tensors), _report(header["report"])
+        tensors = {name: value for name, value in _tensors(features).items() if not (named and name == "text")}
+        _write(path, tensors, {"keys": features.keys, "report": _report_values(report)})
+        return features, report
 
     def holds(self, candidate: Candidate, benchmark: Benchmark) -> bool:
         """Return whether the images of a data set were encoded before."""
@@ -93,9 +102,9 @@ class FeatureCache:
     ) -> Tensor:
         prompts = fill_templates(benchmark.class_names, benchmark.templates)
         path = self._path(candidate, "texts", hash_of(prompts))
-        stored = _read(path)
+        stored = _stored_texts(path, len(prompts))
         if stored is not None:
-            return stored[0]["text"]
+            return stored
         with encoding(candidate.model, known_texts) as encoders:
             text = encoders.encode_texts(
                 candidate.tokenize, prompts, batch_size=batch_size, show_progress=show_progress
@@ -109,13 +118,26 @@ class FeatureCache:
 
 
 def fingerprint(benchmark: Benchmark) -> str:
-    """Return a hash that changes when the shards of a data set do, or which of their samples can be used.
+    """Return a hash that changes when the content of a data set's shards does, or which of their samples can be used.
 
     Raises:
-        OSError: if a store cannot be reached.
+        OSError: if a shard cannot be read, or a store cannot be reached.
     """
-    shards = [[shard, _shard_fingerprint(shard)] for shard in benchmark.shards]
+    shards = list(zip(benchmark.shards, storage.content_hashes(benchmark.shards), strict=True))
     return hash_of([benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing, shards])
+
+
+@contextmanager
+def unchanging(benchmark: Benchmark) -> Iterator[str]:
+    """Yield a data set's fingerprint, and refuse what was made of it if that is another at the end.
+
+    Raises:
+        ValueError: if the data set was changed.
+    """
+    content = fingerprint(benchmark)
+    yield content
+    if fingerprint(benchmark) != content:
+        raise ValueError(f"{benchmark.name} was changed while it was evaluated; evaluate it again when it is complete")
 
 
 def hash_of(value: Any) -> str:
@@ -123,39 +145,73 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _shard_fingerprint(shard: str) -> str:
-    try:
-        return storage.fingerprint(shard)
-    except FileNotFoundError:
-        return "missing"
-
-
 def _tensors(features: Features) -> dict[str, Tensor]:
     values = {field.name: getattr(features, field.name) for field in attrs.fields(Features)}
     return {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    if not path.exists():
-        return None
+def _stored_features(path: Path, benchmark: Benchmark) -> tuple[Features, SkipReport] | None:
+    """Return what was kept of a data set, without the texts of its classes, or None where it must be encoded."""
     try:
-        with safe_open(path, "pt") as stored:
-            header = json.loads(stored.metadata()["header"])
-            return {name: stored.get_tensor(name) for name in stored.keys()}, header  # noqa: SIM118  no mapping
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is damaged and made again: %s", path, error)
+        tensors, header = _read(path)
+        named = benchmark.kind == "classification"
+        text = torch.empty(0, tensors["image"].shape[1]) if named else tensors.pop("text")
+        features = Features(keys=tuple(header["keys"]), text=text, **tensors)
+        if (features.labels is not None) != named:
+            raise ValueError(f"it is of another kind than {benchmark.kind}")
+        return features, _report(header["report"])
+    except FileNotFoundError:
         return None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
+        _say_damaged(path, error)
+        return None
+
+
+def _stored_texts(path: Path, num_texts: int) -> Tensor | None:
+    """Return what was kept of so many texts, or None where they must be encoded."""
+    try:
+        text = _read(path)[0]["text"]
+        if text.ndim != 2 or len(text) != num_texts or text.dtype != torch.float32:
+            raise ValueError(f"it holds {text.dtype} of shape {tuple(text.shape)} for {num_texts} texts")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding them anew is right
+        _say_damaged(path, error)
+        return None
+    return text
+
+
+def _say_damaged(path: Path, error: Exception) -> None:
+    logger.warning("%s is damaged and made again: %s", path, error)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `_write` wrote, to the bit; the file is read and not mapped, which a bad disk would make a crash."""
+    data = path.read_bytes()
+    described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    tensors = safetensors.torch.load(data)
+    if described[_CHECKSUM] != _checksum(tensors, described[_HEADER]):
+        raise ValueError("its content is not what was written")
+    return tensors, json.loads(described[_HEADER])
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    text = json.dumps(header)
+    data = safetensors.torch.save(tensors, {_HEADER: text, _CHECKSUM: _checksum(tensors, text)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"header": json.dumps(header)})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        logger.warning("embeddings are not kept: %s cannot be written: %s", path, error)
+        with storage.atomic_write(path) as stream:
+            stream.write(data)
+    except OSError as error:
+        logger.warning("embeddings are not kept: %s", error)
+
+
+def _checksum(tensors: dict[str, Tensor], header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _report_values(report: SkipReport) -> dict[str, Any]:

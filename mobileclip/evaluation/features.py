@@ -42,6 +42,9 @@ class Features:
         num_captions: how many captions each image has; None for classification.
         metadata: whole numbers that say which groups an image belongs to, see `metadata_fields`; None where the data
             set has no groups, or one of the images does not say.
+
+    Raises:
+        ValueError: if the shapes or types do not fit each other.
     """
 
     keys: tuple[str, ...]
@@ -50,6 +53,25 @@ class Features:
     labels: Tensor | None = None
     num_captions: Tensor | None = None
     metadata: Tensor | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.image.ndim != 2 or self.text.ndim != 2 or self.image.shape[1] != self.text.shape[1]:
+            raise ValueError(
+                f"expected embeddings (images, dim) and (texts, dim), got {tuple(self.image.shape)} and "
+                f"{tuple(self.text.shape)}"
+            )
+        if (self.image.dtype, self.text.dtype) != (torch.float32, torch.float32):
+            raise ValueError(f"expected embeddings in float32, got {self.image.dtype} and {self.text.dtype}")
+        numbers = {"keys": len(self.keys)}
+        for name, value in (("labels", self.labels), ("num_captions", self.num_captions), ("metadata", self.metadata)):
+            if value is not None:
+                if value.dtype != torch.int64 or value.ndim != 1 + (name == "metadata"):
+                    raise ValueError(f"expected {name} (images, ...), int64, got {value.dtype} {tuple(value.shape)}")
+                numbers[name] = len(value)
+        if wrong := {name: number for name, number in numbers.items() if number != len(self.image)}:
+            raise ValueError(f"there are {len(self.image)} images, but {wrong}")
+        if self.num_captions is not None and int(self.num_captions.sum()) != len(self.text):
+            raise ValueError(f"there are {int(self.num_captions.sum())} captions, but {len(self.text)} embeddings")
 
 
 def extract_features(

@@ -7,6 +7,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 
 from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import StorageError
+from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.paths import (
@@ -39,6 +40,8 @@ __all__ = [
     "atomic_path",
     "atomic_write",
     "check_address",
+    "content_hash",
+    "content_hashes",
     "exclusive",
     "exists",
     "file_name",

@@ -29,11 +29,13 @@ class Info:
 
     Args:
         size: bytes; None where the server does not say.
-        version: changes when the content does.
+        version: changes when the content does, as far as the store knows: it may be no more than a time.
+        mark: what the store says of the content itself, such as an ETag or a checksum; empty where it says nothing.
     """
 
     size: int | None
     version: str
+    mark: str = ""
 
 
 class ByteStream(Protocol):

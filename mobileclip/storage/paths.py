@@ -105,7 +105,7 @@ def exists(path: AnyPath) -> bool:
         OSError: if that cannot be found out.
     """
     try:
-        _info(path)
+        file_info(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     return True
@@ -131,16 +131,18 @@ def size(path: AnyPath) -> int | None:
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
     """
-    return _info(path).size
+    return file_info(path).size
 
 
 def fingerprint(path: AnyPath) -> str:
-    """Return a short text that changes when the file does: size and time of change, or the store's own mark.
+    """Return a short text that changes when the file is changed: size and time of change, or the store's own mark.
+
+    Who puts the time back, or loses power, can change a file behind it; `content_hash` knows better, and reads the file.
 
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
     """
-    return _print(_info(path))
+    return _print(file_info(path))
 
 
 def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
@@ -254,7 +256,12 @@ def _backend(path: AnyPath) -> Backend:
     return FsspecBackend()
 
 
-def _info(path: AnyPath) -> Info:
+def file_info(path: AnyPath) -> Info:
+    """Return what is known about a file.
+
+    Raises:
+        OSError: if there is no such file, or its store cannot be reached.
+    """
     if is_remote(path):
         return attempt(lambda: _backend(path).info(os.fspath(path)))
     status = local_path(path).stat()

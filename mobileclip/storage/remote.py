@@ -16,12 +16,9 @@ INSTALL = "pip install 'mobileclip[remote]'"
 # Enough to keep a connection busy, little enough to hold one per open file.
 _BLOCK_BYTES = 2**23
 # What tells one content from another, best first; stores name it differently.
+_MARKS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 _VERSIONS = (
-    "ETag",
-    "etag",
-    "generation",
-    "md5Hash",
-    "content_md5",
+    *_MARKS,
     "mtime",
     "LastModified",
     "last_modified",
@@ -128,7 +125,8 @@ def _call(address: str, call: Callable[[], T]) -> T:
 
 
 def _info(details: Mapping[str, Any]) -> Info:
-    mark = next((details[name] for name in _VERSIONS if details.get(name)), "")
-    if isinstance(mark, datetime):
-        mark = mark.timestamp()
-    return Info(size=details.get("size"), version=f"{mark}".strip('"'))
+    version = next((details[name] for name in _VERSIONS if details.get(name)), "")
+    if isinstance(version, datetime):
+        version = version.timestamp()
+    mark = next((details[name] for name in _MARKS if details.get(name)), "")
+    return Info(size=details.get("size"), version=f"{version}".strip('"'), mark=f"{mark}".strip('"'))
