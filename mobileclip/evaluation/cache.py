@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,25 @@ class FeatureCache:
         num_threads: int | None = None,
         show_progress: bool = True,
         known_texts: KnownTexts | None = None,
+        content: str | None = None,
     ) -> tuple[Features, SkipReport]:
         """Return a model's embeddings of a data set, and what could not be used; see `extract_features`.
+
+        Args:
+            candidate: the model.
+            benchmark: the data set.
+            batch_size: images, or texts, encoded at once.
+            num_threads: that decode images beside the model.
+            show_progress: whether to show how far it is.
+            known_texts: embeddings of texts that need not be encoded; what is encoded comes to them.
+            content: the data set's `fingerprint`, where the caller watches it; see `unchanging`.
 
         Raises:
             ValueError: if the data set changes meanwhile, or no image can be used.
         """
         named = benchmark.kind == "classification"
-        with unchanging(benchmark) as content:
-            path = self._path(candidate, benchmark.name, content)
+        with unchanging(benchmark) if content is None else nullcontext(content) as made_of:
+            path = self._path(candidate, benchmark.name, made_of)
             stored = _stored_features(path, benchmark)
             if stored is not None:
                 features, report = stored
@@ -123,7 +133,7 @@ def fingerprint(benchmark: Benchmark) -> str:
     Raises:
         OSError: if a shard cannot be read, or a store cannot be reached.
     """
-    shards = list(zip(benchmark.shards, storage.content_hashes(benchmark.shards), strict=True))
+    shards = storage.content_hashes(benchmark.shards)
     return hash_of([benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing, shards])
 
 
@@ -152,47 +162,54 @@ def _tensors(features: Features) -> dict[str, Tensor]:
 
 def _stored_features(path: Path, benchmark: Benchmark) -> tuple[Features, SkipReport] | None:
     """Return what was kept of a data set, without the texts of its classes, or None where it must be encoded."""
-    try:
-        tensors, header = _read(path)
-        named = benchmark.kind == "classification"
-        text = torch.empty(0, tensors["image"].shape[1]) if named else tensors.pop("text")
-        features = Features(keys=tuple(header["keys"]), text=text, **tensors)
-        if (features.labels is not None) != named:
-            raise ValueError(f"it is of another kind than {benchmark.kind}")
-        return features, _report(header["report"])
-    except FileNotFoundError:
+    stored = _read(path)
+    if stored is None:
         return None
+    try:
+        tensors, header = stored
+        if benchmark.kind == "classification":
+            tensors["text"] = torch.empty(0, tensors["image"].shape[1])
+        features = Features(keys=tuple(header["keys"]), **tensors)
+        report = _report(header["report"])
     except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
         _say_damaged(path, error)
         return None
+    return features, report
 
 
 def _stored_texts(path: Path, num_texts: int) -> Tensor | None:
     """Return what was kept of so many texts, or None where they must be encoded."""
-    try:
-        text = _read(path)[0]["text"]
-        if text.ndim != 2 or len(text) != num_texts or text.dtype != torch.float32:
-            raise ValueError(f"it holds {text.dtype} of shape {tuple(text.shape)} for {num_texts} texts")
-    except FileNotFoundError:
+    stored = _read(path)
+    if stored is None:
         return None
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding them anew is right
-        _say_damaged(path, error)
+    text = stored[0].get("text")
+    if text is None or text.ndim != 2 or len(text) != num_texts or text.dtype != torch.float32:
+        _say_damaged(path, f"expected the embeddings of {num_texts} texts in float32")
         return None
     return text
 
 
-def _say_damaged(path: Path, error: Exception) -> None:
+def _say_damaged(path: Path, error: object) -> None:
     logger.warning("%s is damaged and made again: %s", path, error)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what `_write` wrote, to the bit; the file is read and not mapped, which a bad disk would make a crash."""
-    data = path.read_bytes()
-    described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    tensors = safetensors.torch.load(data)
-    if described[_CHECKSUM] != _checksum(tensors, described[_HEADER]):
-        raise ValueError("its content is not what was written")
-    return tensors, json.loads(described[_HEADER])
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return what `_write` wrote, to the bit, or None; the file is not mapped, which a bad disk would make a crash."""
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+        described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        tensors, header = safetensors.torch.load(data), json.loads(described[_HEADER])
+        checksum = _checksum(tensors, described[_HEADER])
+        is_whole = checksum == described[_CHECKSUM]
+    except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
+        _say_damaged(path, error)
+        return None
+    if not is_whole:
+        _say_damaged(path, "its content is not what was written")
+        return None
+    return tensors, header
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

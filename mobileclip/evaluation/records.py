@@ -14,6 +14,8 @@ from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.results import DatasetResult, read_results
 
 _FIELDS = ("left_out", "absent_classes", "evaluated")
+# Holding it takes milliseconds.
+_WAIT_SECONDS = 120.0
 
 
 @attrs.frozen(kw_only=True)
@@ -72,15 +74,18 @@ def read_records(path: Path) -> dict[str, Record]:
     }
 
 
-def write_records(path: Path, records: Mapping[str, Record]) -> None:
-    """Write records as `read_results` and `read_records` read them; the file is replaced whole.
+def add_record(path: Path, record: Record) -> None:
+    """Put a record beside those that are there, whoever else does so at the same time.
 
     Raises:
         OSError: if it cannot be written; the file before is then still there.
+        ValueError: if the file cannot be read, or others hold it for minutes.
     """
-    lines = []
-    for record in records.values():
-        values = {name: value for name, value in attrs.asdict(record.result).items() if value is not None}
-        lines.append(json.dumps({**values, **{name: getattr(record, name) for name in _FIELDS}}, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_text(path, "".join(f"{line}\n" for line in lines))
+    with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
+        records = {**read_records(path), record.result.key: record}
+        lines = []
+        for one in records.values():
+            values = {name: value for name, value in attrs.asdict(one.result).items() if value is not None}
+            values |= {name: getattr(one, name) for name in _FIELDS}
+            lines.append(json.dumps(values, ensure_ascii=False))
+        storage.write_text(path, "".join(f"{line}\n" for line in lines))

@@ -18,14 +18,14 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.devices import AUTO, pick_device
 from mobileclip.evaluation.batch_size import find_batch_size
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
-from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of
+from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of, unchanging
 from mobileclip.evaluation.candidates import Candidate, open_candidate
 from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
 from mobileclip.evaluation.inference import KnownTexts
 from mobileclip.evaluation.pace import Pace
-from mobileclip.evaluation.records import Record, read_records, write_records
+from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
 from mobileclip.evaluation.tasks import SuiteName, Task, find_task, suite_tasks
@@ -214,12 +214,13 @@ class _Evaluator:
             before, started = records.get(task.key), time.monotonic()
             try:
                 record = self._record(task, before)
+                if record is not before:
+                    add_record(self.path, record)
             except (ValueError, OSError, ImportError) as error:
                 self.failures.append(Failure(model=self.candidate.name, task=task.name, message=str(error)))
                 self._say(f"  failed: {error}")
                 continue
             wanted[record.result.key] = records[record.result.key] = record
-            write_records(self.path, records)
             if record is not before:
                 pace.add(task.key, time.monotonic() - started)
             self._say(f"  {_spoken(record)}")
@@ -238,17 +239,32 @@ class _Evaluator:
             benchmark = open_benchmark(task.path, allow_missing=self.spec.allow_missing)
             require_metric(benchmark)
             texts = hash_of([benchmark.class_names, benchmark.templates])
-            data = hash_of([fingerprint(benchmark), texts])
-            if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
-                return before
-            return Record.of(self._benchmark(benchmark), self._evaluated(data))
-        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", _marks(task)])
-        if before is not None and before.answers(self.candidate.fingerprint, data):
+            with unchanging(benchmark) as content:
+                data = hash_of([content, texts])
+                if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
+                    return before
+                return Record.of(self._benchmark(benchmark, content), self._evaluated(data))
+        content = self._content(task)
+        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", content])
+        if content is not None and before is not None and before.answers(self.candidate.fingerprint, data):
             return before
         return Record.of(self._other(task), self._evaluated(data))
 
-    def _benchmark(self, benchmark: Benchmark) -> Evaluation:
-        features, report = self._features(benchmark)
+    def _content(self, task: Task) -> str | None:
+        """Return what changes with the files of a task that is no benchmark, or None where nothing says."""
+        if task.kind == "order":
+            return fingerprint(open_benchmark(task.path, allow_missing=self.spec.allow_missing))
+        try:
+            found = {name: mark for name, mark in storage.find_files(task.path).items() if not name.startswith(".")}
+        except ValueError:  # a web server lists nothing
+            return None
+        # What is asked lies beside the folder of pictures, of which there may be a hundred thousand files.
+        asked = sorted(name for name in found if "/" not in name)
+        hashes = storage.content_hashes(storage.join(task.path, name) for name in asked)
+        return hash_of([sorted(found.items()), hashes])
+
+    def _benchmark(self, benchmark: Benchmark, content: str) -> Evaluation:
+        features, report = self._features(benchmark, content)
         scored = score(benchmark, features, num_skipped=report.num_skipped)
         if self.for_report:
             from mobileclip.evaluation.report import dataset_details
@@ -256,7 +272,7 @@ class _Evaluator:
             self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
         return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)
 
-    def _features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
+    def _features(self, benchmark: Benchmark, content: str) -> tuple[Features, SkipReport]:
         if self.cache is None:
             report = SkipReport()
             return extract_features(self.candidate.model, benchmark, report, **self._options()), report
@@ -267,6 +283,7 @@ class _Evaluator:
             num_threads=self.spec.num_threads,
             show_progress=self.console is not None,
             known_texts=self.known_texts,
+            content=content,
         )
 
     def _other(self, task: Task) -> Evaluation:
@@ -312,13 +329,6 @@ class _Evaluator:
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, markup=False)
-
-
-def _marks(task: Task) -> list[str]:
-    """Return what changes with the files of a task that lie side by side on this machine, as far as that is cheap."""
-    if storage.is_remote(task.path):
-        return []
-    return sorted(f"{name} {mark}" for name, mark in storage.find_files(task.path, recursive=False).items())
 
 
 def _spoken(record: Record) -> str:

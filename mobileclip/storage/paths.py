@@ -137,7 +137,7 @@ def size(path: AnyPath) -> int | None:
 def fingerprint(path: AnyPath) -> str:
     """Return a short text that changes when the file is changed: size and time of change, or the store's own mark.
 
-    Who puts the time back, or loses power, can change a file behind it; `content_hash` knows better, and reads the file.
+    Who puts the time back, or loses power, can change a file behind it; `content_hash` sees that, and reads the file.
 
     Raises:
         OSError: if there is no such file, or its store cannot be reached.

@@ -56,9 +56,7 @@ class WebBackend:
             # Some servers answer to GET only.
             response = _request(address, "GET", {})
         with response:
-            return Info(
-                size=_length(response), version=_version(response), mark=response.headers.get("ETag", "")
-            )
+            return Info(size=_length(response), version=_version(response), mark=response.headers.get("ETag", ""))
 
     def is_directory(self, address: str) -> bool:  # noqa: ARG002 - there are none
         """Return False: web servers have no folders that could be listed."""

@@ -155,7 +155,7 @@ class TestRetrieval:
     def test_mistakes(self, tmp_path):
         benchmark = retrieval(tmp_path)
         features = features_of(benchmark)
-        with pytest.raises(ValueError, match="captions together, but the features hold 2 texts"):
+        with pytest.raises(ValueError, match="there are 27 captions, but 2 embeddings"):
             dataset_details(benchmark, attrs.evolve(features, text=features.text[:2]), model="m")
         with pytest.raises(ValueError, match="captions is for retrieval: its features need a number of captions"):
             dataset_details(benchmark, attrs.evolve(features, num_captions=None), model="m")

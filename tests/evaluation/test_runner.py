@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
+from random import Random
 
 import attrs
 import pytest
+import safetensors.torch
 import torch
 from drawn_scenes import SHAPES
 from fitted_model import fitted_model
 from rich.console import Console
 from tiny_models import write_tiny_models
 
+from mobileclip import storage
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import (
     SUITE,
@@ -33,6 +40,8 @@ from mobileclip.evaluation import (
     write_benchmark,
 )
 from mobileclip.evaluation.batch_size import find_batch_size, fitting, free_memory
+from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
+from mobileclip.evaluation.features import extract_features
 from mobileclip.evaluation.records import read_records
 from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
 from mobileclip.evaluation.summary import summarize, write_summary
@@ -45,6 +54,84 @@ from tests.test_cli import run as command
 TEMPLATES = ("a drawing of a {}", "{} on the left")
 COUNT = 24
 CAPTIONS = 2
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-100]
+
+
+def emptied(_: bytes) -> bytes:
+    return b""
+
+
+def zeroed(data: bytes) -> bytes:
+    """What a power loss leaves of what was not on the disk yet: the size, and zeros at the end."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    return data[:start] + bytes(len(data) - start)
+
+
+def all_zeroed(data: bytes) -> bytes:
+    return bytes(len(data))
+
+
+def one_bit(data: bytes) -> bytes:
+    return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
+
+
+def one_bit_of_the_header(data: bytes) -> bytes:
+    place = data.index(b'"header"') + 11
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def pickled(_: bytes) -> bytes:
+    return pickle.dumps({"image": [1.0]})
+
+
+def of_the_version_before(data: bytes) -> bytes:
+    """Without a checksum."""
+    tensors = safetensors.torch.load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
+    return safetensors.torch.save(tensors, {"header": header})
+
+
+def _rewritten(data: bytes, change) -> bytes:
+    """Well made, with another content."""
+    tensors = {name: change(value) for name, value in safetensors.torch.load(data).items()}
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
+    return safetensors.torch.save(tensors, {"header": header, "sha256": _checksum(tensors, header)})
+
+
+def of_another_type(data: bytes) -> bytes:
+    return _rewritten(data, lambda value: value.to(torch.float64))
+
+
+def of_another_shape(data: bytes) -> bytes:
+    return _rewritten(data, lambda value: value[:-1].contiguous())
+
+
+def flat(data: bytes) -> bytes:
+    return _rewritten(data, torch.flatten)
+
+
+def nested_text(_: bytes) -> bytes:
+    text = b'{"__metadata__":' + b"[" * 200_000
+    return len(text).to_bytes(8, "little") + text
+
+
+DAMAGES = (
+    truncated,
+    emptied,
+    zeroed,
+    all_zeroed,
+    one_bit,
+    one_bit_of_the_header,
+    pickled,
+    of_the_version_before,
+    of_another_type,
+    of_another_shape,
+    flat,
+    nested_text,
+)
 
 
 @pytest.fixture(scope="module")
@@ -302,13 +389,89 @@ class TestCache:
         for name in ("image", "text", "num_captions"):
             assert torch.equal(getattr(first, name), getattr(again, name))
 
+    def test_whatever_is_wrong_with_a_file_it_is_not_taken(self, root, caplog):
+        candidate = open_candidate(str(root / "model0.safetensors"))
+        cache = FeatureCache(folder=root / "features")
+        named, retrieval = open_benchmark(root / "wds_vtab-pets_test"), open_benchmark(root / "wds_flickr30k")
+        for benchmark in (named, retrieval):
+            cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        paths = {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
+        readers = {
+            "vtab-pets": lambda path: _stored_features(path, named),
+            "flickr30k": lambda path: _stored_features(path, retrieval),
+            "texts": lambda path: _stored_texts(path, len(SHAPES) * len(TEMPLATES)),
+        }
+        assert set(paths) == set(readers)
+        for name, path in paths.items():
+            whole = path.read_bytes()
+            assert readers[name](path) is not None
+            for damage in DAMAGES:
+                path.write_bytes(damage(whole))
+                caplog.clear()
+                assert readers[name](path) is None, (name, damage.__name__)
+                assert caplog.text.count("is damaged and made again") == 1
+
+    def test_random_damage_is_seen_wherever_it_is(self, root):
+        candidate, benchmark = (
+            open_candidate(str(root / "model0.safetensors")),
+            open_benchmark(root / "wds_flickr30k"),
+        )
+        cache = FeatureCache(folder=root / "features")
+        first, _ = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        (path,) = (root / "features").rglob("*.safetensors")
+        whole, random = path.read_bytes(), Random(0)
+        num_seen = 0
+        for _ in range(300):
+            data = bytearray(whole)
+            start = random.randrange(len(data))
+            length = random.choice((1, 1, 1, 8, 512, 4096))
+            for place in range(start, min(len(data), start + length)):
+                data[place] ^= 1 << random.randrange(8)
+            path.write_bytes(data if random.random() < 0.8 else data[:start])
+            stored = _stored_features(path, benchmark)
+            num_seen += stored is None
+            assert stored is None or (torch.equal(stored[0].image, first.image) and stored[0].keys == first.keys)
+        assert num_seen > 290
+
+    @pytest.mark.parametrize("cache", [True, False])
+    def test_labels_that_changed_with_size_and_time_kept(self, root, cache):
+        """Embeddings and results of what was there before are not those of what is there now."""
+        model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",), cache=cache)
+        before = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
+        assert before > 0.5
+        for path in (root / "wds_vtab-pets_test" / "test").glob("*.tar"):
+            times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+            with tarfile.open(path) as tar:
+                labels = [member.offset_data for member in tar if member.name.endswith(".cls")]
+            data = bytearray(path.read_bytes())
+            for place in labels:
+                data[place] = ord("0") + (data[place] - ord("0") + 1) % len(SHAPES)
+            path.write_bytes(data)
+            os.utime(path, ns=times)
+        changed = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
+        anew = evaluate_models([model], attrs.evolve(spec, output=root / "anew"))
+        assert changed == anew.models[0].records["vtab/pets"].result.main_metric
+        assert changed < 0.5
+
+    def test_data_that_change_while_they_are_evaluated_are_refused(self, root, monkeypatch):
+        benchmark = open_benchmark(root / "wds_vtab-pets_test")
+        cache = FeatureCache(folder=root / "features")
+        real = extract_features
+
+        def changing(*arguments, **options):
+            found = real(*arguments, **options)
+            Path(benchmark.shards[0]).write_bytes(Path(benchmark.shards[0]).read_bytes() + bytes(512))
+            return found
+
+        monkeypatch.setattr("mobileclip.evaluation.cache.extract_features", changing)
+        with pytest.raises(ValueError, match="vtab-pets was changed while it was evaluated"):
+            cache.features(
+                open_candidate(str(root / "model0.safetensors")), benchmark, batch_size=8, show_progress=False
+            )
+        assert not list((root / "features").rglob("vtab-pets*"))
+
     def test_a_full_disk_costs_the_cache_and_nothing_else(self, root, caplog, monkeypatch):
-        from mobileclip.evaluation import cache as module
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(module, "save_file", full)
+        monkeypatch.setattr(storage, "atomic_write", lambda _: Path("/dev/full").open("wb"))  # noqa: SIM115
         candidate, benchmark = (
             open_candidate(str(root / "model0.safetensors")),
             open_benchmark(root / "wds_flickr30k"),
@@ -319,6 +482,62 @@ class TestCache:
         assert len(features.image) == COUNT
         assert "No space left on device" in caplog.text
         assert list((root / "features").rglob("*.safetensors")) == []
+
+
+def test_records_that_are_written_side_by_side_are_all_kept(tmp_path):
+    """By processes that share a file; each adds to what the others have written."""
+    path = tmp_path / "model" / "results.jsonl"
+    script = """
+import sys
+from pathlib import Path
+from mobileclip.evaluation.records import Record, add_record
+from mobileclip.evaluation.results import DatasetResult
+for number in range(30):
+    key = f"{sys.argv[2]}/{number}"
+    result = DatasetResult(key=key, dataset=key, metrics={"main_metric": number / 30})
+    add_record(Path(sys.argv[1]), Record(result=result, left_out={}, absent_classes=(), evaluated={"model": "x"}))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two", "three")]
+    assert [process.wait() for process in processes] == [0] * 3
+    records = read_records(path)
+    assert len(records) == 90
+    assert records["two/15"].result.main_metric == 0.5
+
+
+@pytest.mark.slow
+def test_evaluations_side_by_side_keep_every_result(root):
+    """Processes that evaluate one model, each on data sets of its own, into one output."""
+    names = [f"made/{number}" for number in range(4)]
+    for number in range(4):
+        shutil.copytree(root / "wds_vtab-pets_test", root / f"wds_made-{number}_test")
+    script = """
+import sys
+from pathlib import Path
+from mobileclip.evaluation import EvaluationSpec, evaluate_models
+root, name = Path(sys.argv[1]), sys.argv[2]
+spec = EvaluationSpec(output=root / "out", datasets=(name,), batch_size=8, num_threads=1)
+print("ready", flush=True)
+input()
+done = evaluate_models([str(root / "model0.safetensors")], spec)
+assert not done.failures, done.failures
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(root), str(root / f"wds_made-{number}_test")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate() and process.returncode for process in processes] == [0] * 4
+    (path,) = (root / "out").glob("*/results.jsonl")
+    assert len(read_records(path)) == len(names)
 
 
 class TestCandidates:
