@@ -74,14 +74,11 @@ class FeatureCache:
         with unchanging(benchmark) if content is None else nullcontext(content) as made_of:
             path = self._path(candidate, benchmark.name, made_of)
             stored = _stored_features(path, benchmark)
+            texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts) if named else None
             if stored is not None:
                 features, report = stored
-                if named:
-                    texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts)
-                    features = attrs.evolve(features, text=texts)
-                return features, report
+                return features if texts is None else attrs.evolve(features, text=texts), report
             report = SkipReport()
-            texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts) if named else None
             features = extract_features(
                 candidate.model,
                 benchmark,

@@ -244,9 +244,9 @@ class _Evaluator:
                 if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
                     return before
                 return Record.of(self._benchmark(benchmark, content), self._evaluated(data))
-        content = self._content(task)
-        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", content])
-        if content is not None and before is not None and before.answers(self.candidate.fingerprint, data):
+        files = self._content(task)
+        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", files])
+        if files is not None and before is not None and before.answers(self.candidate.fingerprint, data):
             return before
         return Record.of(self._other(task), self._evaluated(data))
 
