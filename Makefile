@@ -22,7 +22,7 @@ comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test quickstart bench format lock clean
+.PHONY: help test quickstart bench mutants format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real i
 
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
+
+mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: a sample in minutes; ARGS="--all" takes a night
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
@@ -58,6 +61,7 @@ clean:  ## Remove caches and builds; .venv and outputs stay
 	find mobileclip recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/test.stamp: EXTRAS := test
+$(VENV)/mutants.stamp: EXTRAS := test,mutants
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"

@@ -45,7 +45,8 @@ def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     """Return, per row, how likely one of the relevant columns is among the `k` best.
 
     Without ties it is 0 or 1. Columns of equal score are in random order: with `m = k - better` places left for a tie
-    of `wrong` irrelevant and `right` relevant columns, `1 - C(wrong, m) / C(wrong + right, m)`. A model that gives
+    of `wrong` irrelevant and `right` relevant columns, `1 - C(wrong, m) / C(wrong + right, m)`, in
+    which the orders of the places, `m!`, cancel. A model that gives
     every pair the same score so gets exactly what guessing gets.
 
     Shape:
@@ -69,9 +70,10 @@ def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     return torch.where(
         certain,
         torch.ones_like(places),
-        1 - torch.exp(_log_choose(wrong, places) - _log_choose(wrong + right, places)),
+        1 - torch.exp(_log_orders(wrong, places) - _log_orders(wrong + right, places)),
     )
 
 
-def _log_choose(total: Tensor, chosen: Tensor) -> Tensor:
-    return torch.lgamma(total + 1) - torch.lgamma(chosen + 1) - torch.lgamma(total - chosen + 1)
+def _log_orders(total: Tensor, places: Tensor) -> Tensor:
+    """Return the logarithm of the number of ways to fill places from a total: `total! / (total - places)!`."""
+    return torch.lgamma(total + 1) - torch.lgamma(total - places + 1)

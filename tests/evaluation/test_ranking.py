@@ -52,6 +52,10 @@ def test_what_cannot_be_ranked_is_refused():
     with pytest.raises(ValueError, match="have 4 dimensions, the other side has 5"):
         require_embeddings("text", torch.zeros(2, 4), dim=5)
     broken = torch.zeros(4, 2)
-    broken[2, 1] = torch.nan
+    broken[2:, 1] = torch.nan
     with pytest.raises(ValueError, match="image embedding 2 holds NaN"):
         require_embeddings("image", broken)
+
+
+def test_what_can_be_ranked_is_not_refused():
+    require_embeddings("text", torch.zeros(2, 4), dim=4)

@@ -1,0 +1,165 @@
+"""The tests of a room against a changed program: in a copy of the tree, in a process of its own, within bounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.mutants.sites import Mutant
+
+NUM_BYTES = 6 * 2**30
+"""Address space that a process may take beyond what it starts with."""
+
+# Python knows by its time whether a file was compiled before: no two mutants may have the same.
+_MOMENTS = count(1)
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What the tests said.
+
+    Args:
+        passed: whether all of them passed.
+        failed: the first that did not, or what else happened.
+        seconds: how long they took.
+        file_seconds: how long each test file took.
+    """
+
+    passed: bool
+    failed: str
+    seconds: float
+    file_seconds: dict[str, float]
+
+
+def copied(root: Path, folder: Path) -> Path:
+    """Copy what git knows of a working tree, or would know, to where it can be changed."""
+    listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in filter(None, subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    return folder
+
+
+def files_with_tests(root: Path, room: str, changed: str = "", seconds: dict[str, float] | None = None) -> list[str]:
+    """Return the test files of a room, the one that is likeliest to notice a change first.
+
+    That is the one of the same name, then those that name the module oftenest for the time that they take.
+    """
+    folder = root / "tests" / room
+    found = sorted(folder.rglob("test_*.py")) if folder.is_dir() else sorted((root / "tests").glob(f"test_{room}*.py"))
+    module = Path(changed).stem
+    known = seconds or {}
+
+    def rank(path: Path) -> tuple[bool, float]:
+        mentions = path.read_text(encoding="utf-8").count(module) if module else 0
+        return path.stem != f"test_{module}", -mentions / (1 + known.get(path.relative_to(root).as_posix(), 0))
+
+    return [path.relative_to(root).as_posix() for path in sorted(found, key=rank)]
+
+
+class Trial:
+    """Tests that run in a copy of the tree.
+
+    Args:
+        tree: the copy; no other trial may run there.
+        tests: files in their order.
+        mutant: what to put in place; None for the program as it is.
+        seconds: after which they have failed.
+    """
+
+    def __init__(self, tree: Path, tests: list[str], mutant: Mutant | None, seconds: float) -> None:
+        self.tree = tree
+        self.mutant = mutant
+        self._original = tree / ".original"
+        self._answer = tree / ".verdict.json"
+        self._answer.unlink(missing_ok=True)
+        if mutant is not None:
+            shutil.copy2(tree / mutant.file, self._original)
+            (tree / mutant.file).write_text(mutant.source, encoding="utf-8")
+            moment = next(_MOMENTS)
+            os.utime(tree / mutant.file, (moment, moment))
+        self._started = time.monotonic()
+        self._deadline = self._started + seconds
+        self.process: BaseProcess = get_context("fork").Process(target=_test, args=(tree, tests, self._answer))
+        self.process.start()
+
+    @property
+    def seconds_left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0)
+
+    def finish(self) -> Verdict:
+        """Wait for the end or the last moment, put the original back, and return what came out."""
+        self.process.join(self.seconds_left)
+        late = self.process.is_alive()
+        self.stop()
+        seconds = time.monotonic() - self._started
+        if late:
+            return Verdict(passed=False, failed="took too long", seconds=seconds, file_seconds={})
+        if not self._answer.is_file():
+            failed = f"the process ended with {self.process.exitcode}"
+            return Verdict(passed=False, failed=failed, seconds=seconds, file_seconds={})
+        return Verdict(**json.loads(self._answer.read_text(encoding="utf-8")), seconds=seconds)
+
+    def stop(self) -> None:
+        """End the tests and all that they have started, and put the original back."""
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        if self.mutant is not None:
+            self._original.replace(self.tree / self.mutant.file)
+
+
+class _Report:
+    """A pytest plug-in that keeps the first failure and the seconds of each file."""
+
+    def __init__(self) -> None:
+        self.failed = ""
+        self.seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid.partition("::")[0]] += report.duration
+        if report.failed:
+            self.failed = self.failed or report.nodeid
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.failed = self.failed or report.nodeid
+
+
+def _test(tree: Path, tests: list[str], answer: Path) -> None:
+    os.setsid()
+    started_with = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (started_with + NUM_BYTES, started_with + NUM_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    log = os.open(tree / ".log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(log, number)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "mobileclip")]:
+        del sys.modules[name]
+    os.chdir(tree)
+    sys.path[0] = os.environ["PYTHONPATH"] = str(tree)
+    report = _Report()
+    # pytest minds that what we have imported before its time was not rewritten.
+    options = ["-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:cacheprovider", f"--rootdir={tree}"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    status = pytest.main([*options, *tests], plugins=[report])
+    verdict = {"passed": status == 0, "failed": report.failed or str(status), "file_seconds": report.seconds}
+    answer.write_text(json.dumps(verdict), encoding="utf-8")
+    os._exit(0)
