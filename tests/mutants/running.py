@@ -65,6 +65,8 @@ def files_with_tests(root: Path, room: str, changed: str = "", seconds: dict[str
     found = sorted(folder.rglob("test_*.py")) if folder.is_dir() else sorted((root / "tests").glob(f"test_{room}*.py"))
     module = Path(changed).stem
     known = seconds or {}
+    if module:
+        found = [*found, *(path for path in (root / "tests").glob(f"test_{module}.py") if path not in found)]
 
     def rank(path: Path) -> tuple[bool, float]:
         mentions = path.read_text(encoding="utf-8").count(module) if module else 0
