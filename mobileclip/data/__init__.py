@@ -12,7 +12,7 @@ from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.batch_source import BatchSource
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
 from mobileclip.data.examples import Captions
-from mobileclip.data.image import ImageError, ImageTransform, load_image
+from mobileclip.data.image import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.members import check_layout, json_captions
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.position import StreamPosition
@@ -61,6 +61,7 @@ __all__ = [
     "ClassFolderSource",
     "FolderSource",
     "ImageError",
+    "ImageLimits",
     "ImageTextSample",
     "ImageTransform",
     "JsonLinesSource",

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec
-from mobileclip.data.image import Pixels
+from mobileclip.data.image import LIMITS, ImageError, ImageLimits, Pixels
 from mobileclip.data.jpeg import cut_below, read_frame
 from mobileclip.data.resize import resized_crop
 from mobileclip.data.sample import decode_image
+from mobileclip.data.skips import BadSampleError
 from mobileclip.data.turbojpeg import decode_jpeg
 
 Decode = Literal["exact", "fast"]
@@ -27,18 +28,22 @@ class SourceImage:
 
     Args:
         data: the encoded image.
+        limits: of the work and memory that it may cost.
 
     Raises:
         BadSampleError: as `decode_image` does, here or when it is replayed.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, limits: ImageLimits = LIMITS) -> None:
         self._data = data
+        self._limits = limits
         self._frame = read_frame(data)
-        limit = Image.MAX_IMAGE_PIXELS
-        if self._frame is not None and limit is not None and self._frame.width * self._frame.height > limit:
-            self._frame = None
-        self._image = decode_image(data) if self._frame is None else None
+        if self._frame is not None:
+            try:
+                self._frame.check(data, limits, "the image")
+            except ImageError as error:
+                raise BadSampleError(f"image_{error.reason}", error.message) from None
+        self._image = decode_image(data, limits=limits) if self._frame is None else None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,7 +92,7 @@ class SourceImage:
         data, height = cut_below(self._data, self._frame, bottom)
         # What is cut ends in bytes that belong to no row.
         pixels = decode_jpeg(data, (self._frame.width, height), reduce=factor, strict=height == self._frame.height)
-        return decode_image(data, reduce=factor) if pixels is None else pixels
+        return decode_image(data, reduce=factor, limits=self._limits) if pixels is None else pixels
 
 
 def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:

@@ -94,7 +94,7 @@ class ExampleMaker:
         if sample.image is None:
             raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key, *([draw] if draw else []))
-        source = SourceImage(sample.image)
+        source = SourceImage(sample.image, self._spec.limits)
         index, params = self._augmentation(sample, source, rng)
         caption, syn_caption = self._captions(sample, rng)
         return Example(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -11,35 +10,25 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from mobileclip.data.image_limits import ImageError, ImageLimits
+from mobileclip.data.image_opening import image_error, open_image, read_image_file
+from mobileclip.data.orientation import turned
 from mobileclip.inputs import ImageInput
+
+__all__ = ["ImageError", "ImageLimits", "ImageSource", "ImageTransform", "Pixels", "load_image"]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # What Pillow holds between resize and crop: half a gigabyte, reached by images about 2000 times as long as wide.
 _MAX_RESIZED_PIXELS = 2**27
+# Images of 16 bits are scaled so many pixels at a time.
+_STRIP_PIXELS = 2**20
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image
 Pixels = npt.NDArray[np.uint8]
-
-
-class ImageError(ValueError):
-    """An image that cannot be used.
-
-    Args:
-        reason: one of a few words, to be counted: `missing_file`, `unreadable` (a folder, no permission),
-            `not_an_image`, `truncated`, `corrupt`, `too_large`, `unsupported_mode`, `extreme_shape`.
-        message: which image, what is wrong with it and what to do.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+LIMITS = ImageLimits()
 
 
 @attrs.frozen
@@ -127,21 +116,24 @@ class ImageTransform:
         return image
 
 
-def load_image(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
+def load_image(
+    source: ImageSource, *, orient: bool = True, reduce: int = 1, limits: ImageLimits = LIMITS
+) -> Image.Image:
     """Return an image in RGB, decoded to its end, the first frame of several.
 
     Gray and CMYK are converted and 16 bits a channel scaled to 8. Transparency is dropped, not blended: the colour
     below it shows, which is what the models were trained on.
 
     Args:
-        source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image.
+        source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image. Files are JPEG, PNG, WebP,
+            GIF, BMP, TIFF or AVIF.
         orient: turn the image as its EXIF orientation says, where it is read from a file or bytes; orientation that
-            cannot be read turns nothing. A PIL image is taken as it stands.
+            cannot be read turns nothing. A PIL image is taken as it stands. A TIFF is always turned.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
+        limits: of the work and memory that an image may cost; a PIL image was opened by someone else.
 
     Raises:
-        ImageError: if it is missing, no image, broken, cannot be made RGB, or has more pixels than Pillow's
-            `Image.MAX_IMAGE_PIXELS`.
+        ImageError: if it is missing, no image, broken, cannot be made RGB, or is beyond a limit.
 
     Differs: the release ignores the orientation (`orient=False`), and turns 16-bit images all but white.
     """
@@ -149,17 +141,22 @@ def load_image(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
     try:
         if isinstance(source, Image.Image):
             return _rgb(source, name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _refuse_bomb(image, name)
+        data = source if isinstance(source, bytes) else read_image_file(source, limits, name)
+        opened = open_image(data, limits, name)
+        with opened.image as image:
             if reduce > 1:
                 image.draft(None, (image.width // reduce, image.height // reduce))
             image.load()
-            return _rgb(_upright(image) if orient else image, name)
-    except (ImageError, MemoryError):
+            converted = _rgb(image, name)
+            if converted is image and opened.kind.num_held:
+                # Its decoder would live as long as the image does.
+                converted = image.copy()
+        return turned(converted, opened.orientation) if orient else converted
+    except ImageError:
         raise
     except Exception as error:
         # Decoders raise anything on broken bytes.
-        raise _image_error(error, name) from error
+        raise image_error(error, name) from error
 
 
 def _name(source: ImageSource) -> str:
@@ -173,46 +170,6 @@ def _name(source: ImageSource) -> str:
         )
     name = getattr(source, "filename", None) or getattr(source, "name", None)
     return f"image {str(name)!r}" if name else f"image from {type(source).__name__}"
-
-
-def _image_error(error: Exception, name: str) -> ImageError:
-    """Say what a failure to open or decode means."""
-    match error:
-        case FileNotFoundError():
-            return ImageError("missing_file", f"{name} does not exist")
-        case PermissionError() | IsADirectoryError():
-            return ImageError("unreadable", f"{name} cannot be read: {error.strerror}")
-        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            return _too_large(name, str(error))
-        case UnidentifiedImageError():
-            return ImageError("not_an_image", f"{name} is not an image in a format that Pillow knows")
-        case _ if "truncated" in str(error).lower():
-            return ImageError("truncated", f"{name} is truncated ({error}); fetch it again")
-        case _:
-            return ImageError("corrupt", f"{name} cannot be decoded ({type(error).__name__}: {error})")
-
-
-def _too_large(name: str, detail: str) -> ImageError:
-    return ImageError(
-        "too_large",
-        f"{name} is too large ({detail}); if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS or scale it down",
-    )
-
-
-def _refuse_bomb(image: Image.Image, name: str) -> None:
-    """Refuse what Pillow only warns of: images between its limit and twice that."""
-    limit, num_pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
-    if limit is not None and num_pixels > limit:
-        raise _too_large(name, f"{image.width} x {image.height} pixels, the limit is {limit}")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  the pixels are sound, the metadata is not
-        return image
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
@@ -233,13 +190,19 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
     """Scale [0, 65535] to [0, 255], rounded to the nearest."""
-    values = np.asarray(image).astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() <= 65535:
-        raise ImageError(
-            "unsupported_mode",
-            f"{name} holds integers from {values.min()} to {values.max()}, more than 16 bits; scale it to 8 bits first",
-        )
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    scaled = Image.new("RGB", image.size)
+    num_rows = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, num_rows):
+        values = np.asarray(image.crop((0, top, image.width, min(top + num_rows, image.height))))
+        if values.size and not 0 <= values.min() <= values.max() <= 65535:
+            raise ImageError(
+                "unsupported_mode",
+                f"{name} holds integers from {values.min()} to {values.max()}, more than 16 bits; scale it to 8 bits "
+                "first",
+            )
+        strip = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        scaled.paste(Image.fromarray(strip).convert("RGB"), (0, top))
+    return scaled
 
 
 def _resized(image: Image.Image, size: int) -> tuple[int, int]:

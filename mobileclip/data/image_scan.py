@@ -11,7 +11,7 @@ from typing import IO
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sample import IMAGE_EXTENSIONS
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.tar import TarMember, split_name, tar_members
 
 # No image has a gigabyte; a forged header must not make us ask for the memory.

@@ -19,11 +19,11 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.card import ReinforcementCard, find_card, write_card
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.image_index import ImageIndex, IndexedImage, build_image_index
 from mobileclip.data.image_scan import storable
 from mobileclip.data.join_checks import check_joined, has_caption
 from mobileclip.data.join_report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
-from mobileclip.data.sample import IMAGE_EXTENSIONS
 from mobileclip.data.shards import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 from mobileclip.data.tar import write_end, write_member

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
 from mobileclip.data.compact import CompactRecord
+from mobileclip.data.image import LIMITS, ImageError
+from mobileclip.data.image_opening import open_image
 from mobileclip.data.members import RECORD, json_captions
 from mobileclip.data.sample import decode_image, hash_image
 from mobileclip.data.skips import BadSampleError
@@ -83,7 +82,6 @@ def _size(image: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(image)) as header:
-                return header.size
-    except Exception:  # noqa: BLE001  decoders raise anything on broken bytes; decoding tells what it is
-        return decode_image(image).size
+            return open_image(image, LIMITS).image.size
+    except ImageError as error:
+        raise BadSampleError(f"image_{error.reason}", error.message) from None

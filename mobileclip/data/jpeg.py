@@ -1,84 +1,205 @@
-"""What a JPEG's header says, and a copy of it that ends early: rows that nobody looks at need no decoding."""
+"""What a JPEG says of itself before it is decoded, and copies of it that leave out what nobody looks at."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 
 import attrs
+import numpy as np
+
+from mobileclip.data.image_limits import ImageError, ImageLimits
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
-_SCAN = 0xDA
-_APP2 = 0xE2
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xC6, 0xCA, 0xCE)
+_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
+_METADATA = frozenset(range(_APP0, 0xF0)) | {_COMMENT}
+_WITH_LENGTH = _FRAMES | _METADATA | {0xC4, 0xCC} | frozenset(range(0xDA, 0xE0))
+# What says how colours are encoded.
+_COLOURS = {_APP0: b"JFIF\0", _APP14: b"Adobe"}
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _SEVERAL_PICTURES = b"MPF\0"
+# Bytes between segments, fill bytes, stuffed ones and restarts are passed over, as decoders do.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BLOCK = 8
+# No camera writes as many; what has more is looked at with the limits in hand.
+_MAX_SEGMENTS = 2000
+_COEFFICIENT_BYTES = 2
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class JpegFrame:
-    """What a JPEG of 8 bits, grey or of three colours, says of itself.
+    """What a JPEG says of its pixels.
 
     Args:
         width: in pixels.
         height: in pixels.
         height_offset: of the two bytes in the file that hold the height.
+        num_components: 1 for grey, 3 for colours, 4 for those of a printer.
         row_group: rows of pixels that are encoded together, where all comes in one scan from top to bottom; else None.
+        num_coefficients: of all components, which a decoder holds where there are several scans.
+        first_scan: where in the file the first scan begins.
     """
 
     width: int
     height: int
     height_offset: int
+    num_components: int
     row_group: int | None
+    num_coefficients: int
+    first_scan: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, in pixels."""
         return self.width, self.height
 
+    @property
+    def num_work_bytes(self) -> int:
+        """Bytes that decoding takes beside the pixels."""
+        return 0 if self.row_group is not None else _COEFFICIENT_BYTES * self.num_coefficients
+
+    def check(self, data: bytes, limits: ImageLimits, name: str) -> None:
+        """Raise unless this JPEG, whose bytes are `data`, may be decoded.
+
+        Raises:
+            ImageError: if it has more pixels or scans than the limits allow, or takes more memory.
+        """
+        num_pixels = self.width * self.height
+        limits.check_pixels(self.width, self.height, name)
+        if self.row_group is None:
+            limits.check_scans(_num_scans(data, self, limits, name), num_pixels, name)
+        limits.check_bytes(4 * num_pixels + self.num_work_bytes + len(data), name)
+
+
+@attrs.frozen(kw_only=True)
+class BareJpeg:
+    """A JPEG without its metadata.
+
+    Args:
+        data: what a decoder needs.
+        frame: what it says of its pixels.
+        exif: the camera's notes, as they are encoded.
+        xmp: notes as XML.
+    """
+
+    data: bytes
+    frame: JpegFrame
+    exif: bytes | None
+    xmp: bytes | None
+
 
 def read_frame(data: bytes) -> JpegFrame | None:
-    """Return the frame of a JPEG, or None of anything else: other formats, CMYK, or several pictures."""
+    """Return the frame of a JPEG of 8 bits, grey or of three colours; None of anything else, or of several pictures."""
     frame: JpegFrame | None = None
-    num_components = 0
-    for kind, position, segment in _segments(data):
+    for kind, start, content, end in islice(_segments(data), _MAX_SEGMENTS):
         if kind == _SCAN:
-            one_scan = segment[:1] == bytes((num_components,))
-            return frame if frame is None or one_scan else attrs.evolve(frame, row_group=None)
+            return None if frame is None else _with_scan(frame, data, start, content)
         if kind in _FRAMES:
-            if frame is not None:
+            if (
+                frame is not None
+                or kind not in (*_SEQUENTIAL, _PROGRESSIVE[0])
+                or data[content : content + 1] != b"\x08"
+            ):
                 return None
-            frame = _frame(kind, segment, position)
-            num_components = 0 if frame is None else segment[5]
-        elif kind == _APP2 and segment.startswith(_SEVERAL_PICTURES):
+            frame = _frame(kind, data[content:end], content)
+            if frame is None or frame.num_components not in (1, 3):
+                return None
+        elif kind == _APP2 and data.startswith(_SEVERAL_PICTURES, content):
             return None
     return None
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield kind, position and content of what stands in front of the pixels, as long as it is well-formed."""
+def bare_jpeg(data: bytes, limits: ImageLimits, name: str) -> BareJpeg:
+    """Return a JPEG without its metadata: Pillow reads all of it, some of it again and again.
+
+    Args:
+        data: the file.
+        limits: of its segments.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: if there are more segments than the limits allow, or no pixels.
+    """
+    kept: list[bytes] = []
+    begun = 0
+    frame: JpegFrame | None = None
+    notes: dict[bytes, bytes] = {}
+    for number, (kind, start, content, end) in enumerate(_segments(data)):
+        limits.check_parts(number, name)
+        if kind == _SCAN and frame is not None:
+            return BareJpeg(
+                data=b"".join((*kept, data[begun:])) if kept else data,
+                frame=_with_scan(frame, data, start, content),
+                exif=notes.get(_EXIF),
+                xmp=notes.get(_XMP),
+            )
+        if kind in _FRAMES:
+            frame = _frame(kind, data[content:end], content)
+        elif kind in _METADATA and not (kind in _COLOURS and data.startswith(_COLOURS[kind], content)):
+            for mark in (_EXIF, _XMP) if kind == _APP1 else ():
+                if data.startswith(mark, content):
+                    notes.setdefault(mark, data[content + len(mark) : end])
+            kept.append(data[begun:start])
+            begun = end
+    raise ImageError("truncated", f"{name} is truncated, or no JPEG: there are no pixels in it; fetch it again")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield kind, start, start of the content and end of every segment, as far as they are well-formed."""
     position = 2 if data.startswith(_START) else len(data)
-    while position + 4 <= len(data):
-        kind, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if data[position] != 0xFF or kind not in _WITH_LENGTH or length < 2:
+    while (found := _MARKER.search(data, position)) is not None:
+        kind, content = found[1][0], found.end() + 2
+        length = int.from_bytes(data[content - 2 : content], "big")
+        if kind not in _WITH_LENGTH or content > len(data):
             return
-        yield kind, position + 4, data[position + 4 : position + 2 + length]
-        position += 2 + length
+        position = content - 2 + max(2, length)
+        yield kind, found.start(), content, position
 
 
-def _frame(kind: int, segment: bytes, offset: int) -> JpegFrame | None:
-    if kind not in (*_SEQUENTIAL, _PROGRESSIVE) or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
+def _frame(kind: int, content: bytes, offset: int) -> JpegFrame | None:
+    if len(content) < 9 or len(content) != 6 + 3 * content[5]:
         return None
-    if len(segment) != 6 + 3 * segment[5]:
+    height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+    factors = [divmod(factor, 16) for factor in content[7::3]]
+    if height == 0 or width == 0 or not all(1 <= factor <= 4 for pair in factors for factor in pair):
         return None
-    height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
-    factors = [segment[7 + 3 * component] & 15 for component in range(segment[5])]
-    if height == 0 or width == 0 or not all(1 <= factor <= 4 for factor in factors):
-        return None
-    # A single component is never interleaved: its blocks come row by row whatever its factor says.
-    row_group = _BLOCK * (max(factors) if len(factors) > 1 else 1)
-    return JpegFrame(width, height, offset + 1, None if kind == _PROGRESSIVE else row_group)
+    across, down = (max(sizes) for sizes in zip(*factors, strict=True))
+    return JpegFrame(
+        width=width,
+        height=height,
+        height_offset=offset + 1,
+        num_components=len(factors),
+        # A single component is never interleaved: its blocks come row by row whatever its factor says.
+        row_group=None if kind in _PROGRESSIVE else _BLOCK * (down if len(factors) > 1 else 1),
+        num_coefficients=sum(width * height * one * other for one, other in factors) // (across * down),
+    )
+
+
+def _with_scan(frame: JpegFrame, data: bytes, start: int, content: int) -> JpegFrame:
+    whole = frame.row_group is not None and data[content : content + 1] == bytes((frame.num_components,))
+    return attrs.evolve(frame, first_scan=start, row_group=frame.row_group if whole else None)
+
+
+def _num_scans(data: bytes, frame: JpegFrame, limits: ImageLimits, name: str) -> int:
+    """Return the number of scans, or one that is larger and still allowed."""
+    values = np.frombuffer(data, np.uint8, offset=frame.first_scan)
+    most = int(np.count_nonzero((values[1:] == _SCAN) & (values[:-1] == 0xFF)))
+    if most <= limits.num_scans and most * frame.width * frame.height <= limits.num_scan_pixels:
+        return most
+    # There may be other pictures behind this one, or marks of scans in what belongs to no pixel.
+    num_scans, num_markers, position = 0, 0, frame.first_scan
+    while (found := _MARKER.search(data, position)) is not None and found[1][0] != _END_OF_IMAGE:
+        num_markers += 1
+        limits.check_parts(num_markers, name)
+        position = found.end()
+        num_scans += found[1][0] == _SCAN
+        if found[1][0] in _WITH_LENGTH:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return num_scans
 
 
 def cut_below(data: bytes, frame: JpegFrame, bottom: int) -> tuple[bytes, int]:

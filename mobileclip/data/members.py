@@ -16,8 +16,8 @@ import numpy as np
 from mobileclip.data.augmentation import AugmentationParams, compress, decompress
 from mobileclip.data.compact import CompactRecord, write_record
 from mobileclip.data.embeddings import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.sample import (
-    IMAGE_EXTENSIONS,
     SYN_NAME,
     SYN_TEXT,
     AugmentedSample,

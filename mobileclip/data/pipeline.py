@@ -23,6 +23,7 @@ from mobileclip.data.batch import ReinforcedBatch, join_batches
 from mobileclip.data.dataset import Chunk, ShardDataset
 from mobileclip.data.decode import DECODES, Decode
 from mobileclip.data.examples import CAPTIONS, Captions
+from mobileclip.data.image_limits import ImageLimits
 from mobileclip.data.order import SAMPLINGS, Sampling
 from mobileclip.data.position import StreamPosition
 from mobileclip.data.shards import Shards, count_samples, expand_shards, read_reinforced_samples
@@ -63,6 +64,7 @@ class ReinforcedPipelineSpec:
         decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
             pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
             teachers saw.
+        limits: of the work and memory that one image may cost; one beyond them is skipped.
         online: sides, in pixels, at which batches hold the same augmented images for teachers that look at them during
             training. Stored augmentations move the image by the pixels that are stored, at any side.
         sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
@@ -92,6 +94,7 @@ class ReinforcedPipelineSpec:
     )
     augmentation: AugmentationSpec | None = None
     decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
+    limits: ImageLimits = attrs.field(factory=ImageLimits)
     online: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.gt(0)))
     sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
     seed: int = 0

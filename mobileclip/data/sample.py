@@ -14,7 +14,8 @@ from attrs import validators
 
 from mobileclip.data.augmentation import AugmentationParams
 from mobileclip.data.embeddings import EmbeddingRows, Embeddings, as_float32
-from mobileclip.data.image import ImageError, load_image
+from mobileclip.data.image import LIMITS, ImageError, ImageLimits, load_image
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Layout = Literal["npz", "pth.gz", "compact", "compact8"]
 
 LAYOUTS: tuple[Layout, ...] = ("npz", "pth.gz", "compact", "compact8")
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 # The name of the only caption set of the first public release; later ones append a name of their own.
 SYN_TEXT = "syn_text"
@@ -67,7 +67,7 @@ class ImageTextSample:
         captions: the real captions, at least one, none of them blank.
         syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; none of them blank.
         image: the encoded image, or None where a data set is published without images.
-        image_extension: format of the image: jpg, jpeg, png or webp.
+        image_extension: of the image's file, one of `IMAGE_EXTENSIONS`: jpg, jpeg, png, webp, and more.
         url: where the image came from, where that is known.
         metadata: whatever else is known, for JSON.
         others: members that the library does not know, by extension in lower case; they pass through untouched.
@@ -292,7 +292,7 @@ def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, i
         raise BadSampleError("wrong_image", str(error)) from None
 
 
-def decode_image(data: bytes, *, reduce: int = 1) -> Image.Image:
+def decode_image(data: bytes, *, reduce: int = 1, limits: ImageLimits = LIMITS) -> Image.Image:
     """Return the image in RGB, as the public data sets' augmentations saw it.
 
     EXIF orientation is not applied: stored crops refer to the pixels as they are encoded.
@@ -300,14 +300,15 @@ def decode_image(data: bytes, *, reduce: int = 1) -> Image.Image:
     Args:
         data: the encoded image.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
+        limits: of the work and memory that it may cost.
 
     Raises:
-        BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or has too many pixels.
+        BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or is beyond a limit.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
         warnings.simplefilter("ignore")
         try:
-            return load_image(data, orient=False, reduce=reduce)
+            return load_image(data, orient=False, reduce=reduce, limits=limits)
         except ImageError as error:
             raise BadSampleError(f"image_{error.reason}", error.message) from None

@@ -29,7 +29,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
     width, height = (-(-side // reduce) for side in size)
     try:
         pixels: Pixels = decode(data, "RGB", min_width=width, min_height=height, strict=strict)
-    except ValueError:
+    except Exception:  # noqa: BLE001  Pillow says what is wrong with it
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 

@@ -22,7 +22,7 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sample import IMAGE_EXTENSIONS
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.shards import parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata

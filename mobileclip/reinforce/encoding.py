@@ -81,7 +81,7 @@ class BatchEncoder:
             return Skip(reason="missing_image", key=sample.key, shard=self.shard, detail=detail)
         try:
             check_layout(sample, self.spec.layout)
-            return _Decoded(sample=sample, image=decode_image(sample.image))
+            return _Decoded(sample=sample, image=decode_image(sample.image, limits=self.spec.limits))
         except BadSampleError as error:
             return Skip(reason=error.reason, key=sample.key, shard=self.shard, detail=error.detail)
 

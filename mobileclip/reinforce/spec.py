@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import attrs
 from attrs import validators
 
-from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, Source, as_source
+from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout, Source, as_source
 from mobileclip.data.sample import SYN_TEXT
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
@@ -41,6 +41,7 @@ class ReinforcementSpec:
         layout: `npz` for float32 embeddings and `pth.gz` for bfloat16 ones, as the public data sets have them;
             `compact` for bfloat16 and `compact8` for 8-bit ones in one small member.
         batch_size: samples that are encoded at once, with all their augmentations.
+        limits: of the work and memory that one image may cost; one beyond them is skipped.
 
     Raises:
         ValueError: if a number is out of its range, or there are neither teachers nor a captioner.
@@ -56,3 +57,4 @@ class ReinforcementSpec:
     seed: int = 0
     layout: Layout = attrs.field(default="compact", validator=validators.in_(LAYOUTS))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
+    limits: ImageLimits = attrs.field(factory=ImageLimits)

@@ -16,6 +16,7 @@ from PIL import Image
 from mobileclip.data import (
     AugmentationParams,
     BadSampleError,
+    ImageLimits,
     augmentation_rng,
     crop_augmentation,
     datacompdr_augmentation,
@@ -120,12 +121,13 @@ class TestExact:
             SourceImage(data).replay([crop_augmentation(16)], params)
         assert caught.value.reason == "image_truncated"
 
-    def test_bombs(self, monkeypatch):
-        data = encoded(picture())
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 360 * 360 - 1)
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+    def test_bombs(self, kind):
+        data = encoded(picture(), kind)
         with pytest.raises(BadSampleError) as caught:
-            SourceImage(data)
+            SourceImage(data, ImageLimits(num_pixels=360 * 360 - 1))
         assert caught.value.reason == "image_too_large"
+        assert SourceImage(data, ImageLimits(num_pixels=360 * 360)).size == (360, 360)
 
 
 class TestSimplejpeg:

@@ -309,7 +309,7 @@ class TestJsonLines:
         ({"image": "x" * 5000, "text": "x"}, "unreadable_image"),
         ({"image": "pipe:cat a.png", "text": "x"}, "missing_image"),
         ({"image": "nosuch://a/b.png", "text": "x"}, "unreadable_image"),
-        ({"image": "a.gif", "text": "x"}, "image_not_an_image"),
+        ({"image": "a.svg", "text": "x"}, "image_not_an_image"),
         ({"image": "a.png"}, "no_caption"),
         ({"image": "a.png", "text": ""}, "no_caption"),
         ({"image": "a.png", "texts": []}, "no_caption"),
@@ -325,7 +325,7 @@ class TestJsonLines:
     @pytest.mark.parametrize(("line", "reason"), BAD, ids=[str(number) for number in range(len(BAD))])
     def test_a_bad_line_is_named_and_its_neighbours_are_read(self, tmp_path, line, reason):
         (tmp_path / "a.png").write_bytes(PNG)
-        (tmp_path / "a.gif").write_bytes(b"GIF89a...")
+        (tmp_path / "a.svg").write_bytes(b"<svg>")
         (tmp_path / "folder").mkdir()
         os.mkfifo(tmp_path / "pipe")
         good = {"image": "a.png", "text": "x"}

@@ -13,8 +13,9 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.members import json_captions
-from mobileclip.data.sample import IMAGE_EXTENSIONS, ImageTextSample
+from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines

@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sample import IMAGE_EXTENSIONS, ImageTextSample
+from mobileclip.data.image_formats import find_format, format_names, is_image_name
+from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
@@ -21,7 +22,6 @@ MAX_IMAGE_BYTES = 2**28
 MAX_LINE_BYTES = 2**24
 
 _NUM_CONNECTIONS = 16
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +64,7 @@ def read_image(path: str) -> tuple[bytes, str]:
     """Return the bytes of an image and its extension.
 
     Raises:
-        BadSampleError: if the file cannot be read, or is no JPEG, PNG or WebP.
+        BadSampleError: if the file cannot be read, or is no image by its content and none by its name.
     """
     try:
         _check_regular(path)
@@ -110,15 +110,13 @@ def _check_regular(path: str) -> None:
 
 
 def _extension(path: str, data: bytes) -> str:
+    """Return the extension that fits the content; a broken file keeps its own."""
     suffix = storage.file_name(path).rpartition(".")[2].lower()
-    found = next((extension for magic, extension in _MAGIC if data.startswith(magic)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        found = "webp"
-    if found is None and suffix not in IMAGE_EXTENSIONS:
-        raise BadSampleError("image_not_an_image", f"{path} is neither a JPEG nor a PNG nor a WebP")
-    if found is None or (found, suffix) == ("jpg", "jpeg"):
-        return suffix
-    return found
+    kind = find_format(data)
+    if kind is None and not is_image_name(storage.file_name(path)):
+        raise BadSampleError("image_not_an_image", f"{path} is in no format that is read: {format_names()}")
+    # Whoever reads shards knows jpeg beside jpg, and hardly jfif.
+    return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
 
 
 def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:

@@ -1,0 +1,107 @@
+"""How much work and memory one image may cost, told from its bytes before anything is decoded."""
+
+from __future__ import annotations
+
+import attrs
+from attrs import validators
+
+MIB = 2**20
+
+
+class ImageError(ValueError):
+    """An image that cannot be used.
+
+    Args:
+        reason: one of a few words, to be counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
+            `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_large`, `too_many_scans`,
+            `too_many_parts`, `out_of_memory`, `unsupported_mode`, `extreme_shape`.
+        message: which image, what is wrong with it and what to do.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _count(default: int) -> int:
+    number: int = attrs.field(default=default, validator=[validators.instance_of(int), validators.gt(0)])
+    return number
+
+
+@attrs.frozen(kw_only=True)
+class ImageLimits:
+    """What one image may cost, whoever made it; all of it is known before it is decoded.
+
+    The time is bounded by these counts, not by a clock: whether a sample is used must not depend on how busy the
+    machine is. Beyond them nothing is decoded, and the image is an `ImageError`.
+
+    Args:
+        num_file_bytes: of the file.
+        num_pixels: width times height. Pillow's own limit holds beside it: `PIL.Image.MAX_IMAGE_PIXELS`, twice over.
+        num_scans: of a JPEG; encoders write about ten, and at most a few dozen.
+        num_scan_pixels: scans of a JPEG times its pixels; the default allows twelve scans of the largest image.
+        num_parts: blocks, chunks, segments, strips and tiles of a file, which are looked at one by one.
+        num_bytes: of memory that decoding takes at its peak, as estimated from format, mode and size.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    num_file_bytes: int = _count(256 * MIB)
+    num_pixels: int = _count(89_478_485)
+    num_scans: int = _count(100)
+    num_scan_pixels: int = _count(2**30)
+    num_parts: int = _count(100_000)
+    num_bytes: int = _count(1024 * MIB)
+
+    def check_pixels(self, width: int, height: int, name: str) -> None:
+        """Raise unless an image of this size may be decoded.
+
+        Raises:
+            ImageError: with the reason `too_large`.
+        """
+        if width * height > self.num_pixels:
+            raise ImageError(
+                "too_large",
+                f"{name} is too large: {width} x {height} pixels, the limit is {self.num_pixels:,}; if you trust it, "
+                "raise num_pixels of ImageLimits, or scale it down",
+            )
+
+    def check_scans(self, num_scans: int, num_pixels: int, name: str) -> None:
+        """Raise unless a JPEG of this many scans and pixels may be decoded.
+
+        Raises:
+            ImageError: with the reason `too_many_scans`.
+        """
+        if num_scans > self.num_scans or num_scans * num_pixels > self.num_scan_pixels:
+            raise ImageError(
+                "too_many_scans",
+                f"{name} has {num_scans} scans of {num_pixels:,} pixels; the limit is {self.num_scans} scans, and "
+                f"{self.num_scan_pixels:,} pixels in all of them",
+            )
+
+    def check_parts(self, num_parts: int, name: str) -> None:
+        """Raise unless a file of this many parts may be looked at.
+
+        Raises:
+            ImageError: with the reason `too_many_parts`.
+        """
+        if num_parts > self.num_parts:
+            raise ImageError("too_many_parts", f"{name} is made of more than {self.num_parts:,} parts")
+
+    def check_bytes(self, num_bytes: int, name: str) -> None:
+        """Raise unless decoding may take this much memory.
+
+        Raises:
+            ImageError: with the reason `too_large`.
+        """
+        if num_bytes > self.num_bytes:
+            raise ImageError(
+                "too_large",
+                f"{name} is too large: decoding it takes about {num_bytes / MIB:,.0f} MiB, the limit is "
+                f"{self.num_bytes / MIB:,.0f} MiB; if you trust it, raise num_bytes of ImageLimits, or scale it down",
+            )
