@@ -1,0 +1,71 @@
+"""How far the weights of new towers are spread, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import TransformerLayer
+from mobileclip.encoders import MCtSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.inputs import ImageInput, TextInput
+
+WIDTH = 96
+
+
+def assert_drawn(parameter, deviation):
+    """Mean and deviation lie within five standard errors of a normal distribution's."""
+    values = parameter.detach().double().flatten()
+    assert values.mean().item() == pytest.approx(0, abs=5 * deviation / math.sqrt(len(values)))
+    assert values.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(2 * len(values)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "num_layers"),
+    [(TextTransformerSpec(width=WIDTH, depth=3), 3), (MCtSpec(width=WIDTH, depth=2), 4)],
+    ids=["transformer", "mct"],
+)
+def test_text_towers_start_as_clip_does(spec, num_layers):
+    """Radford et al.'s reference code; what adds to the residual stream is scaled by the number of all layers."""
+    torch.manual_seed(0)
+    tower = type(spec)(
+        width=WIDTH, depth=spec.depth, embedding_dim=80, input=TextInput(context_length=64, vocab_size=300)
+    ).build()
+    deviations = {
+        "attention.qkv.weight": WIDTH**-0.5,
+        "attention.project.weight": (2 * num_layers * WIDTH) ** -0.5,
+        "ffn.fc1.weight": (2 * WIDTH) ** -0.5,
+        "ffn.fc2.weight": (2 * num_layers * WIDTH) ** -0.5,
+    }
+    layers = [layer for layer in tower.layers if isinstance(layer, TransformerLayer)]
+    assert len(layers) == spec.depth
+    for layer in layers:
+        for name, deviation in deviations.items():
+            assert_drawn(layer.get_parameter(name), deviation)
+        assert not layer.attention.qkv.bias.any()
+        assert not layer.attention.project.bias.any()
+    assert_drawn(tower.token_embedding.weight, 0.02)
+    assert_drawn(tower.position, 0.01)
+    assert_drawn(tower.project.weight, WIDTH**-0.5)
+
+
+def test_image_towers_draw_their_linear_layers_alike():
+    torch.manual_seed(0)
+    layer = nn.Linear(100, 200)
+    initialize_linear(layer)
+    assert_drawn(layer.weight, 0.02)
+    assert not layer.bias.any()
+    initialize_linear(nn.Linear(2, 2, bias=False))
+    norm = nn.LayerNorm(4)
+    initialize_linear(norm)
+    assert norm.weight.eq(1).all()
+
+
+def test_vision_transformers_start_with_positions_and_next_to_no_class_token():
+    torch.manual_seed(0)
+    tower = ViTSpec(width=WIDTH, depth=1, num_heads=4, embedding_dim=8, input=ImageInput(size=160)).build()
+    assert_drawn(tower.position, 0.02)
+    assert_drawn(tower.class_token, 1e-6)
