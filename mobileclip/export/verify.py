@@ -16,6 +16,7 @@ from mobileclip.export.spec import Precision, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import check_versions
 from mobileclip.progress import track
+from mobileclip.storage import printable
 
 # Uneven, so that a batch that only pretends to be dynamic shows.
 _DYNAMIC_BATCH = 5
@@ -87,7 +88,15 @@ def run_tower(
     batch = tower.input_shape[0] or _DYNAMIC_BATCH
     parts = torch.split(inputs, batch)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
-    embeddings = [run(part.contiguous()) for part in shown]
+    try:
+        embeddings = [run(part.contiguous()) for part in shown]
+    except ValueError:
+        raise
+    except Exception as error:
+        # The runtimes' errors have no base in common.
+        raise ValueError(
+            f"{folder / tower.file} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
+        ) from error
     wrong = next((tuple(rows.shape) for rows in embeddings if rows.shape[1:] != (contract.embedding_dim,)), None)
     if wrong is not None:
         raise ValueError(

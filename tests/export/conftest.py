@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 
 from mobileclip.export import ExportSpec, export_model
+from tests.export.hostile import CANARY_EVENT
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing, unusual
 
 
@@ -40,3 +43,18 @@ def half_onnx(transformers, tmp_path_factory):
 @pytest.fixture(scope="session")
 def plain_torch(transformers, tmp_path_factory):
     return export_model(transformers, ExportSpec(out=tmp_path_factory.mktemp("torch") / "plain", target="torch"))
+
+
+@pytest.fixture(scope="session")
+def canaries():
+    """What ran of that which should not, since the session began; an audit hook stays for ever, so there is one."""
+    heard = []
+    sys.addaudithook(lambda event, _: heard.append(event) if event == CANARY_EVENT else None)
+    return heard
+
+
+@pytest.fixture
+def seen(canaries):
+    """What ran of that which should not."""
+    canaries.clear()
+    return canaries

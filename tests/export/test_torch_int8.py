@@ -10,7 +10,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.fallback import weighted_layers
-from mobileclip.export.targets.torch import refuse_pickles
+from mobileclip.export.targets.pt2 import check_pt2
 from mobileclip.export.targets.torch_int8 import quantized_program
 from tests.export.models import TRANSFORMERS, few_samples, int8_export, seeing
 
@@ -129,7 +129,7 @@ def test_embeddings_are_near_the_models(int8):
     assert report.passed, report.failures
     assert all(tower.cosine_minimum < 1 - 1e-6 for tower in report.towers), "int8 is not the same as float32"
     for name in ("image", "text"):
-        refuse_pickles(int8 / f"{name}.pt2")
+        check_pt2(int8 / f"{name}.pt2")
 
 
 def test_files_load_without_what_wrote_them(int8, tmp_path):

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import onnx
 import pytest
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
-from mobileclip.export.targets.torch import refuse_pickles
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing
 
 
@@ -157,40 +155,6 @@ def test_constant_embeddings_are_a_gate(tmp_path):
     report = read_report(folder)
     assert any("image spread" in gate.name and not gate.passed for gate in report.gates)
     assert report.towers[0].cosine_minimum > 0.99999, "cosines alone would have let it pass"
-
-
-def test_pickles_are_refused_unread(plain_torch, tmp_path):
-    original = plain_torch / "image.pt2"
-    refuse_pickles(original)
-    for member, content in (
-        ("image/data/sample_inputs/model.pt", b"\x80\x04."),
-        ("image/data/weights/model.pt", b"\x80\x04."),
-        ("image/data/constants/custom_obj_0", b"\x80\x04."),
-    ):
-        path = tmp_path / "image.pt2"
-        with zipfile.ZipFile(original) as old, zipfile.ZipFile(path, "w") as new:
-            for info in old.infolist():
-                if info.filename != member:
-                    new.writestr(info.filename, old.read(info))
-            new.writestr(member, content)
-        with pytest.raises(ValueError, match=r"could run\s+anything"):
-            refuse_pickles(path)
-    table = "image/data/weights/model_weights_config.json"
-    with zipfile.ZipFile(original) as old, zipfile.ZipFile(tmp_path / "image.pt2", "w") as new:
-        for info in old.infolist():
-            data = old.read(info)
-            new.writestr(info.filename, data.replace(b'"use_pickle": false', b'"use_pickle": true', 1))
-            assert info.filename != table or b'"use_pickle": false' in data
-    with pytest.raises(ValueError, match="do not use it"):
-        refuse_pickles(tmp_path / "image.pt2")
-    with zipfile.ZipFile(original) as old, zipfile.ZipFile(tmp_path / "image.pt2", "w") as new:
-        for info in old.infolist():
-            new.writestr(info.filename, b'{"config": {"weight": 3}}' if info.filename == table else old.read(info))
-    with pytest.raises(ValueError, match="no archive of an exported program"):
-        refuse_pickles(tmp_path / "image.pt2")
-    (tmp_path / "image.pt2").write_bytes(b"not an archive")
-    with pytest.raises(ValueError, match="no archive of an exported program"):
-        refuse_pickles(tmp_path / "image.pt2")
 
 
 def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):

@@ -72,7 +72,7 @@ def quiet() -> Iterator[None]:
     """
     root = logging.getLogger()
     level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer
 
 _LARGEST_WEIGHT, _LARGEST_INPUT = 64, 255
-_OPERATIONS = "torch.ao.quantization.fx._decomposed"
 
 
 def check_int8() -> None:
@@ -47,12 +46,6 @@ def quantized_program(tower: TowerExport) -> torch.export.ExportedProgram:
     """
     check_int8()
     return rounded_program(tower, tower.graph(torch.float32), _layers_alone(tower.fallback.layers))
-
-
-def register_operations() -> None:
-    """Let PyTorch know the operations that round, which are its own, and which files of int8 are made of."""
-    with quiet():
-        import_module(_OPERATIONS)
 
 
 def _layers_alone(kept: frozenset[str]) -> Quantizer:
