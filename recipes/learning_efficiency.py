@@ -22,7 +22,10 @@ def learning_efficiency() -> EfficiencySpec:
 
 if __name__ == "__main__":
     import tyro
+    from command_line import reported
 
     assert __doc__ is not None
     what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(EfficiencySpec, default=learning_efficiency(), description=f"{what}\n\n{how}"))
+    spec = tyro.cli(EfficiencySpec, default=learning_efficiency(), description=f"{what}\n\n{how}")
+    with reported("learning_efficiency", None):
+        run(spec)

@@ -23,7 +23,10 @@ def quickstart() -> QuickstartSpec:
 
 if __name__ == "__main__":
     import tyro
+    from command_line import reported
 
     assert __doc__ is not None
     what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(QuickstartSpec, default=quickstart(), description=f"{what}\n\n{how}"))
+    spec = tyro.cli(QuickstartSpec, default=quickstart(), description=f"{what}\n\n{how}")
+    with reported("quickstart", None):
+        run(spec)

@@ -10,7 +10,10 @@ from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import models
+from mobileclip.interruption import interruptible
 from mobileclip.terminal import say
+
+_KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 
 app = SubcommandApp()
 app.command(models.classify)
@@ -31,13 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
     try:
-        app.cli(
-            prog="mobileclip", args=_with_default(sys.argv[1:] if arguments is None else arguments), description=__doc__
-        )
+        with interruptible("mobileclip", _KEPT, is_program=arguments is None):
+            app.cli(
+                prog="mobileclip",
+                args=_with_default(sys.argv[1:] if arguments is None else arguments),
+                description=__doc__,
+            )
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; nothing is left to say to it
-    except KeyboardInterrupt:
-        sys.exit("mobileclip: interrupted")
     except (ValueError, OSError, ImportError) as error:
         say(f"mobileclip: {error}", error=True)
         sys.exit(2)

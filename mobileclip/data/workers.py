@@ -13,6 +13,8 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import Protocol, TypeVar
 
+from mobileclip.interruption import ending, leave_to_parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -44,15 +46,13 @@ def workers(num_workers: int) -> Iterator[Mapper]:
                 yield futures.popleft().result()
                 futures.extend(pool.submit(function, item) for item in islice(remaining, 1))
 
-        try:
+        with ending(pool):
             yield share
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _end_with_parent() -> None:
     """Without this, the processes of a killed job would wait for work for ever."""
+    leave_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None, "only started processes are initialized"
 

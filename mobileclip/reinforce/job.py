@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
@@ -124,13 +124,15 @@ def _run(
             progress.advance(count if by_sample else 0, count=count, detail=f"{decimal(num_bytes)} written")
 
         try:
-            for entry in engine.run(spec, pending, on_samples):
-                manifest.add(entry)
-                num_samples += entry.num_samples
-                num_bytes += entry.num_bytes
-                steps = sum(entry.skipped.values()) if by_sample else 1
-                if steps:
-                    progress.advance(steps, count=0, detail=f"{decimal(num_bytes)} written")
+            # Closed before the output is tidied up: its processes write there until then.
+            with closing(engine.run(spec, pending, on_samples)) as entries:
+                for entry in entries:
+                    manifest.add(entry)
+                    num_samples += entry.num_samples
+                    num_bytes += entry.num_bytes
+                    steps = sum(entry.skipped.values()) if by_sample else 1
+                    if steps:
+                        progress.advance(steps, count=0, detail=f"{decimal(num_bytes)} written")
         finally:
             manifest.close()
     return num_samples

@@ -2,11 +2,12 @@
 
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.loop import Evaluate, TrainingResult, train
+from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.metrics import MetricLog, read_metrics
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
 from mobileclip.training.plots import plot_curves
 from mobileclip.training.run import RunSpec, run
+from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.spec import TrainingSpec
 

@@ -22,6 +22,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
+from mobileclip.terminal import get_logger
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 
@@ -31,9 +32,15 @@ if TYPE_CHECKING:
     from mobileclip.training.objective import Objective
     from mobileclip.training.spec import TrainingSpec
 
+logger = get_logger(__name__)
+
 FORMAT = "mobileclip training state 2"
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
+
+
+class _DamagedError(ValueError):
+    """A file that was a checkpoint, or was to become one."""
 
 
 @attrs.frozen
@@ -50,7 +57,7 @@ class CheckpointFolder:
 
     def newest(self) -> Path | None:
         """Return the checkpoint with the most steps, if there is any."""
-        found = self._all()
+        found = self.all()
         return found[-1] if found else None
 
     def step(self, num_steps: int) -> Path:
@@ -59,10 +66,11 @@ class CheckpointFolder:
 
     def remove_old(self) -> None:
         """Remove all but the newest."""
-        for old in self._all()[: -self.keep]:
+        for old in self.all()[: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def _all(self) -> list[Path]:
+    def all(self) -> list[Path]:
+        """Return all checkpoints, the one with the most steps at the end."""
         if not self.path.is_dir():
             return []
         return sorted(path for path in self.path.iterdir() if _NAME.fullmatch(path.name))
@@ -112,14 +120,35 @@ class RunState:
             _write(path, tensors, metadata)
         self.world.wait()
 
-    def restore(self, path: Path) -> tuple[int, StreamPosition]:
-        """Read what `save` wrote; return the number of steps done and where this process is in its data.
+    def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
+        """Go on from the newest checkpoint that can be read; return steps done and where this process is in its data.
+
+        One that cannot be read, by any of the processes, is set aside and told of.
 
         Raises:
-            ValueError: if the file is another run's: another spec, another model, another number of processes, or keys
-                that don't match.
+            ValueError: if there are checkpoints and none can be read, or the one that can is another run's.
         """
-        tensors, metadata = _read(path)
+        # The first process names them: a shared disk may show them to the others later.
+        names = self.world.gather([path.name for path in checkpoints.all()])[0]
+        for name in reversed(names):
+            path = checkpoints.path / name
+            content, problem = _tried(path)
+            problems = [said for said in self.world.gather(problem) if said is not None]
+            if content is not None and not problems:
+                return self._restore(path, *content)
+            if self.world.is_first:
+                aside = path.with_suffix(".unreadable")
+                path.replace(aside)
+                logger.warning("%s; it is now %s, and the run goes on from the checkpoint before", problems[0], aside)
+        if names:
+            raise ValueError(
+                f"none of the {len(names)} checkpoints in {checkpoints.path} can be read; delete the output folder to "
+                "start over"
+            )
+        return 0, StreamPosition()
+
+    def _restore(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
+        _check_format(path, metadata)
         self._check(path, metadata)
         self._load_modules(tensors, path)
         self._load_optimizer(tensors, path)
@@ -223,14 +252,16 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        tensors, metadata = read_tensors(path)
-    except (OSError, CheckpointError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); delete it, and the run goes on from the checkpoint before"
-        ) from None
+        return read_tensors(path)
+    except CheckpointError as error:
+        raise _DamagedError(f"{path} is damaged ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); the run goes on from it when it can be") from None
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
-    return tensors, metadata
 
 
 def _positions(metadata: dict[str, str], path: Path) -> list[str]:
@@ -257,6 +288,14 @@ def _place(metadata: dict[str, str], rank: int, path: Path) -> tuple[int, Stream
 
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
+
+
+def _tried(path: Path) -> tuple[tuple[dict[str, Tensor], dict[str, str]] | None, str | None]:
+    """Return what a checkpoint holds, or what is wrong with it."""
+    try:
+        return _read(path), None
+    except _DamagedError as error:
+        return None, str(error)
 
 
 def _difference(there: Any, here: Any) -> str:

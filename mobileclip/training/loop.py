@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +14,19 @@ import attrs
 import torch
 from torch import nn
 
-from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
+from mobileclip.data import BatchSource, ReinforcedBatch
 from mobileclip.devices import in_float64
+from mobileclip.interruption import postponed
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.storage import exclusive
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.finetuning.lora import merged
 from mobileclip.training.metrics import MetricLog
 from mobileclip.training.objective import Objective
 from mobileclip.training.optimizer import set_learning_rate
+from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from mobileclip.data import ReinforcementCard
     from mobileclip.encoders import DualEncoder
     from mobileclip.training.spec import TrainingSpec
-
-Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
 
 _KEYS_SHOWN = 8
 
@@ -86,6 +84,7 @@ def train(
         ValueError: if the loss has other teachers than the data, the checkpoint is another run's, another run writes to
             the folder, the batches end too early or lack what the loss needs, or `channels_last` is asked for on the
             CPU.
+        Interrupted: if a signal has asked for it, SIGTERM where a command listens; the state after the step is saved.
         FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
@@ -125,15 +124,30 @@ def _train(
     state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
     checkpoints = CheckpointFolder(output / "checkpoints", keep=spec.keep_checkpoints)
 
-    newest = checkpoints.newest()
-    first, position = (0, StreamPosition()) if newest is None else state.restore(newest)
+    first, position = state.resume(checkpoints)
     steps = range(first, spec.total_steps)
     source = batches.stream(position) if steps else iter(())
     minimised = _shared(objective, world)
 
     shown = console if world.is_first else None
-    with Progress(title, total=spec.total_steps, done=first, console=shown) as progress:
+    with (
+        Progress(title, total=spec.total_steps, done=first, console=shown) as progress,
+        postponed() as signals,
+    ):
         log = _open_log(spec, output, first) if world.is_first else None
+        looks = Looks(evaluate=evaluate, log=log, world=world, signals=signals)
+        saving = Saving(
+            spec=spec,
+            state=state,
+            checkpoints=checkpoints,
+            batches=batches,
+            world=world,
+            signals=signals,
+            saved_step=first,
+        )
+        kept = model if average is None else average.module
+        if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
+            saving.stop(first)
         for step in steps:
             started = time.perf_counter()
             batch = _next_batch(source, step, spec).to(world.device, non_blocking=True)
@@ -141,7 +155,7 @@ def _train(
 
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
             terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
-            values = _values(terms, norm, world)
+            values, wishes = _agreed(terms, norm, saving.wishes, world)
             _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
             state.optimizer.step()
             _cap_logit_scale(model, spec)
@@ -150,19 +164,16 @@ def _train(
 
             done = step + 1
             progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
-            if log is not None and _due(done, spec.log_every_steps, spec):
+            if log is not None and is_due(done, spec.log_every_steps, spec):
                 seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": waited}
                 scale = model.logit_scale.exp().item()
                 rate = spec.schedule.learning_rate(step)
                 log.write(step, {**values, "logit_scale": scale, "learning_rate": rate, **seconds})
-            if log is not None and evaluate is not None and _due(done, spec.evaluate_every_steps, spec):
-                log.write(step, _evaluate(evaluate, model if average is None else average.module, done))
-            if _due(done, spec.checkpoint_every_steps, spec):
-                state.save(checkpoints.step(done), step=done, position=batches.position(done))
-                if world.is_first:
-                    checkpoints.remove_old()
+            saving.after_step(done, wishes)
+            if is_due(done, spec.evaluate_every_steps, spec) and not looks(kept, done):
+                saving.stop(done)
 
-    return TrainingResult(model=(model if average is None else average.module).eval(), num_steps=len(steps))
+    return TrainingResult(model=kept.eval(), num_steps=len(steps))
 
 
 @contextmanager
@@ -187,10 +198,6 @@ def _shared(objective: Objective, world: World) -> nn.Module:
     return DistributedDataParallel(objective, process_group=world.group)
 
 
-def _due(done: int, every_steps: int | None, spec: TrainingSpec) -> bool:
-    return done == spec.total_steps or (every_steps is not None and done % every_steps == 0)
-
-
 def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec) -> ReinforcedBatch:
     batch = next(source, None)
     if batch is None:
@@ -209,16 +216,21 @@ def _gradient(
     return (contrastive, distillation, total), norm
 
 
-def _values(terms: tuple[Tensor, Tensor, Tensor], norm: Tensor, world: World) -> dict[str, float]:
-    """Return the loss of all processes together: one transfer from the device."""
+def _agreed(
+    terms: tuple[Tensor, Tensor, Tensor], norm: Tensor, wishes: Wishes, world: World
+) -> tuple[dict[str, float], Wishes]:
+    """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
     own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
-    contrastive, distillation, total, gradient_norm = world.mean(own).tolist()
-    return {
+    if world.group is not None:
+        own = torch.cat([own, own.new_tensor(attrs.astuple(wishes))])
+    contrastive, distillation, total, gradient_norm, *wished = world.mean(own).tolist()
+    values = {
         "loss": total,
         "contrastive": contrastive,
         "distillation": distillation,
         "gradient_norm": gradient_norm,
     }
+    return values, Wishes(*(share > 0 for share in wished)) if wished else wishes
 
 
 def _refuse_divergence(
@@ -249,10 +261,3 @@ def _refuse_divergence(
 @torch.no_grad()
 def _cap_logit_scale(model: DualEncoder, spec: TrainingSpec) -> None:
     model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))
-
-
-def _evaluate(evaluate: Evaluate, model: nn.Module, done: int) -> Mapping[str, float]:
-    was_training = model.training
-    values = evaluate(merged(model.eval()), done)
-    model.train(was_training)
-    return values

@@ -31,7 +31,12 @@ class MetricLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] < resume_step] if path.exists() else []
         storage.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._evaluated = {line["step"] for line in kept if "loss" not in line}
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
+
+    def was_evaluated(self, step: int) -> bool:
+        """Return whether an earlier run wrote more about the step than its loss."""
+        return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; it is on its way to the disk when this returns."""

@@ -14,10 +14,12 @@ from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, find_card
 from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model, save_model
+from mobileclip.interruption import postponed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.distributed import World, connected
-from mobileclip.training.loop import Evaluate, train
+from mobileclip.training.loop import train
+from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -87,20 +89,22 @@ def run(
             _claim(spec, output)
         world.wait()
         batches = attrs.evolve(spec.data, batch_size=_share(spec.data.batch_size, world)).build()
-        result = train(
-            spec.training,
-            model=_student(spec),
-            batches=batches,
-            output=output,
-            card=_card(spec.data),
-            world=world,
-            evaluate=None if evaluate is None or not world.is_first else evaluate(spec.model),
-            title=title,
-            console=console,
-        )
-        if world.is_first:
-            save_model(result.model, output / MODEL)
-        world.wait()
+        model, measure = _student(spec), None if evaluate is None or not world.is_first else evaluate(spec.model)
+        with postponed():  # a process that left here would be waited for
+            result = train(
+                spec.training,
+                model=model,
+                batches=batches,
+                output=output,
+                card=_card(spec.data),
+                world=world,
+                evaluate=measure,
+                title=title,
+                console=console,
+            )
+            if world.is_first:
+                save_model(result.model, output / MODEL)
+            world.wait()
     return output / MODEL
 
 

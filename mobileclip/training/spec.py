@@ -20,7 +20,7 @@ Precision = Literal["float32", "bfloat16"]
 class TrainingSpec:
     """The choices of a training run, apart from its model and data.
 
-    Specs that differ in the last five fields alone are equal: they decide what is written, not what is trained.
+    Specs that differ in the last six fields alone are equal: they decide what is written, not what is trained.
 
     Args:
         loss: what is minimised.
@@ -41,6 +41,7 @@ class TrainingSpec:
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
+        checkpoint_every_minutes: minutes after which a checkpoint is written too, by the first process's clock.
         keep_checkpoints: how many of the newest checkpoints are kept.
         evaluate_every_steps: steps between two evaluations, where the run has any; none for at the end alone.
         tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
@@ -63,6 +64,7 @@ class TrainingSpec:
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)
     checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0), eq=False)
+    checkpoint_every_minutes: float = attrs.field(default=10.0, validator=validators.gt(0), eq=False)
     keep_checkpoints: int = attrs.field(default=2, validator=validators.gt(0), eq=False)
     evaluate_every_steps: int | None = attrs.field(
         default=None, validator=validators.optional(validators.gt(0)), eq=False

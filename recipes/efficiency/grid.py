@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mobileclip.interruption import ending, save_for_parent
 from mobileclip.progress import Progress, console
 from mobileclip.training import read_metrics
 
@@ -66,17 +67,14 @@ def run_grid(spec: EfficiencySpec, directories: Mapping[bool, Path]) -> None:
             initializer=_open,
             initargs=(spec, dict(directories)),
         ) as pool,
+        ending(pool),
     ):
         running = {pool.submit(_train, run) for run in waiting}
-        try:
-            while running:
-                ended, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_EXCEPTION)
-                for future in ended:
-                    future.result()
-                _count(waiting, done, progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while running:
+            ended, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
+            _count(waiting, done, progress)
 
 
 def _count(waiting: Sequence[Run], done: dict[Path, int], progress: Progress) -> None:
@@ -99,6 +97,7 @@ _held: dict[str, tuple[EfficiencySpec, Material]] = {}
 
 
 def _open(spec: EfficiencySpec, directories: Mapping[bool, Path]) -> None:
+    save_for_parent()
     # One core for each training: small networks do not fill two.
     torch.set_num_threads(1)
     _held["material"] = (

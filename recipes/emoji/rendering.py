@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobileclip.interruption import ending, leave_to_parent
+
 # Fewer drawings than this are done before another process has started.
 _MIN_PARALLEL = 200
 _CHUNK = 64
@@ -94,7 +96,8 @@ def render_all(svgs: Iterable[str], size: int, *, num_processes: int) -> Iterato
     remaining = iter(svgs)
     chunks = list(iter(lambda: tuple(islice(remaining, _CHUNK)), ()))
     # Forking a process that runs threads, as torch does, can hang.
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=leave_to_parent) as pool, ending(pool):
         for renderings in pool.map(_render_chunk, chunks, [size] * len(chunks)):
             yield from renderings
 

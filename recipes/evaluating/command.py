@@ -7,6 +7,7 @@ from typing import Annotated
 
 import attrs
 import tyro
+from command_line import reported
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.evaluate import evaluate
@@ -45,11 +46,9 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     command = tyro.cli(Command, default=Command(spec=spec), description="\n\n".join(prose), args=arguments)
     models, chosen = command.models, command.spec
-    if command.tiny:
-        folder = chosen.output.with_name(f"{chosen.output.name}-tiny")
-        models, datasets = write_tiny(folder / "made")
-        chosen = attrs.evolve(chosen, output=folder, datasets=datasets, data=None)
-    try:
+    with reported("evaluate", arguments):
+        if command.tiny:
+            folder = chosen.output.with_name(f"{chosen.output.name}-tiny")
+            models, datasets = write_tiny(folder / "made")
+            chosen = attrs.evolve(chosen, output=folder, datasets=datasets, data=None)
         evaluate(models, spec=chosen, beside=command.beside, report=command.report)
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import tyro
+from command_line import reported
 
 from mobileclip.encoders import save_model
 from mobileclip.serialization import to_json
@@ -36,10 +37,8 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
     """
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     chosen = tyro.cli(FinetuneSpec, default=spec, description="\n\n".join(prose), args=arguments)
-    try:
+    with reported("finetune", arguments):
         results = run(chosen)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
     if results is not None:
         print(f"\n{table(results.rows)}\n\nPer cent. {summary(results)}\nReport and models are in {chosen.output}.")
 

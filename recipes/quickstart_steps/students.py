@@ -13,6 +13,7 @@ import torch
 
 from mobileclip.data import read_card
 from mobileclip.encoders import save_model
+from mobileclip.interruption import ending, save_for_parent
 from mobileclip.losses import LossSpec
 from mobileclip.progress import Progress, console
 from mobileclip.training import read_metrics, train
@@ -69,6 +70,7 @@ def train_students(
         Progress(
             title, total=sum(steps.values()), done=sum(done.values()), unit="pictures", console=console()
         ) as progress,
+        ending(pool),
     ):
         futures = [pool.submit(_train, spec, one, shards, num_samples) for one in waiting]
         running = set(futures)
@@ -84,6 +86,7 @@ def train_students(
 
 
 def _use(threads: int) -> None:
+    save_for_parent()
     torch.set_num_threads(threads)
 
 

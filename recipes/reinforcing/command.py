@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 import tyro
 from attrs import validators
+from command_line import reported
 
 from mobileclip.data import Layout, augmentations
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
@@ -81,14 +82,12 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
     """
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     command = tyro.cli(Command, description="\n\n".join(prose), args=arguments)
-    try:
+    with reported(name, arguments):
         spec = resolve(recipe, name, command)
         if command.dry_run:
             print(estimate(spec))
             return
         report = reinforce(spec, engine=_engine(command))
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
     print(f"{report}; {report.num_done_before} of the shards by an earlier run")
     print(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import attrs
 import tyro
+from command_line import reported
 
 from mobileclip.data import ReinforcedPipelineSpec
 from mobileclip.devices import AUTO
@@ -80,14 +81,12 @@ def run_recipe(
         recipe, name = recipe[command.row], f"{name}-{command.row}"
     else:
         command = tyro.cli(Command, default=_defaults(recipe), description=description, args=arguments, config=config)
-    try:
+    with reported(name, arguments):
         spec = resolve(recipe(), command)
         if command.show:
             print(to_json(spec, indent=1))
             return
         _train(spec, command, name)
-    except (ValueError, FloatingPointError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def resolve(chosen: RunSpec, command: Command) -> RunSpec:

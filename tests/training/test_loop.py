@@ -148,12 +148,13 @@ def test_what_is_resumed_from_is_looked_for_when_no_other_run_writes(tmp_path, m
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     looked = []
 
-    def newest(self):
+    def every(self):
         with pytest.raises(ValueError, match="another job"), exclusive(tmp_path):
             pass
         looked.append(self.path)
+        return []
 
-    monkeypatch.setattr(CheckpointFolder, "newest", newest)
+    monkeypatch.setattr(CheckpointFolder, "all", every)
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     assert looked
 
@@ -279,17 +280,25 @@ def test_what_is_only_written_may_change_between_resumptions(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 5, 7]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(tmp_path, caplog):
     with pytest.raises(KilledError):
         train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
     path = last_checkpoint(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(
-        ValueError, match=r"step-00000006.safetensors cannot be read .*; delete it, and the run goes on"
-    ):
-        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
-    path.unlink()
     assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
+    assert "step-00000006.safetensors is damaged" in caplog.text
+    assert path.with_suffix(".unreadable").exists()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 8
+
+
+def test_without_a_readable_checkpoint_nothing_is_begun_anew(tmp_path):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read; delete the output folder"):
+        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 7
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from mobileclip.data import Unit
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples
 
+Entries = Generator[ShardEntry, None, None]
+"""What an engine has finished, one after another; closing it ends the work."""
+
 
 class Engine(ABC):
     """Spreads the units of a reinforcement over workers."""
 
     @abstractmethod
-    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
+    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Entries:
         """Make the shards of all units and yield their entries as they are finished, in any order.
 
         Args:

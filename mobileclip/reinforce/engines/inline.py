@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from mobileclip.data import Unit
 from mobileclip.reinforce.captioners import Captioner
-from mobileclip.reinforce.engines.base import Engine
-from mobileclip.reinforce.manifest import ShardEntry
+from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_threads
@@ -29,7 +28,7 @@ class InlineEngine(Engine):
     captioner: Captioner | None = None
     num_threads: int | None = None
 
-    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
+    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Entries:
         """Make the shards of all units; see `Engine`."""
         worker = ShardWorker(
             spec=spec,

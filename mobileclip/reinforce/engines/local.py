@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,8 +18,8 @@ from attrs import validators
 
 from mobileclip.data import Unit
 from mobileclip.devices import all_devices, pick_device
-from mobileclip.reinforce.engines.base import Engine
-from mobileclip.reinforce.manifest import ShardEntry
+from mobileclip.interruption import leave_to_parent
+from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_threads
 
@@ -43,7 +43,7 @@ class LocalEngine(Engine):
     devices: tuple[str, ...] = ()
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
-    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
+    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Entries:
         """Make the shards of all units; see `Engine`."""
         devices = tuple(str(pick_device(name)) for name in self.devices) or all_devices()
         num_workers = min(self.num_workers or len(devices), len(units))
@@ -83,7 +83,7 @@ class _Crew:
         # A forked child would inherit torch's threads in an unknown state, and CUDA not at all.
         self._context = multiprocessing.get_context("spawn")
 
-    def run(self, units: Sequence[Unit]) -> Iterator[ShardEntry]:
+    def run(self, units: Sequence[Unit]) -> Entries:
         waiting = deque(units)
         try:
             while waiting or any(member.unit for member in self._members):
@@ -150,13 +150,14 @@ class _Crew:
 
 def _work(connection: Connection, spec: ReinforcementSpec, device: str, num_threads: int, num_workers: int) -> None:
     """Do unit after unit until the other end of the connection is closed, or its process is gone."""
+    leave_to_parent()
     if device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
 
     def send(kind: str, value: Any) -> None:
         connection.send((kind, value))
 
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             worker = ShardWorker.build(spec, device=device, num_threads=num_threads)
             while True:

@@ -5,7 +5,7 @@ Source: Ray Data's actor pools, docs.ray.io.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from attrs import validators
 
 from mobileclip.data import Unit
 from mobileclip.devices import pick_device
-from mobileclip.reinforce.engines.base import Engine
+from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, unheard
@@ -45,7 +45,7 @@ class RayEngine(Engine):
         if self.max_workers < self.min_workers:
             raise ValueError(f"max_workers ({self.max_workers}) must be at least min_workers ({self.min_workers})")
 
-    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Iterator[ShardEntry]:
+    def run(self, spec: ReinforcementSpec, units: Sequence[Unit], on_samples: OnSamples) -> Entries:
         """Make the shards of all units; see `Engine`. Samples are reported shard by shard."""
         ray = _ray()
         started_here = not ray.is_initialized()

@@ -1,0 +1,144 @@
+"""When a run saves its state, looks at its model, and stops for a signal: all its processes after the same step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+from torch import nn
+
+from mobileclip.interruption import Interrupted, Postponed
+from mobileclip.training.finetuning.lora import merged
+
+if TYPE_CHECKING:
+    from mobileclip.data import BatchSource
+    from mobileclip.training.checkpoint import CheckpointFolder, RunState
+    from mobileclip.training.distributed import World
+    from mobileclip.training.metrics import MetricLog
+    from mobileclip.training.spec import TrainingSpec
+
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+"""From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
+
+
+@attrs.frozen
+class Wishes:
+    """What a process wants after a step; what one wants, all do.
+
+    Args:
+        stop: to save the state and leave, for it has heard a signal.
+        save: to save the state, for it is time.
+    """
+
+    stop: bool
+    save: bool
+
+
+@attrs.define(kw_only=True)
+class Saving:
+    """Saves a run's state when it is due, and ends the run when a signal has asked for it.
+
+    Args:
+        spec: how often.
+        state: what is saved.
+        checkpoints: where to.
+        batches: whose position is saved with it.
+        world: the processes, all of which call this together.
+        signals: what has been asked for meanwhile.
+        saved_step: the step after which the state was saved last.
+    """
+
+    spec: TrainingSpec
+    state: RunState
+    checkpoints: CheckpointFolder
+    batches: BatchSource
+    world: World
+    signals: Postponed
+    saved_step: int
+    _saved_at: float = attrs.field(factory=time.monotonic, init=False)
+
+    @property
+    def wishes(self) -> Wishes:
+        """What this process wants now; time is what the first one's clock says."""
+        due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
+        return Wishes(stop=self.signals.requested, save=due and self.world.is_first)
+
+    def after_step(self, done: int, wishes: Wishes) -> None:
+        """Save the state where that is due or wished for, and end the run where that is.
+
+        Args:
+            done: steps done.
+            wishes: those of any process.
+
+        Raises:
+            Interrupted: if a process has heard a signal.
+            OSError: if the state cannot be written.
+        """
+        if wishes.stop:
+            self.stop(done)
+        if wishes.save or is_due(done, self.spec.checkpoint_every_steps, self.spec):
+            self._save(done)
+
+    def stop(self, done: int) -> None:
+        """Save the state, unless it is, and end the run.
+
+        Raises:
+            Interrupted: always.
+            OSError: if the state cannot be written.
+        """
+        if done != self.saved_step:
+            self._save(done)
+        self.signals.stop(
+            f"stopped after step {done} of {self.spec.total_steps}, whose state is in {self.checkpoints.path}; the "
+            "same command goes on from there"
+        )
+
+    def _save(self, done: int) -> None:
+        self.state.save(self.checkpoints.step(done), step=done, position=self.batches.position(done))
+        self.saved_step, self._saved_at = done, time.monotonic()
+        if self.world.is_first:
+            self.checkpoints.remove_old()
+
+
+@attrs.frozen(kw_only=True)
+class Looks:
+    """Evaluates the model in the first process; a signal cuts that short.
+
+    Args:
+        evaluate: what measures; None measures nothing.
+        log: where its numbers go, in the first process.
+        world: the processes, all of which call this together.
+        signals: what has been asked for meanwhile.
+    """
+
+    evaluate: Evaluate | None
+    log: MetricLog | None
+    world: World
+    signals: Postponed
+
+    def __call__(self, model: nn.Module, done: int) -> bool:
+        """Evaluate and log, unless the log has it already; return whether no process was interrupted.
+
+        Args:
+            model: what is looked at; its mode is afterwards as it was.
+            done: steps done.
+        """
+        is_whole = True
+        if self.log is not None and self.evaluate is not None and not self.log.was_evaluated(done - 1):
+            was_training = model.training
+            try:
+                with self.signals.not_now():
+                    values = self.evaluate(merged(model.eval()), done)
+                self.log.write(done - 1, values)
+            except Interrupted:
+                is_whole = False
+            finally:
+                model.train(was_training)
+        return all(self.world.gather(is_whole))
+
+
+def is_due(done: int, every_steps: int | None, spec: TrainingSpec) -> bool:
+    """Return whether something that is done every so many steps, and at the end, is done after this one."""
+    return done == spec.total_steps or (every_steps is not None and done % every_steps == 0)

@@ -1,0 +1,130 @@
+"""A training command in small, for tests that end it from outside: reinforced shards, loader workers, evaluation.
+
+Run as `python -m tests.training.program DATA OUTPUT STEPS WORKERS`, by torchrun too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from mobileclip.data import ReinforcedPipelineSpec, write_shards
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.interruption import interruptible
+from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
+from tests.data.samples import make_sample
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
+SECONDS = 120
+
+
+def write_data(folder: Path) -> Path:
+    """Write what is trained on."""
+    write_shards(folder, [make_sample(index) for index in range(24)], samples_per_shard=6)
+    return folder
+
+
+def run_spec(data: Path, *, num_steps: int, num_workers: int) -> RunSpec:
+    image, text = ImageInput(size=32), TextInput(context_length=12)
+    return RunSpec(
+        model=DualEncoderSpec(
+            image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=image),
+            text=MCtSpec(width=32, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=text),
+        ),
+        data=ReinforcedPipelineSpec(
+            shards=str(data / "{00000000..00000003}.tar"),
+            batch_size=4,
+            image=image,
+            text=text,
+            num_workers=num_workers,
+            num_samples=24,
+        ),
+        training=TrainingSpec(
+            loss=ReinforcedLossSpec(teacher_dims=(4, 2), teacher_logit_scales=(20.0, 30.0)),
+            schedule=CosineSchedule(warmup_steps=1, total_steps=num_steps),
+            log_every_steps=1,
+            checkpoint_every_steps=7,
+            evaluate_every_steps=5,
+        ),
+    )
+
+
+def start(data: Path, output: Path, *, num_steps: int, num_workers: int = 0, port: int = 0) -> subprocess.Popen[str]:
+    """Start it, in a session of its own; with a port, as two processes that `torchrun` starts."""
+    launcher = (*TORCHRUN, "--master-port", str(port)) if port else ()
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", __spec__.name, str(data), str(output), str(num_steps), str(num_workers)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def num_logged(output: Path) -> int:
+    log = output / "metrics.jsonl"
+    return sum("loss" in line for line in read_metrics(log)) if log.exists() else 0
+
+
+def wait_for_steps(process: subprocess.Popen[str], output: Path, count: int) -> None:
+    """Wait until so many steps are logged; what ends before is an error."""
+    deadline = time.monotonic() + SECONDS
+    while num_logged(output) < count:
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline, f"no {count} steps in {SECONDS} s"
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below one, by what Linux knows of them."""
+    children = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == pid:
+            children.add(int(stat.parent.name))
+    return children | {below for child in children for below in descendants(child)}
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill a program with all that it has started, by their numbers."""
+    for pid in {*descendants(process.pid), process.pid}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def measuring(_model: DualEncoderSpec) -> Evaluate:
+    """Return an evaluation that takes a little while."""
+
+    def evaluate(model: torch.nn.Module, done: int) -> dict[str, float]:
+        time.sleep(0.02)
+        return {"measured": done + sum(float(parameter.sum()) for parameter in model.parameters())}
+
+    return evaluate
+
+
+def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
+    """Train as a command does."""
+    torch.set_num_threads(1)
+    with interruptible("training", "nothing is lost"):
+        spec = run_spec(Path(data), num_steps=int(num_steps), num_workers=int(num_workers))
+        run(spec, Path(output), evaluate=measuring, device="cpu")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,217 @@
+"""Training that is interrupted, by real signals to real processes: saved, said in a line, and finished to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mobileclip.interruption import Interrupted
+from mobileclip.training import read_metrics, run, train
+from tests.training.program import (
+    descendants,
+    kill_all,
+    measuring,
+    num_logged,
+    run_spec,
+    start,
+    wait_for_steps,
+    write_data,
+)
+from tests.training.runs import Batches, batch_of, new_model, training_spec
+from tests.training.test_loop import last_checkpoint, without_times
+
+NUM_STEPS = 60
+LINE = "training: interrupted by {name}; stopped after step {done} of 60, whose state is in {folder}; the same command"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def finish(data: Path, output: Path, num_workers: int) -> None:
+    run(run_spec(data, num_steps=NUM_STEPS, num_workers=num_workers), output, evaluate=measuring, device="cpu")
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    found, whole = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (output, expected))
+    assert found == whole
+    weights, right = (load_file(folder / "model.safetensors") for folder in (output, expected))
+    assert weights.keys() == right.keys()
+    assert all(torch.equal(weights[name], value) for name, value in right.items())
+
+
+def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
+    """Send a signal to all processes, as a terminal and a scheduler do; return what was said at the end."""
+    before = num_logged(output)
+    process = start(data, output, num_steps=NUM_STEPS, num_workers=num_workers)
+    try:
+        wait_for_steps(process, output, before + more_steps)
+        below = descendants(process.pid)
+        assert len(below) >= num_workers
+        os.killpg(process.pid, number)
+        said, errors = process.communicate(timeout=60)
+    finally:
+        kill_all(process)
+    assert process.returncode == 128 + number
+    assert are_gone(below)
+    assert not said
+    *first, last = errors.strip().splitlines()
+    assert first == [f"{number.name}: stopping after this step; once more leaves at once"]
+    return last
+
+
+def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        said = interrupt(data, parts, number, more_steps=11, num_workers=2)
+        done = num_logged(parts)
+        assert done < NUM_STEPS
+        folder = parts / "checkpoints"
+        assert said.startswith(LINE.format(name=number.name, done=done, folder=folder))
+        assert last_checkpoint(parts).name == f"step-{done:08d}.safetensors"
+    finish(data, parts, num_workers=2)
+    finish(data, whole, num_workers=2)
+    assert_same(parts, whole)
+
+
+@pytest.mark.slow
+def test_a_second_signal_leaves_at_once(data, tmp_path):
+    """While the first one waits for a batch that never comes."""
+    os.mkfifo(tmp_path / "00000000.tar")
+    process = start(tmp_path, tmp_path / "run", num_steps=NUM_STEPS, num_workers=1)
+    try:
+        deadline = time.monotonic() + 60
+        while not descendants(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        below = descendants(process.pid)
+        assert below
+        for _ in range(2):
+            time.sleep(1.5)
+            os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        kill_all(process)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert are_gone(below)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
+    port = 27500 + os.getpid() % 1000
+    process = start(data, tmp_path, num_steps=NUM_STEPS, num_workers=1, port=port)
+    try:
+        wait_for_steps(process, tmp_path, 12)
+        below = descendants(process.pid)
+        os.kill(process.pid, number)  # the launcher passes it on
+        _, errors = process.communicate(timeout=90)
+    finally:
+        kill_all(process)
+    assert are_gone(below)
+    done = num_logged(tmp_path)
+    assert 12 <= done < NUM_STEPS
+    assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
+    assert len(re.findall(r"^training: interrupted by SIG\w+; stopped after step", errors, re.MULTILINE)) == 1
+    # The launcher has a traceback of its own; ours would be of these.
+    assert "Interrupted" not in errors
+    assert "KeyboardInterrupt" not in errors
+
+    killed = start(data, tmp_path, num_steps=NUM_STEPS, num_workers=1, port=port)
+    assert killed.wait(timeout=120) == 0
+    whole = start(data, tmp_path / "whole", num_steps=NUM_STEPS, num_workers=1, port=port)
+    assert whole.wait(timeout=120) == 0
+    assert_same(tmp_path, tmp_path / "whole")
+
+
+@pytest.fixture
+def interrupted_at():
+    """Batches in the middle of which Ctrl-C comes, once."""
+
+    def batches(step: int) -> Batches:
+        def make(number: int):
+            if number == step:
+                signal.raise_signal(signal.SIGINT)
+            return batch_of(number)
+
+        return Batches(make=make)
+
+    return batches
+
+
+def test_ctrl_c_outside_of_a_command_saves_too(tmp_path, interrupted_at):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(training_spec(8), model=new_model(), batches=interrupted_at(4), output=tmp_path)
+    assert stopped.value.kept.startswith(f"stopped after step 5 of 8, whose state is in {tmp_path / 'checkpoints'};")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3
+
+
+def test_a_signal_at_the_last_step_leaves_nothing_undone(tmp_path, interrupted_at):
+    with pytest.raises(Interrupted):
+        train(training_spec(8), model=new_model(), batches=interrupted_at(7), output=tmp_path)
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 0
+
+
+@pytest.mark.parametrize("step", [3, 5, 8])
+def test_an_evaluation_is_cut_short_and_done_again(tmp_path, step):
+    """After a step with a checkpoint of its own, one without, and the last; the numbers are those of a whole run."""
+    spec = training_spec(8, evaluate_every_steps=1, checkpoint_every_steps=3)
+    asked = []
+
+    def cut(model, done):
+        if done == step and not asked.count(step):
+            asked.append(done)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the signal comes first")
+        asked.append(done)
+        return {"measured": model.logit_scale.item()}
+
+    with pytest.raises(Interrupted):
+        train(spec, model=new_model(), batches=Batches(), output=tmp_path / "cut", evaluate=cut)
+    assert last_checkpoint(tmp_path / "cut").name == f"step-0000000{step}.safetensors"
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "cut", evaluate=cut)
+    assert asked == [*range(1, step + 1), *range(step, 9)]
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole", evaluate=cut)
+    cut_short, whole = (without_times(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("cut", "whole"))
+    assert cut_short == whole
+
+
+def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
+    saved = []
+
+    def save(_state, path, **_):
+        saved.append((int(path.stem[-8:]), time.monotonic()))
+
+    def slow(step: int):
+        time.sleep(0.05)
+        return batch_of(step)
+
+    monkeypatch.setattr("mobileclip.training.checkpoint.RunState.save", save)
+    spec = training_spec(16, checkpoint_every_steps=100)
+    assert spec.checkpoint_every_minutes == 10
+    spec = attrs.evolve(spec, checkpoint_every_minutes=0.2 / 60)
+    train(spec, model=new_model(), batches=Batches(make=slow), output=tmp_path)
+    steps, times = zip(*saved, strict=True)
+    assert 3 <= len(steps) < 10
+    assert steps[-1] == 16
+    assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(times[:-1]))
