@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +25,7 @@ from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import report_on
+from mobileclip.export.working_folder import working_folder
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import reparameterize
 
@@ -60,31 +60,27 @@ def export_model(
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
         FileExistsError: if the folder holds something that may not be replaced.
-        ValueError: if the target is unknown, the model is in training mode or has no such tower, or the precision
-            cannot hold it.
+        ValueError: if the target is unknown, the model is in training mode or has no such tower, gives what no export
+            can be measured against, or the precision cannot hold it; or another process is writing the folder.
     """
     target = targets.resolve(spec.target)
     target.check()
     out = Path(spec.out)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)
-    folded = _folded(model, checkpoint)
-    has = towers_of(folded)
-    lacking = [tower for tower in spec.towers if tower not in has]
-    if lacking:
-        raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
-    samples = samples or bundled_samples()
-    measured = measure_model(folded, samples, normalize=spec.normalize)
-    exports = tuple(
-        tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        # A folder inside has the usual permissions; the temporary one is for its owner alone.
-        folder = Path(temporary) / "export"
-        folder.mkdir()
+    with working_folder(out) as folder:
+        folded = _folded(model, checkpoint)
+        has = towers_of(folded)
+        lacking = [tower for tower in spec.towers if tower not in has]
+        if lacking:
+            raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
+        samples = samples or bundled_samples()
+        measured = measure_model(folded, samples, normalize=spec.normalize)
+        exports = tuple(
+            tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
+        )
         _write(folder, folded, exports, target, measured, data=samples.name, show_progress=show_progress)
         if out.exists():
-            out.rename(Path(temporary) / "before")
+            out.rename(folder.with_name("before"))
         folder.rename(out)
     return out
 

@@ -17,6 +17,7 @@ from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEn
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract
 from mobileclip.export.graph import TowerExport
+from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.samples import Samples
 from mobileclip.export.spec import Tower
 from mobileclip.inputs import ImageInput
@@ -105,7 +106,8 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Mea
         normalize: whether embeddings are scaled to unit length.
 
     Raises:
-        ValueError: if fewer than two images can be used, or the model itself gives NaN, infinity or zero.
+        ValueError: if fewer than two images can be used, or the model itself gives NaN, infinity or zero, or the same
+            for all of them.
     """
     inputs: dict[Tower, Tensor] = {}
     reference: dict[Tower, Tensor] = {}
@@ -121,12 +123,34 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Mea
             captions = samples.captions
             inputs[tower] = taken = Tokenizer(cast("TextEncoderSpec", encoder.spec).input)(captions)
         reference[tower] = _encode(encoder, taken, normalize=normalize)
-        lengths = reference[tower].norm(dim=1)
-        if not bool((lengths.isfinite() & (lengths > 0)).all()):
-            raise ValueError(
-                f"the {tower} tower gives embeddings with NaN, infinity or zero in float32 already; check its weights"
-            )
+        check_reference(tower, reference[tower])
     return Measured(inputs=inputs, reference=reference, image_names=names, captions=captions, skipped=dict(skipped))
+
+
+def check_reference(tower: Tower, embeddings: Tensor) -> None:
+    """Make sure that an export can be measured against a model's own embeddings.
+
+    Shape:
+        `(count, embedding_dim)`.
+
+    Raises:
+        ValueError: if there are fewer than two, one is not finite or zero, or all are the same.
+    """
+    if len(embeddings) < _FEWEST:
+        raise ValueError(f"the {tower} tower has {len(embeddings)} embeddings to be measured against; two are needed")
+    lengths = embeddings.norm(dim=1)
+    wrong = int((~(lengths.isfinite() & (lengths > 0))).sum())
+    if wrong:
+        raise ValueError(
+            f"the {tower} tower gives embeddings with NaN, infinity or zero in float32 already, for {wrong} of "
+            f"{len(embeddings)} inputs; check its weights"
+        )
+    if not spread_of(embeddings.double()) > CONSTANT:
+        raise ValueError(
+            f"the {tower} tower gives the same embedding for each of {len(embeddings)} different inputs in float32 "
+            "already, so that no export of it could be told from a broken one; check its weights, and that the "
+            "pictures it is measured on differ"
+        )
 
 
 def read_measured(folder: Path, contract: Contract) -> Measured:

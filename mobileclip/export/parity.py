@@ -155,8 +155,8 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor) -> TowerPar
         length_error=float((lengths / expected - 1).abs().max()) if all_finite else None,
         num_not_finite=int((~finite).sum()),
         num_zero=int((lengths == 0).sum()),
-        spread=_spread(ours) if all_finite else None,
-        reference_spread=_spread(theirs),
+        spread=spread_of(ours) if all_finite else None,
+        reference_spread=spread_of(theirs),
     )
 
 
@@ -229,7 +229,12 @@ def _tower_gates(parity: TowerParity, precision: Precision) -> list[Gate]:
     ]
 
 
-def _spread(embeddings: Tensor) -> float:
+def spread_of(embeddings: Tensor) -> float:
+    """Return how far embeddings point in different directions: `1 - |mean of the unit embeddings|`.
+
+    Shape:
+        `(count, embedding_dim)`.
+    """
     unit = torch.nn.functional.normalize(embeddings, dim=1)
     return max(0.0, 1.0 - math.sqrt(float(unit.mean(dim=0).square().sum())))
 

@@ -8,6 +8,7 @@ from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import bundled_samples, read_contract, read_report
+from mobileclip.export.parity import LEAST_COSINE
 from tests.export.models import CONVOLUTIONAL, constant
 
 
@@ -67,18 +68,26 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     assert read_report(tmp_path / "text").captions == ("a photo of a cat", "a photo of a dog", "a photo of a cup")
 
 
-def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, tmp_path):
-    save_model(constant(CONVOLUTIONAL), tmp_path / "bad.safetensors")
+def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(LEAST_COSINE, "fp32", 1.1)
     out = tmp_path / "out"
-    status, _, err = run(
-        capsys, "export", tmp_path / "bad.safetensors", "--target", "torch", "--tower", "image", "--out", out
-    )
+    status, _, err = run(capsys, "export", model_file, "--target", "torch", "--tower", "image", "--out", out)
     assert status == 1
-    assert "image spread" in err
+    assert "image cosine, minimum is" in err
     assert not read_report(out).passed
     status, _, err = run(capsys, "verify", out)
     assert status == 1
-    assert "image spread" in err
+    assert "image cosine, minimum is" in err
+
+
+def test_a_model_that_sees_nothing_is_status_2_at_once(capsys, tmp_path):
+    save_model(constant(CONVOLUTIONAL), tmp_path / "bad.safetensors")
+    arguments = ("export", tmp_path / "bad.safetensors", "--target", "torch", "--out", tmp_path / "out")
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert "the same embedding for each of 12 different inputs" in err
+    assert "writing" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_status_2(capsys, model_file, plain_onnx, tmp_path):

@@ -46,7 +46,7 @@ def change(draw, found):
     parent, key = walk(draw, found)
     kind = draw(st.integers(0, 6))
     if kind == 0:
-        parent[key] = draw(VALUES)
+        parent[key] = copy.deepcopy(draw(VALUES))
     elif kind == 1:
         del parent[key]
     elif kind == 2 and isinstance(parent, list):

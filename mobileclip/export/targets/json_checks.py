@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,18 +11,6 @@ from mobileclip.storage import printable
 
 Check = Callable[[Any, str], None]
 _LARGEST = 2**63 - 1
-
-
-def parse(data: bytes) -> Any:
-    """Return what a JSON text holds; each key of an object may come once.
-
-    Raises:
-        ValueError: if it is no JSON text, is nested too deeply, or a key comes twice.
-    """
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
@@ -136,14 +123,3 @@ def number(value: Any, path: str) -> None:
 def _wrong(value: Any, path: str, expected: str) -> ValueError:
     shown = printable(repr(value)[:200], limit=80)
     return ValueError(f"{printable(path, limit=120)} is {shown}, expected {printable(expected)}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice in one object")
-    return found
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"it holds {name}, which JSON does not know")

@@ -16,7 +16,7 @@ from mobileclip.export.targets.pt2e import quiet
 from mobileclip.storage import printable
 
 _OPERATIONS = "torch.ao.quantization.fx._decomposed"
-_PROGRAM, _MOST_TEXT = "models/model.json", 2**28
+_PROGRAM, _MOST_TEXT, _MOST_SAID = "models/model.json", 2**26, 100
 _TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 # What the small members say, and that there are no example inputs, which would be a pickle.
 _SAYS = {
@@ -128,23 +128,28 @@ def _check_parts(stream: IO[bytes], members: dict[str, Member]) -> None:
         _check_member(stream, name, member)
     if missing := set(_NEEDED) - members.keys():
         raise ValueError(f"it holds no {min(missing)}")
-    check_program(_bytes_of(stream, members[_PROGRAM]))
+    check_program(_text_of(stream, members[_PROGRAM]))
     for table in _TABLES:
         folder = f"{table.rpartition('/')[0]}/"
         inside = {name.removeprefix(folder): member for name, member in members.items() if name.startswith(folder)}
         stored = {name: member.num_bytes for name, member in inside.items() if f"{folder}{name}" != table}
-        check_weights(_bytes_of(stream, members[table]), stored)
+        check_weights(_text_of(stream, members[table]), stored)
 
 
 def _check_member(stream: IO[bytes], name: str, member: Member) -> None:
     if name in _SAYS:
-        if not re.fullmatch(_SAYS[name], _bytes_of(stream, member, most=100)):
+        if not re.fullmatch(_SAYS[name], _bytes_of(stream, member, most=_MOST_SAID)):
             raise ValueError(f"{name} is not what PyTorch writes there")
     elif name not in (_PROGRAM, *_TABLES) and not _NUMBERS.fullmatch(name):
         raise ValueError(f"it holds {printable(name)}, which is more than numbers and a graph")
 
 
-def _bytes_of(stream: IO[bytes], member: Member, *, most: int = _MOST_TEXT) -> bytes:
+def _text_of(stream: IO[bytes], member: Member) -> str:
+    # PyTorch takes it for UTF-8 too; JSON may be more.
+    return _bytes_of(stream, member, most=_MOST_TEXT).decode("utf-8")
+
+
+def _bytes_of(stream: IO[bytes], member: Member, *, most: int) -> bytes:
     if member.num_bytes > most:
         raise ValueError(f"one of its texts has {member.num_bytes:,} bytes, and up to {most:,} are known here")
     stream.seek(member.start)

@@ -17,12 +17,12 @@ from mobileclip.export.targets.json_checks import (
     number,
     only,
     optional,
-    parse,
     record,
     table,
     text,
     union,
 )
+from mobileclip.strict import parse_json
 
 _MAJOR = 8  # of PyTorch's own schema; a minor version adds keys, and those that are not known are refused
 _MOST, _MOST_SIDE, _MOST_DIMS = 50_000, 2**31 - 1, 8
@@ -148,7 +148,7 @@ _GIVES = [1, _LEAF]
 
 def _json_of(expected: Any) -> Check:
     def check(value: Any, path: str) -> None:
-        if not isinstance(value, str) or len(value) > 1000 or parse(value.encode()) != expected:
+        if not isinstance(value, str) or len(value) > 1000 or parse_json(value) != expected:
             raise ValueError(f"{path} is not that of a program with one input and one output")
 
     return check
@@ -204,20 +204,20 @@ _weights = record(
 )
 
 
-def check_program(data: bytes) -> None:
+def check_program(data: str) -> None:
     """Check the graph of an exported program.
 
     Raises:
         ValueError: if it holds anything that is not known to be harmless, or is of another version of the format.
     """
-    found = parse(data)
+    found = parse_json(data)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, dict) and isinstance(version.get("major"), int) and version["major"] != _MAJOR:
         raise ValueError(f"its schema has the version {version['major']}, and {_MAJOR} is known here")
     _program(found, "model.json")
 
 
-def check_weights(data: bytes, stored: dict[str, int]) -> None:
+def check_weights(data: str, stored: dict[str, int]) -> None:
     """Check a table of tensors: each lies within the bytes of a member, and each member is of a tensor.
 
     Args:
@@ -227,7 +227,7 @@ def check_weights(data: bytes, stored: dict[str, int]) -> None:
     Raises:
         ValueError: if a tensor is not plain, or is larger than what is stored of it.
     """
-    found = parse(data)
+    found = parse_json(data)
     _weights(found, "config")
     used = set()
     for name, entry in found["config"].items():
