@@ -137,7 +137,12 @@ def in_groups(rank: int, folder: str) -> None:
 
 
 def spawn(target=in_groups, processes: int = 4) -> list[dict]:
-    """Return what each process saved."""
+    """Return what each process saved.
+
+    Where the system can, they are forked from one process that has imported PyTorch for all of them.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    multiprocessing.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(target, args=(folder,), nprocs=processes)
+        multiprocessing.start_processes(target, args=(folder,), nprocs=processes, start_method=method)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]
