@@ -39,13 +39,14 @@ def main() -> int:
     mutants = [mutant for mutant in mutants if mutant.key not in equal]
     outcomes: Counter[str] = Counter(equal=len(known))
     survivors = []
-    started = time.monotonic()
+    started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with choices.output.open("w", encoding="utf-8") as lines:
         for mutant, verdict in tried(mutants, choices.processes, choices.tests):
             outcomes["lived" if verdict.passed else "caught"] += 1
             done = outcomes["lived"] + outcomes["caught"]
-            seconds_left = (time.monotonic() - started) / done * (len(mutants) - done)
+            seconds += verdict.seconds
+            seconds_left = seconds / done * (len(mutants) - done) / choices.processes
             noticed = "LIVED" if verdict.passed else f"caught by {verdict.failed}"
             print(f"[{done}/{len(mutants)}, {duration(seconds_left)} left] {mutant.file}:{mutant.number} {noticed}")
             print(f"    - {mutant.line}\n    + {mutant.becomes}", flush=True)

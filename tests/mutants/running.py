@@ -57,7 +57,7 @@ def copied(root: Path, folder: Path) -> Path:
 
 
 def files_with_tests(root: Path, room: str, changed: str = "", seconds: dict[str, float] | None = None) -> list[str]:
-    """Return the test files of a room, the one that is likeliest to notice a change first.
+    """Return the test files of a room and that of defaults, the one that is likeliest to notice a change first.
 
     That is the one of the same name, then those that name the module oftenest for the time that they take.
     """
@@ -65,8 +65,8 @@ def files_with_tests(root: Path, room: str, changed: str = "", seconds: dict[str
     found = sorted(folder.rglob("test_*.py")) if folder.is_dir() else sorted((root / "tests").glob(f"test_{room}*.py"))
     module = Path(changed).stem
     known = seconds or {}
-    if module:
-        found = [*found, *(path for path in (root / "tests").glob(f"test_{module}.py") if path not in found)]
+    elsewhere = [root / "tests" / "test_defaults.py", root / "tests" / f"test_{module}.py"]
+    found += [path for path in dict.fromkeys(elsewhere) if path.is_file() and path not in found]
 
     def rank(path: Path) -> tuple[bool, float]:
         mentions = path.read_text(encoding="utf-8").count(module) if module else 0
@@ -161,7 +161,10 @@ def _test(tree: Path, tests: list[str], answer: Path) -> None:
     # pytest minds that what we have imported before its time was not rewritten.
     options = ["-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:cacheprovider", f"--rootdir={tree}"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    status = pytest.main([*options, *tests], plugins=[report])
+    # Alone first, since to collect the tests of a whole room takes longer than most mutants live.
+    status = pytest.main([*options, tests[0]], plugins=[report])
+    if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and tests[1:]:
+        status = pytest.main([*options, *tests[1:]], plugins=[report])
     verdict = {"passed": status == 0, "failed": report.failed or str(status), "file_seconds": report.seconds}
     answer.write_text(json.dumps(verdict), encoding="utf-8")
     os._exit(0)
