@@ -17,7 +17,7 @@ import attrs
 import mobileclip
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
-ROOMS = ("blocks", "data", "encoders", "evaluation", "inference", "losses", "reparam", "storage", "training")
+ROOMS = ("blocks", "encoders", "inference", "losses", "reparam")
 _SHOWN = bool | int | float | str | bytes | tuple
 
 
@@ -32,7 +32,7 @@ def defaults(room: str) -> dict[str, dict[str, str]]:
             if inspect.isclass(thing):
                 methods = [member for member in vars(thing).values() if inspect.isfunction(member)]
                 own += [member for member in methods if not member.__name__.startswith("__")]
-            if not inspect.isclass(thing) and not inspect.isfunction(thing):
+            if not inspect.isfunction(thing) and (not inspect.isclass(thing) or issubclass(thing, dict)):
                 continue
             parameters = inspect.signature(thing).parameters.values()
             shown = {
