@@ -200,20 +200,18 @@ def load(
     return ImageTextModel(_both_towers(load_model(found, wanted, fold=fold, dtype=dtype, device=device), found))
 
 
-def load_identified(
+def load_stored(
     model: str | Path | DualEncoderSpec | None = None,
     checkpoint: str | Path | None = None,
     *,
-    fold: bool = True,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-) -> tuple[ImageTextModel, ModelIdentity]:
-    """Return a pretrained model as `load` does, and what identifies it wherever its embeddings are kept.
+) -> ImageTextModel:
+    """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
 
     Args:
         model: see `load`.
         checkpoint: see `load`.
-        fold: fold what can be folded. Without it the model stays in the form that it is stored in, whichever that is.
         dtype: of the weights.
         device: where to.
 
@@ -221,11 +219,28 @@ def load_identified(
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
     wanted, found = _found(model, checkpoint)
-    stored = read_checkpoint(found, wanted)
-    built = _both_towers(stored.build(), found)
-    identity = identity_of(built)
-    loaded = reparameterize(built) if fold and stored.form != "folded" else built
-    return ImageTextModel(loaded.requires_grad_(requires_grad=False).to(device=device, dtype=dtype)), identity
+    built = _both_towers(read_checkpoint(found, wanted).build(), found)
+    return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
+
+
+def load_identified(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> tuple[ImageTextModel, ModelIdentity]:
+    """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+        device: where to.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: see `load`.
+    """
+    stored = load_stored(model, checkpoint).model
+    return ImageTextModel(reparameterize(stored).to(device)), identity_of(stored)
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:

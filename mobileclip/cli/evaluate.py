@@ -11,6 +11,7 @@ import attrs
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
+from mobileclip.cli.checks import require_file
 from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
 from mobileclip.terminal import console, print_table, say
 
@@ -26,7 +27,7 @@ _MARKS = {"": "", "best": " *", "better": " +", "worse": " -"}
 
 @app.command(name="run")
 def evaluate(
-    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")],
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATA...")],
     /,
     *,
     spec: Annotated[OmitArgPrefixes[EvaluationSpec], arg(name="")] = EvaluationSpec(),  # noqa: B008  frozen
@@ -35,26 +36,41 @@ def evaluate(
 ) -> None:
     """Evaluate one or several models, and print their results in one table.
 
+    mobileclip eval my_s2.pt my_classes/
     mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
 
     A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, or
-    hf-hub:OWNER/NAME; NAME=FILE where a file does not say what it holds; or a model of open_clip, as
-    open_clip:MODEL/TAG or open_clip:MODEL=FILE (pip install 'mobileclip[teachers]').
+    hf-hub:OWNER/NAME; NAME=FILE where a file does not say which model known by NAME it holds; or a model of open_clip,
+    as open_clip:MODEL/TAG or open_clip:MODEL=FILE (pip install 'mobileclip[teachers]'). LABEL= before any of them says
+    what the results call it: before=a/model.safetensors after=b/model.safetensors.
+
+    DATA is a data set of your own, as --datasets takes it: a folder with a folder of images for each class, a folder of
+    images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. Without
+    any, a suite is evaluated.
 
     Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
     is not encoded again. What cannot be evaluated is named at the end, and the exit status is then 1.
 
     Args:
-        models: one or several.
+        models: one or several, and the data sets to evaluate them on.
         spec: the data sets, and how.
         beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
             always does.
         report: write report.html, with mistakes and examples, and its tables and plots as PNG files; measures how long
             an image and a text take, too.
     """
+    from mobileclip.evaluation import published_results
+    from mobileclip.evaluation.report.figures import require_matplotlib
     from mobileclip.evaluation.summary import summarize, write_summary
+    from mobileclip.evaluation.tasks import is_data_set
 
-    run = evaluate_models(models, spec, for_report=report, console=console())
+    data = tuple(one for one in models if is_data_set(one))
+    spec = attrs.evolve(spec, datasets=(*data, *spec.datasets))
+    for name in beside:
+        published_results(name)
+    if report:
+        require_matplotlib()
+    run = evaluate_models([one for one in models if one not in data], spec, for_report=report, console=console())
     if any(model.records for model in run.models):
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
@@ -123,6 +139,8 @@ def report(
 
     from mobileclip.evaluation import compare_results, published_results, read_results
 
+    if results is not None:
+        require_file(results, "a file of results, results.jsonl")
     published = published_results(model)
     measured = {} if results is None else read_results(results)
     table = Table(title=f"{model}, in per cent", box=None)

@@ -46,6 +46,7 @@ from mobileclip.data.sources import (
     Source,
     Unit,
     as_source,
+    open_data_set,
 )
 from mobileclip.data.tokenizer import Tokenizer
 
@@ -97,6 +98,7 @@ __all__ = [
     "hash_image",
     "json_captions",
     "load_image",
+    "open_data_set",
     "read_card",
     "read_reinforced_samples",
     "read_samples",

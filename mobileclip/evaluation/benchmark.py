@@ -1,40 +1,35 @@
-"""A data set to evaluate on, in the layout in which the field shares them: shards, class names and templates.
-
-    wds_vtab-pets_test/
-        classnames.txt                           a name a line, in the order of the labels
-        zeroshot_classification_templates.txt    a prompt a line, with {c} where the name goes
-        dataset_type.txt                         "retrieval" where images have captions instead of labels
-        test/nshards.txt                         how many shards there are
-        test/0.tar                               KEY.jpg (png, webp), KEY.cls with its label or KEY.txt with captions,
-                                                 KEY.npy with the groups that it belongs to, where the metric asks
-
-Source: CLIP_benchmark, which defines it; the 38 data sets are published in it.
-"""
+"""A data set to evaluate on: whatever a person has, and the public layout of the field with its groups and metrics."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Literal
 
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.image_formats import IMAGE_EXTENSIONS
-from mobileclip.data.shards import parse, read_shard
+from mobileclip.data import ImageTextSample
+from mobileclip.data.shards import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.sources import Source, label_of, open_data_set
+from mobileclip.data.sources.opening import LINES, name_of
+from mobileclip.data.sources.public_layout import (
+    SPLIT,
+    LayoutKind,
+    caption_lines,
+    image_of,
+    is_public_layout,
+    parse_label,
+    read_public_layout,
+)
 from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata
+from mobileclip.evaluation.suite import suite_entry
 from mobileclip.repeated import repeated
 
-Kind = Literal["classification", "retrieval"]
+Kind = LayoutKind
 
-_LABEL = re.compile(r"[0-9]{1,18}")
-_SEVERAL_LABELS = re.compile(r"[0-9]+([\s,;]+[0-9]+)+")
-_MAX_TEXT_BYTES = 1 << 24
 _LEFT = "fetch what is missing, or pass allow_missing=True to evaluate on what is left"
-_HUB = "https://huggingface.co/datasets/"
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +60,8 @@ class Benchmark:
         kind: what its samples have beside the image.
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.
-        shards: paths or addresses.
+        shards: paths or addresses, in the public layout.
+        source: where the samples are otherwise; None in the public layout.
         allow_missing: evaluate on what is left where a shard is missing, cannot be read or breaks off; how many images
             that costs is not known, so that without it nothing is evaluated at all.
     """
@@ -74,8 +70,33 @@ class Benchmark:
     kind: Kind
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    shards: tuple[str, ...]
+    shards: tuple[str, ...] = ()
+    source: Source | None = None
     allow_missing: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths and addresses of the files that its samples come from."""
+        if self.source is None:
+            return self.shards
+        return tuple(dict.fromkeys(file for unit in self.source.units() for file in unit.files()))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What tells the parts of a source apart from what they were, beside the content of its files."""
+        return () if self.source is None else tuple(unit.fingerprint() for unit in self.source.units())
+
+    def num_samples(self) -> int | None:
+        """Return how many samples there are, those that cannot be used included; None where only reading would tell.
+
+        Raises:
+            ValueError: if a shard on disk is missing, or breaks off.
+        """
+        if self.source is None:
+            is_far = any(storage.is_remote(shard) for shard in self.shards)
+            return None if is_far else count_samples(self.shards)
+        counts = [unit.count() for unit in self.source.units()]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     def samples(self, report: SkipReport) -> Iterator[BenchmarkSample]:
         """Yield the samples of all shards; what cannot be used is counted and named in `report`.
@@ -91,6 +112,9 @@ class Benchmark:
             ValueError: if a shard is missing, cannot be read or breaks off, and `allow_missing` is false; the message
                 names it.
         """
+        if self.source is not None:
+            yield from self._of_source(self.source, report)
+            return
         contents: set[int] = set()
         on_skip = report.add if self.allow_missing else partial(self._add_or_refuse, report)
         for shard in self._shards_there(report):
@@ -107,6 +131,17 @@ class Benchmark:
                 if sample is not None:
                     report.num_read += 1
                     yield sample
+
+    def _of_source(self, source: Source, report: SkipReport) -> Iterator[BenchmarkSample]:
+        places = {name: index for index, name in enumerate(self.class_names)}
+        for unit in source.units():
+            for sample in unit.read(report):
+                converted = _converted(sample, places)
+                if isinstance(converted, BadSampleError):
+                    report.num_read -= 1
+                    report.add(Skip(reason=converted.reason, key=sample.key, shard=self.name, detail=converted.detail))
+                else:
+                    yield converted
 
     def _shards_there(self, report: SkipReport) -> tuple[str, ...]:
         """Return the shards without those that are missing on disk; others show when they are opened."""
@@ -128,16 +163,13 @@ class Benchmark:
             ) from None
 
     def _sample(self, key: str, members: Mapping[str, bytes]) -> BenchmarkSample:
-        extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
-        if extension is None:
-            there = ", ".join(sorted(members))
-            raise BadSampleError("no_image", f"there is none of {', '.join(IMAGE_EXTENSIONS)}, only {there}")
+        extension = image_of(members)
         retrieval = self.kind == "retrieval"
         return BenchmarkSample(
             key=key,
             image=members[extension],
-            label=None if retrieval else self._label(members.get("cls")),
-            captions=_captions(members.get("txt")) if retrieval else (),
+            label=None if retrieval else parse_label(members.get("cls"), len(self.class_names)),
+            captions=caption_lines(members.get("txt")) if retrieval else (),
             metadata=self._metadata(members.get("npy")),
         )
 
@@ -146,19 +178,6 @@ class Benchmark:
         if not fields or (stored is None and not needs_metadata(self.name)):
             return None
         return parse_metadata(stored, fields)
-
-    def _label(self, stored: bytes | None) -> int:
-        if stored is None:
-            raise BadSampleError("no_label", "there is no .cls with its label")
-        text = stored.decode("utf-8", "replace").strip()
-        if _SEVERAL_LABELS.fullmatch(text):
-            raise BadSampleError("several_labels", f".cls holds {text[:40]!r}, expected the number of one class")
-        if not _LABEL.fullmatch(text):
-            raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected the number of a class")
-        label = int(text)
-        if label >= len(self.class_names):
-            raise BadSampleError("bad_label", f"label {label}, but there are {len(self.class_names)} classes, from 0")
-        return label
 
 
 def require_different_names(names: Iterable[str]) -> None:
@@ -174,98 +193,71 @@ def require_different_names(names: Iterable[str]) -> None:
         raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
 
 
-def open_benchmark(path: str | os.PathLike[str], *, split: str = "test", allow_missing: bool = False) -> Benchmark:
+def open_benchmark(path: str | os.PathLike[str], *, split: str = SPLIT, allow_missing: bool = False) -> Benchmark:
     """Return a data set, having read its names and templates; images are read when they are asked for.
 
     Args:
-        path: its folder, an address of one, or its page on the Hugging Face hub, such as
+        path: any data set, see `open_data_set`: a folder of classes, one of captions, JSON lines, shards, or a folder
+            in the public layout; an address of one in the public layout, or its page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
-        split: the folder of its shards.
+        split: the folder of the shards in the public layout.
         allow_missing: see `Benchmark`.
 
     Raises:
-        ValueError: if a file of names or templates is missing or malformed; the message says which line. If there are
-            more shards than it says.
+        ValueError: if there is no data set; the message says what is there and what is expected. In the public layout,
+            if a file of names or templates is missing or malformed, or there are more shards than it says.
         OSError: if a store cannot be reached.
     """
-    root = files_of_page(os.fspath(path))
-    count = _lines(root, f"{split}/nshards.txt", "how many shards there are")
-    if len(count) != 1 or not count[0].isdigit() or int(count[0]) == 0:
-        raise ValueError(f"{root}/{split}/nshards.txt holds {' '.join(count)[:40]!r}, expected a number of shards")
-    shards = tuple(storage.join(root, f"{split}/{number}.tar") for number in range(int(count[0])))
-    if storage.exists(storage.join(root, f"{split}/{len(shards)}.tar")):
-        raise ValueError(
-            f"{root}/{split}/nshards.txt says that there are {len(shards)} shards, but {len(shards)}.tar is there too; "
-            f"correct the number, or remove what is too many"
+    text = os.fspath(path)
+    if split != SPLIT or _is_layout(text):
+        layout = read_public_layout(text, split=split)
+        return Benchmark(
+            name=layout.name,
+            kind=layout.kind,
+            class_names=layout.class_names,
+            templates=layout.templates,
+            shards=layout.shards,
+            allow_missing=allow_missing,
         )
-    kind = _kind(root)
-    named = kind == "classification"
+    opened = open_data_set(text)
+    if opened.kind == "classes" and len(opened.class_names) < 2:
+        raise ValueError(f"{text} has one class alone, {opened.class_names[0]!r}; expected several to choose from")
     return Benchmark(
-        name=storage.file_name(root.partition("/resolve/")[0]).removeprefix("wds_").removesuffix("_test"),
-        kind=kind,
-        class_names=_class_names(root) if named else (),
-        templates=_templates(root) if named else (),
-        shards=shards,
+        name=benchmark_name(text),
+        kind="classification" if opened.kind == "classes" else "retrieval",
+        class_names=opened.class_names,
+        templates=opened.templates,
+        source=opened.source,
         allow_missing=allow_missing,
     )
 
 
-def files_of_page(path: str) -> str:
-    """Return where the files of a page of the hub are; other paths are returned as they are."""
-    if path.startswith(_HUB):
-        path = path.replace("/tree/", "/resolve/", 1)
-        return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"
-    return path.rstrip("/")
+def benchmark_name(path: str) -> str:
+    """Return what the data set at a path is called; a person's own is not taken for one of the suite.
+
+    Args:
+        path: see `open_benchmark`; nothing is read.
+    """
+    name = name_of(path)
+    return name if _is_layout(path) or suite_entry(name) is None else f"{name} (own)"
 
 
-def _kind(root: str) -> Kind:
-    path = "dataset_type.txt"
-    lines = _lines(root, path, "what it is for") if storage.exists(storage.join(root, path)) else ["classification"]
-    match " ".join(lines).strip().lower():
-        case "classification":
-            return "classification"
-        case "retrieval":
-            return "retrieval"
-        case other:
-            raise ValueError(f"{root}/{path} says {other[:40]!r}, expected classification or retrieval")
+def _is_layout(text: str) -> bool:
+    """Return whether a path is of the public layout; an address that names no file is taken for one."""
+    if storage.is_remote(text):
+        name = storage.file_name(text.rstrip("/")).lower()
+        return not (".tar" in name or name.endswith(LINES) or "{" in text)
+    return is_public_layout(text)
 
 
-def _class_names(root: str) -> tuple[str, ...]:
-    path = "classnames.txt"
-    names = _lines(root, path, "the names of the classes, one a line")
-    for number, name in enumerate(names, 1):
-        if not name.strip():
-            raise ValueError(f"{root}/{path}, line {number}: class {number - 1} has no name")
-    return tuple(names)
-
-
-def _templates(root: str) -> tuple[str, ...]:
-    path = "zeroshot_classification_templates.txt"
-    lines = _lines(root, path, "the prompts, one a line, with {c} where the name of a class goes")
-    for number, line in enumerate(lines, 1):
-        if line.count("{c}") != 1 or "{}" in line:
-            raise ValueError(
-                f"{root}/{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes, no {{}}"
-            )
-    return tuple(line.replace("{c}", "{}") for line in lines)
-
-
-def _captions(stored: bytes | None) -> tuple[str, ...]:
-    lines = () if stored is None else stored.decode("utf-8", "replace").splitlines()
-    captions = tuple(line for line in lines if line.strip())
-    if not captions:
-        raise BadSampleError("no_caption", "there is no .txt with a caption")
-    return captions
-
-
-def _lines(root: str, name: str, what: str) -> list[str]:
-    path = storage.join(root, name)
-    try:
-        lines = storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {what}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
-    if not lines:
-        raise ValueError(f"{path} is empty: {what}")
-    return lines
+def _converted(sample: ImageTextSample, places: Mapping[str, int]) -> BenchmarkSample | BadSampleError:
+    if sample.image is None:
+        return BadSampleError("no_image", "there is a text alone")
+    if not places:
+        return BenchmarkSample(key=sample.key, image=sample.image, captions=tuple(sample.captions))
+    label = label_of(sample)
+    if label is None:
+        return BadSampleError("no_label", "its metadata has no name of a class as `label`")
+    if label not in places:
+        return BadSampleError("bad_label", f"there is no class {label!r}")
+    return BenchmarkSample(key=sample.key, image=sample.image, label=places[label])

@@ -130,8 +130,9 @@ def fingerprint(benchmark: Benchmark) -> str:
     Raises:
         OSError: if a shard cannot be read, or a store cannot be reached.
     """
-    shards = storage.content_hashes(benchmark.shards)
-    return hash_of([benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing, shards])
+    content = storage.content_hashes(benchmark.files)
+    about = [benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing]
+    return hash_of([*about, content, benchmark.units])
 
 
 @contextmanager

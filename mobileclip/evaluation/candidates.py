@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
+from mobileclip.blocks import models
+from mobileclip.encoders.checkpoints.hub import PREFIX
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.published import published_models
+from mobileclip.pipeline import load_stored, require_model
 from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
+    from mobileclip.open_clip_models import OpenClipSource
 
 _OPEN_CLIP = "open_clip:"
 
@@ -53,13 +60,84 @@ class Candidate:
         return hashlib.sha256(f"{self.weights_sha256} {self.input}".encode()).hexdigest()
 
 
+@attrs.frozen(kw_only=True)
+class Asked:
+    """A model as a person asks for it.
+
+    Args:
+        label: what tables are to call it; None for what it is called by itself.
+        model: a name, `hf-hub:OWNER/NAME`, or the model of open_clip behind `open_clip:`; None where a file says it.
+        file: of weights; None where the name says where they are.
+        text: all that was typed, without the label.
+    """
+
+    label: str | None
+    model: str | None
+    file: str | None
+    text: str
+
+    @property
+    def name(self) -> str:
+        """What tables call it, as far as that is known before it is opened."""
+        if self.label is not None:
+            return self.label
+        return Path(self.file).stem if self.file is not None else self.text
+
+
+def asked(text: str) -> Asked:
+    """Return what a person asks for with `MODEL`, `FILE`, `NAME=FILE`, or any of them behind `LABEL=`.
+
+    What stands before the first `=` is a NAME, which says what a file holds, where a model is known by it; and a LABEL
+    otherwise, which is what tables call the model.
+
+    Raises:
+        ValueError: if a label or what is behind it is missing.
+    """
+    before, equals, rest = text.partition("=")
+    is_path = Path(text).exists() or any(mark in before for mark in ("/", os.sep, ":"))
+    if not equals or is_path:
+        is_file = not text.startswith((_OPEN_CLIP, PREFIX)) and text not in models
+        return Asked(label=None, model=None if is_file else text, file=text if is_file else None, text=text)
+    if not before.strip() or not rest.strip():
+        raise ValueError(f"{text!r} is no model: write LABEL=FILE, or NAME=FILE with the name of a model")
+    if before in models:
+        return Asked(label=None, model=before, file=rest, text=text)
+    return attrs.evolve(asked(rest), label=before.strip())
+
+
+def require_candidates(texts: Sequence[str]) -> None:
+    """Refuse models that cannot be opened for their names, or be told apart: nothing is read, and nothing is fetched.
+
+    Args:
+        texts: as `open_candidate` takes them.
+
+    Raises:
+        ValueError: if a name is unknown, one comes twice, or open_clip is needed and not installed.
+        FileNotFoundError: if there is no such file.
+    """
+    called: dict[str, str] = {}
+    for text in texts:
+        one = asked(text)
+        if one.text.startswith(_OPEN_CLIP):
+            _open_clip_source(one.text.removeprefix(_OPEN_CLIP))
+        else:
+            require_model(one.model or one.file, one.file if one.model else None)
+        if one.name in called:
+            raise ValueError(
+                f"two models would be called {one.name!r} in the results: {called[one.name]} and {text}; give them "
+                f"names, as LABEL=FILE: first={called[one.name]} second={text}"
+            )
+        called[one.name] = text
+
+
 def open_candidate(text: str, *, device: str = "cpu", precision: Precision = "float32") -> Candidate:
     """Return the model that a person means.
 
     Args:
-        text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, or
-            `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say what it holds; or a model of open_clip, as
-            `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or `open_clip:hf-hub:OWNER/NAME`.
+        text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, training form or
+            folded, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say what it holds; or a model of
+            open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or `open_clip:hf-hub:OWNER/NAME`. Before any of
+            them, `LABEL=` says what tables call it.
         device: where it computes, such as `cuda`.
         precision: of its weights.
 
@@ -68,19 +146,18 @@ def open_candidate(text: str, *, device: str = "cpu", precision: Precision = "fl
             and not installed; the message says how to install it.
         FileNotFoundError: if there is no such file.
     """
-    if text.startswith(_OPEN_CLIP):
-        return _open_clip(text.removeprefix(_OPEN_CLIP), device, precision)
-    from mobileclip.pipeline import load
-
-    name, _, file = text.partition("=") if not Path(text).exists() else (text, "", "")
-    clip = load(name, file or None, fold=False, dtype=PRECISIONS[precision], device=device)
-    known = Path(name).name if Path(name).is_file() else name
+    one = asked(text)
+    if one.text.startswith(_OPEN_CLIP):
+        opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), device, precision)
+        return opened if one.label is None else attrs.evolve(opened, name=one.label)
+    file = one.file if one.model else None
+    clip = load_stored(one.model or one.file, file, dtype=PRECISIONS[precision], device=device)
     return _ours(
         clip.model,
-        name=Path(file).stem if file else Path(known).stem if Path(name).is_file() else known,
+        name=one.name,
         transform=clip.transform,
         tokenize=clip.tokenizer,
-        published=name if name in published_models() else None,
+        published=one.model if one.model in published_models() else None,
     )
 
 
@@ -120,16 +197,11 @@ def _ours(
 
 
 def _open_clip(text: str, device: str, precision: Precision) -> Candidate:
-    from mobileclip.open_clip_models import OpenClipSource, image_input, load_open_clip, open_clip_package
+    from mobileclip.open_clip_models import image_input, load_open_clip
 
-    open_clip_package()
+    source = _open_clip_source(text)
     from open_clip.transform import PreprocessCfg, image_transform_v2  # type: ignore[import-untyped]
 
-    if text.startswith(("hf-hub:", "local-dir:")):
-        source = OpenClipSource(model=text, pretrained=None)
-    else:
-        model, _, weights = text.partition("=" if "=" in text else "/")
-        source = OpenClipSource(model=model, pretrained=weights or None)
     loaded = load_open_clip(source, device=device, precision=precision)
     return Candidate(
         name=f"open_clip {loaded.name}",
@@ -141,6 +213,29 @@ def _open_clip(text: str, device: str, precision: Precision) -> Candidate:
         num_parameters=_num_parameters(loaded.model),
         image_size=image_input(loaded.preprocess, loaded.name).size,
     )
+
+
+def _open_clip_source(text: str) -> OpenClipSource:
+    """Return which model of open_clip is meant; it is there, as far as that shows without a connection."""
+    from mobileclip.open_clip_models import OpenClipSource, open_clip_package
+
+    package = open_clip_package()
+    if text.startswith(("hf-hub:", "local-dir:")):
+        return OpenClipSource(model=text, pretrained=None)
+    model, _, weights = text.partition("=" if "=" in text else "/")
+    source = OpenClipSource(model=model, pretrained=weights or None)
+    if "=" in text and not Path(weights).is_file():
+        raise FileNotFoundError(f"there is no file of weights {weights} for {model}")
+    if not source.is_config and model not in package.list_models():
+        near = difflib.get_close_matches(model, package.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"open_clip knows no model {model!r}{hint}")
+    if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
+        raise ValueError(
+            f"open_clip has no weights {weights!r} for {model}; it has "
+            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; a file is given as {model}=FILE"
+        )
+    return source
 
 
 def _listed(tokenizer: Any) -> Tokenize:

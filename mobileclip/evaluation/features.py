@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mobileclip import storage
 from mobileclip.data.sample import decode_image
-from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import fill_templates
@@ -153,13 +151,14 @@ def _metadata(samples: Sequence[BenchmarkSample]) -> Tensor | None:
 
 def num_images(benchmark: Benchmark) -> int:
     """Return about how many images there are, or zero where finding out would mean reading them."""
-    if any(storage.is_remote(shard) for shard in benchmark.shards):
-        entry = suite_entry(benchmark.name)
-        return 0 if entry is None else entry.num_images
     try:
-        return count_samples(benchmark.shards)
+        count = benchmark.num_samples()
     except ValueError:  # what is wrong with a shard is reported when it is read
         return 0
+    if count is None:
+        entry = suite_entry(benchmark.name)
+        return 0 if entry is None else entry.num_images
+    return count
 
 
 def _decoded(

@@ -10,9 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from mobileclip import storage
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.data.shards import count_samples
 from mobileclip.data.skips import SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
@@ -42,8 +40,8 @@ def evaluation_hook(
     damaged meanwhile, is logged; its data set is then missing from that step's numbers, and the training goes on.
 
     Args:
-        benchmarks: data sets in the public layout: opened ones, folders, or addresses. At least one; each with a name
-            of its own.
+        benchmarks: data sets of any kind that `open_benchmark` takes: opened ones, paths, or addresses. At least one;
+            each with a name of its own.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         allow_missing: of those that are opened here, see `Benchmark`.
@@ -55,7 +53,7 @@ def evaluation_hook(
     """
     opened = tuple(_opened(one, allow_missing=allow_missing) for one in benchmarks)
     if not opened:
-        raise ValueError("there is no data set to evaluate on; give at least one folder in the public layout")
+        raise ValueError("there is no data set to evaluate on; give at least one")
     require_different_names(benchmark.name for benchmark in opened)
     for benchmark in opened:
         _require_data(benchmark)
@@ -117,8 +115,8 @@ def _require_data(benchmark: Benchmark) -> None:
     report = SkipReport(log=False)
     if next(benchmark.samples(report), None) is None:
         raise ValueError(f"not one sample of {benchmark.name} can be used: {report}")
-    if not benchmark.allow_missing and not any(storage.is_remote(shard) for shard in benchmark.shards):
-        count_samples(benchmark.shards)
+    if not benchmark.allow_missing:
+        benchmark.num_samples()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from mobileclip.devices import AUTO, pick_device
 from mobileclip.evaluation.batch_size import find_batch_size
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of, unchanging
-from mobileclip.evaluation.candidates import Candidate, open_candidate
+from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
 from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
@@ -28,7 +28,8 @@ from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.report.values import Latency
 from mobileclip.evaluation.scoring import require_metric, score
-from mobileclip.evaluation.tasks import SuiteName, Task, find_task, suite_tasks
+from mobileclip.evaluation.tagging import SpacyTagger
+from mobileclip.evaluation.tasks import ORDERS, SuiteName, Task, find_task, suite_tasks
 from mobileclip.evaluation.timing import measure_latency
 from mobileclip.strict import strict
 from mobileclip.weights import Precision
@@ -51,6 +52,8 @@ class _Options(TypedDict):
     known_texts: KnownTexts
 
 
+RESULTS = "results.jsonl"
+
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
@@ -61,7 +64,8 @@ class EvaluationSpec:
     Args:
         suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
             `aro` for compositional understanding, `full` for the 38 whose mean the papers report.
-        datasets: these instead of a suite: keys such as vtab/pets, or folders and addresses in the public layout.
+        datasets: these instead of a suite: keys such as vtab/pets, or places of data sets: folders of classes or of
+            images with captions, JSON lines, shards, folders and addresses in the public layout.
         data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
             in it; without it they are read from the hub, where they are published.
         output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.
@@ -156,19 +160,29 @@ def evaluate_models(
         console: where to show what is going on; none shows nothing.
 
     Raises:
-        ValueError: if there is no model, or a data set is unknown or missing: nothing is computed then.
+        ValueError: if there is no model; if a model, a data set or a device is unknown or missing, two have one name,
+            or a data set on this machine that was asked for by itself cannot be opened: nothing is computed then.
+        OSError: if a file is missing, or results cannot be written.
     """
     if not models:
         raise ValueError("there is no model to evaluate; give a name such as mobileclip_s2, or a file of weights")
+    require_candidates([model for model in models if isinstance(model, str)])
     tasks = _tasks(spec)
+    device = str(pick_device(spec.device))
+    storage.require_output(spec.output / "model" / RESULTS, overwrite=True)
+    opened = _opened(tasks, spec)
     runs, failures, shown = [], [], []
     for model in models:
         try:
-            candidate = model if isinstance(model, Candidate) else _open(model, spec)
+            candidate = (
+                model
+                if isinstance(model, Candidate)
+                else open_candidate(model, device=device, precision=spec.precision)
+            )
         except (ValueError, OSError, ImportError) as error:
             failures.append(Failure(model=str(model), task="", message=str(error)))
             continue
-        evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
+        evaluator = _Evaluator(candidate, spec, opened, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
         shown += evaluator.details
@@ -184,24 +198,39 @@ def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
     return tasks
 
 
-def _open(model: str, spec: EvaluationSpec) -> Candidate:
-    return open_candidate(model, device=str(pick_device(spec.device)), precision=spec.precision)
+def _opened(tasks: Sequence[Task], spec: EvaluationSpec) -> dict[str, Benchmark]:
+    """Return the data sets that were asked for by themselves and are on this machine, by key, before any work."""
+    if any(task.key in ORDERS for task in tasks):
+        SpacyTagger(spec.tagger)
+    if not spec.datasets:
+        return {}
+    near = [task for task in tasks if task.kind == "benchmark" and not storage.is_remote(task.path)]
+    opened = {task.key: open_benchmark(task.path, allow_missing=spec.allow_missing) for task in near}
+    for benchmark in opened.values():
+        require_metric(benchmark)
+    return opened
 
 
 class _Evaluator:
     """One model."""
 
     def __init__(
-        self, candidate: Candidate, spec: EvaluationSpec, *, for_report: bool, console: Console | None
+        self,
+        candidate: Candidate,
+        spec: EvaluationSpec,
+        opened: Mapping[str, Benchmark],
+        *,
+        for_report: bool,
+        console: Console | None,
     ) -> None:
-        self.candidate, self.spec, self.console = candidate, spec, console
+        self.candidate, self.spec, self.opened, self.console = candidate, spec, opened, console
         self.failures: list[Failure] = []
         self.details: list[DatasetDetails] = []
         self.known_texts: KnownTexts = {}
         self.for_report = for_report
         self.batch_size = spec.batch_size or find_batch_size(candidate)
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
-        self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / "results.jsonl"
+        self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
         self.cache = FeatureCache(folder=spec.output / "features") if spec.cache else None
 
     def run(self, tasks: Sequence[Task]) -> ModelRun:
@@ -236,8 +265,10 @@ class _Evaluator:
 
     def _record(self, task: Task, before: Record | None) -> Record:
         if task.kind == "benchmark":
-            benchmark = open_benchmark(task.path, allow_missing=self.spec.allow_missing)
-            require_metric(benchmark)
+            benchmark = self.opened.get(task.key)
+            if benchmark is None:
+                benchmark = open_benchmark(task.path, allow_missing=self.spec.allow_missing)
+                require_metric(benchmark)
             texts = hash_of([benchmark.class_names, benchmark.templates])
             with unchanging(benchmark) as content:
                 data = hash_of([content, texts])
@@ -299,7 +330,6 @@ class _Evaluator:
 
     def _aro(self, task: Task) -> Aro:
         from mobileclip.evaluation.aro import PARTS, open_aro, order_task
-        from mobileclip.evaluation.tagging import SpacyTagger
 
         tagger = SpacyTagger(self.spec.tagger) if task.key.endswith("_order") else None
         if task.kind == "order":

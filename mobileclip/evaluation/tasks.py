@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,6 +10,8 @@ from typing import Literal, get_args
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.sources.opening import is_place, require_data_set
+from mobileclip.evaluation.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
@@ -22,7 +25,7 @@ ARO = {
     "aro/flickr30k_order": "Flickr30k-Order",
 }
 # Whose captions can be put out of order.
-_CAPTIONS = {
+ORDERS = {
     "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
 }
@@ -55,7 +58,6 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
 """Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
 38 whose mean the papers report."""
 
-_MARKER = "test/nshards.txt"
 _NAMES = {entry.key: entry.name for entry in SUITE}
 
 
@@ -92,11 +94,10 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[Task, ...]:
 
 
 def find_task(name: str, data: str | None = None) -> Task:
-    """Return the task that a person means; nothing is read but, on disk, whether there is such a folder.
+    """Return the task that a person means; nothing is read but, on disk, whether there is such a place.
 
     Args:
-        name: a key, such as `vtab/pets` or `aro/coco_order`, or the folder or address of a data set in the public
-            layout.
+        name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`.
         data: folder or address that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
             `winogavil` and ARO's in `aro`, without which its orders are made from the captions of COCO and Flickr30k;
             or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the data sets of the suite are
@@ -106,23 +107,29 @@ def find_task(name: str, data: str | None = None) -> Task:
         ValueError: if there is no such data set, or its data are not where they should be; the message says what was
             looked for.
     """
-    if name in _CAPTIONS and not _is_beside(data, "aro"):
-        return Task(key=name, name=ARO[name], kind="order", path=_folder(_CAPTIONS[name], data))
+    if name in ORDERS and not _is_beside(data, "aro"):
+        return Task(key=name, name=ARO[name], kind="order", path=_folder(ORDERS[name], data))
     if name in ARO:
         return Task(key=name, name=ARO[name], kind="aro", path=_beside(data, "aro", name))
     if name == WINOGAVIL:
         return Task(key=name, name=_NAMES[name], kind="winogavil", path=_beside(data, "winogavil", name))
     if name in _NAMES:
         return Task(key=name, name=_NAMES[name], kind="benchmark", path=_folder(name, data))
-    if storage.is_remote(name) or Path(name, _MARKER).exists():
-        own = storage.file_name(name.rstrip("/").partition("/tree/")[0].partition("/resolve/")[0])
-        own = own.removeprefix("wds_").removesuffix("_test")
-        key, title = key_and_title(own)
+    if is_place(name):
+        require_data_set(name)
+        key, title = key_and_title(benchmark_name(name))
         return Task(key=key, name=title, kind="benchmark", path=name)
+    near = difflib.get_close_matches(name, (*_NAMES, *ARO), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(
-        f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a folder with "
-        f"{_MARKER} in it"
+        f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a place of "
+        f"one{hint}"
     )
+
+
+def is_data_set(name: str) -> bool:
+    """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
+    return name in _NAMES or name in ARO or is_place(name)
 
 
 def _folder(key: str, data: str | None) -> str:

@@ -12,13 +12,10 @@ import attrs
 
 from mobileclip.data import (
     ClassFolderSource,
-    FolderSource,
     ImageTextSample,
-    JsonLinesSource,
-    ShardSource,
     SkipReport,
     Source,
-    as_source,
+    open_data_set,
     read_samples,
     write_shard,
 )
@@ -107,33 +104,14 @@ class TrainingData:
 
 
 def open_task(path: str, kind: Kind, templates: tuple[str, ...]) -> Task:
-    """Return the task that is at `path`.
-
-    A folder whose pictures have captions beside them, or in a table, is one of captions, and one of classes otherwise;
-    shards are of classes where metadata has a `label`.
+    """Return the task that is at `path`, any data set; see `open_data_set`.
 
     Raises:
-        ValueError: if there is nothing of that kind.
+        ValueError, OSError: if there is nothing of that kind.
     """
     # Small shards, so that several processes have some each.
-    source = as_source(path, samples_per_shard=_SAMPLES_PER_SHARD)
-    found: Literal["classes", "captions"] = "captions"
-    if isinstance(source, FolderSource):
-        has_captions = any(item.text or item.json or item.rows for unit in source.units() for item in unit.items)
-        found = "captions" if has_captions else "classes"
-        if kind == "classes" or (kind == "auto" and not has_captions):
-            source = ClassFolderSource(path=source.path, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD)
-    elif isinstance(source, ShardSource):
-        sample = next(_all(source), None)
-        if sample is None:
-            raise ValueError(f"not one sample of {path} can be used")
-        found = "classes" if "label" in sample.metadata else "captions"
-    if kind == "classes" and isinstance(source, JsonLinesSource | ShardSource) and found == "captions":
-        raise ValueError(
-            f"{path} has no classes: expected a folder for every class, or samples whose metadata has the name of the "
-            "class as `label`"
-        )
-    return Task(name=Path(path).name or path, source=source, kind=found if kind == "auto" else kind)
+    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD)
+    return Task(name=opened.name, source=opened.source, kind=opened.kind)
 
 
 def split(task: Task, fraction: float) -> tuple[Task, Task]:

@@ -290,13 +290,14 @@ class TestRun:
 
     def test_what_fails_is_named_and_stops_nothing(self, root):
         (root / "wds_vtab-pets_test" / "test" / "1.tar").unlink()
+        (root / "torn.pt").write_bytes(b"torn")
         done = evaluate_models(
-            [str(root / "model0.safetensors"), str(root / "nothing.pt")],
+            [str(root / "model0.safetensors"), str(root / "torn.pt")],
             spec_of(root, datasets=("vtab/pets", SUITE[30].key)),
         )
         assert [(one.model, one.task) for one in done.failures] == [
             ("model0", "Oxford-IIIT Pet"),
-            (str(root / "nothing.pt"), ""),
+            (str(root / "torn.pt"), ""),
         ]
         assert "1.tar" in done.failures[0].message
         assert list(done.models[0].records) == [SUITE[30].key]
@@ -322,12 +323,12 @@ class TestRun:
         script = f"""
 import os
 from mobileclip.evaluation import runner
-real = runner.open_benchmark
-def dying(path, **options):
-    if "flickr" in str(path):
+real = runner.score
+def dying(benchmark, *arguments, **options):
+    if "flickr" in benchmark.name:
         os.kill(os.getpid(), 9)
-    return real(path, **options)
-runner.open_benchmark = dying
+    return real(benchmark, *arguments, **options)
+runner.score = dying
 from pathlib import Path
 spec = runner.EvaluationSpec(data={str(root)!r}, output=Path({str(root / "out")!r}),
     datasets=("vtab/pets", {SUITE[30].key!r}))
@@ -348,7 +349,10 @@ runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
         with pytest.raises(ValueError, match=r"vtab/dtd is not in .*wds_vtab-dtd_test"):
             evaluate_models([str(root / "model0.safetensors")], spec_of(root, datasets=("vtab/dtd",)))
         with pytest.raises(ValueError, match="different names, repeated: vtab/pets"):
-            evaluate_models(["x"], spec_of(root, datasets=("vtab/pets", str(root / "wds_vtab-pets_test"))))
+            evaluate_models(
+                [str(root / "model0.safetensors")],
+                spec_of(root, datasets=("vtab/pets", str(root / "wds_vtab-pets_test"))),
+            )
         with pytest.raises(ValueError, match="no model to evaluate"):
             evaluate_models([], spec_of(root))
 

@@ -36,6 +36,10 @@ class Unit(ABC):
     def count(self) -> int | None:
         """Return the number of samples, those that reading will skip included; None where only reading could tell."""
 
+    def files(self) -> tuple[str, ...]:
+        """Return the paths and addresses of the files whose content its fingerprint does not hold, as far as known."""
+        return ()
+
     def size(self) -> int | None:
         """Return the bytes that reading goes through, or None where that is not known."""
         return None

@@ -88,6 +88,15 @@ class ClassFolderSource(Source):
             for index, part in enumerate(parts)
         )
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, sorted; the folder is listed.
+
+        Raises:
+            ValueError: see `units`.
+        """
+        items, _, _ = self._items()
+        return tuple(sorted(self._names({_folder(item) for item in items}).values()))
+
     def _items(self) -> tuple[list[FolderItem], list[Skip], str]:
         """Return the images that belong to a class, those that belong to none, and a digest of all of them."""
         units = FolderSource(path=self.path).units()

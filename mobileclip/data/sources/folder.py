@@ -67,6 +67,11 @@ class FolderUnit(Unit):
         """Return a hash of names, sizes and times of change, as they were when the folder was listed."""
         return self.digest
 
+    def files(self) -> tuple[str, ...]:
+        """Return the images, and the captions beside them."""
+        names = (name for item in self.items for name in (item.image, item.text, item.json) if name is not None)
+        return tuple(storage.join(self.path, name) for name in names)
+
     def count(self) -> int:
         """Return the number of images."""
         return len(self.items)

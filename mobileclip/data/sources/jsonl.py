@@ -99,6 +99,14 @@ class JsonLinesUnit(Unit):
         """Yield the samples of the lines."""
         return read_records(self.path, self._records(), report)
 
+    def files(self) -> tuple[str, ...]:
+        """Return the images that the lines name."""
+        return tuple(record.image for record in self._records() if isinstance(record, Record))
+
+    def described(self) -> Iterator[ImageTextSample]:
+        """Yield the samples of the lines without their images, which are not looked for."""
+        return (record.sample for record in self._records() if isinstance(record, Record))
+
     def _lines(self) -> Iterator[Line]:
         with storage.open_read(self.path) as stream:
             stream.seek(self.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -64,11 +64,23 @@ class ShardUnit(Unit):
         """Return the bytes of the shard."""
         return None if runs_program(self.path) else storage.size(self.path)
 
+    def files(self) -> tuple[str, ...]:
+        """Return the shard."""
+        return () if runs_program(self.path) else (self.path,)
+
+    def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
+        """Return the sample that members of the shard make.
+
+        Raises:
+            BadSampleError: if they make none.
+        """
+        return parse_sample(key, members)
+
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples; of those with one key, the first that can be used."""
         keys: set[str] = set()
         for raw in read_shard(self.path, report.add):
-            sample = parse(raw, parse_sample, report.add)
+            sample = parse(raw, self.sample, report.add)
             if sample is None:
                 continue
             if sample.key in keys:

@@ -41,6 +41,20 @@ LIGHT = Theme(paper="#ffffff", ink="#1b1e23", faint="#5d6470", rule="#dcdfe4", m
 DARK = Theme(paper="#16181d", ink="#e6e8ec", faint="#a0a7b4", rule="#343a45", measured="#ff9a4d", published="#56b4e9")
 
 
+def require_matplotlib() -> None:
+    """Make sure that reports can be drawn.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+    """
+    try:
+        import matplotlib as mpl  # noqa: F401  whether it is there
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reports need matplotlib: pip install 'mobileclip[report]' or pip install matplotlib", name=error.name
+        ) from error
+
+
 def new_figure(width: float, height: float, theme: Theme) -> Figure:
     """Return an empty figure.
 
@@ -52,12 +66,9 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
     Raises:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reports need matplotlib: pip install 'mobileclip[report]' or pip install matplotlib", name=error.name
-        ) from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), facecolor=theme.paper)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mobileclip import storage
-from mobileclip.evaluation.benchmark import files_of_page
+from mobileclip.data.sources.public_layout import files_of_page
 
 _MAX_TABLE_BYTES = 1 << 26
 _COLUMNS = ("ID", "cue", "candidates", "associations")

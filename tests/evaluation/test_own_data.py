@@ -1,0 +1,180 @@
+"""`mobileclip eval MODEL my_classes/`: any data set, any form of a checkpoint, results with names of their own."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import EvaluationSpec, evaluate_models, open_benchmark, read_results
+from mobileclip.evaluation.candidates import Candidate, asked, require_candidates
+from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.reparam import reparameterize
+from tests.data.test_opening import FORMS, class_folder, picture
+from tests.encoders.small import SMALL, randomised
+from tests.evaluation.models import ColourModel, tokenize
+from tests.test_cli import run
+
+
+def pixels(image):
+    return torch.tensor(list(image.resize((4, 4)).tobytes())).view(4, 4, 3).movedim(2, 0) / 255
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, small_file):
+    """A folder with data, and with two checkpoints of one name."""
+    monkeypatch.chdir(tmp_path)
+    class_folder(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(small_file, tmp_path / name / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("mobileclip.evaluation.runner.open_candidate", lambda *_, **__: pytest.fail("a model was read"))
+    return tmp_path
+
+
+@pytest.fixture
+def colours():
+    """A model that knows colours, and one that takes red for green."""
+
+    def candidate(name, model):
+        return Candidate(
+            name=name,
+            model=model.eval(),
+            transform=lambda image: (
+                torch.tensor(list(image.resize((4, 4)).tobytes())).view(4, 4, 3).movedim(2, 0) / 255
+            ),
+            tokenize=tokenize,
+            input="{}",
+            weights_sha256=("a" if name == "sees" else "b") * 64,
+            num_parameters=12,
+            image_size=4,
+        )
+
+    confused = ColourModel()
+    with torch.no_grad():
+        confused.table[:2] = confused.table[[1, 0]].clone()
+    return candidate("sees", ColourModel()), candidate("confused", confused)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_numbers(tmp_path, colours, form):
+    path = FORMS[form][0](tmp_path)
+    spec = EvaluationSpec(datasets=(str(path),), output=tmp_path / "out", device="cpu", batch_size=2)
+    done = evaluate_models(colours, spec)
+    assert done.failures == ()
+    sees, confused = (model.records["mine"].result for model in done.models)
+    assert sees.num_images == confused.num_images == 6
+    if FORMS[form][2] == "classes":
+        assert sees.metrics["acc1"] == 1
+        assert confused.metrics["acc1"] == pytest.approx(1 / 3)
+    else:
+        assert sees.metrics["mean_recall@1"] > confused.metrics["mean_recall@1"]
+    again = evaluate_models(colours, spec)
+    assert [model.records for model in again.models] == [model.records for model in done.models]
+
+
+def test_a_picture_in_another_class_is_another_result(tmp_path, colours):
+    folder = class_folder(tmp_path)
+    spec = EvaluationSpec(datasets=(str(folder),), output=tmp_path / "out", device="cpu")
+    assert evaluate_models(colours[:1], spec).models[0].records["mine"].result.main_metric == 1
+    shutil.move(folder / "red" / "red0.png", folder / "green" / "red0.png")
+    assert evaluate_models(colours[:1], spec).models[0].records["mine"].result.main_metric == pytest.approx(5 / 6)
+
+
+def test_broken_pictures_are_counted(tmp_path, colours):
+    folder = class_folder(tmp_path)
+    (folder / "red" / "red0.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    spec = EvaluationSpec(datasets=(str(folder),), output=tmp_path / "out", device="cpu")
+    record = evaluate_models(colours[:1], spec).models[0].records["mine"]
+    assert record.result.num_images == 5
+    assert sum(record.left_out.values()) == record.result.num_skipped == 1
+
+
+def test_one_class_leaves_nothing_to_choose(tmp_path):
+    (tmp_path / "mine" / "red").mkdir(parents=True)
+    (tmp_path / "mine" / "red" / "a.png").write_bytes(picture("red"))
+    with pytest.raises(ValueError, match="has one class alone, 'red'; expected several"):
+        open_benchmark(tmp_path / "mine")
+
+
+def test_what_is_called_like_one_of_the_suite_is_not_taken_for_it(tmp_path):
+    folder = class_folder(tmp_path).rename(tmp_path / "imagenet1k")
+    assert open_benchmark(folder).name == "imagenet1k (own)"
+
+
+def test_training_measures_on_any_of_them(tmp_path):
+    evaluate = evaluation_hook([class_folder(tmp_path)])
+    metrics = evaluate(randomised(SMALL), 1)
+    assert set(metrics) == {"mine/acc1", "mine/mean_per_class_recall", "mine/num_skipped"}
+
+
+def test_a_folder_beside_a_model_is_what_it_is_evaluated_on(tmp_path, small_file, capsys):
+    folder = class_folder(tmp_path)
+    folded = tmp_path / "folded.safetensors"
+    save_model(reparameterize(randomised(SMALL)), folded)
+    status, out, err = run(
+        capsys, "eval", f"whole={small_file}", folded, f"{folder}/", "--output", tmp_path / "out", "--device", "cpu"
+    )
+    assert (status, "not evaluated" in err) == (0, False)
+    assert "whole" in out
+    results = {path.parent.name[:-9]: read_results(path)["mine"] for path in tmp_path.glob("out/*/results.jsonl")}
+    assert results["whole"].metrics == pytest.approx(results["folded"].metrics)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a/model.safetensors", "b/model.safetensors", "mine"), "two models would be called 'model'"),
+        (
+            ("a/model.safetensors", "a/model.safetensors", "mine"),
+            "first=a/model.safetensors second=",
+        ),
+        (("x=a/model.safetensors", "x=b/model.safetensors", "mine"), "two models would be called 'x'"),
+        (("a/model.safetensors", "lost/"), "there is no data set lost/; a data set is a folder with"),
+        (("a/model.safetensors", "--datasets", "vtab/pest"), "did you mean vtab/pets"),
+        (("lost.pt", "mine"), "there is no checkpoint at lost.pt"),
+        (("mobileclip_s9", "mine"), "unknown model 'mobileclip_s9'"),
+        (("mobileclip_s3=lost.pt", "mine"), "no checkpoint at lost.pt"),
+        (("=lost.pt", "mine"), "write LABEL=FILE"),
+        (("label=", "mine"), "write LABEL=FILE"),
+        (("a/model.safetensors", "empty"), "there are no files in it"),
+        (("a/model.safetensors", "mine", "--device", "warp"), "there is no device 'warp'"),
+        (("a/model.safetensors", "mine", "--output", "a/model.safetensors"), "is no folder"),
+        (("a/model.safetensors", "mine", "--beside", "mobileclip_s9"), "mobileclip_s9"),
+        (("a/model.safetensors", "mine", "mine"), "repeated: mine"),
+        (("mine",), "there is no model to evaluate"),
+        ((), "there is no model to evaluate"),
+        (("open_clip:ViT-B-33/openai", "mine"), "did you mean ViT-B-32"),
+        (("open_clip:ViT-B-32/nobody", "mine"), "it has openai"),
+        (("open_clip:ViT-B-32=lost.pt", "mine"), "there is no file of weights lost.pt"),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_the_work(capsys, place, arguments, message):
+    status, out, err = run(capsys, "eval", "run", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not (place / "outputs").exists()
+
+
+def test_labels_and_names_of_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    (tmp_path / "lr=1" / "model.pt").touch()
+    assert asked("mobileclip_s2").name == "mobileclip_s2"
+    assert asked("runs/model.pt").name == "model"
+    assert asked("lr=1/model.pt").label is None
+    assert asked("runs/lr=2/model.pt").label is None
+    named = asked("mobileclip_s2=runs/model.pt")
+    assert (named.label, named.model, named.file, named.name) == (None, "mobileclip_s2", "runs/model.pt", "model")
+    both = asked("mine=mobileclip_s2=runs/model.pt")
+    assert (both.label, both.model, both.file, both.name) == ("mine", "mobileclip_s2", "runs/model.pt", "mine")
+    assert asked("mine=open_clip:ViT-B-32=a.pt").text == "open_clip:ViT-B-32=a.pt"
+    assert asked("open_clip:ViT-B-32=a.pt").label is None
+    assert asked("hf-hub:a/b").model == "hf-hub:a/b"
+
+
+def test_two_published_models_have_two_names():
+    require_candidates(["mobileclip_s0", "mobileclip_s1", "hf-hub:a/b"])
