@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mobileclip.storage.atomic import atomic_path, move_into_place
-from mobileclip.storage.backend import NUM_ATTEMPTS, Backend, Info, RemoteStream, attempt
+from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
 
 AnyPath = str | os.PathLike[str]
 
@@ -57,12 +57,12 @@ def file_name(path: AnyPath) -> str:
 
 
 @contextmanager
-def open_read(path: AnyPath, *, num_attempts: int = NUM_ATTEMPTS) -> Iterator[IO[bytes]]:
+def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[bytes]]:
     """Yield a file, opened for reading bytes from any position on.
 
     Args:
         path: path or address.
-        num_attempts: to connect, where a remote store fails.
+        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -79,13 +79,13 @@ def open_read(path: AnyPath, *, num_attempts: int = NUM_ATTEMPTS) -> Iterator[IO
         yield reader
 
 
-def read_bytes(path: AnyPath, *, limit: int, num_attempts: int = NUM_ATTEMPTS) -> bytes:
+def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) -> bytes:
     """Return the content of a file.
 
     Args:
         path: path or address.
         limit: bytes; a larger file is refused before more than that is read.
-        num_attempts: to connect, where a remote store fails.
+        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         OSError: if the file cannot be read, or is larger.

@@ -31,7 +31,6 @@ from mobileclip.data import (
 )
 from mobileclip.data.sources import jsonl, records, sources
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import backend
 from tests.data.samples import encoded, golden, write_raw
 from tests.stores import s3_server, web_server
 
@@ -40,8 +39,9 @@ KEYS = [f"00010000000{number}" for number in range(3)]
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(backend, "RETRY_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+def _no_pauses():
+    with storage.use_limits(storage.StoreLimits(retry_delays_seconds=(0.0, 0.0, 0.0))):
+        yield
 
 
 @pytest.fixture(scope="module")
