@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from mobileclip.data.inflate import InflateStream
 from mobileclip.data.skips import BadSampleError
@@ -14,7 +17,8 @@ from mobileclip.data.zip_directory import STORED, ZipEntry, zip_directory
 
 _HEADER_BYTES = 128
 _HEADER = re.compile(
-    rb"\{'descr': '([<|=]?[fiu]\d)', 'fortran_order': False, 'shape': \((\d+), ?(\d+)\), \} *\n", re.ASCII
+    rb"\{'descr': '([<>|=]?(?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,10}(?:, ?[0-9]{1,10})*,?)?)\), \} *\n"
 )
 # No embedding comes near; what a damaged stream inflates to exceeds it at once.
 _LARGEST = 2.0**64
@@ -28,18 +32,22 @@ class NpzRows:
 
     Args:
         data: the npz.
+        limit: number of bytes that its arrays may take, inflated.
 
     Raises:
-        ValueError: if it is none, or holds something else than 2-d arrays of numbers in the order of C.
+        TooLargeError: if they take more.
+        ValueError: if it is none, or holds something else than arrays of numbers.
     """
 
-    def __init__(self, data: bytes) -> None:
-        entries = zip_directory(data)
+    def __init__(self, data: bytes, *, limit: int) -> None:
+        entries = zip_directory(data, limit=limit)
         self._arrays = {name.removesuffix(".npy"): _Array(data, entry) for name, entry in entries.items()}
+        if len(self._arrays) < len(entries):
+            raise ValueError("two arrays have one name")
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every array by its name: (number of rows, dim)."""
+        """Shape of every array by its name; (number of rows, dim) where it has rows."""
         return {name: array.shape for name, array in self._arrays.items()}
 
     def row(self, name: str, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -63,6 +71,44 @@ class NpzRows:
         return row
 
 
+class NpyHeader:
+    """What a file of numpy's says of its array, read without believing it.
+
+    Args:
+        start: the first bytes of the file, `MAX_BYTES` or all of them.
+
+    Raises:
+        ValueError: if it is no array of numbers in numpy's first format.
+    """
+
+    MAX_BYTES = 1024
+
+    def __init__(self, start: bytes | bytearray) -> None:
+        if start[:8] != b"\x93NUMPY\x01\x00":
+            raise ValueError("it holds something else than arrays of numpy's first format")
+        self.first = 10 + int.from_bytes(start[8:10], "little")
+        match = _HEADER.fullmatch(start, 10, self.first)
+        if match is None or len(start) < self.first:
+            raise ValueError("it holds something else than arrays of numbers")
+        self.dtype = np.dtype(match[1].decode())
+        self.order: Literal["C", "F"] = "C" if match[2] == b"False" else "F"
+        self.shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
+        self.num_bytes = self.first + math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_npy(data: bytes) -> npt.NDArray[Any]:
+    """Return the array of numbers in a file of numpy's.
+
+    Raises:
+        ValueError: if it is another file, or cut.
+    """
+    header = NpyHeader(data[: NpyHeader.MAX_BYTES])
+    if header.num_bytes != len(data):
+        raise ValueError(f"it has {len(data)} bytes, its header says {header.num_bytes}")
+    values = np.frombuffer(data, header.dtype, offset=header.first)
+    return values.reshape(header.shape, order=header.order)
+
+
 class _Array:
     """One array, inflated as far as it was asked for."""
 
@@ -73,24 +119,25 @@ class _Array:
         self._content = bytearray()
         self.is_verified = False
         self._read(min(_HEADER_BYTES, entry.size))
-        if self._content[:8] != b"\x93NUMPY\x01\x00":
-            raise ValueError("it holds something else than arrays of numpy's first format")
-        self._first = 10 + int.from_bytes(self._content[8:10], "little")
-        match = _HEADER.fullmatch(self._content, 10, self._first)
-        if match is None:
-            raise ValueError("it holds something else than 2-d arrays of numbers in the order of C")
-        self._dtype = np.dtype(match[1].decode())
-        self.shape = (int(match[2]), int(match[3]))
-        if self._first + self.shape[0] * self.shape[1] * self._dtype.itemsize != entry.size:
+        if int.from_bytes(self._content[8:10], "little") > _HEADER_BYTES:
+            self._read(min(NpyHeader.MAX_BYTES, entry.size))
+        self._header = NpyHeader(self._content)
+        self.shape = self._header.shape
+        if self._header.num_bytes != entry.size:
             raise ValueError("an array has another size than its header says")
 
     def row(self, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         count, dim = self.shape
         if not 0 <= index < count:
             raise IndexError(f"there are {count} rows, there is no row {index}")
-        start = self._first + index * dim * self._dtype.itemsize
-        self._read(start + dim * self._dtype.itemsize)
-        return np.frombuffer(self._content, self._dtype, dim, start).astype(np.float32)
+        header = self._header
+        if header.order == "F":
+            self._read(self._entry.size)
+            whole = np.frombuffer(self._content, header.dtype, count * dim, header.first)
+            return _as_float32(whole.reshape(dim, count)[:, index])
+        start = header.first + index * dim * header.dtype.itemsize
+        self._read(start + dim * header.dtype.itemsize)
+        return _as_float32(np.frombuffer(self._content, header.dtype, dim, start))
 
     def _read(self, size: int) -> None:
         """Have the first `size` bytes of the content at hand."""
@@ -106,3 +153,9 @@ class _Array:
             if zlib.crc32(self._content) != self._entry.checksum:
                 raise ValueError("an array is damaged: its checksum differs")
             self.is_verified = True
+
+
+def _as_float32(values: npt.NDArray[Any]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
+        row: np.ndarray[tuple[int], np.dtype[np.float32]] = values.astype(np.float32)
+    return row

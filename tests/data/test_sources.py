@@ -393,8 +393,8 @@ class TestJsonLines:
         path = write_lines(tmp_path / "a.jsonl", lines)
         unit = JsonLinesSource(path=path, samples_per_shard=100).units()[-1]
         parsed = []
-        original = jsonl.parse_object
-        monkeypatch.setattr(jsonl, "parse_object", lambda *given: parsed.append(given) or original(*given))
+        original = jsonl.parse_row
+        monkeypatch.setattr(jsonl, "parse_row", lambda *given: parsed.append(given) or original(*given))
         assert [sample.captions for sample in unit.read(SkipReport())] == [
             (f"{number}",) for number in range(1900, 2000)
         ]

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -16,10 +17,10 @@ from mobileclip import storage
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, made_or_skip, parse_row, read_records
 from mobileclip.strict import strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")
@@ -83,14 +84,15 @@ class FolderUnit(Unit):
 
     def _record_or_skip(self, item: FolderItem) -> Record | Skip:
         label = _printable(item.image)
-        try:
+
+        def record() -> Record:
             return Record(sample=self._sample(item, label), image=storage.join(self.path, item.image), label=label)
-        except BadSampleError as error:
-            return Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail)
+
+        return made_or_skip(record, key=label, shard=self.path)
 
     def _sample(self, item: FolderItem, label: str) -> ImageTextSample:
-        rows = [parse_object(row, f"the row of {label}") for row in item.rows]
-        beside = parse_object(self._content(item.json), _printable(item.json)) if item.json is not None else {}
+        rows = [parse_row(row, f"the row of {label}") for row in item.rows]
+        beside = parse_row(self._content(item.json), _printable(item.json)) if item.json is not None else {}
         captions = self._text_captions(item)
         captions = captions or json_captions(beside)
         captions = captions or tuple(dict.fromkeys(caption for row in rows for caption in json_captions(row)))
@@ -182,11 +184,9 @@ class FolderSource(Source):
                     if line.data is not None and not line.data.strip():
                         continue
                     label = f"line {line.number} of {_printable(table)}"
-                    try:
-                        name = _named(line.data, label, posixpath.dirname(table), files)
-                    except BadSampleError as error:
-                        stray.append(Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail))
-                    else:
+                    named = partial(_named, line.data, label, posixpath.dirname(table), files)
+                    name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
+                    if name is not None:
                         assert line.data is not None, "a line that was parsed is there"
                         rows[name].append(line.data)
         return rows, stray
@@ -196,7 +196,7 @@ def _named(line: bytes | None, label: str, directory: str, files: Mapping[str, s
     """Return the image that the row of a table names."""
     if line is None:
         raise BadSampleError("line_too_long", f"{label} has more than {MAX_LINE_BYTES} bytes")
-    given = parse_object(line, label).get("file_name")
+    given = parse_row(line, label).get("file_name")
     if not isinstance(given, str) or not given:
         raise BadSampleError("missing_image", f"{label} has no `file_name`")
     name = posixpath.normpath(posixpath.join(directory, given))
