@@ -517,7 +517,10 @@ class TestFolder:
             },
         )
         samples, report = read(FolderSource(path=tmp_path))
-        assert report.num_skipped == 0
+        assert names(report) == {
+            "hidden_file": [".hidden.jpg", ".hidden.txt", ".thumbnails/t.jpg", "__MACOSX/b/one.jpg"],
+            "other_file": ["notes.md"],
+        }
         assert [(sample.key, sample.captions) for sample in samples] == [
             ("a", ("x", "y")),
             ("b/one", ("first", "second")),
@@ -557,6 +560,7 @@ class TestFolder:
             "bad_json": [f"line 6 of train/{table}"],
             "image_not_an_image": [f"line 8 of train/{table}"],
             "no_caption": ["train/c.jpg", "train/d.jpg"],
+            "other_file": ["train/notes.txt"],
         }
 
     BAD = (
@@ -627,7 +631,7 @@ class TestFolder:
                 FolderSource(path=base).units()
             return
         samples, report = read(FolderSource(path=base))
-        assert report.num_skipped == 0
+        assert report.counts.total() == report.counts["hidden_file"] == 2 * len(set(stems) - visible)
         assert len({sample.key for sample in samples}) == len(visible)
         write_shard(base / "new.tar", samples)
         with tarfile.open(base / "new.tar") as tar:

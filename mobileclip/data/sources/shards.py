@@ -77,7 +77,7 @@ class ShardUnit(Unit):
         Raises:
             BadSampleError: if they make none.
         """
-        return parse_sample(key, members)
+        return parse_sample(key, members, self.sample_limits)
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples; of those with one key, the first that can be used."""
@@ -93,9 +93,6 @@ class ShardUnit(Unit):
             keys.add(sample.key)
             report.num_read += 1
             yield sample
-
-    def _sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        return parse_sample(key, members, self.sample_limits)
 
 
 @sources.register("shards")
