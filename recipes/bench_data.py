@@ -43,7 +43,9 @@ from mobileclip.data import (
     ReinforcedSample,
     augmentation_rng,
     datacompdr_augmentation,
+    decode_image,
     hash_image,
+    load_image,
     write_shard,
 )
 from mobileclip.data.decode import DECODES, Decode
@@ -128,8 +130,7 @@ def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:
     """Return a JPEG: a part of a photo, turned, with a grain at several scales."""
     rng = seeded_rng(seed, "photo", number)
     paths = sorted(PICTURES.glob("*.png"))
-    with Image.open(paths[number % len(paths)]) as opened:
-        image = opened.convert("RGB").rotate(90 * random_index(rng, 4), expand=True)
+    image = load_image(paths[number % len(paths)]).rotate(90 * random_index(rng, 4), expand=True)
     width, height = (round(side * (0.7 + 0.3 * rng.random())) for side in image.size)
     left, top = random_index(rng, image.width - width + 1), random_index(rng, image.height - height + 1)
     scale = longer_side / max(width, height)
@@ -154,8 +155,7 @@ def samples(spec: DataBenchSpec, longer_side: int, quality: int) -> Iterator[Rei
         rng = np.random.default_rng([spec.seed, number])
         key = f"{number:08d}"
         image = photo(number, longer_side, quality=quality, seed=spec.seed)
-        with Image.open(io.BytesIO(image)) as opened:
-            size = opened.size
+        size = decode_image(image).size
         texts = [" ".join(rng.choice(WORDS, int(rng.integers(6, 14)))) for _ in range(6)]
         rows = rng.standard_normal((spec.num_augmentations + 6, spec.dim)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
