@@ -161,19 +161,17 @@ def _is_list_of_names(outer: parso.tree.NodeOrLeaf) -> bool:
 
 
 def _is_said_of_types(inner: parso.tree.NodeOrLeaf, outer: parso.tree.NodeOrLeaf) -> bool:
-    if outer.type == "argument" and _code(outer) in _STATEMENTS_ABOUT_CALLS:
-        return True
-    if outer.type == "annassign":
-        return inner is outer.children[1]
-    if outer.type in ("funcdef", "param"):
-        return inner is outer.annotation
-    if outer.type == "parameters":  # the star before what is given by name
-        return inner.type == "operator"
-    if outer.type == "if_stmt":
-        return _code(outer.children[1]) == "TYPE_CHECKING"
-    if outer.type == "decorated":
-        return _code(inner) == "@overload"
-    return outer.type == "trailer" and _code(outer.get_previous_sibling()) in ("Literal", "TypeVar", "cast")
+    rules = {
+        "argument": lambda: _code(outer) in _STATEMENTS_ABOUT_CALLS,
+        "annassign": lambda: inner is outer.children[1],
+        "funcdef": lambda: inner is outer.annotation,
+        "param": lambda: inner is outer.annotation,
+        "parameters": lambda: inner.type == "operator",  # the star before what is given by name
+        "if_stmt": lambda: _code(outer.children[1]) == "TYPE_CHECKING",
+        "decorated": lambda: _code(inner) == "@overload",
+        "trailer": lambda: _code(outer.get_previous_sibling()) in ("Literal", "TypeVar", "cast"),
+    }
+    return outer.type in rules and rules[outer.type]()
 
 
 def _code(node: parso.tree.NodeOrLeaf) -> str:
