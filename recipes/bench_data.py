@@ -53,6 +53,7 @@ from mobileclip.data.operations import OPERATIONS
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
+from mobileclip.terminal import print_table
 
 PICTURES = Path(__file__).parents[1] / "tests" / "golden" / "augment" / "images"
 WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "two", "people", "walking", "home", "cat")
@@ -321,7 +322,6 @@ def bench_data() -> DataBenchSpec:
 
 def run(spec: DataBenchSpec) -> list[Comparison]:
     """Compare, with a bar for how far it is, print the table, and return its rows."""
-    from rich.console import Console
     from rich.table import Table
 
     require_rivals()
@@ -347,7 +347,7 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
     finally:
         torch.set_num_threads(threads)
     # Wider than most: a table that is cut says nothing.
-    Console(width=max(100, Console().width)).print(table)
+    print_table(table)
     return results
 
 
