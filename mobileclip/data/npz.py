@@ -6,8 +6,10 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,8 @@ from mobileclip.data.inflate import InflateStream
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.zip_directory import STORED, ZipEntry, zip_directory
 
+MAX_HEADER_BYTES = 1024
+"""As many as the header of an array of numbers may take."""
 _HEADER_BYTES = 128
 _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?(?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
@@ -71,29 +75,48 @@ class NpzRows:
         return row
 
 
+@attrs.frozen
 class NpyHeader:
-    """What a file of numpy's says of its array, read without believing it.
+    """What a file of numpy's says of its array.
 
     Args:
-        start: the first bytes of the file, `MAX_BYTES` or all of them.
+        first: place of the first number.
+        dtype: of the numbers.
+        order: `C`, row after row, or `F`, column after column.
+        shape: of the array.
+        num_bytes: that the whole file must have.
+    """
+
+    first: int
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+def read_npy_header(start: bytes | bytearray) -> NpyHeader:
+    """Return what a file of numpy's says of its array, without believing it.
+
+    Args:
+        start: the first `MAX_HEADER_BYTES` of the file, or all of them.
 
     Raises:
         ValueError: if it is no array of numbers in numpy's first format.
     """
+    return _header(bytes(start[: 10 + int.from_bytes(start[8:10], "little")]))
 
-    MAX_BYTES = 1024
 
-    def __init__(self, start: bytes | bytearray) -> None:
-        if start[:8] != b"\x93NUMPY\x01\x00":
-            raise ValueError("it holds something else than arrays of numpy's first format")
-        self.first = 10 + int.from_bytes(start[8:10], "little")
-        match = _HEADER.fullmatch(start, 10, self.first)
-        if match is None or len(start) < self.first:
-            raise ValueError("it holds something else than arrays of numbers")
-        self.dtype = np.dtype(match[1].decode())
-        self.order: Literal["C", "F"] = "C" if match[2] == b"False" else "F"
-        self.shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
-        self.num_bytes = self.first + math.prod(self.shape) * self.dtype.itemsize
+@lru_cache(maxsize=1024)  # samples of a data set have one header, or few
+def _header(header: bytes) -> NpyHeader:
+    if header[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError("it holds something else than arrays of numpy's first format")
+    match = _HEADER.fullmatch(header, 10)
+    if match is None or len(header) > MAX_HEADER_BYTES:
+        raise ValueError("it holds something else than arrays of numbers")
+    dtype = np.dtype(match[1].decode())
+    shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
+    num_bytes = len(header) + math.prod(shape) * dtype.itemsize
+    return NpyHeader(len(header), dtype, "C" if match[2] == b"False" else "F", shape, num_bytes)
 
 
 def read_npy(data: bytes) -> npt.NDArray[Any]:
@@ -102,7 +125,7 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     Raises:
         ValueError: if it is another file, or cut.
     """
-    header = NpyHeader(data[: NpyHeader.MAX_BYTES])
+    header = read_npy_header(data[:MAX_HEADER_BYTES])
     if header.num_bytes != len(data):
         raise ValueError(f"it has {len(data)} bytes, its header says {header.num_bytes}")
     values = np.frombuffer(data, header.dtype, offset=header.first)
@@ -120,8 +143,8 @@ class _Array:
         self.is_verified = False
         self._read(min(_HEADER_BYTES, entry.size))
         if int.from_bytes(self._content[8:10], "little") > _HEADER_BYTES:
-            self._read(min(NpyHeader.MAX_BYTES, entry.size))
-        self._header = NpyHeader(self._content)
+            self._read(min(MAX_HEADER_BYTES, entry.size))
+        self._header = read_npy_header(self._content)
         self.shape = self._header.shape
         if self._header.num_bytes != entry.size:
             raise ValueError("an array has another size than its header says")

@@ -31,6 +31,8 @@ SYN_TEXT = "syn_text"
 SYN_NAME = re.compile(r"syn_text(_\w+)?")
 
 _KEY = re.compile(r"(?:[^/]+/)*[^/.]+")
+# What nearly all keys are.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
 # What would break a row of a report, end a name or turn the direction of writing.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
@@ -69,6 +71,8 @@ def check_key(key: str) -> None:
     Raises:
         BadSampleError: with the reason `bad_key`.
     """
+    if _PLAIN_KEY.fullmatch(key):
+        return
     if not _KEY.fullmatch(key) or key.startswith("__"):
         raise BadSampleError("bad_key", f"key {printable(key)!r} is empty, has dots or starts with two underscores")
     if _UNSHOWABLE.search(key):
