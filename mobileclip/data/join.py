@@ -25,7 +25,7 @@ from mobileclip.data.image_index import ImageIndex, IndexedImage, build_image_in
 from mobileclip.data.image_scan import storable
 from mobileclip.data.join_checks import check_joined, has_caption
 from mobileclip.data.join_report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
-from mobileclip.data.sample import check_key
+from mobileclip.data.sample import check_key, is_showable
 from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, attempt
@@ -273,6 +273,8 @@ class _Shard:
         if sample.problem is not None:
             raise sample.problem
         check_key(sample.key)
+        if not all(map(is_showable, sample.members)):
+            raise BadSampleError("bad_member", "the name of a member has control characters")
         if sample.key in self.keys:
             raise BadSampleError("repeated_key", "another sample of the shard has its key")
         self.keys.add(sample.key)

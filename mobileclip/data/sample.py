@@ -75,7 +75,7 @@ def check_key(key: str) -> None:
         return
     if not _KEY.fullmatch(key) or key.startswith("__"):
         raise BadSampleError("bad_key", f"key {printable(key)!r} is empty, has dots or starts with two underscores")
-    if _UNSHOWABLE.search(key):
+    if not is_showable(key):
         raise BadSampleError("bad_key", f"key {printable(key)!r} has control characters")
     if not {".", ".."}.isdisjoint(re.split(r"[/\\]", key)) or _DRIVE.match(key):
         raise BadSampleError("bad_key", f"key {printable(key)!r} leads out of its folder")
@@ -85,6 +85,11 @@ def check_key(key: str) -> None:
         raise BadSampleError("bad_key", f"key {printable(key)!r} has half a character") from None
     if num_bytes > _MAX_KEY_BYTES:
         raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {_MAX_KEY_BYTES:,}")
+
+
+def is_showable(text: str) -> bool:
+    """Return whether a name has nothing that breaks a row, ends a name or turns the direction of writing."""
+    return not _UNSHOWABLE.search(text)
 
 
 def drop_blank(texts: Iterable[str]) -> tuple[str, ...]:
@@ -150,7 +155,7 @@ class ImageTextSample:
                 )
 
     def _check_other(self, extension: str) -> None:
-        if not extension or "/" in extension or extension != extension.lower() or _UNSHOWABLE.search(extension):
+        if not extension or "/" in extension or extension != extension.lower() or not is_showable(extension):
             raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} is no extension in lower case")
         # The first image extension there is would be taken for the image when the sample is read again.
         first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1

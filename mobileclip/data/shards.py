@@ -200,18 +200,31 @@ def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: L
     Raises:
         ValueError: if there is no sample, a key comes twice, the layout is unknown, or the address cannot be written.
     """
-    from webdataset import TarWriter  # type: ignore[import-untyped]
-
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    return write_shard_members(path, ((sample.key, sample_members(sample, layout)) for sample in samples))
+
+
+def write_shard_members(path: PathType, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> PathType:
+    """Write the members of samples to a shard and return its path, as `write_shard` does.
+
+    Args:
+        path: the tar file, or its address; replaced where it exists.
+        samples: key of each, and content by extension; at least one.
+
+    Raises:
+        ValueError: if there is no sample, a key comes twice, or the address cannot be written.
+    """
+    from webdataset import TarWriter  # type: ignore[import-untyped]
+
     keys: set[str] = set()
     with storage.atomic_write(path) as stream:
         with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
-            for sample in samples:
-                if sample.key in keys:
-                    raise ValueError(f"key {sample.key!r} comes twice in {path}; keys must be unique")
-                keys.add(sample.key)
-                writer.write({"__key__": sample.key, **sample_members(sample, layout)})
+            for key, members in samples:
+                if key in keys:
+                    raise ValueError(f"key {key!r} comes twice in {path}; keys must be unique")
+                keys.add(key)
+                writer.write({"__key__": key, **members})
         if not keys:
             raise ValueError(f"there are no samples to write to {path}")
     return path

@@ -84,6 +84,19 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
     return None
 
 
+def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
+    """Return what `make` makes of a sample, or why there is nothing; as `attempt`, for those who keep the order.
+
+    Args:
+        make: called once; never returns None.
+        key: the sample's key.
+        shard: where it is.
+    """
+    skips: list[Skip] = []
+    made = attempt(make, key=key, shard=shard, on_skip=skips.append)
+    return skips[0] if made is None else made
+
+
 @attrs.define(kw_only=True)
 class SkipReport:
     """What was read and what was left out, by reason.

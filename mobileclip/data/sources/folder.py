@@ -18,10 +18,10 @@ from mobileclip.data.image_files import FolderFiles, list_folder, printable_name
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, made_or_skip, parse_row, read_records
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
 from mobileclip.strict import strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")

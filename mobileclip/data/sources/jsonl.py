@@ -16,9 +16,9 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, made_or_skip, parse_row, read_records
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
 from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")

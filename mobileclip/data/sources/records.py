@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -15,14 +15,12 @@ from mobileclip import storage
 from mobileclip.data.image_formats import find_format, format_names, is_image_name
 from mobileclip.data.json_object import parse_object
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
 MAX_IMAGE_BYTES = 2**28
 # A line of JSON beyond this is another file by mistake; what is made of one has room in the member of a shard.
 MAX_LINE_BYTES = 2**23
-
-Made = TypeVar("Made")
 
 _NUM_CONNECTIONS = 16
 
@@ -127,21 +125,6 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)
-
-
-def made_or_skip(make: Callable[[], Made], *, key: str, shard: str) -> Made | Skip:
-    """Return what `make` makes of a record, or why there is nothing.
-
-    Args:
-        make: called once.
-        key: how messages call the record.
-        shard: where it is.
-    """
-    skips: list[Skip] = []
-    made = attempt(make, key=key, shard=shard, on_skip=skips.append)
-    if made is None:
-        return skips[0]
-    return made
 
 
 def _read_ahead(place: str, records: Iterable[Record | Skip]) -> Iterator[ImageTextSample | Skip]:
