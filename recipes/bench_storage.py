@@ -45,7 +45,6 @@ from mobileclip.data.members import parse_reinforced_sample, parse_stored_sample
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.terminal import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -360,8 +359,9 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _print(table: Table) -> None:
+    from rich.console import Console
 
-    print_table(table, "")
+    Console(width=max(100, Console().width)).print(table, "")
 
 
 def bench_storage() -> StorageBenchSpec:

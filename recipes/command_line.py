@@ -1,14 +1,21 @@
-"""What the recipes' command lines share: what a person can mend is said in a line, and a signal keeps what was done."""
+"""What the recipes' command lines share: runs written as JSON, errors in a line, and what a signal keeps."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from mobileclip.interruption import interruptible
+from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import shown
 
 GOES_ON = "what was finished is kept; the same command goes on from there"
+RUN = "--run"
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,3 +35,45 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
             yield
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         raise SystemExit(f"error: {shown(error)}") from None
+
+
+def typed(arguments: Sequence[str] | None) -> list[str]:
+    """Return a command line, the process's own where there is none."""
+    return list(sys.argv[1:] if arguments is None else arguments)
+
+
+def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[str]]:
+    """Return the choices in the file that `--run` names, the last one, and the command line without it.
+
+    Args:
+        arguments: the command line.
+        cls: what `--show` writes.
+
+    Raises:
+        ValueError: if no file is named, or it holds something else.
+        OSError: if it cannot be read.
+    """
+    rest: list[str] = []
+    file: str | None = None
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag != RUN:
+            rest.append(argument)
+            continue
+        file = value if equals else next(waiting, None)
+        if not file:
+            raise ValueError(f"{RUN} needs the name of a file that --show has written")
+    if file is None:
+        return None, rest
+    try:
+        return from_json(Path(file).read_text(encoding="utf-8"), cls), rest
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text; expected what --show has written") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def show(choices: Any) -> None:
+    """Write choices to standard output as JSON, to the letter: they are read back with `--run`."""
+    sys.stdout.write(f"{to_json(choices, indent=1)}\n")

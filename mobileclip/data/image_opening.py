@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from mobileclip.data.image_formats import ImageFormat, find_format, format_names
 from mobileclip.data.image_limits import ImageError, ImageLimits
-from mobileclip.data.image_parts import Prepared, prepare
+from mobileclip.data.image_parts import prepare
 from mobileclip.data.orientation import read_orientation
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -27,22 +27,12 @@ class OpenedImage:
     Args:
         image: Pillow's.
         kind: its format.
-        prepared: what its decoder gets.
+        orientation: how it is turned, from 1 to 8; a TIFF is turned upright by its decoder.
     """
 
     image: Image.Image
     kind: ImageFormat
-    prepared: Prepared
-
-    @property
-    def orientation(self) -> int:
-        """How it is turned, from 1 to 8; notes behind the pixels are known once it is decoded.
-
-        A TIFF is turned upright by its decoder.
-        """
-        if self.kind.name == "TIFF":
-            return 1
-        return read_orientation(self.prepared.exif or _exif(self.image), self.prepared.xmp or _xmp(self.image))
+    orientation: int
 
 
 def read_image_file(source: str | Path | BinaryIO, limits: ImageLimits, name: str) -> bytes:
@@ -86,7 +76,8 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
     Raises:
         ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
     """
-    limits.check_file(len(data), name)
+    if len(data) > limits.num_file_bytes:
+        raise ImageError("too_large", f"{name} has more than {limits.num_file_bytes:,} bytes, the limit")
     kind = find_format(data)
     if kind is None:
         raise ImageError(
@@ -103,12 +94,13 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
         decoding = num_pixels * (stored + kind.num_held) + prepared.num_work_bytes
         converting = num_pixels * (stored + kind.num_held + _conversion_bytes(image, kind))
         limits.check_bytes(max(decoding, converting) + len(data) + len(prepared.data), name)
+        exif, xmp = prepared.exif or _exif(image), prepared.xmp or _xmp(image)
     except ImageError:
         raise
     except Exception as error:
         # Plug-ins raise anything on broken bytes.
         raise image_error(error, name) from error
-    return OpenedImage(image=image, kind=kind, prepared=prepared)
+    return OpenedImage(image=image, kind=kind, orientation=1 if kind.name == "TIFF" else read_orientation(exif, xmp))
 
 
 def image_error(error: Exception, name: str) -> ImageError:

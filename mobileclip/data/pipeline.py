@@ -26,7 +26,6 @@ from mobileclip.data.examples import CAPTIONS, Captions
 from mobileclip.data.image_limits import ImageLimits
 from mobileclip.data.order import SAMPLINGS, Sampling
 from mobileclip.data.position import StreamPosition
-from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import Shards, count_samples, expand_shards, read_reinforced_samples
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.tokenizer import Tokenizer
@@ -53,7 +52,8 @@ class ReinforcedPipelineSpec:
 
     Args:
         shards: paths or brace patterns of the shards.
-        batch_size: samples per batch and process.
+        batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
+            the pipeline by itself gives every process batches of so many.
         image: the student's image contract; augmentations are replayed at its size.
         text: the student's text contract.
         reinforced: whether to read what the teachers said; without, augmentations are sampled afresh and batches hold
@@ -81,7 +81,6 @@ class ReinforcedPipelineSpec:
         teacher_dim: dim of the concatenated teacher embeddings; None for that of the first usable sample.
         teacher_columns: which of their columns batches hold, the first and the one behind the last: those of some of
             the teachers; None for all.
-        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
 
     Raises:
         ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
@@ -109,7 +108,6 @@ class ReinforcedPipelineSpec:
     num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_columns: tuple[int, int] | None = None
-    sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
         if self.teacher_columns is not None and not 0 <= self.teacher_columns[0] < self.teacher_columns[1]:
@@ -217,9 +215,7 @@ class ReinforcedPipeline:
         position = StreamPosition() if position is None else position
         per_epoch = self._batches_per_epoch(drop_last=True)
         if per_epoch == 0:
-            raise ValueError(
-                f"{self._count()} samples in {self.world_size} processes do not fill a batch of {self.spec.batch_size}"
-            )
+            raise ValueError(f"{self._count()} samples do not fill a batch of {self._batch}")
         epoch, done = divmod(position.first_batch, per_epoch)
         self._loader = None  # workers know from their start what was skipped before
         self._skipped = {epoch: dict.fromkeys(position.skipped if done else ())}
@@ -258,9 +254,7 @@ class ReinforcedPipeline:
                 if batch is not None and len(batch) == self.spec.batch_size:
                     yield batch
             if num_full == 0:
-                raise ValueError(
-                    f"epoch {epoch} has no complete batch of {self.spec.batch_size} samples: {self.report}"
-                )
+                raise ValueError(f"epoch {epoch} has no complete batch of {self._batch} samples: {self.report}")
             done = max(0, done - num_full)
 
     def _pass(self, epoch: int, *, passed_over: int) -> Iterator[ReinforcedBatch | None]:
@@ -292,9 +286,17 @@ class ReinforcedPipeline:
         full, rest = divmod(self._count() // self.world_size, self.spec.batch_size)
         return full + (rest > 0 and not drop_last)
 
+    @property
+    def _batch(self) -> str:
+        """Size of a batch, of all processes, as a person has given it."""
+        size = self.spec.batch_size
+        if self.world_size == 1:
+            return f"{size}"
+        return f"{size * self.world_size}, {size} in each of {self.world_size} processes,"
+
     def _count(self) -> int:
         if self._num_samples is None:
-            self._num_samples = count_samples(self.shards, self.spec.sample_limits)
+            self._num_samples = count_samples(self.shards)
         return self._num_samples
 
     def _chunks(self, epoch: int, passed_over: int) -> Iterator[Chunk]:
@@ -328,8 +330,7 @@ class ReinforcedPipeline:
         if self.spec.reinforced and self._known_dim is None:
             # Workers report what is wrong with the samples before the first usable one.
             unheard = SkipReport(log=False)
-            samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
-            self._known_dim = next((sample.dim for sample in samples), None)
+            self._known_dim = next((sample.dim for sample in read_reinforced_samples(self.shards, unheard)), None)
         return self._known_dim
 
 

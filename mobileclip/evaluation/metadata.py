@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 
-from mobileclip.data.npz import read_npy
 from mobileclip.data.skips import BadSampleError
 from mobileclip.evaluation.suite import suite_entry
 
@@ -56,11 +57,11 @@ def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, 
     if stored is None:
         raise BadSampleError("no_metadata", f"there is no .npy with its {named}")
     try:
-        values = read_npy(stored)
-    except ValueError as error:
+        values = np.load(io.BytesIO(stored), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise BadSampleError("bad_metadata", f".npy is no array of numbers: {error}") from None
-    if values.shape != (len(fields),):
-        found = f"{values.dtype} of shape {values.shape}"
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf" or values.shape != (len(fields),):
+        found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "several arrays"
         raise BadSampleError("bad_metadata", f".npy holds {found}, expected {len(fields)} numbers: {named}")
     if not (np.isfinite(values).all() and (values >= 0).all() and (values < 2**63).all()):
         raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected numbers from 0 for {named}")

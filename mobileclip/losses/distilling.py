@@ -36,9 +36,9 @@ class DistillingLossSpec(LossSpec):
 
     Args:
         teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated.
-        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order.
-        contrastive_weight: `1 - w` of Eq. 2; at least 0.
+        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
         distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. With 0 there are no teachers.
+        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 where nothing is distilled.
 
     Raises:
         ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
@@ -46,10 +46,15 @@ class DistillingLossSpec(LossSpec):
 
     teacher_dims: tuple[int, ...] = attrs.field(default=(768, 768), converter=_ints, validator=_positive)
     teacher_logit_scales: tuple[float, ...] = attrs.field(
-        default=(100.0, 100.0), converter=_floats, validator=_positive
+        default=attrs.Factory(lambda own: (100.0,) * len(own.teacher_dims), takes_self=True),
+        converter=_floats,
+        validator=_positive,
     )
-    contrastive_weight: float = attrs.field(default=0.0, validator=validators.ge(0))
     distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
+    contrastive_weight: float = attrs.field(
+        default=attrs.Factory(lambda own: 0.0 if own.distill_weight else 1.0, takes_self=True),
+        validator=validators.ge(0),
+    )
 
     def __attrs_post_init__(self) -> None:
         if len(self.teacher_dims) != len(self.teacher_logit_scales):

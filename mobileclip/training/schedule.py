@@ -18,16 +18,20 @@ class Schedule(ABC):
     """What every schedule has: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, and an end.
 
     Args:
-        peak: highest learning rate.
-        final: learning rate at the end.
-        warmup_steps: steps to the peak, `w`.
         total_steps: steps of the whole run, `n`.
+        peak: highest learning rate.
+        final: learning rate at the end; by default 1e-6, or the peak where that is lower.
+        warmup_steps: steps to the peak, `w`; by default 2,000, or a tenth of the run where that is less.
     """
 
-    peak: float = attrs.field(default=1e-3, validator=validators.gt(0))
-    final: float = attrs.field(default=1e-6, validator=validators.ge(0))
-    warmup_steps: int = attrs.field(default=2000, validator=validators.ge(0))
     total_steps: int = attrs.field(validator=validators.gt(0))
+    peak: float = attrs.field(default=1e-3, validator=validators.gt(0))
+    final: float = attrs.field(
+        default=attrs.Factory(lambda own: default_final(own.peak), takes_self=True), validator=validators.ge(0)
+    )
+    warmup_steps: int = attrs.field(
+        default=attrs.Factory(lambda own: default_warmup(own.total_steps), takes_self=True), validator=validators.ge(0)
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that the numbers make a schedule."""
@@ -52,6 +56,16 @@ class Schedule(ABC):
     def _cosine(self, step: int, start: int) -> float:
         done = min(1.0, (step - start) / (self.total_steps - start))
         return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def default_warmup(total_steps: int, most: int = 2_000) -> int:
+    """Return the usual number of steps to the peak, or a tenth of a short run."""
+    return min(most, total_steps // 10)
+
+
+def default_final(peak: float, most: float = 1e-6) -> float:
+    """Return the usual learning rate at the end, or a low peak's own."""
+    return min(most, peak)
 
 
 schedules: Registry[type[Schedule]] = Registry("schedule")
@@ -80,12 +94,19 @@ class ConstantCosineSchedule(Schedule):
     A run can branch off: its constant part is the same whatever follows.
 
     Args:
-        constant_steps: steps before the fall begins, the warm-up among them.
+        constant_steps: steps before the fall begins, the warm-up among them; by default half of the run.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
     """
 
-    constant_steps: int = attrs.field(validator=validators.ge(0))
+    constant_steps: int = attrs.field(
+        default=attrs.Factory(lambda own: own.total_steps // 2, takes_self=True), validator=validators.ge(0)
+    )
+    # Behind the field that it follows.
+    warmup_steps: int = attrs.field(
+        default=attrs.Factory(lambda own: min(default_warmup(own.total_steps), own.constant_steps), takes_self=True),
+        validator=validators.ge(0),
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that the numbers make a schedule."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import attrs
 import tyro
-from command_line import reported
+from command_line import reported, show, typed, written_run
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.evaluate import evaluate
 from mobileclip.evaluation import EvaluationSpec
 
-from .tiny import write_tiny
+from .tiny import shrink
 
 
 @attrs.frozen(kw_only=True)
@@ -25,13 +26,18 @@ class Command:
         spec: the data sets, and how.
         beside: published models that stand in the table too; one that is evaluated by its name always does.
         report: write report.html and its tables and plots as PNG files.
-        tiny: a shallow model with fitted projections on a few drawn scenes: the whole path in half a minute.
+        show: print the choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+        tiny: the first samples of the data sets that are named, or a few drawn scenes without; a shallow model with
+            fitted projections where none is named: the whole path in half a minute.
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL...]")] = ("mobileclip_s2",)
     spec: Annotated[OmitArgPrefixes[EvaluationSpec], arg(name="")]
     beside: tuple[str, ...] = ()
     report: bool = False
+    show: bool = False
+    run: Path | None = None
     tiny: bool = False
 
 
@@ -44,11 +50,14 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
         arguments: the command line; None for the process's own.
     """
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
-    command = tyro.cli(Command, default=Command(spec=spec), description="\n\n".join(prose), args=arguments)
-    models, chosen = command.models, command.spec
     with reported("evaluate", arguments):
+        written, rest = written_run(typed(arguments), Command)
+        default = written or Command(spec=spec)
+        command = tyro.cli(Command, default=default, description="\n\n".join(prose), args=rest)
+        if command.show:
+            show(attrs.evolve(command, show=False))
+            return
+        models, chosen = command.models, command.spec
         if command.tiny:
-            folder = chosen.output.with_name(f"{chosen.output.name}-tiny")
-            models, datasets = write_tiny(folder / "made")
-            chosen = attrs.evolve(chosen, output=folder, datasets=datasets, data=None)
+            models, chosen = shrink(None if models == Command(spec=spec).models else models, chosen)
         evaluate(models, spec=chosen, beside=command.beside, report=command.report)

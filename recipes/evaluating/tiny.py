@@ -6,16 +6,41 @@ from pathlib import Path
 
 import attrs
 from drawn_scenes import SHAPES, scene_samples
+from few_samples import first_samples
 from fitted_model import fitted_model
 from training.tiny import shallow
 
 from mobileclip import specs
-from mobileclip.data import ImageTextSample
+from mobileclip.data import ImageTextSample, open_data_set
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.evaluation import SUITES, BenchmarkSample, EvaluationSpec, find_task, write_benchmark
 
 _NUM_SCENES, _NUM_KNOWN = 96, 64
 _TEMPLATES = ("a drawing of a {} and something else", "a {}")
+
+
+def shrink(models: tuple[str, ...] | None, spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
+    """Return the models and the evaluation made small.
+
+    Args:
+        models: None for a shallow one, made on the spot.
+        spec: of its data sets, the first samples are taken; drawn scenes where it names none.
+
+    Raises:
+        ValueError, OSError: if there is no data set where one is said to be.
+    """
+    folder = spec.output.with_name(f"{spec.output.name}-tiny")
+    made = folder / "made"
+    datasets: tuple[str, ...] = ()
+    if spec.datasets or spec.data is not None:
+        names = spec.datasets or SUITES[spec.suite]
+        tasks = [task for task in (find_task(name, spec.data) for name in names) if task.kind == "benchmark"]
+        opened = [open_data_set(task.path) for task in tasks]
+        datasets = tuple(first_samples(one.source, made / "samples", one.name) for one in opened)
+    if models is None or not datasets:
+        own_models, own_data = write_tiny(made)
+        models, datasets = models or own_models, datasets or own_data
+    return models, attrs.evolve(spec, output=folder, datasets=datasets, data=None)
 
 
 def write_tiny(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,9 +6,13 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
+import attrs
 import tyro
-from command_line import reported
+from command_line import reported, show, typed, written_run
+from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.encoders import save_model
 from mobileclip.serialization import to_json
@@ -27,6 +31,21 @@ INTERPOLATED = "interpolated.safetensors"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
+@attrs.frozen(kw_only=True)
+class Command:
+    """What the recipe is told on the command line.
+
+    Args:
+        spec: the choices.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+    """
+
+    spec: Annotated[OmitArgPrefixes[FinetuneSpec], arg(name="")]
+    show: bool = False
+    run: Path | None = None
+
+
 def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run the recipe.
 
@@ -36,8 +55,13 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
         arguments: the command line; None for the process's own.
     """
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
-    chosen = tyro.cli(FinetuneSpec, default=spec, description="\n\n".join(prose), args=arguments)
     with reported("finetune", arguments):
+        written, rest = written_run(typed(arguments), FinetuneSpec)
+        command = tyro.cli(Command, default=Command(spec=written or spec), description="\n\n".join(prose), args=rest)
+        chosen = command.spec
+        if command.show:
+            show(chosen)
+            return
         results = run(chosen)
     if results is not None:
         print(f"\n{table(results.rows)}\n\nPer cent. {summary(results)}\nReport and models are in {chosen.output}.")

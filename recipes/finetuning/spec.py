@@ -22,6 +22,8 @@ from mobileclip.training.finetuning import (
     Tower,
 )
 
+_BATCH_SIZE = 64
+
 Kind = Literal["auto", "classes", "captions"]
 
 
@@ -56,7 +58,7 @@ class FinetuneSpec:
         lora_rank: rank of adapters to train in place of the weights (extra `lora`); none trains the weights.
         lora_extras: parameters or modules that are trained beside the adapters.
         epochs: passes over the training part.
-        batch_size: pictures per step, of all processes together.
+        batch_size: pictures per step, of all processes together; by default 64, or all where there are fewer.
         learning_rate: peak of the cosine schedule.
         weight_decay: of matrices and kernels.
         warmup_share: fraction of the steps in which the learning rate rises.
@@ -87,7 +89,7 @@ class FinetuneSpec:
     lora_rank: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     lora_extras: tuple[str, ...] = ("logit_scale",)
     epochs: int = attrs.field(default=10, validator=validators.gt(0))
-    batch_size: int = attrs.field(default=64, validator=validators.gt(1))
+    batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(1)))
     learning_rate: float = attrs.field(default=1e-5, validator=validators.gt(0))
     weight_decay: float = attrs.field(default=0.1, validator=validators.ge(0))
     warmup_share: float = attrs.field(default=0.05, validator=[validators.ge(0), validators.lt(1)])
@@ -118,16 +120,24 @@ class FinetuneSpec:
             beta2=0.999, weight_decay=self.weight_decay, rate_decay=self.rate_decay, rate_layers=self.rate_layers
         )
 
+    def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
+        """Return the pictures per step of a run on so many pictures, which processes can share."""
+        if self.batch_size is not None:
+            return self.batch_size
+        most = min(_BATCH_SIZE, num_samples)
+        return max(2, most - most % num_processes)
+
     def training(self, loss: LossSpec, *, num_samples: int) -> TrainingSpec:
         """Return how the run trains on so many pictures.
 
         Raises:
             ValueError: if they do not fill a batch.
         """
-        per_epoch = num_samples // self.batch_size
+        batch_size = self.batch_of(num_samples)
+        per_epoch = num_samples // batch_size
         if per_epoch == 0:
             raise ValueError(
-                f"{num_samples} pictures to train on fill no batch of {self.batch_size}; give a smaller --batch-size"
+                f"{num_samples} pictures to train on fill no batch of {batch_size}; give a smaller --batch-size"
             )
         steps = per_epoch * self.epochs
         warmup = min(round(self.warmup_share * steps), steps - 1)

@@ -74,7 +74,7 @@ class Steps:
         result = train(
             training,
             model=model,
-            batches=self._batches(model, batch_size=_share(spec.batch_size, world)),
+            batches=self._batches(model, batch_size=_share(spec.batch_of(self.data.num_samples, world.size), world)),
             output=spec.output / "run",
             world=world,
             evaluate=self._watch if spec.evaluate_every_steps is not None else None,

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import attrs
 import numpy as np
 import torch
 from drawn_scenes import SHAPES, scenes
+from few_samples import first_samples
 from PIL import Image
 
-from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
+from mobileclip.data import (
+    ImageTextSample,
+    ReinforcedPipelineSpec,
+    crop_augmentation,
+    open_data_set,
+    write_shards,
+)
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
@@ -23,7 +31,7 @@ from mobileclip.progress import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
 
 from .new_shapes import OUTLINES, draw_shape
-from .spec import FinetuneSpec
+from .spec import FinetuneSpec, Kind
 
 TEMPLATE = "a drawing of a {}"
 
@@ -51,17 +59,33 @@ class World:
 
 
 def shrink(spec: FinetuneSpec) -> FinetuneSpec:
-    """Return the choices in a small world made on the spot, with its own defaults for what was not chosen."""
+    """Return the choices in a small world, with its own defaults for what was not chosen.
+
+    Of the data that are named, the first samples are taken; what is not named is made on the spot.
+
+    Raises:
+        ValueError, OSError: if there is no data where some is said to be.
+    """
     folder, world, untouched = Path("outputs") / "tiny" / "finetuning", World(), FinetuneSpec()
-    small: dict[str, Any] = {"templates": (TEMPLATE,), "held_out": 0.4, "learning_rate": 1e-3, "batch_size": 32}
+    small: dict[str, Any] = {"held_out": 0.4, "learning_rate": 1e-3, "batch_size": 32 if spec.data is None else None}
+    if spec.data is None:
+        small["templates"] = (TEMPLATE,)
     small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
+    few = partial(_few, folder / "samples", spec.templates)
+    small["data"] = str(write_new_shapes(folder, world)) if spec.data is None else few(spec.data, spec.kind)
+    if spec.test is not None:
+        small["test"] = few(spec.test, spec.kind)
+    small["old_tasks"] = tuple(few(path, "auto") for path in spec.old_tasks) or write_old_tasks(folder, world)
+    # What is wrong with the data is said before this, which takes a minute.
     if spec.checkpoint is None:
         small["checkpoint"] = str(write_model(folder, world))
-    if spec.data is None:
-        small["data"] = str(write_new_shapes(folder, world))
-    if not spec.old_tasks:
-        small["old_tasks"] = write_old_tasks(folder, world)
     return attrs.evolve(spec, tiny=False, **small)
+
+
+def _few(folder: Path, templates: tuple[str, ...], path: str, kind: Kind) -> str:
+    """Return a copy of the first samples of someone's data."""
+    opened = open_data_set(path, kind=kind, templates=templates)
+    return first_samples(opened.source, folder, opened.name)
 
 
 def tiny_model() -> DualEncoderSpec:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import attrs
 import tyro
 from attrs import validators
-from command_line import reported
+from command_line import reported, show, typed, written_run
+from few_samples import first_samples
 
 from mobileclip.data import Layout, augmentations
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
@@ -49,7 +50,10 @@ class Command:
         batch_size: samples that are encoded at once, with all their augmentations.
         seed: of augmentations and captions.
         dry_run: measure the beginning of the first shard, print what everything will take, and stop.
-        tiny: small models with random weights and, without a source, a few drawn images: the whole path in a minute.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+        tiny: small models with random weights on the first samples of the source, or on a few drawn images without: the
+            whole path in a minute.
     """
 
     source: str | None = None
@@ -68,6 +72,8 @@ class Command:
     batch_size: int | None = None
     seed: int | None = None
     dry_run: bool = False
+    show: bool = False
+    run: Path | None = None
     tiny: bool = False
 
 
@@ -81,9 +87,13 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
         arguments: the command line; None for the process's own.
     """
     prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
-    command = tyro.cli(Command, description="\n\n".join(prose), args=arguments)
     with reported(name, arguments):
-        spec = resolve(recipe, name, command)
+        written, rest = written_run(typed(arguments), ReinforcementSpec)
+        command = tyro.cli(Command, description="\n\n".join(prose), args=rest)
+        spec = resolve(recipe, name, command, written)
+        if command.show:
+            show(spec)
+            return
         if command.dry_run:
             print(estimate(spec))
             return
@@ -92,18 +102,22 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
     print(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
 
 
-def resolve(recipe: Recipe, name: str, command: Command) -> ReinforcementSpec:
-    """Return the recipe's choices with what the command line says instead.
+def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementSpec | None = None) -> ReinforcementSpec:
+    """Return the choices of the recipe, or of a file, with what the command line says instead.
 
     Raises:
         ValueError: if there is no source, or the augmentation is unknown.
     """
-    output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
-    source = command.source
-    if source is None and not command.tiny:
+    if written is not None:
+        spec = attrs.evolve(written, source=command.source or written.source, output=command.output or written.output)
+    elif command.source is None and not command.tiny:
         raise ValueError("--source is missing: the shards, JSON Lines file or folder to reinforce; or try --tiny")
-    spec = recipe(write_scenes(TINY / "scenes") if source is None else source, output)
+    else:
+        output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
+        spec = recipe(command.source or write_scenes(TINY / "scenes"), output)
     if command.tiny:
+        if command.source is not None or written is not None:
+            spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))
         spec = shrink(spec, TINY / "models")
     if command.captioner_weights is not None and isinstance(spec.captioner, CocaCaptioner):
         spec = attrs.evolve(spec, captioner=attrs.evolve(spec.captioner, pretrained=str(command.captioner_weights)))

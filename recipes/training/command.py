@@ -10,15 +10,15 @@ from typing import Annotated
 
 import attrs
 import tyro
-from command_line import reported
+from command_line import reported, show, typed, written_run
 
 from mobileclip.data import ReinforcedPipelineSpec
 from mobileclip.devices import AUTO
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import console
-from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
 
+from .following import Given, following_pipeline, following_training
 from .tiny import tiny_run
 from .validation import measured_on
 
@@ -26,6 +26,8 @@ OUTPUTS = Path("outputs")
 TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
 
 Recipe = Callable[[], RunSpec]
+
+_CONFIG = (tyro.conf.AvoidSubcommands,)
 
 
 @attrs.frozen(kw_only=True)
@@ -42,8 +44,10 @@ class Command:
             checkpoint.
         initial_weights: a checkpoint to start from, in training form and any known layout.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
-        show: print the run's choices as JSON and stop.
-        tiny: two steps with a shallow model on a few drawn scenes: the whole path in a minute, without data.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
+        tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
+            path in a minute. With --initial-weights the model stays as it is.
         pipeline: how the data is read.
         training: how the model is trained.
         row: which of the recipe's runs it is, where it has several.
@@ -56,6 +60,7 @@ class Command:
     initial_weights: Path | None = None
     device: str = AUTO
     show: bool = False
+    run: Path | None = None
     tiny: bool = False
     pipeline: ReinforcedPipelineSpec
     training: TrainingSpec
@@ -73,43 +78,63 @@ def run_recipe(
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    config = (tyro.conf.AvoidSubcommands,)
     description = _as_paragraphs(description or "")
-    if isinstance(recipe, Mapping):
-        rows = {row: ((one.__doc__ or "").partition("\n")[0], _defaults(one, row)) for row, one in recipe.items()}
-        command = tyro.extras.overridable_config_cli(rows, description=description, args=arguments, config=config)
-        recipe, name = recipe[command.row], f"{name}-{command.row}"
-    else:
-        command = tyro.cli(Command, default=_defaults(recipe), description=description, args=arguments, config=config)
     with reported(name, arguments):
-        spec = resolve(recipe(), command)
+        written, rest = written_run(typed(arguments), RunSpec)
+        rows = recipe if isinstance(recipe, Mapping) else {}
+        if written is not None:
+            # The file says which of the rows it is; one that is named names the output.
+            name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
+            chosen, command = written, _parsed(written, description, rest)
+        elif rows:
+            titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
+            defaults = {row: (title, _defaults(rows[row](), rest, row)) for row, title in titles.items()}
+            command = tyro.extras.overridable_config_cli(defaults, description=description, args=rest, config=_CONFIG)
+            chosen, name = rows[command.row](), f"{name}-{command.row}"
+        else:
+            assert not isinstance(recipe, Mapping), "several are rows"
+            chosen = recipe()
+            command = _parsed(chosen, description, rest)
+        spec = resolve(chosen, command)
         if command.show:
-            print(to_json(spec, indent=1))
+            show(spec)
             return
         _train(spec, command, name)
+
+
+def _parsed(chosen: RunSpec, description: str, arguments: Sequence[str]) -> Command:
+    default = _defaults(chosen, arguments)
+    return tyro.cli(Command, default=default, description=description, args=arguments, config=_CONFIG)
 
 
 def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     """Return the recipe's choices with what the command line says instead.
 
     Raises:
-        ValueError: if there is no data.
+        ValueError: if there is no data, or `--tiny` finds none where it is said to be.
     """
-    spec = attrs.evolve(
-        chosen, data=command.pipeline, training=command.training, initial_weights=command.initial_weights
+    data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
+    # The model takes what the data is made as: a size that is changed there is the model's too.
+    image, text = chosen.model.image, chosen.model.text
+    model = attrs.evolve(
+        chosen.model, image=attrs.evolve(image, input=data.image), text=attrs.evolve(text, input=data.text)
     )
+    spec = RunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
     if command.tiny:
         return tiny_run(spec, OUTPUTS / "tiny")
-    if command.data:
-        spec = attrs.evolve(spec, data=attrs.evolve(spec.data, shards=command.data))
     if not spec.data.shards and not command.show:
         raise ValueError(_no_data(spec))
     return spec
 
 
-def _defaults(recipe: Recipe, row: str = "") -> Command:
-    spec = recipe()
-    return Command(pipeline=spec.data, training=spec.training, row=row)
+def _defaults(spec: RunSpec, arguments: Sequence[str], row: str = "") -> Command:
+    given = Given(arguments)
+    return Command(
+        pipeline=following_pipeline(spec.data, given),
+        training=following_training(spec.training, given),
+        initial_weights=spec.initial_weights,
+        row=row,
+    )
 
 
 def _as_paragraphs(header: str) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import attrs
 from reinforcing.tiny import shrink, write_scenes
 
-from mobileclip.data import datacompdr_augmentation, find_card, read_card
+from mobileclip.data import (
+    ReinforcedPipelineSpec,
+    ReinforcementCard,
+    count_samples,
+    datacompdr_augmentation,
+    expand_shards,
+    find_card,
+    read_card,
+)
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
@@ -18,34 +27,54 @@ BATCH_SIZE = 8
 
 
 def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
-    """Return the run made small: two steps of eight scenes with a model of full width and one block a stage.
+    """Return the run made small: two steps of eight samples with a model of full width and one block a stage.
 
     Args:
-        run: the recipe's choices.
-        folder: where scenes, teachers and the reinforced data go, once.
+        run: the recipe's choices; of its data, the first samples are taken. Weights to start from need the whole model.
+        folder: where scenes, teachers and the reinforced data go, once, for a run without data.
+
+    Raises:
+        ValueError: if there is data, and its first shards are missing or hold too little.
     """
+    data, card = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
+    schedule = run.training.schedule
+    training = attrs.evolve(
+        run.training,
+        schedule=CosineSchedule(peak=schedule.peak, final=schedule.final, warmup_steps=1, total_steps=NUM_STEPS),
+        precision="float32",
+        log_every_steps=1,
+    )
+    if card is not None and isinstance(training.loss, DistillingLossSpec):
+        card = card if data.teacher_columns is None else card.in_columns(data.teacher_columns)
+        loss = attrs.evolve(
+            training.loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales
+        )
+        training = attrs.evolve(training, loss=loss)
+    model = run.model if run.initial_weights is not None else shallow(run.model)
+    return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
+
+
+def _first_samples(data: ReinforcedPipelineSpec) -> tuple[ReinforcedPipelineSpec, ReinforcementCard | None]:
+    """Return a shard for every process, in batches that they fill, and the card beside them, where there is one."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    shards = expand_shards(data.shards)[:num_processes]
+    num_samples = count_samples(shards)
+    batch_size = min(BATCH_SIZE, num_samples) // num_processes * num_processes
+    if not batch_size:
+        raise ValueError(f"{', '.join(shards)}: {num_samples} samples are too few to try a run on")
+    small = attrs.evolve(data, shards=shards, batch_size=batch_size, num_samples=num_samples)
+    return small, find_card(str(Path(shards[0]).parent)) if data.reinforced else None
+
+
+def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipelineSpec, ReinforcementCard]:
+    """Return drawn scenes, reinforced on the spot with two teachers, of which a run with one takes the last."""
     reinforced = folder / "reinforced"
     if find_card(reinforced) is None or not list(reinforced.glob("*.tar")):
         reinforce(_reinforcement(folder))
     card = read_card(reinforced)
-    training = attrs.evolve(
-        run.training,
-        schedule=CosineSchedule(
-            peak=run.training.schedule.peak, final=run.training.schedule.final, warmup_steps=1, total_steps=NUM_STEPS
-        ),
-        precision="float32",
-        log_every_steps=1,
-    )
-    columns = None
-    if isinstance(training.loss, DistillingLossSpec):
-        dims, scales = card.teacher_dims, card.teacher_logit_scales
-        if run.data.teacher_columns is not None:
-            columns, dims, scales = (sum(dims[:-1]), sum(dims)), dims[-1:], scales[-1:]
-        loss = attrs.evolve(training.loss, teacher_dims=dims, teacher_logit_scales=scales)
-        training = attrs.evolve(training, loss=loss)
+    columns = None if data.teacher_columns is None else (sum(card.teacher_dims[:-1]), sum(card.teacher_dims))
     shards = tuple(str(path) for path in sorted(reinforced.glob("*.tar")))
-    data = attrs.evolve(run.data, shards=shards, batch_size=BATCH_SIZE, num_workers=0, teacher_columns=columns)
-    return attrs.evolve(run, model=shallow(run.model), data=data, training=training)
+    return attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, teacher_columns=columns), card
 
 
 def shallow(model: DualEncoderSpec) -> DualEncoderSpec:

@@ -225,10 +225,19 @@ def test_spec_round_trips_and_is_registered():
     assert hash(spec) == hash(from_json(to_json(spec), ReinforcedLossSpec))
 
 
+def test_a_choice_alone_is_followed_by_the_others():
+    assert ReinforcedLossSpec(teacher_dims=(8,)).teacher_logit_scales == (100.0,)
+    assert ReinforcedLossSpec(distill_weight=0.0).contrastive_weight == 1.0
+    assert ReinforcedLossSpec(distill_weight=0.5).contrastive_weight == 0.0
+
+
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"teacher_dims": (768,)}, "names 1 teachers and .* names 2; give one logit scale per teacher"),
+        (
+            {"teacher_dims": (8,), "teacher_logit_scales": (100, 100)},
+            "names 1 teachers and .* names 2; give one logit scale per teacher",
+        ),
         ({"teacher_logit_scales": (100,)}, "names 2 teachers and .* names 1; give one"),
         ({"teacher_dims": (), "teacher_logit_scales": ()}, "teacher_dims is empty"),
         ({"teacher_dims": (768, 0)}, "teacher_dims must be positive"),

@@ -96,14 +96,13 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path):
 @pytest.mark.slow
 def test_a_second_signal_leaves_at_once(data, tmp_path):
     """While the first one waits for a batch that never comes."""
-    os.mkfifo(tmp_path / "00000000.tar")
-    process = start(tmp_path, tmp_path / "run", num_steps=NUM_STEPS, num_workers=1)
+    write_data(tmp_path / "data")
+    process = start(tmp_path / "data", tmp_path / "run", num_steps=NUM_STEPS, num_workers=1)
     try:
-        deadline = time.monotonic() + 60
-        while not descendants(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for_steps(process, tmp_path / "run", 1)
         below = descendants(process.pid)
-        assert below
+        for pid in below:
+            os.kill(pid, signal.SIGSTOP)
         for _ in range(2):
             time.sleep(1.5)
             os.kill(process.pid, signal.SIGINT)
@@ -136,10 +135,10 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
     assert "Interrupted" not in errors
     assert "KeyboardInterrupt" not in errors
 
-    killed = start(data, tmp_path, num_steps=NUM_STEPS, num_workers=1, port=port)
-    assert killed.wait(timeout=120) == 0
-    whole = start(data, tmp_path / "whole", num_steps=NUM_STEPS, num_workers=1, port=port)
-    assert whole.wait(timeout=120) == 0
+    for output in (tmp_path, tmp_path / "whole"):
+        ended = start(data, output, num_steps=NUM_STEPS, num_workers=1, port=port)
+        _, errors = ended.communicate(timeout=180)
+        assert ended.returncode == 0, errors[-3000:]
     assert_same(tmp_path, tmp_path / "whole")
 
 

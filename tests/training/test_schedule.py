@@ -51,3 +51,13 @@ def test_long_training_stays_at_the_peak_then_falls():
 def test_a_constant_part_outside_the_run_is_named(constant_steps):
     with pytest.raises(ValueError, match=r"constant_steps \(\d+\) must lie between warmup_steps \(4\) and total_steps"):
         ConstantCosineSchedule(warmup_steps=4, constant_steps=constant_steps, total_steps=20)
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 9, 50, 1999, 2001, 19_999])
+def test_any_length_alone_makes_a_schedule(total_steps):
+    for schedule in (CosineSchedule(total_steps=total_steps), ConstantCosineSchedule(total_steps=total_steps)):
+        assert schedule.warmup_steps <= total_steps / 10
+        assert all(schedule.learning_rate(step) <= schedule.peak for step in (0, total_steps // 2, total_steps))
+    assert CosineSchedule(total_steps=200_000).warmup_steps == 2_000
+    assert ConstantCosineSchedule(total_steps=100, constant_steps=3).warmup_steps == 3
+    assert CosineSchedule(total_steps=10, peak=1e-9).final == 1e-9

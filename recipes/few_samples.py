@@ -1,0 +1,60 @@
+"""The first samples of a person's data, copied aside: what a recipe's `--tiny` works on in place of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from mobileclip.data import ImageTextSample, SkipReport, Source, write_shards
+from mobileclip.serialization import to_json
+
+NUM_SAMPLES = 48
+SAMPLES_PER_SHARD = 12
+NUM_CLASSES = 6
+_MOST_READ = 2_000
+
+
+def first_samples(source: Source, folder: Path, name: str = "data") -> str:
+    """Copy the first samples of a source to a folder of shards, unless that was done, and return the folder.
+
+    Of pictures with classes, as many of each of the first classes.
+
+    Args:
+        source: where they are.
+        folder: where the copies of all sources go.
+        name: of this one's folder.
+
+    Raises:
+        ValueError: if the source is not there, or not one sample can be used.
+    """
+    fingerprints = [to_json(source, unstructure_as=Source), *(unit.fingerprint() for unit in source.units()[:1])]
+    place = folder / blake2b("\0".join(fingerprints).encode(errors="surrogatepass"), digest_size=6).hexdigest() / name
+    if not place.exists():
+        report = SkipReport()
+        samples = list(islice(_by_class(_samples(source, report)), NUM_SAMPLES))
+        if not samples:
+            raise ValueError(f"not one of the first samples can be used: {report}")
+        partial = place.with_suffix(".partial")
+        write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
+        partial.rename(place)
+    return str(place)
+
+
+def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
+    for unit in source.units():
+        yield from unit.read(report)
+
+
+def _by_class(samples: Iterator[ImageTextSample]) -> Iterator[ImageTextSample]:
+    """Yield as many samples of each of the first classes, and all where there are none."""
+    counts: Counter[str] = Counter()
+    for sample in islice(samples, _MOST_READ):
+        label = sample.metadata.get("label")
+        if isinstance(label, str):
+            if (label not in counts and len(counts) == NUM_CLASSES) or counts[label] == NUM_SAMPLES // NUM_CLASSES:
+                continue
+            counts[label] += 1
+        yield sample

@@ -1,0 +1,225 @@
+"""What the recipes' command lines share: runs as JSON, there and back, and a tiny run on a person's own data."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import written_run
+from evaluate import evaluate
+from evaluating import run_recipe as run_evaluation
+from few_samples import NUM_SAMPLES, first_samples
+from finetune import finetune
+from finetuning import run_recipe as run_finetuning
+from reinforce_dfndr2b import reinforce_dfndr2b
+from reinforcing import run_recipe as run_reinforcing
+from training import run_recipe as run_training
+from training.following import Given
+
+from mobileclip.data import as_source, read_samples
+from mobileclip.serialization import from_json
+from mobileclip.training import RunSpec
+from tests.data.samples import encoded
+from tests.recipes.test_reinforcing import RECIPES as REINFORCING
+from tests.recipes.test_training import NAMES, ROWS
+from tests.recipes.test_training import recipes as training_recipes
+
+ROOT = Path(__file__).parents[2]
+
+
+def shown(capsys, run, *arguments):
+    run([*map(str, arguments), "--show"])
+    said = capsys.readouterr()
+    assert said.err == ""
+    json.loads(said.out)
+    return said.out
+
+
+def assert_comes_back(capsys, tmp_path, run, *arguments):
+    """The choices of a command line are those of the file that they were written to, to the letter."""
+    first = shown(capsys, run, *arguments)
+    file = tmp_path / "run.json"
+    file.write_text(first)
+    assert shown(capsys, run, "--run", file) == first
+    assert shown(capsys, run, f"--run={file}") == first
+
+
+@pytest.mark.parametrize("name", [*NAMES, f"{ROWS} one_teacher", f"{ROWS} plain"])
+def test_a_training_comes_back(name, capsys, tmp_path):
+    module, _, row = name.partition(" ")
+    header = importlib.import_module(module)
+
+    def run(arguments):
+        run_training(header.ROWS if module == ROWS else getattr(header, module), module, header.__doc__, arguments)
+
+    row = [row or "ensemble"] if module == ROWS else []
+    changes = ["--data", "s3://user:password@bucket/{0..3}.tar", "é.tar", "--pipeline.seed", "3"]
+    assert_comes_back(capsys, tmp_path, run, *row, *changes, "--training.schedule.peak", "0.1")
+    assert json.loads((tmp_path / "run.json").read_text())["data"]["shards"] == changes[1:3]
+    assert from_json((tmp_path / "run.json").read_text(), RunSpec).training.schedule.peak == 0.1
+
+
+def test_what_is_read_back_may_be_changed(capsys, tmp_path):
+    module = importlib.import_module("train_s2")
+
+    def run(arguments):
+        run_training(module.train_s2, "train_s2", module.__doc__, arguments)
+
+    file = tmp_path / "run.json"
+    file.write_text(shown(capsys, run, "--data", "a.tar", "--training.seed", "4"))
+    changed = from_json(shown(capsys, run, "--run", file, "--pipeline.batch-size", "64"), RunSpec)
+    assert (changed.data.shards, changed.training.seed, changed.data.batch_size) == (("a.tar",), 4, 64)
+
+
+@pytest.mark.parametrize("name", REINFORCING)
+def test_a_reinforcement_comes_back(name, capsys, tmp_path):
+    def run(arguments):
+        run_reinforcing(REINFORCING[name], name, None, arguments)
+
+    assert_comes_back(capsys, tmp_path, run, "--source", "some/{0..3}.tar", "--seed", "5", "--step", "embeddings")
+
+
+def test_a_finetuning_comes_back(capsys, tmp_path):
+    def run(arguments):
+        run_finetuning(finetune(), "Fine-tune.", arguments)
+
+    assert_comes_back(capsys, tmp_path, run, "--data", "birds/", "--freeze", "text", "--alphas", "0.3", "--tiny")
+
+
+def test_an_evaluation_comes_back(capsys, tmp_path):
+    def run(arguments):
+        run_evaluation(evaluate(), "Evaluate.", arguments)
+
+    assert_comes_back(capsys, tmp_path, run, "a.pt", "b=c.pt", "--datasets", "d", "e", "--report", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--run"], "--run needs the name of a file"),
+        (["--run", "missing.json"], "No such file"),
+        (["--run", "broken.json"], "broken.json: this is not JSON"),
+        (["--run", "other.json"], "other.json: this JSON is not a valid RunSpec"),
+        (["--run", "bytes.json"], "bytes.json is no text"),
+    ],
+)
+def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.json").write_text("{")
+    Path("other.json").write_text("{}")
+    Path("bytes.json").write_bytes(b"\xff\xfe")
+    module = importlib.import_module("train_s2")
+    with pytest.raises(SystemExit, match=said):
+        run_training(module.train_s2, "train_s2", module.__doc__, arguments)
+    assert written_run(["--data", "x"], RunSpec) == (None, ["--data", "x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train_s2", ["--training.schedule.total-steps", "1"]),
+        ("train_s2", ["--training.schedule.total_steps=50"]),
+        ("train_b_lt", ["--training.schedule.total-steps", "50"]),
+        ("train_mobileclip2_b", ["--training.schedule.total-steps", "300"]),
+        ("train_s2", ["--training.schedule.peak", "1e-9"]),
+        ("train_s2", ["--pipeline.image.size", "128"]),
+        ("train_vit_b16_12m plain", ["--pipeline.image.size", "128"]),
+        ("train_vit_b16_12m ensemble", ["--pipeline.text.context-length", "32"]),
+        ("train_s2", ["--training.loss.teacher-dims", "512"]),
+        ("train_s2", ["--training.loss.teacher-logit-scales", "50", "60", "70"]),
+        ("train_s2", ["--training.loss.distill-weight", "0"]),
+        ("train_b", ["--training.micro-batch-size", "1000000"]),
+        ("train_b", ["--pipeline.batch-size", "2"]),
+    ],
+)
+def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, capsys):
+    module, _, row = name.partition(" ")
+    header = importlib.import_module(module)
+    recipe = header.ROWS if row else getattr(header, module)
+    spec = from_json(
+        shown(capsys, lambda rest: run_training(recipe, module, header.__doc__, rest), *row.split(), *arguments),
+        RunSpec,
+    )
+    flag, _, value = arguments[0].partition("=")
+    found = spec
+    for part in flag.replace("pipeline", "data").lstrip("-").replace("-", "_").split("."):
+        found = getattr(found, part)
+    values = [value] if value else arguments[1:]
+    assert [float(value) for value in values] == [
+        float(one) for one in (found if isinstance(found, tuple) else [found])
+    ]
+
+
+def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
+    module = importlib.import_module("train_s2")
+    flags = ["--training.schedule.total-steps", "5000", "--training.schedule.warmup-steps", "3000"]
+    run = lambda rest: run_training(module.train_s2, "train_s2", module.__doc__, rest)  # noqa: E731
+    assert from_json(shown(capsys, run, *flags), RunSpec).training.schedule.warmup_steps == 3000
+    assert from_json(shown(capsys, run, *flags[:2]), RunSpec).training.schedule.warmup_steps == 500
+    with pytest.raises(SystemExit):
+        run(["--show", "--training.schedule.total-steps", "many"])
+    assert "many" in capsys.readouterr().err
+    assert Given(["--a", "1", "x", "--b_c=2"]).numbers("--b-c") == [2.0]
+    assert Given(["--a", "1", "x"]).numbers("--a") == []
+
+
+def test_published_choices_do_not_follow_anything():
+    for recipe in training_recipes().values():
+        assert recipe().training.schedule.warmup_steps >= 2000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("train_s2", ["--data", "nowhere/0.tar"]),
+        ("train_vit_b16_12m", ["--data", "nowhere/{0..3}.tar"]),
+        ("reinforce_dfndr2b", ["--source", "nowhere/"]),
+        ("finetune", ["--data", "nowhere/"]),
+        ("finetune", ["--old-tasks", "nowhere/", "--checkpoint", "x.pt"]),
+        ("evaluate", ["--datasets", "nowhere/"]),
+        ("evaluate", ["--data", "nowhere/"]),
+    ],
+)
+def test_a_tiny_run_on_data_that_is_not_there_fails(recipe, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(recipe)
+    runs = {
+        "train_s2": lambda rest: run_training(module.train_s2, recipe, None, rest),
+        "train_vit_b16_12m": lambda rest: run_training(module.ROWS, recipe, None, ["plain", *rest]),
+        "reinforce_dfndr2b": lambda rest: run_reinforcing(reinforce_dfndr2b, recipe, None, rest),
+        "finetune": lambda rest: run_finetuning(finetune(), None, rest),
+        "evaluate": lambda rest: run_evaluation(evaluate(), None, rest),
+    }
+    with pytest.raises(SystemExit) as stopped:
+        runs[recipe](["--tiny", *arguments])
+    assert str(stopped.value).startswith("error: ")
+    assert "nowhere" in str(stopped.value)
+
+
+def test_first_samples_are_few_and_of_several_classes(tmp_path):
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(20):
+            (tmp_path / "data" / name / f"{index}.jpg").write_bytes(encoded(8, 8, index))
+    place = first_samples(as_source(tmp_path / "data"), tmp_path / "few", "insects")
+    samples = list(read_samples(sorted(Path(place).glob("*.tar"))))
+    labels = [sample.metadata["label"] for sample in samples]
+    assert sorted(set(labels)) == ["ant", "bee", "cat"]
+    assert all(labels.count(name) == NUM_SAMPLES // 6 for name in set(labels))
+    assert Path(place).name == "insects"
+    before = {path: path.stat().st_mtime_ns for path in Path(place).iterdir()}
+    assert first_samples(as_source(tmp_path / "data"), tmp_path / "few", "insects") == place
+    assert {path: path.stat().st_mtime_ns for path in Path(place).iterdir()} == before
+
+
+def test_show_in_a_process_of_its_own_writes_json_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes" / "train_s2.py", "--show", "--data", "a.tar"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert from_json(done.stdout, RunSpec).data.shards == ("a.tar",)
