@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.data.image import ImageError, load_image
+from mobileclip.data.image import ImageError
 from mobileclip.identity import ModelIdentity
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import Progress, console
@@ -181,7 +181,7 @@ def embed_files(
     with Progress("encoding images", total=len(paths), unit="images", console=console(shown=bool(paths))) as bar:
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
-            readable = [(path, image) for path in batch if (image := _readable(path, skipped)) is not None]
+            readable = [(path, image) for path in batch if (image := _readable(clip, path, skipped)) is not None]
             kept += [str(path) for path, _ in readable]
             if readable:
                 rows.append(clip.encode_image([image for _, image in readable], batch_size=batch_size).numpy())
@@ -196,9 +196,10 @@ def embed_files(
     return embeddings, skipped
 
 
-def _readable(path: Path, skipped: list[str]) -> Image.Image | None:
+def _readable(clip: ImageTextModel, path: Path, skipped: list[str]) -> Image.Image | None:
+    """Return the part of an image that the model sees, or nothing where it cannot be read or is out of all shape."""
     try:
-        return load_image(path)
+        return Image.fromarray(clip.transform.read_pixels(path))
     except ImageError as error:
         skipped.append(str(error))
         return None

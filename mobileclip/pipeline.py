@@ -97,19 +97,20 @@ class ImageTextModel:
         Raises:
             ImageError: if an image cannot be read; the message names it.
         """
-        from mobileclip.data.image import load_image
-
         several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
 
         def encode(batch: Sequence[object]) -> Tensor:
             sources = cast("Sequence[ImageSource]", batch)
-            pixels = torch.stack([self.transform(load_image(source)) for source in sources]).to(self._like)
+            pixels = torch.stack([self._read(source) for source in sources]).to(self._like)
             if pixels.device.type == "cpu":
                 # Convolutions like channels innermost, and pass the layout on from one to the next.
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             return self.model.encode_image(pixels, normalize=normalize)
 
         return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
+
+    def _read(self, source: ImageSource) -> Tensor:
+        return self.transform.normalize(self.transform.read_pixels(source))
 
     def encode_text(
         self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False

@@ -43,7 +43,9 @@ from mobileclip.data import (
     ReinforcedSample,
     augmentation_rng,
     datacompdr_augmentation,
+    decode_image,
     hash_image,
+    load_image,
     write_shard,
 )
 from mobileclip.data.decode import DECODES, Decode
@@ -51,6 +53,7 @@ from mobileclip.data.operations import OPERATIONS
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
+from mobileclip.terminal import print_table
 
 PICTURES = Path(__file__).parents[1] / "tests" / "golden" / "augment" / "images"
 WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "two", "people", "walking", "home", "cat")
@@ -128,8 +131,7 @@ def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:
     """Return a JPEG: a part of a photo, turned, with a grain at several scales."""
     rng = seeded_rng(seed, "photo", number)
     paths = sorted(PICTURES.glob("*.png"))
-    with Image.open(paths[number % len(paths)]) as opened:
-        image = opened.convert("RGB").rotate(90 * random_index(rng, 4), expand=True)
+    image = load_image(paths[number % len(paths)]).rotate(90 * random_index(rng, 4), expand=True)
     width, height = (round(side * (0.7 + 0.3 * rng.random())) for side in image.size)
     left, top = random_index(rng, image.width - width + 1), random_index(rng, image.height - height + 1)
     scale = longer_side / max(width, height)
@@ -154,8 +156,7 @@ def samples(spec: DataBenchSpec, longer_side: int, quality: int) -> Iterator[Rei
         rng = np.random.default_rng([spec.seed, number])
         key = f"{number:08d}"
         image = photo(number, longer_side, quality=quality, seed=spec.seed)
-        with Image.open(io.BytesIO(image)) as opened:
-            size = opened.size
+        size = decode_image(image).size
         texts = [" ".join(rng.choice(WORDS, int(rng.integers(6, 14)))) for _ in range(6)]
         rows = rng.standard_normal((spec.num_augmentations + 6, spec.dim)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -321,7 +322,6 @@ def bench_data() -> DataBenchSpec:
 
 def run(spec: DataBenchSpec) -> list[Comparison]:
     """Compare, with a bar for how far it is, print the table, and return its rows."""
-    from rich.console import Console
     from rich.table import Table
 
     require_rivals()
@@ -347,7 +347,7 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
     finally:
         torch.set_num_threads(threads)
     # Wider than most: a table that is cut says nothing.
-    Console(width=max(100, Console().width)).print(table)
+    print_table(table)
     return results
 
 

@@ -43,6 +43,7 @@ from mobileclip.data import ImageTransform, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder, MCiSpec
 from mobileclip.evaluation import Benchmark, BenchmarkSample, evaluate_benchmark, open_benchmark, write_benchmark
 from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.terminal import print_table
 
 SETS = (
     "emoji-test_concepts",
@@ -278,7 +279,6 @@ def bench_evaluate() -> EvaluateBenchSpec:
 
 def run(spec: EvaluateBenchSpec) -> None:
     """Compare, and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     if importlib.util.find_spec("clip_benchmark") is None:
@@ -306,7 +306,7 @@ def run(spec: EvaluateBenchSpec) -> None:
         )  # fmt: skip
     table.add_section()
     table.add_row("all", "", "", *_cells(_sum(one.ours for one in done), _sum(one.theirs for one in done)), "")
-    Console(width=max(130, Console().width)).print(table)
+    print_table(table, min_width=130)
 
 
 def _sum(seconds: Iterator[Seconds]) -> Seconds:

@@ -36,6 +36,7 @@ from latency import (
 
 from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.progress import track
+from mobileclip.terminal import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,8 +57,6 @@ def tiny(spec: LatencyBenchSpec) -> LatencyBenchSpec:
 
 def run(spec: LatencyBenchSpec) -> None:
     """Compare what is not in the file of results yet, with a bar for how far it is; write, draw and print all of it."""
-    from rich.console import Console
-
     spec = tiny(spec) if spec.tiny else spec
     require_rivals()
     spec.output.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def run(spec: LatencyBenchSpec) -> None:
         write_results(path, setting, found)
     picture = draw_accuracy(found, title=str(setting), theme=LIGHT)
     (spec.output / "latency.png").write_bytes(to_png(picture))
-    Console(width=max(Console().width, _WIDTH)).print(table_of(found, title=str(setting)))
+    print_table(table_of(found, title=str(setting)), min_width=_WIDTH)
 
 
 def table_of(latencies: list[Latency], *, title: str) -> Table:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mobileclip.losses import LossTerms, ReinforcedLossSpec, dense_loss
 from mobileclip.progress import track
+from mobileclip.terminal import print_table
 
 Side = Literal["dense", "ours"]
 GIB = 2**30
@@ -210,7 +211,6 @@ def bench_loss() -> LossBenchSpec:
 
 def run(spec: LossBenchSpec) -> None:
     """Measure, with a bar for how far it is, and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     require_machine(spec)
@@ -242,7 +242,7 @@ def run(spec: LossBenchSpec) -> None:
             f"{memory / GIB:.2f}",
             f"{memory / (4 * batch**2):.1f}",
         )
-    Console(width=max(100, Console().width)).print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
 from mobileclip.progress import track
 from mobileclip.reparam import LayerScale, reparameterize
+from mobileclip.terminal import print_table
 
 Tower = Literal["image", "text"]
 Rival = Literal["timm", "open_clip"]
@@ -213,7 +214,6 @@ def bench_models() -> ModelBenchSpec:
 
 def run(spec: ModelBenchSpec) -> None:
     """Compare, with a bar for how far it is, and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     if spec.threads is not None:
@@ -231,7 +231,7 @@ def run(spec: ModelBenchSpec) -> None:
         times = (f"{value:.1f}" for value in (result.ours, result.theirs))
         ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
         table.add_row(f"{size} {tower}", rival, str(batch_size), *times, *ratios, f"{result.error:.0e}")
-    Console().print(table)
+    print_table(table, min_width=80)
 
 
 if __name__ == "__main__":

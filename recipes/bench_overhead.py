@@ -49,6 +49,7 @@ from mobileclip.reinforce import (
     TeacherSpec,
     build_ensemble,
 )
+from mobileclip.terminal import print_table
 from mobileclip.training import CosineSchedule, TrainingSpec, World, read_metrics, train
 
 NUM_SAMPLES_OF_12M = 12_800_000
@@ -258,7 +259,6 @@ def scene_samples(spec: OverheadBenchSpec, dims: tuple[int, ...], count: int) ->
 
 def run(spec: OverheadBenchSpec) -> None:
     """Measure and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as name:
@@ -284,7 +284,7 @@ def run(spec: OverheadBenchSpec) -> None:
         hours = NUM_SAMPLES_OF_12M / rate / 3600
         table.add_row(way, f"{rate:.2f}", f"{measured.ratio(way):.3f}", f"{hours:,.0f}")
     title = f"{spec.student}, batch {spec.batch_size}, {spec.device}, {spec.precision}, layout {spec.layout}"
-    Console(width=120).print(title, table, sep="\n", highlight=False)
+    print_table(title, table, min_width=120)
 
 
 if __name__ == "__main__":

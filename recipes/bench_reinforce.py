@@ -35,6 +35,7 @@ from mobileclip.reinforce import (
     normalize_pixels,
     reinforce,
 )
+from mobileclip.terminal import print_table
 
 
 @attrs.frozen(kw_only=True)
@@ -184,7 +185,6 @@ def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_pass
 
 def run(spec: ReinforceBenchSpec) -> float:
     """Measure, print a table, and return the ratio of the medians."""
-    from rich.console import Console
     from rich.table import Table
 
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
@@ -200,7 +200,7 @@ def run(spec: ReinforceBenchSpec) -> float:
         table.add_column(title, justify="right")
     for number, one in enumerate(rounds):
         table.add_row(str(number), f"{one.bare:.1f}", f"{one.job:.1f}", f"{one.job / one.bare:.3f}")
-    Console().print(table)
+    print_table(table, min_width=80)
     return ratio
 
 

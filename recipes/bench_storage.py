@@ -45,6 +45,7 @@ from mobileclip.data.members import parse_reinforced_sample, parse_stored_sample
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.terminal import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -359,9 +360,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _print(table: Table) -> None:
-    from rich.console import Console
 
-    Console(width=max(100, Console().width)).print(table, "")
+    print_table(table, "")
 
 
 def bench_storage() -> StorageBenchSpec:

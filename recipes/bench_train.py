@@ -36,6 +36,7 @@ from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.progress import track
+from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
 from mobileclip.training.objective import Objective
@@ -271,7 +272,6 @@ def bench_train() -> TrainBenchSpec:
 
 def run(spec: TrainBenchSpec) -> None:
     """Compare, with a bar for how far it is, and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     if spec.threads is not None:
@@ -289,7 +289,7 @@ def run(spec: TrainBenchSpec) -> None:
         ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}", f"{result.cpu_ratio:.2f}")
         memory = " / ".join(f"{value / MIB:.0f}" for value in result.memory)
         table.add_row(size, *rates, *ratios, memory, f"{result.error:.0e}")
-    Console().print(table)
+    print_table(table, min_width=80)
 
 
 if __name__ == "__main__":

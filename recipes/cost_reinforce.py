@@ -26,6 +26,7 @@ from random_weights import random_weights
 
 from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
+from mobileclip.terminal import print_table
 
 NUM_SAMPLES = {"12M": 12_800_000, "1B": 1_280_000_000}
 _DIM = 1536
@@ -168,7 +169,6 @@ def _directions(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]
 
 def run(spec: CostSpec) -> None:
     """Measure and print the table."""
-    from rich.console import Console
     from rich.table import Table
 
     rates = measure(spec)
@@ -188,7 +188,7 @@ def run(spec: CostSpec) -> None:
             terabytes = (f"{size * count / 1e12:,.2f}" for size in sizes)
             cells = (str(num_augmentations), str(num_captions), f"{hours:,.0f}", f"{hours * spec.price_per_hour:,.0f}")
             table.add_row(name, *cells, *terabytes)
-    Console(width=140).print(title, table, sep="\n", highlight=False)
+    print_table(title, table, min_width=140)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is assumed where nothing is said: the defaults of every public class and function, as a reader sees them.
+"""What is assumed where nothing is said: defaults, the bounds of specs' fields, and the specs that names stand for.
 
 `python -m tests.defaults` writes them anew.
 """
@@ -10,6 +10,7 @@ import inspect
 import json
 import pkgutil
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -18,11 +19,13 @@ import mobileclip
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
 ROOMS = ("blocks", "encoders", "inference", "losses", "reparam")
+# As attrs writes validators of numbers, lengths and choices.
+_BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")
 _SHOWN = bool | int | float | str | bytes | tuple
 
 
 def defaults(room: str) -> dict[str, dict[str, str]]:
-    """Return, by place and name, a room's defaults that are values: a number, a text, a choice, a spec or several."""
+    """Return, by place and name, a room's defaults that are values, its fields' bounds and its named specs."""
     package = importlib.import_module(f"{mobileclip.__name__}.{room}")
     below = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     found = {}
@@ -32,15 +35,23 @@ def defaults(room: str) -> dict[str, dict[str, str]]:
             if inspect.isclass(thing):
                 methods = [member for member in vars(thing).values() if inspect.isfunction(member)]
                 own += [member for member in methods if not member.__name__.startswith("__")]
-            if not inspect.isfunction(thing) and (not inspect.isclass(thing) or issubclass(thing, dict)):
-                continue
-            parameters = inspect.signature(thing).parameters.values()
-            shown = {
-                parameter.name: repr(parameter.default) for parameter in parameters if _is_value(parameter.default)
-            }
-            if shown:
+            if (inspect.isclass(thing) or inspect.isfunction(thing)) and (shown := _shown(thing)):
                 found[f"{module.__name__.partition('.')[2]}.{thing.__qualname__}"] = shown
     return found
+
+
+def _shown(thing: type | Callable[..., object]) -> dict[str, str]:
+    if inspect.isclass(thing) and issubclass(thing, dict):  # has no signature
+        return {}
+    signature = inspect.signature(thing)
+    defaults = ((parameter.name, parameter.default) for parameter in signature.parameters.values())
+    shown = {name: repr(default) for name, default in defaults if _is_value(default)}
+    for field in attrs.fields(thing) if inspect.isclass(thing) and attrs.has(thing) else ():
+        if bounds := ["".join(found) for found in _BOUND.findall(repr(field.validator))]:
+            shown[f"{field.name} is"] = " and ".join(bounds)
+    if not signature.parameters and str(signature.return_annotation).endswith("Spec"):
+        shown["returns"] = repr(thing())
+    return shown
 
 
 def _is_value(default: object) -> bool:

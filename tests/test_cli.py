@@ -1,6 +1,7 @@
 """The console command, run as people run it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -65,6 +66,21 @@ def test_embed_names_what_it_leaves_out(capsys, small_file, tmp_path):
     assert "torn.png" in err
     with np.load(output) as file:
         assert len(file["image_path"]) == len(file["image_embedding"]) == 3
+
+
+def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_shape(capsys, small_file, tmp_path):
+    for name in ("a.heic", "b.HEIC", ".hidden.png", "notes.txt"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    Image.new("RGB", (1, 200_000)).save(tmp_path / "photos" / "line.png")
+    output = tmp_path / "embeddings.npz"
+    status, out, err = run(capsys, "embed", IMAGES, tmp_path / "photos", "-o", output, "-c", small_file)
+    assert status == 1
+    assert "3 image" in out
+    assert "left out 4 files of the folders" in err
+    assert "1 hidden: .png (1)" in err
+    assert "3 no images by their names: .heic (2), .txt (1)" in err
+    assert re.search(r"line\.png' is 1 x 200000", err)
 
 
 def test_embed_nothing(capsys, small_file):

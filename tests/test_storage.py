@@ -18,15 +18,16 @@ from pathlib import Path
 import pytest
 
 from mobileclip import storage
-from mobileclip.storage import StorageError, backend, web
+from mobileclip.storage import StorageError, StoreLimits
 from tests.stores import s3_server, web_server
 
 DATA = os.urandom(3_000_000)
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(backend, "RETRY_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+def _no_pauses():
+    with storage.use_limits(StoreLimits(retry_delays_seconds=(0.0, 0.0, 0.0))):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -365,9 +366,9 @@ class TestWeb:
             with pytest.raises(OSError, match=r"302|unknown url type"):
                 storage.read_bytes(f"{site.url}/a.bin", limit=9)
 
-    def test_nobody_answers(self, monkeypatch):
-        monkeypatch.setattr(web, "TIMEOUT_SECONDS", 0.2)
-        with socket.socket() as deaf:
+    def test_nobody_answers(self):
+        limits = StoreLimits(answer_seconds=0.2, retry_delays_seconds=(0.0, 0.0, 0.0))
+        with storage.use_limits(limits), socket.socket() as deaf:
             deaf.bind(("127.0.0.1", 0))
             deaf.listen()
             address = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.bin"
@@ -460,6 +461,22 @@ for number in range(1000):
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(work, range(8))) == [DATA[: 1000 * number] for number in range(8)]
+
+    def test_a_store_that_never_answers(self, monkeypatch):
+        """Whatever the store's own package waits for."""
+        import s3fs
+
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+            s3fs.S3FileSystem.clear_instance_cache()
+            limits = StoreLimits(call_seconds=0.3, retry_delays_seconds=(0.0,))
+            started = time.monotonic()
+            with storage.use_limits(limits):
+                for call in (storage.size, storage.exists, storage.list_files, storage.remove):
+                    with pytest.raises(StorageError, match=r"s3://data/a: the store did not answer within 0\.3 s"):
+                        call("s3://data/a")
+            assert time.monotonic() - started < 10
+        s3fs.S3FileSystem.clear_instance_cache()
 
     def test_the_server_goes_away(self, monkeypatch):
         with s3_server(monkeypatch) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip import storage
-from mobileclip.storage import atomic
+from mobileclip.storage import atomic, content
 
 ENTERING = """
 import os, sys, time
@@ -135,6 +136,46 @@ with storage.exclusive(pathlib.Path({str(tmp_path)!r})):
         (tmp_path / "a").write_text("x")
         with pytest.raises(OSError, match=r"a cannot be written to .*choose another output"):
             storage.exclusive(tmp_path / "a").__enter__()
+
+
+class TestContent:
+    def test_it_changes_with_the_content_and_with_nothing_else(self, tmp_path):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"one")
+        before = storage.content_hash(path)
+        assert before == hashlib.sha256(b"one").hexdigest()
+        status = path.stat()
+        path.write_bytes(b"two")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert storage.fingerprint(path) == f"{status.st_size}-{status.st_mtime_ns}", "which cannot see it"
+        assert storage.content_hash(path) == hashlib.sha256(b"two").hexdigest()
+        os.utime(path, (0, 0))
+        (tmp_path / "b.bin").write_bytes(b"two")
+        assert storage.content_hashes([path, tmp_path / "b.bin", tmp_path / "c"]) == [
+            *[hashlib.sha256(b"two").hexdigest()] * 2,
+            "missing",
+        ]
+
+    def test_a_file_that_nobody_touched_is_read_once(self, tmp_path, monkeypatch):
+        path = tmp_path / "a.bin"
+        path.write_bytes(b"one")
+        monkeypatch.setattr(content, "_SETTLED_SECONDS", -1.0)
+        before = storage.content_hash(path)
+        monkeypatch.setattr(content, "_read", lambda _: pytest.fail("it was read again"))
+        assert storage.content_hash(path) == before
+        path.chmod(0o600)
+        with pytest.raises(pytest.fail.Exception):
+            storage.content_hash(path)
+
+
+def test_limits_are_held_for_all_threads_and_given_back():
+    with ThreadPoolExecutor(1) as pool:
+        before = storage.store_limits()
+        with storage.use_limits(storage.StoreLimits(stall_seconds=1.0)):
+            assert pool.submit(storage.store_limits).result().stall_seconds == 1.0
+        assert pool.submit(storage.store_limits).result() == before
+    with pytest.raises(ValueError, match="stall_seconds"):
+        storage.StoreLimits(stall_seconds=0.0)
 
 
 class TestAtomic:

@@ -23,6 +23,8 @@ Encode = Callable[[Array], Array]
 FORMAT_VERSION = 1
 # What an export in each precision must keep of the model's own embeddings.
 LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.98}
+# Pillow knows many more; one of them starts Ghostscript, whatever the file is called.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -79,13 +81,16 @@ def read_picture(path: Path) -> Image.Image:
 
     Transparency is dropped, not blended, and 16 bits a channel are scaled to 8, as the models were trained.
 
+    Pictures from strangers may cost a lot of time and memory: limit what you take before you call this.
+
     Raises:
-        OSError: if it is no picture, or a broken one.
+        OSError: if it is no picture in one of `IMAGE_FORMATS`, or a broken one.
     """
-    with Image.open(path) as opened:
+    Image.init()
+    with Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode.startswith("I"):
-            values = np.asarray(picture).astype(np.int64)
+            values = np.asarray(picture).astype(np.uint32)
             return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
         return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 

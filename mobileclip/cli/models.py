@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -12,7 +12,9 @@ from mobileclip.cli.checks import require_at_least, require_file, require_there,
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+if TYPE_CHECKING:
+    from mobileclip.data.skips import Skip
+
 DEFAULT_MODEL = "mobileclip_s0"
 
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
@@ -84,7 +86,8 @@ def embed(
     that cannot be read are named, counted and left out; the exit status is then 1.
 
     Args:
-        inputs: image files, and folders that are searched for image files.
+        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder or not
+            called like an image is left out and counted.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
@@ -103,7 +106,7 @@ def embed(
     if overwrite and append:
         raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
-    paths = without_repeats(path for given in inputs for path in _images_at(given))
+    paths = _images_at(inputs)
     lines = [] if texts is None else read_texts(texts)
     if not paths and not lines:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
@@ -220,11 +223,18 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
     say_json(describe(model), indent=2)
 
 
-def _images_at(path: Path) -> list[Path]:
-    require_there(path, "an image file, or a folder with images")
-    if not path.is_dir():
-        return [path]
-    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return images
+def _images_at(inputs: tuple[Path, ...]) -> list[Path]:
+    from mobileclip.data.image_files import describe_left_out, find_images
+
+    images: list[Path] = []
+    left_out: list[Skip] = []
+    for given in inputs:
+        require_there(given, "an image file, or a folder with images")
+        found, others = find_images(given)
+        images += found
+        left_out += others
+    if left_out:
+        say(f"left out {len(left_out):,} files of the folders:", error=True)
+        for line in describe_left_out(left_out):
+            say(f"  {line}", error=True)
+    return without_repeats(images)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.augmentation import AugmentationSpec
@@ -17,6 +18,8 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 CARD = "reinforcement.json"
+# A card has a few teachers and a few counts.
+_MAX_BYTES = 2**24
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -34,7 +37,7 @@ class TeacherEntry:
 
     name: str
     weights_sha256: str
-    dim: int
+    dim: int = attrs.field(validator=validators.gt(0))
     logit_scale: float
     image: ImageInput
     spec: Mapping[str, Any] | None = attrs.field(default=None, eq=False)
@@ -80,13 +83,13 @@ class ReinforcementCard:
     teachers: tuple[TeacherEntry, ...] = ()
     captioners: tuple[CaptionerEntry, ...] = ()
     augmentation: AugmentationSpec | None = None
-    num_augmentations: int = 0
+    num_augmentations: int = attrs.field(default=0, validator=validators.ge(0))
     seed: int = 0
     layout: Layout
     versions: Mapping[str, str] = attrs.field(factory=dict, eq=False)
-    num_shards: int = attrs.field(default=0, eq=False)
-    num_samples: int = attrs.field(default=0, eq=False)
-    num_bytes: int = attrs.field(default=0, eq=False)
+    num_shards: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_samples: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_bytes: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict, eq=False)
 
     @property
@@ -162,8 +165,10 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
     path = storage.join(os.fspath(directory), CARD)
     if not storage.exists(path):
         return None
-    with storage.open_read(path) as stream:
-        return from_json(stream.read().decode(), ReinforcementCard)
+    try:
+        return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), ReinforcementCard)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:

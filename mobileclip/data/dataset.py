@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +16,7 @@ from mobileclip.data.examples import Example, ExampleMaker
 from mobileclip.data.members import parse_sample, parse_stored_sample
 from mobileclip.data.order import OrderedSample, Reader, SampleOrder
 from mobileclip.data.shards import parse
-from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.data.skips import Skip, attempt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +73,7 @@ class ShardDataset(IterableDataset[Chunk]):
         self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._batch_size = spec.batch_size
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
+        self._limits = attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
         self._maker = ExampleMaker(spec, tokenizer=tokenizer, teacher_dim=teacher_dim)
         self._order = SampleOrder(
             shards=tuple(shards),
@@ -79,6 +81,7 @@ class ShardDataset(IterableDataset[Chunk]):
             seed=spec.seed,
             shuffle=spec.shuffle,
             shuffle_buffer=spec.shuffle_buffer,
+            limits=self._limits,
         )
         self._world = world
         self._known = known
@@ -96,7 +99,7 @@ class ShardDataset(IterableDataset[Chunk]):
     def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:
         skips: list[Skip] = []
         places: list[tuple[str, str]] = []
-        examples: list[Example] = []
+        examples: list[tuple[OrderedSample, Example]] = []
         samples = self._order.samples(epoch, reader, skips.append)
         for _ in range(num_passed):
             consumed = self._pass_over(samples, epoch)
@@ -117,13 +120,43 @@ class ShardDataset(IterableDataset[Chunk]):
                     raise ValueError(f"{MAX_VAIN} samples in a row cannot be used, the last ({name}): {last.reason}")
                 continue
             num_vain = 0
-            examples.append(example)
+            examples.append((sample, example))
             if len(examples) == self._batch_size:
-                batch = self._maker.collate(_taken(examples))
-                yield Chunk(batch=batch, skips=_taken(skips), places=_taken(places))
-        if examples or skips:
-            rest = self._maker.collate(examples) if examples else None
+                batch = self._collated(examples, skips.append, places.append)
+                if batch is not None:
+                    examples.clear()
+                    yield Chunk(batch=batch, skips=_taken(skips), places=_taken(places))
+        rest = None
+        while examples and rest is None:
+            rest = self._collated(examples, skips.append, places.append)
+        if rest is not None or skips:
             yield Chunk(batch=rest, skips=tuple(skips), places=tuple(places))
+
+    def _collated(
+        self,
+        examples: list[tuple[OrderedSample, Example]],
+        on_skip: Callable[[Skip], None],
+        on_place: Callable[[tuple[str, str]], None],
+    ) -> ReinforcedBatch | None:
+        """Return the batch of the examples, or None after taking those away that stand in its way."""
+        try:
+            return self._maker.collate([example for _, example in examples])
+        except Exception:
+            usable = [pair for pair in examples if self._alone(*pair, on_skip) is not None]
+            if len(usable) == len(examples):
+                raise
+            for pair in examples:
+                if not any(pair is one for one in usable):
+                    on_place(pair[0].place)
+            examples[:] = usable
+            return None
+
+    def _alone(
+        self, sample: OrderedSample, example: Example, on_skip: Callable[[Skip], None]
+    ) -> ReinforcedBatch | None:
+        return attempt(
+            partial(self._maker.collate, [example]), key=sample.raw.key, shard=sample.raw.shard, on_skip=on_skip
+        )
 
     def _pass_over(self, samples: Iterator[OrderedSample], epoch: int) -> list[OrderedSample]:
         """Return the samples that made the next batch, as many as there are, without looking into them."""
@@ -132,14 +165,11 @@ class ShardDataset(IterableDataset[Chunk]):
 
     def _example(self, sample: OrderedSample, epoch: int, on_skip: Callable[[Skip], None]) -> Example | None:
         raw = sample.raw
-        parsed = parse(raw, self._parser, on_skip)
-        if parsed is None:
-            return None
-        try:
-            return self._maker.example(parsed, epoch, sample.draw)
-        except BadSampleError as error:
-            on_skip(Skip(reason=error.reason, key=raw.key, shard=raw.shard, detail=error.detail))
-            return None
+
+        def example(key: str, members: Mapping[str, bytes]) -> Example:
+            return self._maker.example(self._parser(key, members, self._limits), epoch, sample.draw)
+
+        return parse(raw, example, on_skip)
 
 
 def _taken(items: list[T]) -> tuple[T, ...]:

@@ -37,7 +37,7 @@ class SourceImage:
     def __init__(self, data: bytes, limits: ImageLimits = LIMITS) -> None:
         self._data = data
         self._limits = limits
-        self._frame = read_frame(data)
+        self._frame = read_frame(data, limits.num_parts)
         if self._frame is not None:
             try:
                 self._frame.check(data, limits, "the image")

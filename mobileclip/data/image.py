@@ -71,8 +71,25 @@ class ImageTransform:
                 f"expected a PIL image, got {type(image).__name__}; load_image opens paths, bytes and files, "
                 "PIL.Image.fromarray takes arrays"
             )
+        return self._pixels(image, _name(image))
+
+    def read_pixels(self, source: ImageSource, *, limits: ImageLimits = LIMITS) -> Pixels:
+        """Return the resized and cropped pixels of an image that is read as `load_image` does, upright.
+
+        Shape: an image -> (size, size, 3), uint8.
+
+        Args:
+            source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image.
+            limits: of the work and memory that it may cost.
+
+        Raises:
+            ImageError: if it cannot be read or has an extreme shape; the message names the source.
+        """
+        return self._pixels(load_image(source, limits=limits), _name(source))
+
+    def _pixels(self, image: Image.Image, name: str) -> Pixels:
         size = self.image_input.size
-        width, height = _resized(image, size)
+        width, height = _resized(image, size, name)
         resized = load_image(image).resize((width, height), _FILTERS[self.image_input.interpolation])
         left, top = round((width - size) / 2), round((height - size) / 2)
         return np.array(resized.crop((left, top, left + size, top + size)))
@@ -205,16 +222,16 @@ def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
     return scaled
 
 
-def _resized(image: Image.Image, size: int) -> tuple[int, int]:
+def _resized(image: Image.Image, size: int, name: str) -> tuple[int, int]:
     """Return width and height of the image with `size` as its shorter side; the longer is cut to whole pixels."""
     short, long = sorted(image.size)
     if short == 0:
-        raise ImageError("extreme_shape", f"{_name(image)} is {image.width} x {image.height}: it has no pixels")
+        raise ImageError("extreme_shape", f"{name} is {image.width} x {image.height}: it has no pixels")
     resized = int(size * long / short)
     if size * resized > _MAX_RESIZED_PIXELS:
         raise ImageError(
             "extreme_shape",
-            f"{_name(image)} is {image.width} x {image.height}, and would be resized to {size} x {resized} pixels "
+            f"{name} is {image.width} x {image.height}, and would be resized to {size} x {resized} pixels "
             "before the centre is taken; crop it first",
         )
     return (size, resized) if image.width <= image.height else (resized, size)

@@ -17,6 +17,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.image_scan import Scan, scan_shard, storable
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.workers import Mapper
 from mobileclip.progress import Progress, console
 
@@ -228,7 +229,9 @@ class ImageIndex:
         rows = self._database.execute("SELECT path, fingerprint, num_images FROM shard ORDER BY place").fetchall()
         return hashlib.sha256(json.dumps([self.by, rows]).encode()).hexdigest()[:16]
 
-    def update(self, shards: Sequence[str], *, hashed: bool, share: Mapper, show_progress: bool) -> None:
+    def update(
+        self, shards: Sequence[str], *, hashed: bool, share: Mapper, show_progress: bool, limits: SampleLimits
+    ) -> None:
         """Make this the index of these shards, reading those that are new or have changed.
 
         Args:
@@ -236,6 +239,7 @@ class ImageIndex:
             hashed: whether to read and hash the images, as `placeholders` needs it, and not the headers alone.
             share: reads several shards at once, or one after another as `map`.
             show_progress: show a bar with the speed and the time left.
+            limits: of what is read of a sample.
         """
         fingerprints = {shard: _fingerprint(shard) for shard in shards}
         known = {
@@ -259,7 +263,7 @@ class ImageIndex:
         with Progress(
             "indexing images", total=len(shards), done=len(shards) - len(pending), unit="keys", console=screen
         ) as bar:
-            for scan in share(partial(scan_shard, by=self.by, hashed=hashed), pending):
+            for scan in share(partial(scan_shard, by=self.by, hashed=hashed, limits=limits), pending):
                 self._add(scan, places[scan.shard], fingerprints[scan.shard], hashed=hashed)
                 bar.advance(count=len(scan.rows))
         with self._transaction():
@@ -301,6 +305,7 @@ def build_image_index(
     hashed: bool = True,
     share: Mapper = map,
     show_progress: bool = False,
+    limits: SampleLimits = SAMPLE_LIMITS,
 ) -> ImageIndex:
     """Return the index of the images in shards, reading what an earlier run has not.
 
@@ -311,13 +316,14 @@ def build_image_index(
         hashed: whether to read and hash the images too, which finds placeholders, and not the headers alone.
         share: reads several shards at once, or one after another as `map`.
         show_progress: show a bar with the speed and the time left.
+        limits: of what is read of a sample.
 
     Raises:
         ValueError: if the file is no index or one by another key, or none of the shards can be read.
     """
     index = ImageIndex(path, by)
     try:
-        index.update(shards, hashed=hashed, share=share, show_progress=show_progress)
+        index.update(shards, hashed=hashed, share=share, show_progress=show_progress, limits=limits)
         _check_images(index.counts(), shards, by)
     except BaseException:
         index.close()

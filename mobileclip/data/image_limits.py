@@ -58,6 +58,15 @@ class ImageLimits:
     num_parts: int = _count(100_000)
     num_bytes: int = _count(1024 * MIB)
 
+    def check_file(self, num_bytes: int, name: str) -> None:
+        """Raise unless a file of this many bytes may be looked at.
+
+        Raises:
+            ImageError: with the reason `too_large`.
+        """
+        if num_bytes > self.num_file_bytes:
+            raise ImageError("too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit of a file")
+
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise unless an image of this size may be decoded.
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from mobileclip.data.image_formats import ImageFormat, find_format, format_names
 from mobileclip.data.image_limits import ImageError, ImageLimits
-from mobileclip.data.image_parts import prepare
+from mobileclip.data.image_parts import Prepared, prepare
 from mobileclip.data.orientation import read_orientation
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -27,12 +27,22 @@ class OpenedImage:
     Args:
         image: Pillow's.
         kind: its format.
-        orientation: how it is turned, from 1 to 8; a TIFF is turned upright by its decoder.
+        prepared: what its decoder gets.
     """
 
     image: Image.Image
     kind: ImageFormat
-    orientation: int
+    prepared: Prepared
+
+    @property
+    def orientation(self) -> int:
+        """How it is turned, from 1 to 8; notes behind the pixels are known once it is decoded.
+
+        A TIFF is turned upright by its decoder.
+        """
+        if self.kind.name == "TIFF":
+            return 1
+        return read_orientation(self.prepared.exif or _exif(self.image), self.prepared.xmp or _xmp(self.image))
 
 
 def read_image_file(source: str | Path | BinaryIO, limits: ImageLimits, name: str) -> bytes:
@@ -76,8 +86,7 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
     Raises:
         ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
     """
-    if len(data) > limits.num_file_bytes:
-        raise ImageError("too_large", f"{name} has more than {limits.num_file_bytes:,} bytes, the limit")
+    limits.check_file(len(data), name)
     kind = find_format(data)
     if kind is None:
         raise ImageError(
@@ -94,13 +103,12 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
         decoding = num_pixels * (stored + kind.num_held) + prepared.num_work_bytes
         converting = num_pixels * (stored + kind.num_held + _conversion_bytes(image, kind))
         limits.check_bytes(max(decoding, converting) + len(data) + len(prepared.data), name)
-        exif, xmp = prepared.exif or _exif(image), prepared.xmp or _xmp(image)
     except ImageError:
         raise
     except Exception as error:
         # Plug-ins raise anything on broken bytes.
         raise image_error(error, name) from error
-    return OpenedImage(image=image, kind=kind, orientation=1 if kind.name == "TIFF" else read_orientation(exif, xmp))
+    return OpenedImage(image=image, kind=kind, prepared=prepared)
 
 
 def image_error(error: Exception, name: str) -> ImageError:

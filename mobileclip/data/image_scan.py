@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Iterator
 from typing import IO
@@ -12,10 +11,10 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS
-from mobileclip.data.tar import TarMember, split_name, tar_members
-
-# No image has a gigabyte; a forged header must not make us ask for the memory.
-_MAX_BYTES = 2**30
+from mobileclip.data.json_object import parse_object
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.skips import BadSampleError
+from mobileclip.data.tar import TarMember, read_content, split_name, tar_members
 
 # Key, extension, start and size of the image, start and size of the caption, the first 8 bytes of the image's SHA-256.
 Row = tuple[str | int | None, ...]
@@ -51,37 +50,38 @@ class Scan:
     unreachable: bool = False
 
 
-def scan_shard(shard: str, *, by: str, hashed: bool) -> Scan:
+def scan_shard(shard: str, *, by: str, hashed: bool, limits: SampleLimits = SAMPLE_LIMITS) -> Scan:
     """Return what an index needs to know of a shard, of all that comes before a break, if there is one.
 
     Args:
         shard: path or address of an uncompressed tar file.
         by: `key`, or the field of the samples' JSON that is the key.
         hashed: whether to read and hash the images.
+        limits: of what is read; members beyond them are passed over.
     """
     scan = Scan(shard=shard)
     try:
         with storage.open_read(shard) as stream:
-            for sample in _samples(stream, by=by, hashed=hashed):
+            for sample in _samples(stream, by=by, hashed=hashed, limits=limits):
                 extension = next((extension for extension in IMAGE_EXTENSIONS if extension in sample.images), None)
                 if extension is None:
                     continue
-                key = storable(sample.key) if by == "key" else _field(sample.metadata, by)
+                key = storable(sample.key) if by == "key" else _field(sample.metadata, by, limits)
                 if key is None:
                     scan.num_without += 1
                     continue
                 image, text = sample.images[extension], sample.text
                 place = (None, None) if text is None else (text.offset, text.size)
                 scan.rows.append((key, extension, image.offset, image.size, *place, sample.hash.get(extension)))
-    except (tarfile.TarError, EOFError) as error:
-        scan.problem = str(error)
-    except OSError as error:
-        scan.problem = f"{type(error).__name__}: {error}"
-        scan.unreachable = True
+    except tarfile.TarError as error:
+        scan.problem = storage.printable(error)
+    except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+        scan.problem = storage.printable(storage.without_secrets(f"{type(error).__name__}: {error}"))
+        scan.unreachable = isinstance(error, OSError)
     return scan
 
 
-def _samples(stream: IO[bytes], *, by: str, hashed: bool) -> Iterator[_Sample]:
+def _samples(stream: IO[bytes], *, by: str, hashed: bool, limits: SampleLimits) -> Iterator[_Sample]:
     """Yield what is whole: where the archive breaks off, the last sample may lack something."""
     sample: _Sample | None = None
     for member in tar_members(stream):
@@ -93,14 +93,13 @@ def _samples(stream: IO[bytes], *, by: str, hashed: bool) -> Iterator[_Sample]:
             if sample is not None:
                 yield sample
             sample = _Sample(key)
-        _enter(sample, extension, member, stream, by=by, hashed=hashed)
+        if member.size <= (limits.text_bytes if extension == "json" else limits.member_bytes):
+            _enter(sample, extension, member, stream, by=by, hashed=hashed)
     if sample is not None:
         yield sample
 
 
 def _enter(sample: _Sample, extension: str, member: TarMember, stream: IO[bytes], *, by: str, hashed: bool) -> None:
-    if member.size > _MAX_BYTES and extension in (*IMAGE_EXTENSIONS, "txt", "json"):
-        raise tarfile.ReadError(f"{member.name} is said to have {member.size} bytes")
     if extension in IMAGE_EXTENSIONS:
         sample.images[extension] = member
         if hashed:
@@ -114,16 +113,13 @@ def _enter(sample: _Sample, extension: str, member: TarMember, stream: IO[bytes]
 
 def _content(stream: IO[bytes], member: TarMember) -> bytes:
     stream.seek(member.offset)
-    content = stream.read(member.size)
-    if len(content) < member.size:
-        raise tarfile.ReadError(f"the archive ends within {member.name}")
-    return content
+    return read_content(stream, member)
 
 
-def _field(metadata: bytes | None, name: str) -> str | None:
+def _field(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
     try:
-        value = json.loads(metadata or b"{}")[name]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        value = parse_object(metadata or b"{}", "json", limit=limits.text_bytes).get(name)
+    except BadSampleError:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None

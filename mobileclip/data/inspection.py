@@ -17,7 +17,7 @@ from mobileclip.data.embeddings import Embeddings
 from mobileclip.data.members import RECORD, parse_reinforced_sample, parse_sample
 from mobileclip.data.operations import OPERATIONS
 from mobileclip.data.sample import ImageTextSample, ReinforcedSample, check_source_image, decode_image, hash_image
-from mobileclip.data.shards import RawSample, read_shard
+from mobileclip.data.shards import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
     shard = os.fspath(shard)
     raw = _find(shard, key)
     reinforced = "paug.json" in raw.members or RECORD in raw.members
-    sample = (parse_reinforced_sample if reinforced else parse_sample)(raw.key, raw.members)
+    skips: list[Skip] = []
+    sample = parse(raw, parse_reinforced_sample if reinforced else parse_sample, skips.append)
+    if sample is None:
+        raise ValueError(f"{skips[0].key}: {skips[0].reason}: {skips[0].detail}")
     image, problem = _decode(sample)
     card = find_card(shard.removesuffix(storage.file_name(shard)) or ".")
     teachers = _teachers(sample, card)

@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO
@@ -24,9 +25,11 @@ from mobileclip.data.image_index import ImageIndex, IndexedImage, build_image_in
 from mobileclip.data.image_scan import storable
 from mobileclip.data.join_checks import check_joined, has_caption
 from mobileclip.data.join_report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
+from mobileclip.data.sample import check_key, is_showable
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, expand_shards, read_shard
-from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.data.tar import write_end, write_member
+from mobileclip.data.skips import BadSampleError, Skip, attempt
+from mobileclip.data.tar import read_up_to, write_end, write_member
 from mobileclip.data.workers import workers
 from mobileclip.progress import Progress, console
 from mobileclip.strict import strict
@@ -58,6 +61,7 @@ class JoinSpec:
         drop_placeholders: leave samples out whose image is a placeholder.
         check_images: decode every image, and leave samples out whose image is broken.
         num_workers: number of processes; the result does not depend on it.
+        sample_limits: of what is read of a sample.
 
     Raises:
         ValueError: if choices contradict each other.
@@ -72,6 +76,7 @@ class JoinSpec:
     drop_placeholders: bool = False
     check_images: bool = False
     num_workers: int = attrs.field(default=1, validator=validators.ge(1))
+    sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
         if self.placeholder_threshold == 1:
@@ -117,6 +122,7 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
             hashed=hashed,
             share=share,
             show_progress=show_progress,
+            limits=spec.sample_limits,
         ) as index,
     ):
         placeholders = index.placeholders(spec.placeholder_threshold) if hashed else {}
@@ -200,7 +206,7 @@ class _Job:
         path = storage.join(self.spec.output, name)
         with ImageIndex(self.index, self.spec.by) as index, closing(_ImageReader()) as reader:
             joined = _Shard(spec=self.spec, index=index, reader=reader, dropped=self.dropped)
-            _write(path, joined.samples(read_shard(source, problems.append)))
+            _write(path, joined.samples(read_shard(source, problems.append, self.spec.sample_limits)))
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
             source="" if problems else fingerprint,
@@ -252,19 +258,23 @@ class _Shard:
         return sample.members.get("url.txt", b"").decode(errors="backslashreplace").strip()
 
     def _usable(self, sample: RawSample, image: IndexedImage | None, content: _Content) -> dict[str, bytes] | None:
-        try:
-            members = self._members(sample, image, content)
-        except BadSampleError as error:
-            self.left_out.append((storable(sample.key), error.reason))
-            return None
-        self.num_joined += 1
+        members = attempt(
+            partial(self._members, sample, image, content),
+            key=sample.key,
+            shard=sample.shard,
+            on_skip=lambda skip: self.left_out.append((skip.key, skip.reason)),
+        )
+        self.num_joined += members is not None
         return members
 
     def _members(self, sample: RawSample, image: IndexedImage | None, content: _Content) -> dict[str, bytes]:
         if image is not None:
             self.numbers.append(image.number)
-        if sample.duplicates:
-            raise BadSampleError("duplicate_member", f"{', '.join(sample.duplicates)} is there more than once")
+        if sample.problem is not None:
+            raise sample.problem
+        check_key(sample.key)
+        if not all(map(is_showable, sample.members)):
+            raise BadSampleError("bad_member", "the name of a member has control characters")
         if sample.key in self.keys:
             raise BadSampleError("repeated_key", "another sample of the shard has its key")
         self.keys.add(sample.key)
@@ -275,9 +285,9 @@ class _Shard:
         if image.hash in self.dropped:
             raise BadSampleError("placeholder", "its image stands under many keys")
         data, caption = content[image.number]
-        check_joined(sample.members, data, decode=self.spec.check_images)
+        check_joined(sample.members, data, decode=self.spec.check_images, limits=self.spec.sample_limits)
         members = {**sample.members, image.extension: data}
-        if not has_caption(members):
+        if not has_caption(members, self.spec.sample_limits):
             if caption is None:
                 raise BadSampleError("no_caption", "neither side has a caption")
             members["txt"] = caption
@@ -346,7 +356,7 @@ class _ImageReader:
 
 def _read_at(stream: IO[bytes], start: int, size: int, shard: str) -> bytes:
     stream.seek(start)
-    content = stream.read(size)
+    content = read_up_to(stream, size)
     if len(content) < size:
         raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
     return content

@@ -10,23 +10,26 @@ from typing import Any
 from mobileclip.data.compact import CompactRecord
 from mobileclip.data.image import LIMITS, ImageError
 from mobileclip.data.image_opening import open_image
+from mobileclip.data.json_object import parse_object
 from mobileclip.data.members import RECORD, json_captions
 from mobileclip.data.sample import decode_image, hash_image
+from mobileclip.data.sample_limits import SampleLimits
 from mobileclip.data.skips import BadSampleError
 
 
-def check_joined(members: Mapping[str, bytes], image: bytes, *, decode: bool) -> None:
+def check_joined(members: Mapping[str, bytes], image: bytes, *, decode: bool, limits: SampleLimits) -> None:
     """Raise unless the image fits the augmentations: its hash and size where they are stated, and every crop inside.
 
     Args:
         members: of the reinforced sample.
         image: the encoded image.
         decode: whether to decode it to its end, and not its header alone.
+        limits: of what is read.
 
     Raises:
         BadSampleError: with the reason `wrong_image`, that of the decoder, or that of a malformed member.
     """
-    stored = _augmentations(members)
+    stored = _augmentations(members, limits)
     expected = stored.get("image_sha256")
     if expected is not None and hash_image(image) != expected:
         raise BadSampleError("wrong_image", f"its SHA-256 is not {str(expected)[:12]}")
@@ -38,26 +41,20 @@ def check_joined(members: Mapping[str, bytes], image: bytes, *, decode: bool) ->
         raise BadSampleError("wrong_image", f"a crop leaves its {width}x{height} pixels")
 
 
-def has_caption(members: Mapping[str, bytes]) -> bool:
+def has_caption(members: Mapping[str, bytes], limits: SampleLimits) -> bool:
     """Return whether a sample has a real caption."""
     if "txt" in members:
         return True
     try:
-        return bool(json_captions(json.loads(members.get("json", b"{}"))))
-    except (ValueError, AttributeError, RecursionError):
+        return bool(json_captions(parse_object(members.get("json", b"{}"), "json", limit=limits.text_bytes)))
+    except BadSampleError:
         return False
 
 
-def _augmentations(members: Mapping[str, bytes]) -> Mapping[str, Any]:
-    try:
-        if RECORD in members:
-            stored = CompactRecord(members[RECORD]).content.get("paug.json")
-        else:
-            stored = json.loads(members.get("paug.json", b"{}"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, BadSampleError):
-            raise
-        raise BadSampleError("bad_json", f"paug.json is not JSON: {error}") from None
+def _augmentations(members: Mapping[str, bytes], limits: SampleLimits) -> Mapping[str, Any]:
+    if RECORD not in members:
+        return parse_object(members.get("paug.json", b"{}"), "paug.json", limit=limits.text_bytes)
+    stored = CompactRecord(members[RECORD]).content.get("paug.json")
     if not isinstance(stored, dict):
         raise BadSampleError("bad_json", f"paug.json holds {type(stored).__name__}, expected an object")
     return stored

@@ -25,8 +25,6 @@ _SEVERAL_PICTURES = b"MPF\0"
 # Bytes between segments, fill bytes, stuffed ones and restarts are passed over, as decoders do.
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BLOCK = 8
-# No camera writes as many; what has more is looked at with the limits in hand.
-_MAX_SEGMENTS = 2000
 _COEFFICIENT_BYTES = 2
 
 
@@ -69,6 +67,7 @@ class JpegFrame:
             ImageError: if it has more pixels or scans than the limits allow, or takes more memory.
         """
         num_pixels = self.width * self.height
+        limits.check_file(len(data), name)
         limits.check_pixels(self.width, self.height, name)
         if self.row_group is None:
             limits.check_scans(_num_scans(data, self, limits, name), num_pixels, name)
@@ -92,10 +91,15 @@ class BareJpeg:
     xmp: bytes | None
 
 
-def read_frame(data: bytes) -> JpegFrame | None:
-    """Return the frame of a JPEG of 8 bits, grey or of three colours; None of anything else, or of several pictures."""
+def read_frame(data: bytes, max_segments: int = 100_000) -> JpegFrame | None:
+    """Return the frame of a JPEG of 8 bits, grey or of three colours; None of anything else, or of several pictures.
+
+    Args:
+        data: the file.
+        max_segments: None is returned of a file that has more in front of its pixels.
+    """
     frame: JpegFrame | None = None
-    for kind, start, content, end in islice(_segments(data), _MAX_SEGMENTS):
+    for kind, start, content, end in islice(_segments(data), max_segments):
         if kind == _SCAN:
             return None if frame is None else _with_scan(frame, data, start, content)
         if kind in _FRAMES:

@@ -17,6 +17,7 @@ from mobileclip.data.augmentation import AugmentationParams, compress, decompres
 from mobileclip.data.compact import CompactRecord, write_record
 from mobileclip.data.embeddings import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS
+from mobileclip.data.json_object import parse_object
 from mobileclip.data.sample import (
     SYN_NAME,
     SYN_TEXT,
@@ -28,6 +29,7 @@ from mobileclip.data.sample import (
     check_shape,
     drop_blank,
 )
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.skips import BadSampleError
 
 RECORD = "reinforced"
@@ -39,57 +41,64 @@ _MORE_TEXT = "more_text"
 _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
 
-def parse_sample(key: str, members: Mapping[str, bytes]) -> ImageTextSample:
+def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> ImageTextSample:
     """Return a sample from the members of a shard, leaving what the teachers said aside.
 
     Args:
         key: the sample's key.
         members: extension to content, such as `jpg`, `txt`, `url.txt`, `json`, `syn.json`.
+        limits: of what is read.
 
     Raises:
         BadSampleError: if the caption is missing or a member is malformed.
     """
     record = CompactRecord(members[RECORD]) if RECORD in members else None
-    return _plain_sample(key, members, _read_captions(key, members, record))
+    return _plain_sample(key, members, _read_captions(key, members, record, limits), limits)
 
 
-def parse_stored_sample(key: str, members: Mapping[str, bytes]) -> StoredSample:
+def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> StoredSample:
     """Return a reinforced sample from the members of a shard, of any layout, decoding as little as the layout allows.
 
     Args:
         key: the sample's key.
         members: extension to content: those of `parse_sample`, and either `reinforced` or `paug.json` with `npz` or
             `pth.gz`.
+        limits: of what is read.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
     """
     record = CompactRecord(members[RECORD]) if RECORD in members else None
-    captions = _read_captions(key, members, record)
-    plain = _plain_sample(key, members, captions)
-    stored = _json_object(members, "paug.json") if record is None else _record_object(record, "paug.json")
+    captions = _read_captions(key, members, record, limits)
+    plain = _plain_sample(key, members, captions, limits)
+    stored = _json_object(members, "paug.json", limits) if record is None else _record_object(record, "paug.json")
     augmentations = _read_augmentations(stored)
-    embeddings = _public_embeddings(key, members) if record is None else record
+    num_rows = len(augmentations) + captions.count
+    limit = limits.inflated_bytes(num_rows)
+    embeddings = _public_embeddings(key, members, limit) if record is None else record
     return StoredSample(
         **{field.name: getattr(plain, field.name) for field in attrs.fields(ImageTextSample)},
         augmentations=augmentations,
         image_sha256=_read_hash(stored),
         embeddings=embeddings,
-        places=_places(captions, len(augmentations), embeddings),
+        places=_places(captions, len(augmentations), embeddings, limits),
     )
 
 
-def parse_reinforced_sample(key: str, members: Mapping[str, bytes]) -> ReinforcedSample:
+def parse_reinforced_sample(
+    key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS
+) -> ReinforcedSample:
     """Return a reinforced sample from the members of a shard, of any layout, with all its embeddings.
 
     Args:
         key: the sample's key.
         members: extension to content, as `parse_stored_sample` takes them.
+        limits: of what is read.
 
     Raises:
         BadSampleError: if a member is missing or malformed, or the members disagree.
     """
-    return parse_stored_sample(key, members).decoded()
+    return parse_stored_sample(key, members, limits).decoded()
 
 
 def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str, bytes]:
@@ -172,17 +181,24 @@ class _Captions:
     more: tuple[str, ...]
     sets: Mapping[str, tuple[str, ...]]
 
+    @property
+    def count(self) -> int:
+        """Number of captions, and so of rows."""
+        return len(self.first) + len(self.more) + sum(map(len, self.sets.values()))
 
-def _read_captions(key: str, members: Mapping[str, bytes], record: CompactRecord | None) -> _Captions:
+
+def _read_captions(
+    key: str, members: Mapping[str, bytes], record: CompactRecord | None, limits: SampleLimits
+) -> _Captions:
     synthetic: Mapping[str, Any] = {}
     if record is not None:
         synthetic = _record_object(record, "syn.json")
     elif "syn.json" in members:
-        synthetic = _json_object(members, "syn.json")
+        synthetic = _json_object(members, "syn.json", limits)
     if "txt" in members:
-        first: tuple[str, ...] = (_text(members, "txt"),)
+        first: tuple[str, ...] = (_text(members, "txt", limits),)
     else:
-        first = json_captions(_json_object(members, "json")) if "json" in members else ()
+        first = json_captions(_json_object(members, "json", limits)) if "json" in members else ()
         if not first:
             raise BadSampleError("missing_member", f"{key}.txt is missing, the caption, and {key}.json has none")
     return _Captions(
@@ -192,7 +208,7 @@ def _read_captions(key: str, members: Mapping[str, bytes], record: CompactRecord
     )
 
 
-def _plain_sample(key: str, members: Mapping[str, bytes], captions: _Captions) -> ImageTextSample:
+def _plain_sample(key: str, members: Mapping[str, bytes], captions: _Captions, limits: SampleLimits) -> ImageTextSample:
     extension = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
     known = {extension} | _PLAIN_MEMBERS | (_PUBLIC_MEMBERS if "paug.json" in members else frozenset())
     return ImageTextSample(
@@ -201,14 +217,14 @@ def _plain_sample(key: str, members: Mapping[str, bytes], captions: _Captions) -
         syn_captions={name: drop_blank(texts) for name, texts in captions.sets.items()},
         image=None if extension is None else members[extension],
         image_extension=extension or "jpg",
-        url=_text(members, "url.txt") if "url.txt" in members else None,
-        metadata=_json_object(members, "json") if "json" in members else {},
+        url=_text(members, "url.txt", limits) if "url.txt" in members else None,
+        metadata=_json_object(members, "json", limits) if "json" in members else {},
         others={name: content for name, content in members.items() if name and name not in known},
     )
 
 
 def _places(
-    captions: _Captions, num_augmentations: int, embeddings: EmbeddingRows
+    captions: _Captions, num_augmentations: int, embeddings: EmbeddingRows, limits: SampleLimits
 ) -> dict[str, tuple[tuple[str, int], ...]]:
     """Return where every row that is not of a blank caption is stored, having compared all shapes."""
     shapes = embeddings.shapes
@@ -230,6 +246,11 @@ def _places(
     dim = shapes["image_emb"][-1] if len(shapes["image_emb"]) == 2 else 0
     for array, count in counts.items():
         check_shape(array, shapes[array], count, dim)
+    num_bytes = sum(counts.values()) * dim * np.dtype(np.float32).itemsize
+    if num_bytes > limits.embedding_bytes:
+        raise BadSampleError(
+            "too_large", f"the embeddings take {num_bytes:,} bytes, more than {limits.embedding_bytes:,}"
+        )
     more = _rows_of(captions.more, f"{_MORE_TEXT}_emb", 0)
     return {
         "image_emb": tuple(("image_emb", index) for index in range(num_augmentations)),
@@ -268,23 +289,19 @@ def _public_arrays(sample: ReinforcedSample) -> dict[str, Embeddings]:
     }
 
 
-def _text(members: Mapping[str, bytes], name: str) -> str:
+def _text(members: Mapping[str, bytes], name: str, limits: SampleLimits) -> str:
+    if len(members[name]) > limits.text_bytes:
+        raise BadSampleError("too_large", f"{name} has more than {limits.text_bytes:,} bytes")
     try:
         return members[name].decode()
     except UnicodeDecodeError as error:
         raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
 
 
-def _json_object(members: Mapping[str, bytes], name: str) -> dict[str, Any]:
+def _json_object(members: Mapping[str, bytes], name: str, limits: SampleLimits) -> dict[str, Any]:
     if name not in members:
         raise BadSampleError("missing_member", f"{name} is missing")
-    try:
-        value = json.loads(members[name])
-    except (ValueError, RecursionError) as error:
-        raise BadSampleError("bad_json", f"{name} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BadSampleError("bad_json", f"{name} holds {type(value).__name__}, expected an object")
-    return value
+    return parse_object(members[name], name, limit=limits.text_bytes)
 
 
 def _record_object(record: CompactRecord, name: str) -> Mapping[str, Any]:
@@ -324,10 +341,10 @@ def _read_hash(stored: Mapping[str, Any]) -> str | None:
     return value
 
 
-def _public_embeddings(key: str, members: Mapping[str, bytes]) -> EmbeddingRows:
+def _public_embeddings(key: str, members: Mapping[str, bytes], limit: int) -> EmbeddingRows:
     for extension in ("npz", "pth.gz"):
         if extension in members:
-            return read_embeddings(f"{key}.{extension}", members[extension])
+            return read_embeddings(f"{key}.{extension}", members[extension], limit=limit)
     raise BadSampleError("missing_member", f"neither {key}.npz nor {key}.pth.gz is there, the embeddings")
 
 

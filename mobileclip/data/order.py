@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import attrs
 
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, read_shard
 from mobileclip.data.skips import Skip
 
@@ -69,6 +70,7 @@ class SampleOrder:
         seed: of all choices.
         shuffle: whether to shuffle the shards (`epoch`) and, within a buffer, the samples.
         shuffle_buffer: number of samples of the buffer.
+        limits: of what is read of a sample.
     """
 
     shards: Sequence[str]
@@ -76,6 +78,7 @@ class SampleOrder:
     seed: int
     shuffle: bool
     shuffle_buffer: int
+    limits: SampleLimits = SAMPLE_LIMITS
 
     def samples(self, epoch: int, reader: Reader, on_skip: Callable[[Skip], None]) -> Iterator[OrderedSample]:
         """Yield the samples of one reader in their order.
@@ -99,7 +102,7 @@ class SampleOrder:
             num_empty += 1
             place = f"{draw} {shard}" if draw else shard
             seen: Counter[str] = Counter()
-            for raw in read_shard(shard, on_skip):
+            for raw in read_shard(shard, on_skip, self.limits):
                 # A broken shard may hold a key twice.
                 key = f"{raw.key}#{seen[raw.key]}" if raw.key in seen else raw.key
                 seen[raw.key] += 1

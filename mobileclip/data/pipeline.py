@@ -26,6 +26,7 @@ from mobileclip.data.examples import CAPTIONS, Captions
 from mobileclip.data.image_limits import ImageLimits
 from mobileclip.data.order import SAMPLINGS, Sampling
 from mobileclip.data.position import StreamPosition
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import Shards, count_samples, expand_shards, read_reinforced_samples
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.tokenizer import Tokenizer
@@ -81,6 +82,7 @@ class ReinforcedPipelineSpec:
         teacher_dim: dim of the concatenated teacher embeddings; None for that of the first usable sample.
         teacher_columns: which of their columns batches hold, the first and the one behind the last: those of some of
             the teachers; None for all.
+        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
 
     Raises:
         ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
@@ -108,6 +110,7 @@ class ReinforcedPipelineSpec:
     num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_columns: tuple[int, int] | None = None
+    sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
         if self.teacher_columns is not None and not 0 <= self.teacher_columns[0] < self.teacher_columns[1]:
@@ -296,7 +299,7 @@ class ReinforcedPipeline:
 
     def _count(self) -> int:
         if self._num_samples is None:
-            self._num_samples = count_samples(self.shards)
+            self._num_samples = count_samples(self.shards, self.spec.sample_limits)
         return self._num_samples
 
     def _chunks(self, epoch: int, passed_over: int) -> Iterator[Chunk]:
@@ -330,7 +333,8 @@ class ReinforcedPipeline:
         if self.spec.reinforced and self._known_dim is None:
             # Workers report what is wrong with the samples before the first usable one.
             unheard = SkipReport(log=False)
-            self._known_dim = next((sample.dim for sample in read_reinforced_samples(self.shards, unheard)), None)
+            samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
+            self._known_dim = next((sample.dim for sample in samples), None)
         return self._known_dim
 
 

@@ -17,6 +17,7 @@ from mobileclip.data.embeddings import EmbeddingRows, Embeddings, as_float32
 from mobileclip.data.image import LIMITS, ImageError, ImageLimits, load_image
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS
 from mobileclip.data.skips import BadSampleError
+from mobileclip.storage import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,15 @@ SYN_TEXT = "syn_text"
 SYN_NAME = re.compile(r"syn_text(_\w+)?")
 
 _KEY = re.compile(r"(?:[^/]+/)*[^/.]+")
+# What nearly all keys are.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
+# What would break a row of a report, end a name or turn the direction of writing.
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_MAX_KEY_BYTES = 1024
+# A text tower reads some 77 tokens; what is longer than a chapter would only cost time.
+_MAX_CAPTION_BYTES = 2**16
+_MAX_CAPTIONS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Members that every sample has a field for; the reinforced ones' are refused where they would be written.
 _OWN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", "paug.json", "reinforced"))
@@ -51,6 +61,35 @@ def _text_sets(sets: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
 
 def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
     return {name: as_float32(value) for name, value in sets.items()}
+
+
+def check_key(key: str) -> None:
+    """Raise unless a key can name members of a shard, files and rows of reports, here and on other systems.
+
+    Bytes that are no text, as Python reads them from a tar file, may be part of it.
+
+    Raises:
+        BadSampleError: with the reason `bad_key`.
+    """
+    if _PLAIN_KEY.fullmatch(key):
+        return
+    if not _KEY.fullmatch(key) or key.startswith("__"):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} is empty, has dots or starts with two underscores")
+    if not is_showable(key):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} has control characters")
+    if not {".", ".."}.isdisjoint(re.split(r"[/\\]", key)) or _DRIVE.match(key):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} leads out of its folder")
+    try:
+        num_bytes = len(key.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:
+        raise BadSampleError("bad_key", f"key {printable(key)!r} has half a character") from None
+    if num_bytes > _MAX_KEY_BYTES:
+        raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {_MAX_KEY_BYTES:,}")
+
+
+def is_showable(text: str) -> bool:
+    """Return whether a name has nothing that breaks a row, ends a name or turns the direction of writing."""
+    return not _UNSHOWABLE.search(text)
 
 
 def drop_blank(texts: Iterable[str]) -> tuple[str, ...]:
@@ -86,8 +125,7 @@ class ImageTextSample:
     others: Mapping[str, bytes] = attrs.field(factory=dict, repr=lambda others: repr(sorted(others)))
 
     def __attrs_post_init__(self) -> None:
-        if not _KEY.fullmatch(self.key) or self.key.startswith("__"):
-            raise BadSampleError("bad_key", f"key {self.key!r} is empty, has dots or starts with two underscores")
+        check_key(self.key)
         if not self.captions:
             raise BadSampleError("no_caption", f"sample {self.key!r} has no caption; at least one is expected")
         self._check_texts("captions", self.captions)
@@ -95,6 +133,11 @@ class ImageTextSample:
             if not SYN_NAME.fullmatch(name):
                 raise BadSampleError("bad_json", f"caption set {name!r} must be called syn_text or syn_text_NAME")
             self._check_texts(name, texts)
+        num_captions = len(self.captions) + sum(map(len, self.syn_captions.values()))
+        if num_captions > _MAX_CAPTIONS:
+            raise BadSampleError("too_large", f"it has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
+        if self.url is not None and len(self.url) > _MAX_CAPTION_BYTES:
+            raise BadSampleError("too_large", f"its address has {len(self.url):,} characters")
         for extension in self.others:
             self._check_other(extension)
 
@@ -103,12 +146,16 @@ class ImageTextSample:
             if not text.strip():
                 raise BadSampleError("no_caption", f"{name} of {self.key!r} has a blank one; leave it out")
             try:
-                text.encode()
+                num_bytes = len(text.encode())
             except UnicodeEncodeError:
                 raise BadSampleError("bad_text", f"{name} of {self.key!r} cannot be UTF-8: {text!a}") from None
+            if num_bytes > _MAX_CAPTION_BYTES:
+                raise BadSampleError(
+                    "too_large", f"a caption has {num_bytes:,} bytes, more than {_MAX_CAPTION_BYTES:,}"
+                )
 
     def _check_other(self, extension: str) -> None:
-        if not extension or "/" in extension or extension != extension.lower():
+        if not extension or "/" in extension or extension != extension.lower() or not is_showable(extension):
             raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} is no extension in lower case")
         # The first image extension there is would be taken for the image when the sample is read again.
         first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from mobileclip.storage import printable, without_secrets
 from mobileclip.terminal import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
 
 logger = get_logger(__name__)
 
 # Every reason is counted in full; beyond these the names and the log lines would drown everything else.
 MAX_NAMED = 1000
 MAX_LOGGED = 10
+_MAX_DETAIL = 1000
+
+
+def _text(value: object) -> str:
+    return printable(without_secrets(value), limit=_MAX_DETAIL)
 
 
 class BadSampleError(ValueError):
@@ -30,7 +38,7 @@ class BadSampleError(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = _text(detail)
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -38,7 +46,7 @@ class BadSampleError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class Skip:
-    """One thing that was left out.
+    """One thing that was left out; its texts can be shown as they are: printable, and without secrets.
 
     Args:
         reason: why, in a few words.
@@ -48,9 +56,45 @@ class Skip:
     """
 
     reason: str
-    key: str
-    shard: str
-    detail: str
+    key: str = attrs.field(converter=printable)
+    shard: str = attrs.field(converter=_text)
+    detail: str = attrs.field(converter=_text)
+
+
+def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[Skip], None]) -> T | None:
+    """Return what `make` makes of a sample, or None after reporting why there is nothing.
+
+    This is the last barrier of a sample: whatever it makes the code raise, whichever library raises it, costs that
+    sample alone. The reason is that of a BadSampleError, and the class of every other exception.
+
+    Args:
+        make: called once.
+        key: the sample's key.
+        shard: where it is.
+        on_skip: called with what had to be left out.
+    """
+    try:
+        return make()
+    except BadSampleError as error:
+        reason, detail = error.reason, error.detail
+    except Exception as error:
+        reason, detail = type(error).__name__, str(error) or "without a message"
+        logger.debug("%s of %s cannot be used", printable(key), without_secrets(shard), exc_info=True)
+    on_skip(Skip(reason=reason, key=key, shard=shard, detail=detail))
+    return None
+
+
+def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
+    """Return what `make` makes of a sample, or why there is nothing; as `attempt`, for those who keep the order.
+
+    Args:
+        make: called once; never returns None.
+        key: the sample's key.
+        shard: where it is.
+    """
+    skips: list[Skip] = []
+    made = attempt(make, key=key, shard=shard, on_skip=skips.append)
+    return skips[0] if made is None else made
 
 
 @attrs.define(kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import validators
 
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.zip_directory import STORED, zip_directory
@@ -22,36 +21,37 @@ _TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 _BFLOAT16 = "BFloat16Storage"
 _STORAGES = {_BFLOAT16: "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
 _REBUILD, _ORDERED_DICT = "torch._utils _rebuild_tensor_v2", "collections OrderedDict"
+_PARAMETER = "torch._utils _rebuild_parameter"
 # Two arrays take some 250 bytes.
 _MAX_PICKLE_BYTES = 1 << 14
-_IS_NUMBER = validators.instance_of(int)
-_ARE_NUMBERS = validators.deep_iterable(_IS_NUMBER, validators.instance_of(tuple))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class _Tensor:
-    """What a pickle says of a tensor; a TypeError if it says it in other types."""
+    """What a pickle says of a tensor."""
 
     storage: str
-    file: str = attrs.field(validator=validators.instance_of(str))
-    num_stored: int = attrs.field(validator=_IS_NUMBER)
-    offset: int = attrs.field(validator=_IS_NUMBER)
-    shape: tuple[int, ...] = attrs.field(validator=_ARE_NUMBERS)
-    stride: tuple[int, ...] = attrs.field(validator=_ARE_NUMBERS)
+    file: str
+    num_stored: int
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 class TorchRows:
     """Embeddings in a dictionary of 2-d tensors that torch saved, read row by row.
 
     Args:
-        data: the file, uncompressed; it is damaged or not as a whole, and was checked before.
+        data: the file, uncompressed; it is damaged or not as a whole, and was checked before. It holds no more than it
+            has bytes: files in it that are compressed are refused.
 
     Raises:
         ValueError: if it is none, or holds something else.
     """
 
     def __init__(self, data: bytes) -> None:
-        entries = {name.partition("/")[2]: entry for name, entry in zip_directory(data).items()}
+        found = zip_directory(data, limit=len(data))
+        entries = {name.partition("/")[2]: entry for name, entry in found.items()}
         if not {"data.pkl", "byteorder"} <= entries.keys() or any(one.method != STORED for one in entries.values()):
             raise ValueError("it is no file of torch's")
         order, described = (
@@ -61,15 +61,11 @@ class TorchRows:
             raise ValueError("its numbers or its description are of another kind")
         self._arrays: dict[str, tuple[str, npt.NDArray[Any]]] = {}
         for name, tensor in _described(described).items():
-            count, dim = tensor.shape if len(tensor.shape) == 2 else (0, 0)
             entry = entries.get(f"data/{tensor.file}")
-            if entry is None or count * dim == 0 or tensor.stride != (dim, 1):
-                raise ValueError("it holds something else than 2-d tensors, row after row")
+            if entry is None:
+                raise ValueError("a tensor has no numbers")
             numbers = np.frombuffer(data[entry.start : entry.start + entry.size], _STORAGES[tensor.storage])
-            part = numbers[tensor.offset : tensor.offset + count * dim]
-            if tensor.offset < 0 or part.size != count * dim or len(numbers) != tensor.num_stored:
-                raise ValueError("a tensor is cut off")
-            self._arrays[name] = (tensor.storage, part.reshape(count, dim))
+            self._arrays[name] = (tensor.storage, _rows(numbers, tensor))
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -87,10 +83,27 @@ class TorchRows:
         """
         storage, array = self._arrays[name]
         stored = array[index].astype(np.uint32) << 16 if storage == _BFLOAT16 else array[index]
-        row: npt.NDArray[np.float32] = stored.view(np.float32) if storage == _BFLOAT16 else stored.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is noticed
+            row: npt.NDArray[np.float32] = (
+                stored.view(np.float32) if storage == _BFLOAT16 else stored.astype(np.float32)
+            )
         if not np.isfinite(row).all():
             raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
         return row
+
+
+def _rows(numbers: npt.NDArray[Any], tensor: _Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as a view of its storage, having looked that it lies within."""
+    if len(tensor.shape) != 2 or len(tensor.stride) != 2 or min(*tensor.shape, *tensor.stride, tensor.offset) < 0:
+        raise ValueError("it holds something else than 2-d tensors of embeddings")
+    (count, dim), (down, right) = tensor.shape, tensor.stride
+    last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
+    if len(numbers) != tensor.num_stored or last >= len(numbers):
+        raise ValueError("a tensor is cut off")
+    if last < 0:
+        return np.empty((count, dim), numbers.dtype)
+    strides = (down * numbers.itemsize, right * numbers.itemsize)
+    return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], (count, dim), strides, writeable=False)
 
 
 @lru_cache(maxsize=64)  # samples of a data set have one description, or few
@@ -156,10 +169,17 @@ class _Reader:
 
     def set_items(self) -> None:
         items = self._since_mark()
-        self._stack[-1].update(zip(items[0::2], items[1::2], strict=True))
+        for name, value in zip(items[0::2], items[1::2], strict=True):
+            self._set(name, value)
 
     def set_item(self) -> None:
         value, name = self._stack.pop(), self._stack.pop()
+        self._set(name, value)
+
+    def _set(self, name: Any, value: Any) -> None:
+        # A tuple of tuples that hold each other twice, fifty times over, has a hash that never comes.
+        if not isinstance(name, str):
+            raise TypeError("a name that is no text")
         self._stack[-1][name] = value
 
     def call(self) -> None:
@@ -204,13 +224,21 @@ _STEPS: dict[bytes, Callable[[_Reader], None]] = {
 }
 
 
-def _rebuilt(function: str, arguments: tuple[Any, ...]) -> Any:
+def _rebuilt(function: Any, arguments: Any) -> Any:
+    """Return what a function makes of its arguments; types are compared, and no value is shown that is not a text."""
     if function == _ORDERED_DICT and arguments == ():
         return {}
+    if not isinstance(function, str) or not isinstance(arguments, tuple):
+        raise TypeError("what is called is no function")
+    if function == _PARAMETER:
+        return arguments[0]
     if function != _REBUILD:
         raise ValueError(f"it holds something that {function} makes")
     (kind, storage, file, _, num_stored), offset, shape, stride, *_ = arguments
+    texts, numbers = (kind, storage, file), (num_stored, offset, *shape, *stride)
+    if not all(type(one) is str for one in texts) or not all(type(one) is int for one in numbers):
+        raise TypeError("a text or a number is of another type")
     name = storage.partition(" ")[2]
     if kind != "storage" or name not in _STORAGES:
         raise ValueError(f"it holds {storage}")
-    return _Tensor(name, file, num_stored, offset, shape, stride)
+    return _Tensor(name, file, num_stored, offset, tuple(shape), tuple(stride))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
+from mobileclip.data.npz import read_npy
 from mobileclip.data.skips import BadSampleError
 from mobileclip.evaluation.suite import suite_entry
 
@@ -57,11 +56,11 @@ def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, 
     if stored is None:
         raise BadSampleError("no_metadata", f"there is no .npy with its {named}")
     try:
-        values = np.load(io.BytesIO(stored), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+        values = read_npy(stored)
+    except ValueError as error:
         raise BadSampleError("bad_metadata", f".npy is no array of numbers: {error}") from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf" or values.shape != (len(fields),):
-        found = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else "several arrays"
+    if values.shape != (len(fields),):
+        found = f"{values.dtype} of shape {values.shape}"
         raise BadSampleError("bad_metadata", f".npy holds {found}, expected {len(fields)} numbers: {named}")
     if not (np.isfinite(values).all() and (values >= 0).all() and (values < 2**63).all()):
         raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected numbers from 0 for {named}")

@@ -10,8 +10,12 @@ from itertools import count, islice
 import numpy as np
 
 from mobileclip import storage
+from mobileclip.data.image_formats import find_format
 from mobileclip.data.tar import split_name, write_end, write_member
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
+
+# CLIP_benchmark's decoders take these.
+_PUBLIC_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def write_benchmark(
@@ -131,11 +135,8 @@ def _members(sample: BenchmarkSample, kind: Kind, *, num_classes: int) -> dict[s
 
 
 def _extension(image: bytes) -> str | None:
-    if image.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if image.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else None
+    kind = find_format(image)
+    return kind.extensions[0] if kind is not None and kind.name in _PUBLIC_FORMATS else None
 
 
 def _write_lines(path: str, lines: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from mobileclip.data import (
     AugmentationParams,
@@ -23,16 +25,15 @@ from mobileclip.data import (
 )
 from mobileclip.data.members import check_layout
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.skips import made_or_skip
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 NOT_FINITE = "not_finite"
 
 _SEEDS = 2**63
+_PLAIN_SIZE = (64, 64)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -76,14 +77,13 @@ class BatchEncoder:
         return [result if isinstance(result, Skip) else next(finished) for result in results]
 
     def _decode(self, sample: ImageTextSample) -> _Decoded | Skip:
-        if sample.image is None:
-            detail = "there is no image; `mobileclip data join` brings images in"
-            return Skip(reason="missing_image", key=sample.key, shard=self.shard, detail=detail)
-        try:
+        def decoded() -> _Decoded:
+            if sample.image is None:
+                raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
             check_layout(sample, self.spec.layout)
             return _Decoded(sample=sample, image=decode_image(sample.image, limits=self.spec.limits))
-        except BadSampleError as error:
-            return Skip(reason=error.reason, key=sample.key, shard=self.shard, detail=error.detail)
+
+        return made_or_skip(decoded, key=sample.key, shard=self.shard)
 
     def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner) -> list[_Decoded | Skip]:
         decoded = [result for result in results if isinstance(result, _Decoded)]
@@ -92,7 +92,7 @@ class BatchEncoder:
             return [
                 result if isinstance(result, Skip) else self._captioned(result, next(captions)) for result in results
             ]
-        except ImageError:
+        except Exception:  # noqa: BLE001 - each is tried alone, which tells whose fault it is
             # One image of a shape that the captioner cannot take costs the others nothing.
             return [
                 result if isinstance(result, Skip) else self._caption_alone(result, captioner) for result in results
@@ -104,6 +104,10 @@ class BatchEncoder:
         except ImageError as error:
             reason, key = f"image_{error.reason}", one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
+        except Exception as error:  # noqa: BLE001 - what a stranger's image makes the captioner raise
+            captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])  # raises where it is not the image's fault
+            reason, key = type(error).__name__, one.sample.key
+            return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error}")
         return self._captioned(one, texts)
 
     def _seed(self, one: _Decoded) -> int:
@@ -116,18 +120,37 @@ class BatchEncoder:
     def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample | Skip]:
         if self.teachers is None or not decoded:
             return [one.sample for one in decoded]
-        return self._encode_or_skip([self._augment(one, self.teachers) for one in decoded], self.teachers)
+        augmented = [
+            made_or_skip(partial(self._augment, one, self.teachers), key=one.sample.key, shard=self.shard)
+            for one in decoded
+        ]
+        usable = [one for one in augmented if isinstance(one, _Augmented)]
+        encoded = iter(self._encode_or_skip(usable, self.teachers) if usable else ())
+        return [one if isinstance(one, Skip) else next(encoded) for one in augmented]
 
     def _encode_or_skip(
         self, augmented: Sequence[_Augmented], teachers: TeacherEnsemble
     ) -> list[ReinforcedSample | Skip]:
-        """Encode the samples together, or where an embedding is not finite, each alone, to find whose it is."""
+        """Encode the samples together, or where that fails, each alone, to find whose fault it is."""
         try:
             return list(self._encode(augmented, teachers))
-        except NotFiniteError as error:
-            if len(augmented) == 1:
-                return [Skip(reason=NOT_FINITE, key=augmented[0].sample.key, shard=self.shard, detail=str(error))]
-            return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
+        except Exception as error:
+            if len(augmented) > 1:
+                return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
+            reason = NOT_FINITE if isinstance(error, NotFiniteError) else type(error).__name__
+            if reason != NOT_FINITE and not self._works(teachers):
+                raise
+            return [Skip(reason=reason, key=augmented[0].sample.key, shard=self.shard, detail=str(error))]
+
+    def _works(self, teachers: TeacherEnsemble) -> bool:
+        """Whether a plain sample can be encoded: what fails for another one is then that one's fault."""
+        sample = ImageTextSample(key="plain", captions=("a photo",))
+        plain = _Decoded(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
+        try:
+            self._encode([self._augment(plain, teachers)], teachers)
+        except Exception:  # noqa: BLE001 - whatever is wrong with the teachers
+            return False
+        return True
 
     def _augment(self, one: _Decoded, teachers: TeacherEnsemble) -> _Augmented:
         policies = [attrs.evolve(self.spec.augmentation, size=size) for size in teachers.image_sizes]

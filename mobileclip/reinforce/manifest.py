@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
+from attrs import validators
 
 from mobileclip import storage
 from mobileclip.serialization import from_json, to_json
@@ -17,6 +18,12 @@ MANIFEST = "manifest.jsonl"
 # An object store cannot append: there the whole manifest is written again, at most this often.
 SECONDS_BETWEEN_UPLOADS = 60.0
 
+# Ten million lines.
+_MAX_BYTES = 2**31
+# No shard has so many.
+_MAX_SAMPLES = 2**36
+# The manifest names files of its own folder.
+_FILE_NAME = r"(?!\.{1,2}$)[^/\\\x00-\x1f]+"
 # Skips that another run may not see: a file, a disk or a network that was away.
 _PASSING = frozenset({"unreadable_shard", "connection_failed", "unreachable_image"})
 
@@ -38,17 +45,18 @@ class ShardEntry:
         skipped: samples left out, by reason.
     """
 
-    shard: str
+    shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
     fingerprint: str
-    num_samples: int
-    num_bytes: int
+    num_samples: int = attrs.field(validator=[validators.ge(0), validators.lt(_MAX_SAMPLES)])
+    num_bytes: int = attrs.field(validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict)
 
 
 class Manifest:
     """The finished shards of an output directory, a mapping that is as durable as the files.
 
-    Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped.
+    Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped, and cut off
+    when the next one is appended: reading writes nothing.
 
     Args:
         directory: of the shards, local or an address.
@@ -62,14 +70,13 @@ class Manifest:
         self._remote = storage.is_remote(self.path)
         self._entries: dict[str, ShardEntry] = {}
         self._uploaded = time.monotonic()
+        self._num_whole_bytes: int | None = None
         if storage.exists(self.path):
-            with storage.open_read(self.path) as stream:
-                text = stream.read()
+            text = storage.read_bytes(self.path, limit=_MAX_BYTES)
             *lines, torn = text.split(b"\n")
             for number, line in enumerate(lines, 1):
                 self._read(line, number)
-            if torn and not self._remote:
-                os.truncate(self.path, len(text) - len(torn))
+            self._num_whole_bytes = len(text) - len(torn) if torn else None
 
     def __getitem__(self, shard: str) -> ShardEntry:
         return self._entries[shard]
@@ -91,6 +98,9 @@ class Manifest:
         """Enter a finished shard; an entry of the same name is replaced."""
         self._entries[entry.shard] = entry
         if not self._remote:
+            if self._num_whole_bytes is not None:
+                os.truncate(self.path, self._num_whole_bytes)
+                self._num_whole_bytes = None
             with Path(self.path).open("ab") as stream:
                 stream.write(_line(entry))
                 stream.flush()

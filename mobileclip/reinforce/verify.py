@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -25,6 +26,8 @@ from mobileclip.data import (
     read_samples,
 )
 from mobileclip.data.randomness import seeded_rng
+from mobileclip.data.sample_limits import SAMPLE_LIMITS
+from mobileclip.data.skips import attempt
 from mobileclip.devices import pick_device
 from mobileclip.progress import Progress, console
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
@@ -143,7 +146,8 @@ class _Verifier:
         self.num_replayed = 0
         self.teachers = self._load(teachers, device) if num_samples else None
         total = sum(entry.num_samples for entry in self.entries)
-        chosen = seeded_rng(seed, "verify").permutation(total)[:num_samples] if self.teachers else ()
+        num_chosen = min(num_samples, total) if self.teachers else 0
+        chosen = seeded_rng(seed, "verify").choice(total, num_chosen, replace=False) if num_chosen else ()
         self.chosen = {int(index) for index in chosen}
 
     def run(self, *, show_progress: bool) -> Verification:
@@ -159,7 +163,12 @@ class _Verifier:
                     keys.append(sample.key)
                     self._check_sample(entry.shard, sample)
                     if first + index in self.chosen and isinstance(sample, ReinforcedSample):
-                        self._replay(entry.shard, sample)
+                        attempt(
+                            partial(self._replay, entry.shard, sample),
+                            key=sample.key,
+                            shard=entry.shard,
+                            on_skip=self._add_skip,
+                        )
                     progress.advance()
                 if len(keys) != entry.num_samples:
                     self._add("wrong_count", entry.shard, f"{len(keys)} samples, the manifest says {entry.num_samples}")
@@ -180,6 +189,9 @@ class _Verifier:
         self.counts[kind] += 1
         if self.counts[kind] <= _MAX_NAMED:
             self.problems.append(Problem(kind=kind, where=where, detail=detail))
+
+    def _add_skip(self, skip: Skip) -> None:
+        self._add(skip.reason, _where(skip.shard, skip.key), skip.detail)
 
     def _load(self, teachers: TeacherEnsemble | None, device: str) -> TeacherEnsemble | None:
         if not self.card.teachers:
@@ -221,7 +233,7 @@ class _Verifier:
             return
         skips = SkipReport(log=False)
         read = read_reinforced_samples if self.card.teachers else read_samples
-        yield from read([path], skips)
+        yield from read([path], skips, attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None))
         for reason, named in skips.named.items():
             for skip in named:
                 self._add(reason, _where(entry.shard, skip.key), skip.detail)

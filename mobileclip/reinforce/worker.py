@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from mobileclip.data import (
     Unit,
     read_reinforced_samples,
     read_samples,
-    write_shard,
 )
+from mobileclip.data.members import sample_members
+from mobileclip.data.sample_limits import SampleLimits
+from mobileclip.data.shards import write_shard_members
+from mobileclip.data.skips import attempt
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
 from mobileclip.reinforce.manifest import ShardEntry, may_pass
@@ -32,6 +36,9 @@ from mobileclip.reinforce.provenance import open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, build_ensemble
 from mobileclip.serialization import to_json
+
+# What was written here is read back whole, whatever a stranger's shard may hold.
+_NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)
 
 STAGING = ".staging"
 SKIPPED = "skipped"
@@ -95,7 +102,7 @@ class ShardWorker:
             try:
                 if fingerprint:
                     with closing(self._samples(unit, skips)) as samples:
-                        num_samples = self._write(staged, _watched(samples, on_samples))
+                        num_samples = self._write(staged, unit.name, _watched(samples, on_samples), skips)
                 if num_samples:
                     num_bytes = staged.stat().st_size
                     storage.move(staged, target)
@@ -157,18 +164,29 @@ class ShardWorker:
                 for future in futures:
                     future.cancel()
 
-    def _write(self, path: Path, samples: Iterator[ImageTextSample]) -> int:
+    def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> int:
         """Write a shard unless there is nothing to write, read it back, and return the number of samples."""
-        first = next(samples, None)
+        keys: list[str] = []
+        stored = self._members(shard, samples, skips)
+        first = next(stored, None)
         if first is None:
             return 0
-        keys: list[str] = []
-        write_shard(path, _noting(keys, chain([first], samples)), layout=self.spec.layout)
-        skips = SkipReport(log=False)
+        write_shard_members(path, _noting(keys, chain([first], stored)))
+        lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
-        if [sample.key for sample in read([path], skips)] != keys or skips.counts:
-            raise OSError(f"what was written is not what is read back: {skips}")
+        if [sample.key for sample in read([path], lost, _NO_LIMITS)] != keys or lost.counts:
+            raise OSError(f"what was written is not what is read back: {lost}")
         return len(keys)
+
+    def _members(
+        self, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport
+    ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        """Yield what is stored of every sample that can be stored."""
+        for sample in samples:
+            make = partial(sample_members, sample, self.spec.layout)
+            members = attempt(make, key=sample.key, shard=shard, on_skip=skips.add)
+            if members is not None:
+                yield sample.key, members
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
@@ -210,7 +228,9 @@ def _watched(samples: Iterable[ImageTextSample], on_samples: OnSamples) -> Itera
         on_samples(1)
 
 
-def _noting(keys: list[str], samples: Iterable[ImageTextSample]) -> Iterator[ImageTextSample]:
-    for sample in samples:
-        keys.append(sample.key)
-        yield sample
+def _noting(
+    keys: list[str], samples: Iterable[tuple[str, Mapping[str, bytes]]]
+) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    for key, members in samples:
+        keys.append(key)
+        yield key, members

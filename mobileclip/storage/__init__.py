@@ -9,6 +9,7 @@ from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import StorageError
 from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import exclusive
+from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.paths import (
     AnyPath,
@@ -37,6 +38,7 @@ from mobileclip.storage.printable import printable, without_secrets
 __all__ = [
     "AnyPath",
     "StorageError",
+    "StoreLimits",
     "atomic_path",
     "atomic_write",
     "check_address",
@@ -62,6 +64,8 @@ __all__ = [
     "require_output",
     "require_output_folder",
     "size",
+    "store_limits",
+    "use_limits",
     "without_secrets",
     "write_text",
 ]

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
+from mobileclip.storage.limits import Patience, store_limits
+from mobileclip.storage.printable import printable, without_secrets
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 T = TypeVar("T")
-
-# Pauses before the second and further attempts; a store that asks for less traffic gets it.
-RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)
-NUM_ATTEMPTS = len(RETRY_DELAYS_SECONDS) + 1
 
 
 class StorageError(OSError):
@@ -79,14 +78,15 @@ class Backend(Protocol):
         """Remove a file."""
 
 
-def attempt(call: Callable[[], T], num_attempts: int = NUM_ATTEMPTS) -> T:
+def attempt(call: Callable[[], T], num_attempts: int | None = None) -> T:
     """Return what `call` returns; called again, after a pause, when the store fails.
 
     Args:
         call: may be called several times.
-        num_attempts: at most `NUM_ATTEMPTS`.
+        num_attempts: fewer than the limits allow.
     """
-    for delay in RETRY_DELAYS_SECONDS[: num_attempts - 1]:
+    delays = store_limits().retry_delays_seconds
+    for delay in delays if num_attempts is None else delays[: num_attempts - 1]:
         try:
             return call()
         except StorageError:  # noqa: PERF203 - a handful of attempts, each with a pause
@@ -100,17 +100,20 @@ class RemoteStream(io.RawIOBase):
     Args:
         backend: the store.
         address: the file.
-        num_attempts: to connect, each time that is needed.
+        num_attempts: to connect, each time that is needed; None for as many as the limits allow.
 
     Raises:
         OSError: if the file cannot be opened.
     """
 
-    def __init__(self, backend: Backend, address: str, num_attempts: int = NUM_ATTEMPTS) -> None:
+    def __init__(self, backend: Backend, address: str, num_attempts: int | None = None) -> None:
         super().__init__()
         self._backend = backend
         self._address = address
+        self._name = printable(without_secrets(address))
         self._num_attempts = num_attempts
+        self._limits = store_limits()
+        self._patience = Patience(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
         self._position = 0
         self._stream: ByteStream | None = None
         self._version: str | None = None
@@ -134,7 +137,7 @@ class RemoteStream(io.RawIOBase):
         if start is None:
             start = attempt(lambda: self._backend.info(self._address), self._num_attempts).size
             if start is None:
-                raise io.UnsupportedOperation(f"the size of {self._address} is not known")
+                raise io.UnsupportedOperation(f"the size of {self._name} is not known")
         position = max(0, start + offset)
         if position != self._position:
             self._position = position
@@ -147,7 +150,16 @@ class RemoteStream(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         """Read at most as many bytes as the buffer holds."""
         view = memoryview(buffer).cast("B")
+        started = time.monotonic()
         data = attempt(lambda: self._read(len(view)), self._num_attempts)
+        self._patience.spend(time.monotonic() - started, len(data))
+        if self._patience.left < 0:
+            raise StorageError(
+                f"{self._name} comes too slowly: it is behind {self._limits.min_bytes_per_second:g} bytes a second by "
+                f"{self._limits.recovery_seconds:g} s"
+            )
+        if self._position + len(data) > self._limits.max_bytes:
+            raise OSError(f"{self._name} has more than {self._limits.max_bytes} bytes")
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -161,9 +173,10 @@ class RemoteStream(io.RawIOBase):
     def _connect(self) -> ByteStream:
         if self._stream is None:
             self._stream, version = self._backend.open(self._address, self._position)
-            if version != (self._version or version):
-                raise OSError(f"{self._address} changed while it was being read")
-            self._version = version
+            if self._version and version and version != self._version:
+                self._disconnect()
+                raise OSError(f"{self._name} changed while it was being read")
+            self._version = version or self._version
         return self._stream
 
     def _read(self, num_bytes: int) -> bytes:
@@ -173,7 +186,7 @@ class RemoteStream(io.RawIOBase):
         except Exception as error:
             self._disconnect()
             # Whatever the store's package raises in the middle of a file, connecting again tells what it means.
-            raise StorageError(f"{self._address} broke off at byte {self._position}: {error}") from error
+            raise StorageError(f"{self._name} broke off at byte {self._position}: {error}") from error
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None

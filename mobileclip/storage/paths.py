@@ -8,13 +8,13 @@ import posixpath
 import re
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from mobileclip.storage.atomic import atomic_path, move_into_place
-from mobileclip.storage.backend import NUM_ATTEMPTS, Backend, Info, RemoteStream, attempt
+from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
 
 AnyPath = str | os.PathLike[str]
 
@@ -57,12 +57,12 @@ def file_name(path: AnyPath) -> str:
 
 
 @contextmanager
-def open_read(path: AnyPath, *, num_attempts: int = NUM_ATTEMPTS) -> Iterator[IO[bytes]]:
+def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[bytes]]:
     """Yield a file, opened for reading bytes from any position on.
 
     Args:
         path: path or address.
-        num_attempts: to connect, where a remote store fails.
+        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -79,13 +79,13 @@ def open_read(path: AnyPath, *, num_attempts: int = NUM_ATTEMPTS) -> Iterator[IO
         yield reader
 
 
-def read_bytes(path: AnyPath, *, limit: int, num_attempts: int = NUM_ATTEMPTS) -> bytes:
+def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) -> bytes:
     """Return the content of a file.
 
     Args:
         path: path or address.
         limit: bytes; a larger file is refused before more than that is read.
-        num_attempts: to connect, where a remote store fails.
+        num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         OSError: if the file cannot be read, or is larger.
@@ -161,8 +161,16 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
     return tuple(join(directory, name) for name in names)
 
 
-def find_files(directory: AnyPath, *, recursive: bool = True) -> dict[str, str]:
+def find_files(
+    directory: AnyPath, *, recursive: bool = True, passed_over: Callable[[str, str], None] | None = None
+) -> dict[str, str]:
     """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
+
+    Args:
+        directory: path or address.
+        recursive: with those in the directories below; links to directories are not followed.
+        passed_over: called with the name of everything else that is there, and with what it is: `linked_folder`,
+            `broken_link` or `special_file`.
 
     Raises:
         OSError: if it cannot be listed.
@@ -172,7 +180,7 @@ def find_files(directory: AnyPath, *, recursive: bool = True) -> dict[str, str]:
         found = attempt(lambda: _backend(directory).find(os.fspath(directory), recursive=recursive))
         return {name: _print(info) for name, info in found.items()}
     top = local_path(directory)
-    return {name: _print(info) for name, info in _walk(top, "", recursive=recursive)} if top.is_dir() else {}
+    return {name: _print(info) for name, info in _walk(top, passed_over, recursive=recursive)} if top.is_dir() else {}
 
 
 def make_directory(path: AnyPath) -> None:
@@ -274,12 +282,33 @@ def _print(info: Info) -> str:
     return f"{info.size}-{info.version}"
 
 
-def _walk(directory: Path, prefix: str, *, recursive: bool) -> Iterator[tuple[str, Info]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if recursive:
-                    yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", recursive=True)
-            elif entry.is_file():
-                status = entry.stat()
-                yield f"{prefix}{entry.name}", Info(size=status.st_size, version=str(status.st_mtime_ns))
+def _walk(top: Path, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> Iterator[tuple[str, Info]]:
+    waiting = [(top, "")]
+    while waiting:
+        directory, prefix = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                kind = _kind(entry)
+                if kind == "folder":
+                    if recursive:
+                        waiting.append((Path(entry.path), f"{name}/"))
+                elif kind == "file":
+                    status = entry.stat()
+                    yield name, Info(size=status.st_size, version=str(status.st_mtime_ns))
+                elif passed_over is not None:
+                    passed_over(name, kind)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        if entry.is_file():
+            return "file"
+        if not entry.is_symlink():
+            return "special_file"
+        return "linked_folder" if entry.is_dir() else "special_file" if Path(entry.path).exists() else "broken_link"
+    except OSError:
+        # A link to itself.
+        return "broken_link"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from datetime import datetime
 from typing import Any, TypeVar
 
 from mobileclip.storage.backend import ByteStream, Info, StorageError
+from mobileclip.storage.limits import store_limits
+from mobileclip.storage.printable import printable, without_secrets
 
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ class FsspecBackend:
             # Files in memory are one object for all who read them; this shares the bytes and not the position.
             stream = io.BytesIO(stream.getvalue())
         _call(address, lambda: stream.seek(position))
-        return stream, version
+        return _Bounded(address, stream), version
 
     def info(self, address: str) -> Info:
         """Return size and version."""
@@ -89,6 +93,25 @@ class FsspecBackend:
         _call(address, lambda: filesystem.rm_file(path))
 
 
+class _Bounded:
+    """A stream each read of which is bounded in time: packages of stores wait for ever, or say nothing of it."""
+
+    def __init__(self, address: str, stream: Any) -> None:
+        self._address, self._stream = address, stream
+
+    def read(self, size: int, /) -> bytes:
+        return _in_time(self._address, lambda: bytes(self._stream.read(size)))
+
+    def seekable(self) -> bool:
+        return bool(self._stream.seekable())
+
+    def seek(self, offset: int, /) -> int:
+        return int(self._stream.seek(offset))
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def _filesystem(address: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
@@ -112,7 +135,9 @@ def _known(address: str, call: Callable[[], T]) -> T:
 def _call(address: str, call: Callable[[], T]) -> T:
     """Return what `call` returns, with every failure as an OSError that names the address."""
     try:
-        return call()
+        return _in_time(address, call)
+    except StorageError:
+        raise
     except _PLAIN_ERRORS as error:
         raise type(error)(f"{address}: {error}") from error
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -122,6 +147,24 @@ def _call(address: str, call: Callable[[], T]) -> T:
         if "Credentials" in type(error).__name__:
             raise PermissionError(what) from error
         raise StorageError(what) from error
+
+
+def _in_time(address: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns, or give it up after a time; its thread is left to itself then."""
+    seconds = store_limits().call_seconds
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+            outcome.set_exception(error)
+
+    # No pool: its threads would be waited for when the process ends.
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([outcome], seconds).done:
+        raise StorageError(f"{printable(without_secrets(address))}: the store did not answer within {seconds:g} s")
+    return outcome.result()
 
 
 def _info(details: Mapping[str, Any]) -> Info:

@@ -1,4 +1,4 @@
-"""Files from web servers: read through the standard library, with timeouts, from any byte on."""
+"""Files from web servers: read through the standard library, within bounds, from any byte on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from functools import cache
 from typing import NoReturn
 
 from mobileclip.storage.backend import ByteStream, Info, StorageError
+from mobileclip.storage.connection import Exchange
+from mobileclip.storage.limits import store_limits
+from mobileclip.storage.printable import printable, without_secrets
 
-# Without an answer, or without a further byte, for so long, a connection counts as broken.
-TIMEOUT_SECONDS = 30.0
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 # What an address may hold; everything else is percent-encoded, as browsers do.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _PASSING = (408, 425, 429)
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 class WebBackend:
@@ -31,32 +32,36 @@ class WebBackend:
             raise ValueError(f"{address} can only be read; write to a path, or to an address such as s3://bucket/key")
 
     def open(self, address: str, position: int) -> tuple[ByteStream, str]:
-        """Return the answer from `position` on, and the file's version."""
+        """Return the answer from `position` on, and what stays the same for parts and the whole of a file."""
         headers = {"Range": f"bytes={position}-"} if position else {}
         try:
-            response = _request(address, "GET", headers)
+            body = _request(address, "GET", headers)
         except _PastTheEndError:
-            return io.BytesIO(), self.info(address).version
-        if position and response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != position:
-                raise OSError(f"{address} answers with another part of the file than it was asked for")
-            return _Body(address, response), _version(response)
-        body = _Body(address, response)
+            size = self.info(address).size
+            if size is not None and position < size:
+                raise OSError(
+                    f"{_named(address)}: the server refuses what lies behind byte {position} of {size}"
+                ) from None
+            return io.BytesIO(), ""
+        response = body.response
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            return body, _version(response, _whole_size(address, response, position))
         body.discard(position)
-        return body, _version(response)
+        return body, _version(response, _length(response))
 
     def info(self, address: str) -> Info:
         """Return size and version, as the server's headers tell."""
         try:
-            response = _request(address, "HEAD", {})
+            body = _request(address, "HEAD", {})
         except OSError as error:
             if isinstance(error, (FileNotFoundError, StorageError)):
                 raise
             # Some servers answer to GET only.
-            response = _request(address, "GET", {})
-        with response:
-            return Info(size=_length(response), version=_version(response), mark=response.headers.get("ETag", ""))
+            body = _request(address, "GET", {})
+        with body:
+            headers, length = body.response.headers, _length(body.response)
+            version = headers.get("ETag") or headers.get("Last-Modified") or ""
+            return Info(size=length, version=printable(version), mark=printable(headers.get("ETag", "")))
 
     def is_directory(self, address: str) -> bool:  # noqa: ARG002 - there are none
         """Return False: web servers have no folders that could be listed."""
@@ -82,17 +87,20 @@ class _PastTheEndError(OSError):
 class _Body(io.RawIOBase):
     """An answer that tells a broken connection from the end: http.client does not."""
 
-    def __init__(self, address: str, response: http.client.HTTPResponse) -> None:
+    def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange) -> None:
         super().__init__()
-        self._address = address
-        self._response = response
+        self.response = response
+        self._address = _named(address)
+        self._exchange = exchange
         self._remaining = _length(response)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return at most `size` bytes, none at the end."""
+        """Return what is there of at most `size` bytes, none at the end."""
+        size = 2**20 if size < 0 else size
+        self._exchange.allow(size)
         try:
-            data = self._response.read(None if size < 0 else size)
-        except (OSError, http.client.HTTPException) as error:
+            data = self.response.read1(size)
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise StorageError(f"{self._address}: {_words(error)}") from error
         if self._remaining is not None:
             self._remaining -= len(data)
@@ -107,45 +115,64 @@ class _Body(io.RawIOBase):
 
     def close(self) -> None:
         """Close the connection."""
-        self._response.close()
+        self.response.close()
         super().close()
 
 
-@cache
-def _opener() -> urllib.request.OpenerDirector:
-    """Return what follows redirections to web servers only: by default, they may lead to ftp."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _request(address: str, method: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
     headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity", **headers}
+    exchange = Exchange(store_limits())
     try:
         request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's addresses come here
-        response = _opener().open(request, timeout=TIMEOUT_SECONDS)
+        response = exchange.opener().open(request)
     except urllib.error.HTTPError as error:
         error.close()
         _refuse(address, error.code, error.reason)
     except (ValueError, http.client.InvalidURL) as error:
-        raise OSError(f"{address} is not a web address: {error}") from None
+        raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise StorageError(f"{address} cannot be reached: {_words(error)}") from error
+        raise StorageError(f"{_named(address)} cannot be reached: {_words(error)}") from error
     assert isinstance(response, http.client.HTTPResponse), "only web servers are asked"
-    return response
+    exchange.begin_body()
+    try:
+        _check(address, response, is_part="Range" in headers)
+    except OSError:
+        response.close()
+        raise
+    return _Body(address, response, exchange)
+
+
+def _check(address: str, response: http.client.HTTPResponse, *, is_part: bool) -> None:
+    """Refuse an answer that is not the file, or the part of it, that was asked for."""
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT and not is_part:
+        _whole_size(address, response, 0)
+    elif response.status not in (http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT):
+        raise OSError(f"{_named(address)}: the server answers {response.status} and no file")
+    name = urllib.parse.urlsplit(address).path.lower()
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity") and not name.endswith(_PACKED):
+        raise OSError(
+            f"{_named(address)} comes compressed ({printable(encoding, limit=40)}) though that was not asked for, and "
+            "parts of it cannot be read; have the server send it as it is"
+        )
+    if response.headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
+        raise OSError(
+            f"{_named(address)}: the server answers with a web page and not with the file; open it to see why"
+        )
+
+
+def _whole_size(address: str, response: http.client.HTTPResponse, position: int) -> int | None:
+    """Return the size of the file that a part is of, where it says so; the part must be all from `position` on."""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    first, last, size = (-1, -1, "*") if found is None else (int(found[1]), int(found[2]), found[3])
+    length = _length(response)
+    if first != position or (size != "*" and last != int(size) - 1) or length not in (None, last - first + 1):
+        raise OSError(f"{_named(address)}: the server answers with another part of the file than it was asked for")
+    return None if size == "*" else int(size)
 
 
 def _refuse(address: str, status: int, reason: str) -> NoReturn:
-    what = f"{address}: the server answers {status} {reason}"
+    what = f"{_named(address)}: the server answers {status} {printable(reason, limit=100)}"
     if status in (404, 410):
         raise FileNotFoundError(what)
     if status in (401, 403):
@@ -157,16 +184,22 @@ def _refuse(address: str, status: int, reason: str) -> NoReturn:
     raise OSError(what)
 
 
+def _named(address: str) -> str:
+    return printable(without_secrets(address))
+
+
 def _words(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+    text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+    return printable(text, limit=100)
 
 
 def _length(response: http.client.HTTPResponse) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
+    length = response.headers.get("Content-Length", "").strip()
+    return int(length) if _LENGTH.fullmatch(length) else None
 
 
-def _version(response: http.client.HTTPResponse) -> str:
-    """Return what stays the same for parts and the whole of a file."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+def _version(response: http.client.HTTPResponse, size: int | None) -> str:
+    """Return what stays the same for parts and the whole of a file; empty where the server says nothing of it."""
+    mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    return mark or ("" if size is None else str(size))

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobileclip.data.image_limits import ImageLimits
+from mobileclip.data.image_opening import open_image
 from mobileclip.interruption import ending, leave_to_parent
 
 # Fewer drawings than this are done before another process has started.
@@ -61,7 +63,7 @@ def render(svg: str, size: int) -> Rendering | None:
         data = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     except ValueError:
         return None
-    drawing = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    drawing = open_image(bytes(data), ImageLimits()).image.convert("RGBA")
     box = drawing.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     if box is None:
         return None

@@ -13,6 +13,7 @@ from emoji.teachers import PROMPTS
 import mobileclip
 from mobileclip.data import decode_image
 from mobileclip.pipeline import ImageTextModel
+from mobileclip.terminal import print_table
 from mobileclip.training import plot_curves
 
 from .evaluate import Scores
@@ -58,13 +59,12 @@ class Results:
 
 def print_results(results: Results) -> None:
     """Print the table to the terminal."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "", *COLUMNS.values(), title="In per cent; mean ± standard deviation where seeds were repeated")
     for cells in _rows(results):
         table.add_row(*cells)
-    Console().print(table)
+    print_table(table, min_width=80)
 
 
 def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model_path: Path, benchmarks: Path) -> None:

@@ -476,7 +476,7 @@ class TestForms:
             ({"json": b"{"}, "bad_json"),
             ({"json": b"[]"}, "bad_json"),
             ({"paug.json": b""}, "bad_json"),
-            ({"paug.json": b"\xff"}, "bad_json"),
+            ({"paug.json": b"\xff"}, "bad_text"),
             ({"paug.json": b"[" * 100_000}, "bad_json"),
             ({"paug.json": b"{}"}, "bad_json"),
             ({"paug.json": b'{"param_aug": []}'}, "bad_augmentation"),

@@ -60,6 +60,19 @@ def keys(samples):
     return [sample.raw.key for sample in samples]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "numbers"),
+    [
+        ("epoch", [13, 8, 9, 3, 6, 0, 12, 7, 1, 4, 5, 10, 11, 2]),
+        ("resampled", [7, 10, 11, 1, 6, 0, 6, 7, 1, 10, 11, 4, 0, 7]),
+    ],
+)
+def test_a_seed_keeps_its_order(shards, sampling, numbers):
+    """Or else a run that another version resumes would see some samples twice and others never."""
+    samples = order(shards, sampling=sampling, shuffle=True).samples(0, ALONE, pytest.fail)
+    assert keys(islice(samples, 14)) == [f"{number:06d}" for number in numbers]
+
+
 class TestEpoch:
     def test_shards_are_dealt_out_to_processes_and_then_to_workers(self, shards):
         readers = [

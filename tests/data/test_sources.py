@@ -31,7 +31,6 @@ from mobileclip.data import (
 )
 from mobileclip.data.sources import jsonl, records, sources
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import backend
 from tests.data.samples import encoded, golden, write_raw
 from tests.stores import s3_server, web_server
 
@@ -40,8 +39,9 @@ KEYS = [f"00010000000{number}" for number in range(3)]
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    monkeypatch.setattr(backend, "RETRY_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+def _no_pauses():
+    with storage.use_limits(storage.StoreLimits(retry_delays_seconds=(0.0, 0.0, 0.0))):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -393,8 +393,8 @@ class TestJsonLines:
         path = write_lines(tmp_path / "a.jsonl", lines)
         unit = JsonLinesSource(path=path, samples_per_shard=100).units()[-1]
         parsed = []
-        original = jsonl.parse_object
-        monkeypatch.setattr(jsonl, "parse_object", lambda *given: parsed.append(given) or original(*given))
+        original = jsonl.parse_row
+        monkeypatch.setattr(jsonl, "parse_row", lambda *given: parsed.append(given) or original(*given))
         assert [sample.captions for sample in unit.read(SkipReport())] == [
             (f"{number}",) for number in range(1900, 2000)
         ]
@@ -517,7 +517,10 @@ class TestFolder:
             },
         )
         samples, report = read(FolderSource(path=tmp_path))
-        assert report.num_skipped == 0
+        assert names(report) == {
+            "hidden_file": [".hidden.jpg", ".hidden.txt", ".thumbnails/t.jpg", "__MACOSX/b/one.jpg"],
+            "other_file": ["notes.md"],
+        }
         assert [(sample.key, sample.captions) for sample in samples] == [
             ("a", ("x", "y")),
             ("b/one", ("first", "second")),
@@ -557,6 +560,7 @@ class TestFolder:
             "bad_json": [f"line 6 of train/{table}"],
             "image_not_an_image": [f"line 8 of train/{table}"],
             "no_caption": ["train/c.jpg", "train/d.jpg"],
+            "other_file": ["train/notes.txt"],
         }
 
     BAD = (
@@ -627,7 +631,7 @@ class TestFolder:
                 FolderSource(path=base).units()
             return
         samples, report = read(FolderSource(path=base))
-        assert report.num_skipped == 0
+        assert report.counts.total() == report.counts["hidden_file"] == 2 * len(set(stems) - visible)
         assert len({sample.key for sample in samples}) == len(visible)
         write_shard(base / "new.tar", samples)
         with tarfile.open(base / "new.tar") as tar:

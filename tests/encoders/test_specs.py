@@ -106,6 +106,7 @@ def test_specs_are_values():
         ),
         (lambda: MCiSpec(stages=(StageSpec(dim=64, depth=1), StageSpec(dim=96, depth=1))), "96 is none of 64"),
         (lambda: MCiSpec(stages=()), "stages"),
+        (lambda: MCiSpec(stages=(StageSpec(dim=8, depth=1),), ffn_ratio=0.1), "leaves no channel of a stage of 8"),
         (lambda: StageSpec(dim=0, depth=1), "dim"),
         (lambda: StageSpec(dim=8, depth=0), "depth"),
         (lambda: RepMixerSpec(kernel_size=4), "kernel_size of RepMixerSpec is odd and positive, so not 4"),

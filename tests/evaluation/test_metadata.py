@@ -48,8 +48,8 @@ def test_fractions_are_cut_off():
         (stored(np.array([1, None]), pickled=True), "bad_metadata", "no array of numbers"),
         (stored(np.array([1, 2, 3])), "bad_metadata", r"int64 of shape \(3,\), expected 2 numbers: region, country"),
         (stored(np.array([[1, 2]])), "bad_metadata", r"shape \(1, 2\)"),
-        (stored(np.array(["1", "2"])), "bad_metadata", "<U1 of shape"),
-        (stored(np.array([True, False])), "bad_metadata", "bool of shape"),
+        (stored(np.array(["1", "2"])), "bad_metadata", "no array of numbers"),
+        (stored(np.array([True, False])), "bad_metadata", "no array of numbers"),
         (stored(np.array([1, -1])), "bad_metadata", r"\[1, -1\], expected numbers from 0"),
         (stored(np.array([1, np.nan])), "bad_metadata", "expected numbers from 0"),
         (stored(np.array([1, 1e30])), "bad_metadata", "expected numbers from 0"),
@@ -64,7 +64,7 @@ def test_what_is_no_metadata(content, reason, detail):
 def test_several_arrays_are_not_one():
     stream = io.BytesIO()
     np.savez(stream, a=np.array([1, 2]))
-    with pytest.raises(BadSampleError, match="several arrays, expected 2 numbers"):
+    with pytest.raises(BadSampleError, match="no array of numbers"):
         parse_metadata(stream.getvalue(), FIELDS)
 
 

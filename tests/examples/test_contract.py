@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mobileclip.data.image import ImageTransform, load_image
+from mobileclip.data.image_formats import IMAGE_FORMATS
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
 from tests.examples.running import contract_module
@@ -130,6 +131,14 @@ def test_what_is_no_export_is_refused(contract, folder, tmp_path):
     (copied / "mobileclip.json").write_text(json.dumps({**described, "towers": described["towers"][:1]}))
     with pytest.raises(ValueError, match="no text tower; export the model with --tower both"):
         contract.read_export(copied, target="torch").tower("text")
+
+
+def test_only_the_librarys_formats_are_opened(contract, tmp_path):
+    assert [kind.name for kind in IMAGE_FORMATS] == list(contract.IMAGE_FORMATS)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnidentifiedImageError):
+        contract.read_picture(path)
 
 
 def test_constants_are_the_librarys(contract):

@@ -131,7 +131,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str]) -> Iterator[tu
                     if room not in usual:
                         usual[room] = _unchanged(trees[-1], room, only)
                     tests = only or files_with_tests(ROOT, room, mutant.file, usual[room].file_seconds)
-                    trial = Trial(trees.pop(), tests, mutant, 60 + 5 * usual[room].seconds)
+                    trial = Trial(trees.pop(), tests, mutant, 30 + 5 * usual[room].seconds)
                     running[trial.process.sentinel] = trial
                 ready = wait(list(running), min(trial.seconds_left for trial in running.values()))
                 late = [sentinel for sentinel, trial in running.items() if trial.seconds_left == 0]

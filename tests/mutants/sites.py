@@ -25,7 +25,9 @@ OPERATORS = (
     *("ZeroIterationForLoop", "ExceptionReplacer"),
 )
 
-_NOT_THE_PROGRAM = {"raise_stmt", "import_from", "import_name", "tfpdef", "fstring_format_spec"}
+# Messages, imports, formats, and statements of invariants: what they refuse does not happen.
+_NOT_THE_PROGRAM = {"raise_stmt", "import_from", "import_name", "fstring_format_spec", "assert_stmt"}
+_STATEMENTS_ABOUT_CALLS = ("strict=True", "kw_only=True")
 
 
 class NameReplacer(Operator):
@@ -141,12 +143,12 @@ def _function(node: parso.tree.NodeOrLeaf) -> str:
 
 
 def _is_program(node: parso.tree.NodeOrLeaf) -> bool:
-    """Whether a node is computed with: not a type, an import, a docstring, or the text of an error."""
-    if node.type == "if_stmt" and _code(node.children[1]) == "TYPE_CHECKING":
+    """Whether a node is computed with: not a type, an import, a docstring, an invariant, or the text of an error."""
+    if node.type == "assert_stmt" or (node.type == "if_stmt" and _code(node.children[1]) == "TYPE_CHECKING"):
         return False
     inner = node
     while (outer := inner.parent) is not None:
-        if outer.type in _NOT_THE_PROGRAM or _is_type(inner, outer) or _is_list_of_names(outer):
+        if outer.type in _NOT_THE_PROGRAM or _is_said_of_types(inner, outer) or _is_list_of_names(outer):
             return False
         if inner.type == "string" and outer.type in ("simple_stmt", "file_input"):  # a docstring
             return False
@@ -158,18 +160,18 @@ def _is_list_of_names(outer: parso.tree.NodeOrLeaf) -> bool:
     return outer.type == "expr_stmt" and _code(outer.children[0]) == "__all__"
 
 
-def _is_type(inner: parso.tree.NodeOrLeaf, outer: parso.tree.NodeOrLeaf) -> bool:
-    if outer.type == "annassign":
-        return inner is outer.children[1]
-    if outer.type in ("funcdef", "param"):
-        return inner is outer.annotation
-    if outer.type == "parameters":  # the star before what is given by name
-        return inner.type == "operator"
-    if outer.type == "if_stmt":
-        return _code(outer.children[1]) == "TYPE_CHECKING"
-    if outer.type == "decorated":
-        return _code(inner) == "@overload"
-    return outer.type == "trailer" and _code(outer.get_previous_sibling()) in ("Literal", "TypeVar", "cast")
+def _is_said_of_types(inner: parso.tree.NodeOrLeaf, outer: parso.tree.NodeOrLeaf) -> bool:
+    rules = {
+        "argument": lambda: _code(outer) in _STATEMENTS_ABOUT_CALLS,
+        "annassign": lambda: inner is outer.children[1],
+        "funcdef": lambda: inner is outer.annotation,
+        "param": lambda: inner is outer.annotation,
+        "parameters": lambda: inner.type == "operator",  # the star before what is given by name
+        "if_stmt": lambda: _code(outer.children[1]) == "TYPE_CHECKING",
+        "decorated": lambda: _code(inner) == "@overload",
+        "trailer": lambda: _code(outer.get_previous_sibling()) in ("Literal", "TypeVar", "cast"),
+    }
+    return outer.type in rules and rules[outer.type]()
 
 
 def _code(node: parso.tree.NodeOrLeaf) -> str:

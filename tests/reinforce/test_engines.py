@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
+from mobileclip.data.sources.shards import ShardUnit
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import to_json
 
@@ -70,10 +72,8 @@ def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
 
     def kill_one(_count):
         if not killed:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(workers[0])
+            killed.append(workers_of_this_process()[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     engine = LocalEngine(num_workers=2, num_threads=1)
     entries = list(engine.run(spec, units, kill_one))
@@ -84,16 +84,86 @@ def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
         assert stored == [sample.key for sample in read_reinforced_samples([expected / entry.shard])]
 
 
+def workers_of_this_process() -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_worker_that_is_stopped_is_replaced(alone, small_teachers, tmp_path):
+    """It would hold its unit, and the run, for ever."""
+    shards, expected = alone
+    spec = make_spec(shards, tmp_path / "stopped", small_teachers)
+    (tmp_path / "stopped").mkdir()
+    stopped = []
+
+    def stop_one(_count):
+        if not stopped:
+            stopped.append(workers_of_this_process()[0])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    engine = LocalEngine(num_workers=2, num_threads=1, silence_seconds=3.0)
+    entries = list(engine.run(spec, spec.source.units(), stop_one))
+    assert stopped
+    assert not Path(f"/proc/{stopped[0]}").exists(), "it is left to no one"
+    assert sorted(entry.shard for entry in entries) == [unit.name for unit in spec.source.units()]
+    for entry in entries:
+        stored = [sample.key for sample in read_reinforced_samples([tmp_path / "stopped" / entry.shard])]
+        assert stored == [sample.key for sample in read_reinforced_samples([expected / entry.shard])]
+
+
+@attrs.frozen(kw_only=True)
+class StuckUnit(ShardUnit):
+    """Hangs where it is read, as a driver or a decoder may."""
+
+    def read(self, report):
+        time.sleep(600)
+        return super().read(report)
+
+
+@pytest.mark.slow
+def test_a_unit_that_is_stuck_ends_the_run_in_time(make_shards, small_teachers, tmp_path):
+    spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
+    (tmp_path / "out").mkdir()
+    units = [StuckUnit(name=unit.name, path=unit.path) for unit in spec.source.units()]
+    engine = LocalEngine(num_workers=2, num_threads=1, progress_seconds=15.0, max_attempts=1)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"too much for 1 worker processes, the last finished no sample for 15 s"):
+        list(engine.run(spec, units, lambda _count: None))
+    assert time.monotonic() - started < 60
+    assert workers_of_this_process() == []
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_itself_blames_no_worker(alone, small_teachers, tmp_path):
+    shards, _ = alone
+    spec = make_spec(shards, tmp_path / "out", small_teachers)
+    (tmp_path / "out").mkdir()
+    before = []
+    for entry in LocalEngine(num_workers=2, num_threads=1, silence_seconds=2.0).run(
+        spec, spec.source.units(), lambda _count: None
+    ):
+        if not before:
+            assert entry.num_samples
+            before = workers_of_this_process()
+            for worker in before:
+                os.kill(worker, signal.SIGSTOP)
+            time.sleep(3)  # and so is who asks for the entries
+            for worker in before:
+                os.kill(worker, signal.SIGCONT)
+        else:
+            assert set(workers_of_this_process()) <= set(before), "one was replaced"
+
+
 def test_a_unit_that_kills_its_workers_stops_the_run(make_shards, small_teachers, tmp_path):
     spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
     (tmp_path / "out").mkdir()
 
     from mobileclip.reinforce.engines.local import _Crew
 
-    crew = _Crew(spec, [("cpu", 1)], lambda _count: None)
+    crew = _Crew(LocalEngine(), spec, [("cpu", 1)], lambda _count: None)
     assign = crew._assign
     crew._assign = lambda waiting: (assign(waiting), [member.process.kill() for member in crew._members])
-    with pytest.raises(ValueError, match=r"00000000\.tar ended 3 worker processes, the last with exit code -9"):
+    with pytest.raises(ValueError, match=r"00000000\.tar was too much for 3 worker .* exit code -9"):
         list(crew.run(spec.source.units()))
 
 

@@ -12,6 +12,7 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.data.image_files import list_folder
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit
@@ -41,8 +42,8 @@ class ClassFolderSource(Source):
 
     A sample's captions are the templates with the name of its class; its metadata has the name as `label`. A class is
     called like its folder, with spaces for underscores, or as a table beside the folders says: `classes.json`
-    (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name). Other files than images are left
-    alone, and so are hidden ones.
+    (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name). What is hidden or no image is
+    left out and counted, as `image_files` says.
 
     Images come in an order that mixes the classes: shards of one class each would make batches of one class each.
 
@@ -68,7 +69,7 @@ class ClassFolderSource(Source):
             ValueError: if it is no folder, cannot be listed, holds no images in folders, or the table of names is wrong
                 or names a folder that is not there.
         """
-        items, stray, digest = self._items()
+        items, stray, digest, left_out = self._items()
         names = self._names({_folder(item) for item in items})
         rows = {folder: self._row(folder, name) for folder, name in names.items()}
         digest = blake2b(b"\0".join((digest.encode(), *rows.values())), digest_size=16).hexdigest()
@@ -82,6 +83,7 @@ class ClassFolderSource(Source):
                 path=self.path,
                 items=tuple(FolderItem(key=item.key, image=item.image, rows=(rows[_folder(item)],)) for item in part),
                 stray=() if index else tuple(stray),
+                left_out=() if index else left_out,
                 # Every image's place depends on all the others, so every part changes with any of them.
                 digest=digest,
             )
@@ -94,11 +96,11 @@ class ClassFolderSource(Source):
         Raises:
             ValueError: see `units`.
         """
-        items, _, _ = self._items()
+        items, *_ = self._items()
         return tuple(sorted(self._names({_folder(item) for item in items}).values()))
 
-    def _items(self) -> tuple[list[FolderItem], list[Skip], str]:
-        """Return the images that belong to a class, those that belong to none, and a digest of all of them."""
+    def _items(self) -> tuple[list[FolderItem], list[Skip], str, tuple[Skip, ...]]:
+        """Return the images that belong to a class, those that belong to none, a digest of all, and other files."""
         units = FolderSource(path=self.path).units()
         items = [item for unit in units for item in unit.items]
         classed = [item for item in items if "/" in item.image]
@@ -112,7 +114,8 @@ class ClassFolderSource(Source):
             for item in items
             if "/" not in item.image
         ]
-        return classed, stray, "".join(unit.digest for unit in units)
+        left_out = list_folder(self.path).left_out(NAMES)
+        return classed, stray, "".join(unit.digest for unit in units), left_out
 
     def _names(self, folders: set[str]) -> dict[str, str]:
         """Return the names of the classes by their folders, in the order of the folders."""

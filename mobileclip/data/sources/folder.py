@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -13,19 +14,19 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.image_formats import IMAGE_EXTENSIONS
+from mobileclip.data.image_files import FolderFiles, list_folder, printable_name
+from mobileclip.data.image_formats import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
 from mobileclip.strict import strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
 _SIDECARS = (".txt", ".json")
-_MAC_ARCHIVE = "__MACOSX"
 
 
 @attrs.frozen(kw_only=True)
@@ -55,12 +56,14 @@ class FolderUnit(Unit):
         path: the folder.
         items: the images.
         stray: rows of tables that belong to no image; the first unit reports them.
+        left_out: files that are neither images nor their captions; the first unit reports them.
         digest: of everything that is read.
     """
 
     path: str
     items: tuple[FolderItem, ...]
     stray: tuple[Skip, ...] = ()
+    left_out: tuple[Skip, ...] = ()
     digest: str
 
     def fingerprint(self) -> str:
@@ -78,19 +81,20 @@ class FolderUnit(Unit):
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the images that have a caption."""
-        report.extend(self.stray)
+        report.extend((*self.stray, *self.left_out))
         return read_records(self.path, map(self._record_or_skip, self.items), report)
 
     def _record_or_skip(self, item: FolderItem) -> Record | Skip:
-        label = _printable(item.image)
-        try:
+        label = printable_name(item.image)
+
+        def record() -> Record:
             return Record(sample=self._sample(item, label), image=storage.join(self.path, item.image), label=label)
-        except BadSampleError as error:
-            return Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail)
+
+        return made_or_skip(record, key=label, shard=self.path)
 
     def _sample(self, item: FolderItem, label: str) -> ImageTextSample:
-        rows = [parse_object(row, f"the row of {label}") for row in item.rows]
-        beside = parse_object(self._content(item.json), _printable(item.json)) if item.json is not None else {}
+        rows = [parse_row(row, f"the row of {label}") for row in item.rows]
+        beside = parse_row(self._content(item.json), printable_name(item.json)) if item.json is not None else {}
         captions = self._text_captions(item)
         captions = captions or json_captions(beside)
         captions = captions or tuple(dict.fromkeys(caption for row in rows for caption in json_captions(row)))
@@ -107,7 +111,7 @@ class FolderUnit(Unit):
         try:
             lines = self._content(item.text).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise BadSampleError("bad_text", f"{_printable(item.text)} is not UTF-8: {error}") from None
+            raise BadSampleError("bad_text", f"{printable_name(item.text)} is not UTF-8: {error}") from None
         return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
     def _content(self, name: str) -> bytes:
@@ -116,7 +120,7 @@ class FolderUnit(Unit):
         except storage.StorageError as error:
             raise BadSampleError("unreachable_caption", str(error)) from None
         except OSError as error:
-            raise BadSampleError("unreadable_caption", f"{_printable(name)}: {error}") from None
+            raise BadSampleError("unreadable_caption", f"{printable_name(name)}: {error}") from None
 
 
 @sources.register("folder")
@@ -126,8 +130,8 @@ class FolderSource(Source):
 
     The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
     `NAME.json`; or those of the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to the table,
-    is the image. The first that has any counts; other fields become metadata. Hidden files are left alone, and links to
-    folders are not followed.
+    is the image. The first that has any counts; other fields become metadata. What is hidden or no image is left out
+    and counted, as `image_files` says.
 
     Args:
         path: the folder, or its address on a store that can be listed.
@@ -147,17 +151,19 @@ class FolderSource(Source):
             ValueError: if it is no folder, cannot be listed, or holds no images.
         """
         try:
-            files = {name: mark for name, mark in storage.find_files(self.path).items() if not _hidden(name)}
-            rows, stray = self._rows(files)
+            found = list_folder(self.path)
+            rows, stray = self._rows(found.files)
         except storage.StorageError:
             raise
         except OSError as error:
             raise ValueError(f"the folder {self.path} cannot be looked through: {error}") from None
-        items = list(_items(files, rows))
+        items = list(_items(found, rows))
         if not items:
             kinds = ", ".join(IMAGE_EXTENSIONS)
             missing = "is no folder" if not storage.is_directory(self.path) else f"holds no images ({kinds})"
             raise ValueError(f"{self.path} {missing}; expected a folder of images with captions")
+        beside = [name for item in items for name in (item.text, item.json) if name is not None]
+        left_out = found.left_out({*beside, *_tables(found.files)})
         parts = [
             items[start : start + self.samples_per_shard] for start in range(0, len(items), self.samples_per_shard)
         ]
@@ -167,7 +173,8 @@ class FolderSource(Source):
                 path=self.path,
                 items=tuple(part),
                 stray=() if index else tuple(stray),
-                digest=_digest(part, files, () if index else stray),
+                left_out=() if index else left_out,
+                digest=_digest(part, found.files, () if index else stray),
             )
             for index, part in enumerate(parts)
         )
@@ -176,17 +183,15 @@ class FolderSource(Source):
         """Return the tables' lines by the image they name, and what names none."""
         rows: dict[str, list[bytes]] = defaultdict(list)
         stray: list[Skip] = []
-        for table in sorted(name for name in files if posixpath.basename(name) in TABLES):
+        for table in _tables(files):
             with storage.open_read(storage.join(self.path, table)) as stream:
                 for line in read_lines(stream):
                     if line.data is not None and not line.data.strip():
                         continue
-                    label = f"line {line.number} of {_printable(table)}"
-                    try:
-                        name = _named(line.data, label, posixpath.dirname(table), files)
-                    except BadSampleError as error:
-                        stray.append(Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail))
-                    else:
+                    label = f"line {line.number} of {printable_name(table)}"
+                    named = partial(_named, line.data, label, posixpath.dirname(table), files)
+                    name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
+                    if name is not None:
                         assert line.data is not None, "a line that was parsed is there"
                         rows[name].append(line.data)
         return rows, stray
@@ -196,25 +201,27 @@ def _named(line: bytes | None, label: str, directory: str, files: Mapping[str, s
     """Return the image that the row of a table names."""
     if line is None:
         raise BadSampleError("line_too_long", f"{label} has more than {MAX_LINE_BYTES} bytes")
-    given = parse_object(line, label).get("file_name")
+    given = parse_row(line, label).get("file_name")
     if not isinstance(given, str) or not given:
         raise BadSampleError("missing_image", f"{label} has no `file_name`")
     name = posixpath.normpath(posixpath.join(directory, given))
     if name not in files:
         raise BadSampleError("missing_image", f"{label} names {given}, which is not there")
-    if _suffix(name)[1:] not in IMAGE_EXTENSIONS:
+    if not is_image_name(name):
         raise BadSampleError("image_not_an_image", f"{label} names {given}, expected one of {IMAGE_EXTENSIONS}")
     return name
 
 
-def _items(files: Mapping[str, str], rows: Mapping[str, list[bytes]]) -> Iterator[FolderItem]:
+def _tables(files: Iterable[str]) -> list[str]:
+    return sorted(name for name in files if posixpath.basename(name) in TABLES)
+
+
+def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[FolderItem]:
     beside = {
-        (posixpath.splitext(name)[0], _suffix(name)): name for name in sorted(files) if _suffix(name) in _SIDECARS
+        (posixpath.splitext(name)[0], _suffix(name)): name for name in sorted(found.files) if _suffix(name) in _SIDECARS
     }
     keys: set[str] = set()
-    for name in sorted(files):
-        if _suffix(name)[1:] not in IMAGE_EXTENSIONS:
-            continue
+    for name in found.images:
         stem = posixpath.splitext(name)[0]
         key = _key(stem)
         if key in keys:
@@ -232,7 +239,7 @@ def _items(files: Mapping[str, str], rows: Mapping[str, list[bytes]]) -> Iterato
 
 def _key(stem: str) -> str:
     """Return a path without its suffix as a key: dots separate a key from the extension, and `__` marks no sample."""
-    directory, _, name = _printable(stem).replace(".", "_").rpartition("/")
+    directory, _, name = printable_name(stem).replace(".", "_").rpartition("/")
     key = f"{directory}/{name}" if directory else name
     return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
@@ -251,13 +258,3 @@ def _digest(items: Iterable[FolderItem], files: Mapping[str, str], stray: Iterab
 
 def _suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == _MAC_ARCHIVE for part in name.split("/"))
-
-
-def _printable(name: str) -> str:
-    """Return a file's name as text: names on disk may hold bytes that are none, and line breaks."""
-    text = os.fsencode(name).decode(errors="replace")
-    return "".join(letter if letter.isprintable() else "_" for letter in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 from itertools import count
 from typing import IO, Any
@@ -15,9 +16,9 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_object, read_records
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
 from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -127,16 +128,13 @@ class JsonLinesUnit(Unit):
 
     def _record_or_skip(self, line: Line) -> Record | Skip:
         label = f"line {line.number}"
-        try:
-            return self._record(line, label)
-        except BadSampleError as error:
-            return Skip(reason=error.reason, key=label, shard=self.path, detail=error.detail)
+        return made_or_skip(partial(self._record, line, label), key=label, shard=self.path)
 
     def _record(self, line: Line, label: str) -> Record:
         if line.data is None:
             detail = f"{label} has {line.num_bytes} bytes; {MAX_LINE_BYTES} are enough for a sample"
             raise BadSampleError("line_too_long", detail)
-        fields = parse_object(line.data, label)
+        fields = parse_row(line.data, label)
         image = fields.pop("image", None)
         if not isinstance(image, str) or not image:
             raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")

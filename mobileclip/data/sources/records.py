@@ -13,13 +13,14 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.image_formats import find_format, format_names, is_image_name
+from mobileclip.data.json_object import parse_object
 from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
 MAX_IMAGE_BYTES = 2**28
-# A line of JSON beyond this is another file by mistake.
-MAX_LINE_BYTES = 2**24
+# A line of JSON beyond this is another file by mistake; what is made of one has room in the member of a shard.
+MAX_LINE_BYTES = 2**23
 
 _NUM_CONNECTIONS = 16
 
@@ -79,27 +80,23 @@ def read_image(path: str) -> tuple[bytes, str]:
     return data, _extension(path, data)
 
 
-def parse_object(line: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in a line or a file.
+def parse_row(line: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in a line or a small file; it can be written again.
 
     Args:
         line: UTF-8, with a byte-order mark or without.
         name: what it is, for messages.
 
     Raises:
-        BadSampleError: if it is not UTF-8, not JSON, or no object.
+        BadSampleError: as `parse_object` does, and if it spells halves of characters.
     """
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-        if b"\\u" in line:
+    value = parse_object(line, name, limit=MAX_LINE_BYTES)
+    if b"\\u" in line:
+        try:
             # JSON can spell halves of characters, which no file can hold.
             json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeError as error:
-        raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadSampleError("bad_json", f"{name} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BadSampleError("bad_json", f"{name} holds {type(value).__name__}, expected an object")
+        except UnicodeError as error:
+            raise BadSampleError("bad_text", f"{name} is not UTF-8: {error}") from None
     return value
 
 
@@ -122,11 +119,12 @@ def _extension(path: str, data: bytes) -> str:
 def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
     if isinstance(record, Skip):
         return record
-    try:
+
+    def read() -> ImageTextSample:
         data, extension = read_image(record.image)
-    except BadSampleError as error:
-        return Skip(reason=error.reason, key=record.label, shard=place, detail=error.detail)
-    return attrs.evolve(record.sample, image=data, image_extension=extension)
+        return attrs.evolve(record.sample, image=data, image_extension=extension)
+
+    return made_or_skip(read, key=record.label, shard=place)
 
 
 def _read_ahead(place: str, records: Iterable[Record | Skip]) -> Iterator[ImageTextSample | Skip]:

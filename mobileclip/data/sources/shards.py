@@ -11,6 +11,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.members import parse_sample
 from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, sources
@@ -33,9 +34,11 @@ class ShardUnit(Unit):
 
     Args:
         path: path, address, or webdataset's `pipe:`.
+        sample_limits: of what is read of a sample.
     """
 
     path: str
+    sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def fingerprint(self) -> str:
         """Return size and time of change, or the store's mark; the command, where a program gives the shard."""
@@ -55,7 +58,7 @@ class ShardUnit(Unit):
         if runs_program(self.path) or storage.is_remote(self.path) or _COMPRESSED.search(self.path):
             return None
         try:
-            return count_samples([self.path])
+            return count_samples([self.path], self.sample_limits)
         except ValueError:
             # Reading will tell how far it goes.
             return None
@@ -74,12 +77,12 @@ class ShardUnit(Unit):
         Raises:
             BadSampleError: if they make none.
         """
-        return parse_sample(key, members)
+        return parse_sample(key, members, self.sample_limits)
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples; of those with one key, the first that can be used."""
         keys: set[str] = set()
-        for raw in read_shard(self.path, report.add):
+        for raw in read_shard(self.path, report.add, self.sample_limits):
             sample = parse(raw, self.sample, report.add)
             if sample is None:
                 continue
@@ -100,9 +103,11 @@ class ShardSource(Source):
     Args:
         shards: paths, addresses or brace patterns, as `expand_shards` takes them; compressed ones too. Their names must
             differ: what they become bears the same, without `.gz`.
+        sample_limits: of what is read of a sample.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=_patterns)
+    sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def units(self) -> tuple[ShardUnit, ...]:
         """Return a unit for every shard, in the order given.
@@ -118,7 +123,7 @@ class ShardSource(Source):
             name = _output_name(path)
             if name in units:
                 raise ValueError(f"{units[name].path} and {path} have the same name; work on them as two data sets")
-            units[name] = ShardUnit(name=name, path=path)
+            units[name] = ShardUnit(name=name, path=path, sample_limits=self.sample_limits)
         return tuple(units.values())
 
 

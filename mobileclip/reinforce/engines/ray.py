@@ -5,7 +5,10 @@ Source: Ray Data's actor pools, docs.ray.io.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,6 +21,7 @@ from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, unheard
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import StoreLimits, use_limits
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +37,8 @@ class RayEngine(Engine):
         max_workers: actors that the pool grows to.
         cpus_per_worker: cores that an actor takes; so many threads decode and replay in it.
         gpus_per_worker: GPUs that an actor takes; a fraction lets several share one.
+        shard_seconds: without a finished shard of any actor, after which the run ends: one may be stopped or stuck.
+        stores: how long stores are waited for.
     """
 
     address: str | None = None
@@ -40,6 +46,8 @@ class RayEngine(Engine):
     max_workers: int = attrs.field(default=1, validator=validators.gt(0))
     cpus_per_worker: int = attrs.field(default=1, validator=validators.gt(0))
     gpus_per_worker: float = attrs.field(default=0.0, validator=validators.ge(0))
+    shard_seconds: float = attrs.field(default=24 * 3600.0, validator=validators.gt(0))
+    stores: StoreLimits = attrs.field(factory=StoreLimits)
 
     def __attrs_post_init__(self) -> None:
         if self.max_workers < self.min_workers:
@@ -55,13 +63,18 @@ class RayEngine(Engine):
             rows = [{"index": index} for index in range(len(units))]
             done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 _Actor,
-                fn_constructor_kwargs={"spec": spec, "units": tuple(units), "num_threads": self.cpus_per_worker},
+                fn_constructor_kwargs={
+                    "spec": spec,
+                    "units": tuple(units),
+                    "num_threads": self.cpus_per_worker,
+                    "stores": self.stores,
+                },
                 batch_size=1,
                 concurrency=(self.min_workers, self.max_workers),
                 num_cpus=self.cpus_per_worker,
                 num_gpus=self.gpus_per_worker or None,
             )
-            for row in done.iter_rows():
+            for row in _in_time(done.iter_rows(), self.shard_seconds):
                 entry = from_json(row["entry"], ShardEntry)
                 on_samples(entry.num_samples)
                 yield entry
@@ -70,20 +83,58 @@ class RayEngine(Engine):
                 ray.shutdown()
 
 
+def _in_time(rows: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """Yield the rows, each within so many seconds: Ray itself waits for a stopped actor without end."""
+    arrived: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+
+    def take() -> None:
+        try:
+            for row in rows:
+                arrived.put(partial(_given, row))
+            arrived.put(partial(_given, None))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the rows are taken
+            arrived.put(partial(_raised, error))
+
+    threading.Thread(target=take, daemon=True).start()
+    while True:
+        try:
+            row = arrived.get(timeout=seconds)()
+        except queue.Empty:
+            raise ValueError(
+                f"no shard was finished for {seconds:g} s; an actor may be stopped or stuck. Finished shards are kept: "
+                "end what hangs, or give larger shards more shard_seconds, and run this again"
+            ) from None
+        if row is None:
+            return
+        yield row
+
+
+def _given(row: Any) -> Any:
+    return row
+
+
+def _raised(error: BaseException) -> Any:
+    raise error
+
+
 class _Actor:
     """A worker in a process of Ray's, that loads the teachers once."""
 
-    def __init__(self, *, spec: ReinforcementSpec, units: tuple[Unit, ...], num_threads: int) -> None:
+    def __init__(
+        self, *, spec: ReinforcementSpec, units: tuple[Unit, ...], num_threads: int, stores: StoreLimits
+    ) -> None:
         import torch
 
         device = str(pick_device())
         if device == "cpu":
             torch.set_num_threads(num_threads)
         self._units = units
+        self._stores = stores
         self._worker = ShardWorker.build(spec, device=device, num_threads=num_threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        entries = [self._worker(self._units[index], unheard) for index in batch["index"]]
+        with use_limits(self._stores):
+            entries = [self._worker(self._units[index], unheard) for index in batch["index"]]
         return {"entry": [to_json(entry) for entry in entries]}
 
 

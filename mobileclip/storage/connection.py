@@ -1,0 +1,158 @@
+"""Connections to web servers, each of which is bounded in time, rate and bytes, whatever a server sends.
+
+Python's own timeout is that of a single call to the system: a server that sends a byte now and then is waited for
+without end, and one that sends lines without end is read without end.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import time
+import urllib.request
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, cast
+
+from mobileclip.storage.limits import Patience, StoreLimits
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# Heads, redirections and what frames the pieces of a body are small.
+_SPARE_BYTES = 2**20
+_BUFFER_BYTES = 2**16
+
+
+class Exchange:
+    """A request and its answer: first its head, for which there is a deadline, then its body, which must keep coming.
+
+    Args:
+        limits: the bounds.
+    """
+
+    def __init__(self, limits: StoreLimits) -> None:
+        self._seconds = limits.answer_seconds
+        self._deadline = time.monotonic() + limits.answer_seconds
+        self._patience = Patience(limits.stall_seconds, limits.min_bytes_per_second)
+        self._slow = f"less than {limits.min_bytes_per_second:g} bytes a second came for {limits.stall_seconds:g} s"
+        self._in_body = False
+        self._allowance = _SPARE_BYTES
+
+    def begin_body(self) -> None:
+        """Take note that the head is there."""
+        self._in_body = True
+
+    def allow(self, num_bytes: int) -> None:
+        """Let so many bytes of the body come, and what frames them."""
+        self._allowance = num_bytes + _SPARE_BYTES
+
+    def seconds_left(self) -> float:
+        """Return how long may be waited now.
+
+        Raises:
+            TimeoutError: if that is over.
+        """
+        left = self._patience.left if self._in_body else self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(self._slow if self._in_body else f"no whole answer came within {self._seconds:g} s")
+        return left
+
+    def receive(self, stream: socket.SocketIO, sock: socket.socket, buffer: Buffer) -> int:
+        """Read what comes next."""
+        sock.settimeout(max(self.seconds_left(), 1e-3))
+        started = time.monotonic()
+        try:
+            num_bytes = stream.readinto(buffer) or 0
+        except TimeoutError:
+            self._patience.spend(time.monotonic() - started, 0)
+            self.seconds_left()
+            raise
+        self._patience.spend(time.monotonic() - started, num_bytes)
+        self._allowance -= num_bytes
+        if self._allowance < 0:
+            raise http.client.HTTPException("the answer has no end of headers, redirections or frames")
+        return num_bytes
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """Return what makes this request and follows redirections to web servers only: by default, they may be ftp."""
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _HTTPHandler(self),
+            _HTTPSHandler(self),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.UnknownHandler(),
+        ):
+            opener.add_handler(handler)
+        return opener
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(cast("Any", partial(_connection, http.client.HTTPConnection, self._exchange)), req)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(context=_certificates())
+        self._exchange = exchange
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        connection = partial(_connection, partial(http.client.HTTPSConnection, context=_certificates()), self._exchange)
+        return self.do_open(cast("Any", connection), req)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return whom is trusted; reading that takes tens of milliseconds."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _connection(kind: Any, exchange: Exchange, host: str, *, timeout: object) -> http.client.HTTPConnection:
+    del timeout  # that of the exchange counts
+    connection: http.client.HTTPConnection = kind(host, timeout=exchange.seconds_left())
+    connection.response_class = cast("Any", partial(_response, exchange))
+    return connection
+
+
+def _response(exchange: Exchange, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(cast("socket.socket", _Bounded(exchange, sock)), **options)
+
+
+class _Bounded:
+    """What an answer asks of a socket: a stream to read."""
+
+    def __init__(self, exchange: Exchange, sock: socket.socket) -> None:
+        self._exchange, self._sock = exchange, sock
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return what reads from the socket, within the bounds."""
+        assert mode == "rb", "answers are read"
+        return io.BufferedReader(_Receiver(self._exchange, self._sock), _BUFFER_BYTES)
+
+
+class _Receiver(io.RawIOBase):
+    def __init__(self, exchange: Exchange, sock: socket.socket) -> None:
+        super().__init__()
+        self._exchange, self._sock = exchange, sock
+        self._stream = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        return self._exchange.receive(self._stream, self._sock, buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

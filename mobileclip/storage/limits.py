@@ -1,0 +1,75 @@
+"""How long a store is waited for: values of a spec, for everything that this process reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+from attrs import validators
+
+
+@attrs.frozen(kw_only=True)
+class StoreLimits:
+    """How long stores are waited for, and how much they may send; slow ones that keep sending are waited for.
+
+    Args:
+        answer_seconds: until a web server has sent the head of its answer, connecting and redirections included.
+        stall_seconds: without a byte, or behind `min_bytes_per_second`, until a connection counts as broken.
+        min_bytes_per_second: what a connection must carry.
+        recovery_seconds: behind `min_bytes_per_second`, all connections and pauses together, until a file is given up.
+        call_seconds: for one call of another store's package: to look up, to list, to read a block, to remove.
+        retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
+        max_bytes: of a file that is read.
+    """
+
+    answer_seconds: float = attrs.field(default=60.0, validator=validators.gt(0))
+    stall_seconds: float = attrs.field(default=30.0, validator=validators.gt(0))
+    min_bytes_per_second: float = attrs.field(default=1000.0, validator=validators.gt(0))
+    recovery_seconds: float = attrs.field(default=600.0, validator=validators.gt(0))
+    call_seconds: float = attrs.field(default=600.0, validator=validators.gt(0))
+    retry_delays_seconds: tuple[float, ...] = attrs.field(
+        default=(0.5, 2.0, 8.0), validator=validators.deep_iterable(validators.ge(0))
+    )
+    max_bytes: int = attrs.field(default=2**40, validator=validators.gt(0))
+
+    @property
+    def num_attempts(self) -> int:
+        """How often a store is asked before it counts as failed."""
+        return len(self.retry_delays_seconds) + 1
+
+
+_in_use = StoreLimits()
+
+
+def store_limits() -> StoreLimits:
+    """Return the limits in use."""
+    return _in_use
+
+
+@contextmanager
+def use_limits(limits: StoreLimits) -> Iterator[None]:
+    """Hold these limits for all threads of this process; what is open already keeps its own."""
+    global _in_use  # noqa: PLW0603 - the functions that open files are called from everywhere
+    before, _in_use = _in_use, limits
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+class Patience:
+    """Seconds that a sender may be waited for: they run out while nothing comes, and come back with what is sent.
+
+    Args:
+        seconds: there are at most so many.
+        bytes_per_second: a sender as fast as this is waited for without end.
+    """
+
+    def __init__(self, seconds: float, bytes_per_second: float) -> None:
+        self._most = self.left = seconds
+        self._rate = bytes_per_second
+
+    def spend(self, seconds: float, num_bytes: int) -> None:
+        """Take note of so many bytes after so many seconds."""
+        self.left = min(self._most, self.left - seconds + num_bytes / self._rate)
