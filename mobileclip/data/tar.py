@@ -240,7 +240,7 @@ def _header(name: str, size: int) -> bytes:
 
 def _check(header: bytes, offset: int) -> None:
     if len(header) < BLOCK:
-        raise tarfile.ReadError(f"the archive ends at byte {offset + len(header)} without its end mark")
+        raise tarfile.ReadError(f"the archive ends before byte {offset + BLOCK} without its end mark")
     if offset == 0 and is_compressed(header):
         raise tarfile.ReadError("the archive is compressed; unpack it with gunzip, bunzip2 or unxz")
     if sum(header) - sum(header[148:156]) + 8 * 0x20 != _number(header[148:156]):
