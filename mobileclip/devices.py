@@ -23,7 +23,7 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
         return _best(local_rank)
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # what `meta` cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.data.image import ImageError
+from mobileclip.data.image import ImageError, ImageSource
+from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data.sources import as_source
 from mobileclip.identity import ModelIdentity
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import Progress, console
@@ -158,12 +161,29 @@ def read_texts(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+def gathered_pictures(data: str, report: SkipReport) -> Iterator[tuple[str, ImageSource]]:
+    """Yield the pictures of a data set, each with a name: `DATA/KEY`.
+
+    Args:
+        data: see `as_source`.
+        report: counts what was read and what was left out.
+    """
+    for unit in as_source(data).units():
+        for sample in unit.read(report):
+            if sample.image is None:
+                report.num_read -= 1
+                report.add(Skip(reason="no_image", key=sample.key, shard=data, detail="there is a text alone"))
+            else:
+                yield f"{data.rstrip('/')}/{sample.key}", sample.image
+
+
 def embed_files(
     clip: ImageTextModel,
     model: ModelIdentity,
-    paths: Sequence[Path],
+    pictures: Iterable[tuple[str, ImageSource]],
     texts: Sequence[str],
     *,
+    num_pictures: int | None = None,
     batch_size: int = 32,
 ) -> tuple[Embeddings, list[str]]:
     """Return the unit-length embeddings of images and texts, and why each image that was left out was, naming it.
@@ -171,18 +191,20 @@ def embed_files(
     Args:
         clip: the model.
         model: what identifies it.
-        paths: image files; those that cannot be read are left out.
+        pictures: names and images, which are read batch by batch; those that cannot be read are left out.
         texts: texts.
+        num_pictures: how many there are; None where nobody knows.
         batch_size: images or texts encoded at once.
     """
     skipped: list[str] = []
     kept: list[str] = []
     rows = []
-    with Progress("encoding images", total=len(paths), unit="images", console=console(shown=bool(paths))) as bar:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            readable = [(path, image) for path in batch if (image := _readable(clip, path, skipped)) is not None]
-            kept += [str(path) for path, _ in readable]
+    shown = console(shown=num_pictures != 0)
+    remaining = iter(pictures)
+    with Progress("encoding images", total=num_pictures, unit="images", console=shown) as bar:
+        while batch := list(islice(remaining, batch_size)):
+            readable = [(name, image) for name, source in batch if (image := _readable(clip, name, source, skipped))]
+            kept += [name for name, _ in readable]
             if readable:
                 rows.append(clip.encode_image([image for _, image in readable], batch_size=batch_size).numpy())
             bar.advance(len(batch))
@@ -196,12 +218,12 @@ def embed_files(
     return embeddings, skipped
 
 
-def _readable(clip: ImageTextModel, path: Path, skipped: list[str]) -> Image.Image | None:
+def _readable(clip: ImageTextModel, name: str, source: ImageSource, skipped: list[str]) -> Image.Image | None:
     """Return the part of an image that the model sees, or nothing where it cannot be read or is out of all shape."""
     try:
-        return Image.fromarray(clip.transform.read_pixels(path))
+        return Image.fromarray(clip.transform.read_pixels(source))
     except ImageError as error:
-        skipped.append(str(error))
+        skipped.append(str(error) if isinstance(source, Path) else f"{name}: {error}")
         return None
 
 

@@ -112,7 +112,7 @@ def forbid_models(monkeypatch):
         (("embed", "a.jpg", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
         (("embed", "a.jpg", "-c", "lost.pt"), "no checkpoint at lost.pt"),
         (("embed", "phtoos"), "holds no images"),
-        (("embed", "--texts", "lost.txt"), "there is no file lost.txt"),
+        (("embed", "--texts", "lost.txt"), "there is no lost.txt; expected a file with one text a line"),
         (("classify", "lost.jpg", "a"), "there is no lost.jpg; expected an image file"),
         (("classify", "a.jpg"), "a list of at least one text"),
         (("classify", "a.jpg", "a", "a"), "given twice: a"),
@@ -160,6 +160,20 @@ def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
     assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", other, "--overwrite")[0] == 0
     assert len(read_embeddings(output).image) == 1
     assert read_embeddings(output).model != read.model
+
+
+def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, tmp_path):
+    from tests.data.test_opening import captioned_shard, lines, public_layout
+
+    places = [captioned_shard(tmp_path), lines(tmp_path, labels=False), public_layout(tmp_path)]
+    output = tmp_path / "e.npz"
+    status, out, _ = run(capsys, "embed", *places, f"{IMAGES}/coffee.png", "-o", output, "-c", small_file)
+    assert (status, "wrote 19 image" in out) == (0, True)
+    read = read_embeddings(output)
+    assert read.image_paths[:2] == (f"{IMAGES}/coffee.png", f"{places[0]}/blue0")
+    # The same picture in three forms.
+    np.testing.assert_allclose(read.image[1:7], read.image[13:19], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read.image[1:7], read.image[7:13], rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_written_where_no_image_can_be_read(capsys, small_file, tmp_path):

@@ -1,6 +1,7 @@
 """What is looked at before anything is written."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -47,19 +48,20 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may write everywhere")
 def test_a_folder_that_cannot_be_written_to_is_refused_now(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match="no permission"):
+    with pytest.raises(OSError, match="Permission denied"):
         require_output(tmp_path / "x.npz", overwrite=False)
 
 
-def test_a_folder_that_the_system_says_cannot_be_written_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PermissionError, match="no permission; choose another folder"):
-        require_output(tmp_path / "new" / "x.npz", overwrite=False)
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
+def test_a_folder_that_takes_no_files_is_refused_whatever_its_permissions_say():
+    with pytest.raises(OSError, match=r"nothing can be written to /proc .*; choose another folder"):
+        require_output("/proc/new/x.npz", overwrite=False)
 
 
-def test_an_address_is_refused(tmp_path):
+@pytest.mark.parametrize("address", ["s3://bucket/x.npz", Path("s3://bucket/x.npz"), Path("https://host/x.npz")])
+def test_an_address_is_refused_and_makes_no_folder_of_its_name(address):
     with pytest.raises(ValueError, match="is an address"):
-        require_output("s3://bucket/x.npz", overwrite=True)
+        require_output(address, overwrite=True)
 
 
 def test_a_folder_is_replaced_where_it_is_one_of_its_kind(tmp_path):

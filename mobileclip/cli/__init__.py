@@ -15,6 +15,8 @@ from mobileclip.terminal import say
 
 _KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 
+_MOST = 1_600
+
 app = SubcommandApp()
 app.command(models.classify)
 app.command(models.embed)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; nothing is left to say to it
     except (ValueError, OSError, ImportError) as error:
-        say(f"mobileclip: {error}", error=True)
+        say(f"mobileclip: {_bounded(str(error))}", error=True)
         sys.exit(2)
 
 
@@ -52,3 +54,8 @@ def _with_default(arguments: list[str]) -> list[str]:
     if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["-h"], ["--help"]):
         return ["eval", "run", *arguments[1:]]
     return arguments
+
+
+def _bounded(message: str) -> str:
+    """Return a message that a person can read: of one that quotes much, the beginning and the end."""
+    return message if len(message) <= _MOST else f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"

@@ -19,9 +19,12 @@ def require_there(path: str | Path, expected: str) -> None:
     Raises:
         FileNotFoundError: if it is not; the message has names nearby that are like it.
     """
+    if not str(path).strip():
+        raise ValueError(f"a name is empty; expected {expected}")
     if storage.is_remote(path) or storage.local_path(path).exists():
         return
-    raise FileNotFoundError(f"there is no {path}; expected {expected}{_near(storage.local_path(path))}")
+    near = _near(storage.local_path(path))
+    raise FileNotFoundError(f"there is no {storage.printable(path)}; expected {expected}{near}")
 
 
 def require_folder(path: str | Path, expected: str) -> None:
@@ -50,8 +53,11 @@ def require_file(path: str | Path, expected: str) -> None:
         OSError: if it is not.
     """
     require_there(path, expected)
-    if not storage.is_remote(path) and storage.local_path(path).is_dir():
+    if storage.is_remote(path) or storage.local_path(path).is_file():
+        return
+    if storage.local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected {expected}")
+    raise ValueError(f"{path} is a pipe or a device, which may never end; expected {expected}")
 
 
 def require_at_least(least: int, **numbers: int | None) -> None:
@@ -79,6 +85,6 @@ def _near(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
-        return "" if path.parent == path else f" (there is no folder {path.parent} either)"
+        return "" if path.parent == path else f" (there is no folder {storage.printable(path.parent)} either)"
     near = difflib.get_close_matches(path.name, names, n=3)
     return f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
-from mobileclip.storage import atomic_write, is_remote, local_path, require_output
+from mobileclip.storage import atomic_write, check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -63,6 +63,8 @@ def join(
     from mobileclip.data.join import JoinSpec, join_images
 
     require_at_least(1, num_workers=num_workers)
+    _require_shards(reinforced, "reinforced shards")
+    _require_shards(images, "tar files with the images")
     _require_output_directory(output)
     if index is not None:
         require_output(index, overwrite=True)
@@ -160,6 +162,17 @@ def verify(
     say(found)
     if not found.is_good:
         sys.exit(1)
+
+
+def _require_shards(pattern: str, what: str) -> None:
+    """Refuse shards of which not one is there; what some are missing is reported."""
+    from mobileclip.data.shards import expand_shards, runs_program
+
+    shards = expand_shards(pattern)
+    if all(not runs_program(one) and not is_remote(one) and not local_path(one).exists() for one in shards):
+        require_file(shards[0], what)
+    for shard in shards:
+        check_address(shard)
 
 
 def _require_output_directory(output: str) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_at_least, require_file, require_there, without_repeats
+from mobileclip.cli.checks import require_at_least, require_file, without_repeats
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import Skip
+
+_MOST_NAMED = 100
 
 DEFAULT_MODEL = "mobileclip_s0"
 
@@ -65,7 +68,7 @@ def classify(
 
 
 def embed(
-    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="[IMAGE|FOLDER...]")] = (),
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|DATA...]")] = (),
     /,
     *,
     texts: Path | None = None,
@@ -98,37 +101,58 @@ def embed(
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
     """
+    from mobileclip.data.skips import SkipReport
+    from mobileclip.data.sources.opening import is_gathered, require_data_set
     from mobileclip.devices import pick_device
-    from mobileclip.embedding import SUFFIXES, embed_files, read_embeddings, read_texts, write_embeddings
+    from mobileclip.embedding import (
+        SUFFIXES,
+        embed_files,
+        gathered_pictures,
+        read_embeddings,
+        read_texts,
+        write_embeddings,
+    )
     from mobileclip.pipeline import load_identified, require_model
 
     require_at_least(1, batch_size=batch_size)
     if overwrite and append:
         raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
-    paths = _images_at(inputs)
+    places = list(dict.fromkeys(filter(is_gathered, inputs)))
+    for place in places:
+        require_data_set(place)
+    paths = _images_at([one for one in inputs if one not in places])
+    if texts is not None:
+        require_file(texts, "a file with one text a line")
     lines = [] if texts is None else read_texts(texts)
-    if not paths and not lines:
+    if not paths and not places and not lines:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
     before = read_embeddings(output) if append and output.exists() else None
     name = model or (None if checkpoint else DEFAULT_MODEL)
-    place = pick_device(device)
+    chosen = pick_device(device)
     require_model(name, checkpoint)
-    clip, identity = load_identified(name, checkpoint, device=place)
+    clip, identity = load_identified(name, checkpoint, device=chosen)
+    known: set[str] = set()
     if before is not None:
         before.model.require_same(identity, here=f"the embeddings in {output}", there="the new ones")
-        paths = [path for path in paths if str(path) not in set(before.image_paths)]
+        known |= {*before.image_paths}
+        paths = [path for path in paths if str(path) not in known]
         lines = [line for line in lines if line not in set(before.texts)]
-    embeddings, skipped = embed_files(clip, identity, paths, lines, batch_size=batch_size)
-    _report_skipped(skipped, len(paths))
+    report = SkipReport(log=False)
+    gathered = (one for place in places for one in gathered_pictures(place, report) if one[0] not in known)
+    pictures = chain(((str(path), path) for path in paths), gathered)
+    count = None if places else len(paths)
+    embeddings, skipped = embed_files(clip, identity, pictures, lines, num_pictures=count, batch_size=batch_size)
+    skipped += [f"{skip.key} of {skip.shard}: {skip.detail}" for skips in report.named.values() for skip in skips]
+    num_new = len(embeddings.image_paths)
+    _report_skipped(skipped, num_new + len(skipped))
     if before is not None:
         embeddings = before.joined(embeddings, here=f"the embeddings in {output}", there="the new ones")
     if not embeddings.image_paths and not embeddings.texts:
         say("not one image could be embedded; nothing was written", error=True)
         sys.exit(1)
     write_embeddings(output, embeddings, overwrite=overwrite or append)
-    added = f"{len(paths) - len(skipped)} image and {len(lines)} text embeddings"
-    say(f"{'wrote' if before is None else 'added'} {added} to {output}")
+    say(f"{'wrote' if before is None else 'added'} {num_new} image and {len(lines)} text embeddings to {output}")
     if skipped:
         sys.exit(1)
 
@@ -136,8 +160,10 @@ def embed(
 def _report_skipped(skipped: list[str], num_images: int) -> None:
     if skipped:
         say(f"left out {len(skipped)} of {num_images} images:", error=True)
-        for reason in skipped:
+        for reason in skipped[:_MOST_NAMED]:
             say(f"  {reason}", error=True)
+        if len(skipped) > _MOST_NAMED:
+            say(f"  and {len(skipped) - _MOST_NAMED:,} others", error=True)
 
 
 def convert(
@@ -223,14 +249,15 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
     say_json(describe(model), indent=2)
 
 
-def _images_at(inputs: tuple[Path, ...]) -> list[Path]:
+def _images_at(inputs: list[str]) -> list[Path]:
     from mobileclip.data.image_files import describe_left_out, find_images
 
     images: list[Path] = []
     left_out: list[Skip] = []
     for given in inputs:
-        require_there(given, "an image file, or a folder with images")
-        found, others = find_images(given)
+        if not given.strip() or not Path(given).is_dir():
+            require_file(given, "an image file, or a folder with images")
+        found, others = find_images(Path(given))
         images += found
         left_out += others
     if left_out:

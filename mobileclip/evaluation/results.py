@@ -13,6 +13,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.evaluation.suite import SUITE
+from mobileclip.strict import parse_json
 
 MAIN_METRIC = "main_metric"
 
@@ -78,7 +79,7 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
         if not line.strip():
             continue
         try:
-            result = _result(json.loads(line))
+            result = _result(parse_json(line))
         except (ValueError, TypeError, KeyError) as error:
             detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}, line {number}: {detail}") from None

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
 from mobileclip.storage.paths import AnyPath, is_remote, local_path
+
+_FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 
 
 def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] = ()) -> None:
@@ -64,7 +68,8 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
 
 
 def _local(path: AnyPath) -> Path:
-    if is_remote(path):
+    # Of the two slashes of an address, pathlib leaves one.
+    if is_remote(path) or (isinstance(path, Path) and _FLATTENED.match(str(path))):
         raise ValueError(f"{os.fspath(path)} is an address; this is written to a disk of this machine")
     return local_path(path)
 
@@ -85,8 +90,12 @@ def _require_writable(folder: Path) -> None:
         return
     if not nearest.is_dir():
         raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is no folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"nothing can be written to {nearest}: no permission; choose another folder")
+    try:
+        # A file without a name: what may be written is not always what permissions say.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OSError(f"nothing can be written to {nearest} ({error.strerror}); choose another folder") from None
 
 
 def _example(suffixes: Collection[str]) -> str:

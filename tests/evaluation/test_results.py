@@ -98,7 +98,7 @@ class TestFiles:
             ('{"dataset": "A", "metrics": {"main_metric": 1}}', "'key' is missing"),
             ('{"key": "a", "dataset": "A", "metrics": 3}', "an object of numbers"),
             ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1}}', "the result on 'a' has no main_metric, only acc1"),
-            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": NaN}}', "main_metric on 'a' is nan"),
+            ('{"key": "a", "dataset": "A", "metrics": {"main_metric": NaN}}', "NaN is no number"),
             ('{"key": "a", "dataset": "A", "metrics": {"main_metric": [1]}}', "must be a string or a real number"),
         ],
     )

@@ -183,12 +183,21 @@ def is_place(text: str) -> bool:
     return is_file or text.endswith(("/", os.sep)) or storage.is_remote(text) or storage.is_directory(text)
 
 
+def is_gathered(text: str) -> bool:
+    """Return whether images are gathered in files, and not files themselves: JSON lines, shards, the public layout."""
+    if text.lower().endswith((*LINES, ".tar")) or _is_pattern(text) or storage.is_remote(text):
+        return True
+    return storage.is_directory(text) and (is_public_layout(text) or bool(storage.list_files(text, ".tar")))
+
+
 def require_data_set(text: str) -> None:
-    """Make sure that there is something at a path on this machine; nothing is read.
+    """Make sure that there is something at a path on this machine, or that an address can be opened; nothing is read.
 
     Raises:
         FileNotFoundError: if there is nothing.
+        ValueError: if it is an address that nothing here can open.
     """
+    storage.check_address(text)
     if text and not storage.is_remote(text) and not _is_pattern(text) and not storage.local_path(text).exists():
         raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
 
