@@ -37,6 +37,11 @@ class LossSpec(abc.ABC):
     def needs_teachers(self) -> bool:
         """Whether the loss wants teacher embeddings beside the student's."""
 
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """What a log calls the two terms of `LossTerms`; None for one that the loss has not."""
+        return "contrastive", "distillation" if self.needs_teachers else None
+
     @abc.abstractmethod
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss.

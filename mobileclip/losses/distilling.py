@@ -71,6 +71,11 @@ class DistillingLossSpec(LossSpec):
         return self.distill_weight > 0
 
     @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """The terms of positive weight."""
+        return "contrastive" if self.contrastive_weight > 0 else None, "distillation" if self.needs_teachers else None
+
+    @property
     def used_dims(self) -> tuple[int, ...]:
         """Dims of the teachers that the loss looks at: none where it does not distil."""
         return self.teacher_dims if self.needs_teachers else ()

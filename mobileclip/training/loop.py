@@ -155,7 +155,7 @@ def _train(
 
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
             terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
-            values, wishes = _agreed(terms, norm, saving.wishes, world)
+            values, wishes = _agreed(terms, norm, saving.wishes, world, spec.loss.term_names)
             _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
             state.optimizer.step()
             _cap_logit_scale(model, spec)
@@ -217,7 +217,11 @@ def _gradient(
 
 
 def _agreed(
-    terms: tuple[Tensor, Tensor, Tensor], norm: Tensor, wishes: Wishes, world: World
+    terms: tuple[Tensor, Tensor, Tensor],
+    norm: Tensor,
+    wishes: Wishes,
+    world: World,
+    names: tuple[str | None, str | None],
 ) -> tuple[dict[str, float], Wishes]:
     """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
     own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
@@ -226,8 +230,7 @@ def _agreed(
     contrastive, distillation, total, gradient_norm, *wished = world.mean(own).tolist()
     values = {
         "loss": total,
-        "contrastive": contrastive,
-        "distillation": distillation,
+        **{name: term for name, term in zip(names, (contrastive, distillation), strict=True) if name is not None},
         "gradient_norm": gradient_norm,
     }
     return values, Wishes(*(share > 0 for share in wished)) if wished else wishes

@@ -62,8 +62,10 @@ def test_the_students_differ_by_what_the_teachers_said_alone(finished):
     first = {
         name: read_metrics(spec.output / "runs" / f"{name}-0" / "metrics.jsonl")[0] for name in ("plain", "reinforced")
     }
-    assert first["plain"]["distillation"] == 0 < first["reinforced"]["distillation"]
-    assert first["plain"]["contrastive"] > 0 == first["reinforced"]["contrastive"]
+    assert "distillation" not in first["plain"]
+    assert first["reinforced"]["distillation"] > 0
+    assert first["plain"]["contrastive"] > 0
+    assert "contrastive" not in first["reinforced"]
 
 
 @pytest.mark.slow

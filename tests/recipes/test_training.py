@@ -96,7 +96,7 @@ def test_s2_for_two_steps_then_again(world, capsys):
     output = run_tiny(world, "train_s2")
     spec, lines = check(output, "train_s2")
     assert spec.model.image.stages[0].dim == 80
-    assert all(line["distillation"] > 0 and line["contrastive"] == 0 for line in lines)
+    assert all(line["distillation"] > 0 and "contrastive" not in line for line in lines)
     assert "mobileclip classify" in capsys.readouterr().out
     before = load_file(output / "model.safetensors")
     assert run_tiny(world, "train_s2") == output
@@ -139,7 +139,7 @@ def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world,
 
 def test_the_plain_row_for_two_steps(plain):
     spec, lines = check(plain, "plain")
-    assert all(line["distillation"] == 0 for line in lines)
+    assert all("distillation" not in line for line in lines)
     assert not spec.data.reinforced
 
 

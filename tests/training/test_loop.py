@@ -64,9 +64,9 @@ def test_the_loss_falls(tmp_path, reinforced):
     assert not result.model.training
     assert result.num_steps == 60
     for line in metrics:
-        assert line["loss"] == pytest.approx(line["contrastive"] + line["distillation"], rel=1e-5)
+        assert line["loss"] == pytest.approx(line["contrastive"] + line.get("distillation", 0), rel=1e-5)
         assert line["learning_rate"] == spec.schedule.learning_rate(int(line["step"]))
-    assert all(line["distillation"] > 0 for line in metrics) == reinforced
+    assert all(("distillation" in line) == reinforced for line in metrics)
 
 
 @pytest.mark.parametrize(

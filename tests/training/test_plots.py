@@ -32,6 +32,52 @@ def test_the_picture_shows_every_run(tmp_path, runs):
     assert not ((second[..., 0] > 200) & (second[..., 2] < 80)).any()
 
 
+def texts_of(monkeypatch):
+    """Note titles and legends of what is drawn."""
+    from matplotlib.figure import Figure
+
+    found = {}
+    save = Figure.savefig
+
+    def noting(figure, path, **choices):
+        drawn = [axes for axes in figure.axes if axes.axison]
+        found["titles"] = [axes.get_title() for axes in drawn]
+        found["legends"] = [
+            [text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn if axes.get_legend()
+        ]
+        save(figure, path, **choices)
+
+    monkeypatch.setattr(Figure, "savefig", noting)
+    return found
+
+
+def test_what_is_drawn_is_what_is_computed_and_what_was_evaluated(tmp_path, monkeypatch):
+    found = texts_of(monkeypatch)
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    for step in range(8):
+        values = {"loss": 1.0, "contrastive": 0.0, "distillation": 1.0, "logit_scale": 14, "learning_rate": 1e-3}
+        log.write(step, values)
+        if step % 2:
+            log.write(step, {"validation_image_to_text_recall_at_1": 0.5 - abs(step - 3) / 10, "a/num_skipped": 3})
+    plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
+    assert found["titles"] == [
+        "validation image to text recall at 1", "distillation", "logit scale", "learning rate",
+    ]  # fmt: skip
+    assert found["legends"] == [["run: best 0.5, step 3"]]
+
+
+def test_more_panels_than_fit_beside_each_other_leave_no_empty_one(tmp_path, monkeypatch):
+    found = texts_of(monkeypatch)
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    log.write(0, {"loss": 1.0, "contrastive": 0.5, "distillation": 0.5, "logit_scale": 14, "learning_rate": 1e-3})
+    log.write(0, {f"set{index}/acc1": 0.1 for index in range(9)})
+    plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
+    assert found["titles"] == [
+        "set0/acc1", "set1/acc1", "set2/acc1", "set3/acc1", "contrastive", "distillation", "logit scale",
+        "learning rate",
+    ]  # fmt: skip
+
+
 def test_mistakes_are_named(tmp_path, runs):
     with pytest.raises(ValueError, match="no run has logged 'accuracy'; logged are: contrastive, logit_scale, step"):
         plot_curves(runs, tmp_path / "no.png", metrics=("accuracy",))

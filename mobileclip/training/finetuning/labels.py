@@ -15,7 +15,8 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import ReinforcedLossSpec, losses
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 _LABEL_LOGIT_SCALE = 100.0
 
 
-def labelled_contrastive(num_classes: int) -> ReinforcedLossSpec:
+@losses.register("labelled_contrastive")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class LabelledContrastiveSpec(ReinforcedLossSpec):
+    """The reinforced loss with the teacher who knows the labels, whose targets are a contrastive loss's."""
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """There is one term, and it is contrastive."""
+        return None, "contrastive"
+
+
+def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     """Return the loss of batches that `with_labels` made: both cross-entropies with targets shared within a class.
 
     For picture i the target is 1/n at the n texts of its class and 0 elsewhere, and for texts the same. Reported is the
@@ -43,7 +55,7 @@ def labelled_contrastive(num_classes: int) -> ReinforcedLossSpec:
     """
     if num_classes < 2:
         raise ValueError(f"a contrastive loss tells classes apart, so there are at least two; got {num_classes}")
-    return ReinforcedLossSpec(
+    return LabelledContrastiveSpec(
         teacher_dims=(num_classes,),
         teacher_logit_scales=(_LABEL_LOGIT_SCALE,),
         contrastive_weight=0.0,
