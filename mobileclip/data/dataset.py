@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -17,6 +19,7 @@ from mobileclip.data.members import parse_sample, parse_stored_sample
 from mobileclip.data.order import OrderedSample, Reader, SampleOrder
 from mobileclip.data.shards import parse
 from mobileclip.data.skips import Skip, attempt
+from mobileclip.storage import use_limits, without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +59,7 @@ class ShardDataset(IterableDataset[Chunk]):
         teacher_dim: dim of the concatenated teacher embeddings; other samples are skipped.
         world: rank and number of processes.
         known: places of samples that a run skipped before it was resumed, and the epoch that it skipped them in.
+        num_workers: that share the chunks; 0 for none beside the own process.
     """
 
     def __init__(
@@ -67,10 +71,15 @@ class ShardDataset(IterableDataset[Chunk]):
         teacher_dim: int | None,
         world: tuple[int, int],
         known: tuple[int, frozenset[tuple[str, str]]],
+        num_workers: int,
     ) -> None:
         super().__init__()
         # Shared, so that workers that live on see which epoch they are asked for, and from which batch on.
         self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        # Of every worker: its process, since when it is at or without work, the place of its shard, whether it is done.
+        self._at = torch.zeros(max(1, num_workers), 4, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._places = {shard: place for place, shard in enumerate(shards)}
+        self._stores = spec.stores
         self._batch_size = spec.batch_size
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
         self._limits = attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
@@ -94,13 +103,42 @@ class ShardDataset(IterableDataset[Chunk]):
         # Workers take turns, so batch number n is worker n % num_workers's unless others have run out, and then it
         # comes earlier: what is passed over here was consumed for certain.
         num_passed = max(0, -((worker - first_batch) // num_workers))
-        return self._chunks(epoch, reader, num_passed)
+        return self._noted(worker, self._chunks(epoch, reader, num_passed))
+
+    def processes(self) -> list[int]:
+        """Return the processes of the workers."""
+        return [int(process) for process in self._at[:, 0] if process]
+
+    def last_heard(self) -> str:
+        """Return which worker has been silent for longest, of those that are not done, and the shard of its sample."""
+        rows = [(since, worker, process, place) for worker, (process, since, place, done) in self._rows() if not done]
+        if not rows:
+            return "a worker that has not begun"
+        _, worker, process, place = min(rows)
+        return f"worker {worker} (process {process}), last at {without_secrets(list(self._places)[place])}"
+
+    def _rows(self) -> Iterator[tuple[int, list[int]]]:
+        return ((worker, row) for worker, row in enumerate(self._at.tolist()) if row[0])
+
+    def _noted(self, worker: int, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """Yield the chunks of a worker, and note what it is at."""
+        at = self._at[worker]
+        at[0], at[3] = os.getpid(), 0
+        while True:
+            at[1] = time.monotonic_ns()
+            with use_limits(self._stores):
+                chunk = next(chunks, None)
+            at[1] = time.monotonic_ns()
+            if chunk is None:
+                at[3] = 1
+                return
+            yield chunk
 
     def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:
         skips: list[Skip] = []
         places: list[tuple[str, str]] = []
         examples: list[tuple[OrderedSample, Example]] = []
-        samples = self._order.samples(epoch, reader, skips.append)
+        samples = self._watched(self._order.samples(epoch, reader, skips.append), reader.worker)
         for _ in range(num_passed):
             consumed = self._pass_over(samples, epoch)
             if len(consumed) < self._batch_size:
@@ -157,6 +195,14 @@ class ShardDataset(IterableDataset[Chunk]):
         return attempt(
             partial(self._maker.collate, [example]), key=sample.raw.key, shard=sample.raw.shard, on_skip=on_skip
         )
+
+    def _watched(self, samples: Iterator[OrderedSample], worker: int) -> Iterator[OrderedSample]:
+        last = ""
+        for sample in samples:
+            if sample.raw.shard != last:
+                last = sample.raw.shard
+                self._at[worker, 2] = self._places.get(last, 0)
+            yield sample
 
     def _pass_over(self, samples: Iterator[OrderedSample], epoch: int) -> list[OrderedSample]:
         """Return the samples that made the next batch, as many as there are, without looking into them."""

@@ -6,8 +6,12 @@ are the same to the bit whatever the number of workers; only their order and gro
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +36,7 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.interruption import serve_loader
+from mobileclip.storage import StoreLimits, printable
 from mobileclip.strict import strict
 
 TextToIds = Callable[[Sequence[str]], Tensor]
@@ -77,6 +82,8 @@ class ReinforcedPipelineSpec:
         shuffle: whether to shuffle the shards and, within a buffer, the samples.
         shuffle_buffer: number of samples, encoded, of every worker's buffer.
         num_workers: processes that read, decode and augment; 0 for none beside the own one.
+        worker_seconds: for which one of them is waited for.
+        stores: how long stores are waited for. Specs that differ in these two alone are equal.
         drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
         num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
         teacher_dim: dim of the concatenated teacher embeddings; None for that of the first usable sample.
@@ -106,6 +113,8 @@ class ReinforcedPipelineSpec:
     shuffle: bool = True
     shuffle_buffer: int = attrs.field(default=1000, validator=validators.gt(0))
     num_workers: int = attrs.field(default=0, validator=validators.ge(0))
+    worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
+    stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
     drop_last: bool = True
     num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -304,6 +313,9 @@ class ReinforcedPipeline:
 
     def _chunks(self, epoch: int, passed_over: int) -> Iterator[Chunk]:
         if self._loader is None:
+            num_workers = self.spec.num_workers
+            if self.spec.sampling == "epoch":
+                num_workers = min(num_workers, len(self.shards[self.rank :: self.world_size]))
             self._dataset = ShardDataset(
                 self.spec,
                 shards=self.shards,
@@ -311,15 +323,14 @@ class ReinforcedPipeline:
                 teacher_dim=self._teacher_dim(),
                 world=(self.rank, self.world_size),
                 known=(epoch, frozenset(self._skipped[epoch])),
+                num_workers=num_workers,
             )
-            num_workers = self.spec.num_workers
-            if self.spec.sampling == "epoch":
-                num_workers = min(num_workers, len(self.shards[self.rank :: self.world_size]))
             self._loader = DataLoader(
                 self._dataset,
                 batch_size=None,
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
+                timeout=self.spec.worker_seconds if num_workers else 0,
                 collate_fn=_as_it_is,
                 worker_init_fn=serve_loader,
                 # Its own: starting an epoch must not draw from the generator that the model trains with.
@@ -327,7 +338,30 @@ class ReinforcedPipeline:
             )
         assert self._dataset is not None, "made together with the loader"
         self._dataset.request.copy_(torch.tensor([epoch, passed_over]))
-        return iter(self._loader)
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+        else:
+            return
+        # Not inside of the handler: the error would hold the loader, whose end ends the workers.
+        self._end_workers(self._dataset.processes())
+        raise TimeoutError(
+            f"no batch came for {self.spec.worker_seconds:g} s from {printable(self._dataset.last_heard())}: it may be "
+            "stopped, or its disk or decoder stuck. See to it and start again, or give it more worker_seconds"
+        )
+
+    def _end_workers(self, processes: Sequence[int]) -> None:
+        if sys.platform != "win32":
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)  # one that was stopped would not hear that it is to end
+        self._loader = None
+        for child in multiprocessing.active_children():
+            if child.pid in processes:
+                child.kill()
+                child.join()
 
     def _teacher_dim(self) -> int | None:
         if self.spec.reinforced and self._known_dim is None:

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import attrs
 from attrs import validators
 
+from mobileclip.strict import strict
 
-@attrs.frozen(kw_only=True)
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class StoreLimits:
     """How long stores are waited for, and how much they may send; slow ones that keep sending are waited for.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import attrs
@@ -15,6 +17,14 @@ from torch import Tensor
 from mobileclip.devices import AUTO, pick_device
 
 T = TypeVar("T")
+
+COLLECTIVE_SECONDS = 1800.0
+"""Long enough for what the first process does alone between two steps: evaluating, saving."""
+
+# What gloo, NCCL and the store that they meet in say of others that do not come, or are gone.
+_LATE = re.compile(
+    r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
+)
 
 
 def _device(value: str | torch.device) -> torch.device:
@@ -66,13 +76,15 @@ class World:
 
 
 @contextmanager
-def connected(device: str | torch.device = AUTO) -> Iterator[World]:
+def connected(device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
     """Join the other processes of a run that `torchrun` started, or train alone without it.
 
     Args:
         device: where to compute; `auto` for the GPU of this process, or the best device where there is none.
+        collective_seconds: for which this process waits for the others, wherever they do something together.
 
     Raises:
+        TimeoutError: if the others did not come in time, or are gone.
         ValueError: if there is no such device, there are more processes than GPUs on this machine and no device was
             given, or several processes are to compute on Apple's GPU, which they cannot talk from.
     """
@@ -87,8 +99,18 @@ def connected(device: str | torch.device = AUTO) -> Iterator[World]:
     if size == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    within = timedelta(seconds=collective_seconds)
     try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=within)
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen, group=dist.group.WORLD)
+    except RuntimeError as error:
+        if not _LATE.search(str(error)):
+            raise
+        raise TimeoutError(
+            f"process {os.environ.get('RANK', '0')} of {size} waited for the others in vain (at most "
+            f"{collective_seconds:g} s): one has stopped, ended, or takes longer; what it printed says more. Start all "
+            "of them again: the run goes on from its last checkpoint"
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

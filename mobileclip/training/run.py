@@ -83,8 +83,9 @@ def run(
         ValueError: if the folder holds another run, the batch can't be divided among the processes, or whatever the
             data, the checkpoint and the loop refuse.
         FloatingPointError: if the loss is not finite.
+        TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
-    with connected(device) as world:
+    with connected(device, collective_seconds=spec.training.collective_seconds) as world:
         if world.is_first:
             _claim(spec, output)
         world.wait()

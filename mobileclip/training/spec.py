@@ -10,6 +10,7 @@ from attrs import validators
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.losses import LossSpec
 from mobileclip.strict import strict
+from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
 
@@ -20,7 +21,8 @@ Precision = Literal["float32", "bfloat16"]
 class TrainingSpec:
     """The choices of a training run, apart from its model and data.
 
-    Specs that differ in the last six fields alone are equal: they decide what is written, not what is trained.
+    Specs that differ in the last seven fields alone are equal: they decide what is written or waited for, not what is
+    trained.
 
     Args:
         loss: what is minimised.
@@ -45,6 +47,7 @@ class TrainingSpec:
         keep_checkpoints: how many of the newest checkpoints are kept.
         evaluate_every_steps: steps between two evaluations, where the run has any; none for at the end alone.
         tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
+        collective_seconds: for which processes wait for each other; evaluations by the first one must end in this time.
 
     Source: MobileCLIP, table 12.
     """
@@ -70,6 +73,7 @@ class TrainingSpec:
         default=None, validator=validators.optional(validators.gt(0)), eq=False
     )
     tensorboard: bool = attrs.field(default=False, eq=False)
+    collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
 
     @ema_decay.validator
     def _check_ema_decay(self, _: object, value: float | None) -> None:

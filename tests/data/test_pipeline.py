@@ -5,7 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import multiprocessing
+import os
 import pickle
+import signal
+import socket
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.data import (
     AugmentationSpec,
     ImageTextSample,
@@ -529,3 +535,44 @@ def test_some_of_the_teachers_columns(tmp_path):
     assert pipeline.report.counts == {"wrong_dim": 6}
     with pytest.raises(ValueError, match="teacher_columns are the first column and the one behind the last"):
         spec(paths, teacher_columns=(4, 4))
+
+
+class TestWaiting:
+    def test_a_worker_that_is_stopped_is_named(self, shards):
+        """It would hold the run, and even the end of the program, for ever."""
+        pipeline = spec(shards, num_workers=2, batch_size=1, worker_seconds=2.0).build()
+        batches = pipeline.epoch(0)
+        next(batches)
+        stopped = multiprocessing.active_children()[0]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            with pytest.raises(
+                TimeoutError, match=rf"for 2 s from worker \d \(process {stopped.pid}\), last at .*\.tar"
+            ):
+                list(batches)
+        finally:
+            stopped.kill()
+        assert time.monotonic() - started < 20
+        assert multiprocessing.active_children() == []
+
+    def test_how_long_is_waited_makes_no_other_run(self, shards):
+        patient = spec(shards, worker_seconds=9.0, stores=storage.StoreLimits(stall_seconds=9.0))
+        assert patient == spec(shards)
+        assert from_json(to_json(patient), ReinforcedPipelineSpec).stores.stall_seconds == 9.0
+        with pytest.raises(ValueError, match="worker_seconds"):
+            spec(shards, worker_seconds=0.0)
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_stores_are_waited_for_as_the_spec_says(self, shards, num_workers):
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            hung = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.tar"
+            limits = storage.StoreLimits(answer_seconds=0.2, retry_delays_seconds=())
+            pipeline = spec(
+                (shards, hung), num_workers=num_workers, stores=limits, teacher_dim=6, num_samples=NUM_SAMPLES
+            ).build()
+            started = time.monotonic()
+            assert sum(len(batch) for batch in pipeline.epoch(0)) == NUM_SAMPLES // 4 * 4
+            assert time.monotonic() - started < 15
+        assert pipeline.report.counts["connection_failed"] == 1
+        assert storage.store_limits() == storage.StoreLimits()

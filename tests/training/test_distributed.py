@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -117,3 +118,42 @@ def test_two_processes_killed_by_the_system_resume_to_the_bit(tmp_path):
     assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
     expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_process_that_stops_is_not_waited_for_without_end():
+    """The one that goes on says so, and ends; what started them then ends the other."""
+    program = (
+        "import os, signal, sys\n"
+        "from mobileclip.training.distributed import connected\n"
+        "with connected('cpu', collective_seconds=2.0) as world:\n"
+        "    print('ready', flush=True)\n"
+        "    world.wait()\n"
+        "    if world.rank == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    world.gather(world.rank)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=environment() | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        started = time.monotonic()
+        _, errors = processes[0].communicate(timeout=60)
+        assert time.monotonic() - started < 30
+        assert processes[0].returncode == 1
+        assert "TimeoutError: process 0 of 2 waited for the others in vain (at most 2 s)" in errors
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
