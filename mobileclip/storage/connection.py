@@ -16,6 +16,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from mobileclip.storage.limits import Patience, StoreLimits
+from mobileclip.storage.reach import connect
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -122,6 +123,8 @@ def _connection(kind: Any, exchange: Exchange, host: str, *, timeout: object) ->
     del timeout  # that of the exchange counts
     connection: http.client.HTTPConnection = kind(host, timeout=exchange.seconds_left())
     connection.response_class = cast("Any", partial(_response, exchange))
+    if not urllib.request.getproxies():
+        connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
     return connection
 
 

@@ -46,6 +46,6 @@ def _shown(character: str) -> str:
 
 
 def _bare(match: re.Match[str]) -> str:
-    place, question, _ = match["rest"].partition("#")[0].partition("?")
+    place, question, query = match["rest"].partition("#")[0].partition("?")
     host, slash, path = place.partition("/")
-    return f"{match['scheme']}://{host.rpartition('@')[2]}{slash}{path}{'?...' if question else ''}"
+    return f"{match['scheme']}://{host.rpartition('@')[2]}{slash}{path}{'?...' if query else question}"

@@ -14,6 +14,7 @@ from mobileclip.storage.backend import ByteStream, Info, StorageError
 from mobileclip.storage.connection import Exchange
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
+from mobileclip.storage.reach import RefusedHostError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -131,6 +132,8 @@ def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
     except (ValueError, http.client.InvalidURL) as error:
         raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.URLError) and isinstance(error.reason, RefusedHostError):
+            raise error.reason from None
         raise StorageError(f"{_named(address)} cannot be reached: {_words(error)}") from error
     assert isinstance(response, http.client.HTTPResponse), "only web servers are asked"
     exchange.begin_body()

@@ -308,7 +308,7 @@ class TestJsonLines:
         ({"image": "a\0.png", "text": "x"}, "unreadable_image"),
         ({"image": "x" * 5000, "text": "x"}, "unreadable_image"),
         ({"image": "pipe:cat a.png", "text": "x"}, "missing_image"),
-        ({"image": "nosuch://a/b.png", "text": "x"}, "unreadable_image"),
+        ({"image": "nosuch://a/b.png", "text": "x"}, "refused_address"),
         ({"image": "a.svg", "text": "x"}, "image_not_an_image"),
         ({"image": "a.png"}, "no_caption"),
         ({"image": "a.png", "text": ""}, "no_caption"),
@@ -445,7 +445,7 @@ class TestJsonLines:
         site.status = {"/3.png": [503], "/4.png": [503, 503], "/5.png": [404], "/6.png": [403]}
         addresses = [f"{site.url}/{number}.png" for number in range(100)] + [f"{site.url}/page", "http://127.0.0.1:1/a"]
         path = write_lines(tmp_path / "a.jsonl", [{"image": address, "text": "x"} for address in addresses])
-        samples, report = read(JsonLinesSource(path=path))
+        samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))
         good = [number for number in range(100) if number not in (4, 5, 6)]
         assert [sample.url for sample in samples] == [addresses[number] for number in good]
         assert [sample.image for sample in samples] == [site.files[f"/{number}.png"] for number in good]
@@ -461,16 +461,82 @@ class TestJsonLines:
         monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)
         site.files["/a.png"] = PNG + bytes(1000)
         path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/a.png", "text": "x"}])
-        samples, report = read(JsonLinesSource(path=path))
+        samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))
         assert (samples, report.counts) == ([], {"unreadable_image": 1})
 
     def test_stopping_early_stops_fetching(self, tmp_path, site):
         site.files["/a.png"] = PNG
         path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/a.png", "text": "x"}] * 500)
-        samples = JsonLinesSource(path=path).units()[0].read(SkipReport())
+        samples = JsonLinesSource(path=path, hosts=["127.0.0.1"]).units()[0].read(SkipReport())
         next(samples)
         samples.close()
         assert len(site.requests) < 100
+
+    @pytest.mark.parametrize(
+        ("image", "words"),
+        [
+            ("../secret.png", "is not below"),
+            ("a/../../secret.png", "is not below"),
+            ("/etc/passwd", "is not below"),
+            ("file:///etc/passwd", "is not below"),
+            ("FILE:///etc/passwd", "is not below"),
+            ("s3://bucket/a.png", "is opened by s3://; if you trust the file, name that in `schemes`"),
+            ("ftp://host/a.png", "is opened by ftp://"),
+            ("local://a.png", "is opened by local://"),
+            ("memory://a.png", "is opened by memory://"),
+            ("s3://host/a.png::file:///etc/passwd", "is opened by s3://"),
+            ("http://127.0.0.1/a.png", "127.0.0.1 is no public address; if you trust it, name it in `hosts`"),
+            ("http://169.254.169.254/latest/meta-data", "no public address"),
+            ("http://10.0.0.1/a.png", "no public address"),
+            ("http://[::1]/a.png", "no public address"),
+            ("http://[::ffff:127.0.0.1]/a.png", "no public address"),
+            ("http://localhost:80/a.png", "this machine"),
+            ("http://2130706433/a.png", "no public address"),
+        ],
+    )
+    def test_what_a_strangers_file_may_not_name(self, tmp_path, image, words):
+        (tmp_path / "secret.png").write_bytes(PNG)
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.png").write_bytes(PNG)
+        lines = [{"image": image, "text": "x"}, {"image": "a.png", "text": "y"}]
+        samples, report = read(JsonLinesSource(path=write_lines(tmp_path / "in" / "a.jsonl", lines)))
+        assert [sample.captions for sample in samples] == [("y",)]
+        assert names(report) == {"refused_address": ["line 1"]}
+        assert words in report.named["refused_address"][0].detail
+
+    def test_what_a_person_lets_it_name(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(PNG)
+        (tmp_path / "in").mkdir()
+        path = write_lines(tmp_path / "in" / "a.jsonl", [{"image": "../a.png", "text": "x"}])
+        assert len(read(JsonLinesSource(path=path, inside=False))[0]) == 1
+        (unit,) = JsonLinesSource(path=path, inside=False).units()
+        before = unit.fingerprint()
+        (tmp_path / "a.png").write_bytes(JPEG)
+        assert unit.fingerprint() != before
+        path = write_lines(tmp_path / "b.jsonl", [{"image": str(tmp_path / "a.png"), "text": "x"}])
+        assert len(read(JsonLinesSource(path=path, image_root="/"))[0]) == 1
+
+    def test_redirections_lead_to_no_other_host(self, tmp_path, site):
+        site.files |= {"/a.png": PNG, "/moved.png": (site.url.replace("127.0.0.1", "localhost") + "/a.png").encode()}
+        site.status = {"/moved.png": [302] * 9}
+        path = write_lines(tmp_path / "a.jsonl", [{"image": f"{site.url}/moved.png", "text": "x"}])
+        assert read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))[1].counts == {"refused_address": 1}
+        assert len(read(JsonLinesSource(path=path, hosts=["127.0.0.1", "localhost"]))[0]) == 1
+
+    def test_what_addresses_hide_stays_in_the_file(self, tmp_path, site):
+        site.files["/a.png?signature=hidden"] = PNG
+        user = site.url.replace("://", "://user:pass@word@")
+        lines = [
+            {"image": address, "text": "x"} for address in (f"{site.url}/a.png?signature=hidden", f"{user}/a.png?b")
+        ]
+        path = write_lines(
+            tmp_path / "a.jsonl", [*lines, {"image": f"{site.url}/no.png?signature=hidden", "text": "x"}]
+        )
+        samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))
+        assert [sample.url for sample in samples] == [f"{site.url}/a.png?signature=hidden"]
+        assert report.num_skipped == 2
+        assert "word" not in repr(report)
+        assert "hidden" not in repr(report)
 
     def test_s3(self, s3):
         s3.empty()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import count
+from pathlib import Path
 from typing import IO, Any
 
 import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.data.json_object import parse_object
 from mobileclip.data.members import json_captions
 from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
@@ -22,6 +23,10 @@ from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, r
 from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
+
+_WEB = ("http://", "https://")
+SCHEMES = ("http", "https")
+"""Of addresses that anyone's file may name."""
 
 _GZIP = b"\x1f\x8b"
 
@@ -69,6 +74,9 @@ class JsonLinesUnit(Unit):
         first_line: its number, from 1.
         num_samples: lines that are not blank.
         digest: of the lines.
+        inside: whether local images must lie below `image_root`.
+        schemes: of the addresses that are opened.
+        hosts: that are reached beside public ones.
     """
 
     path: str
@@ -78,6 +86,9 @@ class JsonLinesUnit(Unit):
     first_line: int
     num_samples: int
     digest: str
+    inside: bool = True
+    schemes: tuple[str, ...] = SCHEMES
+    hosts: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a hash of the lines, and of sizes and times of change of the local images that they name."""
@@ -85,7 +96,7 @@ class JsonLinesUnit(Unit):
         if not storage.is_remote(self.image_root):
             try:
                 for line in self._lines():
-                    digest.update(_local_print(self.image_root, line).encode())
+                    digest.update(self._local_print(line).encode())
             except storage.StorageError:
                 raise
             except OSError as error:
@@ -140,7 +151,7 @@ class JsonLinesUnit(Unit):
             raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")
         url: Any = None
         if storage.is_remote(image):
-            url = image
+            url = _without_user(image)
         elif isinstance(fields.get("url"), str):
             url = fields.pop("url")
         key = _key(fields.pop("key", None), line.number)
@@ -150,9 +161,40 @@ class JsonLinesUnit(Unit):
             metadata["image"] = image
         return Record(
             sample=ImageTextSample(key=key, captions=captions, url=url, metadata=metadata),
-            image=_location(self.image_root, image),
+            image=self._location(image),
             label=label,
+            hosts=self.hosts,
         )
+
+    def _location(self, image: str) -> str:
+        """Return where an image is, if it may be read.
+
+        Raises:
+            BadSampleError: with the reason `refused_address`.
+        """
+        root = self.image_root
+        if storage.is_remote(image):
+            scheme = image.partition("://")[0].lower()
+            if scheme not in self.schemes:
+                raise _refused(image, f"is opened by {scheme}://", "name that in `schemes`")
+        if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
+            raise _refused(image, "is an address within an address")
+        if storage.is_remote(image):
+            return image
+        path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
+        if self.inside and not _is_inside(root, path):
+            raise _refused(image, f"is not below {root}", "pass `inside=False`, or the folder as `image_root`")
+        return storage.join(root, path)
+
+    def _local_print(self, line: Line) -> str:
+        """Return what tells the state of the local image that a line names, if it names one."""
+        try:
+            image = parse_object(line.data or b"", "a line", limit=MAX_LINE_BYTES).get("image")
+            if not isinstance(image, str) or storage.is_remote(image):
+                return ""
+            return storage.fingerprint(self._location(image))
+        except (OSError, ValueError):
+            return "missing"
 
 
 def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
@@ -167,10 +209,16 @@ class JsonLinesSource(Source):
     `image` is a path or an address, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
     several; `key` is optional, the line's number does as well. Other fields become metadata.
 
+    The file may be a stranger's: unless they are told otherwise, its lines name files below `image_root`, and addresses
+    of web servers that anyone can reach.
+
     Args:
         path: the file, or its address; not compressed.
         image_root: where relative image paths begin; None for the directory of the file.
         samples_per_shard: lines that become one shard.
+        inside: whether local images must lie below `image_root`; False lets lines name any file.
+        schemes: of addresses that lines may name, such as `https` and `s3`.
+        hosts: web servers that lines may name although they are not at a public address, such as `127.0.0.1`.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -179,6 +227,9 @@ class JsonLinesSource(Source):
     path: str = attrs.field(converter=os.fspath)
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
+    inside: bool = True
+    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=tuple)
+    hosts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def units(self) -> tuple[JsonLinesUnit, ...]:
         """Return ranges of lines; the file is read once, to find them.
@@ -213,6 +264,9 @@ class JsonLinesSource(Source):
             first_line=1,
             num_samples=0,
             digest="",
+            inside=self.inside,
+            schemes=self.schemes,
+            hosts=self.hosts,
         )
         for index in count():
             digest = blake2b(digest_size=16)
@@ -242,10 +296,24 @@ def _directory(path: str) -> str:
     return os.fspath(storage.local_path(path).parent)
 
 
-def _location(root: str, image: str) -> str:
-    if storage.is_remote(image):
-        return image
-    return storage.join(root, image if storage.is_remote(root) else os.fspath(storage.local_path(image)))
+def _is_inside(root: str, path: str) -> bool:
+    """Return whether a path leads below a folder, by its name; where links lead is up to whoever made them."""
+    if storage.is_remote(root):
+        return ".." not in path.split("/")
+    top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
+    return Path(os.path.normpath(top / path)).is_relative_to(top)
+
+
+def _refused(image: str, what: str, advice: str = "") -> BadSampleError:
+    trust = f"; if you trust the file, {advice}" if advice else ""
+    return BadSampleError("refused_address", f"{image[:300]} {what}{trust}")
+
+
+def _without_user(address: str) -> str:
+    """Return an address without user and password; its query may be what tells one image from another."""
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _key(given: object, number: int) -> str:
@@ -254,15 +322,3 @@ def _key(given: object, number: int) -> str:
     if isinstance(given, bool) or not isinstance(given, (str, int)):
         raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
     return str(given)
-
-
-def _local_print(root: str, line: Line) -> str:
-    """Return what tells the state of the local image that a line names, if it names one."""
-    try:
-        fields = json.loads(line.data or b"")
-        image = fields.get("image") if isinstance(fields, dict) else None
-        if not isinstance(image, str) or storage.is_remote(image):
-            return ""
-        return storage.fingerprint(_location(root, image))
-    except (OSError, ValueError, RecursionError):
-        return "missing"

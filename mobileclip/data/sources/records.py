@@ -16,6 +16,7 @@ from mobileclip.data.image_formats import find_format, format_names, is_image_na
 from mobileclip.data.json_object import parse_object
 from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
+from mobileclip.storage.reach import RefusedHostError, public_hosts_only
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
 MAX_IMAGE_BYTES = 2**28
@@ -33,11 +34,13 @@ class Record:
         sample: everything but the image.
         image: path or address.
         label: how messages call it.
+        hosts: that its address may lead to, beside public ones.
     """
 
     sample: ImageTextSample
     image: str
     label: str
+    hosts: tuple[str, ...] = ()
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
@@ -73,6 +76,8 @@ def read_image(path: str) -> tuple[bytes, str]:
         data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
     except FileNotFoundError:
         raise BadSampleError("missing_image", f"there is no image {path}") from None
+    except RefusedHostError as error:
+        raise BadSampleError("refused_address", str(error)) from None
     except storage.StorageError as error:
         raise BadSampleError("unreachable_image", str(error)) from None
     except (OSError, ValueError) as error:
@@ -121,7 +126,8 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
         return record
 
     def read() -> ImageTextSample:
-        data, extension = read_image(record.image)
+        with public_hosts_only(record.hosts):
+            data, extension = read_image(record.image)
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)
