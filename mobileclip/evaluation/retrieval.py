@@ -126,6 +126,44 @@ def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> Retrie
     return retrieval_recall(image, text, image_ids=image_ids, text_ids=text_ids)
 
 
+def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int], *, chunk_size: int = 2048) -> Tensor:
+    """Return how well every image does, so that the mean over them is the mean of recall at 1 both ways.
+
+    An image's own share is whether the best text is one of its captions, and how many of these find it. Captions of one
+    image are no independent questions, and images are: of these values the difference of two models can be tested.
+
+    Shape:
+        image: `(images, dim)`; text: `(texts, dim)`, those of the first image first; result: `(images,)`.
+
+    Args:
+        image: embeddings, normalised here.
+        text: embeddings, normalised here.
+        counts: how many captions each image has.
+        chunk_size: queries ranked at once.
+    """
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    image_ids = torch.arange(len(counts), device=image.device)
+    text_ids = image_ids.repeat_interleave(torch.tensor(counts, device=image.device))
+    by_image = _hits(image, image_ids, text, text_ids, chunk_size)
+    by_text = _hits(text, text_ids, image, image_ids, chunk_size)
+    found = torch.zeros_like(by_image).index_add_(0, text_ids.to(by_text.device), by_text)
+    return (by_image + found * len(image) / len(text)) / 2
+
+
+def _hits(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Tensor:
+    starts = range(0, len(query), chunk_size)
+    return torch.cat(
+        [
+            hit_probability(
+                query[start : start + chunk_size] @ answer.T,
+                query_ids[start : start + chunk_size, None] == answer_ids,
+                1,
+            )
+            for start in starts
+        ]
+    )
+
+
 def _recall(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Recall:
     totals = dict.fromkeys((1, 5, 10), 0.0)
     for start in range(0, len(query), chunk_size):

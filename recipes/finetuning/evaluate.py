@@ -13,13 +13,13 @@ from torch import Tensor
 from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer, decode_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import (
-    classification_accuracy,
     embed_classes,
     embed_images,
     embed_texts,
 )
+from mobileclip.evaluation.classification import classification_hits
 from mobileclip.evaluation.decoding import decode_ahead
-from mobileclip.evaluation.retrieval import caption_recall
+from mobileclip.evaluation.retrieval import caption_hits
 
 from .tasks import Task, label_of
 
@@ -36,6 +36,7 @@ class Score:
         value: in per cent.
         num_images: pictures that it was tested on.
         num_skipped: pictures, or parts of the data, that could not be used.
+        hits: how right the model was, from 0 to 1, by picture; their mean is the value.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Score:
     value: float
     num_images: int
     num_skipped: int = 0
+    hits: tuple[float, ...] = ()
 
 
 def evaluate_task(
@@ -70,12 +72,11 @@ def evaluate_task(
         place = {name: index for index, name in enumerate(names)}
         classes = embed_classes(model, tokenizer, names, templates)
         targets = torch.tensor([place[label] for label in labels])
-        accuracy = classification_accuracy(image, classes, targets, allow_absent=True)
-        return found(metric="top-1", value=100 * accuracy.top1)
+        hits = classification_hits(image, classes, targets).top1.tolist()
+        return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
     text = embed_texts(model, tokenizer, [caption for sample in stream.samples for caption in sample.captions])
-    recall = caption_recall(image, text, [len(sample.captions) for sample in stream.samples])
-    mean = (recall.image_to_text.at1 + recall.text_to_image.at1) / 2
-    return found(metric="R@1", value=100 * mean)
+    hits = caption_hits(image, text, [len(sample.captions) for sample in stream.samples]).tolist()
+    return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 
 
 class _Decoded:

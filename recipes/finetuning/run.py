@@ -64,7 +64,9 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
             return
         results = run(chosen)
     if results is not None:
-        print(f"\n{table(results.rows)}\n\nPer cent. {summary(results)}\nReport and models are in {chosen.output}.")
+        print(
+            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\nReport and models are in {chosen.output}."
+        )
 
 
 def run(spec: FinetuneSpec) -> Results | None:

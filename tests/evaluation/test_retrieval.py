@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mobileclip.evaluation import retrieval, retrieval_recall
+from mobileclip.evaluation.retrieval import caption_hits, caption_recall
 from tests.evaluation.models import ColourModel, image_of, tokenize
 
 
@@ -67,3 +68,14 @@ def test_mistakes_are_named():
         retrieval(model, tokenize, [image_of("red")[None]], [["red"], []])
     with pytest.raises(ValueError, match="got 1 images and captions of 2"):
         retrieval(model, tokenize, [image_of("red")[None]], [["red"], ["blue"]])
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 5, 1, 3]])
+def test_the_mean_over_images_is_the_mean_recall(counts):
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(sum(counts), 4, generator=generator)
+    image = torch.randn(len(counts), 4, generator=generator) + text[[sum(counts[:i]) for i in range(len(counts))]]
+    recall = caption_recall(image, text, counts)
+    hits = caption_hits(image, text, counts, chunk_size=3)
+    assert hits.mean().item() == pytest.approx((recall.image_to_text.at1 + recall.text_to_image.at1) / 2)
+    assert 0 < hits.mean() < 1

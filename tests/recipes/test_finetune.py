@@ -21,7 +21,7 @@ from finetune import finetune
 from finetuning import FinetuneSpec, run_recipe
 from finetuning.evaluate import Score, evaluate_task
 from finetuning.new_shapes import OUTLINES
-from finetuning.report import Results, Scores, summary, table
+from finetuning.report import Results, Scores, summary, table, write_report
 from finetuning.run import run
 from finetuning.steps import Steps
 from finetuning.tasks import open_task, read_index, split, write_training_data
@@ -350,6 +350,34 @@ def test_the_table_and_the_summary_say_what_was_gained_and_lost():
     assert "The best sum of both has alpha 0.5: 55.0 and 75.0" in summary(results)
     alone = Results(rows=tuple(attrs.evolve(row, old=()) for row in results.rows), seconds=1.0)
     assert "is not known: name some with --old-tasks" in summary(alone)
+
+
+def test_the_report_says_how_sure_a_change_is(tmp_path):
+    """On 26 pictures, two more right may be chance; on 2,600, two hundred are not."""
+
+    def results(factor):
+        hits = {0.0: [1.0] * 14 + [0.0] * 12, 1.0: [1.0] * 13 + [0.0] + [1.0] * 3 + [0.0] * 9}
+        rows = tuple(
+            Scores(
+                alpha=alpha,
+                new=Score(
+                    task="birds", metric="top-1", value=100 * sum(own) / 26, num_images=26 * factor,
+                    hits=tuple(own * factor),
+                ),
+                old=(),
+            )
+            for alpha, own in hits.items()
+        )  # fmt: skip
+        return Results(rows=rows, seconds=1.0)
+
+    few, many = results(1), results(100)
+    assert "53.8 (35.5 to 71.2)" in table(few.rows)
+    assert "from 53.8 to 61.5 (+7.7 points; with 95 % confidence" in summary(few)
+    assert "on 26 pictures may be chance, p = 0.62)" in summary(few)
+    assert "on 2600 pictures is hardly chance, p < 0.001)" in summary(many)
+    write_report(tmp_path, few)
+    assert "| birds | 26 | +7.7 (" in (tmp_path / "report.md").read_text()
+    assert from_json((tmp_path / "results.json").read_text(), Results) == few
 
 
 @pytest.mark.slow
