@@ -65,7 +65,8 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
         results = run(chosen)
     if results is not None:
         print(
-            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\nReport and models are in {chosen.output}."
+            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+            f"Report and models are in {chosen.output}."
         )
 
 
