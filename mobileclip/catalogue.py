@@ -10,7 +10,7 @@ import attrs
 
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint
+from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
 from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
@@ -36,7 +36,7 @@ def rows() -> list[dict[str, str | None]]:
                 "px": str(image.input.size) if isinstance(image, ImageEncoderSpec) else None,
                 "tokens": str(text.input.context_length) if isinstance(text, TextEncoderSpec) else None,
                 "dim": str(next(iter(parts.values())).embedding_dim),
-                "weights": "on the hub" if name in PRETRAINED else None,
+                "weights": _weights(name),
             }
         )
     return result
@@ -60,6 +60,8 @@ def describe(model: str) -> dict[str, Any]:
     else:
         spec = spec_called(model)
         description |= {"name": model, "published weights": PRETRAINED.get(model)}
+        if model not in PRETRAINED and (alike := of_same_architecture(model)):
+            description["built like"] = alike
     description["parameters"] = {
         type_of(tower): {"training": num_parameters(tower), "folded": num_parameters(tower, folded=True)}
         for _, tower in towers(spec)
@@ -81,6 +83,14 @@ def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = 
 def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
     """Return `image` or `text`."""
     return "image" if isinstance(tower, ImageEncoderSpec) else "text"
+
+
+def _weights(name: str) -> str | None:
+    """Return where a model's weights are: on the hub, or those of which models are built alike."""
+    if name in PRETRAINED:
+        return "on the hub"
+    alike = of_same_architecture(name)
+    return f"none; built like {', '.join(alike)}" if alike else None
 
 
 def _tower(tower: ImageEncoderSpec | TextEncoderSpec) -> str:

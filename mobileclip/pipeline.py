@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
-from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, read_checkpoint, resolve_spec
-from mobileclip.encoders.checkpoints.hub import PREFIX
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
 from mobileclip.identity import ModelIdentity
 from mobileclip.progress import Progress, console
 from mobileclip.reparam import reparameterize
@@ -176,7 +175,7 @@ def load(
     model: str | Path | DualEncoderSpec | None = None,
     checkpoint: str | Path | None = None,
     *,
-    fold: bool = True,
+    fold: bool | None = True,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> ImageTextModel:
@@ -188,7 +187,8 @@ def load(
     Args:
         model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
         checkpoint: a file in any known layout, training form or folded, or `hf-hub:owner/name`.
-        fold: fold branches, norms and scales, which inference wants; without it the training form stays.
+        fold: fold branches, norms and scales, which inference wants; False asks for the training form, and None keeps
+            the form of the file.
         dtype: of the weights.
         device: where to.
 
@@ -308,9 +308,7 @@ def _found(
             spec_called(model)
     if checkpoint is None:
         raise ValueError(
-            "there are no published weights for this model, so give a checkpoint: load(model, checkpoint='...'), or "
-            f"--checkpoint FILE; models with published weights: {', '.join(PRETRAINED)}. For fresh weights use "
-            "mobileclip.build_model"
+            unpublished("this model" if model is None or isinstance(model, DualEncoderSpec) else str(model))
         )
     return str(model) if isinstance(model, Path) else model, checkpoint
 

@@ -195,8 +195,7 @@ def convert(
     import torch
 
     from mobileclip.encoders import save_model
-    from mobileclip.encoders.checkpoints import read_checkpoint, resolve_spec
-    from mobileclip.encoders.checkpoints.hub import PREFIX
+    from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.pipeline import CHECKPOINT_SUFFIXES
     from mobileclip.reparam import reparameterize
 

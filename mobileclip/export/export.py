@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import TextEncoderSpec, load_model
-from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec
+from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.contract import CONTRACT, REPORT, TOKENIZER, file_sha256
@@ -103,7 +103,7 @@ def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Pa
         return load_model(name)
     known = resolve_spec(name)
     if checkpoint is None and name not in PRETRAINED:
-        raise ValueError(f"there are no published weights for {name}; give its file with --checkpoint")
+        raise ValueError(unpublished(name))
     return load_model(checkpoint or PRETRAINED[name], known)
 
 

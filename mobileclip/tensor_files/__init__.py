@@ -1,6 +1,6 @@
 """Files of tensors from anyone: safetensors and PyTorch's, read within bounds and without running anything in them."""
 
 from mobileclip.tensor_files.errors import CheckpointError
-from mobileclip.tensor_files.reading import file_sha256, read_tensors
+from mobileclip.tensor_files.reading import check_sha256, file_sha256, read_tensors
 
-__all__ = ["CheckpointError", "file_sha256", "read_tensors"]
+__all__ = ["CheckpointError", "check_sha256", "file_sha256", "read_tensors"]

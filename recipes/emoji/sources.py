@@ -15,6 +15,17 @@ import attrs
 
 # Exact versions: another version is another data set.
 NAMES_PACKAGE = ("emojibase-data", "17.0.0")
+# The names, and what the packages ask for beside: version, and what npm compares a package with before it unpacks it.
+_OTHERS = {
+    "emojibase-data": (
+        "17.0.0",
+        "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+    ),
+    "@iconify/types": (
+        "2.0.0",
+        "sha512-+wluvCrRhXrhyOmRDJ3q8mux9JkKy5SJ/v8ol2tu4FVjyYvtEzkc/3pK15ET6RKg4b4w4BmTk1+gsCUhf21Ykg==",
+    ),
+}
 NPM_TIMEOUT_SECONDS = 300
 
 
@@ -27,21 +38,59 @@ class Style:
         package: npm package with the drawings.
         version: exact version of the package.
         title: how a person calls it.
+        integrity: hash of the package, which npm compares it with before it is unpacked.
     """
 
     name: str
     package: str
     version: str
     title: str
+    integrity: str
 
 
 STYLES = (
-    Style(name="noto", package="@iconify-json/noto", version="1.2.9", title="Noto"),
-    Style(name="twemoji", package="@iconify-json/twemoji", version="1.2.5", title="Twitter"),
-    Style(name="noto-v1", package="@iconify-json/noto-v1", version="1.2.5", title="old Noto"),
-    Style(name="emojione", package="@iconify-json/emojione", version="1.2.3", title="Emoji One"),
-    Style(name="fluent", package="@iconify-json/fluent-emoji-flat", version="1.2.6", title="Fluent"),
-    Style(name="openmoji", package="@iconify-json/openmoji", version="1.2.29", title="OpenMoji"),
+    Style(
+        name="noto",
+        package="@iconify-json/noto",
+        version="1.2.9",
+        title="Noto",
+        integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+    ),
+    Style(
+        name="twemoji",
+        package="@iconify-json/twemoji",
+        version="1.2.5",
+        title="Twitter",
+        integrity="sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+    ),
+    Style(
+        name="noto-v1",
+        package="@iconify-json/noto-v1",
+        version="1.2.5",
+        title="old Noto",
+        integrity="sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    ),
+    Style(
+        name="emojione",
+        package="@iconify-json/emojione",
+        version="1.2.3",
+        title="Emoji One",
+        integrity="sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+    ),
+    Style(
+        name="fluent",
+        package="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        title="Fluent",
+        integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+    ),
+    Style(
+        name="openmoji",
+        package="@iconify-json/openmoji",
+        version="1.2.29",
+        title="OpenMoji",
+        integrity="sha512-vXdhkqcXVSO6suy+m9LbcUM3OdVyuNOtpV8/als/WqfkQIRxevL5Geb/g+6GH/Qwnq1OqksEmaDGTCmZ5nFKJQ==",
+    ),
 )
 
 
@@ -102,14 +151,9 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
     if any(_installed_version(modules / name) != version for name, version in wanted.items()):
         directory.mkdir(parents=True, exist_ok=True)
         # Without a package file of its own, npm would look for one in the directories above.
-        (directory / "package.json").write_text('{"private": true}\n')
-        _npm(
-            [
-                *("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--save-exact"),
-                *("--prefix", str(directory)),
-                *(f"{name}@{version}" for name, version in wanted.items()),
-            ]
-        )
+        (directory / "package.json").write_text(json.dumps({"private": True, "dependencies": wanted}) + "\n")
+        (directory / "package-lock.json").write_text(json.dumps(_lock(styles, wanted), indent=1) + "\n")
+        _npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)])
     for name, version in wanted.items():
         found = _installed_version(modules / name)
         if found != version:
@@ -118,6 +162,18 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
                 "directory and try again"
             )
     return modules
+
+
+def _lock(styles: Sequence[Style], wanted: Mapping[str, str]) -> dict[str, Any]:
+    """Return what npm's lock file says: the version and the hash of every package, those that others need too."""
+    drawings = {style.package: (style.version, style.integrity) for style in styles}
+    packages: dict[str, dict[str, Any]] = {
+        f"node_modules/{name}": {"version": version, "integrity": integrity}
+        for name, (version, integrity) in {**drawings, **_OTHERS}.items()
+    }
+    for style in styles:
+        packages[f"node_modules/{style.package}"]["dependencies"] = {"@iconify/types": "*"}
+    return {"lockfileVersion": 3, "requires": True, "packages": {"": {"dependencies": dict(wanted)}, **packages}}
 
 
 def read_drawings(modules: Path, style: Style) -> DrawingSet:

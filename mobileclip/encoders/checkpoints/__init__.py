@@ -1,22 +1,25 @@
 """Checkpoints: the official layout, open_clip's and our own; training form and folded; strict in both directions."""
 
 from mobileclip.encoders.checkpoints import official, open_clip
-from mobileclip.encoders.checkpoints.hub import PRETRAINED
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.published import PREFIX, PRETRAINED, of_same_architecture, unpublished
 from mobileclip.encoders.checkpoints.saving import save_model
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [
+    "PREFIX",
     "PRETRAINED",
     "CheckpointError",
     "ModelSpec",
     "Stored",
     "layouts",
     "load_model",
+    "of_same_architecture",
     "official",
     "open_clip",
     "read_checkpoint",
     "resolve_spec",
     "save_model",
+    "unpublished",
 ]

@@ -1,59 +1,125 @@
-"""Checkpoints on the Hugging Face hub: `hf-hub:owner/name`, or `hf-hub:owner/name/file`."""
+"""Checkpoints on the Hugging Face hub: `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
+
+What is named without a revision or a digest is trusted at its first use: the commit and the SHA-256 of what came are
+remembered beside the hub's cache, the same commit is asked for from then on, and other bytes are refused.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from mobileclip.tensor_files import CheckpointError
+import attrs
 
-PREFIX = "hf-hub:"
+from mobileclip import storage
+from mobileclip.encoders.checkpoints.published import PREFIX, Published
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
+from mobileclip.tensor_files import CheckpointError, check_sha256, file_sha256
 
-PRETRAINED = {
-    "mobileclip_s0": f"{PREFIX}apple/MobileCLIP-S0/mobileclip_s0.pt",
-    "mobileclip_s1": f"{PREFIX}apple/MobileCLIP-S1/mobileclip_s1.pt",
-    "mobileclip_s2": f"{PREFIX}apple/MobileCLIP-S2/mobileclip_s2.pt",
-    "mobileclip_b": f"{PREFIX}apple/MobileCLIP-B/mobileclip_b.pt",
-    "mobileclip_blt": f"{PREFIX}apple/MobileCLIP-B-LT/mobileclip_blt.pt",
-    "mobileclip2_s0": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
-    "mobileclip2_s2": f"{PREFIX}timm/MobileCLIP2-S2-OpenCLIP",
-    "mobileclip2_b": f"{PREFIX}timm/MobileCLIP2-B-OpenCLIP",
-    "mobileclip2_s3": f"{PREFIX}timm/MobileCLIP2-S3-OpenCLIP",
-    "mobileclip2_s4": f"{PREFIX}timm/MobileCLIP2-S4-OpenCLIP",
-    "mobileclip2_l14": f"{PREFIX}timm/MobileCLIP2-L-14-OpenCLIP",
-}
-"""Where the published weights are. Apple's weights may be used for research only; read their licence first."""
+_logger = logging.getLogger(__name__)
+
+LOCK = "weights.json"
+_FOLDER = ".mobileclip"
+_WAIT_SECONDS = 60.0
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
+_ADDRESS = re.compile(
+    r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./ -]+))?(?:@(?P<revision>[\w./-]+))?"
+    r"(?:#sha256=(?P<sha256>[0-9a-f]{64}))?"
+)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Remembered:
+    """What came when a file was fetched first.
+
+    Args:
+        commit: of the repository, in hexadecimal.
+        sha256: of the file, in hexadecimal.
+    """
+
+    commit: str
+    sha256: str
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Lock:
+    """What was fetched by names that say less than all.
+
+    Args:
+        files: address, without its digest, to what came.
+    """
+
+    files: Mapping[str, Remembered] = attrs.field(factory=dict)
 
 
 def fetched(checkpoint: str | Path) -> Path:
     """Return the local path of a checkpoint, downloading it from the hub (once) if its name starts with `hf-hub:`.
 
+    Args:
+        checkpoint: a path, or `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
+
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the repository cannot be reached or holds no single checkpoint.
+        CheckpointError: if the repository cannot be reached or holds no single checkpoint, or if the file is not the
+            one that its name, or an earlier download, says.
     """
     if not str(checkpoint).startswith(PREFIX):
         return Path(checkpoint)
     try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        import huggingface_hub  # noqa: F401  said before anything is asked of it
     except ImportError as error:
         raise ImportError(
             f"{checkpoint!r} is on the Hugging Face hub, whose client is missing: pip install 'mobileclip[hub]'"
         ) from error
-
-    owner, _, rest = str(checkpoint).removeprefix(PREFIX).partition("/")
-    name, _, file = rest.partition("/")
-    if not (owner and name):
-        raise CheckpointError(f"{checkpoint!r} names no repository; write hf-hub:owner/name or hf-hub:owner/name/file")
-    repository = f"{owner}/{name}"
-    try:
-        file = file or _only_checkpoint(huggingface_hub.list_repo_files(repository), repository)
-        return Path(huggingface_hub.hf_hub_download(repository, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    wanted = parsed(str(checkpoint))
+    if wanted.sha256 is not None:
+        path = _downloaded(wanted, wanted.revision)
+        check_sha256(path, wanted.sha256)
+        return path
+    known = _read_lock().files.get(wanted.address)
+    path = _downloaded(wanted, wanted.revision if known is None else known.commit)
+    if known is None:
+        _remember(wanted.address, Remembered(commit=_commit(path), sha256=file_sha256(path)))
+    elif file_sha256(path) != known.sha256:
         raise CheckpointError(
-            f"could not fetch {checkpoint!r} from the hub ({error}); check the name and the connection, "
+            f"{wanted.address} is no longer what was fetched first: the SHA-256 of {path} is {file_sha256(path)}, and "
+            f"{_lock_path()} remembers {known.sha256}. Delete the file to fetch it anew; if it is meant to differ, "
+            "delete its entry there"
+        )
+    return path
+
+
+def parsed(address: str) -> Published:
+    """Return what a name on the hub says.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise CheckpointError(
+            f"{address!r} names no checkpoint on the hub; write {PREFIX}owner/name or {PREFIX}owner/name/file, with "
+            "@revision and #sha256= and 64 hexadecimal digits behind it to pin what comes"
+        )
+    return Published(**match.groupdict())
+
+
+def _downloaded(wanted: Published, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        file = wanted.file or _only_checkpoint(
+            huggingface_hub.list_repo_files(wanted.repository, revision=revision), wanted.repository
+        )
+        return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"could not fetch {wanted.address!r} from the hub ({error}); check the name and the connection, "
             "or download the file and give its path"
         ) from error
 
@@ -65,7 +131,42 @@ def _only_checkpoint(files: list[str], repository: str) -> str:
             return found[0]
         if found:
             raise CheckpointError(
-                f"{repository} holds several checkpoints ({', '.join(found)}); "
+                f"{repository} holds several checkpoints ({', '.join(found[:5])}); "
                 f"name one: {PREFIX}{repository}/{found[0]}"
             )
     raise CheckpointError(f"{repository} holds no checkpoint ({', '.join(_SUFFIXES)})")
+
+
+def _commit(path: Path) -> str:
+    """Return the commit that a file in the hub's cache belongs to: the folder below `snapshots`."""
+    parts = path.parts
+    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+def _lock_path() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / _FOLDER / LOCK
+
+
+def _read_lock() -> Lock:
+    path = _lock_path()
+    if not path.exists():
+        return Lock()
+    try:
+        return from_json(path.read_text(encoding="utf-8"), Lock)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); mend it, or delete it to trust what comes anew"
+        ) from None
+
+
+def _remember(address: str, what: Remembered) -> None:
+    path = _lock_path()
+    try:
+        with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
+            files = {address: what, **_read_lock().files}
+            with storage.atomic_path(path) as temporary:
+                temporary.write_text(to_json(Lock(files=files), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        _logger.warning("what %s is cannot be remembered (%s), so a change will not be noticed", address, error)

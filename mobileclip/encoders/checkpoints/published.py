@@ -1,0 +1,115 @@
+"""Which weights are published, where, and by what they are known: a revision and a SHA-256, as far as either is."""
+
+from __future__ import annotations
+
+import attrs
+
+from mobileclip.blocks import models
+
+PREFIX = "hf-hub:"
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """A file on the Hugging Face hub.
+
+    What is known of neither a revision nor a digest is remembered when it is fetched first; see `hub.fetched`.
+
+    Args:
+        repository: owner and name.
+        file: in the repository; None for its only checkpoint.
+        revision: the commit, in hexadecimal, or a branch; None for the newest.
+        sha256: of the file, in hexadecimal, as the hub shows it; None where it is not known here.
+    """
+
+    repository: str
+    file: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Name that stands for it wherever a checkpoint is named."""
+        file = f"/{self.file}" if self.file else ""
+        revision = f"@{self.revision}" if self.revision else ""
+        digest = f"#sha256={self.sha256}" if self.sha256 else ""
+        return f"{PREFIX}{self.repository}{file}{revision}{digest}"
+
+
+_SAFETENSORS = "open_clip_model.safetensors"
+_TORCH = "open_clip_pytorch_model.bin"
+
+PUBLISHED = {
+    "mobileclip_s0": Published(
+        repository="apple/MobileCLIP-S0",
+        file="mobileclip_s0.pt",
+        revision="3d22d55fff32f091c79bf0f762198c72aa5b760f",
+        sha256="809b408eff74f8058843e86a1f92967097d42ba782450e85b8f4867b7f0ca0b7",
+    ),
+    "mobileclip_s1": Published(
+        repository="apple/MobileCLIP-S1",
+        file="mobileclip_s1.pt",
+        revision="d1d05c9debf62c1dcb9efbb065cf4f084194b94b",
+    ),
+    "mobileclip_s2": Published(
+        repository="apple/MobileCLIP-S2",
+        file="mobileclip_s2.pt",
+        revision="22fec9d0b9b614cb270f3322bbb80bf98a3f9c2f",
+    ),
+    "mobileclip_b": Published(
+        repository="apple/MobileCLIP-B",
+        file="mobileclip_b.pt",
+        revision="639b28ffd55dc4115135b063eb19b9679b046c13",
+        sha256="0dd1d92c911841121a0a82af2db74941ffa78bc05d215334b95db030242ec7f9",
+    ),
+    "mobileclip_blt": Published(
+        repository="apple/MobileCLIP-B-LT",
+        file="mobileclip_blt.pt",
+        sha256="670844f7a886dd6eff7a9285adfc53f3d3c889c03bfc8354010cb5c6bf27441a",
+    ),
+    "mobileclip2_s0": Published(
+        repository="timm/MobileCLIP2-S0-OpenCLIP",
+        file=_SAFETENSORS,
+        revision="095906d28bf54d7584dc411e8ffe448f34289e05",
+    ),
+    "mobileclip2_s2": Published(repository="timm/MobileCLIP2-S2-OpenCLIP", file=_SAFETENSORS),
+    "mobileclip2_b": Published(repository="timm/MobileCLIP2-B-OpenCLIP", file=_SAFETENSORS),
+    "mobileclip2_s3": Published(
+        repository="timm/MobileCLIP2-S3-OpenCLIP",
+        file=_TORCH,
+        revision="a713b52a11767cbdbf4bd117213dd39d6e62a6a0",
+        sha256="553b3394c826383d899beb7297b973947f588d7348e69bd6776cf8fb44209b76",
+    ),
+    "mobileclip2_s4": Published(
+        repository="timm/MobileCLIP2-S4-OpenCLIP",
+        file=_TORCH,
+        sha256="f25c203a6c982e91e6f55da0427cc736594ea701e5afd62049cdae8d48223af2",
+    ),
+    "mobileclip2_l14": Published(repository="timm/MobileCLIP2-L-14-OpenCLIP", file=_SAFETENSORS),
+}
+"""Where the published weights are. Apple's weights may be used for research only; read their licence first."""
+
+PRETRAINED = {name: published.address for name, published in PUBLISHED.items()}
+"""The names of these weights, as checkpoints are named."""
+
+
+def of_same_architecture(name: str) -> tuple[str, ...]:
+    """Return the models with published weights that are built like a model without any."""
+    spec = models.get(name)
+    return tuple(other for other in PUBLISHED if spec is not None and models.get(other) == spec)
+
+
+def unpublished(name: str | None) -> str:
+    """Return the message for a model of which no weights are published; None for one that has no name."""
+    alike = of_same_architecture(name) if name else ()
+    instead = (
+        f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture and published weights: "
+        f"take {alike[0]}"
+        if alike
+        else f"models with published weights: {', '.join(PUBLISHED)}"
+    )
+    return (
+        f"there are no published weights for {repr(name) if name else 'this model'}; {instead}, or give weights of "
+        "your own: a checkpoint (checkpoint=... in Python, --checkpoint FILE for a command); for fresh weights use "
+        "mobileclip.build_model"
+    )
