@@ -101,6 +101,9 @@ def _converter() -> Converter:
     from cattrs.preconf.json import make_converter
 
     converter = make_converter(forbid_extra_keys=True)
+    for scalar in (int, float, str, bool):
+        # By the class itself: cattrs asks its own hooks for these before any predicate, and they convert.
+        converter.register_structure_hook(scalar, fitting)
     converter.register_structure_hook_func(_is_plain, fitting)
     converter.register_structure_hook_func(lambda cls: cls is Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_factory(_is_optional, lambda cls: _optional_hook(converter, cls))

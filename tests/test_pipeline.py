@@ -134,7 +134,7 @@ class TestLoad:
             mobileclip.load("mobileclip_s22")
         with pytest.raises(ValueError, match=r"no published weights for 'mobileclip_s4'; mobileclip2_s4 has the same"):
             mobileclip.load("mobileclip_s4")
-        with pytest.raises(ValueError, match="a checkpoint .checkpoint="):
+        with pytest.raises(ValueError, match=r"a checkpoint \(checkpoint="):
             mobileclip.load()
 
     def test_one_tower_cannot_classify(self, tmp_path):

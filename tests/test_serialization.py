@@ -1,10 +1,16 @@
+import json
+
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mobileclip import specs
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
+
+KEYS = ("kind", "depth", "dim", "size", "mean", "stages", "input", "width", "nonsense")
 
 
 def test_specs_come_back_equal():
@@ -64,3 +70,78 @@ def test_inputs_refuse_nonsense():
     with pytest.raises(ValueError, match="context_length"):
         TextInput(context_length=2)
     assert (TextInput().start_id, TextInput().end_id) == (49406, 49407)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('"8"', r"must be a whole number, but is '8' \(str\)"),
+        ("8.0", "must be a whole number, but is 8.0"),
+        ("true", "must be a whole number, but is True"),
+        ("null", "must be a whole number, but is None"),
+        ("9" * 100, "100 digits"),
+        (str(2**65), "66 bits is too large"),
+        ("NaN", "NaN is no number that JSON has"),
+        ("1e999", "too large"),
+        ('8, "size": 9', "'size' is there twice"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_nothing_is_converted_on_the_way(value, said):
+    with pytest.raises(ValueError, match=said):
+        from_json(f'{{"size": {value}}}', ImageInput)
+
+
+def test_a_whole_number_will_do_as_a_float():
+    read = from_json('{"size": 8, "mean": [0, 1, 0]}', ImageInput)
+    assert read.mean == (0.0, 1.0, 0.0)
+    assert read == ImageInput(size=8, mean=(0, 1, 0))
+
+
+def test_python_is_held_to_the_annotations_too():
+    for wrong in ({"size": "8"}, {"size": True}, {"size": 8.0}, {"size": 8, "mean": [0.0, 0.0, 0.0]}):
+        with pytest.raises(ValueError, match="of ImageInput: must be"):
+            ImageInput(**wrong)
+    for wrong in ((0.0, 0.0), (float("inf"), 0.0, 0.0), (float("nan"), 0.0, 0.0)):
+        with pytest.raises(ValueError, match="'mean' of ImageInput: "):
+            ImageInput(size=8, mean=wrong)
+
+
+def test_infinity_is_not_written():
+    @attrs.frozen(kw_only=True)
+    class Anything:
+        value: float
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(Anything(value=float("inf")))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=JSON, place=st.integers(0, 40))
+def test_whatever_stands_somewhere_in_a_spec(value, place):
+    whole = json.loads(to_json(specs.mobileclip_s0()))
+    spots = list(places(whole))
+    parent, key = spots[place % len(spots)]
+    parent[key] = value
+    try:
+        read = from_json(json.dumps(whole), DualEncoderSpec)
+    except ValueError as error:
+        message = str(error)
+        assert 0 < len(message) < 2000
+    else:
+        assert from_json(to_json(read), DualEncoderSpec) == read
+
+
+def places(value):
+    """Every place in a value that was read from JSON, as what holds it and its key there."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(entries):
+        yield value, key
+        yield from places(item)

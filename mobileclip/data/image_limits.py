@@ -5,6 +5,8 @@ from __future__ import annotations
 import attrs
 from attrs import validators
 
+from mobileclip.strict import strict
+
 MIB = 2**20
 
 
@@ -32,7 +34,7 @@ def _count(default: int) -> int:
     return number
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageLimits:
     """What one image may cost, whoever made it; all of it is known before it is decoded.
 

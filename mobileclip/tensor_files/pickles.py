@@ -17,7 +17,7 @@ import torch
 from mobileclip.tensor_files.errors import CheckpointError, shown
 
 MAX_PICKLE_BYTES = 1 << 23
-_MAX_INSTRUCTIONS = 2_000_000
+_MAX_INSTRUCTIONS = 300_000
 _MAX_INTEGER_BYTES = 16
 _MAX_DIMS = 16
 

@@ -11,7 +11,6 @@ from mobileclip.tensor_files.errors import CheckpointError, shown
 from mobileclip.tensor_files.safetensors_file import looks_like_safetensors, read_safetensors
 from mobileclip.tensor_files.torch_file import STREAM_START, read_torch
 
-MAX_TENSORS = 1 << 16
 _MAX_NAME = 512
 _PREFIX = "module."
 _ZIP_START = b"PK\x03\x04"
@@ -86,8 +85,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    if len(tensors) > MAX_TENSORS:
-        raise CheckpointError(f"it holds {len(tensors):,} tensors, and at most {MAX_TENSORS:,} are read")
     named = {}
     for name, tensor in tensors.items():
         if len(name) > _MAX_NAME:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mobileclip.strict import parse_json
-from mobileclip.tensor_files.errors import CheckpointError, shown
+from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
 
 _MAX_HEADER_BYTES = 1 << 24
 _LENGTH_BYTES = 8
@@ -53,8 +53,9 @@ def _checked_header(path: Path, num_bytes: int) -> dict[str, str]:
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("its metadata holds more than texts")
+    check_count(len(header))
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
-        if kind not in _TYPES:
+        if not isinstance(kind, str) or kind not in _TYPES:
             raise CheckpointError(f"the tensor {shown(name)} holds {shown(kind)}, which is no type of weights")
     return metadata

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.tensor_files.errors import CheckpointError, shown
+from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
 from mobileclip.tensor_files.pickles import MAX_PICKLE_BYTES, Described, Unsupported, unpickled
 from mobileclip.tensor_files.zips import Member, members
 
@@ -112,6 +112,7 @@ def _dictionary(described: Any) -> dict[str, Described]:
         described = described["state_dict"]
     if not isinstance(described, dict) or not described:
         raise CheckpointError("it is not a dictionary from names to tensors; save a model's state_dict")
+    check_count(len(described))
     for name, value in described.items():
         if not isinstance(name, str):
             raise CheckpointError(f"it has the number {shown(name)} where the name of a tensor belongs")
