@@ -175,7 +175,7 @@ def load(
     model: str | Path | DualEncoderSpec | None = None,
     checkpoint: str | Path | None = None,
     *,
-    fold: bool | None = True,
+    fold: bool = True,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> ImageTextModel:
@@ -187,8 +187,7 @@ def load(
     Args:
         model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
         checkpoint: a file in any known layout, training form or folded, or `hf-hub:owner/name`.
-        fold: fold branches, norms and scales, which inference wants; False asks for the training form, and None keeps
-            the form of the file.
+        fold: fold branches, norms and scales, which inference wants; without it the training form stays.
         dtype: of the weights.
         device: where to.
 

@@ -14,7 +14,7 @@ import attrs
 import torch
 
 from mobileclip.blocks import models
-from mobileclip.encoders.checkpoints.hub import PREFIX
+from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.published import published_models

@@ -54,7 +54,7 @@ def load_model(
     model: str | ModelSpec | None = None,
     *,
     tower: Tower | None = None,
-    fold: bool | None = True,
+    fold: bool = True,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
@@ -66,8 +66,8 @@ def load_model(
         model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
             it is left out.
         tower: load this tower alone.
-        fold: fold branches, norms and scales for inference. With False the training form is returned, which
-            a folded checkpoint no longer has; with None the form that the checkpoint has.
+        fold: fold branches, norms and scales for inference. Without it the training form is returned, which
+            a folded checkpoint no longer has.
         dtype: of the weights; folding happens before the cast.
         device: where to.
 
@@ -78,7 +78,7 @@ def load_model(
         ValueError: if the name is unknown.
     """
     stored = read_checkpoint(checkpoint, model, tower=tower)
-    if fold is False and stored.form != "training":
+    if not fold and stored.form != "training":
         raise CheckpointError(
             f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
             "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
