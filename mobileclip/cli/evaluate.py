@@ -18,6 +18,7 @@ from mobileclip.terminal import console, print_table, say
 if TYPE_CHECKING:
     from mobileclip.evaluation import ComparisonRow, DatasetResult
     from mobileclip.evaluation.report import ModelResults, Table
+    from mobileclip.evaluation.report.table import Cell
     from mobileclip.evaluation.runner import Run
 
 app = SubcommandApp()
@@ -86,7 +87,7 @@ def evaluate(
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
     """Print one table of the data sets that were measured, and where the results are."""
-    from mobileclip.evaluation.report import results_table
+    from mobileclip.evaluation.report import paired_table, results_table
 
     measured = {key for model in run.models for key in model.records}
     models = [
@@ -94,6 +95,11 @@ def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
         for model in summary
     ]
     _print_table(results_table(models))
+    say("Main metrics in per cent, with 95 % intervals; * marks what is better than all others by more than the noise.")
+    pairs = paired_table(models)
+    if pairs is not None:
+        _print_table(pairs)
+        say("In percentage points; + and - mark what differs at a p-value below 0.05, tested image by image.")
     for model in run.models:
         say(f"{model.name}: {model.path}")
 
@@ -109,9 +115,14 @@ def _print_table(table: Table) -> None:
             Text("\n".join(filter(None, (column.title, column.small)))), justify="right" if column.is_number else "left"
         )
     for row in table.rows:
-        printed.add_row(*(Text(f"{cell.text}{_MARKS[cell.mark]}") for cell in row))
+        printed.add_row(*(Text(_printed(cell, is_first=number == 0)) for number, cell in enumerate(row)))
     print_table(printed)
-    say("Main metrics, in per cent; * marks the best of several.")
+
+
+def _printed(cell: Cell, *, is_first: bool) -> str:
+    """Return a cell in one line: an interval stands behind what it belongs to."""
+    small = f" ({cell.small})" if cell.small and not is_first else ""
+    return f"{cell.text}{_MARKS[cell.mark]}{small}"
 
 
 @app.command

@@ -9,6 +9,7 @@ from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform, extract_features
 from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.evaluation.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.scoring import require_metric, score
 
@@ -21,11 +22,13 @@ class Evaluation:
         result: the metrics, in the published form.
         report: how many images were used, and what was left out and why.
         absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
+        outcomes: of the main metric, image by image; None where it is no mean over images.
     """
 
     result: DatasetResult
     report: SkipReport
     absent_classes: tuple[str, ...] = ()
+    outcomes: Outcomes | None = None
 
 
 def evaluate_benchmark(
@@ -71,4 +74,6 @@ def evaluate_benchmark(
         known_texts=known_texts,
     )
     scored = score(benchmark, features, num_skipped=report.num_skipped)
-    return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)
+    return Evaluation(
+        result=scored.result, report=report, absent_classes=scored.absent_classes, outcomes=scored.outcomes
+    )

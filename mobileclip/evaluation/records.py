@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.results import DatasetResult, read_results
 
-_FIELDS = ("left_out", "absent_classes", "evaluated")
+_FIELDS = ("left_out", "absent_classes", "evaluated", "interval")
 # Holding it takes milliseconds.
 _WAIT_SECONDS = 120.0
 
@@ -27,21 +27,26 @@ class Record:
         left_out: how many samples could not be used, by reason.
         absent_classes: names of classes without an image.
         evaluated: hashes of the model and of the data, when, and by which version.
+        interval: where the true main metric lies with 95 % confidence, as fractions of one; None where that is not
+            known.
     """
 
     result: DatasetResult
     left_out: Mapping[str, int]
     absent_classes: tuple[str, ...]
     evaluated: Mapping[str, str]
+    interval: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation, evaluated: Mapping[str, str]) -> Record:
         """Return the record of an evaluation."""
+        found = None if evaluation.outcomes is None else evaluation.outcomes.interval
         return cls(
             result=evaluation.result,
             left_out=dict(evaluation.report.counts.most_common()),
             absent_classes=evaluation.absent_classes,
             evaluated=evaluated,
+            interval=None if found is None else (found.low, found.high),
         )
 
     def answers(self, model: str, data: str) -> bool:
@@ -69,6 +74,7 @@ def read_records(path: Path) -> dict[str, Record]:
             left_out=more[key]["left_out"] or {},
             absent_classes=tuple(more[key]["absent_classes"] or ()),
             evaluated=more[key]["evaluated"] or {},
+            interval=tuple(more[key]["interval"]) if more[key]["interval"] else None,
         )
         for key, result in results.items()
     }

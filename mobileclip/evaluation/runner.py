@@ -24,6 +24,7 @@ from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Features, Transform, extract_features
 from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.report.values import Latency
@@ -118,6 +119,7 @@ class ModelRun:
         records: by key of the data set.
         path: the file of the records.
         latency: of an image and a text, where it was taken.
+        outcomes: of the main metrics image by image, by key of the data set, as far as they are known.
     """
 
     name: str
@@ -127,6 +129,7 @@ class ModelRun:
     records: dict[str, Record]
     path: Path
     latency: Latency | None = None
+    outcomes: Mapping[str, Outcomes] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -260,8 +263,13 @@ class _Evaluator:
             num_parameters=self.candidate.num_parameters,
             records=wanted,
             path=self.path,
+            outcomes=self._outcomes(wanted),
             latency=measure_latency(self.candidate) if self.for_report else None,
         )
+
+    def _outcomes(self, records: Mapping[str, Record]) -> dict[str, Outcomes]:
+        found = {key: read_outcomes(self.path.parent, key, _mark(record.evaluated)) for key, record in records.items()}
+        return {key: outcomes for key, outcomes in found.items() if outcomes is not None}
 
     def _record(self, task: Task, before: Record | None) -> Record:
         if task.kind == "benchmark":
@@ -274,7 +282,10 @@ class _Evaluator:
                 data = hash_of([content, texts])
                 if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
                     return before
-                return Record.of(self._benchmark(benchmark, content), self._evaluated(data))
+                evaluation, evaluated = self._benchmark(benchmark, content), self._evaluated(data)
+                if evaluation.outcomes is not None:
+                    write_outcomes(self.path.parent, task.key, _mark(evaluated), evaluation.outcomes)
+                return Record.of(evaluation, evaluated)
         files = self._content(task)
         data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", files])
         if files is not None and before is not None and before.answers(self.candidate.fingerprint, data):
@@ -301,7 +312,9 @@ class _Evaluator:
             from mobileclip.evaluation.report import dataset_details
 
             self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
-        return Evaluation(result=scored.result, report=report, absent_classes=scored.absent_classes)
+        return Evaluation(
+            result=scored.result, report=report, absent_classes=scored.absent_classes, outcomes=scored.outcomes
+        )
 
     def _features(self, benchmark: Benchmark, content: str) -> tuple[Features, SkipReport]:
         if self.cache is None:
@@ -361,9 +374,17 @@ class _Evaluator:
             self.console.print(text, highlight=False, markup=False)
 
 
+def _mark(evaluated: Mapping[str, str]) -> str:
+    """Return what tells one evaluation from another."""
+    return hash_of([evaluated.get("model"), evaluated.get("data")])
+
+
 def _spoken(record: Record) -> str:
     result = record.result
     parts = [f"{100 * result.main_metric:.2f} %"]
+    if record.interval is not None:
+        low, high = (100 * end for end in record.interval)
+        parts.append(f"({low:.1f} to {high:.1f})")
     if result.num_images is not None:
         parts.append(f"of {result.num_images:,}")
     if record.left_out:

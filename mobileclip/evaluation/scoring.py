@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import attrs
+import torch
 
 from mobileclip.evaluation.benchmark import Benchmark
-from mobileclip.evaluation.classification import classification_hits, ensemble_prompts, mean_hits
+from mobileclip.evaluation.classification import Hits, classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.features import Features
 from mobileclip.evaluation.metadata import OVER_GROUPS, needs_metadata
+from mobileclip.evaluation.outcomes import Outcomes, outcomes_of
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
-from mobileclip.evaluation.retrieval import caption_recall
+from mobileclip.evaluation.retrieval import caption_hits, caption_recall
 from mobileclip.evaluation.special import special_metrics
 from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
 
@@ -27,10 +29,12 @@ class Score:
     Args:
         result: the metrics, in the published form.
         absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
+        outcomes: of the main metric, image by image; None where it is no mean over images.
     """
 
     result: DatasetResult
     absent_classes: tuple[str, ...] = ()
+    outcomes: Outcomes | None = None
 
 
 def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None = None) -> Score:
@@ -51,7 +55,8 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
     """
     main = require_metric(benchmark)
     retrieval = benchmark.kind == "retrieval"
-    metrics = _retrieval(features) if retrieval else _classification(benchmark, features)
+    hits = None if retrieval else _hits(benchmark, features)
+    metrics = _retrieval(features) if hits is None else _classification(benchmark, features, hits)
     metrics[MAIN_METRIC] = metrics[main]
     key, name = key_and_title(benchmark.name)
     return Score(
@@ -59,6 +64,7 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
             key=key, dataset=name, metrics=metrics, num_images=len(features.keys), num_skipped=num_skipped
         ),
         absent_classes=() if retrieval else absent_classes(benchmark, features),
+        outcomes=_outcomes(main, features, hits),
     )
 
 
@@ -79,11 +85,32 @@ def require_metric(benchmark: Benchmark) -> str:
     return main
 
 
-def _classification(benchmark: Benchmark, features: Features) -> dict[str, float]:
+def _hits(benchmark: Benchmark, features: Features) -> Hits:
     assert features.labels is not None, "a data set of classes has labels"
-    names, templates = benchmark.class_names, benchmark.templates
-    classes = ensemble_prompts(features.text.reshape(len(names), len(templates), -1))
-    hits = classification_hits(features.image, classes, features.labels)
+    shape = (len(benchmark.class_names), len(benchmark.templates), -1)
+    return classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
+
+
+def _outcomes(main: str, features: Features, hits: Hits | None) -> Outcomes | None:
+    """Return the main metric image by image, where it is a mean over images or over classes."""
+    if main == "mean_recall@1":
+        assert features.num_captions is not None, "a data set of captions says whose they are"
+        return outcomes_of(
+            features.keys, caption_hits(features.image, features.text, features.num_captions.tolist()).cpu().numpy()
+        )
+    if main == "acc1" and hits is not None:
+        return outcomes_of(features.keys, hits.top1.numpy())
+    if main == "mean_per_class_recall" and hits is not None and features.labels is not None:
+        labels = features.labels.cpu()
+        counts = torch.bincount(labels)
+        weights = 1.0 / (counts[labels] * int((counts > 0).sum())).double()
+        return outcomes_of(features.keys, hits.top1.numpy(), weights.numpy())
+    return None
+
+
+def _classification(benchmark: Benchmark, features: Features, hits: Hits) -> dict[str, float]:
+    assert features.labels is not None, "a data set of classes has labels"
+    names = benchmark.class_names
     accuracy = mean_hits(hits, features.labels, num_classes=len(names))
     metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
     if len(names) >= _FEWEST_FOR_TOP5:

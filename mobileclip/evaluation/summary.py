@@ -67,6 +67,7 @@ def _measured(model: ModelRun) -> ModelResults:
             if record.result.num_images is not None
         },
         provenance=_provenance(model),
+        outcomes=model.outcomes,
     )
 
 

@@ -6,7 +6,13 @@ from mobileclip.evaluation.report.examples import FoundImage, FoundText, ImageQu
 from mobileclip.evaluation.report.pictures import Picture
 from mobileclip.evaluation.report.published import published_model
 from mobileclip.evaluation.report.table import Cell, Column, Table
-from mobileclip.evaluation.report.tables import differences_table, models_table, results_table, robustness_table
+from mobileclip.evaluation.report.tables import (
+    differences_table,
+    models_table,
+    paired_table,
+    results_table,
+    robustness_table,
+)
 from mobileclip.evaluation.report.values import Coverage, Latency, ModelResults, Provenance
 from mobileclip.evaluation.report.write import write_pictures, write_report
 
@@ -28,6 +34,7 @@ __all__ = [
     "dataset_details",
     "differences_table",
     "models_table",
+    "paired_table",
     "published_model",
     "results_table",
     "robustness_table",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import attrs
 
 from mobileclip.evaluation.comparison import ComparisonRow, compare_result, compare_results
+from mobileclip.evaluation.intervals import PairedDifference
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
+
+SIGNIFICANT = 0.05
+"""A p-value below it marks a difference."""
 
 # What counts outside the suite, so that another metric of the same value is not named in its place.
 _USUAL = ("acc1", "mean_recall@1")
@@ -50,3 +57,50 @@ def _counted(model: ModelResults, key: str) -> DatasetResult:
     coverage = model.coverage.get(key)
     result = model.results[key]
     return result if coverage is None else attrs.evolve(result, num_images=coverage.num_used)
+
+
+def paired(model: ModelResults, reference: ModelResults, key: str) -> PairedDifference | None:
+    """Return how much better a model is than another on the same images, or None where that is not known by image."""
+    ours, theirs = model.outcomes.get(key), reference.outcomes.get(key)
+    return None if ours is None or theirs is None else ours.compared_with(theirs)
+
+
+def is_better(model: ModelResults, reference: ModelResults, key: str) -> bool:
+    """Return whether a model is better by more than the noise: by a paired test, or by `differences` without one."""
+    if key not in model.results or key not in reference.results:
+        return False
+    found = paired(model, reference, key)
+    if found is not None:
+        return found.difference > 0 and found.p_value < SIGNIFICANT
+    entry = next((one for one in SUITE if one.key == key), None)
+    row = compare_result(
+        key, "", _counted(model, key), _counted(reference, key), None if entry is None else entry.num_images
+    )
+    return row.stands_out and row.difference is not None and row.difference > 0
+
+
+def clear_best(models: Sequence[ModelResults], key: str) -> int | None:
+    """Return the place of the model that is better than every other one by more than the noise, if there is one."""
+    there = [number for number, model in enumerate(models) if key in model.results]
+    for number in there:
+        others = [models[other] for other in there if other != number]
+        if others and all(is_better(models[number], other, key) for other in others):
+            return number
+    return None
+
+
+def clear_best_average(models: Sequence[ModelResults]) -> int | None:
+    """Return the place of the model whose average over the suite is the best by more than the noise of all of them."""
+    keys = [entry.key for entry in SUITE]
+    there = [number for number, model in enumerate(models) if model.results.keys() >= set(keys)]
+    for number in there:
+        others = [models[other] for other in there if other != number]
+        if others and all(_is_better_on_average(models[number], other) for other in others):
+            return number
+    return None
+
+
+def _is_better_on_average(model: ModelResults, reference: ModelResults) -> bool:
+    rows = [row for row in differences(model, reference)[: len(SUITE)] if row.difference is not None]
+    noise = math.sqrt(sum(row.noise**2 for row in rows))
+    return sum(row.difference for row in rows if row.difference is not None) > noise

@@ -48,7 +48,7 @@ def require_matplotlib() -> None:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
     try:
-        import matplotlib as mpl  # noqa: F401  whether it is there
+        import matplotlib.figure  # noqa: F401  whether it is there
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "reports need matplotlib: pip install 'mobileclip[report]' or pip install matplotlib", name=error.name

@@ -14,7 +14,7 @@ from mobileclip.evaluation.report.inline import plot
 from mobileclip.evaluation.report.latency import Panel, draw_latency, latency_panels
 from mobileclip.evaluation.report.markup import Markup, element, join
 from mobileclip.evaluation.report.origins import coverage_table, provenance_table
-from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table
+from mobileclip.evaluation.report.tables import models_table, paired_table, results_table, robustness_table
 from mobileclip.evaluation.report.tables_html import bars_html, table_html
 from mobileclip.evaluation.report.values import ModelResults, reference_of
 
@@ -97,6 +97,9 @@ def _sections(models: Sequence[ModelResults], details: Sequence[DatasetDetails])
     compared = list(_comparisons(models))
     if compared:
         yield "Comparisons", join(_note(_NOISE), *compared)
+    pairs = paired_table(models)
+    if pairs is not None:
+        yield pairs.title, table_html(pairs)
     robustness = robustness_table(models)
     if robustness is not None:
         yield "Robustness", table_html(robustness)

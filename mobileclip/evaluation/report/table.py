@@ -76,15 +76,11 @@ def points(value: float, *, digits: int = 1) -> str:
     return text if any(digit in text for digit in "123456789") else text.lstrip("+\N{MINUS SIGN}")
 
 
-def mark_best(cells: Iterable[tuple[Cell, float | None]]) -> list[Cell]:
-    """Return cells of which the one with the highest value is marked, where there are several to choose from.
+def marked(cells: Iterable[Cell], best: int | None) -> list[Cell]:
+    """Return cells of which one is marked as the best.
 
     Args:
-        cells: with their values; None where a cell has none.
+        cells: of a row or a column.
+        best: its place; None where none is better than the others by more than the noise.
     """
-    pairs = list(cells)
-    values = [value for _, value in pairs if value is not None]
-    if len(values) < 2 or min(values) == max(values):
-        return [cell for cell, _ in pairs]
-    best = max(values)
-    return [attrs.evolve(cell, mark="best") if value == best else cell for cell, value in pairs]
+    return [attrs.evolve(cell, mark="best") if number == best else cell for number, cell in enumerate(cells)]

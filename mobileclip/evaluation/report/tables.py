@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from mobileclip.evaluation.report.differences import differences, metric_name
-from mobileclip.evaluation.report.table import Cell, Column, Mark, Table, mark_best, per_cent, points
+from mobileclip.evaluation.report.differences import (
+    SIGNIFICANT,
+    clear_best,
+    clear_best_average,
+    differences,
+    metric_name,
+    paired,
+)
+from mobileclip.evaluation.report.table import Cell, Column, Mark, Table, marked, per_cent, points
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.results import suite_average
 from mobileclip.evaluation.suite import SUITE
@@ -19,22 +26,32 @@ _ROBUSTNESS_NOTE = (
     "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models in one column, "
     "not columns. The mean is over the data sets in the table, or there is none."
 )
+_RESULTS_NOTE = (
+    "Main metrics in per cent, below them where the true one lies with 95 % confidence. Bold is what is better than "
+    "all others of its row by more than the noise: by a paired test on the same images, at a p-value below 0.05, or by "
+    "two standard errors of the difference of two accuracies where the images of one are not known."
+)
+_PAIRED_NOTE = (
+    "In percentage points, with 95 % intervals. The p-value says how likely a difference as large would be between "
+    "models that are equally good (McNemar's exact test, or flipped signs where answers are right in part); a "
+    "difference is marked where it is below 0.05. Of twenty comparisons of equal models, one is marked by chance."
+)
 _NAMES = {entry.key: entry.name for entry in SUITE}
 
 
 def models_table(models: Sequence[ModelResults]) -> Table:
     """Return what the models are, how fast they are, and their averages."""
     columns = ("model", "results", "parameters", "latency, image + text", "ImageNet", "average of 38")
-    imagenet = [_score(model, IMAGENET) for model in models]
     averages = [_average(model) for model in models]
     rows = zip(
         [Cell(text=model.name) for model in models],
         [Cell(text=_origin(model)) for model in models],
         [Cell(text=_millions(model.num_parameters)) for model in models],
         [Cell(text=_latency(model), small=_devices(model)) for model in models],
-        mark_best((Cell(text=per_cent(value)), value) for value in imagenet),
-        mark_best(
-            (Cell(text=per_cent(value) or _part(model)), value) for model, value in zip(models, averages, strict=True)
+        marked((_score_cell(model, IMAGENET) for model in models), clear_best(models, IMAGENET)),
+        marked(
+            (Cell(text=per_cent(value) or _part(model)) for model, value in zip(models, averages, strict=True)),
+            clear_best_average(models),
         ),
         strict=True,
     )
@@ -63,9 +80,9 @@ def robustness_table(models: Sequence[ModelResults]) -> Table | None:
             Cell(text=per_cent(score), small="" if key == IMAGENET else _drop(score, _score(model, IMAGENET)))
             for model, score in zip(shown, scores, strict=True)
         ]
-        columns.append(mark_best(zip(cells, scores, strict=True)))
+        columns.append(marked(cells, clear_best(shown, key)))
     means = [_mean_drop(model, keys) for model in shown]
-    columns.append(mark_best((Cell(text="" if mean is None else points(mean)), mean) for mean in means))
+    columns.append([Cell(text="" if mean is None else points(mean)) for mean in means])
     titles = ("model", "ImageNet", *(_NAMES[key].removeprefix("ImageNet ") for key in keys), "mean drop")
     return Table(
         title="Robustness",
@@ -81,13 +98,13 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     keys = [entry.key for entry in SUITE if entry.key in known] + sorted(key for key in known if key not in _NAMES)
     rows = []
     for key in keys:
-        scores = [_score(model, key) for model in models]
-        cells = mark_best((Cell(text=per_cent(score)), score) for score in scores)
+        cells = marked((_score_cell(model, key) for model in models), clear_best(models, key))
         name = Cell(text=_NAMES.get(key, known[key].dataset), small=readable(metric_name(known[key], key)))
         rows.append((name, *cells))
     averages = [_average(model) for model in models]
     if any(average is not None for average in averages):
-        rows.append((Cell(text="average of 38"), *mark_best((Cell(text=per_cent(one)), one) for one in averages)))
+        cells = marked((Cell(text=per_cent(one)) for one in averages), clear_best_average(models))
+        rows.append((Cell(text="average of 38"), *cells))
     return Table(
         title="All results",
         columns=(
@@ -95,7 +112,43 @@ def results_table(models: Sequence[ModelResults]) -> Table:
             *(Column(title=model.name, small=model.source) for model in models),
         ),
         rows=tuple(rows),
-        notes=("Main metrics in per cent; the best of a row is bold where there are several.",),
+        notes=(_RESULTS_NOTE,),
+    )
+
+
+def paired_table(models: Sequence[ModelResults]) -> Table | None:
+    """Return every measured model beside the first one, image by image; None where no two were asked the same."""
+    measured = [model for model in models if model.outcomes]
+    rows = []
+    for model in measured[1:]:
+        for key, result in model.results.items():
+            found = paired(model, measured[0], key)
+            if found is None:
+                continue
+            mark: Mark = ("better" if found.difference > 0 else "worse") if found.p_value < SIGNIFICANT else ""
+            low, high = (points(end) for end in (found.interval.low, found.interval.high))
+            rows.append(
+                (
+                    Cell(text=_NAMES.get(key, result.dataset), small=readable(metric_name(result, key))),
+                    Cell(text=model.name),
+                    Cell(text=points(found.difference), mark=mark, small=f"{low} to {high}"),
+                    Cell(text=f"{found.p_value:.3f}" if found.p_value >= 0.001 else "below 0.001"),
+                    Cell(text=f"{found.num_questions:,}"),
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        title=f"Beside {measured[0].name}, on the same images",
+        columns=(
+            Column(title="data set", is_number=False),
+            Column(title="model", is_number=False),
+            Column(title="difference", small="95 % interval"),
+            Column(title="p-value"),
+            Column(title="images"),
+        ),
+        rows=tuple(rows),
+        notes=(_PAIRED_NOTE,),
     )
 
 
@@ -148,6 +201,15 @@ def readable(metric: str) -> str:
 
 def _score(model: ModelResults, key: str) -> float | None:
     return model.results[key].main_metric if key in model.results else None
+
+
+def _score_cell(model: ModelResults, key: str) -> Cell:
+    """Return a model's result on a data set, with its interval where the images' outcomes are known."""
+    outcomes = model.outcomes.get(key)
+    if outcomes is None:
+        return Cell(text=per_cent(_score(model, key)))
+    found = outcomes.interval
+    return Cell(text=per_cent(_score(model, key)), small=f"{per_cent(found.low)} to {per_cent(found.high)}")
 
 
 def _average(model: ModelResults) -> float | None:

@@ -11,6 +11,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.repeated import repeated
 
@@ -103,6 +104,7 @@ class ModelResults:
         num_parameters: of both towers.
         coverage: how much of each data set was used, by key, where that is known.
         provenance: how measured results came about, where that is known.
+        outcomes: of the main metrics image by image, by key, where they are known: for intervals and paired tests.
 
     Raises:
         ValueError: if there is no name, no such source, or coverage of a data set without a result.
@@ -116,6 +118,7 @@ class ModelResults:
     num_parameters: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     coverage: Mapping[str, Coverage] = attrs.field(factory=dict)
     provenance: Provenance | None = None
+    outcomes: Mapping[str, Outcomes] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         for key in self.coverage:
