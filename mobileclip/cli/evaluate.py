@@ -63,15 +63,13 @@ def evaluate(
     from mobileclip.evaluation import published_results
     from mobileclip.evaluation.report.figures import require_matplotlib
     from mobileclip.evaluation.summary import summarize, write_summary
-    from mobileclip.evaluation.tasks import is_data_set
 
-    data = tuple(one for one in models if is_data_set(one))
-    spec = attrs.evolve(spec, datasets=(*data, *spec.datasets))
+    models, spec = divided(models, spec)
     for name in beside:
         published_results(name)
     if report:
         require_matplotlib()
-    run = evaluate_models([one for one in models if one not in data], spec, for_report=report, console=console())
+    run = evaluate_models(models, spec, for_report=report, console=console())
     if any(model.records for model in run.models):
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
@@ -83,6 +81,20 @@ def evaluate(
         say(f"not evaluated: {what}: {failure.message}", error=True)
     if run.failures:
         sys.exit(1)
+
+
+def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
+    """Return what was typed as models without the data sets among them, and the spec with these.
+
+    Args:
+        models: models and data sets.
+        spec: how they are evaluated.
+    """
+    from mobileclip.evaluation.tasks import is_data_set
+
+    data = tuple(one for one in models if is_data_set(one))
+    others = tuple(one for one in models if one not in data)
+    return others, attrs.evolve(spec, datasets=(*data, *spec.datasets))
 
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:

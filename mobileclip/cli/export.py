@@ -45,9 +45,9 @@ def export(
         model: a file of weights in any known layout, hf-hub:OWNER/NAME, or a name such as mobileclip_s0.
         spec: what to export, and how.
         checkpoint: weights for a model that is given by name; without it the published ones are fetched, once.
-        data: a data set in the public evaluation layout to measure on; without it, pictures that come along.
+        data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
-        calibration: a data set in the same layout that int8 finds its ranges with, in at most a hundred images; crops
+        calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.
         overwrite: replace an export that is there.
     """

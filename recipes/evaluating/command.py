@@ -11,7 +11,7 @@ import tyro
 from command_line import reported, show, typed, written_run
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.evaluate import evaluate
+from mobileclip.cli.evaluate import divided, evaluate
 from mobileclip.evaluation import EvaluationSpec
 
 from .tiny import shrink
@@ -22,7 +22,8 @@ class Command:
     """What the recipe is told on the command line.
 
     Args:
-        models: one or several: a name, a file, NAME=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG.
+        models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and
+            data sets to evaluate them on, such as my_classes/.
         spec: the data sets, and how.
         beside: published models that stand in the table too; one that is evaluated by its name always does.
         report: write report.html and its tables and plots as PNG files.
@@ -57,7 +58,8 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
         if command.show:
             show(attrs.evolve(command, show=False))
             return
-        models, chosen = command.models, command.spec
+        models, chosen = divided(command.models, command.spec)
+        models = models or Command(spec=spec).models
         if command.tiny:
             models, chosen = shrink(None if models == Command(spec=spec).models else models, chosen)
         evaluate(models, spec=chosen, beside=command.beside, report=command.report)

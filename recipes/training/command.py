@@ -38,8 +38,8 @@ class Command:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`
             or addresses (s3://, gs://).
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
-        evaluate: data sets in the public layout, of classes or captions, folders or addresses; their metrics are
-            measured then too.
+        evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
+            too.
         output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
             checkpoint.
         initial_weights: a checkpoint to start from, in training form and any known layout.

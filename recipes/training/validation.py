@@ -1,4 +1,4 @@
-"""How good a model in training is: on held-out pairs, and on data sets in the public layout."""
+"""How good a model in training is: on held-out pairs, and on data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measured_on(shards: tuple[str, ...], benchmarks: Sequence[str], model: DualE
 
     Args:
         shards: of the held-out pairs; none measures nothing on them.
-        benchmarks: folders or addresses of data sets in the public layout; none measures nothing on them.
+        benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
         model: whose inputs are made.
 
     Raises:

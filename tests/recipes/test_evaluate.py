@@ -42,7 +42,7 @@ def test_help(capsys):
 
 def test_errors_are_for_people(tmp_path):
     with pytest.raises(SystemExit, match=r"error: vtab/dtd is not in .*: none of wds_vtab-dtd_test"):
-        run_recipe(evaluate(), "", ["x.pt", "--data", str(tmp_path), "--datasets", "vtab/dtd"])
+        run_recipe(evaluate(), "", ["mobileclip_s0", "--data", str(tmp_path), "--datasets", "vtab/dtd"])
 
 
 @pytest.mark.slow
