@@ -10,6 +10,7 @@ from torch import nn
 
 from mobileclip.data import BatchSource
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
+from mobileclip.interruption import postponed
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
 from mobileclip.progress import console
 from mobileclip.reparam import reparameterize
@@ -71,21 +72,23 @@ class Steps:
             finished = load_model(path, model.spec, fold=False)
             assert isinstance(finished, DualEncoder), "it was saved as one"
             return finished
-        result = train(
-            training,
-            model=model,
-            batches=self._batches(model, batch_size=_share(spec.batch_of(self.data.num_samples, world.size), world)),
-            output=spec.output / "run",
-            world=world,
-            evaluate=self._watch if spec.evaluate_every_steps is not None else None,
-            title="fine-tuning",
-            console=console(),
-        )
-        assert result.model is model, "without an average, what was trained is what comes back"
-        spec.finetuning.finish(model)
-        if world.is_first:
-            save_model(model, path)
-        world.wait()
+        batch_size = _share(spec.batch_of(self.data.num_samples, world.size), world)
+        with postponed():  # a process that left here would be waited for
+            result = train(
+                training,
+                model=model,
+                batches=self._batches(model, batch_size=batch_size),
+                output=spec.output / "run",
+                world=world,
+                evaluate=self._watch if spec.evaluate_every_steps is not None else None,
+                title="fine-tuning",
+                console=console(),
+            )
+            assert result.model is model, "without an average, what was trained is what comes back"
+            spec.finetuning.finish(model)
+            if world.is_first:
+                save_model(model, path)
+            world.wait()
         return model
 
     def scores(self, alpha: float, model: Callable[[], DualEncoder], device: torch.device) -> Scores:

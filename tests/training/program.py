@@ -100,6 +100,16 @@ def descendants(pid: int) -> set[int]:
     return children | {below for child in children for below in descendants(child)}
 
 
+def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
+    """Return whether processes have ended, waiting for it a little."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def kill_all(process: subprocess.Popen[str]) -> None:
     """Kill a program with all that it has started, by their numbers."""
     for pid in {*descendants(process.pid), process.pid}:

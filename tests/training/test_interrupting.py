@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from mobileclip.interruption import Interrupted
 from mobileclip.training import read_metrics, run, train
 from tests.training.program import (
+    are_gone,
     descendants,
     kill_all,
     measuring,
@@ -48,15 +49,6 @@ def assert_same(output: Path, expected: Path) -> None:
     weights, right = (load_file(folder / "model.safetensors") for folder in (output, expected))
     assert weights.keys() == right.keys()
     assert all(torch.equal(weights[name], value) for name, value in right.items())
-
-
-def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
