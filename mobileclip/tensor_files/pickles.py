@@ -39,6 +39,7 @@ _PLAIN: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections OrderedDict": lambda _: {},
     "torch Size": lambda arguments: arguments[0],
     "torch device": lambda _: None,
+    "torch.serialization _get_layout": lambda _: None,
 }
 _TENSOR_TYPES = ("torch Tensor", "torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
 

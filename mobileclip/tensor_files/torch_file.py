@@ -45,9 +45,10 @@ def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
         described, storages = _stream(data) if is_stream else _archive(data, members(file, num_bytes))
     tensors = _dictionary(described)
     contents = _File(data, storages)
-    if sum(_num_bytes(tensor) for tensor in tensors.values()) > 2 * num_bytes:
-        raise CheckpointError("its tensors are larger than the file: they share their numbers or repeat them")
-    return {name: _tensor(name, tensor, contents) for name, tensor in tensors.items()}
+    found = {name: _tensor(name, tensor, contents) for name, tensor in tensors.items()}
+    if sum(tensor.nbytes for tensor in found.values()) > 2 * num_bytes:
+        raise CheckpointError("its tensors are larger than the file: too many share their numbers")
+    return found
 
 
 def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, Member]]:
@@ -150,10 +151,6 @@ def _tensor(name: str, described: Described, file: _File) -> Tensor:
     else:
         whole = torch.frombuffer(file.data, dtype=dtype, count=storage.num_stored, offset=place.start)
     return whole.as_strided(described.shape, described.stride, described.offset)
-
-
-def _num_bytes(described: Described) -> int:
-    return _product(described.shape) * _itemsize(described.storage.dtype)
 
 
 def _itemsize(dtype: torch.dtype | str) -> int:

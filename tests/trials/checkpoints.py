@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import pickle
@@ -459,6 +460,8 @@ def warm() -> None:
     for form in FORMS:
         tensor_shapes(SMALL, form)
     run_command(["info", "nothing.pt"])
+    # What is here by now is not looked through again in every process.
+    gc.freeze()
 
 
 def in_files() -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
