@@ -119,15 +119,14 @@ def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
 def _print_table(table: Table) -> None:
     """Print a table of a report."""
     from rich.table import Table as Printed
-    from rich.text import Text
 
     printed = Printed(title=table.title, box=None)
     for column in table.columns:
         printed.add_column(
-            Text("\n".join(filter(None, (column.title, column.small)))), justify="right" if column.is_number else "left"
+            "\n".join(filter(None, (column.title, column.small))), justify="right" if column.is_number else "left"
         )
     for row in table.rows:
-        printed.add_row(*(Text(_printed(cell, is_first=number == 0)) for number, cell in enumerate(row)))
+        printed.add_row(*(_printed(cell, is_first=number == 0) for number, cell in enumerate(row)))
     print_table(printed)
 
 

@@ -19,10 +19,11 @@ from mobileclip.data.operations import OPERATIONS
 from mobileclip.data.sample import ImageTextSample, ReinforcedSample, check_source_image, decode_image, hash_image
 from mobileclip.data.shards import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.terminal import print_table, shown
 
 if TYPE_CHECKING:
     from PIL import Image
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 # What an operation does, with a positive magnitude and with a negative one.
 _OPERATIONS = {
@@ -160,21 +161,17 @@ def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
     return tuple(words)
 
 
-def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
-    """Print everything for a person to read.
+def print_inspection(inspection: Inspection, *, min_width: int = 100) -> None:
+    """Print everything for a person to read, on standard output.
 
     Args:
         inspection: of a sample.
-        console: where to; standard output by default.
+        min_width: columns that a narrower terminal, or none, is taken to have.
     """
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(highlight=False) if console is None else console
     for title, *contents in _sections(inspection):
-        console.print(f"[bold]{title}[/bold]")
-        for content in contents:
-            console.print(content)
-        console.print()
+        print_table(Text(str(title), style="bold"), *contents, "", min_width=min_width)
 
 
 def _find(shard: str, key: str | None) -> RawSample:
@@ -271,9 +268,9 @@ def _about(inspection: Inspection) -> RenderableType:
         lines["made for"] = f"an image of the stated {stated}" if stated else "an image whose size and hash are unknown"
     lines["members"] = ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
     for name, text in lines.items():
-        table.add_row(name, Text(text, overflow="fold"))
+        table.add_row(name, Text(shown(text), overflow="fold"))
     if inspection.problem:
-        table.add_row("[red]replay[/red]", Text(inspection.problem, "red", overflow="fold"))
+        table.add_row(Text("replay", "red"), Text(shown(inspection.problem), "red", overflow="fold"))
     return table
 
 
@@ -288,7 +285,7 @@ def _table_of_captions(inspection: Inspection) -> RenderableType:
         table.add_column(f"cosine, teacher {number}", no_wrap=True)
     for caption in inspection.captions:
         values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
-        table.add_row(caption.source, Text(caption.text), *values)
+        table.add_row(caption.source, Text(shown(caption.text)), *values)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import attrs
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
-from rich.console import Console
 
 from mobileclip.data import (
     AugmentationParams,
@@ -56,7 +56,8 @@ def inspected(tmp_path, one):
 
 def printed(inspection):
     stream = io.StringIO()
-    print_inspection(inspection, Console(file=stream, width=160, highlight=False))
+    with contextlib.redirect_stdout(stream):
+        print_inspection(inspection, min_width=160)
     return stream.getvalue()
 
 
@@ -268,3 +269,12 @@ class TestText:
         assert legible("Köln 東京") == ("Koln ??", "")
         monkeypatch.setattr(sheets, "_system_font", lambda: "Some.ttf")
         assert legible("Köln") == ("Köln", "Some.ttf")
+
+
+def test_names_from_data_are_no_markup(tmp_path):
+    named = attrs.evolve(card([6]), teachers=(attrs.evolve(card([6]).teachers[0], name="x[/nothing] [red]y\x1b[2J"),))
+    write_card(tmp_path, named)
+    text = printed(inspected(tmp_path, sample(dim=6, captions=("a [red] \x1b[2J cat",))))
+    assert "teacher 1: x[/nothing] [red]y\\x1b[2J" in text
+    assert "a [red] \\x1b[2J cat" in text
+    assert "\x1b" not in text

@@ -128,11 +128,13 @@ def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsy
 
 def test_what_the_command_prints(tmp_path, capsys, small_file):
     status, out, _ = run(
-        capsys, "eval", f"a={small_file}", f"b={small_file}", class_folder(tmp_path), "--output",
+        capsys, "eval", f"a={small_file}", f"b[red]\x1b[2J={small_file}", class_folder(tmp_path), "--output",
         tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
     assert status == 0
     assert "95 % intervals" in out
     assert "Beside a, on the same images" in out
     assert "1.000" in out
+    assert "b[red]\\x1b[2J" in out
+    assert "\x1b" not in out
     assert " *" not in out.split("with 95 % intervals")[0]
