@@ -21,10 +21,10 @@ from reinforcing import run_recipe as run_reinforcing
 from training import run_recipe as run_training
 from training.following import Given
 
-from mobileclip.data import as_source, read_samples
+from mobileclip.data import as_source, read_samples, write_shard
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
-from tests.data.samples import encoded
+from tests.data.samples import encoded, make_sample
 from tests.recipes.test_reinforcing import RECIPES as REINFORCING
 from tests.recipes.test_training import NAMES, ROWS
 from tests.recipes.test_training import recipes as training_recipes
@@ -217,9 +217,20 @@ def test_first_samples_are_few_and_of_several_classes(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in Path(place).iterdir()} == before
 
 
+@pytest.mark.slow
 def test_show_in_a_process_of_its_own_writes_json_alone(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "recipes" / "train_s2.py", "--show", "--data", "a.tar"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert from_json(done.stdout, RunSpec).data.shards == ("a.tar",)
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shard = write_shard(tmp_path / "0.tar", [make_sample(index) for index in range(4)])
+    (tmp_path / "file").write_text("")
+    module = importlib.import_module("train_s2")
+    arguments = ["--tiny", "--data", str(shard), "--output", str(tmp_path / "file" / "output"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match=r"error: .*file/output"):
+        run_training(module.train_s2, "train_s2", None, arguments)

@@ -71,9 +71,12 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
     return last
 
 
-def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path):
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM,), pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow)]
+)
+def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, numbers):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         said = interrupt(data, parts, number, more_steps=11, num_workers=2)
         done = num_logged(parts)
         assert done < NUM_STEPS
