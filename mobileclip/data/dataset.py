@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -76,7 +75,7 @@ class ShardDataset(IterableDataset[Chunk]):
         super().__init__()
         # Shared, so that workers that live on see which epoch they are asked for, and from which batch on.
         self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        # Of every worker: its process, since when it is at or without work, the place of its shard, whether it is done.
+        # Of every worker: its process, how many chunks it has made, the place of its shard, whether it is done.
         self._at = torch.zeros(max(1, num_workers), 4, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._places = {shard: place for place, shard in enumerate(shards)}
         self._stores = spec.stores
@@ -109,9 +108,9 @@ class ShardDataset(IterableDataset[Chunk]):
         """Return the processes of the workers."""
         return [int(process) for process in self._at[:, 0] if process]
 
-    def last_heard(self) -> str:
-        """Return which worker has been silent for longest, of those that are not done, and the shard of its sample."""
-        rows = [(since, worker, process, place) for worker, (process, since, place, done) in self._rows() if not done]
+    def awaited(self) -> str:
+        """Return which worker's chunk comes next, and the shard of its last sample: they take turns."""
+        rows = [(made, worker, process, place) for worker, (process, made, place, done) in self._rows() if not done]
         if not rows:
             return "a worker that has not begun"
         _, worker, process, place = min(rows)
@@ -123,15 +122,14 @@ class ShardDataset(IterableDataset[Chunk]):
     def _noted(self, worker: int, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """Yield the chunks of a worker, and note what it is at."""
         at = self._at[worker]
-        at[0], at[3] = os.getpid(), 0
+        at[0], at[1], at[3] = os.getpid(), 0, 0
         while True:
-            at[1] = time.monotonic_ns()
             with use_limits(self._stores):
                 chunk = next(chunks, None)
-            at[1] = time.monotonic_ns()
             if chunk is None:
                 at[3] = 1
                 return
+            at[1] += 1
             yield chunk
 
     def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:

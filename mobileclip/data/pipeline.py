@@ -348,7 +348,7 @@ class ReinforcedPipeline:
         # Not inside of the handler: the error would hold the loader, whose end ends the workers.
         self._end_workers(self._dataset.processes())
         raise TimeoutError(
-            f"no batch came for {self.spec.worker_seconds:g} s from {printable(self._dataset.last_heard())}: it may be "
+            f"no batch came for {self.spec.worker_seconds:g} s from {printable(self._dataset.awaited())}: it may be "
             "stopped, or its disk or decoder stuck. See to it and start again, or give it more worker_seconds"
         )
 

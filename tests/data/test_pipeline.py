@@ -538,17 +538,18 @@ def test_some_of_the_teachers_columns(tmp_path):
 
 
 class TestWaiting:
-    def test_a_worker_that_is_stopped_is_named(self, shards):
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_worker_that_is_stopped_is_named(self, shards, place):
         """It would hold the run, and even the end of the program, for ever."""
         pipeline = spec(shards, num_workers=2, batch_size=1, worker_seconds=2.0).build()
         batches = pipeline.epoch(0)
         next(batches)
-        stopped = multiprocessing.active_children()[0]
+        stopped = sorted(multiprocessing.active_children(), key=lambda child: child.pid)[place]
         os.kill(stopped.pid, signal.SIGSTOP)
         started = time.monotonic()
         try:
             with pytest.raises(
-                TimeoutError, match=rf"for 2 s from worker \d \(process {stopped.pid}\), last at .*\.tar"
+                TimeoutError, match=rf"for 2 s from worker {place} \(process {stopped.pid}\), last at .*\.tar"
             ):
                 list(batches)
         finally:
