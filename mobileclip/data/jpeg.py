@@ -15,6 +15,7 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xC6, 0xCA, 0xCE)
 _SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_SCAN_MARK = int.from_bytes(b"\xff\xda", "little")
 _APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _METADATA = frozenset(range(_APP0, 0xF0)) | {_COMMENT}
 _WITH_LENGTH = _FRAMES | _METADATA | {0xC4, 0xCC} | frozenset(range(0xDA, 0xE0))
@@ -188,10 +189,15 @@ def _with_scan(frame: JpegFrame, data: bytes, start: int, content: int) -> JpegF
     return attrs.evolve(frame, first_scan=start, row_group=frame.row_group if whole else None)
 
 
+def most_scans(data: bytes | memoryview, start: int = 0) -> int:
+    """Return how often the mark of a scan stands in the bytes from `start` on: there are no more scans in them."""
+    pairs = (np.frombuffer(data, "<u2", (len(data) - first) // 2, first) for first in (start, start + 1))
+    return sum(int(np.count_nonzero(pair == _SCAN_MARK)) for pair in pairs)
+
+
 def _num_scans(data: bytes, frame: JpegFrame, limits: ImageLimits, name: str) -> int:
     """Return the number of scans, or one that is larger and still allowed."""
-    values = np.frombuffer(data, np.uint8, offset=frame.first_scan)
-    most = int(np.count_nonzero((values[1:] == _SCAN) & (values[:-1] == 0xFF)))
+    most = most_scans(data, frame.first_scan)
     if most <= limits.num_scans and most * frame.width * frame.height <= limits.num_scan_pixels:
         return most
     # There may be other pictures behind this one, or marks of scans in what belongs to no pixel.

@@ -6,9 +6,9 @@ import struct
 from collections.abc import Iterator, Mapping
 
 import attrs
-import numpy as np
 
 from mobileclip.data.image_limits import ImageError, ImageLimits
+from mobileclip.data.jpeg import most_scans
 
 Buffer = bytes | memoryview
 
@@ -104,9 +104,7 @@ class TiffTags:
         return 0 if compression == _NONE else num_bytes * width * rows
 
     def _check_scans(self, num_strips: int, num_pixels: int, limits: ImageLimits) -> None:
-        values = np.frombuffer(self.data, np.uint8)
-        num_scans = int(np.count_nonzero((values[1:] == 0xDA) & (values[:-1] == 0xFF)))
-        limits.check_scans(max(1, num_scans - num_strips), num_pixels, self.name)
+        limits.check_scans(max(1, most_scans(self.data) - num_strips), num_pixels, self.name)
 
 
 def read_tags(data: Buffer, limits: ImageLimits, name: str) -> TiffTags:
