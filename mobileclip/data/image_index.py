@@ -9,23 +9,38 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import attrs
+from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.image_scan import Scan, scan_shard, storable
 from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.workers import Mapper
 from mobileclip.progress import Progress, console
+from mobileclip.strict import strict
 
 _VERSION = 1
 _MISSING = "missing"
 _CACHE_KIB = 64 * 1024
 # SQLite's limit on question marks was 999 for long.
 _KEYS_PER_QUERY = 500
+
+# Another job may be entering a large shard.
+_LOCK_SECONDS = 600
+_ADVICE = {
+    "locked": "another job is writing to it: wait for it, or choose another",
+    "full": "make room on its disk and run this again: what was indexed is kept",
+    "disk I/O": "see to its disk and run this again",
+    "readonly": "it, or its folder, cannot be written: choose another place with `index`",
+    "unable to open": "its folder cannot be written: choose another place with `index`",
+}
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (version INTEGER NOT NULL, by TEXT NOT NULL);
@@ -54,7 +69,7 @@ FROM image JOIN shard ON image.shard = shard.id WHERE image.key IN ({}) ORDER BY
 """
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=strict)
 class IndexedImage:
     """Where an image is.
 
@@ -72,8 +87,8 @@ class IndexedImage:
     number: int
     shard: str
     extension: str
-    start: int
-    size: int
+    start: int = attrs.field(validator=validators.ge(0))
+    size: int = attrs.field(validator=validators.ge(0))
     text_start: int | None
     text_size: int | None
     hash: int | None
@@ -119,6 +134,21 @@ class IndexCounts:
     unreadable: dict[str, str]
 
 
+def _explained(method: Callable[Concatenate[ImageIndex, P], R]) -> Callable[Concatenate[ImageIndex, P], R]:
+    """Let what goes wrong with the file say which one it is, and what to do."""
+
+    @wraps(method)
+    def explained(self: ImageIndex, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except (sqlite3.Error, OverflowError) as error:
+            text = str(error)
+            advice = next((advice for word, advice in _ADVICE.items() if word in text), "delete it or choose another")
+            raise ValueError(f"{self.path} cannot be used as an index of images ({text}); {advice}") from None
+
+    return explained
+
+
 class ImageIndex:
     """The images of shards by key, on disk; `build_image_index` makes it.
 
@@ -134,18 +164,18 @@ class ImageIndex:
         self.path = Path(path)
         self.by = by
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=600)
+        self._database = self._connected()
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise ValueError(
-                f"{path} cannot be used as an index of images ({error}); delete it or choose another"
-            ) from None
-        except ValueError:
+        except BaseException:
             self.close()
             raise
 
+    @_explained
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, isolation_level=None, timeout=_LOCK_SECONDS)
+
+    @_explained
     def _open(self) -> None:
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._database.execute("PRAGMA synchronous = NORMAL")
@@ -172,6 +202,7 @@ class ImageIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @_explained
     def find(self, keys: Sequence[str]) -> dict[str, IndexedImage]:
         """Return the images of these keys, as far as there are any; of several under one key the first."""
         found: dict[str, IndexedImage] = {}
@@ -182,6 +213,7 @@ class ImageIndex:
                 found.setdefault(key, IndexedImage(*place))
         return found
 
+    @_explained
     def counts(self) -> IndexCounts:
         """Return how much there is."""
         one = self._database.execute
@@ -199,6 +231,7 @@ class ImageIndex:
             unreadable=dict(problems),
         )
 
+    @_explained
     def placeholders(self, threshold: int) -> dict[int, Placeholder]:
         """Return, by hash, the pictures that stand under `threshold` or more keys, the most frequent first."""
         one = self._database.execute
@@ -220,15 +253,18 @@ class ImageIndex:
         return dict(sorted(found.items(), key=lambda item: (-item[1].num_keys, item[1].sha256)))
 
     @property
+    @_explained
     def last_number(self) -> int:
         """The greatest `number` of an image."""
         return int(self._database.execute("SELECT coalesce(max(id), 0) FROM image").fetchone()[0])
 
+    @_explained
     def fingerprint(self) -> str:
         """Return what changes when the indexed shards do, or the order in which they were given."""
         rows = self._database.execute("SELECT path, fingerprint, num_images FROM shard ORDER BY place").fetchall()
         return hashlib.sha256(json.dumps([self.by, rows]).encode()).hexdigest()[:16]
 
+    @_explained
     def update(
         self, shards: Sequence[str], *, hashed: bool, share: Mapper, show_progress: bool, limits: SampleLimits
     ) -> None:
@@ -347,7 +383,8 @@ class _Transaction:
         self._database.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+        if self._database.in_transaction:  # a full disk may have ended it
+            self._database.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
 def _fingerprint(shard: str) -> str:

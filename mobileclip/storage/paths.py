@@ -15,11 +15,13 @@ from typing import IO
 
 from mobileclip.storage.atomic import atomic_path, move_into_place
 from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
+from mobileclip.storage.printable import without_secrets
 
 AnyPath = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BUFFER_BYTES = 2**20
+_PIECE_BYTES = 2**22
 
 
 def is_remote(path: AnyPath) -> bool:
@@ -91,11 +93,16 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
         OSError: if the file cannot be read, or is larger.
         ValueError: if nothing knows the address, or a package is missing.
     """
+    pieces = []
+    missing = limit + 1
     with open_read(path, num_attempts=num_attempts) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(f"{path} has more than {limit} bytes")
-    return data
+        # A stream that is asked for all takes the memory at once, however small the file is.
+        while missing and (piece := stream.read(min(missing, _PIECE_BYTES))):
+            pieces.append(piece)
+            missing -= len(piece)
+    if not missing:
+        raise OSError(f"{without_secrets(path)} has more than {limit} bytes")
+    return b"".join(pieces)
 
 
 def exists(path: AnyPath) -> bool:

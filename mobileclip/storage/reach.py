@@ -41,6 +41,8 @@ def check_host(host: str) -> None:
     trusted = _trusted.get()
     if trusted is None or host.lower() in trusted:
         return
+    if "@" in host:
+        raise RefusedHostError("an address with a user and a password is not opened")
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         raise _refused(host, "this machine")
     try:
