@@ -20,8 +20,9 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources import as_source
 from mobileclip.identity import ModelIdentity
 from mobileclip.pipeline import ImageTextModel
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.repeated import repeated
+from mobileclip.terminal import console
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
 from mobileclip.identity import ModelIdentity
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
 from mobileclip.repeated import repeated
 from mobileclip.serialization import to_json
+from mobileclip.terminal import console
 from mobileclip.weights import weights_sha256
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from mobileclip.storage import printable
-from mobileclip.terminal import console as console  # noqa: PLC0414 - for those who show progress
+from mobileclip.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Console

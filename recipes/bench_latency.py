@@ -36,7 +36,7 @@ from latency import (
 
 from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.progress import track
-from mobileclip.terminal import print_table
+from mobileclip.terminal import print_table, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +65,7 @@ def run(spec: LatencyBenchSpec) -> None:
     known = {latency.case for latency in found}
     left = [case for case in cases(spec) if case not in known]
     if known:
-        print(f"{path} has {len(known)} cases from before: {len(left)} are left")
+        say(f"{path} has {len(known)} cases from before: {len(left)} are left")
     for latencies in track(
         (measure_apart(spec, case) for case in left), total=len(left), title="comparing", unit="cases"
     ):

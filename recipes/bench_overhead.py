@@ -49,7 +49,7 @@ from mobileclip.reinforce import (
     TeacherSpec,
     build_ensemble,
 )
-from mobileclip.terminal import print_table
+from mobileclip.terminal import print_table, say
 from mobileclip.training import CosineSchedule, TrainingSpec, World, read_metrics, train
 
 NUM_SAMPLES_OF_12M = 12_800_000
@@ -213,11 +213,11 @@ def measure(bench: Bench, *, teachers: Sequence[TeacherSpec] = (), captioner: Ca
         turns = [(PLAIN, bench.plain), (REINFORCED, bench.reinforced)]
         for way, run in turns if number % 2 == 0 else reversed(turns):
             rounds[way].append(run())
-            print(f"round {number + 1} of {spec.num_rounds}: {way}: {median(rounds[way][-1]):.2f} s per step")
+            say(f"round {number + 1} of {spec.num_rounds}: {way}: {median(rounds[way][-1]):.2f} s per step")
     if teachers:
         ensemble = build_ensemble(teachers, spec.device)
         rounds[TEACHERS_ONLINE] = [bench.online(ensemble, None)]
-        print(f"{TEACHERS_ONLINE}: {median(rounds[TEACHERS_ONLINE][0]):.2f} s per step")
+        say(f"{TEACHERS_ONLINE}: {median(rounds[TEACHERS_ONLINE][0]):.2f} s per step")
         if captioner is not None:
             rounds[ALL_ONLINE] = [bench.online(ensemble, captioner.build(spec.device))]
     return Measured(rounds=rounds, batch_size=spec.batch_size)

@@ -45,7 +45,7 @@ from mobileclip.data.members import parse_reinforced_sample, parse_stored_sample
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.terminal import print_table
+from mobileclip.terminal import print_table, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -373,7 +373,7 @@ def run(spec: StorageBenchSpec) -> None:
     """Measure, and print the tables."""
     torch.set_num_threads(1)
     data = drawn_data(spec) if spec.reinforced is None else stored_data(spec, Path(spec.reinforced))
-    print(f"Measured on {data.origin}.\n")
+    say(f"Measured on {data.origin}.\n")
     print_bytes(spec, data)
     print_divergences(data)
     print_speeds(spec, data)

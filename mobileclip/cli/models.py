@@ -227,13 +227,12 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
             say_json(row)
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in rows()[0]:
         table.add_column(column, no_wrap=True)
     for row in rows():
-        table.add_row(*(Text(value or "") for value in row.values()))
+        table.add_row(*(value or "" for value in row.values()))
     print_table(table)
 
 

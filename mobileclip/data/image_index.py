@@ -21,8 +21,9 @@ from mobileclip import storage
 from mobileclip.data.image_scan import Scan, scan_shard, storable
 from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.workers import Mapper
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.strict import strict
+from mobileclip.terminal import console
 
 _VERSION = 1
 _MISSING = "missing"

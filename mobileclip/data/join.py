@@ -31,8 +31,9 @@ from mobileclip.data.shards import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.data.tar import read_up_to, write_end, write_member
 from mobileclip.data.workers import workers
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.strict import strict
+from mobileclip.terminal import console
 
 INDEX = "images.sqlite"
 

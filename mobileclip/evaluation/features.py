@@ -18,7 +18,8 @@ from mobileclip.evaluation.decoding import decode_ahead
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.inference import KnownTexts, encoding
 from mobileclip.evaluation.suite import suite_entry
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from mobileclip.encoders import DualEncoder, TextEncoder, by_length, encode_to_the_end
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, evaluating
 from mobileclip.inference import OptimizedDualEncoder
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
+from mobileclip.terminal import console
 
 # What few images need between two layers stays in a processor's cache: on two cores, four at a time of S0 take little
 # more than half the time of 64.

@@ -18,7 +18,7 @@ from mobileclip.export.parity import RANKING_GATE, Report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.verify import report_on, run_tower
-from mobileclip.progress import console
+from mobileclip.terminal import console
 
 _TRIAL = "trial"
 

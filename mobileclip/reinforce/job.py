@@ -19,12 +19,13 @@ import attrs
 from mobileclip import storage
 from mobileclip.data import Unit, read_card, write_card
 from mobileclip.data.sources.shards import ShardUnit
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.reinforce.engines import Engine, LocalEngine
 from mobileclip.reinforce.manifest import Manifest, ShardEntry, may_pass
 from mobileclip.reinforce.provenance import refuse_other_choices
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import STAGING
+from mobileclip.terminal import console
 
 # Counting reads every shard's headers; beyond so many shards progress is counted in shards.
 _MAX_COUNTED = 256

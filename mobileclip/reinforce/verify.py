@@ -29,12 +29,13 @@ from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.sample_limits import SAMPLE_LIMITS
 from mobileclip.data.skips import attempt
 from mobileclip.devices import pick_device
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import from_json
+from mobileclip.terminal import console
 
 # Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
 # about half of them.

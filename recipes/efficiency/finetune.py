@@ -24,10 +24,11 @@ from torch.nn import functional as F
 
 from mobileclip.data import ImageTextSample, augmentation_rng, decode_image
 from mobileclip.inputs import ImageInput
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
 from mobileclip.reinforce import normalize_pixels
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
+from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
 from mobileclip.weights import weights_sha256
 

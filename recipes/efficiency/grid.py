@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from mobileclip.interruption import ending, save_for_parent
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
+from mobileclip.terminal import console, say
 from mobileclip.training import read_metrics
 
 from .data import load_roles
@@ -51,7 +52,7 @@ def run_grid(spec: EfficiencySpec, directories: Mapping[bool, Path]) -> None:
     every = runs(spec)
     waiting = [run for run in every if run.result is None]
     if not waiting:
-        print(f"training: all {len(every)} were done by earlier runs")
+        say(f"training: all {len(every)} were done by earlier runs")
         return
     done = {run.folder: _steps_done(run) for run in waiting}
     before = sum(run.budget for run in every if run not in waiting) + sum(done.values())

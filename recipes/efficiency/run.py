@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mobileclip.serialization import to_json
+from mobileclip.terminal import say
 
 from .data import load_roles
 from .grid import finished, run_grid, runs
@@ -26,7 +27,7 @@ def run(spec: EfficiencySpec) -> list[RunResult]:
     teachers = build_teachers(spec, roles)
     scores = score_teachers(spec, roles, teachers)
     for name, one in scores.items():
-        print(f"{name}: top-1 {one.validation.top1:.1f} % on validation, {one.test.top1:.1f} % on test")
+        say(f"{name}: top-1 {one.validation.top1:.1f} % on validation, {one.test.top1:.1f} % on test")
     counts = Counts(
         student=len(roles.student),
         teacher=len(roles.teacher),
@@ -41,8 +42,8 @@ def run(spec: EfficiencySpec) -> list[RunResult]:
         # An interrupted comparison has a report of what is finished.
         results = finished(spec)
         text = write_report(spec, results, scores, counts, num_runs=len(runs(spec)))
-    print(text)
-    print(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or budgets extends it.")
+    say(text)
+    say(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or budgets extends it.")
     return results
 
 

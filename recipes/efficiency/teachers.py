@@ -17,6 +17,7 @@ from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng,
 from mobileclip.evaluation import ensemble_prompts
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
+from mobileclip.terminal import say
 
 from .data import Roles
 from .finetune import FineTunedTeacher, fine_tune, load_teacher, save_model
@@ -109,5 +110,5 @@ def reinforce_both(spec: EfficiencySpec, roles: Roles, teachers: Sequence[FineTu
             ),
             engine=InlineEngine(teachers=TeacherEnsemble(teachers)),
         )
-        print(f"{'strong' if strong else 'weak'} augmentation: {report}")
+        say(f"{'strong' if strong else 'weak'} augmentation: {report}")
     return directories

@@ -8,6 +8,7 @@ import attrs
 
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
 from mobileclip.serialization import to_json
+from mobileclip.terminal import say
 
 from .evaluate import Score
 
@@ -165,7 +166,7 @@ def _plot(results: Results, path: Path) -> bool:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        print("without matplotlib there is no tradeoff.png: pip install matplotlib")
+        say("without matplotlib there is no tradeoff.png: pip install matplotlib")
         return False
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()

@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.encoders import save_model
 from mobileclip.serialization import to_json
+from mobileclip.terminal import say
 from mobileclip.training import connected
 from mobileclip.training.finetuning import interpolate_weights
 
@@ -64,7 +65,7 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
             return
         results = run(chosen)
     if results is not None:
-        print(
+        say(
             f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
             f"Report and models are in {chosen.output}."
         )
@@ -100,7 +101,7 @@ def run(spec: FinetuneSpec) -> Results | None:
         if is_first:
             _claim(spec)
             before = steps.scores(0.0, lambda: original, world.device)
-            print(f"\n{table((before,))}\n", flush=True)
+            say(f"\n{table((before,))}\n")
         started = time.monotonic()
         finetuned = steps.finetune(model, training, world)
         seconds = time.monotonic() - started

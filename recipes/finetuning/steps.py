@@ -12,9 +12,9 @@ from mobileclip.data import BatchSource
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
 from mobileclip.interruption import postponed
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
-from mobileclip.progress import console
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
+from mobileclip.terminal import console
 from mobileclip.training import TrainingSpec, World, train
 from mobileclip.training.finetuning import labelled_contrastive, with_labels
 

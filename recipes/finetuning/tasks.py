@@ -21,6 +21,7 @@ from mobileclip.data import (
 )
 from mobileclip.progress import track
 from mobileclip.serialization import from_json, to_json
+from mobileclip.terminal import say
 
 from .spec import Kind
 
@@ -174,7 +175,7 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
     partial = index.with_suffix(".partial")
     partial.write_text(to_json(data))
     partial.replace(index)
-    print(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
+    say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
     return data
 
 

@@ -27,7 +27,7 @@ from mobileclip.data import (
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.progress import console
+from mobileclip.terminal import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
 
 from .new_shapes import OUTLINES, draw_shape

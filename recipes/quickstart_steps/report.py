@@ -13,7 +13,7 @@ from emoji.teachers import PROMPTS
 import mobileclip
 from mobileclip.data import decode_image
 from mobileclip.pipeline import ImageTextModel
-from mobileclip.terminal import print_table
+from mobileclip.terminal import print_table, say
 from mobileclip.training import plot_curves
 
 from .evaluate import Scores
@@ -99,7 +99,7 @@ def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model
         "\nThe drawings' sources, licences and attributions are in `data/datacard.json`.\n",
     ]
     (output / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    print("example.png is " + ", ".join(f"{label} ({probability:.0%})" for label, probability in example))
+    say("example.png is " + ", ".join(f"{label} ({probability:.0%})" for label, probability in example))
 
 
 def _rows(results: Results) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ import mobileclip
 from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
+from mobileclip.terminal import say
 
 from .benchmarks import as_benchmarks
 from .evaluate import Scores, evaluate_as_published, evaluate_model, evaluate_teachers
@@ -37,7 +38,7 @@ class Clock:
     def __call__(self, step: str, *, done: bool = False) -> Iterator[None]:
         """Count the time spent inside under the name `step`; say so where an earlier run did the work."""
         if done:
-            print(f"{step}: done by an earlier run")
+            say(f"{step}: done by an earlier run")
         started = time.monotonic()
         yield
         self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
@@ -55,7 +56,7 @@ def run(spec: QuickstartSpec) -> Results:
     if finished.exists():
         results = from_json(finished.read_text(), Results)
         print_results(results)
-        print(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
+        say(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
         return results
 
     clock = Clock()
@@ -65,7 +66,7 @@ def run(spec: QuickstartSpec) -> Results:
         teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
     with clock("reinforcement"):
         reinforced = reinforce(spec.reinforcement(dataset.train.shards), engine=InlineEngine(teachers=teachers))
-        print(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
+        say(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
         benchmarks = as_benchmarks(dataset, spec.output / BENCHMARKS)
         scores = {"teachers": [_teacher_scores(spec, dataset, benchmarks, teachers)]}
@@ -94,7 +95,7 @@ def run(spec: QuickstartSpec) -> Results:
     write_report(spec.output, results, dataset, model_path=model, benchmarks=spec.output / BENCHMARKS)
     _write(finished, to_json(results, indent=1))
     print_results(results)
-    print(f"The report, the pictures and the model are in {spec.output}.")
+    say(f"The report, the pictures and the model are in {spec.output}.")
     return results
 
 

@@ -14,6 +14,7 @@ from few_samples import first_samples
 
 from mobileclip.data import Layout, augmentations
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
+from mobileclip.terminal import say
 
 from .tiny import shrink, write_scenes
 
@@ -95,11 +96,11 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
             show(spec)
             return
         if command.dry_run:
-            print(estimate(spec))
+            say(estimate(spec))
             return
         report = reinforce(spec, engine=_engine(command))
-    print(f"{report}; {report.num_done_before} of the shards by an earlier run")
-    print(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
+    say(f"{report}; {report.num_done_before} of the shards by an earlier run")
+    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
 
 
 def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementSpec | None = None) -> ReinforcementSpec:

@@ -15,7 +15,7 @@ from command_line import reported, show, typed, written_run
 from mobileclip.data import ReinforcedPipelineSpec
 from mobileclip.devices import AUTO
 from mobileclip.losses import DistillingLossSpec
-from mobileclip.progress import console
+from mobileclip.terminal import console, say
 from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
 
 from .following import Given, following_pipeline, following_training
@@ -171,5 +171,5 @@ def _train(spec: RunSpec, command: Command, name: str) -> None:
     try:
         plot_curves({name: output / "metrics.jsonl"}, output / "curves.png")
     except ModuleNotFoundError as error:
-        print(f"no curves: {error}")
-    print(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")
+        say(f"no curves: {error}")
+    say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")

@@ -6,7 +6,6 @@ remembered beside the hub's cache, the same commit is asked for from then on, an
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -18,8 +17,9 @@ from mobileclip.encoders.checkpoints.published import PREFIX, Published
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files import CheckpointError, check_sha256, file_sha256
+from mobileclip.terminal import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 LOCK = "weights.json"
 _FOLDER = ".mobileclip"

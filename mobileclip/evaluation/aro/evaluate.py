@@ -20,7 +20,8 @@ from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.inference import Encoders, KnownTexts, encoding
 from mobileclip.evaluation.results import DatasetResult
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
 
 
 @attrs.frozen(kw_only=True, eq=False)

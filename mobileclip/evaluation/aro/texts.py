@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mobileclip.evaluation.embedding import Tokenize
 from mobileclip.evaluation.inference import Encoders
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
 
 # So many batches between two steps of the bar, which texts of like length are sorted among.
 _BATCHES_AT_ONCE = 8

@@ -21,7 +21,8 @@ from mobileclip.evaluation.inference import Encoders, KnownTexts, encoding
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.winogavil.opening import WinoGavil, WinoGavilInstance
 from mobileclip.evaluation.winogavil.pictures import Picture, read_pictures
-from mobileclip.progress import Progress, console
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
 
 _MAIN = "10-12"
 # By the number of candidates, as they are published.
