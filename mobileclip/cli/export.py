@@ -70,7 +70,7 @@ def export(
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 
 
-def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> None:
+def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /, *, trust: bool = False) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 
     mobileclip verify s0_onnx
@@ -79,11 +79,13 @@ def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> None:
 
     Args:
         folder: that `mobileclip export` wrote.
+        trust: run files of ExecuTorch, whose runtime believes what it reads: whoever made the export could then run
+            anything on this machine. Files of other targets need no trust; what is not known in them is refused.
     """
     from mobileclip.export import verify_export
 
     require_folder(folder, "a folder that mobileclip export wrote")
-    _conclude(verify_export(folder), f"{folder} fails")
+    _conclude(verify_export(folder, trust=trust), f"{folder} fails")
 
 
 def _conclude(report: Report, failure: str) -> None:

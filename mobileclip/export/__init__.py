@@ -1,8 +1,9 @@
 """Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report."""
 
-from mobileclip.export.contract import Contract, ImageContract, TextContract, TowerFile, read_contract
-from mobileclip.export.export import export_model, read_report
+from mobileclip.export.contract import Contract, ImageContract, TextContract, TowerFile
+from mobileclip.export.export import export_model
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
+from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target, targets

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from mobileclip.export.spec import InputDtype, Precision, Preprocess, Tower
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 
 CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 FORMAT_VERSION = 1
-_BLOCK_BYTES = 2**20
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -122,57 +120,3 @@ class Contract:
     def write(self, folder: Path) -> None:
         """Write the contract into the export's folder."""
         (folder / CONTRACT).write_text(f"{to_json(self, indent=2)}\n", encoding="utf-8")
-
-
-def read_contract(folder: str | Path) -> Contract:
-    """Return the contract of an export whose files are all there and as they were written.
-
-    Raises:
-        ValueError: if the folder is no whole export, another version of this library wrote it, or a file of it is
-            missing or has changed; the message names the file.
-    """
-    folder = Path(folder)
-    path = folder / CONTRACT
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
-        )
-    try:
-        contract = from_json(path.read_text(encoding="utf-8"), Contract)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}; it is damaged, or another version of mobileclip wrote it"
-        ) from error
-    if contract.format_version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has the format version {contract.format_version}, and this version of mobileclip reads "
-            f"{FORMAT_VERSION}; update with: pip install -U mobileclip, or export the model again"
-        )
-    for name, expected in contract.files.items():
-        if PurePosixPath(name).is_absolute() or not {"..", "\\"}.isdisjoint((*PurePosixPath(name).parts, *name)):
-            raise ValueError(f"{path} names the file {name!r}, which is not in the export's folder; do not use it")
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}, which its {CONTRACT} names; export the model again")
-        if file_sha256(folder / name) != expected:
-            raise ValueError(
-                f"{folder / name} is not the file that was exported: its SHA-256 differs from the one in {CONTRACT}; "
-                "copy the folder again, or export the model again"
-            )
-    unchecked = [tower.file for tower in contract.towers if not _has_hash(tower.file, contract.files)]
-    if unchecked:
-        raise ValueError(f"{path} has no SHA-256 of {', '.join(unchecked)}; export the model again")
-    return contract
-
-
-def _has_hash(file: str, hashes: Mapping[str, str]) -> bool:
-    """Return whether a tower's file has a hash; where the format is a folder, whether a file in it has one."""
-    return any(name == file or name.startswith(f"{file}/") for name in hashes)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

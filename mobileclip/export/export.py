@@ -16,11 +16,10 @@ from mobileclip.encoders import TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import CONTRACT, REPORT, TOKENIZER, file_sha256
+from mobileclip.export.contract import CONTRACT, REPORT, TOKENIZER
 from mobileclip.export.describing import contract_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
-from mobileclip.export.parity import Report
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
@@ -28,6 +27,7 @@ from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import reparameterize
+from mobileclip.tensor_files import file_sha256
 
 
 def export_model(
@@ -83,11 +83,6 @@ def export_model(
             out.rename(folder.with_name("before"))
         folder.rename(out)
     return out
-
-
-def read_report(folder: str | Path) -> Report:
-    """Return the report that was written with an export."""
-    return Report.from_json((Path(folder) / REPORT).read_text(encoding="utf-8"))
 
 
 def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Path | None) -> nn.Module:

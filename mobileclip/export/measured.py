@@ -21,6 +21,7 @@ from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.samples import Samples
 from mobileclip.export.spec import Tower
 from mobileclip.inputs import ImageInput
+from mobileclip.tensor_files import read_tensors
 
 _BATCH = 16
 # Golden vectors are for hosts that check themselves: a few, exactly as the files take them.
@@ -159,23 +160,43 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     Raises:
         ValueError: if the file is not what the contract needs.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / EVALUATION
     if EVALUATION not in contract.files:
         raise ValueError(f"the contract in {folder} names no {EVALUATION}, so nothing can be measured; export again")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
+    tensors, _ = read_tensors(path)
     kinds: tuple[Tower, ...] = ("image", "text")
     inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
     reference = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
     missing = [tower.tower for tower in contract.towers if tower.tower not in reference]
     if missing or any(len(inputs[tower]) != len(reference.get(tower, ())) for tower in inputs):
         raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
+    try:
+        for tower in contract.towers:
+            _check_inputs(tower.tower, inputs[tower.tower], contract)
+        for kind, embeddings in reference.items():
+            _check_kind(f"the {kind} embeddings", embeddings, torch.float32, (contract.embedding_dim,))
+            check_reference(kind, embeddings)
+    except ValueError as error:
+        raise ValueError(f"{path} is not what its contract says: {error}; export the model again") from error
     return Measured(inputs=inputs, reference=reference)
+
+
+def _check_inputs(tower: Tower, inputs: Tensor, contract: Contract) -> None:
+    """Make sure that stored inputs are those of a tower that was exported."""
+    if contract.image is not None and tower == "image":
+        size = contract.image.input.size
+        _check_kind("the images", inputs, torch.uint8, (3, size, size))
+    elif contract.text is not None:
+        text = contract.text.input
+        _check_kind("the texts", inputs, torch.int64, (text.context_length,))
+        if not bool(((inputs >= 0) & (inputs < text.vocab_size)).all()):
+            raise ValueError(f"the texts hold ids that are none of the {text.vocab_size} of the vocabulary")
+
+
+def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype or tensor.shape[1:] != shape:
+        found, expected = (str(one).removeprefix("torch.") for one in (tensor.dtype, dtype))
+        raise ValueError(f"{what} are {found} of {tuple(tensor.shape[1:])} each, expected {expected} of {shape}")
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:

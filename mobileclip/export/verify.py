@@ -9,42 +9,45 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.export.contract import REPORT, Contract, TowerFile, read_contract
+from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.measured import Measured, as_taken, read_measured
 from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
+from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.spec import Precision, Tower
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import check_versions
+from mobileclip.export.targets.base import EXAMPLE_BATCH, check_versions
 from mobileclip.progress import track
 from mobileclip.storage import printable
 
-# Uneven, so that a batch that only pretends to be dynamic shows.
-_DYNAMIC_BATCH = 5
 
-
-def verify_export(folder: str | Path, *, show_progress: bool = True) -> Report:
+def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
     """Return how near an export is to its model, measured anew on the inputs that lie beside it.
 
     Every file is checked against the contract first, then the structure of each tower's file, then it is run.
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
+        trust: whether whoever made the export may run anything here: files of ExecuTorch, whose runtime believes what
+            it reads, are run then too. All others are refused where they hold anything that is not known.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
         ValueError: if a file is missing or has changed, a library is older than the one that wrote the export, or a
-            file is not what the contract says. What does not pass a gate is in the report instead.
+            file is not what the contract says, or may not be run without trust. What does not pass a gate is in the
+            report instead.
     """
     folder = Path(folder)
     contract = read_contract(folder)
     target = targets.resolve(contract.target)
+    if not (target.vouched or trust):
+        raise ValueError(
+            f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
+            "run anything here; if you made it, or trust who did: --trust"
+        )
     target.check()
     check_versions(target.libraries, contract.versions)
-    try:
-        written = Report.from_json((folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / REPORT} cannot be read: {error}; export the model again") from error
+    written = read_report(folder)
     measured = attrs.evolve(
         read_measured(folder, contract),
         image_names=written.image_names,
@@ -85,7 +88,7 @@ def run_tower(
     else:
         inputs = inputs.to(getattr(torch, tower.input_dtype))
     run = target.open(folder / tower.file, tower)
-    batch = tower.input_shape[0] or _DYNAMIC_BATCH
+    batch = tower.input_shape[0] or EXAMPLE_BATCH
     parts = torch.split(inputs, batch)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
     try:

@@ -67,7 +67,7 @@ def test_no_contract_and_bad_contracts(copied, tmp_path):
     with pytest.raises(ValueError, match="not in the export's folder"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(files={}))
-    with pytest.raises(ValueError, match=r"no SHA-256 of image\.onnx, text\.onnx"):
+    with pytest.raises(ValueError, match=r"no SHA-256 of image\.onnx, its image tower"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(colour="red"))
     with pytest.raises(ValueError, match="unknown key 'colour'"):

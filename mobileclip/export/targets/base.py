@@ -16,6 +16,8 @@ from mobileclip.export.spec import Precision, TextDtype
 from mobileclip.registry import Registry
 
 Run = Callable[[Tensor], Tensor]
+# What a dynamic batch is tried with: uneven, so that one that only pretends to be dynamic shows.
+EXAMPLE_BATCH = 5
 
 
 class Target(Protocol):
@@ -44,6 +46,11 @@ class Target(Protocol):
     @property
     def runtime(self) -> str:
         """What `open` runs a file with on this machine, for the report."""
+        ...
+
+    @property
+    def vouched(self) -> bool:
+        """Whether `inspect` and `open` may be given a stranger's file: what they do not know is refused unread."""
         ...
 
     def check(self) -> None:

@@ -39,6 +39,7 @@ class CoreMLTarget:
     text_dtype: TextDtype = "int32"
     prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
+    vouched: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -127,6 +128,7 @@ def _reference(program: MilProgram, tower: TowerFile) -> Run:
 def _core_ml(path: Path, tower: TowerFile) -> Run:
     import coremltools
 
+    read_program(path)
     try:
         model = coremltools.models.MLModel(str(path))
     except Exception as error:

@@ -33,6 +33,7 @@ class ExecuTorchTarget:
 
     float16 is computed in as exported. int8 is static, see `executorch_lower`. There is no bfloat16: XNNPACK has only
     linear layers of it. Inputs and outputs have no names in the format, so the contract's stand in the contract alone.
+    The runtime takes the places and sizes in a file as they are, so nobody can vouch for a stranger's.
     """
 
     suffix: str = ".pte"
@@ -40,6 +41,7 @@ class ExecuTorchTarget:
     text_dtype: TextDtype = "int64"
     prefers_depthwise: bool = False
     runtime: str = "executorch"
+    vouched: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.

@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobileclip.export.targets.coreml_checks import read_specification
+from mobileclip.storage import printable
+
 _DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
@@ -121,15 +124,14 @@ def read_program(path: Path) -> MilProgram:
     """
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
-        from coremltools.models.utils import load_spec
+
+        spec = read_specification(path, {"const", *_OPERATIONS, *_PLAIN})
     try:
-        # A file that holds no ML program has no function of this name.
-        spec = load_spec(str(path))
         function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
     except Exception as error:
-        # coremltools, its storage in C++ and protobuf each have their own errors for a damaged file.
+        # coremltools and its storage in C++ each have their own errors for a damaged file.
         raise ValueError(
-            f"{path} is no Core ML package that can be read ({type(error).__name__}: {error}); export the model again"
+            f"{path} is a damaged Core ML package ({type(error).__name__}: {printable(error)}); export the model again"
         ) from error
     return MilProgram(description=spec.description, function=function)
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision, TextDtype
-from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
+from mobileclip.export.targets.onnx_checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
+from mobileclip.storage import printable
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +40,7 @@ class OnnxTarget:
     text_dtype: TextDtype = "int64"
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
+    vouched: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -85,15 +88,9 @@ class OnnxTarget:
         """Check a file without running it.
 
         Raises:
-            ValueError: if it is no ONNX model, or not what the contract says.
+            ValueError: if it is no ONNX model of known parts, or not what the contract says.
         """
-        import onnx
-
-        model = _read(path)
-        try:
-            onnx.checker.check_model(model)
-        except onnx.checker.ValidationError as error:
-            raise ValueError(f"{path} is not a valid ONNX model: {error}; export the model again") from error
+        model = parse_onnx(read_onnx(path), path)
         found = (_described(model.graph.input), _described(model.graph.output))
         expected = (
             [(tower.input_name, tower.input_dtype, tower.input_shape)],
@@ -102,7 +99,10 @@ class OnnxTarget:
         if found != expected:
             raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
         for tensor in model.graph.initializer:
-            weights = _as_torch(tensor)
+            try:
+                weights = _as_torch(tensor)
+            except (ValueError, RuntimeError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}: the weight {tensor.name!r} is damaged: {printable(error)}") from error
             if weights.is_floating_point() and not bool(weights.isfinite().all()):
                 raise ValueError(f"{path}: the weight {tensor.name!r} holds NaN or infinity; choose a wider precision")
 
@@ -110,10 +110,12 @@ class OnnxTarget:
         """Return a function that runs a file with ONNX Runtime on the processor."""
         import onnxruntime
 
+        data = read_onnx(path)
+        check_cost(parse_onnx(data, path), EXAMPLE_BATCH, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # Its exceptions have no common base of their own.
             raise ValueError(
@@ -158,16 +160,6 @@ def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None
     unrounded = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
     del model.graph.value_info[:]
     model.graph.value_info.extend(unrounded)
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    import onnx
-
-    try:
-        return onnx.load_model(path, load_external_data=False)
-    except Exception as error:
-        # protobuf's errors, of whichever implementation is installed.
-        raise ValueError(f"{path} is no ONNX model: {error}; export the model again") from error
 
 
 def _described(values: Any) -> list[tuple[str, str, tuple[int | None, ...]]]:

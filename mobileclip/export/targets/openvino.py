@@ -13,7 +13,8 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import Precision, TextDtype
-from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
+from mobileclip.export.targets.openvino_checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino_int8 import quantized
 from mobileclip.inference.openvino_quiet import converted, import_quietly
 
@@ -46,6 +47,7 @@ class OpenVINOTarget:
     text_dtype: TextDtype = "int64"
     prefers_depthwise: bool = True
     runtime: str = "openvino"
+    vouched: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -80,7 +82,7 @@ class OpenVINOTarget:
         """Check a file without running it.
 
         Raises:
-            ValueError: if it is no OpenVINO model, or not what the contract says.
+            ValueError: if it is no OpenVINO model of known parts, or not what the contract says.
         """
         model = _read(_core(), path)
         found = (_described(model.inputs), _described(model.outputs))
@@ -103,7 +105,14 @@ class OpenVINOTarget:
         able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
         if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST
-        compiled = core.compile_model(_read(core, path), _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+        model = _read(core, path)
+        if tower.input_shape[0] is None:
+            tried = model.clone()
+            tried.reshape([EXAMPLE_BATCH, *tower.input_shape[1:]])
+            check_cost(tried, path)
+        else:
+            check_cost(model, path)
+        compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
 
         def run(inputs: Tensor) -> Tensor:
             # The runtime writes the next embeddings where these are.
@@ -120,6 +129,7 @@ def _core() -> Any:
 
 
 def _read(core: Any, path: Path) -> Any:
+    check_openvino(path)
     try:
         return core.read_model(path, path.with_suffix(".bin"))
     except RuntimeError as error:

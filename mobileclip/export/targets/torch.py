@@ -31,6 +31,7 @@ class TorchTarget:
     text_dtype: TextDtype = "int64"
     prefers_depthwise: bool = True
     runtime: str = "torch"
+    vouched: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed: PyTorch is."""

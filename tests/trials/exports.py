@@ -1,0 +1,91 @@
+"""Exports from strangers: folders, exported programs, ONNX models, and what is left of the other formats."""
+
+import atexit
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.export.targets import targets
+from tests.export.hostile import ARCHIVES, CONTENTS, make, read_pt2, write_pt2
+from tests.export.hostile_folders import FOLDERS, ONNX, sign
+from tests.export.hostile_others import OTHERS
+from tests.export.models import SHALLOW, seeing
+from tests.trials.harness import Case, Outcome, run_command
+
+Change = Callable[[Path], object]
+
+
+def cases() -> Iterator[Case]:
+    """Yield every hostile export, and those that only look so."""
+    for name in ("openvino", "coreml", "executorch"):
+        # What is imported here need not be in each process that is forked.
+        targets[name].check()
+    top = Path(tempfile.mkdtemp(prefix="trial-exports-"))
+    atexit.register(shutil.rmtree, top, ignore_errors=True)
+    model, samples = seeing(SHALLOW), bundled_samples()
+    sound = {
+        target: export_model(
+            model, ExportSpec(out=top / target, target=target, tower="text"), samples=samples, show_progress=False
+        )
+        for target in ("torch", "onnx")
+    }
+    for name in (*CONTENTS, *ARCHIVES):
+        change = partial(_program, name, sound["torch"])
+        yield Case(name=f"a .pt2 with {name}", attempt=partial(_verified, sound["torch"], change))
+    for name, change in FOLDERS.items():
+        yield Case(name=f"an export with {name}", attempt=partial(_verified, sound["torch"], change))
+    for name, change in ONNX.items():
+        yield Case(name=f"an ONNX model with {name}", attempt=partial(_verified, sound["onnx"], change))
+    for name, attempt in OTHERS.items():
+        yield Case(name=name, attempt=partial(_attempted, attempt))
+    for target, folder in sound.items():
+        yield Case(name=f"a sound export for {target}", attempt=partial(_verified, folder, lambda _: None))
+    yield Case(
+        name="an export for ExecuTorch without trust", attempt=partial(_verified, sound["torch"], _for_executorch)
+    )
+    yield Case(name="a sound .pt2 that is written again", attempt=partial(_verified, sound["torch"], _again))
+    yield Case(name="a folder that is no export", attempt=_finished)
+
+
+def _program(name: str, sound: Path, folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make(name, sound / "text.pt2", folder / "text.pt2")
+    sign(folder)
+
+
+def _again(folder: Path) -> None:
+    write_pt2(folder / "again.pt2", read_pt2(folder / "text.pt2"))
+    (folder / "again.pt2").replace(folder / "text.pt2")
+    sign(folder)
+
+
+def _for_executorch(folder: Path) -> None:
+    contract = folder / "mobileclip.json"
+    contract.write_text(contract.read_text().replace('"target": "torch"', '"target": "executorch"'))
+
+
+def _verified(sound: Path, change: Change, folder: Path) -> Outcome:
+    """Verify a changed copy, as a person would."""
+    copied = shutil.copytree(sound, folder / "export")
+    change(copied)
+    return _finished(copied)
+
+
+def _finished(folder: Path) -> Outcome:
+    finished = run_command(["verify", str(folder)])
+    if finished.status == 0:
+        assert "passed: all" in finished.output
+        return "accepted"
+    assert finished.status == 2, finished.errors
+    assert len(finished.errors.strip()) in range(10, 2000), finished.errors
+    return "refused"
+
+
+def _attempted(attempt: Change, folder: Path) -> Outcome:
+    attempt(folder)
+    return "accepted"
