@@ -168,7 +168,8 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
     reference = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
     missing = [tower.tower for tower in contract.towers if tower.tower not in reference]
-    if missing or any(len(inputs[tower]) != len(reference.get(tower, ())) for tower in inputs):
+    counts = {tower: (inputs[tower].shape[:1], reference.get(tower, torch.empty(())).shape[:1]) for tower in inputs}
+    if missing or any(given != measured or not given for given, measured in counts.values()):
         raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
     try:
         for tower in contract.towers:
