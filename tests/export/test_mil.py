@@ -251,5 +251,5 @@ def test_what_is_not_known_is_refused(build, message):
 
 
 def test_what_is_no_program_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no Core ML package that can be read"):
+    with pytest.raises(ValueError, match="no Core ML package of known parts, or cannot be read"):
         read_program(tmp_path / "missing.mlpackage")
