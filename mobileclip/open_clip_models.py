@@ -19,6 +19,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput
+from mobileclip.tensor_files import read_tensors
 from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 _SCHEMES = ("hf-hub:", "local-dir:")
@@ -124,6 +125,7 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: Precision)
     with _known_to_open_clip(source) as (model, pretrained):
         quick_gelu = _quick_gelu(model, pretrained)
         try:
+            _check_file(source.pretrained)
             loaded = open_clip.create_model(
                 model, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True, weights_only=True
             )
@@ -229,6 +231,12 @@ def _quick_gelu(model: str, pretrained: str | None) -> bool:
     if not wanted and open_clip_package().get_model_config(model).get("quick_gelu", False):
         raise ValueError(f"{pretrained} was not trained with QuickGELU, as {model} computes; take the model without it")
     return wanted
+
+
+def _check_file(pretrained: str | None) -> None:
+    """Read a file of weights within our bounds before open_clip does without any; it alone reads NumPy's."""
+    if pretrained is not None and Path(pretrained).is_file() and Path(pretrained).suffix not in (".npz", ".npy"):
+        read_tensors(Path(pretrained))
 
 
 def _tags(model: str) -> list[str]:
