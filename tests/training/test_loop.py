@@ -16,7 +16,8 @@ import attrs
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mobileclip.data import RangeAugmentSpec, ReinforcedBatch, ReinforcementCard, TeacherEntry
 from mobileclip.inputs import ImageInput
@@ -402,3 +403,47 @@ def test_killed_twenty_times_it_still_gives_the_same(tmp_path):
     assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
     expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("step", "five", "number of steps is no number"),
+        ("step", "9" * 400, "number of steps is no number"),
+        ("positions", "[3]", "positions are no list of texts"),
+        ("positions", "[" * 100_000, "nested too deeply"),
+        ("positions", '["{}", "{}"]', "written by 2 processes"),
+        ("positions", '["{\\"first_batch\\": \\"2\\"}"]', "must be a whole number"),
+        ("spec", "{}", "required key"),
+        ("spec", None, "it lacks spec"),
+    ],
+)
+def test_a_state_that_says_something_else_is_refused(name, value, said, tmp_path):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
+    path = last_checkpoint(tmp_path)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), name: value}
+    save_file(tensors, path, {key: text for key, text in metadata.items() if text is not None})
+    with pytest.raises(ValueError, match=said):
+        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+
+
+def test_a_state_of_other_numbers_is_refused(tmp_path):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
+    path = last_checkpoint(tmp_path)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    moment = next(name for name in tensors if name.startswith("optimizer/") and tensors[name].ndim > 1)
+    for changed, said in (
+        ({moment: tensors[moment][:1].contiguous()}, "another shape than the weight"),
+        ({moment: tensors[moment].long()}, "holds int64, and the model has float32 there"),
+        ({"random/cpu/0": tensors["random/cpu/0"].float()}, "random numbers"),
+        ({moment: tensors[moment] * torch.nan}, "NaN or infinite"),
+    ):
+        save_file({**tensors, **changed}, path, metadata)
+        with pytest.raises(ValueError, match=said):
+            train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
