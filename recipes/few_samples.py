@@ -8,7 +8,8 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from mobileclip.data import ImageTextSample, SkipReport, Source, write_shards
+from mobileclip.data import ImageTextSample, ShardSource, SkipReport, Source, write_shards
+from mobileclip.data.card import find_card, write_card
 from mobileclip.serialization import to_json
 
 NUM_SAMPLES = 48
@@ -39,8 +40,18 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
             raise ValueError(f"not one of the first samples can be used: {report}")
         partial = place.with_suffix(".partial")
         write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
+        _copy_card(source, partial)
         partial.rename(place)
     return str(place)
+
+
+def _copy_card(source: Source, folder: Path) -> None:
+    """Keep beside the copies who captioned the source, where it says so."""
+    if not isinstance(source, ShardSource):
+        return
+    card = find_card(source.units()[0].path.rpartition("/")[0] or ".")
+    if card is not None:
+        write_card(str(folder), card)
 
 
 def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
