@@ -40,12 +40,14 @@ class Chunk:
         num_passed: number of samples that were passed over in place of a batch.
         skips: to be counted by the process that trains.
         places: of the samples that were skipped, for `StreamPosition`.
+        worker: who made it.
     """
 
     batch: ReinforcedBatch | None = None
     num_passed: int = 0
     skips: tuple[Skip, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
+    worker: int = 0
 
 
 class ShardDataset(IterableDataset[Chunk]):
@@ -108,9 +110,17 @@ class ShardDataset(IterableDataset[Chunk]):
         """Return the processes of the workers."""
         return [int(process) for process in self._at[:, 0] if process]
 
-    def awaited(self) -> str:
-        """Return which worker's chunk comes next, and the shard of its last sample: they take turns."""
-        rows = [(made, worker, process, place) for worker, (process, made, place, done) in self._rows() if not done]
+    def awaited(self, received: Mapping[int, int]) -> str:
+        """Return which worker's chunk comes next, and the shard of its last sample: they take turns.
+
+        Args:
+            received: number of chunks that came from each worker.
+        """
+        rows = [
+            (received.get(worker, 0), worker, process, place)
+            for worker, (process, made, place, done) in self._rows()
+            if not done or received.get(worker, 0) < made
+        ]
         if not rows:
             return "a worker that has not begun"
         _, worker, process, place = min(rows)
@@ -130,7 +140,7 @@ class ShardDataset(IterableDataset[Chunk]):
                 at[3] = 1
                 return
             at[1] += 1
-            yield chunk
+            yield attrs.evolve(chunk, worker=worker)
 
     def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:
         skips: list[Skip] = []

@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -41,6 +43,9 @@ from mobileclip.strict import strict
 
 TextToIds = Callable[[Sequence[str]], Tensor]
 T = TypeVar("T")
+
+# Handing over takes milliseconds.
+_HANDOVER_SECONDS = 1.0
 
 
 def _default_captions(spec: ReinforcedPipelineSpec) -> Captions:
@@ -177,6 +182,7 @@ class ReinforcedPipeline:
         self._known_dim = spec.teacher_dim
         self._dataset: ShardDataset | None = None
         self._loader: DataLoader[Chunk] | None = None
+        self._received: Counter[int] = Counter()
         # Of the last two epochs: whoever takes batches in advance may still ask for the one before.
         self._skipped: dict[int, dict[tuple[str, str], None]] = {}
 
@@ -339,7 +345,7 @@ class ReinforcedPipeline:
         assert self._dataset is not None, "made together with the loader"
         self._dataset.request.copy_(torch.tensor([epoch, passed_over]))
         try:
-            yield from self._loader
+            yield from self._in_time(self._loader, self._dataset)
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise
@@ -348,15 +354,38 @@ class ReinforcedPipeline:
         # Not inside of the handler: the error would hold the loader, whose end ends the workers.
         self._end_workers(self._dataset.processes())
         raise TimeoutError(
-            f"no batch came for {self.spec.worker_seconds:g} s from {printable(self._dataset.awaited())}: it may be "
+            f"no batch came for {self.spec.worker_seconds:g} s from {printable(self._dataset.awaited(self._received))}: it may be "
             "stopped, or its disk or decoder stuck. See to it and start again, or give it more worker_seconds"
         )
 
+    def _in_time(self, loader: DataLoader[Chunk], dataset: ShardDataset) -> Iterator[Chunk]:
+        """Yield the chunks; PyTorch's own timeout does not hold while a worker hands over a tensor."""
+        late = threading.Event()
+
+        def wake() -> None:
+            late.set()
+            _go_on(dataset.processes())
+
+        chunks = iter(loader)
+        self._received = Counter()
+        while True:
+            alarm = threading.Timer(self.spec.worker_seconds + _HANDOVER_SECONDS, wake)
+            alarm.daemon = True
+            if loader.num_workers:
+                alarm.start()
+            try:
+                chunk = next(chunks, None)
+            finally:
+                alarm.cancel()
+            if late.is_set():
+                raise RuntimeError("timed out")
+            if chunk is None:
+                return
+            self._received[chunk.worker] += 1
+            yield chunk
+
     def _end_workers(self, processes: Sequence[int]) -> None:
-        if sys.platform != "win32":
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGCONT)  # one that was stopped would not hear that it is to end
+        _go_on(processes)  # one that was stopped would not hear that it is to end
         self._loader = None
         for child in multiprocessing.active_children():
             if child.pid in processes:
@@ -370,6 +399,14 @@ class ReinforcedPipeline:
             samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
             self._known_dim = next((sample.dim for sample in samples), None)
         return self._known_dim
+
+
+def _go_on(processes: Sequence[int]) -> None:
+    """Let processes that were stopped go on."""
+    if sys.platform != "win32":
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def _first_rows(waiting: list[ReinforcedBatch], size: int) -> tuple[ReinforcedBatch | None, list[ReinforcedBatch]]:
