@@ -111,7 +111,7 @@ class ShardDataset(IterableDataset[Chunk]):
         return [int(process) for process in self._at[:, 0] if process]
 
     def awaited(self, received: Mapping[int, int]) -> str:
-        """Return which worker's chunk comes next, and the shard of its last sample: they take turns.
+        """Return whose chunks are to come, the one whose turn it is first, with the shards of their last samples.
 
         Args:
             received: number of chunks that came from each worker.
@@ -123,8 +123,11 @@ class ShardDataset(IterableDataset[Chunk]):
         ]
         if not rows:
             return "a worker that has not begun"
-        _, worker, process, place = min(rows)
-        return f"worker {worker} (process {process}), last at {without_secrets(list(self._places)[place])}"
+        shards = [without_secrets(shard) for shard in self._places]
+        return ", ".join(
+            f"worker {worker} (process {process}), last at {shards[place]}"
+            for _, worker, process, place in sorted(rows)
+        )
 
     def _rows(self) -> Iterator[tuple[int, list[int]]]:
         return ((worker, row) for worker, row in enumerate(self._at.tolist()) if row[0])

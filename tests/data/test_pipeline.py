@@ -549,7 +549,7 @@ class TestWaiting:
         started = time.monotonic()
         try:
             with pytest.raises(
-                TimeoutError, match=rf"for 2 s from worker {place} \(process {stopped.pid}\), last at .*\.tar"
+                TimeoutError, match=rf"for 2 s from .*worker {place} \(process {stopped.pid}\), last at .*\.tar"
             ):
                 list(batches)
         finally:
