@@ -355,8 +355,8 @@ class ReinforcedPipeline:
         self._end_workers(self._dataset.processes())
         awaited = printable(self._dataset.awaited(self._received), limit=1000)
         raise TimeoutError(
-            f"no batch came for {self.spec.worker_seconds:g} s from {awaited}: one may be stopped, or its disk or decoder "
-            "stuck. See to it and start again, or give it more worker_seconds"
+            f"no batch came for {self.spec.worker_seconds:g} s from {awaited}: one may be stopped, or its disk or "
+            "decoder stuck. See to it and start again, or give it more worker_seconds"
         )
 
     def _in_time(self, loader: DataLoader[Chunk], dataset: ShardDataset) -> Iterator[Chunk]:
