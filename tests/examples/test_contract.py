@@ -12,7 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from mobileclip.data.image import ImageTransform, load_image
 from mobileclip.data.image_formats import IMAGE_FORMATS
 from mobileclip.data.tokenizer import Tokenizer
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
+from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json
 from tests.examples.running import contract_module
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
 
@@ -62,8 +64,7 @@ def test_preprocessing_is_the_librarys(contract, folder, tmp_path, preprocess, i
     described["image"]["preprocess"] = preprocess
     described["image"]["input"]["interpolation"] = interpolation
     export = contract.Export(folder, described)
-    (tmp_path / "mobileclip.json").write_text(json.dumps({**described, "files": {}, "towers": []}))
-    transform = ImageTransform(read_contract(tmp_path).image.input)
+    transform = ImageTransform(from_json(json.dumps(described["image"]["input"]), ImageInput))
     for name, data in pictures():
         (tmp_path / name).write_bytes(data)
         ours = contract.preprocess(export, contract.read_picture(tmp_path / name))
