@@ -1,4 +1,4 @@
-"""What is assumed where nothing is said: defaults, the bounds of specs' fields, and the specs that names stand for.
+"""What is assumed where nothing is said: defaults, bounds of specs' fields, registered names and the specs behind them.
 
 `python -m tests.defaults` writes them anew.
 """
@@ -16,21 +16,26 @@ from pathlib import Path
 import attrs
 
 import mobileclip
+from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
-ROOMS = ("blocks", "encoders", "inference", "losses", "reparam")
+ROOMS = ("blocks", "encoders", "inference", "losses", "reparam", "training")
 # As attrs writes validators of numbers, lengths and choices.
 _BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")
 _SHOWN = bool | int | float | str | bytes | tuple
 
 
 def defaults(room: str) -> dict[str, dict[str, str]]:
-    """Return, by place and name, a room's defaults that are values, its fields' bounds and its named specs."""
+    """Return, by place and name, a room's defaults that are values, its fields' bounds, its names and named specs."""
     package = importlib.import_module(f"{mobileclip.__name__}.{room}")
     below = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     found = {}
     for module in map(importlib.import_module, (package.__name__, *(module.name for module in below))):
         own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == module.__name__]
+        registries = {name: thing for name, thing in vars(module).items() if isinstance(thing, Registry)}
+        for name, registry in registries.items():
+            ours = sorted(key for key, value in registry.items() if _is_ours(value))
+            found[f"{module.__name__.partition('.')[2]}.{name}"] = {registry.kind: ", ".join(ours)}
         for thing in own:
             if inspect.isclass(thing):
                 methods = [member for member in vars(thing).values() if inspect.isfunction(member)]
@@ -41,7 +46,7 @@ def defaults(room: str) -> dict[str, dict[str, str]]:
 
 
 def _shown(thing: type | Callable[..., object]) -> dict[str, str]:
-    if inspect.isclass(thing) and issubclass(thing, dict):  # has no signature
+    if inspect.isclass(thing) and issubclass(thing, dict | Exception):  # have no signature
         return {}
     signature = inspect.signature(thing)
     defaults = ((parameter.name, parameter.default) for parameter in signature.parameters.values())
@@ -52,6 +57,11 @@ def _shown(thing: type | Callable[..., object]) -> dict[str, str]:
     if not signature.parameters and str(signature.return_annotation).endswith("Spec"):
         shown["returns"] = repr(thing())
     return shown
+
+
+def _is_ours(value: object) -> bool:
+    kind = value if inspect.isclass(value) or inspect.isfunction(value) else type(value)
+    return kind.__module__.startswith(f"{mobileclip.__name__}.")
 
 
 def _is_value(default: object) -> bool:

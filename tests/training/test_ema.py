@@ -43,6 +43,16 @@ def test_the_average_is_apart_from_the_model():
     assert average.module.logit_scale != model.logit_scale
 
 
-def test_decay_outside_of_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got 1.0"):
-        MovingAverage(new_model(), 1.0)
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decay_outside_of_its_range_is_refused(decay):
+    with pytest.raises(ValueError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+        MovingAverage(new_model(), decay)
+
+
+def test_with_a_decay_of_zero_it_is_the_last_model():
+    model = new_model()
+    average = MovingAverage(model, 0)
+    with torch.no_grad():
+        model.logit_scale.add_(1)
+    average.update(model)
+    assert torch.equal(average.module.logit_scale, model.logit_scale)

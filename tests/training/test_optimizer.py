@@ -6,6 +6,7 @@ from torch import nn
 
 from mobileclip.blocks import build_model
 from mobileclip.training import AdamWSpec, decay_groups
+from mobileclip.training.optimizer import set_learning_rate
 from tests.training.runs import new_model
 
 
@@ -85,3 +86,11 @@ def test_frozen_weights_are_left_out():
 def test_specs_check_their_ranges():
     with pytest.raises(ValueError, match="beta2"):
         AdamWSpec(beta2=1.0)
+
+
+def test_the_learning_rate_of_a_group_is_scaled_where_it_says_so():
+    optimizer = AdamWSpec().build(nn.Linear(3, 2))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    optimizer.param_groups[1]["rate_scale"] = 4.0
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 2.0]

@@ -61,3 +61,12 @@ def test_any_length_alone_makes_a_schedule(total_steps):
     assert CosineSchedule(total_steps=200_000).warmup_steps == 2_000
     assert ConstantCosineSchedule(total_steps=100, constant_steps=3).warmup_steps == 3
     assert CosineSchedule(total_steps=10, peak=1e-9).final == 1e-9
+
+
+def test_a_schedule_may_have_nothing_to_fall_and_no_constant_part():
+    assert CosineSchedule(peak=0.5, final=0.5, warmup_steps=0, total_steps=3).learning_rate(2) == 0.5
+    numbers = {"peak": 1.0, "final": 0.1, "warmup_steps": 4, "total_steps": 12}
+    short = ConstantCosineSchedule(**numbers, constant_steps=4)
+    assert [short.learning_rate(step) for step in range(14)] == [
+        CosineSchedule(**numbers).learning_rate(step) for step in range(14)
+    ]
