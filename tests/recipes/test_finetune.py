@@ -105,7 +105,7 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     assert from_json((spec.output / "results.json").read_text(), Results) == results
     num_train = read_index(next((spec.output / "data").iterdir())).num_samples
     assert len(read_metrics(spec.output / "run" / "metrics.jsonl")) >= 1
-    assert "| original |" in capsys.readouterr().out
+    assert "| original " in capsys.readouterr().out
 
     monkeypatch.setattr("finetuning.steps.evaluate_task", None)
     monkeypatch.setattr("finetuning.steps.train", None)
