@@ -156,7 +156,7 @@ def test_distillation_without_teachers_is_refused(cls):
         ({"teacher_logit_biases": (-10.0,)}, "names 2 teachers and teacher_logit_biases .* names 1; give one per"),
         ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases.*must be a finite number"),
         ({"initial_logit_bias": float("inf")}, "initial_logit_bias.*must be a finite number"),
-        ({"teacher_dims": (768,)}, "give one logit scale per teacher"),
+        ({"teacher_logit_scales": (100.0,)}, "give one logit scale per teacher"),
         ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),
     ],
 )
