@@ -25,8 +25,8 @@ OPERATORS = (
     *("ZeroIterationForLoop", "ExceptionReplacer"),
 )
 
-# Messages, imports, formats, and statements of invariants: what they refuse does not happen.
-_NOT_THE_PROGRAM = {"raise_stmt", "import_from", "import_name", "fstring_format_spec", "assert_stmt"}
+# Messages, imports, types, formats, and statements of invariants: what they refuse does not happen.
+_NOT_THE_PROGRAM = {"raise_stmt", "import_from", "import_name", "tfpdef", "fstring_format_spec", "assert_stmt"}
 _STATEMENTS_ABOUT_CALLS = ("strict=True", "kw_only=True")
 
 
@@ -165,7 +165,6 @@ def _is_said_of_types(inner: parso.tree.NodeOrLeaf, outer: parso.tree.NodeOrLeaf
         "argument": lambda: _code(outer) in _STATEMENTS_ABOUT_CALLS,
         "annassign": lambda: inner is outer.children[1],
         "funcdef": lambda: inner is outer.annotation,
-        "param": lambda: inner is outer.annotation,
         "parameters": lambda: inner.type == "operator",  # the star before what is given by name
         "if_stmt": lambda: _code(outer.children[1]) == "TYPE_CHECKING",
         "decorated": lambda: _code(inner) == "@overload",
