@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.trials", description=__doc__)
     parser.add_argument("areas", nargs="*", metavar="AREA", help=f"all by default: {', '.join(AREAS)}")
     parser.add_argument("--only", metavar="TEXT", help="cases whose name has this in it")
+    parser.add_argument("--part", type=int, default=1, metavar="N", help="one case of N, spread over the area")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each case")
     parser.add_argument("--write", action="store_true", help=f"write the table into {DOCUMENT.name}")
     options = parser.parse_args()
@@ -41,12 +42,12 @@ def main() -> None:
     tried: list[Tried] = []
     for area in options.areas or AREAS:
         if len(options.areas) == 1:
-            cases = [case for case in cases_of(area) if options.only is None or options.only in case.name]
+            cases = [case for case in cases_of(area)[:: options.part] if (options.only or "") in case.name]
             for one in try_all(area, cases):
                 tried.append(one)
                 print(json.dumps(attrs.asdict(one)) if options.json else _line(one), flush=True)
         else:
-            tried += in_process_of_its_own(area)
+            tried += in_process_of_its_own(area, options.part)
             print(row(area, tried))
     if options.write:
         text = DOCUMENT.read_text(encoding="utf-8")
@@ -56,9 +57,9 @@ def main() -> None:
     sys.exit(any(one.outcome in BAD for one in tried))
 
 
-def in_process_of_its_own(area: str) -> list[Tried]:
-    """Return what became of the cases of an area: processes are forked from one that has imported it alone."""
-    command = [sys.executable, "-m", "tests.trials", area, "--json"]
+def in_process_of_its_own(area: str, part: int = 1) -> list[Tried]:
+    """Return what became of one case of `part` of an area: processes are forked from one that has imported it alone."""
+    command = [sys.executable, "-m", "tests.trials", area, "--json", "--part", str(part)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=DOCUMENT.parents[1])
     if finished.returncode not in (0, 1) or not finished.stdout:
         raise RuntimeError(f"the trials of {area} could not run:\n{finished.stderr[-4000:]}")
