@@ -28,7 +28,8 @@ class WebBackend:
     """`http:` and `https:` addresses, which can only be read."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Refuse to write; reading needs no package."""
+        """Refuse to write, and a user or a password in the address; reading needs no package."""
+        _refuse_user(address)
         if write:
             raise ValueError(f"{address} can only be read; write to a path, or to an address such as s3://bucket/key")
 
@@ -120,7 +121,16 @@ class _Body(io.RawIOBase):
         super().close()
 
 
+def _refuse_user(address: str) -> None:
+    if "@" in address.partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            f"{_named(address)} is given with a user or a password, which are not sent; give an address without them, "
+            "such as a signed one"
+        )
+
+
 def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
+    _refuse_user(address)
     headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity", **headers}
     exchange = Exchange(store_limits())
     try:

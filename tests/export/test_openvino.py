@@ -147,7 +147,7 @@ def test_damaged_files_are_refused(plain, tmp_path, damage, message):
         verify_export(folder)
     tower = read_contract(plain).towers[0]
     for look in (targets["openvino"].inspect, targets["openvino"].open):
-        with pytest.raises(ValueError, match=r"image\.xml cannot be read by OpenVINO 20.*or export the model again"):
+        with pytest.raises(ValueError, match=r"image\.xml .*export the model again"):
             look(folder / "image.xml", tower)
 
 
