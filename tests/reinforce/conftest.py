@@ -93,10 +93,8 @@ def attentive(spec: DualEncoderSpec, seed: int) -> DualEncoder:
     return model.eval()
 
 
-@pytest.fixture(scope="session")
-def small_teachers(tmp_path_factory) -> tuple[CheckpointTeacher, ...]:
-    """Two teachers of this library as files, for workers in other processes."""
-    folder = tmp_path_factory.mktemp("teachers")
+def small_teacher_files(folder: Path) -> tuple[CheckpointTeacher, ...]:
+    """Write two teachers of this library, for workers in other processes."""
     specs = {"mci": SMALL, "vit": SMALL_VIT}
     for seed, (name, spec) in enumerate(specs.items()):
         save_model(attentive(spec, seed), folder / f"{name}.safetensors")
@@ -106,18 +104,30 @@ def small_teachers(tmp_path_factory) -> tuple[CheckpointTeacher, ...]:
     )
 
 
+@pytest.fixture(scope="session")
+def small_teachers(tmp_path_factory) -> tuple[CheckpointTeacher, ...]:
+    return small_teacher_files(tmp_path_factory.mktemp("teachers"))
+
+
+def plain_shards(
+    directory: Path, num_shards: int, num_samples: int, *, broken: tuple[int, int] | None = None
+) -> list[Path]:
+    """Write shards to reinforce; one sample, of a shard and a place in it, may have an image that is none."""
+    shards = []
+    for shard in range(num_shards):
+        samples = [plain_sample(f"s{shard}-{index}", 10 * shard + index) for index in range(num_samples)]
+        if broken is not None and broken[0] == shard:
+            samples[broken[1]] = attrs.evolve(samples[broken[1]], image=b"no image")
+        shards.append(write_shard(directory / f"{shard:08d}.tar", samples))
+    return shards
+
+
 @pytest.fixture
 def make_shards(tmp_path: Path) -> Callable[..., list[Path]]:
     def make(num_shards: int = 3, num_samples: int = 5) -> list[Path]:
         directory = tmp_path / "plain"
         directory.mkdir(exist_ok=True)
-        return [
-            write_shard(
-                directory / f"{shard:08d}.tar",
-                [plain_sample(f"s{shard}-{index}", 10 * shard + index) for index in range(num_samples)],
-            )
-            for shard in range(num_shards)
-        ]
+        return plain_shards(directory, num_shards, num_samples)
 
     return make
 

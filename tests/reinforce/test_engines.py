@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import pytest
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
 from mobileclip.data.sources.shards import ShardUnit
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
-from mobileclip.serialization import to_json
+from tests.reinforce.kills import trial
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
 
@@ -174,78 +171,12 @@ def test_what_goes_wrong_in_a_worker_is_said_here(make_shards, small_teachers, t
         reinforce(make_spec(shards, tmp_path / "out", missing), engine=LocalEngine(num_workers=2), show_progress=False)
 
 
-RUN = """
-import sys
-from mobileclip.reinforce import LocalEngine, RayEngine, ReinforcementSpec, reinforce
-from mobileclip.serialization import from_json
-spec = from_json(open(sys.argv[1]).read(), ReinforcementSpec)
-engine = {
-    "local": LocalEngine(num_workers=2, num_threads=1),
-    "ray": RayEngine(min_workers=2, max_workers=2),
-}[sys.argv[2]]
-reinforce(spec, engine=engine, show_progress=False)
-"""
-
-
-def start(spec: ReinforcementSpec, engine: str, folder: Path) -> subprocess.Popen:
-    (folder / "spec.json").write_text(to_json(spec))
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder / "spec.json"), engine],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def wait_for_work(process: subprocess.Popen, output: Path) -> None:
-    """Return when a worker has begun to write a shard, or the job is over."""
-    started = time.time()
-    staging = output / ".staging"
-    while process.poll() is None and time.time() - started < 120:
-        with contextlib.suppress(OSError):
-            if any(path.stat().st_mtime > started for path in staging.iterdir()):
-                return
-        time.sleep(0.01)
-
-
-def kill_at_random_moments(spec: ReinforcementSpec, engine: str, folder: Path, num_kills: int) -> int:
-    """Kill the job's process so many times, finish it, and return in how many of the runs something was finished.
-
-    Most of the moments lie behind the long start of the processes, where there is something to lose.
-    """
-    rng = np.random.default_rng(0)
-    num_fruitful = done = 0
-    for kill in range(num_kills):
-        process = start(spec, engine, folder)
-        if kill % 5:
-            wait_for_work(process, Path(spec.output))
-        time.sleep(float(rng.uniform(0, 1 if kill % 5 else 8)))
-        process.kill()
-        process.wait()
-        now = len(Manifest(spec.output)) if Path(spec.output).exists() else 0
-        assert now >= done, "something finished was lost"
-        num_fruitful += now > done
-        done = now
-    process = start(spec, engine, folder)
-    assert process.wait(timeout=300) == 0
-    return num_fruitful
-
-
-def lines(directory: Path) -> list[str]:
-    return [json.loads(line)["shard"] for line in (directory / "manifest.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_killed_twenty_times_it_ends_with_the_same(make_shards, small_teachers, tmp_path, engine):
+@pytest.mark.parametrize(("engine", "num_processes"), [("inline", 1), ("local", 1), ("local", 2), ("ray", 2)])
+def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_processes):
     if engine == "ray":
         pytest.importorskip("ray")
-    shards = make_shards(300 if engine == "local" else 80, 8)  # enough to be at work whenever it is killed
-    reinforce(make_spec(shards, tmp_path / "whole", small_teachers), show_progress=False)
-    spec = make_spec(shards, tmp_path / "killed", small_teachers)
-    assert kill_at_random_moments(spec, engine, tmp_path, 20) >= 5
-    assert_same(tmp_path / "whole", tmp_path / "killed")
-    assert sorted(lines(tmp_path / "killed")) == sorted(path.name for path in shards), "nothing lost, nothing twice"
+    trial(tmp_path, engine=engine, num_processes=num_processes, num_kills=20, num_shards=300, num_samples=8, seed=0)
 
 
 @pytest.mark.slow

@@ -1,0 +1,180 @@
+"""Reinforcement that is killed again and again, at random moments, and finished: compared with one that nobody touched.
+
+`python -m tests.reinforce.kills --engine local --processes 2 --kills 20` prints what became of it, and fails where a
+byte differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from mobileclip.data import AugmentationSpec
+from mobileclip.reinforce import ReinforcementSpec
+from mobileclip.reinforce.manifest import MANIFEST
+from mobileclip.reinforce.worker import STAGING
+from mobileclip.storage.exclusive import LOCK
+from mobileclip.terminal import say
+from tests.reinforce.conftest import plain_shards, small_teacher_files
+from tests.reinforce.program import start
+from tests.training.program import are_gone, descendants
+
+ENGINES = ("inline", "local", "ray")
+SECONDS_OF_A_START = 4.0
+SECONDS_OF_WORK = 300.0
+
+
+def trial(
+    folder: Path, *, engine: str, num_processes: int, num_kills: int, num_shards: int, num_samples: int, seed: int
+) -> str:
+    """Kill a reinforcement so often, finish it, and return what happened.
+
+    Every other kill takes the first process alone, whose workers must end by themselves; the others take all at once.
+
+    Args:
+        folder: where it works.
+        engine: one of `ENGINES`.
+        num_processes: workers; 1 for `inline`.
+        num_kills: runs that are killed: each fifth while it starts, the others after some shards or none.
+        num_shards: of the source.
+        num_samples: in a shard; one of the source cannot be read, and is left out with its reason.
+        seed: of the moments.
+
+    Raises:
+        AssertionError: if a byte of the output differs from that of an undisturbed run, something that was finished is
+            lost or done twice, or a process is left behind.
+    """
+    rng = random.Random(seed)
+    (folder / "plain").mkdir()
+    spec = ReinforcementSpec(
+        source=plain_shards(folder / "plain", num_shards, num_samples, broken=(num_shards // 2, 1)),
+        output=folder / "killed",
+        teachers=small_teacher_files(folder),
+        augmentation=AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0)),
+        num_augmentations=2,
+        seed=7,
+        layout="npz",
+        batch_size=2,
+    )
+    begin = partial(start, engine=engine, num_workers=num_processes, folder=folder)
+    began = time.monotonic()
+    num_struck = num_done = 0
+    for kill in range(num_kills):
+        process = begin(spec)
+        most = 0 if kill % 5 == 0 else num_shards // num_kills
+        _wait(process, folder, rng, until=min(num_done + rng.randint(0, most), num_shards - 1), starting=most == 0)
+        assert process.poll() is None, f"it ended before kill {kill}: {_errors(folder)}"
+        _kill(process, all_at_once=kill % 2 == 1)
+        num_struck += any((folder / "killed" / STAGING).glob("*"))
+        now = _num_done(folder / "killed")
+        assert now >= num_done, "something finished was lost"
+        num_done = now
+    whole = attrs.evolve(spec, output=folder / "whole")
+    for one in (spec, whole):
+        assert begin(one).wait(timeout=1200) == 0, _errors(folder)
+    found, expected = (_contents(folder / name, in_order=num_processes == 1) for name in ("killed", "whole"))
+    assert found.keys() == expected.keys(), f"files differ: {sorted(found.keys() ^ expected.keys())}"
+    differing = sorted(name for name in found if found[name] != expected[name])
+    assert not differing, f"{differing} differ"
+    return (
+        f"{engine}, {num_processes} worker{'s' * (num_processes > 1)}, {num_shards} shards, seed {seed}: killed "
+        f"{num_kills} times, {num_struck} of them over a shard half written, {num_done} shards finished by then, then "
+        f"completed; {len(found)} files are those of an undisturbed run to the byte; {time.monotonic() - began:.0f} s "
+        f"on {_processor()}"
+    )
+
+
+def _wait(process: subprocess.Popen[bytes], folder: Path, rng: random.Random, *, until: int, starting: bool) -> None:
+    """Wait for a random moment: of the start, or soon after so many shards are done and work is under way."""
+    if starting:
+        time.sleep(rng.uniform(0, SECONDS_OF_A_START))
+        return
+    deadline = time.monotonic() + SECONDS_OF_WORK
+    staging = folder / "killed" / STAGING
+    while process.poll() is None and not (any(staging.glob("*")) and _num_done(folder / "killed") >= until):
+        assert time.monotonic() < deadline, f"no {until} shards in {SECONDS_OF_WORK:g} s: {_errors(folder)}"
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.1))
+
+
+def _kill(process: subprocess.Popen[bytes], *, all_at_once: bool) -> None:
+    below = descendants(process.pid)
+    for pid in (process.pid, *(below if all_at_once else ())):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert are_gone(below, 60), f"processes outlived the one that started them: {below}"
+
+
+def _num_done(output: Path) -> int:
+    """Return how many shards the manifest names, without the line that may just be written."""
+    with suppress(FileNotFoundError):
+        return (output / MANIFEST).read_bytes().count(b"\n")
+    return 0
+
+
+def _contents(output: Path, *, in_order: bool) -> dict[str, bytes]:
+    """Return what lies in an output; several workers enter shards in the order in which they finish them.
+
+    The lock's file is left out: it is empty, and whether it stays is the lock's own business.
+    """
+    found = {
+        str(path.relative_to(output)): path.read_bytes() if path.is_file() else b""
+        for path in output.rglob("*")
+        if path.name != LOCK
+    }
+    if not in_order:
+        found[MANIFEST] = b"".join(sorted(found[MANIFEST].splitlines(keepends=True)))
+    return found
+
+
+def _errors(folder: Path) -> str:
+    return (folder / "errors.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return platform.processor()
+
+
+def main() -> None:
+    """Run the trial of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="local", choices=ENGINES)
+    parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--shards", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        say(
+            trial(
+                Path(folder),
+                engine=chosen.engine,
+                num_processes=chosen.processes,
+                num_kills=chosen.kills,
+                num_shards=chosen.shards,
+                num_samples=chosen.samples,
+                seed=chosen.seed,
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
