@@ -185,6 +185,9 @@ def ending(pool: ProcessPoolExecutor) -> Iterator[None]:
     except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()
+            if sys.platform != "win32" and child.pid is not None:
+                with suppress(ProcessLookupError):  # one that is stopped hears nothing before it goes on
+                    os.kill(child.pid, signal.SIGCONT)
         pool.shutdown(cancel_futures=True)
         raise
 

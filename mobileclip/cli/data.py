@@ -32,6 +32,7 @@ def join(
     drop_placeholders: bool = False,
     check_images: bool = False,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
     quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -58,6 +59,8 @@ def join(
         drop_placeholders: leave samples with such pictures out.
         check_images: decode every image, and leave samples with broken ones out.
         num_workers: number of processes; the result does not depend on it.
+        shard_seconds: of several processes, without a finished shard, after which the join ends: one may be stopped or
+            stuck.
         quiet: show no progress.
     """
     from mobileclip.data.join import JoinSpec, join_images
@@ -78,6 +81,7 @@ def join(
         drop_placeholders=drop_placeholders,
         check_images=check_images,
         num_workers=num_workers,
+        shard_seconds=shard_seconds,
     )
     report = join_images(spec, show_progress=not quiet)
     say(report)

@@ -20,7 +20,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.image_scan import Scan, scan_shard, storable
 from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.workers import Mapper
+from mobileclip.data.workers import Mapper, one_after_another
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 from mobileclip.terminal import console
@@ -274,7 +274,7 @@ class ImageIndex:
         Args:
             shards: paths or addresses; of several images under one key, that of the first shard counts.
             hashed: whether to read and hash the images, as `placeholders` needs it, and not the headers alone.
-            share: reads several shards at once, or one after another as `map`.
+            share: reads several shards at once, or one after another.
             show_progress: show a bar with the speed and the time left.
             limits: of what is read of a sample.
         """
@@ -300,7 +300,8 @@ class ImageIndex:
         with Progress(
             "indexing images", total=len(shards), done=len(shards) - len(pending), unit="keys", console=screen
         ) as bar:
-            for scan in share(partial(scan_shard, by=self.by, hashed=hashed, limits=limits), pending):
+            scanning = partial(scan_shard, by=self.by, hashed=hashed, limits=limits)
+            for scan in share(scanning, pending, doing="indexing the images of"):
                 self._add(scan, places[scan.shard], fingerprints[scan.shard], hashed=hashed)
                 bar.advance(count=len(scan.rows))
         with self._transaction():
@@ -340,7 +341,7 @@ def build_image_index(
     *,
     by: str = "key",
     hashed: bool = True,
-    share: Mapper = map,
+    share: Mapper = one_after_another,
     show_progress: bool = False,
     limits: SampleLimits = SAMPLE_LIMITS,
 ) -> ImageIndex:
@@ -351,7 +352,7 @@ def build_image_index(
         shards: paths or addresses of uncompressed tar files.
         by: `key`, or a field of the samples' JSON that is the key instead, such as `uid` or `url`.
         hashed: whether to read and hash the images too, which finds placeholders, and not the headers alone.
-        share: reads several shards at once, or one after another as `map`.
+        share: reads several shards at once, or one after another.
         show_progress: show a bar with the speed and the time left.
         limits: of what is read of a sample.
 

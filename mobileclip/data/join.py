@@ -30,7 +30,7 @@ from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.data.tar import read_up_to, write_end, write_member
-from mobileclip.data.workers import workers
+from mobileclip.data.workers import SHARD_SECONDS, workers
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 from mobileclip.terminal import console
@@ -62,6 +62,7 @@ class JoinSpec:
         drop_placeholders: leave samples out whose image is a placeholder.
         check_images: decode every image, and leave samples out whose image is broken.
         num_workers: number of processes; the result does not depend on it.
+        shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
         sample_limits: of what is read of a sample.
 
     Raises:
@@ -77,6 +78,7 @@ class JoinSpec:
     drop_placeholders: bool = False
     check_images: bool = False
     num_workers: int = attrs.field(default=1, validator=validators.ge(1))
+    shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
@@ -105,8 +107,8 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
         show_progress: show bars with the speed and the time left.
 
     Raises:
-        ValueError: if there are no shards, two have one name, the output holds a join with other choices, or none of
-            the images can be read.
+        ValueError: if there are no shards, two have one name, the output holds a join with other choices, none of the
+            images can be read, or a process of several is stopped or stuck.
         OSError: if an image shard cannot be read any more, or the output cannot be written.
     """
     sources = _sources(spec)
@@ -116,7 +118,7 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
         storage.make_directory(directory)
     hashed = spec.placeholder_threshold > 0
     with (
-        workers(spec.num_workers) as share,
+        workers(spec.num_workers, shard_seconds=spec.shard_seconds) as share,
         build_image_index(
             *(index_path, expand_shards(spec.images)),
             by=spec.by,
@@ -129,11 +131,11 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
         placeholders = index.placeholders(spec.placeholder_threshold) if hashed else {}
         dropped = frozenset(placeholders) if spec.drop_placeholders else frozenset[int]()
         job = _Job(spec=spec, index=index_path, images=index.fingerprint(), dropped=dropped)
-        pending = [(name, source) for name, source in sources.items() if not job.finished(name, source)]
+        pending = [source for name, source in sources.items() if not job.finished(name, source)]
         problems: dict[str, str] = {}
         done, screen = len(sources) - len(pending), console(shown=show_progress and bool(pending))
         with Progress("joining", total=len(sources), done=done, console=screen) as progress:
-            for (_, source), (count, problem) in zip(pending, share(job, pending), strict=True):
+            for source, (count, problem) in zip(pending, share(job, pending, doing="joining"), strict=True):
                 progress.advance(count=count)
                 if problem is not None:
                     problems[source] = problem
@@ -196,9 +198,9 @@ class _Job:
         except FileNotFoundError:
             return False
 
-    def __call__(self, shard: tuple[str, str]) -> tuple[int, str | None]:
+    def __call__(self, source: str) -> tuple[int, str | None]:
         """Write one joined shard and the note about it; return the number of samples and what went wrong in reading."""
-        name, source = shard
+        name = storage.file_name(source)
         problems: list[Skip] = []
         try:
             fingerprint = storage.fingerprint(source)

@@ -6,48 +6,100 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_futures
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mobileclip.interruption import ending, leave_to_parent
+from mobileclip.storage import printable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+SHARD_SECONDS = 3600.0
+
+# How often this process looks whether something is finished; the time in which it was stopped itself is not counted.
+_LOOK_SECONDS = 1.0
+
+
 class Mapper(Protocol):
     """Calls a function on items, here or in other processes."""
 
-    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-        """Yield the results in the order of the items."""
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
+        """Yield the results in the order of the items; `doing` says what is done with one, for errors."""
+
+
+def one_after_another(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    /,
+    *,
+    doing: str,  # noqa: ARG001 - as a `Mapper` is
+) -> Iterator[Result]:
+    """Yield the results, made in this process."""
+    return map(function, items)
 
 
 @contextmanager
-def workers(num_workers: int) -> Iterator[Mapper]:
+def workers(num_workers: int, *, shard_seconds: float = SHARD_SECONDS) -> Iterator[Mapper]:
     """Yield what shares calls among processes, or makes them here where one is enough.
 
     Args:
         num_workers: number of processes.
+        shard_seconds: without a result of any process, after which the work ends: one may be stopped or stuck.
+
+    Raises:
+        ValueError: if they take longer, or one is killed.
     """
     if num_workers == 1:
-        yield map
+        yield one_after_another
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locked locks and open databases
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
 
-        def share(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        def share(function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
             remaining = iter(items)
-            futures = deque(pool.submit(function, item) for item in islice(remaining, 2 * num_workers))
-            while futures:
-                yield futures.popleft().result()
-                futures.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            waiting = deque((item, pool.submit(function, item)) for item in islice(remaining, 2 * num_workers))
+            while waiting:
+                item, first = waiting[0]
+                if not _is_done_in_time(first, [future for _, future in waiting], shard_seconds):
+                    raise ValueError(
+                        f"none of {num_workers} processes finished a shard in {shard_seconds:g} s while {doing} "
+                        f"{printable(item)}: one may be stopped or stuck. Finished shards are kept: see to what hangs, "
+                        "or give larger shards more shard_seconds, and run this again"
+                    )
+                waiting.popleft()
+                try:
+                    result = first.result()
+                except BrokenProcessPool:
+                    raise ValueError(
+                        f"a process ended abruptly while {doing} {printable(item)}, or one beside it: killed, often "
+                        "for too much memory. Finished shards are kept: run this again, with fewer processes"
+                    ) from None
+                yield result
+                waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
 
         with ending(pool):
             yield share
+
+
+def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:
+    """Wait for one of several calls as long as at least one of them ends within so many seconds."""
+    left, num_done = seconds, sum(future.done() for future in futures)
+    while not first.done():
+        if left <= 0:
+            return False
+        some = min(left, _LOOK_SECONDS)
+        wait_for_futures([first], timeout=some)
+        now = sum(future.done() for future in futures)
+        left, num_done = (left - some if now == num_done else seconds), now
+    return True
 
 
 def _end_with_parent() -> None:
