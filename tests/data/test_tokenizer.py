@@ -85,7 +85,12 @@ PIECES = st.sampled_from(
 )
 # Scripts newer than one engine's tables are read differently by each; the release itself changes with `regex`.
 CHARACTERS = st.characters(exclude_categories=["Cn"]).filter(lambda character: _class(character) == _their(character))
-TEXTS = st.lists(PIECES | st.text(CHARACTERS, max_size=8) | st.sampled_from([" ", "-", "."]), max_size=12).map("".join)
+TEXTS = (
+    st.lists(PIECES | st.text(CHARACTERS, max_size=8) | st.sampled_from([" ", "-", "."]), max_size=12)
+    .map("".join)
+    # What looks like a wrong decoding is decoded anew, also into what was left out above.
+    .filter(lambda text: all(unicodedata.category(one) != "Cn" for one in ftfy.fix_text(text)))
+)
 ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 
 
@@ -342,7 +347,7 @@ def test_no_such_vocabulary(vocab_size):
 
 
 def test_padding_outside_the_vocabulary():
-    with pytest.raises(ValueError, match="pad_id 600 is not in a vocabulary of 600 ids"):
+    with pytest.raises(ValueError, match="pad_id=600 is none of the 600 ids"):
         Tokenizer(TextInput(vocab_size=600, pad_id=600))
 
 

@@ -289,7 +289,7 @@ def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"error: .* holds one tower alone"):
         run_recipe(finetune(), None, ["--checkpoint", str(tower), "--data", spec.data, *common])
     with pytest.raises(SystemExit, match=r"error: .*fill no batch of 64; give a smaller --batch-size"):
-        run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common])
+        run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common, "--batch-size=64"])
     wrong = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--batch-size", "8", "--batch-norm", "synchronised"]
     with pytest.raises(SystemExit, match=r"error: batch norms are synchronised between processes"):
         run_recipe(finetune(), None, [*wrong, *common])
