@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ ROOMS = ("losses", "reparam", "blocks", "encoders", "inference", "storage", "dat
 def main() -> int:
     """Run the command; the exit status says whether any lived."""
     choices = _choices()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or else copies and tests would stay behind
     equal = equal_programs()
     mutants = again(choices.output) if choices.again else drawn(choices)
     known = [mutant for mutant in mutants if mutant.key in equal]

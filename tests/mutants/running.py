@@ -147,6 +147,7 @@ class _Report:
 
 def _test(tree: Path, tests: list[str], answer: Path) -> None:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     started_with = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (started_with + NUM_BYTES, started_with + NUM_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
