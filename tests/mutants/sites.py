@@ -91,7 +91,7 @@ class Place:
 
     def mutants(self) -> list[Mutant]:
         """Return the programs with one of the changes, as far as they are programs."""
-        sources = (mutate_code(self.source, operator, number) for operator, number in self.changes)
+        sources = (_mutated(self.source, operator, number) for operator, number in self.changes)
         return [_described(self, source) for source in sources if source is not None and _compiles(source)]
 
 
@@ -112,6 +112,13 @@ def places(root: Path, file: str) -> list[Place]:
                 place = found.setdefault(start, Place(file=file, function=_function(node), source=source))
                 place.changes.append((operator, number))
     return [place for _, place in sorted(found.items())]
+
+
+def _mutated(source: str, operator: Operator, number: int) -> str | None:
+    try:
+        return mutate_code(source, operator, number)
+    except AttributeError:  # ExceptionReplacer knows no dotted names in a tuple
+        return None
 
 
 def _described(place: Place, mutated: str) -> Mutant:
