@@ -487,3 +487,12 @@ for number in range(1000):
             server.stop()
             with pytest.raises(StorageError, match=r"s3://data/a\.bin.*Could not connect"):
                 storage.size("s3://data/a.bin")
+
+
+def test_two_names_of_one_place(tmp_path):
+    assert storage.is_same("s3://bucket/a", "s3://bucket/a")
+    assert not storage.is_same("s3://bucket/a", "s3://bucket/b")
+    assert not storage.is_same("s3://bucket/a", tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert storage.is_same(tmp_path / "a", str(tmp_path / "link"))
+    assert not storage.is_same(tmp_path / "a", tmp_path / "b")

@@ -525,7 +525,7 @@ class TestJsonLines:
 
     def test_what_addresses_hide_stays_in_the_file(self, tmp_path, site):
         site.files["/a.png?signature=hidden"] = PNG
-        user = site.url.replace("://", "://user:pass@word@")
+        user = site.url.replace("://", "://user:s3@cret@")
         lines = [
             {"image": address, "text": "x"} for address in (f"{site.url}/a.png?signature=hidden", f"{user}/a.png?b")
         ]
@@ -535,7 +535,7 @@ class TestJsonLines:
         samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))
         assert [sample.url for sample in samples] == [f"{site.url}/a.png?signature=hidden"]
         assert report.num_skipped == 2
-        assert "word" not in repr(report)
+        assert "cret" not in repr(report)
         assert "hidden" not in repr(report)
 
     def test_s3(self, s3):
