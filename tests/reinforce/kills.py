@@ -42,6 +42,7 @@ def trial(
     """Kill a reinforcement so often, finish it, and return what happened.
 
     Every other kill takes the first process alone, whose workers must end by themselves; the others take all at once.
+    Ray's processes may live on for minutes: they get a moment to write what they can, and are killed too.
 
     Args:
         folder: where it works.
@@ -76,7 +77,7 @@ def trial(
         most = 0 if kill % 5 == 0 else num_shards // num_kills
         _wait(process, folder, rng, until=min(num_done + rng.randint(0, most), num_shards - 1), starting=most == 0)
         assert process.poll() is None, f"it ended before kill {kill}: {_errors(folder)}"
-        _kill(process, all_at_once=kill % 2 == 1)
+        _kill(process, all_at_once=kill % 2 == 1, ends_by_itself=engine != "ray", seconds=rng.uniform(0, 2))
         num_struck += any((folder / "killed" / STAGING).glob("*"))
         now = _num_done(folder / "killed")
         assert now >= num_done, "something finished was lost"
@@ -109,13 +110,20 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, rng: random.Random, *,
     time.sleep(rng.uniform(0, 0.1))
 
 
-def _kill(process: subprocess.Popen[bytes], *, all_at_once: bool) -> None:
+def _kill(process: subprocess.Popen[bytes], *, all_at_once: bool, ends_by_itself: bool, seconds: float) -> None:
     below = descendants(process.pid)
-    for pid in (process.pid, *(below if all_at_once else ())):
+    _kill_each(process.pid, *(below if all_at_once else ()))
+    process.wait()
+    if not (all_at_once or ends_by_itself):
+        time.sleep(seconds)
+        _kill_each(*below)
+    assert are_gone(below, 60), f"processes outlived the one that started them: {below}"
+
+
+def _kill_each(*pids: int) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.wait()
-    assert are_gone(below, 60), f"processes outlived the one that started them: {below}"
 
 
 def _num_done(output: Path) -> int:
