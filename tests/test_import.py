@@ -36,3 +36,22 @@ def test_adds_little_to_importing_torch():
     """At most 0.3 s of work; the processor's time, and any of several runs: other programs only ever add."""
     code = "import time, torch; start = time.process_time(); import mobileclip; print(time.process_time() - start)"
     assert any(float(python(code)) < 0.3 for _ in range(10))
+
+
+def test_every_module_comes_without_what_windows_lacks():
+    """Not one module needs what only Unix has in order to be imported."""
+    code = """
+import builtins, importlib, pkgutil, sys
+import torch, numpy, PIL.Image, asyncio, multiprocessing.util, subprocess, tempfile, pathlib, fsspec, filelock
+MISSING = {"fcntl", "resource", "pwd", "grp", "termios"}
+for name in MISSING:
+    sys.modules[name] = None
+import mobileclip
+found = list(pkgutil.walk_packages(mobileclip.__path__, "mobileclip."))
+print(len(found))
+for module in found:
+    if module.name.endswith("__main__"):
+        continue
+    importlib.import_module(module.name)
+"""
+    assert int(python(code)) > 150

@@ -19,7 +19,7 @@ from mobileclip.devices import in_float64
 from mobileclip.interruption import postponed
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
-from mobileclip.storage import exclusive
+from mobileclip.storage import exclusive, write_text
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
@@ -252,7 +252,7 @@ def _refuse_divergence(
     newest = checkpoints.newest()
     if world.is_first:
         report = {"step": step, **values, "checkpoint": None if newest is None else str(newest), "keys": keys}
-        (output / "diverged.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_text(output / "diverged.json", json.dumps(report, indent=1) + "\n")
     shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
     raise FloatingPointError(
         f"the {wrong[0].replace('_', ' ')} is {values[wrong[0]]} at step {step}; the batch's keys are [{shown}], all "

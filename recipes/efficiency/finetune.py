@@ -6,7 +6,6 @@ are not by much.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress
 from mobileclip.reinforce import normalize_pixels
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import atomic_path
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
@@ -277,10 +277,9 @@ def save_model(path: Path, model: FineTunedModel) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, temporary, metadata={"spec": to_json(model.spec)})
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={"spec": to_json(model.spec)})
 
 
 def load_teacher(path: Path, text_trunk: TextTrunk) -> FineTunedTeacher:

@@ -26,6 +26,7 @@ from mobileclip.data import (
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from mobileclip.training import train
 
 from .data import Roles
@@ -276,9 +277,7 @@ def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(text + "\n", encoding="utf-8")
-    partial_path.replace(path)
+    write_text(path, text + "\n")
 
 
 def picture(sample: ImageTextSample) -> bytes:

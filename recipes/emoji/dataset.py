@@ -15,6 +15,7 @@ from attrs import validators
 from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
 from mobileclip.progress import track
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 
 from .captions import real_captions, synthetic_captions
 from .concepts import Concept, join_names, read_concepts
@@ -214,7 +215,7 @@ def build_from_drawings(
             "class_names": _class_names(name, splits, concepts),
         }
     card = _data_card(spec, sets, entries, len(renderings))
-    _write_text(output / CARD, json.dumps(card, indent=1, ensure_ascii=False))
+    write_text(output / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     return load_dataset(spec, output)
 
 
@@ -317,7 +318,7 @@ def _claim(spec: EmojiDataSpec, output: Path) -> None:
     """Mark the directory as made with `spec`, or refuse one made with another."""
     path = output / _SPEC
     if not path.exists():
-        _write_text(path, to_json(spec, indent=1))
+        write_text(path, to_json(spec, indent=1) + "\n")
         return
     found = from_json(path.read_text(encoding="utf-8"), EmojiDataSpec)
     # How many processes rendered it cannot be seen in a data set.
@@ -326,9 +327,3 @@ def _claim(spec: EmojiDataSpec, output: Path) -> None:
             f"{output} holds an emoji data set made with other choices ({found}); choose another "
             "directory, or delete it"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)

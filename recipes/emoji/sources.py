@@ -13,6 +13,8 @@ from typing import Any
 
 import attrs
 
+from mobileclip.storage import write_text
+
 # Exact versions: another version is another data set.
 NAMES_PACKAGE = ("emojibase-data", "17.0.0")
 # The names, and what the packages ask for beside: version, and what npm compares a package with before it unpacks it.
@@ -151,8 +153,8 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
     if any(_installed_version(modules / name) != version for name, version in wanted.items()):
         directory.mkdir(parents=True, exist_ok=True)
         # Without a package file of its own, npm would look for one in the directories above.
-        (directory / "package.json").write_text(json.dumps({"private": True, "dependencies": wanted}) + "\n")
-        (directory / "package-lock.json").write_text(json.dumps(_lock(styles, wanted), indent=1) + "\n")
+        write_text(directory / "package.json", json.dumps({"private": True, "dependencies": wanted}) + "\n")
+        write_text(directory / "package-lock.json", json.dumps(_lock(styles, wanted), indent=1) + "\n")
         _npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)])
     for name, version in wanted.items():
         found = _installed_version(modules / name)
@@ -261,7 +263,7 @@ def _npm(arguments: Sequence[str]) -> None:
     command = _npm_command()
     try:
         result = subprocess.run(  # noqa: S603  our own arguments, no shell
-            [*command, *arguments], capture_output=True, text=True, timeout=NPM_TIMEOUT_SECONDS, check=False
+            [*command, *arguments], capture_output=True, encoding="utf-8", timeout=NPM_TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import atomic_path, write_text
 from mobileclip.tensor_files import read_tensors
 from mobileclip.weights import weights_sha256
 
@@ -159,7 +159,7 @@ def build_teachers(
             heads = pool.map(train_head, spec.heads, [data] * len(spec.heads))
             for head in track(heads, total=len(spec.heads), title="training heads", unit="heads"):
                 _save_head(output / f"{head.spec.name}.safetensors", head)
-        _replace_text(output / "teachers.json", made_of)
+        write_text(output / "teachers.json", made_of + "\n")
     found = (output / "teachers.json").read_text(encoding="utf-8")
     if found.strip() != made_of:
         raise ValueError(
@@ -247,9 +247,8 @@ def _made_of(spec: EmojiTeacherSpec, dataset: EmojiDataset) -> str:
 def _save_head(path: Path, head: ProjectionHead) -> None:
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(head.state_dict(), temporary, metadata={"spec": to_json(head.spec)})
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        save_file(head.state_dict(), temporary, metadata={"spec": to_json(head.spec)})
 
 
 def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> EmojiTeacher:
@@ -260,9 +259,3 @@ def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk)
     head.eval().requires_grad_(requires_grad=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     return EmojiTeacher(name=f"emoji-{spec.name}-{digest}", head=head, image_trunk=image_trunk, text_trunk=text_trunk)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -8,6 +8,7 @@ import attrs
 
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
 from mobileclip.serialization import to_json
+from mobileclip.storage import write_text
 from mobileclip.terminal import say
 
 from .evaluate import Score
@@ -156,10 +157,8 @@ def write_report(folder: Path, results: Results) -> None:
         text += f"\nOriginal against fine-tuned, on the same pictures:\n\n{changes}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"
-    (folder / "report.md").write_text(text)
-    partial = folder / "results.partial"
-    partial.write_text(to_json(results, indent=1))
-    partial.replace(folder / "results.json")
+    write_text(folder / "report.md", text)
+    write_text(folder / "results.json", to_json(results, indent=1))
 
 
 def _plot(results: Results, path: Path) -> bool:

@@ -13,6 +13,7 @@ from emoji.benchmark import write_benchmarks
 from emoji.teachers import PROMPTS
 
 from mobileclip.evaluation import Benchmark, open_benchmark
+from mobileclip.storage import write_text
 
 _CARD = "written.json"
 
@@ -31,9 +32,7 @@ def as_benchmarks(dataset: EmojiDataset, folder: Path) -> dict[str, Benchmark]:
     if found is None:
         shutil.rmtree(folder, ignore_errors=True)
         found = {_folder(one): one for one in write_benchmarks(dataset, folder, templates=PROMPTS)}
-        partial = folder / f"{_CARD}.partial"
-        partial.write_text(json.dumps({"made_of": made_of, "folders": list(found)}))
-        partial.replace(folder / _CARD)
+        write_text(folder / _CARD, json.dumps({"made_of": made_of, "folders": list(found)}))
     return found
 
 
@@ -45,7 +44,7 @@ def classes_of(split: str, benchmarks: Mapping[str, Benchmark]) -> Benchmark:
 def _written(folder: Path, made_of: str) -> dict[str, Benchmark] | None:
     """Return what an earlier run wrote, or None where that is not all there."""
     try:
-        card = json.loads((folder / _CARD).read_text())
+        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
         if card["made_of"] != made_of:
             return None
         found = {name: open_benchmark(folder / name) for name in card["folders"]}

@@ -16,6 +16,7 @@ import mobileclip
 from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from mobileclip.terminal import say
 
 from .benchmarks import as_benchmarks
@@ -54,7 +55,7 @@ def run(spec: QuickstartSpec) -> Results:
     _claim(spec)
     finished = spec.output / RESULTS
     if finished.exists():
-        results = from_json(finished.read_text(), Results)
+        results = from_json(finished.read_text(encoding="utf-8"), Results)
         print_results(results)
         say(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
         return results
@@ -118,7 +119,7 @@ def _student_scores(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], 
 def _remembered(path: Path, evaluate: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
     if not path.exists():
         _write(path, json.dumps({split: attrs.asdict(scores) for split, scores in evaluate().items()}))
-    return {split: Scores(**scores) for split, scores in json.loads(path.read_text()).items()}
+    return {split: Scores(**scores) for split, scores in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def _claim(spec: QuickstartSpec) -> None:
@@ -126,12 +127,10 @@ def _claim(spec: QuickstartSpec) -> None:
     path, own = spec.output / "spec.json", to_json(spec, indent=1)
     if not path.exists():
         _write(path, own)
-    elif path.read_text() != own:
+    elif path.read_text(encoding="utf-8") != own:
         raise ValueError(f"{spec.output} holds a quickstart with other choices ({path}); delete it or give --output")
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_text(path, text)
