@@ -77,6 +77,7 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
+        stores: how long stores are waited for. Specs that differ in these alone are equal.
     """
 
     suite: SuiteName = "quick"
@@ -90,6 +91,7 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     tagger: str = "en_core_web_sm"
+    stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -169,6 +171,13 @@ def evaluate_models(
     """
     if not models:
         raise ValueError("there is no model to evaluate; give a name such as mobileclip_s2, or a file of weights")
+    with storage.use_limits(spec.stores):
+        return _evaluated(models, spec, for_report=for_report, console=console)
+
+
+def _evaluated(
+    models: Sequence[str | Candidate], spec: EvaluationSpec, *, for_report: bool, console: Console | None
+) -> Run:
     require_candidates([model for model in models if isinstance(model, str)])
     tasks = _tasks(spec)
     device = str(pick_device(spec.device))

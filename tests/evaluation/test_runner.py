@@ -318,6 +318,21 @@ class TestRun:
         assert far.failures == ()
         assert far.models[0].records["vtab/pets"].result == near.models[0].records["vtab/pets"].result
 
+    def test_stores_are_waited_for_as_the_spec_says(self, root):
+        with web_server() as site:
+            for path in (root / "wds_vtab-pets_test").rglob("*.*"):
+                site.files[f"/{path.relative_to(root)}"] = path.read_bytes()
+            spec = EvaluationSpec(
+                data=f"{site.url}/wds_{{name}}_test",
+                output=root / "far",
+                datasets=("vtab/pets",),
+                stores=storage.StoreLimits(max_bytes=3),
+            )
+            run = evaluate_models([str(root / "model0.safetensors")], spec)
+        assert [failure.task for failure in run.failures] == ["Oxford-IIIT Pet"]
+        assert "more than" in run.failures[0].message
+        assert storage.store_limits() == storage.StoreLimits(), "for this run alone"
+
     def test_a_run_that_is_killed_goes_on(self, root):
         """The process dies in the second data set; the first one's line and embeddings are whole."""
         script = f"""
@@ -338,7 +353,7 @@ runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
         assert killed.returncode == -9
         (path,) = (root / "out").glob("model0-*/results.jsonl")
         before = read_records(path)
-        assert list(before) == ["vtab/pets"]
+        assert list(before) == ["Oxford-IIIT Pet"]
         after = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0].records
         assert after["vtab/pets"] == before["vtab/pets"]
         assert len(after) == 2
