@@ -31,7 +31,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
     Raises:
         ValueError: if the source is not there, or not one sample can be used.
     """
-    fingerprints = [to_json(source, unstructure_as=Source), *(unit.fingerprint() for unit in source.units()[:1])]
+    fingerprints = [to_json(source, unstructure_as=Source), *(unit.content() for unit in source.units()[:1])]
     place = folder / blake2b("\0".join(fingerprints).encode(errors="surrogatepass"), digest_size=6).hexdigest() / name
     if not place.exists():
         report = SkipReport()

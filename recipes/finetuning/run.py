@@ -15,7 +15,8 @@ from command_line import reported, show, typed, written_run
 from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.encoders import save_model
-from mobileclip.serialization import to_json
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from mobileclip.terminal import say
 from mobileclip.training import connected
 from mobileclip.training.finetuning import interpolate_weights
@@ -27,6 +28,7 @@ from .tasks import Task, TrainingData, open_task, read_index, split, training_fo
 from .tiny import shrink
 
 CHOICES = "spec.json"
+TRAINED_ON = "trained-on.txt"
 INTERPOLATED = "interpolated.safetensors"
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -91,15 +93,16 @@ def run(spec: FinetuneSpec) -> Results | None:
         raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on; or try --tiny")
     _refuse_other(spec)
     train_part, test_part = _new_task(spec, spec.data)
+    _refuse_other_data(spec, train_part)
     old = tuple(open_task(path, "auto", spec.templates) for path in spec.old_tasks)
     original = load(spec)
     data = _prepared(spec, train_part, is_first=is_first)
     steps = Steps(spec=spec, data=data, test=test_part, old=old)
     training = steps.training()
-    with connected(spec.device) as world:
+    with connected(spec.device, collective_seconds=training.collective_seconds) as world:
         model = steps.prepare()
         if is_first:
-            _claim(spec)
+            _claim(spec, train_part)
             before = steps.scores(0.0, lambda: original, world.device)
             say(f"\n{table((before,))}\n")
         started = time.monotonic()
@@ -119,15 +122,23 @@ def run(spec: FinetuneSpec) -> Results | None:
 
 def _refuse_other(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
-    if path.exists() and path.read_text() != to_json(spec, indent=1):
+    if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(f"{spec.output} holds a run with other choices ({path}); delete it or give --output")
 
 
-def _claim(spec: FinetuneSpec) -> None:
+def _refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
+    path = spec.output / TRAINED_ON
+    if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
+        raise ValueError(
+            f"{spec.output} holds a run on other pictures, or on what {task.name} was before it changed; delete it or "
+            "give --output"
+        )
+
+
+def _claim(spec: FinetuneSpec, task: Task) -> None:
     """Mark the output folder as made with `spec`; not before all is there that the choices could be wrong about."""
-    partial = spec.output / f"{CHOICES}.partial"
-    partial.write_text(to_json(spec, indent=1))
-    partial.replace(spec.output / CHOICES)
+    write_text(spec.output / TRAINED_ON, task.fingerprint)
+    write_text(spec.output / CHOICES, to_json(spec, indent=1))
 
 
 def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:

@@ -13,6 +13,7 @@ from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.losses import LossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
+from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.finetuning import (
     BatchNormMode,
     FinetuningSpec,
@@ -69,6 +70,7 @@ class FinetuneSpec:
         alphas: interpolations between the original, 0, and the fine-tuned model, 1, that are tested; both ends are.
         keep_alpha: the interpolation that is saved beside the fine-tuned model.
         evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
+        collective_seconds: for which processes wait for each other; tests by the first one must end in this time.
         device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
         tiny: a small model that learned drawn scenes, new shapes to learn: the whole path in a minute or two.
     """
@@ -102,6 +104,7 @@ class FinetuneSpec:
     alphas: tuple[float, ...] = attrs.field(default=(0.0, 0.25, 0.5, 0.75, 1.0), converter=_alphas, validator=_fraction)
     keep_alpha: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     evaluate_every_steps: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
     device: str = AUTO
     tiny: bool = False
 
@@ -151,6 +154,7 @@ class FinetuneSpec:
             seed=self.seed,
             checkpoint_every_steps=max(1, per_epoch),
             evaluate_every_steps=self.evaluate_every_steps,
+            collective_seconds=self.collective_seconds,
         )
 
     def pipeline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 
 import attrs
 import torch
@@ -14,6 +15,7 @@ from mobileclip.interruption import postponed
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.training import TrainingSpec, World, train
 from mobileclip.training.finetuning import labelled_contrastive, with_labels
@@ -93,9 +95,11 @@ class Steps:
 
     def scores(self, alpha: float, model: Callable[[], DualEncoder], device: torch.device) -> Scores:
         """Return how well the model at `alpha` does every task; what an earlier run found is read."""
-        path = self.spec.output / "scores" / f"{alpha:g}.json"
+        tested_on = "\0".join(task.fingerprint for task in (self.test, *self.old))
+        mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
+        path = self.spec.output / "scores" / f"{alpha:g}-{mark}.json"
         if path.exists():
-            return from_json(path.read_text(), Scores)
+            return from_json(path.read_text(encoding="utf-8"), Scores)
         folded = reparameterize(model().eval()).to(device)
         templates = self.spec.templates
         scores = Scores(
@@ -104,9 +108,7 @@ class Steps:
             old=tuple(evaluate_task(folded, task, templates) for task in self.old),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(to_json(scores))
-        partial.replace(path)
+        write_text(path, to_json(scores))
         return scores
 
     def _batches(self, model: DualEncoder, *, batch_size: int) -> BatchSource:

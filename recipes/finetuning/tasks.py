@@ -21,6 +21,7 @@ from mobileclip.data import (
 )
 from mobileclip.progress import track
 from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from mobileclip.terminal import say
 
 from .spec import Kind
@@ -81,9 +82,9 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Text that changes when the data or the part of it does."""
+        """Text that changes when the content of the data or the part of it does; files are read."""
         parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
-        parts += [unit.fingerprint() for unit in self.source.units()]
+        parts += [unit.content() for unit in self.source.units()]
         return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
 
 
@@ -155,7 +156,7 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
     """
     index = folder / INDEX
     if index.exists():
-        return from_json(index.read_text(), TrainingData)
+        return from_json(index.read_text(encoding="utf-8"), TrainingData)
     folder.mkdir(parents=True, exist_ok=True)
     report = SkipReport()
     shards = []
@@ -172,9 +173,7 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
     if not shards:
         raise ValueError(f"there are no pictures to train on in {task.name}: {report}")
     data = _indexed(task, tuple(shards))
-    partial = index.with_suffix(".partial")
-    partial.write_text(to_json(data))
-    partial.replace(index)
+    write_text(index, to_json(data))
     say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
     return data
 
@@ -219,4 +218,4 @@ def _all(source: Source) -> Iterator[ImageTextSample]:
 def read_index(folder: Path) -> TrainingData | None:
     """Return the index of a folder that is complete, or None."""
     path = folder / INDEX
-    return from_json(path.read_text(), TrainingData) if path.exists() else None
+    return from_json(path.read_text(encoding="utf-8"), TrainingData) if path.exists() else None

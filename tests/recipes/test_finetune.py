@@ -22,7 +22,7 @@ from finetuning import FinetuneSpec, run_recipe
 from finetuning.evaluate import Score, evaluate_task
 from finetuning.new_shapes import OUTLINES
 from finetuning.report import Results, Scores, summary, table, write_report
-from finetuning.run import run
+from finetuning.run import _claim, _refuse_other_data, run
 from finetuning.steps import Steps
 from finetuning.tasks import open_task, read_index, split, write_training_data
 from finetuning.tiny import TEMPLATE, World, tiny_model, write_model, write_new_shapes, write_old_tasks
@@ -264,6 +264,34 @@ def test_training_data_has_the_labels_of_its_samples_and_resumes(world, tmp_path
     marks = [Path(shard).stat().st_mtime_ns for shard in data.shards]
     assert write_training_data(train, tmp_path / "whole") == data
     assert [Path(shard).stat().st_mtime_ns for shard in data.shards] == marks
+
+
+def test_labels_that_change_behind_size_and_time_are_other_data(world, tmp_path):
+    """Whoever puts the time back, or a power loss, hides a change from a look at the folder."""
+    labelled = list(open_task(str(world / "new-shapes"), "auto", ("{}",)).samples(SkipReport()))[:6]
+    swapped = [
+        attrs.evolve(sample, metadata={"label": one.metadata["label"]})
+        for sample, one in zip(labelled, reversed(labelled), strict=True)
+    ]
+
+    def written(samples):
+        write_shards(tmp_path / "data", samples)
+        os.utime(tmp_path / "data" / "00000000.tar", (1e9, 1e9))
+        return open_task(str(tmp_path / "data"), "auto", ("{}",)), (tmp_path / "data" / "00000000.tar").stat()
+
+    task, status = written([attrs.evolve(sample, metadata={"label": sample.metadata["label"]}) for sample in labelled])
+    before = task.fingerprint
+    os.utime(tmp_path / "data" / "00000000.tar", (2e9, 2e9))
+    assert task.fingerprint == before, "a time alone changes nothing"
+    spec = FinetuneSpec(output=tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    _claim(spec, task)
+    _refuse_other_data(spec, task)
+    task, changed = written(swapped)
+    assert (changed.st_size, changed.st_mtime) == (status.st_size, status.st_mtime)
+    assert task.fingerprint != before
+    with pytest.raises(ValueError, match="holds a run on other pictures"):
+        _refuse_other_data(spec, task)
 
 
 def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data.sample import ImageTextSample
 from mobileclip.data.skips import SkipReport
 from mobileclip.registry import Registry
@@ -39,6 +40,22 @@ class Unit(ABC):
     def files(self) -> tuple[str, ...]:
         """Return the paths and addresses of the files whose content its fingerprint does not hold, as far as known."""
         return ()
+
+    def about(self) -> str:
+        """Return a text that changes when anything does but the content of `files` on this machine."""
+        return self.fingerprint()
+
+    def content(self) -> str:
+        """Return a text that changes when the unit's content does, whatever sizes and times of files are.
+
+        Files of this machine are read, once a process; remote ones are as well known as by `fingerprint`.
+
+        Raises:
+            ValueError: see `fingerprint`.
+            OSError: if a file cannot be read.
+        """
+        hashes = storage.content_hashes(file for file in self.files() if not storage.is_remote(file))
+        return " ".join((self.about(), *hashes))
 
     def size(self) -> int | None:
         """Return the bytes that reading goes through, or None where that is not known."""

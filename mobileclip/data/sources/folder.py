@@ -75,6 +75,10 @@ class FolderUnit(Unit):
         names = (name for item in self.items for name in (item.image, item.text, item.json) if name is not None)
         return tuple(storage.join(self.path, name) for name in names)
 
+    def about(self) -> str:
+        """Return which images there are and what their tables say, of a folder on this machine."""
+        return self.digest if storage.is_remote(self.path) else f"{self.items} {self.stray}"
+
     def count(self) -> int:
         """Return the number of images."""
         return len(self.items)

@@ -103,6 +103,10 @@ class JsonLinesUnit(Unit):
                 raise ValueError(f"{self.path} cannot be read: {error}") from None
         return digest.hexdigest()
 
+    def about(self) -> str:
+        """Return a hash of the lines, and where their images are."""
+        return f"{self.digest} {self.image_root}"
+
     def count(self) -> int:
         """Return the number of lines that are not blank."""
         return self.num_samples

@@ -53,6 +53,11 @@ class ShardUnit(Unit):
         except OSError as error:
             raise ValueError(f"shard {self.path} cannot be read: {error}") from None
 
+    def about(self) -> str:
+        """Return the name of a shard on this machine."""
+        is_near = not (runs_program(self.path) or storage.is_remote(self.path))
+        return self.name if is_near else self.fingerprint()
+
     def count(self) -> int | None:
         """Return the number of keys in a whole shard on this machine."""
         if runs_program(self.path) or storage.is_remote(self.path) or _COMPRESSED.search(self.path):
