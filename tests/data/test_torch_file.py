@@ -98,7 +98,7 @@ def test_nothing_is_run(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "made"), "w"))
 
-    with pytest.raises(ValueError, match=r"it holds something that \w+ open makes"):
+    with pytest.raises(ValueError, match=r"it calls .io open., which could run anything"):
         TorchRows(saved({"image_emb": Harmful()}))
     assert not (tmp_path / "made").exists()
 
@@ -144,7 +144,7 @@ def test_a_number_that_is_none(said, instead):
 
 def test_other_protocols():
     data = saved({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL)
-    with pytest.raises(ValueError, match="another protocol"):
+    with pytest.raises(ValueError, match="no pickle of the protocol 2"):
         TorchRows(data)
 
 
