@@ -2,10 +2,15 @@ import logging
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mobileclip.encoders import save_model
 from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import golden
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

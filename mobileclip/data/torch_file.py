@@ -15,7 +15,12 @@ from mobileclip.data.zip_directory import STORED, zip_directory
 from mobileclip.tensor_files.pickles import Described, unpickled
 
 # The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
-_NUMBERS = {torch.bfloat16: "<u2", torch.float32: "<f4", torch.float16: "<f2", torch.float64: "<f8"}
+_NUMBERS: dict[torch.dtype | str, str] = {
+    torch.bfloat16: "<u2",
+    torch.float32: "<f4",
+    torch.float16: "<f2",
+    torch.float64: "<f8",
+}
 # Two arrays take some 250 bytes.
 _MAX_PICKLE_BYTES = 1 << 14
 
