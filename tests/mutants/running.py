@@ -113,6 +113,9 @@ class Trial:
         seconds = time.monotonic() - self._started
         if late:
             return Verdict(passed=False, failed="took too long", seconds=seconds, file_seconds={})
+        if self.process.exitcode == 1:
+            log = self.tree / ".log"
+            raise RuntimeError(f"the tests could not be run: {log.read_text()[-2000:] if log.is_file() else self.tree}")
         if not self._answer.is_file():
             failed = f"the process ended with {self.process.exitcode}"
             return Verdict(passed=False, failed=failed, seconds=seconds, file_seconds={})
