@@ -10,8 +10,9 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 
@@ -27,10 +28,10 @@ _SHOWN = bool | int | float | str | bytes | tuple
 
 def defaults(room: str) -> dict[str, dict[str, str]]:
     """Return, by place and name, a room's defaults that are values, its fields' bounds, its names and named specs."""
-    package = importlib.import_module(f"{mobileclip.__name__}.{room}")
-    below = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    # A room registers in another's registry, so that all are imported.
+    modules = {name: tuple(_modules(name)) for name in ROOMS}[room]
     found = {}
-    for module in map(importlib.import_module, (package.__name__, *(module.name for module in below))):
+    for module in modules:
         own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == module.__name__]
         registries = {name: thing for name, thing in vars(module).items() if isinstance(thing, Registry)}
         for name, registry in registries.items():
@@ -43,6 +44,12 @@ def defaults(room: str) -> dict[str, dict[str, str]]:
             if (inspect.isclass(thing) or inspect.isfunction(thing)) and (shown := _shown(thing)):
                 found[f"{module.__name__.partition('.')[2]}.{thing.__qualname__}"] = shown
     return found
+
+
+def _modules(room: str) -> Iterator[ModuleType]:
+    package = importlib.import_module(f"{mobileclip.__name__}.{room}")
+    below = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    yield from map(importlib.import_module, (package.__name__, *(module.name for module in below)))
 
 
 def _shown(thing: type | Callable[..., object]) -> dict[str, str]:
