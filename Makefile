@@ -69,7 +69,7 @@ $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"
 	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
-	$(PIP) install --quiet --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
+	$(PIP) install --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
 	$(PIP) install --no-build-isolation --editable '.[$(subst $(empty) $(empty),$(comma),$(strip $(EXTRAS)))]'
 	@touch $@
 

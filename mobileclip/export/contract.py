@@ -11,6 +11,7 @@ import attrs
 from mobileclip.export.spec import InputDtype, Precision, Preprocess, Tower
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
+from mobileclip.storage import printable
 from mobileclip.strict import strict
 
 CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
@@ -53,6 +54,13 @@ class TextContract:
     tokenizer: str = TOKENIZER
 
 
+def _is_shape(_: object, attribute: attrs.Attribute[tuple[int | None, ...]], sides: tuple[int | None, ...]) -> None:
+    if not sides or any(side is None for side in sides[1:]) or any(side is not None and side < 1 for side in sides):
+        raise ValueError(
+            f"{attribute.name} is {printable(sides)}, expected sides of at least 1; None may stand for the first"
+        )
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
     """One exported tower.
@@ -74,9 +82,9 @@ class TowerFile:
     file: str
     input_name: str
     input_dtype: InputDtype
-    input_shape: tuple[int | None, ...]
+    input_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     output_name: str
-    output_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
 
