@@ -353,7 +353,7 @@ runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
         assert killed.returncode == -9
         (path,) = (root / "out").glob("model0-*/results.jsonl")
         before = read_records(path)
-        assert list(before) == ["Oxford-IIIT Pet"]
+        assert list(before) == ["vtab/pets"]
         after = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0].records
         assert after["vtab/pets"] == before["vtab/pets"]
         assert len(after) == 2

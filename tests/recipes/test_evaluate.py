@@ -23,6 +23,15 @@ CHOICES = {
     "cache": True,
     "allow_missing": False,
     "tagger": "en_core_web_sm",
+    "stores": {
+        "answer_seconds": 60.0,
+        "stall_seconds": 30.0,
+        "min_bytes_per_second": 1000.0,
+        "recovery_seconds": 600.0,
+        "call_seconds": 600.0,
+        "retry_delays_seconds": [0.5, 2.0, 8.0],
+        "max_bytes": 1099511627776,
+    },
 }
 
 
