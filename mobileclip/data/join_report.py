@@ -220,7 +220,7 @@ def make_report(
         unfinished=unfinished,
     )
     with storage.atomic_write(storage.join(output, REPORT)) as stream:
-        stream.write(to_json(report, indent=1).encode() + b"\n")
+        stream.write(storage.without_secrets(to_json(report, indent=1)).encode() + b"\n")
     return report
 
 

@@ -68,8 +68,8 @@ def in_process_of_its_own(area: str, part: int = 1) -> list[Tried]:
 
 def table(tried: list[Tried]) -> str:
     """Return the table, a row for each area."""
-    head = "| area | inputs | " + " | ".join((*GOOD, *BAD)) + " | longest, s | most memory, MiB |\n"
-    rule = "|---|" + "---:|" * (3 + len(GOOD) + len(BAD)) + "\n"
+    head = "| area | inputs | " + " | ".join((*GOOD, *BAD)) + " | longest, s |\n"
+    rule = "|---|" + "---:|" * (2 + len(GOOD) + len(BAD)) + "\n"
     return head + rule + "".join(f"{row(area, tried)}\n" for area in (*AREAS, "all"))
 
 
@@ -78,8 +78,7 @@ def row(area: str, tried: list[Tried]) -> str:
     those = [one for one in tried if area in (one.area, "all")]
     counts = [sum(one.outcome == outcome for one in those) for outcome in (*GOOD, *BAD)]
     seconds = max((one.seconds for one in those), default=0.0)
-    num_bytes = max((one.num_bytes for one in those), default=0)
-    cells = [_TITLES.get(area, area), len(those), *counts, f"{seconds:.1f}", num_bytes // 2**20]
+    cells = [_TITLES.get(area, area), len(those), *counts, f"{seconds:.1f}"]
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -91,7 +91,8 @@ class Tried:
         outcome: in a word or two.
         message: what the person was told, or what went wrong.
         seconds: that it took.
-        num_bytes: the largest memory that its process had beyond what it started with.
+        num_bytes: the largest memory that its process had beyond that of the one it was forked from: a lower bound,
+            since it has but some of that one's pages.
     """
 
     area: str
