@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip.data import AugmentationSpec
+from mobileclip.inference.optimizing import processor
 from mobileclip.reinforce import ReinforcementSpec
 from mobileclip.reinforce.manifest import MANIFEST
 from mobileclip.reinforce.worker import STAGING
@@ -93,7 +93,7 @@ def trial(
         f"{engine}, {num_processes} worker{'s' * (num_processes > 1)}, {num_shards} shards, seed {seed}: killed "
         f"{num_kills} times, {num_struck} of them over a shard half written, {num_done} shards finished by then, then "
         f"completed; {len(found)} files are those of an undisturbed run to the byte; {time.monotonic() - began:.0f} s "
-        f"on {_processor()}"
+        f"on {processor()}, {os.cpu_count()} cores"
     )
 
 
@@ -150,14 +150,6 @@ def _contents(output: Path, *, in_order: bool) -> dict[str, bytes]:
 
 def _errors(folder: Path) -> str:
     return (folder / "errors.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return platform.processor()
 
 
 def main() -> None:
