@@ -2,7 +2,8 @@
 
 cosmic-ray says where and how a program can be changed. Its own runs know one command for all files, all changes or
 none, and no limit of memory; here each change runs against its room's tests, the likeliest first, in a process that
-has imported PyTorch before, and a sample is drawn by seed, the same number from each room.
+has imported PyTorch before, and a sample is drawn by seed, the same number from each room. A test that fails is run
+again, with the change and without: where it fails without or passes with, chance or the machine may have failed it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from mobileclip.progress import duration
 from tests.mutants.equal import FIELDS, equal_programs
-from tests.mutants.running import Trial, Verdict, copied, files_with_tests
+from tests.mutants.running import Trial, Verdict, confirmed, copied, files_with_tests
 from tests.mutants.sites import Mutant, places
 
 ROOT = Path(__file__).parents[2]
@@ -45,24 +46,25 @@ def main() -> int:
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with choices.output.open("w", encoding="utf-8") as lines:
         for mutant, verdict in tried(mutants, choices.processes, choices.tests):
-            outcomes["lived" if verdict.passed else "caught"] += 1
-            done = outcomes["lived"] + outcomes["caught"]
+            outcomes[verdict.outcome] += 1
+            done = outcomes.total() - outcomes["equal"]
             seconds += verdict.seconds
             seconds_left = seconds / done * (len(mutants) - done) / choices.processes
-            noticed = "LIVED" if verdict.passed else f"caught by {verdict.failed}"
-            print(f"[{done}/{len(mutants)}, {duration(seconds_left)} left] {mutant.file}:{mutant.number} {noticed}")
+            said = {"lived": "LIVED", "caught": f"caught by {verdict.failed}"}
+            what = said.get(verdict.outcome, f"UNCONFIRMED, {verdict.failed} failed by chance or without the change")
+            print(f"[{done}/{len(mutants)}, {duration(seconds_left)} left] {mutant.file}:{mutant.number} {what}")
             print(f"    - {mutant.line}\n    + {mutant.becomes}", flush=True)
             named = dict(zip(FIELDS, mutant.key, strict=True))
-            entry = named | {"passed": verdict.passed, "failed": verdict.failed}
+            entry = named | {"outcome": verdict.outcome, "failed": verdict.failed}
             lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
             lines.flush()
-            if verdict.passed:
+            if verdict.outcome == "lived":
                 survivors.append(named | {"reason": ""})
     print(json.dumps(survivors, indent=2, ensure_ascii=False))
     different = outcomes["caught"] + outcomes["lived"]
     print(
-        f"{different + outcomes['equal']} mutants (seed {choices.seed}): {outcomes['caught']} caught, "
-        f"{outcomes['lived']} lived, {outcomes['equal']} equal programs; "
+        f"{outcomes.total()} mutants (seed {choices.seed}): {outcomes['caught']} caught, "
+        f"{outcomes['lived']} lived, {outcomes['equal']} equal programs, {outcomes['unconfirmed']} unconfirmed; "
         f"{outcomes['caught'] / max(different, 1):.1%} of those that differ are caught; "
         f"{duration(time.monotonic() - started)}"
     )
@@ -77,7 +79,7 @@ def _choices() -> argparse.Namespace:
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS, help="where to change the program")
     parser.add_argument("--only", default="", help="files whose path has this in it")
     parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the room")
-    parser.add_argument("--again", action="store_true", help="those that lived in the last run")
+    parser.add_argument("--again", action="store_true", help="those that the last run did not catch")
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
     return parser.parse_args()
@@ -105,9 +107,9 @@ def _files(room: str, only: str) -> list[str]:
 
 
 def again(output: Path) -> list[Mutant]:
-    """Return those that lived in the last run."""
+    """Return those that lived in the last run, or whose catch was not confirmed."""
     entries = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    keys = [tuple(entry[field] for field in FIELDS) for entry in entries if entry["passed"]]
+    keys = [tuple(entry[field] for field in FIELDS) for entry in entries if entry["outcome"] != "caught"]
     found = chain.from_iterable(places(ROOT, file) for file in dict.fromkeys(key[0] for key in keys))
     return [mutant for place in found for mutant in place.mutants() if mutant.key in keys]
 
@@ -139,7 +141,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str]) -> Iterator[tu
                 late = [sentinel for sentinel, trial in running.items() if trial.seconds_left == 0]
                 for sentinel in {*ready, *late}:
                     trial = running.pop(sentinel)
-                    verdict = trial.finish()
+                    verdict = confirmed(trial, trial.finish())
                     trees.append(trial.tree)
                     yield trial.mutant, verdict
         finally:

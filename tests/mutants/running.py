@@ -36,6 +36,7 @@ class Verdict:
     Args:
         passed: whether all of them passed.
         failed: the first that did not, or what else happened.
+        confirmed: whether that test failed again, and passes in the unchanged program.
         seconds: how long they took.
         file_seconds: how long each test file took.
     """
@@ -44,6 +45,14 @@ class Verdict:
     failed: str
     seconds: float
     file_seconds: dict[str, float]
+    confirmed: bool = True
+
+    @property
+    def outcome(self) -> str:
+        """What became of the mutant: lived, caught, or neither for certain."""
+        if self.passed:
+            return "lived"
+        return "caught" if self.confirmed else "unconfirmed"
 
 
 def copied(root: Path, folder: Path) -> Path:
@@ -88,6 +97,7 @@ class Trial:
     def __init__(self, tree: Path, tests: list[str], mutant: Mutant | None, seconds: float) -> None:
         self.tree = tree
         self.mutant = mutant
+        self.seconds = seconds
         self._original = tree / ".original"
         self._answer = tree / ".verdict.json"
         self._answer.unlink(missing_ok=True)
@@ -129,6 +139,22 @@ class Trial:
         self.process.join()
         if self.mutant is not None:
             self._original.replace(self.tree / self.mutant.file)
+
+
+def confirmed(trial: Trial, verdict: Verdict) -> Verdict:
+    """Run the test that failed again, with the change and without it, and return the verdict that says what came out.
+
+    Without a test that could be named, since the process died or took too long, the verdict stays as it is.
+    """
+    file = verdict.failed.partition("::")[0]
+    if verdict.passed or not (trial.tree / file).is_file():
+        return verdict
+    started = time.monotonic()
+    with_change, without = (
+        Trial(trial.tree, [verdict.failed], mutant, trial.seconds).finish() for mutant in (trial.mutant, None)
+    )
+    seconds = verdict.seconds + time.monotonic() - started
+    return attrs.evolve(verdict, confirmed=without.passed and not with_change.passed, seconds=seconds)
 
 
 class _Report:
