@@ -1,11 +1,10 @@
 """Losses of image-text training: they see tensors only."""
 
-from mobileclip.losses.base import LossSpec, LossTerms, losses
 from mobileclip.losses.contrastive import ContrastiveLoss, ContrastiveLossSpec
-from mobileclip.losses.dense import dense_loss
 from mobileclip.losses.distillation import distillation_loss, teacher_targets
 from mobileclip.losses.distilling import DistillingLossSpec
 from mobileclip.losses.fidelity import TargetDivergence, distillation_target_kl
+from mobileclip.losses.formulas import dense_loss
 from mobileclip.losses.reinforced import ReinforcedLoss, ReinforcedLossSpec
 from mobileclip.losses.sigmoid import (
     ReinforcedSigmoidLoss,
@@ -13,6 +12,7 @@ from mobileclip.losses.sigmoid import (
     SigmoidLoss,
     SigmoidLossSpec,
 )
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
 
 __all__ = [
     "ContrastiveLoss",

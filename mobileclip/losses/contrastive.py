@@ -7,11 +7,11 @@ from functools import partial
 import attrs
 from torch import Tensor, distributed, nn
 
-from mobileclip.losses.base import LossSpec, LossTerms, losses
-from mobileclip.losses.batch import EmbeddingBatch
-from mobileclip.losses.combining import sum_over_captions
-from mobileclip.losses.processes import Processes
-from mobileclip.losses.softmax import softmax_terms
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.tiled.batch import EmbeddingBatch
+from mobileclip.losses.tiled.combining import sum_over_captions
+from mobileclip.losses.tiled.processes import Processes
+from mobileclip.losses.tiled.softmax import softmax_terms
 
 
 @losses.register("contrastive")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from mobileclip.losses.base import similarity_logits
+from mobileclip.losses.specs import similarity_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

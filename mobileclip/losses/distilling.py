@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import validators
 
-from mobileclip.losses.base import LossSpec
+from mobileclip.losses.specs import LossSpec
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.devices import in_float64
-from mobileclip.losses.base import check_pair, similarity_logits
+from mobileclip.losses.specs import check_pair, similarity_logits
 
 
 @attrs.frozen(kw_only=True)

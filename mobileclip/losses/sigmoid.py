@@ -9,12 +9,12 @@ import attrs
 import torch
 from torch import Tensor, distributed, nn
 
-from mobileclip.losses.base import LossSpec, LossTerms, losses
-from mobileclip.losses.batch import EmbeddingBatch
-from mobileclip.losses.combining import sum_over_captions
 from mobileclip.losses.distilling import DistillingLossSpec
-from mobileclip.losses.pairwise import sigmoid_terms
-from mobileclip.losses.processes import Processes
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.tiled.batch import EmbeddingBatch
+from mobileclip.losses.tiled.combining import sum_over_captions
+from mobileclip.losses.tiled.processes import Processes
+from mobileclip.losses.tiled.sigmoid import sigmoid_terms
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:

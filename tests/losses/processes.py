@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
-from mobileclip.losses import LossSpec, tiles
+from mobileclip.losses import LossSpec
+from mobileclip.losses.tiled import tiles
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
 
 LOCAL_BATCH = 3

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.losses.gradients import Term
-from mobileclip.losses.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
+from mobileclip.losses.tiled.gradients import Term
+from mobileclip.losses.tiled.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mobileclip.losses.processes import Processes
-    from mobileclip.losses.tiles import Normalizers, Similarity
+    from mobileclip.losses.tiled.processes import Processes
+    from mobileclip.losses.tiled.tiles import Normalizers, Similarity
 
 
 def sigmoid_terms(

@@ -15,9 +15,9 @@ from mobileclip.losses import (
     ReinforcedLoss,
     ReinforcedLossSpec,
     dense_loss,
-    tiles,
 )
-from mobileclip.losses.tiles import Similarity, Tiling
+from mobileclip.losses.tiled import tiles
+from mobileclip.losses.tiled.tiles import Similarity, Tiling
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
 
 # Bytes that make tiles of 4 x 4, 3 x 3 and one float64; and the library's own, in which small batches are one tile.

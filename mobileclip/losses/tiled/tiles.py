@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mobileclip.losses.processes import Processes
+    from mobileclip.losses.tiled.processes import Processes
 
 # 2048 x 2048 in float32: large enough for a fast product, small enough that a handful of them stay in a cache.
 TILE_BYTES = 16 * 2**20

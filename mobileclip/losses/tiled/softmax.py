@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mobileclip.losses.gradients import Term
-from mobileclip.losses.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
+from mobileclip.losses.tiled.gradients import Term
+from mobileclip.losses.tiled.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mobileclip.losses.processes import Processes
-    from mobileclip.losses.tiles import Normalizers, Similarity
+    from mobileclip.losses.tiled.processes import Processes
+    from mobileclip.losses.tiled.tiles import Normalizers, Similarity
 
 
 def softmax_terms(

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from mobileclip.losses.base import LossTerms, compute_dtype
-from mobileclip.losses.gradients import differentiable, wants_gradients
+from mobileclip.losses.specs import LossTerms, compute_dtype
+from mobileclip.losses.tiled.gradients import differentiable, wants_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from mobileclip.losses.batch import EmbeddingBatch
-    from mobileclip.losses.gradients import Term
-    from mobileclip.losses.processes import Processes
-    from mobileclip.losses.tiles import Similarity
+    from mobileclip.losses.tiled.batch import EmbeddingBatch
+    from mobileclip.losses.tiled.gradients import Term
+    from mobileclip.losses.tiled.processes import Processes
+    from mobileclip.losses.tiled.tiles import Similarity
 
 
 class EvaluateTerms(Protocol):

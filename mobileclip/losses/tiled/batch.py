@@ -8,13 +8,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.losses.base import check_pair, compute_dtype
-from mobileclip.losses.tiles import Similarity
+from mobileclip.losses.specs import check_pair, compute_dtype
+from mobileclip.losses.tiled.tiles import Similarity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mobileclip.losses.processes import Processes
+    from mobileclip.losses.tiled.processes import Processes
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

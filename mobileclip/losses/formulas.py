@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from mobileclip.losses.base import LossSpec, LossTerms, similarity_logits
 from mobileclip.losses.contrastive import ContrastiveLossSpec
 from mobileclip.losses.distillation import distillation_loss, teacher_targets
 from mobileclip.losses.reinforced import ReinforcedLossSpec
 from mobileclip.losses.sigmoid import ReinforcedSigmoidLossSpec, SigmoidLossSpec
+from mobileclip.losses.specs import LossSpec, LossTerms, similarity_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
