@@ -22,13 +22,13 @@ class Evaluation:
         result: the metrics, in the published form.
         report: how many images were used, and what was left out and why.
         absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
-        outcomes: of the main metric, image by image; None where it is no mean over images.
+        outcomes: of the main metric, image by image.
     """
 
     result: DatasetResult
     report: SkipReport
     absent_classes: tuple[str, ...] = ()
-    outcomes: Outcomes | None = None
+    outcomes: Outcomes
 
 
 def evaluate_benchmark(

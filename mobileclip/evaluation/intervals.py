@@ -12,8 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_NUM_RESAMPLES = 9_999
-_VALUES_AT_ONCE = 1 << 22
+NUM_RESAMPLES = 9_999
+VALUES_AT_ONCE = 1 << 22
+"""Numbers that one portion of what is drawn has at most."""
 
 
 @attrs.frozen
@@ -122,6 +123,38 @@ def paired_difference(
     )
 
 
+def newcombe_interval(one: float, other: float, covariance: float, total: int, confidence: float) -> Interval:
+    """Return the interval of `other - one`: the distances to the ends of both shares' intervals, added in square.
+
+    Args:
+        one: share that the first model had right.
+        other: that of the second.
+        covariance: of the two models' answers.
+        total: of how many questions, at least 1.
+        confidence: how often the interval holds the true difference, in (0, 1).
+
+    Source: Newcombe, 1998, method 10.
+    """
+    of_one, of_other = (proportion_interval(share * total, total, confidence=confidence) for share in (one, other))
+    if covariance > 0:
+        covariance = max(0.0, covariance - 1 / (2 * total))
+    variance = one * (1 - one) * other * (1 - other)
+    correlation = covariance / math.sqrt(variance) if variance > 0 else 0.0
+    below = _in_square(other - of_other.low, of_one.high - one, correlation)
+    above = _in_square(of_other.high - other, one - of_one.low, correlation)
+    return Interval(other - one - below, other - one + above)
+
+
+def central_interval(drawn: NDArray[np.float64], confidence: float) -> Interval:
+    """Return the ends between which the middle `confidence` of what was drawn lies.
+
+    Shape:
+        drawn: `(draws,)`.
+    """
+    low, high = np.quantile(drawn, ((1 - confidence) / 2, (1 + confidence) / 2)).tolist()
+    return Interval(low, high)
+
+
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
@@ -133,19 +166,8 @@ def _is_binary(values: NDArray[np.float64]) -> bool:
 
 
 def _newcombe(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Interval:
-    """Add the distances from both shares to the ends of their intervals in square, less what they have in common."""
-    total = len(first)
     one, other = float(first.mean()), float(second.mean())
-    of_one = proportion_interval(float(first.sum()), total, confidence=confidence)
-    of_other = proportion_interval(float(second.sum()), total, confidence=confidence)
-    covariance = float((first * second).mean()) - one * other
-    if covariance > 0:
-        covariance = max(0.0, covariance - 1 / (2 * total))
-    variance = one * (1 - one) * other * (1 - other)
-    correlation = covariance / math.sqrt(variance) if variance > 0 else 0.0
-    below = _in_square(other - of_other.low, of_one.high - one, correlation)
-    above = _in_square(of_other.high - other, one - of_one.low, correlation)
-    return Interval(other - one - below, other - one + above)
+    return newcombe_interval(one, other, float((first * second).mean()) - one * other, len(first), confidence)
 
 
 def _in_square(one: float, other: float, correlation: float) -> float:
@@ -166,15 +188,14 @@ def _mcnemar(lost: int, won: int) -> float:
 
 def _bootstrap(differences: NDArray[np.float64], confidence: float, rng: np.random.Generator) -> Interval:
     total = len(differences)
-    at_once = max(1, _VALUES_AT_ONCE // total)
+    at_once = max(1, VALUES_AT_ONCE // total)
     means = np.concatenate(
         [
-            differences[rng.integers(total, size=(min(at_once, _NUM_RESAMPLES - start), total))].mean(axis=1)
-            for start in range(0, _NUM_RESAMPLES, at_once)
+            differences[rng.integers(total, size=(min(at_once, NUM_RESAMPLES - start), total))].mean(axis=1)
+            for start in range(0, NUM_RESAMPLES, at_once)
         ]
     )
-    low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2)).tolist()
-    return Interval(low, high)
+    return central_interval(means, confidence)
 
 
 def _sign_flips(differences: NDArray[np.float64], rng: np.random.Generator) -> float:
@@ -184,9 +205,9 @@ def _sign_flips(differences: NDArray[np.float64], rng: np.random.Generator) -> f
         return 1.0
     # A sum that is equal but for rounding is as far.
     found = abs(float(differences.sum())) * (1 - 1e-9)
-    at_once = max(1, _VALUES_AT_ONCE // len(changed))
+    at_once = max(1, VALUES_AT_ONCE // len(changed))
     num_as_far = 0
-    for start in range(0, _NUM_RESAMPLES, at_once):
-        signs = rng.integers(2, size=(min(at_once, _NUM_RESAMPLES - start), len(changed)), dtype=np.int8)
+    for start in range(0, NUM_RESAMPLES, at_once):
+        signs = rng.integers(2, size=(min(at_once, NUM_RESAMPLES - start), len(changed)), dtype=np.int8)
         num_as_far += int((np.abs(signs @ changed * 2 - changed.sum()) >= found).sum())
-    return (1 + num_as_far) / (1 + _NUM_RESAMPLES)
+    return (1 + num_as_far) / (1 + NUM_RESAMPLES)

@@ -27,8 +27,8 @@ class Record:
         left_out: how many samples could not be used, by reason.
         absent_classes: names of classes without an image.
         evaluated: hashes of the model and of the data, when, and by which version.
-        interval: where the true main metric lies with 95 % confidence, as fractions of one; None where that is not
-            known.
+        interval: where the true main metric lies with 95 % confidence, as fractions of one; None in a file of
+            before it was taken.
     """
 
     result: DatasetResult
@@ -40,13 +40,13 @@ class Record:
     @classmethod
     def of(cls, evaluation: Evaluation, evaluated: Mapping[str, str]) -> Record:
         """Return the record of an evaluation."""
-        found = None if evaluation.outcomes is None else evaluation.outcomes.interval
+        found = evaluation.outcomes.interval
         return cls(
             result=evaluation.result,
             left_out=dict(evaluation.report.counts.most_common()),
             absent_classes=evaluation.absent_classes,
             evaluated=evaluated,
-            interval=None if found is None else (found.low, found.high),
+            interval=(found.low, found.high),
         )
 
     def answers(self, model: str, data: str) -> bool:

@@ -291,15 +291,17 @@ class _Evaluator:
                 data = hash_of([content, texts])
                 if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
                     return before
-                evaluation, evaluated = self._benchmark(benchmark, content), self._evaluated(data)
-                if evaluation.outcomes is not None:
-                    write_outcomes(self.path.parent, task.key, _mark(evaluated), evaluation.outcomes)
-                return Record.of(evaluation, evaluated)
+                return self._kept(self._benchmark(benchmark, content), data)
         files = self._content(task)
         data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", files])
         if files is not None and before is not None and before.answers(self.candidate.fingerprint, data):
             return before
-        return Record.of(self._other(task), self._evaluated(data))
+        return self._kept(self._other(task), data)
+
+    def _kept(self, evaluation: Evaluation, data: str) -> Record:
+        evaluated = self._evaluated(data)
+        write_outcomes(self.path.parent, evaluation.result.key, _mark(evaluated), evaluation.outcomes)
+        return Record.of(evaluation, evaluated)
 
     def _content(self, task: Task) -> str | None:
         """Return what changes with the files of a task that is no benchmark, or None where nothing says."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import attrs
-import torch
 
 from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.classification import Hits, classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.groups import macro_f1_values
 from mobileclip.evaluation.metadata import OVER_GROUPS, needs_metadata
-from mobileclip.evaluation.outcomes import Outcomes, outcomes_of
+from mobileclip.evaluation.outcomes import (
+    Outcomes,
+    class_weights,
+    macro_f1_outcomes,
+    outcomes_of,
+    worst_group_outcomes,
+)
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.retrieval import caption_hits, caption_recall
-from mobileclip.evaluation.special import special_metrics
+from mobileclip.evaluation.special import grouped_hits, special_metrics
 from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
 
 # With fewer classes, five guesses say nothing.
@@ -29,12 +35,12 @@ class Score:
     Args:
         result: the metrics, in the published form.
         absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
-        outcomes: of the main metric, image by image; None where it is no mean over images.
+        outcomes: of the main metric, image by image.
     """
 
     result: DatasetResult
     absent_classes: tuple[str, ...] = ()
-    outcomes: Outcomes | None = None
+    outcomes: Outcomes
 
 
 def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None = None) -> Score:
@@ -64,7 +70,7 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
             key=key, dataset=name, metrics=metrics, num_images=len(features.keys), num_skipped=num_skipped
         ),
         absent_classes=() if retrieval else absent_classes(benchmark, features),
-        outcomes=_outcomes(main, features, hits),
+        outcomes=_outcomes(main, benchmark, features, hits),
     )
 
 
@@ -91,21 +97,26 @@ def _hits(benchmark: Benchmark, features: Features) -> Hits:
     return classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
 
 
-def _outcomes(main: str, features: Features, hits: Hits | None) -> Outcomes | None:
-    """Return the main metric image by image, where it is a mean over images or over classes."""
-    if main == "mean_recall@1":
+def _outcomes(main: str, benchmark: Benchmark, features: Features, hits: Hits | None) -> Outcomes:
+    """Return the main metric image by image."""
+    if hits is None:
         assert features.num_captions is not None, "a data set of captions says whose they are"
         return outcomes_of(
             features.keys, caption_hits(features.image, features.text, features.num_captions.tolist()).cpu().numpy()
         )
-    if main == "acc1" and hits is not None:
+    assert features.labels is not None, "a data set of classes has labels"
+    labels = features.labels.cpu().numpy()
+    if main == "acc1":
         return outcomes_of(features.keys, hits.top1.numpy())
-    if main == "mean_per_class_recall" and hits is not None and features.labels is not None:
-        labels = features.labels.cpu()
-        counts = torch.bincount(labels)
-        weights = 1.0 / (counts[labels] * int((counts > 0).sum())).double()
-        return outcomes_of(features.keys, hits.top1.numpy(), weights.numpy())
-    return None
+    if main == "mean_per_class_recall":
+        return outcomes_of(features.keys, hits.top1.numpy(), class_weights(labels))
+    if main == "F1-macro_all":
+        values = macro_f1_values(hits.predicted, features.labels.cpu())
+        return macro_f1_outcomes(features.keys, values.numpy(), labels)
+    key = key_and_title(benchmark.name)[0]
+    assert features.metadata is not None, f"{main} is over groups, which the features hold"
+    right, groups = grouped_hits(key, main, hits, features.metadata)
+    return worst_group_outcomes(features.keys, right.numpy(), groups.cpu().numpy())
 
 
 def _classification(benchmark: Benchmark, features: Features, hits: Hits) -> dict[str, float]:

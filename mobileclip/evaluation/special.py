@@ -62,11 +62,28 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
         metrics["F1-macro_all"] = macro_f1(hits.predicted, labels.cpu())
     if metadata is None:
         return metrics
-    prefix, right = ("acc_top5", hits.top5) if key == "fairness/dollar_street" else ("acc", hits.top1)
+    prefix = "acc_top5" if key == "fairness/dollar_street" else "acc"
     for grouping in _GROUPINGS.get(key, ()):
-        found = group_accuracy(right, metadata[:, FIELDS[key].index(grouping.field)])
+        found = group_accuracy(*grouped_hits(key, grouping.worst, hits, metadata))
         metrics[f"{prefix}_avg"] = found.average
         metrics |= {f"{prefix}_{grouping.field}:{group}": value for group, value in found.groups.items()}
         metrics |= {f"count_{grouping.field}:{group}": float(count) for group, count in found.counts.items()}
         metrics[grouping.worst] = found.worst
     return metrics
+
+
+def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how right each image is, and the number of its group, of which a metric is the worst.
+
+    Shape:
+        metadata: `(images, fields)`; results: `(images,)`.
+
+    Args:
+        key: of the data set in the suite.
+        worst: name of the metric.
+        hits: what became of the images.
+        metadata: what `metadata_fields` names.
+    """
+    field = next(grouping.field for grouping in _GROUPINGS[key] if grouping.worst == worst)
+    right = hits.top5 if key == "fairness/dollar_street" else hits.top1
+    return right, metadata[:, FIELDS[key].index(field)]

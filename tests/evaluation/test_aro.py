@@ -15,7 +15,7 @@ from PIL import Image
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import open_benchmark
 from mobileclip.evaluation.aro import evaluate_aro, open_aro, order_task
-from mobileclip.evaluation.aro.scoring import CaptionScores, order_metrics, pair_metrics
+from mobileclip.evaluation.aro.scoring import CaptionScores, order_metrics, order_outcomes, pair_metrics
 from mobileclip.evaluation.perturbation import PERTURBATIONS, normalize_caption, perturb
 from mobileclip.evaluation.tagging import SpacyTagger
 from tests.encoders.small import SMALL_MCT
@@ -115,6 +115,9 @@ def test_relations_by_hand(genome, batch_size):
             "accuracy/under": 1 / 3,
         }
     )
+    # Two pictures of three cases each that count.
+    assert evaluation.outcomes.values.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert evaluation.outcomes.num_effective == pytest.approx(2)
 
 
 def test_attributes_count_from_25_cases_on(tmp_path):
@@ -325,7 +328,9 @@ def test_equal_scores():
     """By hand: the true caption first, and texts of one number are one text to the model."""
     scores = torch.tensor([[0.5, 0.5, 0.5, 0.1, 0.1], [0.5, 0.6, 0.1, 0.1, 0.1], [0.5, 0.5, 0.5, 0.5, 0.5]])
     texts = torch.tensor([[0, 0, 1, 2, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]])
-    metrics = order_metrics(CaptionScores(scores=scores, texts=texts))
+    compared = CaptionScores(scores=scores, texts=texts)
+    metrics = order_metrics(compared)
+    assert order_outcomes(compared, ["a", "b", "b"]).values.tolist() == pytest.approx([1 / 3, 2 / 15])
     assert metrics["precision@1"] == pytest.approx((1 / 2 + 0 + 1 / 5) / 3)
     assert metrics["chance"] == pytest.approx((1 / 3 + 1 / 5 + 1 / 5) / 3)
     assert [metrics[f"accuracy/{name}"] for name in PERTURBATIONS] == pytest.approx(

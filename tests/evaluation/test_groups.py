@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobileclip.evaluation import association_score, group_accuracy, macro_f1
+from mobileclip.evaluation.groups import macro_f1_values
 
 
 class TestGroups:
@@ -63,6 +64,16 @@ class TestMacroF1:
             scores.append(2 * precision * recall / (precision + recall) if right else Fraction(0))
         predicted, labels = (torch.tensor(values) for values in zip(*images, strict=True))
         assert macro_f1(predicted, labels) == pytest.approx(float(sum(scores) / len(scores)))
+        assert float(macro_f1_values(predicted, labels).mean()) == pytest.approx(macro_f1(predicted, labels))
+
+    def test_values_say_what_an_image_changes(self):
+        """An image that weighs a thousandth more, one after another."""
+        labels, predicted = torch.tensor([0, 0, 0, 1, 1, 2, 0]), torch.tensor([0, 0, 1, 1, 3, 3, 2])
+        found, f1, often = macro_f1_values(predicted, labels), macro_f1(predicted, labels), 1000
+        for image in range(len(labels)):
+            more = (torch.cat([one.repeat(often), one[image : image + 1]]) for one in (predicted, labels))
+            change = (macro_f1(*more) - f1) * often * len(labels)
+            assert change == pytest.approx(float(found[image]) - f1, abs=2e-3)
 
     def test_mistakes(self):
         with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):

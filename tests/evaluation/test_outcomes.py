@@ -10,13 +10,23 @@ import pytest
 import torch
 
 from mobileclip.evaluation import Benchmark, DatasetResult, EvaluationSpec, Features, evaluate_models, score
+from mobileclip.evaluation.groups import macro_f1_values
 from mobileclip.evaluation.intervals import proportion_interval
-from mobileclip.evaluation.outcomes import outcomes_of, read_outcomes, write_outcomes
+from mobileclip.evaluation.outcomes import (
+    class_weights,
+    clustered_outcomes,
+    macro_f1_outcomes,
+    outcomes_of,
+    read_outcomes,
+    worst_group_outcomes,
+    write_outcomes,
+)
 from mobileclip.evaluation.report import paired_table, results_table
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.summary import summarize
 from tests.data.test_opening import class_folder
 from tests.evaluation.test_own_data import colours  # noqa: F401  a fixture
+from tests.evaluation.test_scoring import case_of
 from tests.test_cli import run
 
 KEYS = tuple(f"{number:03d}" for number in range(200))
@@ -54,6 +64,55 @@ def test_their_mean_is_the_main_metric(name):
     assert scored.outcomes.num_effective <= 60 + 1e-9
 
 
+@pytest.mark.parametrize("name", ["wilds-fmow", "wilds-iwildcam", "dollar_street", "fairness-geode"])
+def test_metrics_that_are_no_mean_have_intervals_and_paired_tests_too(name):
+    case = case_of(name, fields=3, seed=4)
+    scored = score(case.benchmark, case.features)
+    interval = scored.outcomes.interval
+    assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
+    other = attrs.evolve(case.features, image=case.features.image + 0.5 * case_of(name, seed=5).features.image)
+    changed = score(case.benchmark, other)
+    found = changed.outcomes.compared_with(scored.outcomes)
+    assert found.difference == pytest.approx(changed.result.main_metric - scored.result.main_metric, abs=1e-6)
+    assert found.interval.low < found.difference < found.interval.high
+    assert 0 < found.p_value <= 1
+    if name != "wilds-iwildcam":
+        regrouped = attrs.evolve(case.features, metadata=case.features.metadata.flip(0))
+        assert score(case.benchmark, regrouped).outcomes.compared_with(scored.outcomes) is None
+
+
+def test_the_interval_of_macro_f1_holds_the_true_one_as_often_as_it_says():
+    rng, shares = np.random.default_rng(0), np.array([0.5, 0.3, 0.12, 0.08])
+    confusion = np.full((4, 4), 0.1) + 0.6 * np.eye(4)
+    joint = shares[:, None] * confusion
+    truth = (2 * joint.diagonal() / (joint.sum(0) + joint.sum(1))).mean()
+    held = 0
+    for _ in range(400):
+        drawn = rng.choice(16, size=250, p=joint.ravel())
+        labels, predicted = torch.from_numpy(drawn // 4), torch.from_numpy(drawn % 4)
+        interval = macro_f1_outcomes(drawn.astype(str), macro_f1_values(predicted, labels).numpy(), labels).interval
+        held += interval.low <= truth <= interval.high
+    assert 0.93 < held / 400 < 0.99
+
+
+def test_macro_f1_of_images_that_are_all_right_is_as_sure_as_the_classes_leave():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    outcomes = macro_f1_outcomes(KEYS[:100], macro_f1_values(labels, labels).numpy(), labels)
+    assert outcomes.interval == proportion_interval(36, 36)
+
+
+def test_questions_about_one_image_count_as_one_image():
+    keys, right = ["a", "a", "b", "c", "c", "c"], [1, 0, 1, 0, 0, 1]
+    outcomes = clustered_outcomes(keys, right)
+    assert float(outcomes.values.mean()) == pytest.approx(0.5)
+    assert outcomes.num_effective == pytest.approx(36 / (4 + 1 + 9))
+    assert outcomes.asked == outcomes_of(["a", "b", "c"], [0, 0, 0]).asked
+    by_group = clustered_outcomes(keys, right, class_weights(["x", "y", "y", "y", "y", "y"]))
+    assert float(by_group.values.mean()) == pytest.approx((1 + 2 / 5) / 2)
+    # What does not count leaves no image behind.
+    assert len(clustered_outcomes(keys, right, [0.5, 0, 0.5, 0, 0, 0]).values) == 2
+
+
 def test_an_accuracy_has_wilsons_interval():
     outcomes = outcomes_of(KEYS, [1] * 150 + [0] * 50)
     assert outcomes.interval == proportion_interval(150, 200)
@@ -74,6 +133,9 @@ def test_what_is_written_is_read_for_this_evaluation_alone(tmp_path, caplog):
     assert (read.asked, read.num_effective) == (outcomes.asked, outcomes.num_effective)
     assert read_outcomes(tmp_path, "vtab/pets", "b" * 64) is None
     assert read_outcomes(tmp_path, "vtab/dtd", "a" * 64) is None
+    assert read.groups is None
+    write_outcomes(tmp_path, "vtab/pets", "a" * 64, worst_group_outcomes(KEYS, outcomes.values, np.arange(200) % 7))
+    np.testing.assert_array_equal(read_outcomes(tmp_path, "vtab/pets", "a" * 64).groups, np.arange(200) % 7)
     (path,) = (tmp_path / "outcomes").iterdir()
     path.write_bytes(path.read_bytes()[:100])
     assert read_outcomes(tmp_path, "vtab/pets", "a" * 64) is None

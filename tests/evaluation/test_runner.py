@@ -667,7 +667,9 @@ class TestTasks:
         done = evaluate_models([str(root / "model0.safetensors")], spec)
         assert done.failures == ()
         record = done.models[0].records["aro/flickr30k_order"]
-        assert 0 < record.result.metrics["precision@1"] < 1
+        assert 0 < record.interval[0] < record.result.metrics["precision@1"] < record.interval[1] < 1
+        outcomes = done.models[0].outcomes["aro/flickr30k_order"]
+        assert float(outcomes.values.mean()) == pytest.approx(record.result.main_metric)
         assert evaluate_models([str(root / "model0.safetensors")], spec).models[0].records == done.models[0].records
 
 

@@ -148,6 +148,8 @@ def test_metrics(root, images, batch_size):
     assert (evaluation.result.key, evaluation.result.dataset) == ("misc/winogavil", "WinoGAViL")
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (7, 0)
     assert (evaluation.report.num_read, evaluation.report.num_skipped) == (7, 0)
+    assert evaluation.outcomes.values.tolist() == pytest.approx([score for size, score in scores if size >= 10])
+    assert evaluation.outcomes.interval.low < evaluation.result.main_metric < evaluation.outcomes.interval.high
 
 
 def test_what_counts_is_ten_candidates_and_more(root):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.data.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.evaluation.aro.scoring import caption_scores, order_metrics, pair_metrics
+from mobileclip.evaluation.aro.scoring import caption_scores, order_metrics, order_outcomes, pair_metrics, pair_outcomes
 from mobileclip.evaluation.aro.tasks import Aro, Box, Case, PairTask, Picture
 from mobileclip.evaluation.aro.texts import encode_distinct
 from mobileclip.evaluation.decoding import decode_ahead
@@ -30,6 +30,7 @@ class _View:
 
     pixels: Tensor
     cases: tuple[Case, ...]
+    picture: str
 
 
 def evaluate_aro(
@@ -71,7 +72,7 @@ def evaluate_aro(
     report = SkipReport()
     with encoding(model, known_texts) as encoders:
         views = _views(aro, report, transform, ahead=2 * batch_size, num_threads=num_threads, shown=show_progress)
-        image, cases, images = _encode(encoders, views, batch_size=batch_size)
+        image, cases, images, pictures = _encode(encoders, views, batch_size=batch_size)
         if not cases:
             raise ValueError(f"no image of {aro.title} can be evaluated: {report}")
         captions = [(case.true_caption, *case.false_captions) for case in cases]
@@ -86,27 +87,34 @@ def evaluate_aro(
         image, text, images=images, texts=torch.tensor([[row_of[caption] for caption in group] for group in captions])
     )
     if isinstance(aro, PairTask):
-        metrics = pair_metrics(compared, [case.group for case in cases], aro.counted)
+        groups = [case.group for case in cases]
+        metrics = pair_metrics(compared, groups, aro.counted)
+        outcomes = pair_outcomes(compared, groups, aro.counted, pictures)
     else:
-        metrics = order_metrics(compared)
+        metrics, outcomes = order_metrics(compared), order_outcomes(compared, pictures)
     result = DatasetResult(
         key=aro.key, dataset=aro.dataset, metrics=metrics, num_images=len(cases), num_skipped=report.num_skipped
     )
-    return Evaluation(result=result, report=report)
+    return Evaluation(result=result, report=report, outcomes=outcomes)
 
 
-def _encode(encoders: Encoders, views: Iterator[_View], *, batch_size: int) -> tuple[Tensor, list[Case], Tensor]:
-    """Return the embeddings of the views, the cases about them, and the index of every case's view."""
+def _encode(
+    encoders: Encoders, views: Iterator[_View], *, batch_size: int
+) -> tuple[Tensor, list[Case], Tensor, list[str]]:
+    """Return the embeddings of the views, the cases about them, and every case's view, an index, and picture, a key."""
     embeddings: list[Tensor] = []
     cases: list[Case] = []
     counts: list[int] = []
+    pictures: list[str] = []
     while batch := list(islice(views, batch_size)):
         embeddings.append(encoders.encode_images(torch.stack([view.pixels for view in batch])))
         for view in batch:
             cases += view.cases
             counts.append(len(view.cases))
+            pictures += [view.picture] * len(view.cases)
     image = torch.cat(embeddings) if embeddings else torch.empty(0, 0)
-    return image, cases, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+    images = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+    return image, cases, images, pictures
 
 
 def _views(
@@ -132,7 +140,7 @@ def _views(
             for box in picture.boxes:
                 cases = tuple(case for case in picture.cases if case.box == box)
                 if box in outcome:
-                    yield _View(pixels=outcome[box], cases=cases)
+                    yield _View(pixels=outcome[box], cases=cases, picture=picture.key)
                 else:
                     error = BadSampleError("box_outside", f"{box} lies outside of {picture.key}")
                     _leave_out(report, aro, cases, error)

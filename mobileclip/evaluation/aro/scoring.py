@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobileclip.evaluation.outcomes import Outcomes, class_weights, clustered_outcomes
 from mobileclip.evaluation.perturbation import PERTURBATIONS
 from mobileclip.evaluation.ranking import require_embeddings
 from mobileclip.evaluation.results import MAIN_METRIC
@@ -92,6 +93,32 @@ def pair_metrics(compared: CaptionScores, groups: Sequence[str], counted: Sequen
     }
 
 
+def pair_outcomes(
+    compared: CaptionScores, groups: Sequence[str], counted: Sequence[str], pictures: Sequence[str]
+) -> Outcomes:
+    """Return what `pair_metrics`'s macro accuracy is made of, by picture: every group that counts has the same weight.
+
+    Args:
+        compared: with two captions a case.
+        groups: what every case tests.
+        counted: the groups whose mean is the metric, each with a case.
+        pictures: key of the picture that every case is about.
+    """
+    kept = [number for number, group in enumerate(groups) if group in counted]
+    right = _beats(compared)[kept, 0].cpu().numpy()
+    return clustered_outcomes([pictures[one] for one in kept], right, class_weights([groups[one] for one in kept]))
+
+
+def order_outcomes(compared: CaptionScores, pictures: Sequence[str]) -> Outcomes:
+    """Return what `order_metrics`'s precision is made of, by picture: every caption has the same weight.
+
+    Args:
+        compared: the true caption and those of `PERTURBATIONS`.
+        pictures: key of the picture that every case is about.
+    """
+    return clustered_outcomes(pictures, _best(compared, _competing(compared)).cpu().numpy())
+
+
 def order_metrics(compared: CaptionScores) -> dict[str, float]:
     """Return how often the true caption is the best, what guessing gives, and how often it beats each other order.
 
@@ -101,23 +128,32 @@ def order_metrics(compared: CaptionScores) -> dict[str, float]:
     Args:
         compared: the true caption and those of `PERTURBATIONS`.
     """
-    scores, texts = compared.scores, compared.texts
-    first, *others = range(texts.shape[1])
-    competes = torch.zeros_like(texts, dtype=torch.bool)
-    for column in others:
-        competes[:, column] = (texts[:, column, None] != texts[:, :column]).all(dim=1)
-    better = competes & (scores > scores[:, first, None])
-    tied = competes & (scores == scores[:, first, None])
-    best = torch.where(better.any(dim=1), 0.0, 1.0 / (1 + tied.sum(dim=1).double()))
-    against = _beats(compared)
-    against[texts[:, 1:] == texts[:, :1]] = 1.0
-    precision = float(best.mean())
+    competes, against = _competing(compared), _beats(compared)
+    against[compared.texts[:, 1:] == compared.texts[:, :1]] = 1.0
+    precision = float(_best(compared, competes).mean())
     return {
         MAIN_METRIC: precision,
         "precision@1": precision,
         "chance": float((1.0 / (1 + competes.sum(dim=1).double())).mean()),
         **{f"accuracy/{name}": float(against[:, index].mean()) for index, name in enumerate(PERTURBATIONS)},
     }
+
+
+def _competing(compared: CaptionScores) -> Tensor:
+    """Return which captions are texts that no caption before them is to the model, the true one left out."""
+    texts = compared.texts
+    competes = torch.zeros_like(texts, dtype=torch.bool)
+    for column in range(1, texts.shape[1]):
+        competes[:, column] = (texts[:, column, None] != texts[:, :column]).all(dim=1)
+    return competes
+
+
+def _best(compared: CaptionScores, competes: Tensor) -> Tensor:
+    """Return how likely the true caption is the best one, by case."""
+    scores = compared.scores
+    better = competes & (scores > scores[:, :1])
+    tied = competes & (scores == scores[:, :1])
+    return torch.where(better.any(dim=1), 0.0, 1.0 / (1 + tied.sum(dim=1).double()))
 
 
 def _beats(compared: CaptionScores) -> Tensor:

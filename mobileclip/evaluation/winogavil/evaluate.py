@@ -18,6 +18,7 @@ from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.groups import association_score
 from mobileclip.evaluation.inference import Encoders, KnownTexts, encoding
+from mobileclip.evaluation.outcomes import outcomes_of
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.winogavil.opening import WinoGavil, WinoGavilInstance
 from mobileclip.evaluation.winogavil.pictures import Picture, read_pictures
@@ -107,6 +108,10 @@ def evaluate_winogavil(
             num_skipped=len(winogavil.instances) - len(complete),
         ),
         report=report,
+        outcomes=outcomes_of(
+            [instance.key for instance in complete if _GROUPS[_MAIN](len(instance.candidates))],
+            [score for count, score in scores if _GROUPS[_MAIN](count)],
+        ),
     )
 
 
