@@ -17,7 +17,7 @@ from PIL import Image
 from mobileclip import storage
 from mobileclip.data.image import ImageError, ImageSource
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.data.sources import as_source
+from mobileclip.data.sources import LineAccess, as_source
 from mobileclip.identity import ModelIdentity
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.progress import Progress
@@ -162,14 +162,20 @@ def read_texts(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def gathered_pictures(data: str, report: SkipReport) -> Iterator[tuple[str, ImageSource]]:
+def gathered_pictures(
+    data: str,
+    report: SkipReport,
+    *,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+) -> Iterator[tuple[str, ImageSource]]:
     """Yield the pictures of a data set, each with a name: `DATA/KEY`.
 
     Args:
         data: see `as_source`.
         report: counts what was read and what was left out.
+        lines: what the lines of a `.jsonl` file may name.
     """
-    for unit in as_source(data).units():
+    for unit in as_source(data, lines=lines).units():
         for sample in unit.read(report):
             if sample.image is None:
                 report.num_read -= 1

@@ -176,6 +176,29 @@ def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, t
     np.testing.assert_allclose(read.image[1:7], read.image[7:13], rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_list_may_name_is_let_in_by_flags_that_refusals_name(capsys, small_file, tmp_path):
+    from tests.data.test_opening import picture
+    from tests.stores import web_server
+
+    (tmp_path / "list").mkdir()
+    (tmp_path / "red.png").write_bytes(picture("red", 0))
+    listed, output = tmp_path / "list" / "mine.jsonl", tmp_path / "e.npz"
+    with web_server() as site:
+        site.files["/blue.png"] = picture("blue", 0)
+        images = ["../red.png", f"{site.url}/blue.png", "s3://bucket/green.png"]
+        listed.write_text("".join(json.dumps({"image": image, "text": "x"}) + "\n" for image in images))
+        status, _, err = run(capsys, "embed", listed, "-o", output, "-c", small_file)
+        assert status == 1
+        for flag in ("(--no-inside)", "(--hosts)", "name s3 in `schemes` (--schemes)"):
+            assert flag in err
+        flags = ["--no-inside", "--hosts", "127.0.0.1"]
+        status, out, err = run(capsys, "embed", listed, "-o", output, "-c", small_file, *flags)
+        assert (status, "wrote 2 image" in out) == (1, True)
+        assert "(--schemes)" in err
+        listed.write_text(listed.read_text().partition('{"image": "s3')[0])
+        assert run(capsys, "embed", listed, "-o", output, "-c", small_file, "--overwrite", *flags)[0] == 0
+
+
 def test_nothing_is_written_where_no_image_can_be_read(capsys, small_file, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
     status, out, err = run(capsys, "embed", tmp_path / "torn.png", "-o", tmp_path / "e.npz", "-c", small_file)

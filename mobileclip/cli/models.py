@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file, without_repeats
+from mobileclip.data.sources import LineAccess
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
@@ -21,6 +22,7 @@ _MOST_NAMED = 100
 DEFAULT_MODEL = "mobileclip_s0"
 
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
+Lines = Annotated[OmitArgPrefixes[LineAccess], arg(name="")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")]
 
@@ -77,6 +79,7 @@ def embed(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: int = 32,
+    lines: Lines = LineAccess(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
 ) -> None:
@@ -97,6 +100,7 @@ def embed(
         checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         batch_size: images or texts encoded at once.
+        lines: what the lines of a .jsonl file may name.
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
@@ -124,8 +128,8 @@ def embed(
     paths = _images_at([one for one in inputs if one not in places])
     if texts is not None:
         require_file(texts, "a file with one text a line")
-    lines = [] if texts is None else read_texts(texts)
-    if not paths and not places and not lines:
+    sentences = [] if texts is None else read_texts(texts)
+    if not paths and not places and not sentences:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
     before = read_embeddings(output) if append and output.exists() else None
     name = model or (None if checkpoint else DEFAULT_MODEL)
@@ -137,12 +141,12 @@ def embed(
         before.model.require_same(identity, here=f"the embeddings in {output}", there="the new ones")
         known |= {*before.image_paths}
         paths = [path for path in paths if str(path) not in known]
-        lines = [line for line in lines if line not in set(before.texts)]
+        sentences = [one for one in sentences if one not in set(before.texts)]
     report = SkipReport(log=False)
-    gathered = (one for place in places for one in gathered_pictures(place, report) if one[0] not in known)
+    gathered = (one for place in places for one in gathered_pictures(place, report, lines=lines) if one[0] not in known)
     pictures = chain(((str(path), path) for path in paths), gathered)
     count = None if places else len(paths)
-    embeddings, skipped = embed_files(clip, identity, pictures, lines, num_pictures=count, batch_size=batch_size)
+    embeddings, skipped = embed_files(clip, identity, pictures, sentences, num_pictures=count, batch_size=batch_size)
     skipped += [f"{skip.key} of {skip.shard}: {skip.detail}" for skips in report.named.values() for skip in skips]
     num_new = len(embeddings.image_paths)
     _report_skipped(skipped, num_new + len(skipped))
@@ -152,7 +156,7 @@ def embed(
         say("not one image could be embedded; nothing was written", error=True)
         sys.exit(1)
     write_embeddings(output, embeddings, overwrite=overwrite or append)
-    say(f"{'wrote' if before is None else 'added'} {num_new} image and {len(lines)} text embeddings to {output}")
+    say(f"{'wrote' if before is None else 'added'} {num_new} image and {len(sentences)} text embeddings to {output}")
     if skipped:
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample
 from mobileclip.data.shards import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.data.sources import Source, label_of, open_data_set
+from mobileclip.data.sources import LineAccess, Source, label_of, open_data_set
 from mobileclip.data.sources.opening import LINES, name_of
 from mobileclip.data.sources.public_layout import (
     SPLIT,
@@ -193,7 +193,13 @@ def require_different_names(names: Iterable[str]) -> None:
         raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
 
 
-def open_benchmark(path: str | os.PathLike[str], *, split: str = SPLIT, allow_missing: bool = False) -> Benchmark:
+def open_benchmark(
+    path: str | os.PathLike[str],
+    *,
+    split: str = SPLIT,
+    allow_missing: bool = False,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+) -> Benchmark:
     """Return a data set, having read its names and templates; images are read when they are asked for.
 
     Args:
@@ -202,6 +208,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = SPLIT, allow_mi
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: the folder of the shards in the public layout.
         allow_missing: see `Benchmark`.
+        lines: what the lines of a `.jsonl` file may name.
 
     Raises:
         ValueError: if there is no data set; the message says what is there and what is expected. In the public layout,
@@ -219,7 +226,7 @@ def open_benchmark(path: str | os.PathLike[str], *, split: str = SPLIT, allow_mi
             shards=layout.shards,
             allow_missing=allow_missing,
         )
-    opened = open_data_set(text)
+    opened = open_data_set(text, lines=lines)
     if opened.kind == "classes" and len(opened.class_names) < 2:
         raise ValueError(f"{text} has one class alone, {opened.class_names[0]!r}; expected several to choose from")
     return Benchmark(

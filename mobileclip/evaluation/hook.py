@@ -12,6 +12,7 @@ from torch import nn
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.skips import SkipReport
+from mobileclip.data.sources import LineAccess
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.evaluate import evaluate_benchmark
@@ -28,6 +29,7 @@ def evaluation_hook(
     batch_size: int = 64,
     num_threads: int | None = None,
     allow_missing: bool = False,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return what evaluates a model in training, as `mobileclip.training.train` takes it.
 
@@ -45,13 +47,17 @@ def evaluation_hook(
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         allow_missing: of those that are opened here, see `Benchmark`.
+        lines: of those that are opened here, what the lines of a `.jsonl` file may name.
 
     Raises:
         ValueError: if there is no data set, two have one name, or one cannot be evaluated: its files are missing or
             malformed, a shard is missing or breaks off, or not one sample can be used.
         OSError: if a store cannot be reached.
     """
-    opened = tuple(_opened(one, allow_missing=allow_missing) for one in benchmarks)
+    opened = tuple(
+        one if isinstance(one, Benchmark) else open_benchmark(one, allow_missing=allow_missing, lines=lines)
+        for one in benchmarks
+    )
     if not opened:
         raise ValueError("there is no data set to evaluate on; give at least one")
     require_different_names(benchmark.name for benchmark in opened)
@@ -101,12 +107,6 @@ def _unless_it_fails(measure: Callable[[], dict[str, float]], name: str, num_ste
             exc_info=not isinstance(error, (ValueError, OSError)),
         )
         return {}
-
-
-def _opened(benchmark: Benchmark | str | os.PathLike[str], *, allow_missing: bool) -> Benchmark:
-    if isinstance(benchmark, Benchmark):
-        return benchmark
-    return open_benchmark(benchmark, allow_missing=allow_missing)
 
 
 def _require_data(benchmark: Benchmark) -> None:

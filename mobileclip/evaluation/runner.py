@@ -15,6 +15,7 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
+from mobileclip.data.sources import LineAccess
 from mobileclip.devices import AUTO, pick_device
 from mobileclip.evaluation.batch_size import find_batch_size
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
@@ -77,6 +78,7 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
+        lines: what the lines of a `.jsonl` file among the data sets may name.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
     """
 
@@ -91,6 +93,7 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     tagger: str = "en_core_web_sm"
+    lines: LineAccess = attrs.field(factory=LineAccess)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
 
@@ -217,10 +220,14 @@ def _opened(tasks: Sequence[Task], spec: EvaluationSpec) -> dict[str, Benchmark]
     if not spec.datasets:
         return {}
     near = [task for task in tasks if task.kind == "benchmark" and not storage.is_remote(task.path)]
-    opened = {task.key: open_benchmark(task.path, allow_missing=spec.allow_missing) for task in near}
+    opened = {task.key: _open(task, spec) for task in near}
     for benchmark in opened.values():
         require_metric(benchmark)
     return opened
+
+
+def _open(task: Task, spec: EvaluationSpec) -> Benchmark:
+    return open_benchmark(task.path, allow_missing=spec.allow_missing, lines=spec.lines)
 
 
 class _Evaluator:
@@ -284,7 +291,7 @@ class _Evaluator:
         if task.kind == "benchmark":
             benchmark = self.opened.get(task.key)
             if benchmark is None:
-                benchmark = open_benchmark(task.path, allow_missing=self.spec.allow_missing)
+                benchmark = _open(task, self.spec)
                 require_metric(benchmark)
             texts = hash_of([benchmark.class_names, benchmark.templates])
             with unchanging(benchmark) as content:
@@ -306,7 +313,7 @@ class _Evaluator:
     def _content(self, task: Task) -> str | None:
         """Return what changes with the files of a task that is no benchmark, or None where nothing says."""
         if task.kind == "order":
-            return fingerprint(open_benchmark(task.path, allow_missing=self.spec.allow_missing))
+            return fingerprint(_open(task, self.spec))
         try:
             found = {name: mark for name, mark in storage.find_files(task.path).items() if not name.startswith(".")}
         except ValueError:  # a web server lists nothing
@@ -357,7 +364,7 @@ class _Evaluator:
 
         tagger = SpacyTagger(self.spec.tagger) if task.key.endswith("_order") else None
         if task.kind == "order":
-            return order_task(open_benchmark(task.path, allow_missing=self.spec.allow_missing), tagger=tagger)
+            return order_task(_open(task, self.spec), tagger=tagger)
         part = next(part for part in PARTS if task.key == f"aro/{part}")
         return open_aro(part, task.path, tagger=tagger)
 

@@ -81,7 +81,7 @@ def connect(
 
 
 def _refused(host: str, what: str) -> RefusedHostError:
-    return RefusedHostError(f"{host} is {what}; if you trust it, name it in `hosts` of the source")
+    return RefusedHostError(f"{host} is {what}; if you trust it, name it in `hosts` of the source (--hosts)")
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

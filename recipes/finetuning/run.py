@@ -94,7 +94,7 @@ def run(spec: FinetuneSpec) -> Results | None:
     _refuse_other(spec)
     train_part, test_part = _new_task(spec, spec.data)
     _refuse_other_data(spec, train_part)
-    old = tuple(open_task(path, "auto", spec.templates) for path in spec.old_tasks)
+    old = tuple(open_task(path, "auto", spec.templates, spec.lines) for path in spec.old_tasks)
     original = load(spec)
     data = _prepared(spec, train_part, is_first=is_first)
     steps = Steps(spec=spec, data=data, test=test_part, old=old)
@@ -143,10 +143,10 @@ def _claim(spec: FinetuneSpec, task: Task) -> None:
 
 def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
     """Return what is trained on, and what is tested on."""
-    new = open_task(data, spec.kind, spec.templates)
+    new = open_task(data, spec.kind, spec.templates, spec.lines)
     if spec.test is None:
         return split(new, spec.held_out)
-    return new, open_task(spec.test, spec.kind, spec.templates)
+    return new, open_task(spec.test, spec.kind, spec.templates, spec.lines)
 
 
 def _prepared(spec: FinetuneSpec, task: Task, *, is_first: bool) -> TrainingData:

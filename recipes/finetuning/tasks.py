@@ -13,6 +13,7 @@ import attrs
 from mobileclip.data import (
     ClassFolderSource,
     ImageTextSample,
+    LineAccess,
     SkipReport,
     Source,
     open_data_set,
@@ -105,14 +106,19 @@ class TrainingData:
     labels: dict[str, int]
 
 
-def open_task(path: str, kind: Kind, templates: tuple[str, ...]) -> Task:
+def open_task(
+    path: str,
+    kind: Kind,
+    templates: tuple[str, ...],
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+) -> Task:
     """Return the task that is at `path`, any data set; see `open_data_set`.
 
     Raises:
         ValueError, OSError: if there is nothing of that kind.
     """
     # Small shards, so that several processes have some each.
-    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD)
+    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, lines=lines)
     return Task(name=opened.name, source=opened.source, kind=opened.kind)
 
 

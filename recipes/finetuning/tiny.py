@@ -71,7 +71,7 @@ def shrink(spec: FinetuneSpec) -> FinetuneSpec:
     if spec.data is None:
         small["templates"] = (TEMPLATE,)
     small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
-    few = partial(_few, folder / "samples", spec.templates)
+    few = partial(_few, folder / "samples", spec)
     small["data"] = str(write_new_shapes(folder, world)) if spec.data is None else few(spec.data, spec.kind)
     if spec.test is not None:
         small["test"] = few(spec.test, spec.kind)
@@ -82,9 +82,9 @@ def shrink(spec: FinetuneSpec) -> FinetuneSpec:
     return attrs.evolve(spec, tiny=False, **small)
 
 
-def _few(folder: Path, templates: tuple[str, ...], path: str, kind: Kind) -> str:
+def _few(folder: Path, spec: FinetuneSpec, path: str, kind: Kind) -> str:
     """Return a copy of the first samples of someone's data."""
-    opened = open_data_set(path, kind=kind, templates=templates)
+    opened = open_data_set(path, kind=kind, templates=spec.templates, lines=spec.lines)
     return first_samples(opened.source, folder, opened.name)
 
 

@@ -12,7 +12,7 @@ from attrs import validators
 from command_line import reported, show, typed, written_run
 from few_samples import first_samples
 
-from mobileclip.data import Layout, augmentations
+from mobileclip.data import JsonLinesSource, Layout, LineAccess, augmentations
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
 from mobileclip.terminal import say
 
@@ -32,6 +32,7 @@ class Command:
     Args:
         source: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
             (s3://, gs://); or a JSON Lines file with images and captions; or a folder of images.
+        lines: what the lines of a JSON Lines file may name.
         output: where the reinforced shards go, with their manifest and card; a folder or an address. A second run
             finishes what is missing.
         step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, `both` does
@@ -58,6 +59,7 @@ class Command:
     """
 
     source: str | None = None
+    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
     output: str | None = None
     step: Literal["both", "captions", "embeddings"] = "both"
     engine: Literal["local", "ray"] = "local"
@@ -116,6 +118,8 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     else:
         output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
         spec = recipe(command.source or write_scenes(TINY / "scenes"), output)
+    if isinstance(spec.source, JsonLinesSource) and command.lines != LineAccess():
+        spec = attrs.evolve(spec, source=spec.source.allowing(command.lines))
     if command.tiny:
         if command.source is not None or written is not None:
             spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))

@@ -12,7 +12,7 @@ import attrs
 import tyro
 from command_line import reported, show, typed, written_run
 
-from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.data import LineAccess, ReinforcedPipelineSpec
 from mobileclip.devices import AUTO
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.terminal import console, say
@@ -40,6 +40,7 @@ class Command:
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
+        lines: what the lines of `.jsonl` files among these may name.
         output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
             checkpoint.
         initial_weights: a checkpoint to start from, in training form and any known layout.
@@ -56,6 +57,7 @@ class Command:
     data: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
+    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
     output: Path | None = None
     initial_weights: Path | None = None
     device: str = AUTO
@@ -164,7 +166,7 @@ def _no_data(spec: RunSpec) -> str:
 def _train(spec: RunSpec, command: Command, name: str) -> None:
     output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
     measured = command.validation or command.evaluate
-    evaluate = partial(measured_on, command.validation, command.evaluate) if measured else None
+    evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
     model = run(spec, output, evaluate=evaluate, device=command.device, title=name, console=console())
     if int(os.environ.get("RANK", "0")) > 0:
         return

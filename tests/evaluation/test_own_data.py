@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 
+import attrs
 import pytest
 import torch
 
+from mobileclip.data import LineAccess
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import EvaluationSpec, evaluate_models, open_benchmark, read_results
 from mobileclip.evaluation.candidates import Candidate, asked, require_candidates
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.reparam import reparameterize
-from tests.data.test_opening import FORMS, class_folder, picture
+from tests.data.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
 from tests.evaluation.models import ColourModel, tokenize
 from tests.test_cli import run
@@ -74,6 +76,26 @@ def test_every_form_gives_the_same_numbers(tmp_path, colours, form):
         assert sees.metrics["mean_recall@1"] > confused.metrics["mean_recall@1"]
     again = evaluate_models(colours, spec)
     assert [model.records for model in again.models] == [model.records for model in done.models]
+
+
+def outside(root):
+    """A list in a folder of its own, beside that of its pictures."""
+    (root / "list").mkdir()
+    written = lines(root, labels=True).read_text(encoding="utf-8")
+    (root / "list" / "mine.jsonl").write_text(written.replace("images/", "../images/"), encoding="utf-8")
+    return str(root / "list" / "mine.jsonl")
+
+
+def test_a_list_that_is_trusted_names_pictures_elsewhere(tmp_path, colours):
+    path = outside(tmp_path)
+    spec = EvaluationSpec(datasets=(path,), output=tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+        evaluate_models(colours[:1], spec)
+    trusted = attrs.evolve(spec, lines=LineAccess(inside=False))
+    assert evaluate_models(colours[:1], trusted).models[0].records["mine"].result.main_metric == 1
+    with pytest.raises(ValueError, match="6 refused_address"):
+        evaluation_hook([path])
+    assert callable(evaluation_hook([path], lines=LineAccess(inside=False)))
 
 
 def test_a_picture_in_another_class_is_another_result(tmp_path, colours):

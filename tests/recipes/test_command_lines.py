@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,22 @@ from evaluate import evaluate
 from evaluating import run_recipe as run_evaluation
 from few_samples import NUM_SAMPLES, first_samples
 from finetune import finetune
+from finetuning import FinetuneSpec
 from finetuning import run_recipe as run_finetuning
+from finetuning.tasks import open_task
+from finetuning.tiny import shrink as shrink_finetuning
 from reinforce_dfndr2b import reinforce_dfndr2b
 from reinforcing import run_recipe as run_reinforcing
 from training import run_recipe as run_training
 from training.following import Given
+from training.validation import measured_on
 
-from mobileclip.data import as_source, read_samples, write_shard
+from mobileclip.data import LineAccess, SkipReport, as_source, read_samples, write_shard
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
 from tests.data.samples import encoded, make_sample
+from tests.encoders.small import SMALL
+from tests.evaluation.test_own_data import outside
 from tests.recipes.test_reinforcing import RECIPES as REINFORCING
 from tests.recipes.test_training import NAMES, ROWS
 from tests.recipes.test_training import recipes as training_recipes
@@ -96,6 +104,51 @@ def test_an_evaluation_comes_back(capsys, tmp_path):
         run_evaluation(evaluate(), "Evaluate.", arguments)
 
     assert_comes_back(capsys, tmp_path, run, "a.pt", "b=c.pt", "--datasets", "d", "e", "--report", "--device", "cpu")
+
+
+FLAGS = ("--no-inside", "--schemes", "https", "s3", "--hosts", "127.0.0.1")
+LINES = {"inside": False, "schemes": ["https", "s3"], "hosts": ["127.0.0.1"]}
+
+
+def finetuning(arguments):
+    run_finetuning(finetune(), "Fine-tune.", arguments)
+
+
+def evaluation(arguments):
+    run_evaluation(evaluate(), "Evaluate.", arguments)
+
+
+def reinforcement(arguments):
+    run_reinforcing(reinforce_dfndr2b, "a", None, arguments)
+
+
+@pytest.mark.parametrize(
+    ("run", "data", "place"),
+    [
+        (finetuning, ["--data", "list.jsonl"], ["lines"]),
+        (evaluation, ["a.pt", "--datasets", "list.jsonl"], ["spec", "lines"]),
+        (reinforcement, ["--source", "list.jsonl"], ["source"]),
+    ],
+)
+def test_what_lists_may_name_is_told_in_the_same_words(run, data, place, capsys, tmp_path):
+    told = reduce(getitem, place, json.loads(shown(capsys, run, *data, *FLAGS)))
+    assert told.items() >= LINES.items()
+    assert_comes_back(capsys, tmp_path, run, *data, *FLAGS)
+
+
+def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
+    path = outside(tmp_path)
+    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+        shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
+    task = open_task(path, "auto", ("{}",), LineAccess(inside=False))
+    assert len(list(task.samples(SkipReport()))) == 6
+
+
+def test_training_measures_on_a_list_that_is_trusted(tmp_path):
+    path = outside(tmp_path)
+    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+        measured_on((), (path,), LineAccess(), SMALL)
+    assert callable(measured_on((), (path,), LineAccess(inside=False), SMALL))
 
 
 @pytest.mark.parametrize(

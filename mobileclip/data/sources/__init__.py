@@ -3,7 +3,7 @@
 from mobileclip.data.sources.base import Source, Unit, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderSource
-from mobileclip.data.sources.jsonl import JsonLinesSource
+from mobileclip.data.sources.jsonl import JsonLinesSource, LineAccess
 from mobileclip.data.sources.opening import DataSet, as_source, label_of, open_data_set
 from mobileclip.data.sources.public_layout import PublicLayoutSource
 from mobileclip.data.sources.shards import ShardSource
@@ -13,6 +13,7 @@ __all__ = [
     "DataSet",
     "FolderSource",
     "JsonLinesSource",
+    "LineAccess",
     "PublicLayoutSource",
     "ShardSource",
     "Source",

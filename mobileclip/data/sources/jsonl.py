@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import count
@@ -27,6 +27,23 @@ CAPTION_FIELDS = ("caption", "captions", "text", "texts")
 _WEB = ("http://", "https://")
 SCHEMES = ("http", "https")
 """Of addresses that anyone's file may name."""
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class LineAccess:
+    """What the lines of a `.jsonl` file may name: by default what a stranger's may.
+
+    Args:
+        inside: of a `.jsonl` file: images on this machine must lie below its folder; otherwise its lines name any file.
+        schemes: of a `.jsonl` file: of addresses that its lines may name, such as `https` and `s3`.
+        hosts: of a `.jsonl` file: web servers that its lines may name although they are at no public address, such as
+            `127.0.0.1`.
+    """
+
+    inside: bool = True
+    schemes: tuple[str, ...] = SCHEMES
+    hosts: tuple[str, ...] = ()
+
 
 _GZIP = b"\x1f\x8b"
 
@@ -119,9 +136,13 @@ class JsonLinesUnit(Unit):
         """Return the images that the lines name."""
         return tuple(record.image for record in self._records() if isinstance(record, Record))
 
-    def described(self) -> Iterator[ImageTextSample]:
+    def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples of the lines without their images, which are not looked for."""
-        return (record.sample for record in self._records() if isinstance(record, Record))
+        for record in self._records():
+            if isinstance(record, Skip):
+                report.add(record)
+            else:
+                yield record.sample
 
     def _lines(self) -> Iterator[Line]:
         with storage.open_read(self.path) as stream:
@@ -180,14 +201,14 @@ class JsonLinesUnit(Unit):
         if storage.is_remote(image):
             scheme = image.partition("://")[0].lower()
             if scheme not in self.schemes:
-                raise _refused(image, f"is opened by {scheme}://", "name that in `schemes`")
+                raise _refused(image, f"is opened by {scheme}://", f"name {scheme} in `schemes` (--schemes)")
         if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
             raise _refused(image, "is an address within an address")
         if storage.is_remote(image):
             return image
         path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
         if self.inside and not _is_inside(root, path):
-            raise _refused(image, f"is not below {root}", "pass `inside=False`, or the folder as `image_root`")
+            raise _refused(image, f"is not below {root}", "pass `inside=False` (--no-inside)")
         return storage.join(root, path)
 
     def _local_print(self, line: Line) -> str:
@@ -203,6 +224,10 @@ class JsonLinesUnit(Unit):
 
 def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 @sources.register("jsonl")
@@ -232,8 +257,12 @@ class JsonLinesSource(Source):
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     inside: bool = True
-    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=tuple)
-    hosts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=_names)
+    hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
+
+    def allowing(self, lines: LineAccess) -> JsonLinesSource:
+        """Return the same file, whose lines may name this."""
+        return attrs.evolve(self, inside=lines.inside, schemes=lines.schemes, hosts=lines.hosts)
 
     def units(self) -> tuple[JsonLinesUnit, ...]:
         """Return ranges of lines; the file is read once, to find them.

@@ -17,7 +17,7 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderSource
-from mobileclip.data.sources.jsonl import JsonLinesSource, JsonLinesUnit
+from mobileclip.data.sources.jsonl import JsonLinesSource, JsonLinesUnit, LineAccess
 from mobileclip.data.sources.public_layout import (
     CLASS_NAMES,
     LabelledShardUnit,
@@ -91,7 +91,10 @@ class LabelledShardSource(Source):
 
 
 def as_source(
-    data: Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, samples_per_shard: int = 1000
+    data: Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    samples_per_shard: int = 1000,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
 ) -> Source:
     """Return the source that a path stands for.
 
@@ -100,6 +103,7 @@ def as_source(
             with shards, with images and captions, or with a directory of images for each class; a source is returned as
             it is.
         samples_per_shard: of a source that is not cut into shards yet.
+        lines: what the lines of a `.jsonl` file may name.
 
     Raises:
         ValueError: if there is nothing, or the file is of another kind.
@@ -113,7 +117,7 @@ def as_source(
     if name.endswith(_OTHERS):
         raise ValueError(f"{text} is neither a tar shard nor a .jsonl file; write it as one JSON object a line")
     if name.endswith(LINES):
-        return JsonLinesSource(path=text, samples_per_shard=samples_per_shard)
+        return JsonLinesSource(path=text, samples_per_shard=samples_per_shard).allowing(lines)
     if files_of_page(text) != text.rstrip("/"):
         return PublicLayoutSource(path=text)
     return _of_directory(text, samples_per_shard) if _is_directory(text) else ShardSource(shards=text)
@@ -136,6 +140,7 @@ def open_data_set(
     kind: DataKind | Literal["auto"] = "auto",
     templates: tuple[str, ...] = TEMPLATES,
     samples_per_shard: int = 1000,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
 ) -> DataSet:
     """Return the data set at a path, having looked at what its pictures have beside them.
 
@@ -147,13 +152,14 @@ def open_data_set(
         kind: what is wanted; `auto` for what is there.
         templates: sentences around the names of classes, where the data set has none of its own.
         samples_per_shard: see `as_source`.
+        lines: see `as_source`.
 
     Raises:
         ValueError: if there is no data set of that kind; the message says what is there and what is expected.
         OSError: if it cannot be read.
     """
     text = os.fspath(data)
-    source = _required(text, samples_per_shard)
+    source = _required(text, samples_per_shard, lines)
     opened = _opened(source, name_of(text), text, templates, kind)
     if kind == "classes" and opened.kind != kind:
         raise ValueError(
@@ -202,9 +208,9 @@ def require_data_set(text: str) -> None:
         raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
 
 
-def _required(text: str, samples_per_shard: int) -> Source:
+def _required(text: str, samples_per_shard: int, lines: LineAccess) -> Source:
     require_data_set(text)
-    source = as_source(text, samples_per_shard=samples_per_shard)
+    source = as_source(text, samples_per_shard=samples_per_shard, lines=lines)
     if isinstance(source, ShardSource) and not _is_pattern(text) and _is_no_tar(text):
         raise ValueError(f"{text} is no data set; {EXPECTED}")
     return source
@@ -287,7 +293,8 @@ def _by_label(source: Source, name: str, text: str, templates: tuple[str, ...]) 
     samples = _samples(source, report)
     first = next(samples, None)
     if first is None:
-        raise ValueError(f"not one sample of {text} can be used: {report}; {EXPECTED}")
+        details = [skip.detail for skips in report.named.values() for skip in skips[:1]]
+        raise ValueError("; ".join([f"not one sample of {text} can be used: {report}", *details, EXPECTED]))
     if label_of(first) is None:
         return DataSet(name=name, source=source, kind="captions")
     labels = {label_of(first), *map(label_of, samples)}
@@ -304,7 +311,7 @@ def label_of(sample: ImageTextSample) -> str | None:
 def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
     for unit in source.units():
         # Images elsewhere are not fetched to find out what they are called.
-        yield from unit.described() if isinstance(unit, JsonLinesUnit) else unit.read(report)
+        yield from unit.described(report) if isinstance(unit, JsonLinesUnit) else unit.read(report)
 
 
 def _raw(source: ShardSource) -> Iterator[RawSample]:
