@@ -485,7 +485,7 @@ class TestJsonLines:
             ("local://a.png", "is opened by local://"),
             ("memory://a.png", "is opened by memory://"),
             ("s3://host/a.png::file:///etc/passwd", "is opened by s3://"),
-            ("http://127.0.0.1/a.png", "127.0.0.1 is no public address; if you trust it, name it in `hosts` of the source (--hosts)"),
+            ("http://127.0.0.1/a.png", "if you trust it, name it in `hosts` of the source (--hosts)"),
             ("http://169.254.169.254/latest/meta-data", "no public address"),
             ("http://10.0.0.1/a.png", "no public address"),
             ("http://[::1]/a.png", "no public address"),
