@@ -24,9 +24,12 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
 )
-# The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`.
+# The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`. It reserves far more addresses
+# than it uses, so that a limit of them that the tests run under is not for it.
 LAUNCH = """
-import fcntl, os, sys
+import fcntl, os, resource, sys
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
 commands, answers = (fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3])
 os.dup2(commands, 3)
 os.dup2(answers, 4)
