@@ -24,8 +24,8 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
 )
-# The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`. It reserves far more addresses
-# than it uses, so that a limit of them that the tests run under is not for it.
+# The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`. It reserves far more
+# addresses than it uses, so that a limit of them that the tests run under is not for it.
 LAUNCH = """
 import fcntl, os, resource, sys
 most = resource.getrlimit(resource.RLIMIT_AS)[1]

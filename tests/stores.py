@@ -22,6 +22,7 @@ class Web:
         url: its address.
         files: path to content.
         ranges: whether it can begin in the middle of a file.
+        sized: whether it says with a part how large the whole is.
         head: whether it answers to HEAD.
         cut_after: the bytes after which the connection breaks, for the next answers.
         status: the codes that a path answers with before it answers with its content.
@@ -31,6 +32,7 @@ class Web:
     url: str
     files: dict[str, bytes] = attrs.field(factory=dict)
     ranges: bool = True
+    sized: bool = True
     head: bool = True
     cut_after: list[int] = attrs.field(factory=list)
     status: dict[str, list[int]] = attrs.field(factory=dict)
@@ -74,7 +76,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return b""
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            size = len(data) if web.sized else "*"
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{size}")
         self.send_header("Content-Length", str(len(data) - start))
         self.send_header("ETag", f'"{hash(data)}"')
         self.end_headers()

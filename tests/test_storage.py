@@ -304,6 +304,18 @@ class TestWeb:
         assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
         assert site.methods == {"GET": 4}
 
+    def test_a_part_of_what_nobody_knows_the_size_of(self, site):
+        site.sized = False
+        site.files["/a.bin"] = DATA
+        site.cut_after = [1_000_000]
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+        assert site.methods == {"GET": 2}
+
+    def test_a_connection_that_breaks_before_the_last_byte(self, site):
+        site.files["/a.bin"] = DATA
+        site.cut_after = [len(DATA) - 1]
+        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+
     def test_a_connection_that_breaks_again_and_again(self, site):
         site.files["/a.bin"] = DATA
         site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
