@@ -56,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
 
 
 def move_into_place(source: Path, target: Path) -> None:

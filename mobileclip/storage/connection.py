@@ -40,10 +40,22 @@ class Exchange:
         self._slow = f"less than {limits.min_bytes_per_second:g} bytes a second came for {limits.stall_seconds:g} s"
         self._in_body = False
         self._allowance = _SPARE_BYTES
+        self._answers: list[http.client.HTTPResponse] = []
+
+    def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+        """Return what reads one answer, a redirection or the last one."""
+        self._answers.append(http.client.HTTPResponse(cast("socket.socket", _Bounded(self, sock)), **options))
+        return self._answers[-1]
+
+    def close(self) -> None:
+        """Close every answer: urllib leaves a redirection open that it cannot read or follow."""
+        for answer in self._answers:
+            answer.close()
 
     def begin_body(self) -> None:
-        """Take note that the head is there."""
+        """Take note that the head is there; who reads the body closes it."""
         self._in_body = True
+        self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
         """Let so many bytes of the body come, and what frames them."""
@@ -122,14 +134,10 @@ def _certificates() -> ssl.SSLContext:
 def _connection(kind: Any, exchange: Exchange, host: str, *, timeout: object) -> http.client.HTTPConnection:
     del timeout  # that of the exchange counts
     connection: http.client.HTTPConnection = kind(host, timeout=exchange.seconds_left())
-    connection.response_class = cast("Any", partial(_response, exchange))
+    connection.response_class = cast("Any", exchange.answer)
     if not urllib.request.getproxies():
         connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
     return connection
-
-
-def _response(exchange: Exchange, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-    return http.client.HTTPResponse(cast("socket.socket", _Bounded(exchange, sock)), **options)
 
 
 class _Bounded:

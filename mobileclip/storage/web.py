@@ -46,9 +46,13 @@ class WebBackend:
                 ) from None
             return io.BytesIO(), ""
         response = body.response
-        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            return body, _version(response, _whole_size(address, response, position))
-        body.discard(position)
+        try:
+            if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+                return body, _version(response, _whole_size(address, response, position))
+            body.discard(position)
+        except OSError:
+            body.close()
+            raise
         return body, _version(response, _length(response))
 
     def info(self, address: str) -> Info:
@@ -140,8 +144,10 @@ def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
         error.close()
         _refuse(address, error.code, error.reason)
     except (ValueError, http.client.InvalidURL) as error:
+        exchange.close()
         raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
     except (OSError, http.client.HTTPException) as error:
+        exchange.close()
         if isinstance(error, urllib.error.URLError) and isinstance(error.reason, RefusedHostError):
             raise error.reason from None
         raise StorageError(f"{_named(address)} cannot be reached: {_words(error)}") from error

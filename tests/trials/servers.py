@@ -293,7 +293,7 @@ _CUT += ("a length of 5,000 digits", "headers that are none")
 
 
 @contextmanager
-def _serving(answer: Answer) -> Iterator[str]:
+def serving(answer: Answer) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
     numbers = itertools.count()
 
@@ -323,7 +323,7 @@ def _serving(answer: Answer) -> Iterator[str]:
 
 def _shard_of(name: str, _: Path) -> Outcome:
     skips: list = []
-    with _serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
+    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
         started = time.monotonic()
         samples = list(itertools.islice(read_shard(address, skips.append), 20_000))
         assert time.monotonic() - started < 5
@@ -342,7 +342,7 @@ def _members(number: int) -> dict[str, bytes]:
 
 
 def _file_of(name: str, _: Path) -> Outcome:
-    with _serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
+    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
         started = time.monotonic()
         message, data = "", b""
         try:
@@ -369,7 +369,7 @@ def _nobody(_: Path) -> Outcome:
 
 def _plain(_: Path) -> Outcome:
     """A server that does not know how to encrypt."""
-    with _serving(says(SHARD)) as address, storage.use_limits(LIMITS):
+    with serving(says(SHARD)) as address, storage.use_limits(LIMITS):
         storage.read_bytes(address.replace("http:", "https:"), limit=9)
     return "accepted"
 

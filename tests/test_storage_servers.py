@@ -1,0 +1,70 @@
+"""What is said of servers that are slow, broken or hostile, and that honest ones are read; trials try all of them."""
+
+import time
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.storage import StorageError
+from tests.trials.servers import HONEST, LIMITS, SERVERS, SHARD, serving
+
+LATE = "no whole answer came within 0.4 s"
+STALLED = "less than 10000 bytes a second came for 0.3 s"
+ANOTHER_PART = "the server answers with another part of the file than it was asked for"
+CHANGED = "changed while it was being read"
+NO_END = "HTTPException: the answer has no end of headers, redirections or frames"
+SAID = {
+    "never answers": (StorageError, LATE),
+    "a head byte by byte": (StorageError, LATE),
+    "a body byte by byte": (StorageError, STALLED),
+    "stalls in the middle": (StorageError, f"broke off at byte {len(SHARD) // 2}: ADDRESS: TimeoutError: {STALLED}"),
+    "a byte for each connection": (StorageError, "comes too slowly: it is behind 10000 bytes a second by 0.8 s"),
+    "a length that is too long": (StorageError, "the connection closed 5000 bytes before the end"),
+    "an end that never comes": (OSError, "has more than 1000000 bytes"),
+    "an empty answer": (OSError, "the server answers 204 and no file"),
+    "a part that nobody asked for": (OSError, ANOTHER_PART),
+    "the start, as a part that nobody asked for": (OSError, ANOTHER_PART),
+    "goes on elsewhere": (OSError, ANOTHER_PART),
+    "goes on with a part that is too short": (OSError, ANOTHER_PART),
+    "goes on in a larger file": (OSError, CHANGED),
+    "goes on in another file": (OSError, CHANGED),
+    "refuses to go on": (OSError, f"the server refuses what lies behind byte {len(SHARD) // 2} of {len(SHARD)}"),
+    "a redirection to file:///etc/passwd": (OSError, "the server answers 302"),
+    "a redirection to ftp://127.0.0.1/x": (StorageError, "unknown url type: ftp"),
+    "a redirection to http://[::bad": (OSError, "is not a web address: Invalid IPv6 URL"),
+    "a redirection with a body without end": (StorageError, NO_END),
+    "told to go on for ever": (StorageError, NO_END),
+    "chunks with a tail without end": (StorageError, NO_END),
+    "a status of 299": (OSError, "the server answers 299 and no file"),
+    "a reason that moves the cursor": (FileNotFoundError, r"the server answers 404 \x1b[2J\x1b[31mgone\x08\x08"),
+    "a reason of 60,000 letters": (FileNotFoundError, f"404 {'x' * 100}... (60,000 characters)"),
+    "asks for a password": (PermissionError, "the server answers 401 No"),
+    "a web page": (OSError, "the server answers with a web page and not with the file"),
+    "compressed a thousandfold": (OSError, "comes compressed (gzip) though that was not asked for"),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_an_honest_server_sends_is_read(name):
+    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS):
+        assert storage.read_bytes(address, limit=len(SHARD)) == SHARD
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_is_wrong_is_said_in_time(name):
+    kind, words = SAID[name]
+    started = time.monotonic()
+    with serving(SERVERS[name]) as address, storage.use_limits(LIMITS), pytest.raises(kind) as caught:
+        storage.read_bytes(address, limit=1_000_000)
+    assert type(caught.value) is kind
+    assert words.replace("ADDRESS", address) in str(caught.value)
+    assert time.monotonic() - started < 5
+
+
+def test_a_file_larger_than_the_limits_is_given_up():
+    with (
+        serving(SERVERS["a file without end, in chunks"]) as address,
+        storage.use_limits(LIMITS),
+        pytest.raises(OSError, match="has more than 20000000 bytes"),
+    ):
+        storage.read_bytes(address, limit=10**9)
