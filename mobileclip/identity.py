@@ -8,6 +8,8 @@ import re
 import attrs
 from attrs import validators
 
+from mobileclip.strict import parse_json
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -68,6 +70,6 @@ class ModelIdentity:
             ValueError: if it is something else.
         """
         try:
-            return cls(**json.loads(text))
-        except (TypeError, RecursionError) as error:
+            return cls(**parse_json(text))
+        except TypeError as error:
             raise ValueError(f"it does not say which model it is of: {error}") from None

@@ -19,6 +19,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput
+from mobileclip.strict import parse_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
@@ -202,9 +203,11 @@ def _lay_out(source: OpenClipSource, directory: Path) -> None:
         if not path.is_file():
             raise ValueError(f"{path} does not exist; a model given by its JSON file needs a file of weights too")
     try:
-        config = json.loads(Path(source.model).read_text(encoding="utf-8"))
+        config = parse_json(Path(source.model).read_bytes())
     except ValueError as error:
         raise ValueError(f"{source.model} is no JSON file: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg", {}), dict):
+        raise ValueError(f"{source.model} describes no model of open_clip: expected an object")
     whole = config if "model_cfg" in config else {"model_cfg": config}
     if missing := {"embed_dim", "vision_cfg", "text_cfg"} - whole["model_cfg"].keys():
         raise ValueError(f"{source.model} describes no model of open_clip: {', '.join(sorted(missing))} is missing")

@@ -121,6 +121,7 @@ def twice(path):
         (lambda path: archive_of(path, image_embedding=np.zeros((1, 2), np.float32)), "which model it is of"),
         (lambda path: archive_of(path, model=np.array("{")), "Expecting"),
         (lambda path: archive_of(path, model=np.array("[1]")), "which model"),
+        (lambda path: archive_of(path, model=np.array("[" * 100_000)), "nested too deeply"),
         (lambda path: archive_of(path, model=np.array('{"weights_sha256": 1, "spec": "", "version": ""}')), "64"),
         (claims_much, "another size than its header says"),
         (holds_an_object, "expected float32 or texts"),

@@ -28,7 +28,7 @@ from mobileclip.data import (
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.sample_limits import SAMPLE_LIMITS
 from mobileclip.data.skips import attempt
-from mobileclip.devices import pick_device
+from mobileclip.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -107,7 +107,7 @@ def verify(
     *,
     num_samples: int = 32,
     teachers: TeacherEnsemble | None = None,
-    device: str = "cpu",
+    device: str = AUTO,
     seed: int = 0,
     show_progress: bool = True,
 ) -> Verification:

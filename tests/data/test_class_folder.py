@@ -122,6 +122,15 @@ def test_mistakes_are_named(folder, tmp_path):
     (folder / "classes.json").write_text('{"dog": "poodle"}')
     with pytest.raises(ValueError, match="names 'dog', which is no folder with images"):
         ClassFolderSource(path=folder).units()
+    for table, content in (
+        ("classes.json", '{"cat": "tabby", "cat": "lynx"}'),
+        ("classes.json", "[" * 100_000),
+        ("classes.txt", "cat\ttabby\ncat\tlynx\n"),
+    ):
+        (folder / "classes.json").unlink(missing_ok=True)
+        (folder / table).write_text(content)
+        with pytest.raises(ValueError, match=r"classes\.(json is not JSON|txt cannot be read).*(twice|too deeply)"):
+            ClassFolderSource(path=folder).units()
     (folder / "classes.json").write_text('["cat"]')
     with pytest.raises(ValueError, match="must map the folders of classes to their names"):
         ClassFolderSource(path=folder).units()

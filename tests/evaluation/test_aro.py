@@ -363,6 +363,8 @@ def test_malformed_annotations(genome, change, message):
         ("[1]", "entry 0 is '1', expected an object"),
         ("{}", "holds no list of annotations, but '{}'"),
         ("[", "coco_karpathy_test.json is no JSON"),
+        ("[" * 100_000, "coco_karpathy_test.json is no JSON: it is nested too deeply"),
+        ('[{"image": "a", "image": "b", "caption": ["a"]}]', "is no JSON: the key 'image' is there twice"),
         ('[{"image": "val2014/a.png"}]', "entry 0: caption is nothing, expected a list of captions"),
         ('[{"image": "val2014/a.png", "caption": "a"}]', "entry 0: caption is 'a', expected a list of captions"),
         ('[{"image": "there/a.png", "caption": ["a"]}]', "there is missing: the folder of the images of COCO-Order"),

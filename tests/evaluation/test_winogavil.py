@@ -254,6 +254,7 @@ def test_nothing_left_that_counts(root, images):
         ('0,"[""a"", ""b""]",cue,"[""a""]"', "line 3: ID '0' comes twice"),
         ('1,"a, b",cue,"[""a""]"', "line 3: candidates holds 'a, b', expected a JSON list of names of images"),
         ('1,"[]",cue,"[""a""]"', "line 3: candidates holds '[]'"),
+        (f'1,"{"[" * 50_000}",cue,"[""a""]"', "line 3: candidates holds '[[["),
         ('1,"[""a"", 2]",cue,"[""a""]"', "line 3: candidates holds"),
         ('1,"[""../a""]",cue,"[""../a""]"', "line 3: candidates holds '[\"../a\"]'"),
         ('1,"[""a""]",cue', "line 3: associations holds ''"),

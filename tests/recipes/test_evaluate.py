@@ -23,6 +23,7 @@ CHOICES = {
     "cache": True,
     "allow_missing": False,
     "tagger": "en_core_web_sm",
+    "lines": {"inside": True, "schemes": ["http", "https"], "hosts": []},
     "stores": {
         "answer_seconds": 60.0,
         "stall_seconds": 30.0,

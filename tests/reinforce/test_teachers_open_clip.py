@@ -175,6 +175,10 @@ def test_files_that_do_not_fit_are_refused(tiny, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON file"):
         attrs.evolve(vit, model=str(tmp_path / "broken.json")).build()
+    for content in ("[1]", '{"model_cfg": []}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(ValueError, match=r"other\.json describes no model of open_clip: expected an object"):
+            attrs.evolve(vit, model=str(tmp_path / "other.json")).build()
     with pytest.raises(ValueError, match="open_clip_config"):
         OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
 

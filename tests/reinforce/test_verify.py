@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ from PIL import Image
 from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
 from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce, verify
+from mobileclip.reinforce.teachers import build_ensemble
 from tests.reinforce.conftest import plain_sample
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
@@ -91,6 +93,20 @@ def test_other_augmentations(directory):
 
     rewrite(directory, "0.tar", flip)
     assert check(directory).counts == {"wrong_replay": 1}
+
+
+def test_it_computes_where_every_command_does(directory, monkeypatch):
+    built = []
+
+    def build(specs, device):
+        built.append(device)
+        return build_ensemble(specs, "cpu")
+
+    monkeypatch.setattr("mobileclip.devices.all_devices", lambda: ("cuda:0", "cuda:1"))
+    monkeypatch.setattr(sys.modules[verify.__module__], "build_ensemble", build)
+    assert check(directory).is_good
+    assert check(directory, device="cpu").is_good
+    assert built == ["cuda:0", "cpu"]
 
 
 def test_norms(directory):

@@ -16,7 +16,8 @@ from mobileclip.data.image_files import list_folder
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit
-from mobileclip.strict import strict
+from mobileclip.repeated import repeated
+from mobileclip.strict import parse_json, strict
 
 NAMES = ("classes.json", "classes.txt")
 
@@ -145,14 +146,18 @@ def _folder(item: FolderItem) -> str:
     return item.image.partition("/")[0]
 
 
+def _rows(text: str) -> dict[str, str]:
+    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
+    if twice := repeated(folder for folder, *_ in rows):
+        raise ValueError(f"the folder {twice[0][:80]!r} is there twice")
+    return dict(rows)
+
+
 def _parsed(place: str, content: bytes) -> dict[str, str]:
     """Return the names in a table by their folders."""
     try:
         text = content.decode("utf-8-sig")
-        if place.endswith(".json"):
-            names = json.loads(text)
-        else:
-            names = dict(line.split("\t") for line in text.splitlines() if line.strip())
+        names = parse_json(text, max_characters=_MAX_NAMES_BYTES) if place.endswith(".json") else _rows(text)
     except ValueError as error:
         raise ValueError(
             f"{place} cannot be read ({error}); expected a line for every class: its folder, a tab, its name"

@@ -12,7 +12,6 @@ Source: Yuksekgonul et al. 2023 (arXiv 2210.01936), and the code that it is publ
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -27,6 +26,7 @@ from mobileclip.evaluation.aro.tasks import Aro, Box, CaptionedImage, Case, Orde
 from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.features import num_images
 from mobileclip.evaluation.tagging import SpacyTagger, Tagger
+from mobileclip.strict import parse_json
 
 _MAX_JSON_BYTES = 1 << 28
 # Fewer cases say too little of a pair of attributes.
@@ -210,7 +210,7 @@ def _size(value: Any) -> float | None:
 
 def _read(path: str, title: str) -> Iterator[_Entry]:
     try:
-        entries = json.loads(storage.read_bytes(path, limit=_MAX_JSON_BYTES))
+        entries = parse_json(storage.read_bytes(path, limit=_MAX_JSON_BYTES), max_characters=_MAX_JSON_BYTES)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the annotations of {title}") from None
     except ValueError as error:

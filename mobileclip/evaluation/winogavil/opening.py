@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +19,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.sources.public_layout import files_of_page
+from mobileclip.strict import parse_json
 
 _MAX_TABLE_BYTES = 1 << 26
 _COLUMNS = ("ID", "cue", "candidates", "associations")
@@ -144,7 +144,7 @@ def _instance(row: dict[str, str | None], keys: set[str]) -> WinoGavilInstance:
 
 def _names(column: str, stored: str | None) -> tuple[str, ...]:
     try:
-        names = json.loads(stored or "")
+        names = parse_json(stored or "")
     except ValueError:
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and _is_name(name) for name in names):
