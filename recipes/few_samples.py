@@ -11,6 +11,7 @@ from pathlib import Path
 from mobileclip.data import ImageTextSample, ShardSource, SkipReport, Source, write_shards
 from mobileclip.data.card import find_card, write_card
 from mobileclip.serialization import to_json
+from mobileclip.storage import atomic_folder
 
 NUM_SAMPLES = 48
 SAMPLES_PER_SHARD = 12
@@ -38,10 +39,9 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
         samples = list(islice(_by_class(_samples(source, report)), NUM_SAMPLES))
         if not samples:
             raise ValueError(f"not one of the first samples can be used: {report}")
-        partial = place.with_suffix(".partial")
-        write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
-        _copy_card(source, partial)
-        partial.rename(place)
+        with atomic_folder(place) as partial:
+            write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
+            _copy_card(source, partial)
     return str(place)
 
 

@@ -267,3 +267,56 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
             raise KeyError(path.write_bytes(b"y"))
         assert (tmp_path / "a.bin").read_bytes() == b"x"
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+class TestAtomicFolder:
+    def test_it_appears_with_all_that_is_in_it(self, tmp_path):
+        place = tmp_path / "made" / "data"
+        with storage.atomic_folder(place) as folder:
+            (folder / "a").mkdir()
+            (folder / "a" / "x").write_bytes(b"x")
+            storage.write_text(folder / "y", "y")
+            assert not place.exists()
+        assert sorted(path.relative_to(place).as_posix() for path in place.rglob("*")) == ["a", "a/x", "y"]
+        assert [path.name for path in place.parent.iterdir()] == ["data"]
+        with pytest.raises(FileExistsError, match="data"), storage.atomic_folder(place):
+            pytest.fail("what is there would have been replaced")
+
+    def test_an_error_leaves_nothing(self, tmp_path):
+        with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "data") as folder:
+            raise KeyError((folder / "x").write_bytes(b"x"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_folder_of_a_quicker_process_stays(self, tmp_path):
+        with storage.atomic_folder(tmp_path / "data") as folder:
+            (folder / "x").write_bytes(b"slow")
+            (tmp_path / "data").mkdir()
+            (tmp_path / "data" / "x").write_bytes(b"quick")
+        assert (tmp_path / "data" / "x").read_bytes() == b"quick"
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path):
+        code = f"""
+from pathlib import Path
+from mobileclip import storage
+with storage.atomic_folder(Path({str(tmp_path / "data")!r})) as folder:
+    (folder / "x").write_text("half")
+    print("in", flush=True)
+    input()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "in\n"
+            process.kill()
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".")
+        assert (left / "x").exists()
+        with storage.atomic_folder(tmp_path / "data") as folder:
+            (folder / "y").write_text("whole")
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["y"]
+
+    def test_a_folder_that_cannot_be_written_to(self, closed):
+        with nobody(), pytest.raises(PermissionError), storage.atomic_folder(closed / "data"):
+            pytest.fail("nobody may write here")

@@ -5,7 +5,7 @@ need no further package; other addresses are opened by fsspec and what it needs:
 Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 
-from mobileclip.storage.atomic import atomic_path
+from mobileclip.storage.atomic import atomic_folder, atomic_path
 from mobileclip.storage.backend import StorageError
 from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import exclusive
@@ -39,6 +39,7 @@ __all__ = [
     "AnyPath",
     "StorageError",
     "StoreLimits",
+    "atomic_folder",
     "atomic_path",
     "atomic_write",
     "check_address",

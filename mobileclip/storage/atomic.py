@@ -1,4 +1,4 @@
-"""Local files that appear whole or not at all, whatever ends the process or the machine in between."""
+"""Local files and folders that appear whole or not at all, whatever ends the process or the machine in between."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,11 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if the file cannot be written.
     """
-    folder = path.parent
-    if (os.getpid(), folder) not in _swept:
-        _swept.add((os.getpid(), folder))
-        _sweep(folder)
-    temporary = folder / f"{_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}"
+    temporary = _beside(path)
     try:
         # Made here, so that a folder that cannot be written to is told from what goes wrong later.
         with temporary.open("xb"):
@@ -59,10 +56,58 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a path, and put it there with all that was written to it when the block ends.
+
+    Its files are on the disk when it returns; an error leaves nothing behind, and what processes that died have left
+    is removed as by `atomic_path`. Where another process was quicker, its folder stays.
+
+    Args:
+        path: of the folder; nothing may be there yet. Its parents are made.
+
+    Raises:
+        FileExistsError: if there is something.
+        OSError: if it cannot be written.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise _named(error, path) from error
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                with Path(folder, name).open("r+b") as stream:
+                    os.fsync(stream.fileno())
+            _synchronise(Path(folder))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _synchronise(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def move_into_place(source: Path, target: Path) -> None:
     """Rename a file of the same disk, and put its new name on the disk."""
     source.replace(target)
     _synchronise(target.parent)
+
+
+def _beside(path: Path) -> Path:
+    """Return a name of this process's own in the folder of a path, which the first use rids of what the dead left."""
+    folder = path.parent
+    if (os.getpid(), folder) not in _swept:
+        _swept.add((os.getpid(), folder))
+        _sweep(folder)
+    return folder / f"{_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}"
 
 
 def _named(error: OSError, path: Path) -> OSError:
@@ -87,14 +132,15 @@ def _synchronise(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files of processes that died."""
+    """Remove temporary files and folders of processes that died."""
     now = time.time()
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
                 with suppress(OSError):
                     if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
-                        Path(entry.path).unlink()
+                        remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
+                        remove(entry.path)
 
 
 def _is_of_the_dead(name: str) -> bool:

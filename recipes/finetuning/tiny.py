@@ -27,6 +27,7 @@ from mobileclip.data import (
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.storage import atomic_folder
 from mobileclip.terminal import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
 
@@ -175,13 +176,12 @@ def _write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) ->
     if folder.exists():
         return folder
     rng = np.random.default_rng(seed)
-    partial = folder.with_suffix(".partial")
-    for shape in shapes:
-        place = partial / shape
-        place.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            (place / f"{index:04d}.jpg").write_bytes(_jpeg(draw_shape(shape, rng, *_SIZE)))
-    partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        for shape in shapes:
+            place = partial / shape
+            place.mkdir()
+            for index in range(count):
+                (place / f"{index:04d}.jpg").write_bytes(_jpeg(draw_shape(shape, rng, *_SIZE)))
     return folder
 
 
