@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-import attrs
-
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
@@ -66,7 +64,7 @@ def describe(model: str) -> dict[str, Any]:
         type_of(tower): {"training": num_parameters(tower), "folded": num_parameters(tower, folded=True)}
         for _, tower in towers(spec)
     }
-    description["input"] = {type_of(tower): attrs.asdict(tower.input) for _, tower in towers(spec)}
+    description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
     base = DualEncoderSpec if isinstance(spec, DualEncoderSpec) else type(spec).__mro__[1]
     description["spec"] = json.loads(to_json(spec, unstructure_as=base))
     description["licence"] = LICENCE

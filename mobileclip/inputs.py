@@ -6,16 +6,22 @@ transform and the tokenizer obey it, checkpoints and exports carry it.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Literal
 
 import attrs
 from attrs import validators
 
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 MAX_SIZE = 16384
+MAX_VOCABULARY = 1 << 22
+
+MAX_TOKENIZER_BYTES = 1 << 25
+"""Largest `tokenizer.json` that is read."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,33 +50,94 @@ class ImageInput:
     )
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ID = [validators.ge(0), validators.lt(MAX_VOCABULARY)]
+
+
+def _is_sha256(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise ValueError(f"{attribute.name} is {value[:80]!r}, expected 64 hexadecimal digits in lower case")
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TokenizerFile:
+    """A tokenizer other than CLIP's: the `tokenizer.json` of Hugging Face `tokenizers`, named by its SHA-256.
+
+    JSON holds the name alone, so that specs stay small wherever they are repeated. The text travels in the metadata of
+    our checkpoints, for a file of weights is what people copy: a second file beside it is soon lost, or another
+    model's. Two contracts with one SHA-256 are equal, with the text or without.
+
+    Args:
+        sha256: of the file, in hexadecimal.
+        start_id: first of every text; None for a tokenizer that has no such token.
+        end_id: behind every text: towers pool at its first place.
+        content: the file's text; None where only the name is known, which is enough for all but making ids.
+
+    Raises:
+        ValueError: if the text is another than the SHA-256 says, or larger than 32 MiB.
+    """
+
+    sha256: str = attrs.field(validator=_is_sha256)
+    start_id: int | None = attrs.field(default=None, validator=validators.optional(_ID))
+    end_id: int = attrs.field(validator=_ID)
+    content: str | None = attrs.field(default=None, eq=False, repr=False, metadata=NOT_IN_JSON)
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the text is the file that is named."""
+        if self.content is None:
+            return
+        if len(self.content) > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"a tokenizer.json has up to {MAX_TOKENIZER_BYTES:,} bytes, and this one has more")
+        found = tokenizer_sha256(self.content)
+        if found != self.sha256:
+            raise ValueError(
+                f"the tokenizer.json is not the one that the model was trained with: its SHA-256 is {found}, and the "
+                f"model's is {self.sha256}; give the file that came with the model"
+            )
+
+
+def tokenizer_sha256(content: str) -> str:
+    """Return the SHA-256 of the text of a `tokenizer.json`, as `sha256sum` gives it for the file."""
+    return hashlib.sha256(content.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextInput:
-    """The text contract: lower-cased CLIP byte-pair ids, start and end tokens around, padded to a fixed length.
+    """The text contract: ids of a fixed length, an end token behind the text, then padding.
 
-    The non-causal text towers attend to the padding, so another length or another padding id is another embedding.
+    CLIP's lower-cased byte-pair ids, start and end tokens around, unless `tokenizer` says otherwise. The non-causal
+    text towers attend to the padding, so another length or another padding id is another embedding.
 
     Args:
         context_length: number of ids per text, start and end tokens included; longer texts are cut in front of the end.
-        vocab_size: number of ids; the two highest are the start and the end token.
+        vocab_size: number of ids; of CLIP's, the two highest are the start and the end token.
         pad_id: id that fills the rest of the context.
+        tokenizer: another tokenizer than CLIP's, from `mobileclip.data.read_text_input`.
     """
 
     context_length: int = attrs.field(default=77, validator=[validators.ge(3), validators.le(1 << 16)])
-    vocab_size: int = attrs.field(default=49408, validator=[validators.gt(2), validators.le(1 << 22)])
+    vocab_size: int = attrs.field(default=49408, validator=[validators.gt(2), validators.le(MAX_VOCABULARY)])
     pad_id: int = attrs.field(default=0, validator=validators.ge(0))
+    tokenizer: TokenizerFile | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
-        """Check that the padding is one of the ids."""
-        if self.pad_id >= self.vocab_size:
-            raise ValueError(f"pad_id={self.pad_id} is none of the {self.vocab_size} ids of vocab_size")
+        """Check that padding, start and end are among the ids."""
+        named = {"pad_id": self.pad_id, "start_id": self.start_id, "end_id": self.end_id}
+        for name, index in named.items():
+            if index is not None and index >= self.vocab_size:
+                raise ValueError(f"{name}={index} is none of the {self.vocab_size} ids of vocab_size")
 
     @property
-    def start_id(self) -> int:
-        """Id of the start-of-text token."""
-        return self.vocab_size - 2
+    def start_id(self) -> int | None:
+        """Id of the start-of-text token; None where the tokenizer has none."""
+        return self.vocab_size - 2 if self.tokenizer is None else self.tokenizer.start_id
 
     @property
     def end_id(self) -> int:
-        """Id of the end-of-text token, the highest of all: towers pool at its position."""
-        return self.vocab_size - 1
+        """Id of the end-of-text token; of CLIP's, the highest of all."""
+        return self.vocab_size - 1 if self.tokenizer is None else self.tokenizer.end_id
+
+    @property
+    def pooled_id(self) -> int | None:
+        """Id at whose first place towers pool; None for the highest id of a text, which CLIP's end token is."""
+        return None if self.tokenizer is None else self.tokenizer.end_id

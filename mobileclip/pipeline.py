@@ -130,7 +130,7 @@ class ImageTextModel:
         if not several:
             return torch.zeros(0, self.model.spec.image.embedding_dim)
         tokens = self.tokenizer(several)
-        order = by_length(tokens)
+        order = by_length(tokens, self.model.spec.text.input)
 
         def encode(rows: Sequence[Tensor]) -> Tensor:
             return self._encode_tokens(torch.stack(list(rows)).to(self._like.device), normalize=normalize)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 import attrs
 
-from mobileclip.strict import fitting, parse_json
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def _explain(error: BaseException, _expected: type | None) -> str:
     from cattrs.errors import ForbiddenExtraKeysError
 
     if isinstance(error, ForbiddenExtraKeysError):
-        known = [field.name for field in attrs.fields(error.cl)]
+        known = [field.name for field in attrs.fields(error.cl) if field.metadata != NOT_IN_JSON]
         unknown = ", ".join(repr(key[:40]) for key in sorted(error.extra_fields)[:_MAX_REASONS])
         return f"unknown key {unknown}; known: {', '.join(known)}"
     if isinstance(error, KeyError):
@@ -114,6 +114,7 @@ def _converter() -> Converter:
         lambda cls: _origin(cls) is Mapping, lambda cls: _mapping_hook(converter, cls)
     )
     converter.register_structure_hook_factory(attrs.has, lambda cls: _object_hook(converter, cls))
+    converter.register_unstructure_hook_factory(_marks_fields, lambda cls: _marked_unstructured(converter, cls))
     for base, members in _open_families.items():
         _hook_family(converter, base, members)
     return converter
@@ -185,8 +186,35 @@ def _mapping_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[s
     return structure
 
 
+def _marks_fields(cls: Any) -> bool:
+    """Whether fields of a class say that JSON may be without them."""
+    return attrs.has(cls) and any(field.metadata in (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT) for field in attrs.fields(cls))
+
+
+def _marked(cls: Any) -> dict[str, Any]:
+    from cattrs.gen import override
+
+    return {
+        field.name: override(omit=field.metadata == NOT_IN_JSON, omit_if_default=field.metadata == LEFT_OUT_AT_DEFAULT)
+        for field in attrs.fields(cls)
+        if field.metadata in (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT)
+    }
+
+
+def _marked_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict[str, Any]]:
+    from cattrs.gen import make_dict_unstructure_fn
+
+    return make_dict_unstructure_fn(cls, converter, **_marked(cls))
+
+
 def _object_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
-    structure_fields = converter.gen_structure_attrs_fromdict(cls)
+    from cattrs.gen import make_dict_structure_fn
+
+    structure_fields = (
+        make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **_marked(cls))
+        if _marks_fields(cls)
+        else converter.gen_structure_attrs_fromdict(cls)
+    )
 
     def structure(value: Any, kind: Any) -> Any:
         _require_object(value)

@@ -178,11 +178,12 @@ def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_la
         images = torch.rand(batch_size, 3, spec.image.input.size, spec.image.input.size)
         return images.contiguous(memory_format=torch.channels_last) if channels_last else images
     contract = spec.text.input
+    start = contract.vocab_size - 2
     tokens = torch.full((batch_size, contract.context_length), contract.pad_id)
     for text in tokens:
         length = int(torch.randint(5, contract.context_length, ()))
-        text[:length] = torch.randint(1, contract.start_id, (length,))
-        text[0], text[length - 1] = contract.start_id, contract.end_id
+        text[:length] = torch.randint(1, start, (length,))
+        text[0], text[length - 1] = start, contract.end_id
     return tokens
 
 

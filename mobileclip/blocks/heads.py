@@ -35,21 +35,27 @@ class ConvPoolHead(nn.Module):
 
 
 class EndTokenPool(nn.Module):
-    """Pick the features at the end-of-text token, the highest id of the vocabulary; of several, the first.
+    """Pick the features at the end-of-text token; of several, the first.
 
     Shape:
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
+
+    Args:
+        end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.
     """
+
+    def __init__(self, *, end_id: int | None = None) -> None:
+        super().__init__()
+        self.end_id = end_id
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return each text's features at its end token."""
         return pick(features, self.position(ids))
 
-    @staticmethod
-    def position(ids: Tensor) -> Tensor:
+    def position(self, ids: Tensor) -> Tensor:
         """Return where each text ends.
 
         Shape:
             `(batch, tokens)` to `(batch,)`.
         """
-        return ids.argmax(dim=-1)
+        return (ids if self.end_id is None else (ids == self.end_id).int()).argmax(dim=-1)

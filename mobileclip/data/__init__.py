@@ -50,6 +50,7 @@ from mobileclip.data.sources import (
     open_data_set,
 )
 from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.tokenizer_file import read_text_input
 
 __all__ = [
     "LAYOUTS",
@@ -104,6 +105,7 @@ __all__ = [
     "read_card",
     "read_reinforced_samples",
     "read_samples",
+    "read_text_input",
     "write_card",
     "write_shard",
     "write_shards",

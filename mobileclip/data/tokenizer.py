@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer: texts to ids, equal to the release's to the last id and several times as fast.
+"""Texts to ids: CLIP's byte pairs, equal to the release's to the last id and several times as fast, or a file's.
 
 No token crosses white space, so a text is its words one after another, and the ids of a word are looked up, not
 computed, whenever it was seen before. New words go through Hugging Face `tokenizers`.
@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 import torch
 
+from mobileclip.data.tokenizer_file import FileTokenizer, file_tokenizer
 from mobileclip.inputs import TextInput
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Tokenizer:
 
     `start, byte pairs of the cleaned and lower-cased text, end, padding`; what does not fit is cut before the end.
     Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and widths.
+    Where the contract names a `tokenizer.json`, ids are those that Hugging Face `tokenizers` gives, cut and padded.
 
     Shape: a text or B texts -> (B, context_length), int64.
 
@@ -63,7 +65,7 @@ class Tokenizer:
         text_input: the contract of the model. A vocabulary smaller than CLIP's 49408 keeps its most frequent merges.
 
     Raises:
-        ValueError: if no such vocabulary exists.
+        ValueError: if no such vocabulary exists, or the contract's file is no tokenizer that can be used.
 
     Source: Radford et al. 2021, section 2.4.
     """
@@ -71,6 +73,8 @@ class Tokenizer:
     text_input: TextInput = attrs.field(factory=TextInput, validator=attrs.validators.instance_of(TextInput))
 
     def __attrs_post_init__(self) -> None:
+        if self._of_file is not None:
+            return
         least, most = _NUM_BYTE_TOKENS + _NUM_SPECIAL_TOKENS, TextInput().vocab_size
         if not least <= self.vocab_size <= most:
             raise ValueError(
@@ -108,7 +112,8 @@ class Tokenizer:
                 "text: its text tower sees the padding, and another length gives other embeddings without an error. "
                 "Leave it out; for a model trained with another length pass its TextInput to Tokenizer"
             )
-        rows = [self._row(text) for text in _checked(texts)]
+        row = self._row if self._of_file is None else self._of_file.row
+        rows = [row(text) for text in _checked(texts)]
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), self.context_length))
 
     def encode(self, text: str) -> list[int]:
@@ -118,11 +123,13 @@ class Tokenizer:
             ValueError: if `text` is not a string.
         """
         (text,) = _checked([text])
+        if self._of_file is not None:
+            return self._of_file.encode(text)
         word_ids = _word_ids(self.vocab_size)
         return [index for word in clean(text).split() for index in word_ids(word)]
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
-        """Return the text of one row of ids: cleaned, lower-cased, words and punctuation apart by one space.
+        """Return the text of one row of ids: CLIP's cleaned, lower-cased, words and punctuation apart by one space.
 
         Args:
             ids: (N,), with or without the start token; what follows the first end token is padding.
@@ -133,15 +140,18 @@ class Tokenizer:
         row = torch.as_tensor(ids, dtype=torch.int64)
         if row.ndim != 1:
             raise ValueError(f"decode takes the ids of one text, a tensor of shape (N,), not {tuple(row.shape)}")
-        vocabulary = _vocabulary(self.vocab_size)
-        symbols = ""
+        inner = []
         for index in row.tolist():
             if not 0 <= index < self.vocab_size:
                 raise ValueError(f"id {index} is not in the vocabulary, which has the ids 0 to {self.vocab_size - 1}")
             if index == self.text_input.end_id:
                 break
             if index != self.text_input.start_id:
-                symbols += vocabulary[index].replace(END_OF_WORD, " ")
+                inner.append(index)
+        if self._of_file is not None:
+            return self._of_file.decode(inner)
+        vocabulary = _vocabulary(self.vocab_size)
+        symbols = "".join(vocabulary[index].replace(END_OF_WORD, " ") for index in inner)
         byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()} | {" ": ord(" ")}
         return bytes(byte_of[symbol] for symbol in symbols).decode("utf-8", errors="replace").rstrip(" ")
 
@@ -149,8 +159,10 @@ class Tokenizer:
         """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and other languages.
 
         `tokenizers.Tokenizer.from_str` on it gives a tokenizer whose `encode(text).ids` is the whole padded row.
-        Differs: it unifies quotes, case and white space, but repairs no mojibake, entities, ligatures and widths.
+        Differs: CLIP's unifies quotes, case and white space, but repairs no mojibake, entities, ligatures and widths.
         """
+        if self._of_file is not None:
+            return self._of_file.to_json()
         from tokenizers import AddedToken, Regex, Tokenizer, normalizers, processors
 
         contract = self.text_input
@@ -167,12 +179,16 @@ class Tokenizer:
             ]
         )
         whole.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A {END}", special_tokens=[(START, contract.start_id), (END, contract.end_id)]
+            single=f"{START} $A {END}", special_tokens=[(START, contract.vocab_size - 2), (END, contract.end_id)]
         )
         whole.enable_truncation(contract.context_length)
         pad_token = _vocabulary(contract.vocab_size)[contract.pad_id]
         whole.enable_padding(length=contract.context_length, pad_id=contract.pad_id, pad_token=pad_token)
         return whole.to_str()
+
+    @property
+    def _of_file(self) -> FileTokenizer | None:
+        return None if self.text_input.tokenizer is None else file_tokenizer(self.text_input)
 
     def _row(self, text: str) -> list[int]:
         contract, room = self.text_input, self.text_input.context_length - 2
@@ -183,7 +199,7 @@ class Tokenizer:
             if len(ids) >= room:
                 del ids[room:]
                 break
-        return [contract.start_id, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
+        return [contract.vocab_size - 2, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
 
 
 def clean(text: str) -> str:

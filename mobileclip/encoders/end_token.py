@@ -7,6 +7,7 @@ from torch import Tensor
 from mobileclip.blocks import EndTokenPool
 from mobileclip.encoders.checks import check_tokens
 from mobileclip.encoders.text import TextEncoder
+from mobileclip.inputs import TextInput
 
 
 def encode_to_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
@@ -40,10 +41,14 @@ def cut_behind_the_end(tower: TextEncoder, tokens: Tensor) -> Tensor:
     return tokens[:, : int(tower.pool.position(tokens).max()) + 1]
 
 
-def by_length(tokens: Tensor) -> Tensor:
+def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
     """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
 
     Shape:
         `(texts, context_length)` to `(texts,)`.
+
+    Args:
+        tokens: ids.
+        contract: that they were made for.
     """
-    return EndTokenPool.position(tokens).argsort(stable=True)
+    return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)

@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
         self.position = nn.Parameter(torch.zeros(spec.input.context_length, spec.width))
         self.layers = BlockSequence(*layers)
         self.norm = nn.LayerNorm(spec.width)
-        self.pool = EndTokenPool()
+        self.pool = EndTokenPool(end_id=spec.input.pooled_id)
         self.project = nn.Linear(spec.width, spec.embedding_dim, bias=False)
         self._initialize()
 

@@ -19,6 +19,7 @@ from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.published import published_models
 from mobileclip.pipeline import load_stored, require_model
+from mobileclip.serialization import to_json
 from mobileclip.weights import PRECISIONS, Precision, weights_sha256
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _ours(
         model=model,
         transform=transform,
         tokenize=tokenize,
-        input=_json({"image": attrs.asdict(spec.image.input), "text": attrs.asdict(spec.text.input)}),
+        input=_json({"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}),
         weights_sha256=weights_sha256(model.state_dict()),
         num_parameters=_num_parameters(model),
         image_size=spec.image.input.size,

@@ -91,7 +91,7 @@ class Encoders:
             [tokenize(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
         )
         tower = _text_tower(self.model)
-        order = by_length(tokens) if tower else torch.arange(len(tokens))
+        order = by_length(tokens, tower.spec.input) if tower else torch.arange(len(tokens))
         encode = partial(encode_to_the_end, tower) if tower else self.model.encode_text
         most = min(batch_size, _MOST_TEXTS_ON_CPU) if self.threads else batch_size
         encoded = []

@@ -43,13 +43,13 @@ class TextContract:
 
     Args:
         input: context length, vocabulary, padding. Texts that are too long are cut in front of the end token.
-        start_id: first of every text.
+        start_id: first of every text; None for a tokenizer that has no such token.
         end_id: behind every text.
         tokenizer: the file of Hugging Face `tokenizers` that makes whole padded rows of ids.
     """
 
     input: TextInput
-    start_id: int
+    start_id: int | None
     end_id: int
     tokenizer: str = TOKENIZER
 

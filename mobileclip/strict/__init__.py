@@ -1,6 +1,6 @@
 """What may come in from JSON and into the fields of specs: strict types, finite numbers, bounded sizes."""
 
-from mobileclip.strict.fields import fitting, strict
+from mobileclip.strict.fields import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, strict
 from mobileclip.strict.json_text import parse_json
 
-__all__ = ["fitting", "parse_json", "strict"]
+__all__ = ["LEFT_OUT_AT_DEFAULT", "NOT_IN_JSON", "fitting", "parse_json", "strict"]

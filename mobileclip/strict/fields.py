@@ -10,6 +10,13 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 import attrs
 
+JSON = "json"
+NOT_IN_JSON = {JSON: "never"}
+"""Metadata of a field that JSON does not hold: it has its default when it is read back."""
+
+LEFT_OUT_AT_DEFAULT = {JSON: "unless default"}
+"""Metadata of a field that JSON holds where it is not its default: JSON that does not use it is as it was without."""
+
 _MAX_INTEGER = 1 << 64
 _SHOWN = 80
 

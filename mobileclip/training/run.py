@@ -85,6 +85,8 @@ def run(
         FloatingPointError: if the loss is not finite.
         TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
+    # The same contract; the data's has the text of a tokenizer of its own, which the model is saved with.
+    spec = attrs.evolve(spec, model=attrs.evolve(spec.model, text=attrs.evolve(spec.model.text, input=spec.data.text)))
     with connected(device, collective_seconds=spec.training.collective_seconds) as world:
         if world.is_first:
             _claim(spec, output)

@@ -77,9 +77,10 @@ def measure(spec: LatencyBenchSpec, case: Case) -> list[Latency]:
 def captions(spec: DualEncoderSpec, *, batch_size: int) -> Tensor:
     """Return random texts of ten ids, start and end included."""
     contract = spec.text.input
+    start = contract.vocab_size - 2
     tokens = torch.full((batch_size, contract.context_length), contract.pad_id)
-    tokens[:, :_SHORT_CAPTION] = torch.randint(1, contract.start_id, (batch_size, _SHORT_CAPTION))
-    tokens[:, 0], tokens[:, _SHORT_CAPTION - 1] = contract.start_id, contract.end_id
+    tokens[:, :_SHORT_CAPTION] = torch.randint(1, start, (batch_size, _SHORT_CAPTION))
+    tokens[:, 0], tokens[:, _SHORT_CAPTION - 1] = start, contract.end_id
     return tokens
 
 

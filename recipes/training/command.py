@@ -12,8 +12,9 @@ import attrs
 import tyro
 from command_line import reported, show, typed, written_run
 
-from mobileclip.data import LineAccess, ReinforcedPipelineSpec
+from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
 from mobileclip.devices import AUTO
+from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.terminal import console, say
 from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
@@ -43,6 +44,7 @@ class Command:
         lines: what the lines of `.jsonl` files among these may name.
         output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
             checkpoint.
+        tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
         show: print the run's choices as JSON and stop; --run reads them back.
@@ -59,6 +61,7 @@ class Command:
     evaluate: tuple[str, ...] = ()
     lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
     output: Path | None = None
+    tokenizer: str | None = None
     initial_weights: Path | None = None
     device: str = AUTO
     show: bool = False
@@ -113,9 +116,10 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     """Return the recipe's choices with what the command line says instead.
 
     Raises:
-        ValueError: if there is no data, or `--tiny` finds none where it is said to be.
+        ValueError: if there is no data, `--tiny` finds none where it is said to be, or the tokenizer cannot be used.
     """
     data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
+    data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
     # The model takes what the data is made as: a size that is changed there is the model's too.
     image, text = chosen.model.image, chosen.model.text
     model = attrs.evolve(
@@ -127,6 +131,29 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     if not spec.data.shards and not command.show:
         raise ValueError(_no_data(spec))
     return spec
+
+
+def _text_input(chosen: TextInput, tokenizer: str | None) -> TextInput:
+    """Return the text contract of a run, with the text of its tokenizer where that is not CLIP's.
+
+    Raises:
+        ValueError: if the run names a tokenizer and its file is not given, or another one is.
+    """
+    named = chosen.tokenizer
+    if tokenizer is None:
+        if named is not None and named.content is None:
+            raise ValueError(
+                f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}; give the "
+                "file"
+            )
+        return chosen
+    own = read_text_input(tokenizer, context_length=chosen.context_length)
+    if named is not None and own.tokenizer != named:
+        raise ValueError(
+            f"{tokenizer} is not the run's tokenizer.json, whose SHA-256 is {named.sha256}; give that file, or start "
+            "from a recipe without a tokenizer of its own"
+        )
+    return own
 
 
 def _defaults(spec: RunSpec, arguments: Sequence[str], row: str = "") -> Command:

@@ -25,3 +25,11 @@ def test_end_token_pool_takes_the_highest_id():
 def test_of_several_end_tokens_the_first_counts():
     features = noise(1, 4, 2)
     assert torch.equal(EndTokenPool()(features, torch.tensor([[1, 9, 9, 9]])), features[:, 1])
+
+
+def test_end_token_pool_takes_an_end_token_that_is_not_the_highest_id():
+    features = noise(3, 4, 2)
+    ids = torch.tensor([[2, 900, 3, 0], [2, 3, 0, 3], [700, 5, 6, 3]])
+    pool = EndTokenPool(end_id=3)
+    assert torch.equal(pool(features, ids), torch.stack([features[0, 2], features[1, 1], features[2, 3]]))
+    assert not pool.state_dict()

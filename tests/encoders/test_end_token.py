@@ -7,6 +7,7 @@ from torch import nn
 
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import TextEncoder, by_length, encode_to_the_end
+from mobileclip.inputs import TokenizerFile
 from mobileclip.reparam import reparameterize
 from tests.encoders.small import SMALL, SMALL_MCT, randomised
 
@@ -75,4 +76,22 @@ def test_another_context_is_refused():
 def test_order_of_length():
     end = SMALL.text.input.end_id
     tokens = torch.tensor([[1, 2, 3, end], [1, end, 0, 0], [1, 2, end, 0], [5, end, 0, 0]])
-    assert by_length(tokens).tolist() == [1, 3, 2, 0]
+    assert by_length(tokens, SMALL.text.input).tolist() == [1, 3, 2, 0]
+
+
+def test_order_of_length_by_an_end_token_that_is_not_the_highest_id():
+    contract = attrs.evolve(SMALL.text.input, tokenizer=TokenizerFile(sha256="0" * 64, end_id=3))
+    tokens = torch.tensor([[2, 9, 9, 3], [2, 3, 0, 0], [2, 500, 3, 0], [5, 3, 0, 0]])
+    assert by_length(tokens, contract).tolist() == [1, 3, 2, 0]
+
+
+@torch.inference_mode()
+def test_texts_are_cut_behind_an_end_token_that_is_not_the_highest_id():
+    contract = attrs.evolve(CAUSAL.text.input, tokenizer=TokenizerFile(sha256="0" * 64, end_id=3))
+    own = attrs.evolve(CAUSAL, text=attrs.evolve(CAUSAL.text, input=contract))
+    tokens = torch.tensor([[9, 8, 3, *[0] * 9], [7, 6, 5, 599, 3, *[0] * 7]])
+    tower = tower_of(own)
+    torch.testing.assert_close(encode_to_the_end(tower, tokens), tower(tokens), rtol=1e-12, atol=1e-12)
+    # The features at the end token, not at the highest id.
+    by_hand = tower.project(tower.norm(tower.layers(tower.token_embedding(tokens) + tower.position)))
+    torch.testing.assert_close(tower(tokens), by_hand[[0, 1], [2, 4]], rtol=1e-12, atol=1e-12)

@@ -37,6 +37,7 @@ AREAS = (
     "tars",
     "arrays",
     "samples",
+    "tokenizers",
     "servers",
     "commands",
 )

@@ -24,7 +24,7 @@ from mobileclip.evaluation.runner import EvaluationSpec
 from mobileclip.export.contract import ImageContract, TextContract, TowerFile
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.spec import ExportSpec
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inputs import ImageInput, TextInput, TokenizerFile
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.losses.sigmoid import ReinforcedSigmoidLossSpec, SigmoidLossSpec
 from mobileclip.reinforce.captioners.coca import CocaCaptioner
@@ -63,6 +63,7 @@ EITHER: dict[Any, tuple[str, ...]] = {
 def specs() -> list[Any]:
     """One spec of every class that is read from JSON."""
     image, text = ImageInput(size=64), TextInput(context_length=12, vocab_size=600)
+    tokenizer = TokenizerFile(sha256="0" * 64, start_id=1, end_id=2)
     loss = ReinforcedLossSpec(teacher_dims=(4, 6), teacher_logit_scales=(20.0, 30.0))
     schedule = CosineSchedule(total_steps=3000)
     training = TrainingSpec(loss=loss, schedule=schedule, range_augment=RangeAugmentSpec())
@@ -82,7 +83,7 @@ def specs() -> list[Any]:
         output_shape=(None, 4), compute="fp32",
     )  # fmt: skip
     return [
-        image, text, SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
+        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer), SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
         training, data, card, teacher, captioner, augmentation, parity, ranking, gate, tower, RangeAugmentSpec(),
         Report(
             data="d", runtime="r", image_names=("a",), captions=("b",), skipped={"s": 1}, towers=(parity,),

@@ -1,7 +1,14 @@
-"""Our own layout: safetensors under our own names, with the spec inside, so that a file says what it is."""
+"""Our own layout: safetensors under our own names, with the spec inside, so that a file says what it is.
+
+A text contract with a tokenizer of its own has its `tokenizer.json` there too, compressed: one file is all there is to
+copy, and the two cannot be mixed up.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,12 +19,14 @@ from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import ModelSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.inputs import MAX_TOKENIZER_BYTES, TokenizerFile
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 
 NAME = "mobileclip"
 
+_TOKENIZER = "mobileclip.tokenizer"
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
     "image_encoder": ImageEncoderSpec,
@@ -38,13 +47,32 @@ class Header:
     form: Form
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the header as the texts that safetensors stores."""
+        """Return the header as the texts that safetensors stores.
+
+        Raises:
+            CheckpointError: if the text of the model's tokenizer is not here.
+        """
         kind = next(name for name, cls in _KINDS.items() if isinstance(self.spec, cls))
-        return {
+        header = {
             "mobileclip.kind": kind,
             "mobileclip.form": self.form,
             "mobileclip.spec": to_json(self.spec, unstructure_as=_KINDS[kind]),
         }
+        tokenizer = tokenizer_of(self.spec)
+        if tokenizer is not None:
+            if tokenizer.content is None:
+                raise CheckpointError(
+                    f"the model's tokenizer {tokenizer.sha256[:12]} is known by name alone, and a checkpoint holds its "
+                    "text; build the model from a contract that mobileclip.data.read_text_input read"
+                )
+            header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
+        return header
+
+
+def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
+    """Return the tokenizer of a model's texts, where it is not CLIP's."""
+    text = spec.text if isinstance(spec, DualEncoderSpec) else spec
+    return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
 
 
 def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
@@ -65,4 +93,33 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))
     except ValueError as error:
         raise CheckpointError(f"the spec in {path} cannot be read: {error}") from error
+    if tokenizer_of(spec) is not None:
+        try:
+            spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
+        except ValueError as error:
+            raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
     return Header(spec=spec, form=cast("Form", form))
+
+
+def _inflated(stored: str | None) -> str:
+    """Return the text of a `tokenizer.json` as a file holds it."""
+    if stored is None:
+        raise ValueError("the file holds none, and its model names one; it is damaged, fetch it again")
+    inflate = zlib.decompressobj()
+    try:
+        data = inflate.decompress(base64.b64decode(stored, validate=True), MAX_TOKENIZER_BYTES + 1)
+        if len(data) > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"it has more than {MAX_TOKENIZER_BYTES:,} bytes")
+        return data.decode("utf-8")
+    except (zlib.error, binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"it is damaged ({error}); fetch the file again") from None
+
+
+def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
+    """Return a spec whose tokenizer has its text."""
+    if isinstance(spec, DualEncoderSpec):
+        return attrs.evolve(spec, text=cast("TextEncoderSpec", _with_tokenizer(spec.text, content)))
+    assert isinstance(spec, TextEncoderSpec), "images have no tokenizer"
+    assert spec.input.tokenizer is not None, "the caller has looked"
+    tokenizer = attrs.evolve(spec.input.tokenizer, content=content)
+    return attrs.evolve(spec, input=attrs.evolve(spec.input, tokenizer=tokenizer))

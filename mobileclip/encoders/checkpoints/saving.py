@@ -39,6 +39,11 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     if layout not in layouts:
         raise ValueError(f"{layouts.unknown(layout)}, {native.NAME}")
     foreign = layouts[layout]
+    if native.tokenizer_of(spec) is not None:
+        raise ValueError(
+            f"the {layout} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; save the "
+            f"model in our own layout, {native.NAME}"
+        )
     for _, tower in towers(spec):
         foreign.check(tower)
     if form == "folded":
