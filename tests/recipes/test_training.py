@@ -17,6 +17,7 @@ from mobileclip.evaluation import evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.candidates import candidate_of
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
+from tests.data.tokenizer_files import KINDS
 from tests.evaluation.scene_models import write_scene_benchmarks
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -188,3 +189,35 @@ def test_choices_are_flags(capsys):
     assert "--training.schedule.total-steps" in said
     assert "--data" in said
     assert "13 billion samples seen" in said
+
+
+def test_a_tokenizer_of_ones_own(tmp_path, capsys):
+    """Its name is among the choices, which are taken up again with that file alone."""
+    module = importlib.import_module("train_s2")
+
+    def shown(*arguments):
+        run_recipe(module.train_s2, "train_s2", module.__doc__, ["--show", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    for kind in ("bert", "t5"):
+        KINDS[kind]().save(str(tmp_path / f"{kind}.json"))
+    capsys.readouterr()
+    text = shown("--tokenizer", tmp_path / "t5.json", "--pipeline.text.context-length", "20")
+    spec = from_json(text, RunSpec)
+    assert spec.model.text.input == spec.data.text
+    assert spec.data.text.context_length == 20
+    assert (spec.data.text.start_id, spec.data.text.end_id) == (None, 1)
+    sha256 = spec.data.text.tokenizer.sha256
+    (tmp_path / "run.json").write_text(text)
+    assert shown("--run", tmp_path / "run.json", "--tokenizer", tmp_path / "t5.json") == text
+    for arguments, said in (
+        (
+            [],
+            f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {spec.data.text.tokenizer.sha256}",
+        ),
+        (["--tokenizer", tmp_path / "bert.json"], "is not the run's tokenizer.json, whose SHA-256 is"),
+        (["--tokenizer", tmp_path / "run.json"], "is no tokenizer.json that can be used"),
+        (["--tokenizer", tmp_path / "none.json"], "none.json"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            shown("--run", tmp_path / "run.json", *arguments)

@@ -83,7 +83,8 @@ def specs() -> list[Any]:
         output_shape=(None, 4), compute="fp32",
     )  # fmt: skip
     return [
-        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer), SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
+        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer),
+        SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
         training, data, card, teacher, captioner, augmentation, parity, ranking, gate, tower, RangeAugmentSpec(),
         Report(
             data="d", runtime="r", image_names=("a",), captions=("b",), skipped={"s": 1}, towers=(parity,),
