@@ -33,6 +33,7 @@ def join(
     check_images: bool = False,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
     shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    index_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0,
     quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -61,6 +62,7 @@ def join(
         num_workers: number of processes; the result does not depend on it.
         shard_seconds: of several processes, without a finished shard, after which the join ends: one may be stopped or
             stuck.
+        index_seconds: for which another join that writes to the same index is waited for.
         quiet: show no progress.
     """
     from mobileclip.data.join import JoinSpec, join_images
@@ -82,6 +84,7 @@ def join(
         check_images=check_images,
         num_workers=num_workers,
         shard_seconds=shard_seconds,
+        index_seconds=index_seconds,
     )
     report = join_images(spec, show_progress=not quiet)
     say(report)

@@ -32,9 +32,9 @@ _CACHE_KIB = 64 * 1024
 _KEYS_PER_QUERY = 500
 
 # Another job may be entering a large shard.
-_LOCK_SECONDS = 600
+LOCK_SECONDS = 600.0
 _ADVICE = {
-    "locked": "another job is writing to it: wait for it, or choose another",
+    "locked": "another job is writing to it: wait for it, or choose another with `index`",
     "full": "make room on its disk and run this again: what was indexed is kept",
     "disk I/O": "see to its disk and run this again",
     "readonly": "it, or its folder, cannot be written: choose another place with `index`",
@@ -156,14 +156,16 @@ class ImageIndex:
     Args:
         path: the file.
         by: `key`, or the field of the samples' JSON that is the key.
+        lock_seconds: for which another job that writes to it is waited for.
 
     Raises:
-        ValueError: if the file is no index, or one by another key.
+        ValueError: if the file is no index, or one by another key; if it is locked, full, or cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], by: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], by: str, *, lock_seconds: float = LOCK_SECONDS) -> None:
         self.path = Path(path)
         self.by = by
+        self.lock_seconds = lock_seconds
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._database = self._connected()
         try:
@@ -174,7 +176,7 @@ class ImageIndex:
 
     @_explained
     def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, isolation_level=None, timeout=_LOCK_SECONDS)
+        return sqlite3.connect(self.path, isolation_level=None, timeout=self.lock_seconds)
 
     @_explained
     def _open(self) -> None:
@@ -344,6 +346,7 @@ def build_image_index(
     share: Mapper = one_after_another,
     show_progress: bool = False,
     limits: SampleLimits = SAMPLE_LIMITS,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> ImageIndex:
     """Return the index of the images in shards, reading what an earlier run has not.
 
@@ -355,11 +358,13 @@ def build_image_index(
         share: reads several shards at once, or one after another.
         show_progress: show a bar with the speed and the time left.
         limits: of what is read of a sample.
+        lock_seconds: for which another job that writes to the index is waited for.
 
     Raises:
-        ValueError: if the file is no index or one by another key, or none of the shards can be read.
+        ValueError: if the file is no index or one by another key, is locked, full, or cannot be written; or if none of
+            the shards can be read.
     """
-    index = ImageIndex(path, by)
+    index = ImageIndex(path, by, lock_seconds=lock_seconds)
     try:
         index.update(shards, hashed=hashed, share=share, show_progress=show_progress, limits=limits)
         _check_images(index.counts(), shards, by)

@@ -21,7 +21,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.card import ReinforcementCard, find_card, write_card
 from mobileclip.data.image_formats import IMAGE_EXTENSIONS
-from mobileclip.data.image_index import ImageIndex, IndexedImage, build_image_index
+from mobileclip.data.image_index import LOCK_SECONDS, ImageIndex, IndexedImage, build_image_index
 from mobileclip.data.image_scan import storable
 from mobileclip.data.join_checks import check_joined, has_caption
 from mobileclip.data.join_report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
@@ -63,6 +63,7 @@ class JoinSpec:
         check_images: decode every image, and leave samples out whose image is broken.
         num_workers: number of processes; the result does not depend on it.
         shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
+        index_seconds: for which another job that writes to the same index is waited for.
         sample_limits: of what is read of a sample.
 
     Raises:
@@ -79,6 +80,7 @@ class JoinSpec:
     check_images: bool = False
     num_workers: int = attrs.field(default=1, validator=validators.ge(1))
     shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
+    index_seconds: float = attrs.field(default=LOCK_SECONDS, validator=validators.gt(0))
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
@@ -126,6 +128,7 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
             share=share,
             show_progress=show_progress,
             limits=spec.sample_limits,
+            lock_seconds=spec.index_seconds,
         ) as index,
     ):
         placeholders = index.placeholders(spec.placeholder_threshold) if hashed else {}
@@ -207,7 +210,10 @@ class _Job:
         except FileNotFoundError:
             return 0, "there is no such file"
         path = storage.join(self.spec.output, name)
-        with ImageIndex(self.index, self.spec.by) as index, closing(_ImageReader()) as reader:
+        with (
+            ImageIndex(self.index, self.spec.by, lock_seconds=self.spec.index_seconds) as index,
+            closing(_ImageReader()) as reader,
+        ):
             joined = _Shard(spec=self.spec, index=index, reader=reader, dropped=self.dropped)
             _write(path, joined.samples(read_shard(source, problems.append, self.spec.sample_limits)))
         done = JoinedShard(
