@@ -1,10 +1,11 @@
-"""What is assumed where nothing is said: defaults, bounds of specs' fields, registered names and the specs behind them.
+"""What is assumed where nothing is said: defaults, bounds of fields, constants, registered names and specs behind them.
 
 `python -m tests.defaults` writes them anew.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -27,16 +28,18 @@ _SHOWN = bool | int | float | str | bytes | tuple
 
 
 def defaults(room: str) -> dict[str, dict[str, str]]:
-    """Return, by place and name, a room's defaults that are values, its fields' bounds, its names and named specs."""
+    """Return, by place and name, a room's defaults and constants that are values, fields' bounds, and named specs."""
     # A room registers in another's registry, so that all are imported.
     modules = {name: tuple(_modules(name)) for name in ROOMS}[room]
     found = {}
     for module in modules:
+        if constants := _constants(module):
+            found.setdefault(module.__name__.partition(".")[2], {}).update(constants)
         own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == module.__name__]
         registries = {name: thing for name, thing in vars(module).items() if isinstance(thing, Registry)}
         for name, registry in registries.items():
             ours = sorted(key for key, value in registry.items() if _is_ours(value))
-            found[f"{module.__name__.partition('.')[2]}.{name}"] = {registry.kind: ", ".join(ours)}
+            found.setdefault(f"{module.__name__.partition('.')[2]}.{name}", {})[registry.kind] = ", ".join(ours)
         for thing in own:
             if inspect.isclass(thing):
                 methods = [member for member in vars(thing).values() if inspect.isfunction(member)]
@@ -64,6 +67,19 @@ def _shown(thing: type | Callable[..., object]) -> dict[str, str]:
     if not signature.parameters and str(signature.return_annotation).endswith("Spec"):
         shown["returns"] = repr(thing())
     return shown
+
+
+def _constants(module: ModuleType) -> dict[str, str]:
+    assigned = (
+        node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.Assign | ast.AnnAssign)
+    )
+    targets = (
+        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    public = {name: getattr(module, name) for name in names if name.isupper() and not name.startswith("_")}
+    values = {name: value for name, value in public.items() if isinstance(value, _SHOWN) or attrs.has(type(value))}
+    return {name: repr(value) for name, value in values.items() if " at 0x" not in repr(value)}
 
 
 def _is_ours(value: object) -> bool:

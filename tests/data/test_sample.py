@@ -75,6 +75,8 @@ class TestConstruction:
             ({"captions": ("a", " \n")}, "no_caption"),
             ({"captions": ("",)}, "no_caption"),
             ({"captions": ("\ud800",)}, "bad_text"),
+            ({"key": "\ud800"}, "bad_key"),
+            ({"key": "é" * 2000}, "bad_key"),
             ({"syn_captions": {"syn_text": ("a", "\u3000")}}, "no_caption"),
             ({"syn_captions": {"syn_text": ("\udfff",)}}, "bad_text"),
             ({"syn_captions": {"more_text": ("a",)}}, "bad_json"),

@@ -15,11 +15,20 @@ import pytest
 from PIL import Image
 
 from mobileclip.evaluation import published_models
-from mobileclip.evaluation.report import ModelResults, published_model, write_pictures, write_report
+from mobileclip.evaluation.report import (
+    Cell,
+    Column,
+    ModelResults,
+    Table,
+    published_model,
+    write_pictures,
+    write_report,
+)
 from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, to_png, to_svg
 from mobileclip.evaluation.report.latency import draw_latency, latency_panels
 from mobileclip.evaluation.report.markup import element, escape
 from mobileclip.evaluation.report.pictures import LONGEST_SIDE
+from mobileclip.evaluation.report.table_picture import draw_table
 from tests.evaluation.reports import CLASS_NAMES, TITLE, WHEN, measured, written
 
 VOID = {"br", "img", "meta", "wbr"}
@@ -30,7 +39,7 @@ class Document(HTMLParser):
 
     def __init__(self, path) -> None:
         super().__init__(convert_charrefs=True)
-        self.elements, self._open, self._texts = [], [], []
+        self.elements, self.headings, self._open, self._texts = [], [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self._open == [], "every element is closed"
@@ -54,6 +63,8 @@ class Document(HTMLParser):
     def handle_data(self, data):
         if self._open and self._open[-1] != "style":
             self._texts.append(data)
+        if self._open and self._open[-1] in ("h1", "h2", "h3"):
+            self.headings.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +155,20 @@ class TestPage:
         ):
             assert said in text, said
 
+    def test_its_sections(self, report):
+        assert Document(report[0]).headings == [
+            TITLE,
+            "Models",
+            "Accuracy over latency",
+            "Comparisons",
+            "mobileclip2_s2 beside mobileclip_s0",
+            "Robustness",
+            "All results",
+            "Up close",
+            "How it was measured",
+            "Images used and left out",
+        ]
+
     def test_numbers_of_a_comparison(self, report):
         """The bar and the tick of every data set are where its numbers are."""
         path, models, _ = report
@@ -213,6 +238,21 @@ class TestPictures:
             # Ink on paper, and nothing runs over the edge.
             assert 0.001 < (pixels < 128).mean() < 0.5, path.name
             assert (np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]) == 255).all(), path.name
+            # Nor is there much paper around it: inches, at 160 dots each.
+            margins = [np.flatnonzero(lines)[[0, -1]] for lines in ((pixels < 250).any(0), (pixels < 250).any(1))]
+            widest = max(max(first, size - last) for (first, last), size in zip(margins, image.size, strict=True)) / 160
+            assert widest < (0.4 if path.stem in ("models", "robustness", "results") else 0.75), path.name
+
+    def test_notes_are_as_wide_as_their_table(self):
+        columns = tuple(Column(title=f"column {number}") for number in range(12))
+        row = tuple(Cell(text="x" * 20) for _ in columns)
+        table = Table(title="title", columns=columns, rows=(row,), notes=("of a note " * 60,))
+        boxes = {one.get_text(): one.get_window_extent() for one in draw_table(table, LIGHT).texts}
+        lines = [text for text in boxes if text.startswith(("of a note", "a note of", "note of a"))]
+        assert len(lines) > 1
+        cells = [box for text, box in boxes.items() if text == "x" * 20 or text.startswith("column")]
+        width = max(box.x1 for box in cells) - boxes["title"].x0
+        assert 0.6 * width < max(boxes[line].width for line in lines) <= 1.05 * width
 
     def test_names_that_differ_only_in_what_a_file_cannot_hold(self, tmp_path):
         published = published_model("mobileclip_s0")
@@ -238,6 +278,9 @@ class TestPictures:
         (axes,) = draw_latency(panel, LIGHT).axes
         drawn = np.concatenate([np.asarray(one.get_offsets()) for one in axes.collections])
         assert drawn.tolist() == pytest.approx(np.array([[3.1, 58.12], [6.9, 63.66]]), abs=0.005)
+        assert axes.get_ylim() == pytest.approx((57.12, 64.66), abs=0.005)
+        assert axes.get_xlim()[0] < 3.1 / 1.4
+        assert axes.get_xlim()[1] > 6.9 * 1.8
 
     def test_themes(self):
         (panel,) = latency_panels([published_model("mobileclip_s0")])

@@ -134,7 +134,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str]) -> Iterator[tu
                     room = Path(mutant.file).parts[1]
                     if room not in usual:
                         usual[room] = _unchanged(trees[-1], room, only)
-                    tests = only or files_with_tests(ROOT, room, mutant.file, usual[room].file_seconds)
+                    tests = only or files_with_tests(trees[-1], room, mutant.file, usual[room].file_seconds)
                     trial = Trial(trees.pop(), tests, mutant, 30 + 5 * usual[room].seconds)
                     running[trial.process.sentinel] = trial
                 ready = wait(list(running), min(trial.seconds_left for trial in running.values()))
@@ -150,7 +150,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str]) -> Iterator[tu
 
 
 def _unchanged(tree: Path, room: str, only: list[str]) -> Verdict:
-    trial = Trial(tree, only or files_with_tests(ROOT, room), None, 3600)
+    trial = Trial(tree, only or files_with_tests(tree, room), None, 3600)
     verdict = trial.finish()
     if not verdict.passed:
         print((tree / ".log").read_text(errors="replace")[-4000:])
