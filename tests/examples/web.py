@@ -20,8 +20,10 @@ from PIL import Image
 
 from mobileclip.data.image import ImageTransform
 from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.tokenizer_file import read_text_input
 from mobileclip.export.measured import as_taken
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
+from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts
 
 SOURCE = Path(__file__).parents[2] / "examples" / "web"
@@ -72,7 +74,7 @@ def write_values(folder):
     """Write what Pillow, `tokenizers` and the library give, for the page's own tests."""
     (folder / "resampled.json").write_text(json.dumps(resampled()))
     (folder / "inputs.json").write_text(json.dumps(inputs()))
-    (folder / "tokens.json").write_text(json.dumps(tokens()))
+    (folder / "tokens.json").write_text(json.dumps([clip_tokens(), *(own_tokens(folder, kind) for kind in KINDS)]))
 
 
 def resampled():
@@ -125,11 +127,8 @@ def inputs():
     }
 
 
-def tokens():
+def clip_tokens():
     """The golden texts and random ones, with the whole rows of Python's tokenizers."""
-    contract = TextInput()
-    file = Tokenizer(contract).to_json()
-    whole = tokenizers.Tokenizer.from_str(file)
     generator = random.Random(0)
     lengths = [generator.randint(1, 60) for _ in range(300)]
     texts = [
@@ -137,7 +136,20 @@ def tokens():
         "Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ",
         *("".join(generator.choices(ALPHABET, k=length)) for length in lengths),
     ]
+    return rows_of("CLIP", TextInput(), texts)
+
+
+def own_tokens(folder, kind):
+    """Texts of a tokenizer that is not CLIP's."""
+    KINDS[kind]().save(str(folder / f"{kind}.json"))
+    return rows_of(kind, read_text_input(folder / f"{kind}.json", context_length=12), TEXTS)
+
+
+def rows_of(name, contract, texts):
+    file = Tokenizer(contract).to_json()
+    whole = tokenizers.Tokenizer.from_str(file)
     return {
+        "name": name,
         "file": json.loads(file),
         "contract": {
             "contextLength": contract.context_length,
