@@ -70,6 +70,12 @@ class TestModels:
         for (name, figures), row in zip(PUBLISHED.items(), texts(table), strict=True):
             assert row == [name, "published", *figures]
 
+    def test_titles(self):
+        models = [published_model(name) for name in PUBLISHED]
+        tables = [make(models) for make in (models_table, robustness_table, results_table, coverage_table)]
+        assert [table.title for table in tables] == ["Models", "Robustness", "All results", "Images used and left out"]
+        assert provenance_table(models).title == "When and with what"
+
     def test_a_part_of_the_suite_has_no_average(self):
         (row,) = models_table([model("ours", {"mnist": 0.5, "other": 0.1})]).rows
         assert [cell.text for cell in row] == ["ours", "measured here", "", "", "", "1 of 38"]

@@ -66,6 +66,7 @@ def test_the_loss_falls(tmp_path, reinforced):
     assert result.num_steps == 60
     for line in metrics:
         assert line["loss"] == pytest.approx(line["contrastive"] + line.get("distillation", 0), rel=1e-5)
+        assert 0 <= line["seconds_waiting"] < line["seconds"] < 60
         assert line["learning_rate"] == spec.schedule.learning_rate(int(line["step"]))
     assert all(("distillation" in line) == reinforced for line in metrics)
 

@@ -88,6 +88,7 @@ def test_without_decay_the_step_is_adamw_s():
         model = fresh(SMALL)
         before = {key: value.detach().clone() for key, value in model.named_parameters()}
         optimizer = spec.build(model)
+        assert {group["lr"] for group in optimizer.param_groups} == {0.0}, "until a schedule says otherwise"
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * group.get("rate_scale", 1.0)
         generator = torch.Generator().manual_seed(0)
