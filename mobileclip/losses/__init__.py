@@ -1,10 +1,13 @@
 """Losses of image-text training: they see tensors only."""
 
 from mobileclip.losses.contrastive import ContrastiveLoss, ContrastiveLossSpec
-from mobileclip.losses.distillation import distillation_loss, teacher_targets
-from mobileclip.losses.distilling import DistillingLossSpec
-from mobileclip.losses.fidelity import TargetDivergence, distillation_target_kl
-from mobileclip.losses.formulas import dense_loss
+from mobileclip.losses.formulas import (
+    TargetDivergence,
+    dense_loss,
+    distillation_loss,
+    distillation_target_kl,
+    teacher_targets,
+)
 from mobileclip.losses.reinforced import ReinforcedLoss, ReinforcedLossSpec
 from mobileclip.losses.sigmoid import (
     ReinforcedSigmoidLoss,
@@ -12,7 +15,7 @@ from mobileclip.losses.sigmoid import (
     SigmoidLoss,
     SigmoidLossSpec,
 )
-from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.specs import DistillingLossSpec, LossSpec, LossTerms, PairLossSpec, losses
 
 __all__ = [
     "ContrastiveLoss",
@@ -20,6 +23,7 @@ __all__ = [
     "DistillingLossSpec",
     "LossSpec",
     "LossTerms",
+    "PairLossSpec",
     "ReinforcedLoss",
     "ReinforcedLossSpec",
     "ReinforcedSigmoidLoss",

@@ -1,19 +1,23 @@
-"""What every loss shares: its value, its spec's base class, and the registry that names the specs."""
+"""What describes a loss: the base class of every spec, the choices that losses share, and the registry of names."""
 
 from __future__ import annotations
 
 import abc
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
-import torch
+from attrs import validators
 from torch import Tensor, distributed, nn
 
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+from mobileclip.strict import strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class LossTerms:
+class LossTerms(NamedTuple):
     """The value of a loss: scalars that carry gradients.
 
     Args:
@@ -60,48 +64,101 @@ losses: Registry[type[LossSpec]] = Registry("loss")
 open_family(LossSpec, losses)
 
 
-def compute_dtype(embedding: Tensor) -> torch.dtype:
-    """Return the dtype of similarities and softmaxes: float32, or float64 where the embeddings have it."""
-    return torch.promote_types(embedding.dtype, torch.float32)
+class PairLossSpec(LossSpec):
+    """The choices of a loss over all pairs of a batch; as they stand, those of the student's contrastive loss alone."""
+
+    __slots__ = ()
+
+    @property
+    def contrastive_weight(self) -> float:
+        """Weight of the contrastive term; at least 0."""
+        return 1.0
+
+    @property
+    def distill_weight(self) -> float:
+        """Weight of the distillation term; at least 0. With 0, teachers are neither needed nor looked at."""
+        return 0.0
+
+    @property
+    def teacher_dims(self) -> tuple[int, ...]:
+        """Dims of the teachers, in the order in which their embeddings are concatenated."""
+        return ()
+
+    @property
+    def teacher_logit_scales(self) -> tuple[float, ...]:
+        """Inverse temperatures of the teachers, after `exp`."""
+        return ()
+
+    @property
+    def teacher_biases(self) -> tuple[float | None, ...]:
+        """Biases of the teachers, None for one that was trained with a softmax."""
+        return (None,) * len(self.teacher_dims)
+
+    @property
+    def initial_logit_bias(self) -> float | None:
+        """The student's bias before training; None for a softmax loss, which no bias would change."""
+        return None
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Where it distils: the teachers' embeddings are its targets."""
+        return self.distill_weight > 0
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """The terms of positive weight."""
+        return "contrastive" if self.contrastive_weight > 0 else None, "distillation" if self.needs_teachers else None
 
 
-def similarity_logits(image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
-    """Return the scaled similarity of every image with every text, `logit_scale * image @ text.T`.
+def _ints(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
 
-    Low-precision embeddings are widened first, under autocast too: at a scale of 100 a bfloat16 product is wrong by
-    tenths of a logit.
 
-    Shape: image (B, D), text (B, D) -> (B, B), images as rows.
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, ...]) -> None:
+    if not values:
+        raise ValueError(f"{attribute.name} is empty; give one number per teacher")
+    for value in values:
+        if not value > 0:
+            raise ValueError(f"{attribute.name} must be positive, but {values} holds {value}")
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class DistillingLossSpec(PairLossSpec):
+    """The choices of every loss that distils an ensemble of teachers beside its contrastive term.
+
+    The defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
 
     Args:
-        image: unit-length image embeddings.
-        text: unit-length text embeddings, row by row the partners of the images.
-        logit_scale: inverse temperature, after `exp`; a scalar.
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        dtype = compute_dtype(image)
-        scale = logit_scale.to(dtype) if isinstance(logit_scale, Tensor) else logit_scale
-        return scale * (image.to(dtype) @ text.to(dtype).mT)
-
-
-def check_pair(image: Tensor, text: Tensor, names: tuple[str, str]) -> None:
-    """Raise unless two embedding batches are (B, D) and pair row by row.
+        teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated.
+        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
+        distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. With 0 there are no teachers.
+        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 where nothing is distilled.
 
     Raises:
-        ValueError: if one is not a matrix, the batches or the dims differ, or the batch is empty.
+        ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
     """
-    for name, value in zip(names, (image, text), strict=True):
-        if value.ndim != 2:
-            raise ValueError(f"{name} must be (batch, dim), but its shape is {tuple(value.shape)}")
-    if image.shape[0] != text.shape[0]:
-        raise ValueError(
-            f"{names[0]} has {image.shape[0]} rows and {names[1]} has {text.shape[0]}; they pair row by row, so the "
-            "batches must be equal"
-        )
-    if image.shape[1] != text.shape[1]:
-        raise ValueError(
-            f"{names[0]} has dim {image.shape[1]} and {names[1]} has dim {text.shape[1]}; both towers must embed into "
-            "the same space"
-        )
-    if image.shape[0] == 0:
-        raise ValueError(f"{names[0]} and {names[1]} are empty; a loss needs at least one pair")
+
+    teacher_dims: tuple[int, ...] = attrs.field(default=(768, 768), converter=_ints, validator=_positive)
+    teacher_logit_scales: tuple[float, ...] = attrs.field(
+        default=attrs.Factory(lambda own: (100.0,) * len(own.teacher_dims), takes_self=True),
+        converter=_floats,
+        validator=_positive,
+    )
+    distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
+    contrastive_weight: float = attrs.field(
+        default=attrs.Factory(lambda own: 0.0 if own.distill_weight else 1.0, takes_self=True),
+        validator=validators.ge(0),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.teacher_dims) != len(self.teacher_logit_scales):
+            raise ValueError(
+                f"teacher_dims {self.teacher_dims} names {len(self.teacher_dims)} teachers and teacher_logit_scales "
+                f"{self.teacher_logit_scales} names {len(self.teacher_logit_scales)}; give one logit scale per teacher"
+            )
+        if self.contrastive_weight == 0 and self.distill_weight == 0:
+            raise ValueError("contrastive_weight and distill_weight are both 0, so there is nothing to minimise")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.losses import ContrastiveLoss, ReinforcedLoss
+from mobileclip.losses import ContrastiveLoss, ReinforcedLossSpec
 
 DIM = 512
 TEACHER_DIMS = (768, 768)
@@ -33,12 +33,12 @@ def test_reinforced(benchmark, student, weights):
         f"teacher_{name}": torch.cat([unit(batch, dim) for dim in TEACHER_DIMS], dim=1)
         for name in ("image", "text", "syn_text")
     }
-    loss = ReinforcedLoss(
+    loss = ReinforcedLossSpec(
         teacher_dims=TEACHER_DIMS,
         teacher_logit_scales=(100, 100),
         contrastive_weight=weights[0],
         distill_weight=weights[1],
-    )
+    ).build()
 
     def step() -> None:
         loss(**student, **teachers).total.backward()

@@ -9,10 +9,12 @@ from torch.nn import functional as F
 from mobileclip.losses import (
     ContrastiveLossSpec,
     LossSpec,
+    PairLossSpec,
     ReinforcedLossSpec,
     ReinforcedSigmoidLossSpec,
     SigmoidLossSpec,
 )
+from mobileclip.training.finetuning.labels import labelled_contrastive
 
 STUDENT = ("image", "text", "syn_text")
 TEACHER_DIMS = (3, 4)
@@ -32,6 +34,7 @@ SPECS: dict[str, LossSpec] = {
         distill_weight=0.75,
         initial_logit_bias=-3,
     ),
+    "labelled_contrastive": labelled_contrastive(sum(TEACHER_DIMS)),
 }
 
 
@@ -51,3 +54,13 @@ def random_batch(
         if spec.needs_teachers:
             inputs[f"teacher_{name}"] = teachers
     return inputs
+
+
+def operation_arguments(spec: PairLossSpec, inputs: dict[str, Tensor], *, scale: float = 9.0) -> list:
+    """Return what `torch.ops.mobileclip.pair_terms` is called with; it computes gradients."""
+    names = ("image", "text", "syn_text", "teacher_image", "teacher_text", "teacher_syn_text")
+    image, text, syn_text, *teachers = (inputs.get(name) for name in names)
+    bias = None if spec.initial_logit_bias is None else torch.tensor(spec.initial_logit_bias)
+    student = [image, text, syn_text, torch.tensor(scale, dtype=torch.float64), bias]
+    choices = [spec.teacher_dims, spec.teacher_logit_scales, spec.teacher_biases] if spec.needs_teachers else [()] * 3
+    return [*student, *teachers, *map(list, choices), spec.contrastive_weight > 0, True, None]

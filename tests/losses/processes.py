@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import tempfile
 from pathlib import Path
@@ -124,13 +125,16 @@ def in_groups(rank: int, folder: str) -> None:
         if rank not in members:
             continue
         for name, spec in SPECS.items():
-            loss = spec.build(process_group=group).double()
+            loss = copy.deepcopy(spec.build(process_group=group)).double()  # a copy keeps its group
             inputs = local_batch(spec, size, members.index(rank))
             results[f"{name} {size}"] = value_and_gradients(loss, inputs)
         spec = SPECS["reinforced"]
         results[f"trained {size}"] = trained(spec, size, members.index(rank), group)
         inputs = local_batch(spec, size, members.index(rank), dtype=torch.bfloat16)
         results[f"bfloat16 {size}"] = value_and_gradients(spec.build(process_group=group), inputs)
+        if size == 2:
+            loss = torch.compile(spec.build(process_group=group), fullgraph=True, backend="eager")
+            results["compiled"] = value_and_gradients(loss, local_batch(spec, size, members.index(rank)))
     results["mistakes"] = mistakes(rank, group)
     results["same"] = same_everywhere(rank, group)
     torch.save(results, Path(folder) / f"{rank}.pt")

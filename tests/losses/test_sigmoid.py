@@ -40,7 +40,9 @@ class TestSigmoid:
         assert total.item() == pytest.approx(math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10)), rel=1e-12)
 
     def test_perfect_pairs_cost_nothing(self):
-        assert SigmoidLoss(initial_logit_bias=-50)(image=EYE, text=EYE, logit_scale=100.0).total.item() < 1e-12
+        assert (
+            SigmoidLossSpec(initial_logit_bias=-50).build()(image=EYE, text=EYE, logit_scale=100.0).total.item() < 1e-12
+        )
 
     def test_two_captions_are_summed(self):
         inputs = random_batch(SigmoidLossSpec(), 5, syn=False)
@@ -61,7 +63,7 @@ class TestSigmoid:
 
     def test_large_logits_neither_overflow_nor_vanish(self):
         for bias, expected in ((-1e4, 1e4 - 1e3), (1e4, 3 * 1e4)):
-            total = SigmoidLoss(initial_logit_bias=bias)(image=EYE, text=EYE, logit_scale=1e3).total
+            total = SigmoidLossSpec(initial_logit_bias=bias).build()(image=EYE, text=EYE, logit_scale=1e3).total
             assert total.item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -161,11 +163,10 @@ def test_distillation_without_teachers_is_refused(cls):
     ],
 )
 def test_bad_choices_are_refused(choices, message):
-    for make in (ReinforcedSigmoidLossSpec, ReinforcedSigmoidLoss):
-        with pytest.raises(ValueError, match=message):
-            make(**choices)
+    with pytest.raises(ValueError, match=message):
+        ReinforcedSigmoidLossSpec(**choices)
 
 
 def test_a_bias_that_is_no_number():
     with pytest.raises(ValueError, match=r"initial_logit_bias.*must be a finite number, but is nan"):
-        SigmoidLoss(initial_logit_bias=float("nan"))
+        SigmoidLossSpec(initial_logit_bias=float("nan"))

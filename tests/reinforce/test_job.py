@@ -25,7 +25,7 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.losses import ReinforcedLoss
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.reinforce import (
     InlineEngine,
     Manifest,
@@ -249,12 +249,7 @@ def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
     assert card.augmentation == POLICY
     assert card.num_samples == 5
     assert {"torch", "pillow"} <= set(card.versions)
-    loss = ReinforcedLoss(
-        teacher_dims=card.teacher_dims,
-        teacher_logit_scales=card.teacher_logit_scales,
-        contrastive_weight=0.0,
-        distill_weight=1.0,
-    )
+    loss = ReinforcedLossSpec(teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales).build()
     samples = list(read_reinforced_samples(report.shards))
     image = torch.from_numpy(np.stack([sample.image_emb[0] for sample in samples]))
     text = torch.from_numpy(np.stack([sample.text_emb[0] for sample in samples]))

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.losses.specs import check_pair, compute_dtype
+from mobileclip.losses.formulas import check_pair, compute_dtype
 from mobileclip.losses.tiled.tiles import Similarity
 
 if TYPE_CHECKING:
@@ -19,33 +19,35 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def _as_tensor(value: Tensor | float) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-
-
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(eq=False)
 class EmbeddingBatch:
-    """One process's embeddings: pairs, row by row.
+    """One process's embeddings, pairs row by row, and what makes logits of them.
 
     Args:
         image: (B, D), the student's images.
         text: (B, D), the student's texts.
-        logit_scale: the student's inverse temperature.
         syn_text: (B, D), the student's synthetic captions.
+        logit_scale: the student's inverse temperature.
+        logit_bias: what is added to the student's logits; None for the softmax losses.
         teacher_image: (B, sum of teacher dims), the teachers' images.
         teacher_text: (B, sum of teacher dims), the teachers' texts.
         teacher_syn_text: (B, sum of teacher dims), the teachers' synthetic captions.
         teacher_dims: the teachers' dims; none where the loss does without teachers.
+        teacher_logit_scales: the teachers' inverse temperatures.
+        teacher_biases: what is added to the teachers' logits; None for one that was trained with a softmax.
     """
 
     image: Tensor
     text: Tensor
-    logit_scale: Tensor = attrs.field(converter=_as_tensor)
-    syn_text: Tensor | None = None
-    teacher_image: Tensor | None = None
-    teacher_text: Tensor | None = None
-    teacher_syn_text: Tensor | None = None
-    teacher_dims: tuple[int, ...] = ()
+    syn_text: Tensor | None
+    logit_scale: Tensor
+    logit_bias: Tensor | None
+    teacher_image: Tensor | None
+    teacher_text: Tensor | None
+    teacher_syn_text: Tensor | None
+    teacher_dims: Sequence[int]
+    teacher_logit_scales: Sequence[float]
+    teacher_biases: Sequence[float | None]
 
     def check(self, processes: Processes) -> None:
         """Raise, on every process, unless the embeddings of all processes fit together.
@@ -79,10 +81,9 @@ class EmbeddingBatch:
     def student(self, text: Tensor, processes: Processes) -> Similarity:
         """Return the student's similarity of this process's images with the texts of all processes."""
         dtype = compute_dtype(self.image)
-        scale = self.logit_scale.detach().to(dtype).reshape(())
-        return Similarity(self.image.detach(), processes.gather(text), scale, dtype=dtype)
+        return Similarity(self.image, processes.gather(text), self.logit_scale.to(dtype).reshape(()), dtype=dtype)
 
-    def teachers(self, text: Tensor | None, scales: Sequence[float], processes: Processes) -> list[Similarity]:
+    def teachers(self, text: Tensor | None, processes: Processes) -> list[Similarity]:
         """Return the teachers' similarities of this process's images with the texts of all processes.
 
         Their embeddings are brought to unit length: they are stored rounded, and a scale of 100 makes that count.
@@ -91,11 +92,11 @@ class EmbeddingBatch:
             return []
         assert self.teacher_image is not None, "checked before"
         dtype = compute_dtype(self.image)
-        images = torch.split(self.teacher_image.detach(), list(self.teacher_dims), dim=1)
-        texts = torch.split(processes.gather(text.detach()), list(self.teacher_dims), dim=1)
+        images = torch.split(self.teacher_image, list(self.teacher_dims), dim=1)
+        texts = torch.split(processes.gather(text), list(self.teacher_dims), dim=1)
         return [
             Similarity(image_k, text_k, scale, dtype=dtype, normalize=True)
-            for image_k, text_k, scale in zip(images, texts, scales, strict=True)
+            for image_k, text_k, scale in zip(images, texts, self.teacher_logit_scales, strict=True)
         ]
 
     def _check_pairs(self) -> None:
@@ -125,9 +126,10 @@ class EmbeddingBatch:
                 "embed the same images as the student"
             )
         if teacher_image.shape[1] != sum(self.teacher_dims):
+            dims = tuple(self.teacher_dims)
             raise ValueError(
-                f"teacher embeddings have dim {teacher_image.shape[1]}, but teacher_dims {self.teacher_dims} sum "
-                f"to {sum(self.teacher_dims)}; concatenate the embeddings of all teachers, in that order"
+                f"teacher embeddings have dim {teacher_image.shape[1]}, but teacher_dims {dims} sum to {sum(dims)}; "
+                "concatenate the embeddings of all teachers, in that order"
             )
 
 

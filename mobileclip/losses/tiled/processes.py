@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -15,14 +15,19 @@ class Processes:
     """The processes of a group, or one process alone.
 
     Args:
-        group: the group that the batch is spread over, the same number of pairs to each; None where this process has
-            the whole batch.
+        group_name: name of the group that the batch is spread over, the same number of pairs to each; None where this
+            process has the whole batch.
     """
 
-    def __init__(self, group: distributed.ProcessGroup | None) -> None:
-        self.group = group
-        self.rank = 0 if group is None else distributed.get_rank(group)
-        self.size = 1 if group is None else distributed.get_world_size(group)
+    def __init__(self, group_name: str | None) -> None:
+        self.group: distributed.ProcessGroup | None = None
+        self.rank, self.size = 0, 1
+        if group_name is not None:
+            from torch.distributed import distributed_c10d  # a build of PyTorch may be without
+
+            resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]  # noqa: SLF001
+            self.group = resolve(group_name)
+            self.rank, self.size = distributed.get_rank(self.group), distributed.get_world_size(self.group)
 
     def agree(self, facts: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
         """Raise on every process if one of them has an error, or the facts differ.
@@ -69,7 +74,7 @@ class Processes:
         """
         if self.group is None:
             return local
-        local = local.detach().contiguous()
+        local = local.contiguous()
         gathered = local.new_empty((self.size * local.shape[0], *local.shape[1:]))
         distributed.all_gather(list(gathered.chunk(self.size)), local, group=self.group)
         return gathered

@@ -8,67 +8,60 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.losses.tiled.gradients import Term
-from mobileclip.losses.tiled.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
+from mobileclip.losses.tiled.tiles import Tile, Tiling, log_normalizers, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mobileclip.losses.tiled.processes import Processes
-    from mobileclip.losses.tiled.tiles import Normalizers, Similarity
+    from mobileclip.losses.tiled.tiles import Normalizers, Similarity, TermSum
 
 
-def sigmoid_terms(
+def add_sigmoid_terms(
+    contrastive: TermSum | None,
+    distillation: TermSum | None,
+    *,
     student: Similarity,
     teachers: Sequence[Similarity],
-    *,
     bias: Tensor,
     teacher_biases: Sequence[float | None],
-    contrastive: bool,
     gradients: bool,
     processes: Processes,
-) -> list[Term]:
-    """Return the sigmoid loss, where it is asked for, and the distillation term, where there are teachers.
+) -> None:
+    """Add a caption set's sigmoid loss and distillation term, times the batch, with their gradients.
 
     The gradient by a logit is its probability less the target: 1 on the diagonal and 0 elsewhere, or the teachers'
     probability.
 
     Args:
+        contrastive: what the first is added to; None where it is not wanted.
+        distillation: what the second is added to; None where there are no teachers.
         student: similarity of the student's embeddings, this process's images with all texts.
         teachers: those of the teachers' embeddings.
         bias: what is added to the student's logits.
         teacher_biases: what is added to the teachers'; None for one that was trained with a softmax.
-        contrastive: whether the first term is wanted.
         gradients: whether gradients are wanted.
         processes: who shares the batch.
     """
-    batch = student.image.shape[0]
-    tiling = Tiling((student, *teachers), offset=processes.rank * batch)
+    tiling = Tiling((student, *teachers), offset=processes.rank * student.image.shape[0])
     ensemble = TeacherSigmoids(tiling, teacher_biases, processes) if teachers else None
-    loss, divergence = tiling.like.new_zeros(()), tiling.like.new_zeros(())
-    by_loss = PairGradients(student, bias=True) if gradients and contrastive else None
-    by_divergence = PairGradients(student, bias=True) if gradients and ensemble is not None else None
     memory, spare = tiling.scratch(), tiling.scratch()
     for tile in tiling:
         logits = tiling.logits(tile, 0, out=memory).add_(bias)
         no_match = _softplus(logits)
-        loss += no_match.sum() - tile.diagonal(logits).sum()
-        targets = ensemble.targets(tile) if ensemble is not None else None
-        if targets is not None:
-            divergence += (_negative_entropy(targets).add_(no_match).sub_(targets * logits)).sum()
+        if contrastive is not None:
+            contrastive.value += no_match.sum() - tile.diagonal(logits).sum()
+        if distillation is not None and ensemble is not None:
+            targets = ensemble.targets(tile)
+            distillation.value += (_negative_entropy(targets).add_(no_match).sub_(targets * logits)).sum()
         if not gradients:
             continue
         probabilities = torch.sigmoid(logits, out=shaped(spare, tile))
-        if by_divergence is not None and targets is not None:
-            by_divergence.add(tile, torch.sub(probabilities, targets, out=logits))
-        if by_loss is not None:
+        if distillation is not None:
+            distillation.add(tile, torch.sub(probabilities, targets, out=logits))
+        if contrastive is not None:
             tile.diagonal(probabilities).sub_(1)
-            by_loss.add(tile, probabilities)
-    terms = []
-    for wanted, value, sums in ((contrastive, loss, by_loss), (ensemble is not None, divergence, by_divergence)):
-        if wanted:
-            terms.append(Term(value.div_(batch), None if sums is None else sums.finish(batch, processes)))
-    return terms
+            contrastive.add(tile, probabilities)
 
 
 class TeacherSigmoids:

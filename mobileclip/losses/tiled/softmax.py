@@ -8,71 +8,60 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mobileclip.losses.tiled.gradients import Term
-from mobileclip.losses.tiled.tiles import PairGradients, Tile, Tiling, log_normalizers, shaped
+from mobileclip.losses.tiled.tiles import Tile, Tiling, log_normalizers, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mobileclip.losses.tiled.processes import Processes
-    from mobileclip.losses.tiled.tiles import Normalizers, Similarity
+    from mobileclip.losses.tiled.tiles import Normalizers, Similarity, TermSum
 
 
-def softmax_terms(
+def add_softmax_terms(
+    contrastive: TermSum | None,
+    distillation: TermSum | None,
+    *,
     student: Similarity,
     teachers: Sequence[Similarity],
-    *,
-    contrastive: bool,
     gradients: bool,
     processes: Processes,
-) -> list[Term]:
-    """Return the contrastive term, where it is asked for, and the distillation term, where there are teachers.
+) -> None:
+    """Add a caption set's contrastive and distillation terms, times twice the batch, with their gradients.
 
     Two passes over the tiles. The first sums the softmax denominators, images over texts and texts over images, with
     which the second knows every probability in a tile. The gradient by a logit is its two probabilities less the
     targets', `1` each on the diagonal or the teachers'.
 
     Args:
+        contrastive: what the first is added to; None where it is not wanted.
+        distillation: what the second is added to; None where there are no teachers.
         student: similarity of the student's embeddings, this process's images with all texts.
         teachers: those of the teachers' embeddings.
-        contrastive: whether the first term is wanted.
         gradients: whether gradients are wanted.
         processes: who shares the batch.
     """
-    batch = student.image.shape[0]
-    tiling = Tiling((student, *teachers), offset=processes.rank * batch)
+    tiling = Tiling((student, *teachers), offset=processes.rank * student.image.shape[0])
     normalizers = log_normalizers(tiling, range(1 + len(teachers)), processes)
     ensemble = TeacherSoftmaxes(tiling, range(1, 1 + len(teachers)), normalizers) if teachers else None
-    matching, divergence = tiling.like.new_zeros(()), tiling.like.new_zeros(())
-    by_contrastive = PairGradients(student) if gradients and contrastive else None
-    by_divergence = PairGradients(student) if gradients and ensemble is not None else None
     memory, spare = tiling.scratch(), tiling.scratch()
     for tile in tiling:
         logits = tiling.logits(tile, 0, out=memory)
         over_texts = torch.sub(logits, normalizers[0].rows[tile.rows], out=shaped(spare, tile))
         over_images = logits.sub_(normalizers[0].columns[tile.columns])
-        matching += tile.diagonal(over_texts).sum() + tile.diagonal(over_images).sum()
-        targets: tuple[Tensor, Tensor] | None = None
-        if ensemble is not None:
+        if contrastive is not None:
+            contrastive.value -= tile.diagonal(over_texts).sum() + tile.diagonal(over_images).sum()
+        if distillation is not None and ensemble is not None:
             targets = ensemble.targets(tile)
-            divergence += ensemble.divergence(tile, targets[0], over_texts)
-            divergence += ensemble.divergence(tile, targets[1], over_images)
+            distillation.value += ensemble.divergence(tile, targets[0], over_texts)
+            distillation.value += ensemble.divergence(tile, targets[1], over_images)
         if not gradients:
             continue
         probabilities = over_texts.exp_().add_(over_images.exp_())
-        if by_divergence is not None and targets is not None:
-            by_divergence.add(tile, torch.sub(probabilities, targets[0].add_(targets[1]), out=targets[1]))
-        if by_contrastive is not None:
+        if distillation is not None:
+            distillation.add(tile, torch.sub(probabilities, targets[0].add_(targets[1]), out=targets[1]))
+        if contrastive is not None:
             tile.diagonal(probabilities).sub_(2)
-            by_contrastive.add(tile, probabilities)
-    terms = []
-    for wanted, value, sums in (
-        (contrastive, -matching, by_contrastive),
-        (ensemble is not None, divergence, by_divergence),
-    ):
-        if wanted:
-            terms.append(Term(value.div_(2 * batch), None if sums is None else sums.finish(2 * batch, processes)))
-    return terms
+            contrastive.add(tile, probabilities)
 
 
 class TeacherSoftmaxes:

@@ -195,33 +195,50 @@ def _logsumexp(logits: Tensor, dim: int, memory: Tensor) -> Tensor:
     return torch.sub(logits, largest, out=memory).exp_().sum(dim=dim, keepdim=True).log_().add_(largest)
 
 
-class PairGradients:
-    """Gradients of the student's embeddings, scale and, where it has one, bias, summed tile by tile.
+class TermSum:
+    """One term of a loss: its value and, where they are wanted, its gradients, summed over tiles and caption sets.
 
     Args:
-        student: the student's similarity.
+        image: (B, D), the student's images.
+        dtype: what is computed in.
+        gradients: whether gradients are wanted.
         bias: whether the logits have a bias.
     """
 
-    def __init__(self, student: Similarity, *, bias: bool = False) -> None:
+    def __init__(self, image: Tensor, *, dtype: torch.dtype, gradients: bool, bias: bool) -> None:
+        self.value = image.new_zeros((), dtype=dtype)
+        self.image = torch.zeros_like(image, dtype=dtype) if gradients else None
+        self.bias = self.value.clone() if bias else None
+        self.texts: list[Tensor] = []
+
+    def begin(self, student: Similarity) -> None:
+        """Go on to the next caption set."""
         self.student = student
-        self.image = torch.zeros_like(student.image, dtype=student.dtype)
-        self.text = torch.zeros_like(student.text, dtype=student.dtype)
-        self.bias = self.image.new_zeros(()) if bias else None
+        if self.image is not None:
+            self.texts.append(torch.zeros_like(student.text, dtype=student.dtype))
 
     def add(self, tile: Tile, by_logits: Tensor) -> None:
         """Add what the gradient by a tile's logits makes."""
+        assert self.image is not None, "gradients are wanted"
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
-        self.text[tile.columns].addmm_(by_logits.mT, tile.images(0))
+        self.texts[-1][tile.columns].addmm_(by_logits.mT, tile.images(0))
         if self.bias is not None:
             self.bias += by_logits.sum()
 
+    def end(self, processes: Processes) -> None:
+        """Leave the caption set: each process keeps what all found for its own texts."""
+        if self.texts:
+            self.texts[-1] = processes.scatter_sum(self.texts[-1])
+
     def finish(self, divisor: float, processes: Processes) -> list[Tensor]:
-        """Return the gradients by image, text, scale and, where there is one, bias, divided.
+        """Return the value and the gradients by image, each caption set, and scale and bias as one vector, divided.
 
         The scale's and the bias's are the mean over the processes already: each process holds a copy of them.
         """
+        value = self.value.div_(divisor)
+        if self.image is None:
+            return [value]
         single = [(self.image * self.student.image).sum()] + ([] if self.bias is None else [self.bias])
         shared = processes.mean(torch.stack(single).div_(divisor))
-        text = processes.scatter_sum(self.text).div_(divisor)
-        return [self.image.mul_(self.student.image_factor).div_(divisor), text, *shared]
+        image = self.image.mul_(self.student.image_factor).div_(divisor)
+        return [value, image, *(text.div_(divisor) for text in self.texts), shared]

@@ -66,6 +66,13 @@ def test_a_model_in_distributed_data_parallel_learns_as_alone(results, size):
             torch.testing.assert_close(result[f"trained {size}"][name], gradient, rtol=1e-12, atol=1e-12)
 
 
+def test_compiled(results):
+    """One graph, the exchanges between the processes among it."""
+    for result in results[2:]:
+        for name, expected in result["reinforced 2"].items():
+            torch.testing.assert_close(result["compiled"][name], expected)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_bfloat16(results, size):
     spec = SPECS["reinforced"]

@@ -1,0 +1,254 @@
+"""What every registered loss keeps: its formula, its gradients, copies, files, precisions, compilation.
+
+That several processes are as one with the whole batch is in `tiled/test_processes.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from mobileclip.losses import LossSpec, LossTerms, dense_loss, losses
+from mobileclip.losses.tiled import tiles
+from mobileclip.serialization import from_json, to_json
+from tests.losses.embeddings import SPECS, STUDENT, random_batch
+
+TERMS = ("contrastive", "distillation", "total")
+
+each_loss = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def evaluate(loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, term: str) -> tuple[LossTerms, list]:
+    return _gradients(loss, loss, inputs, scale, term)
+
+
+def evaluate_dense(spec: LossSpec, loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, term: str):
+    return _gradients(partial(dense_loss, spec, **dict(loss.named_parameters())), loss, inputs, scale, term)
+
+
+def _gradients(call, loss, inputs, scale, term):
+    logit_scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    terms = call(**inputs, logit_scale=logit_scale)
+    wanted = [value for value in inputs.values() if value.requires_grad] + [logit_scale, *loss.parameters()]
+    value = getattr(terms, term)
+    return terms, torch.autograd.grad(value, wanted) if value.requires_grad else []
+
+
+def assert_equal(spec, batch, scale, *, syn=True, seed=0, tolerance=1e-12):
+    inputs = random_batch(spec, batch, syn=syn, seed=seed)
+    loss = spec.build().double()
+    for term in TERMS:
+        ours, gradients = evaluate(loss, inputs, scale, term)
+        dense, expected = evaluate_dense(spec, loss, inputs, scale, term)
+        for name in TERMS:
+            torch.testing.assert_close(getattr(ours, name), getattr(dense, name), rtol=tolerance, atol=tolerance)
+        assert len(gradients) == len(expected)
+        assert len(gradients) >= 3 or term != "total"
+        for one, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@each_loss
+class TestAgainstDense:
+    @pytest.mark.usefixtures("each_size")
+    def test_values_and_gradients(self, spec):
+        assert_equal(spec, 7, 9.0)
+
+    @pytest.mark.usefixtures("each_size")
+    def test_without_synthetic_captions(self, spec):
+        assert_equal(spec, 6, 9.0, syn=False)
+
+    @pytest.mark.parametrize("batch", [1, 2, 9])
+    def test_batches(self, spec, batch, monkeypatch):
+        monkeypatch.setattr(tiles, "TILE_BYTES", 8 * 16)
+        assert_equal(spec, batch, 20.0)
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-3, 100.0, 5000.0])
+    def test_scales(self, spec, scale, monkeypatch):
+        monkeypatch.setattr(tiles, "TILE_BYTES", 8 * 9)
+        assert_equal(spec, 7, scale, tolerance=1e-11 if scale > 1000 else 1e-12)
+
+    def test_gradcheck(self, spec, monkeypatch):
+        monkeypatch.setattr(tiles, "TILE_BYTES", 8 * 4)
+        inputs = random_batch(spec, 3)
+        loss = spec.build().double()
+        fixed = {name: value for name, value in inputs.items() if not value.requires_grad}
+
+        def terms(image, text, syn_text, logit_scale, *bias):
+            found = loss(image=image, text=text, syn_text=syn_text, logit_scale=logit_scale, **fixed)
+            return found.contrastive, found.distillation, found.total
+
+        scale = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
+        student = [inputs[name] for name in STUDENT]
+        assert torch.autograd.gradcheck(terms, (*student, scale, *loss.parameters()))
+
+
+@each_loss
+class TestCalls:
+    def test_the_scale_may_be_a_number(self, spec):
+        inputs = random_batch(spec, 4)
+        loss = spec.build().double()
+        by_tensor = loss(**inputs, logit_scale=torch.tensor([0.1], dtype=torch.float64)).total
+        assert loss(**inputs, logit_scale=0.1).total.item() == by_tensor.item()
+
+    def test_a_scale_of_one_dim_gets_its_gradient(self, spec):
+        scale = torch.tensor([9.0], requires_grad=True)
+        spec.build()(**random_batch(spec, 4), logit_scale=scale).total.backward()
+        assert scale.grad.shape == (1,)
+        assert scale.grad.dtype == torch.float32
+
+    def test_two_scales_are_refused(self, spec):
+        with pytest.raises(ValueError, match=r"logit_scale must be one number, but its shape is \(2,\)"):
+            spec.build()(**random_batch(spec, 4), logit_scale=torch.ones(2))
+
+    def test_backward_twice(self, spec):
+        inputs = random_batch(spec, 5)
+        total = spec.build()(**inputs, logit_scale=9.0).total
+        total.backward(retain_graph=True)
+        once = inputs["image"].grad.clone()
+        (2 * total).backward()
+        torch.testing.assert_close(inputs["image"].grad, 3 * once)
+
+    def test_without_gradients_the_value_is_the_same(self, spec):
+        inputs = random_batch(spec, 5)
+        loss = spec.build()
+        expected = loss(**inputs, logit_scale=9.0).total
+        with torch.no_grad():
+            value = loss(**inputs, logit_scale=9.0).total
+        assert value.item() == expected.item()
+        assert not value.requires_grad
+
+    def test_only_some_gradients(self, spec):
+        inputs = random_batch(spec, 5)
+        spec.build()(**inputs, logit_scale=9.0).total.backward()
+        expected = inputs["text"].grad
+        alone = {name: value.detach() for name, value in inputs.items()}
+        alone["text"].requires_grad_()
+        spec.build()(**alone, logit_scale=9.0).total.backward()
+        torch.testing.assert_close(alone["text"].grad, expected, rtol=0, atol=0)
+        assert alone["image"].grad is None
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_low_precision_is_widened(self, spec, dtype, monkeypatch):
+        monkeypatch.setattr(tiles, "TILE_BYTES", 4 * 9)
+        inputs = random_batch(spec, 7, dtype=dtype)
+        loss = spec.build()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total = loss(**inputs, logit_scale=torch.tensor(50.0, dtype=dtype)).total
+        exact = {name: value.detach().double() for name, value in inputs.items()}
+        assert total.dtype == torch.float32
+        assert total.item() == pytest.approx(spec.build().double()(**exact, logit_scale=50.0).total.item(), rel=1e-5)
+        total.backward()
+        assert inputs["text"].grad.dtype == dtype
+
+    def test_float32_at_a_scale_of_100(self, spec, monkeypatch):
+        monkeypatch.setattr(tiles, "TILE_BYTES", 4 * 100)
+        inputs = random_batch(spec, 33, dim=16, dtype=torch.float32)
+        loss = spec.build()
+        exact = {name: value.detach().double().requires_grad_(value.requires_grad) for name, value in inputs.items()}
+        total, expected = (
+            loss(**inputs, logit_scale=100.0).total,
+            dense_loss(spec, **exact, logit_scale=100.0, logit_bias=-3).total,
+        )
+        assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+        total.backward()
+        expected.backward()
+        for name in STUDENT:
+            torch.testing.assert_close(inputs[name].grad.double(), exact[name].grad, rtol=1e-3, atol=2e-5)
+
+
+def test_every_registered_loss_is_here():
+    assert {type(spec) for spec in SPECS.values()} == set(losses.values())
+
+
+@each_loss
+class TestCopies:
+    def test_round_trip_through_json(self, spec):
+        text = to_json(spec, unstructure_as=LossSpec)
+        again = from_json(text, LossSpec)
+        assert again == spec
+        assert hash(again) == hash(spec)
+        with pytest.raises(ValueError, match="unknown key 'temperature'"):
+            from_json(text[:-1] + ', "temperature": 1}', LossSpec)
+
+    @pytest.mark.parametrize(
+        "way", [copy.deepcopy, lambda loss: pickle.loads(pickle.dumps(loss))], ids=["deep", "pickle"]
+    )
+    def test_a_copy_is_the_same_loss_with_parameters_of_its_own(self, spec, way):
+        loss = spec.build()
+        other = way(loss)
+        inputs = random_batch(spec, 5)
+        assert other(**inputs, logit_scale=9.0).total.item() == loss(**inputs, logit_scale=9.0).total.item()
+        assert other.spec == spec
+        for one, parameter in zip(other.parameters(), loss.parameters(), strict=True):
+            assert torch.equal(one, parameter)
+            assert one is not parameter
+
+    def test_saved_parameters_are_the_bias_alone(self, spec):
+        sigmoid = spec.initial_logit_bias is not None
+        assert list(spec.build().state_dict()) == (["logit_bias"] if sigmoid else [])
+
+
+@each_loss
+class TestTransforms:
+    # PyTorch's own, of what it does where it compiles a function with gradients of its own.
+    @pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")
+    def test_compiles_in_one_graph(self, spec):
+        torch._dynamo.reset()  # all losses share the code that is compiled, and it counts the versions
+        loss = spec.build().double()
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        inputs = random_batch(spec, 6)
+        expected, gradients = evaluate(loss, inputs, 9.0, "total")
+        found, others = evaluate(compiled, inputs, 9.0, "total")
+        assert isinstance(found, LossTerms)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(others, gradients)
+
+    def test_functional_gradients(self, spec):
+        inputs = random_batch(spec, 5)
+        loss = spec.build()
+        loss(**inputs, logit_scale=9.0).total.backward()
+        fixed = {name: value.detach() for name, value in inputs.items()}
+
+        def total(text: Tensor) -> Tensor:
+            return loss(**(fixed | {"text": text}), logit_scale=9.0).total
+
+        torch.testing.assert_close(torch.func.grad(total)(fixed["text"]), inputs["text"].grad)
+
+    def test_second_derivatives_are_the_formulas(self, spec):
+        """Refused by the tiles, by whichever way they are asked for, and not silently zero."""
+        inputs = random_batch(spec, 3, syn=False)
+        loss = spec.build().double()
+        dense = partial(dense_loss, spec, **dict(loss.named_parameters()))
+
+        def total(call, image: Tensor) -> Tensor:
+            return call(**(inputs | {"image": image}), logit_scale=9.0).total
+
+        def penalty(call, image: Tensor) -> Tensor:
+            return torch.func.grad(partial(total, call))(image).square().sum()
+
+        assert torch.autograd.gradgradcheck(partial(total, dense), inputs["image"])
+        assert torch.func.grad(partial(penalty, dense))(inputs["image"]).abs().max() > 0
+        refused = pytest.raises(RuntimeError, match="dense_loss can be differentiated twice")
+        (gradient,) = torch.autograd.grad(total(loss, inputs["image"]), inputs["image"], create_graph=True)
+        with refused:
+            gradient.sum().backward()
+        with refused:
+            torch.func.grad(partial(penalty, loss))(inputs["image"])
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_is_compiled_refuses_the_same_batches(gradients):
+    """And leaves PyTorch as it was: an error within a graph does not end its contexts."""
+    torch._dynamo.reset()
+    compiled = torch.compile(SPECS["contrastive"].build(), fullgraph=True, backend="eager")
+    image = torch.eye(3).requires_grad_(gradients)
+    with pytest.raises(ValueError, match="image has 3 rows and text has 2"):
+        compiled(image=image, text=torch.eye(3)[:2], logit_scale=9.0)
+    assert torch.is_grad_enabled()
