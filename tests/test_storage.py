@@ -501,6 +501,23 @@ for number in range(1000):
                 storage.size("s3://data/a.bin")
 
 
+@pytest.mark.parametrize("kind", [TypeError, ValueError, NotImplementedError])
+def test_what_a_store_s_package_cannot_do_is_not_tried_again(monkeypatch, kind):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked = []
+
+    def refuse(_, path, **__):
+        asked.append(path)
+        raise kind("no such thing")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    with pytest.raises(OSError, match=f"memory://a.bin: {kind.__name__}: no such thing") as caught:
+        storage.size("memory://a.bin")
+    assert type(caught.value) is OSError
+    assert len(asked) == 1
+
+
 def test_two_names_of_one_place(tmp_path):
     assert storage.is_same("s3://bucket/a", "s3://bucket/a")
     assert not storage.is_same("s3://bucket/a", "s3://bucket/b")

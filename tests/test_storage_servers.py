@@ -1,13 +1,16 @@
 """What is said of servers that are slow, broken or hostile, and that honest ones are read; trials try all of them."""
 
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import attrs
 import pytest
 
 from mobileclip import storage
 from mobileclip.storage import StorageError
-from tests.trials.servers import HONEST, LIMITS, SERVERS, SHARD, serving
+from mobileclip.storage.web import WebBackend
+from tests.trials.servers import HONEST, LIMITS, SERVERS, SHARD, head, serving
 
 LATE = "no whole answer came within 0.4 s"
 STALLED = "less than 10000 bytes a second came for 0.3 s"
@@ -70,6 +73,57 @@ def test_what_is_wrong_is_said_in_time(name):
     assert type(caught.value) is kind
     assert words.replace("ADDRESS", address) in str(caught.value)
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a web page",
+        "goes on elsewhere",
+        "a redirection with a body without end",
+        "a redirection to http://[::bad",
+    ],
+)
+def test_what_is_refused_is_closed_at_once(name):
+    """Also where the error is kept, and with it all that was at hand when it was raised."""
+    with serving(SERVERS[name]) as address, storage.use_limits(PATIENT):
+        before = num_sockets()
+        with pytest.raises(OSError, match="http") as caught:
+            storage.read_bytes(address, limit=1_000_000)
+        end = time.monotonic() + 5
+        while num_sockets() > before and time.monotonic() < end:
+            time.sleep(0.01)
+        assert num_sockets() == before, caught.value
+
+
+def num_sockets():
+    """Of this process, the server's ones included."""
+    found = []
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(handle.readlink()))
+    return sum(one.startswith("socket:") for one in found)
+
+
+def test_a_part_without_a_place_or_a_length_is_refused():
+    def answer(conn, request):
+        conn.sendall(head("206 Partial Content", length=None) + SHARD[request.start or 0 :])
+
+    for start in (1, 17):
+        with serving(answer) as address, storage.use_limits(PATIENT), pytest.raises(OSError, match=ANOTHER_PART):
+            WebBackend().open(address, start)
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_server_tells_a_changed_file_by_either_header(header):
+    values = iter(("one", "one", "two"))
+
+    def answer(conn, _):
+        conn.sendall(head("200 OK", f"{header}: {next(values)}"))
+
+    with serving(answer) as address, storage.use_limits(PATIENT):
+        first, same, changed = (storage.fingerprint(address) for _ in range(3))
+    assert first == same != changed
 
 
 def test_a_file_larger_than_the_limits_is_given_up():

@@ -232,6 +232,7 @@ def test_a_block_of_ones_own_folds_with_the_rest():
             conv.bias.data.mul_(2)
             return conv
 
+    assert Doubled().foldable is True
     model, x = filled(nn.Sequential(Doubled(), RepMixer(4))).double(), noise(1, 4, 5, 5, dtype=torch.float64)
     folded = reparameterize(model)
     assert [type(module) for module in folded] == [nn.Conv2d, nn.Conv2d]
