@@ -104,6 +104,54 @@ def _custom_layer(package):
     package.model.neuralNetwork.layers.add(name="mine").custom.className = "Stranger"
 
 
+def mil_program(build, *, shape=(1, 4), **changed):
+    """Give Core ML's target a program, with another number for one that stands in its file."""
+
+    def attempt(folder):
+        from mobileclip.export.targets.mil import quiet
+
+        with quiet():
+            import coremltools
+            from coremltools.converters.mil import Builder
+
+            specs = [Builder.TensorSpec(shape=shape)]
+            made = Builder.program(input_specs=specs, opset_version=coremltools.target.iOS17)(
+                lambda a: build(Builder, a)
+            )
+            model = coremltools.convert(
+                made, convert_to="mlprogram", pass_pipeline=coremltools.PassPipeline.EMPTY, skip_model_load=True,
+                compute_precision=coremltools.precision.FLOAT32, minimum_deployment_target=coremltools.target.iOS17,
+            )  # fmt: skip
+            model.save(str(folder / "text.mlpackage"))
+        path = folder / "text.mlpackage" / "Data" / "com.apple.CoreML" / "model.mlmodel"
+        specification = type(model.get_spec()).FromString(path.read_bytes())
+        (block,) = specification.mlProgram.functions["main"].block_specializations.values()
+        for operation in block.operations:
+            if operation.outputs[0].name in changed:
+                operation.attributes["val"].immediateValue.tensor.ints.values[:] = changed[operation.outputs[0].name]
+        if changed == DOUBLED:
+            for number, operation in enumerate(one for one in block.operations if one.type == "tile"):
+                operation.outputs[0].type.tensorType.dimensions[1].constant.size <<= number + 1
+        path.write_bytes(specification.SerializeToString())
+        target = targets["coreml"]
+        target.inspect(folder / "text.mlpackage", TOWER)
+        import torch
+
+        target.open(folder / "text.mlpackage", TOWER)(torch.zeros(shape))
+
+    return attempt
+
+
+DOUBLED = {f"times{number}": [1, 2] for number in range(40)}
+
+
+def _doubled(builder, value):
+    """Return a value that is repeated as often as 40 numbers say."""
+    for name in DOUBLED:
+        value = builder.tile(x=value, reps=builder.const(val=np.array([1, 1], np.int32), name=name))
+    return value
+
+
 def executorch(data):
     """Give ExecuTorch's target a file; without trust, `verify` does not come so far."""
 
@@ -165,6 +213,30 @@ OTHERS = {
         lambda package: package.model.mlProgram.functions["other"].inputs.add()
     ),
     "a Core ML program of nothing": core_ml(lambda _: None),
+    "a Core ML program that repeats its input 2^40 times": mil_program(
+        lambda builder, a: builder.tile(x=a, reps=builder.const(val=np.array([2, 2], np.int32), name="times")),
+        times=[2**20, 2**20],
+    ),
+    "a Core ML program that repeats a constant 2^40 times": mil_program(
+        lambda builder, a: builder.add(
+            x=a,
+            y=builder.reduce_mean(
+                x=builder.tile(
+                    x=builder.const(val=np.ones((1, 1), np.float32), name="one"),
+                    reps=builder.const(val=np.array([1, 4], np.int32), name="times"),
+                ),
+                axes=[0, 1],
+            ),
+        ),
+        times=[2**20, 2**20],
+    ),
+    "a Core ML program that doubles its input 40 times": mil_program(_doubled, **DOUBLED),
+    "a Core ML program that doubles a constant 40 times": mil_program(
+        lambda builder, a: builder.add(
+            x=a, y=_doubled(builder, builder.const(val=np.ones((1, 1), np.float32), name="one"))
+        ),
+        **DOUBLED,
+    ),
     "an ExecuTorch file of nothing": executorch(b""),
     "an ExecuTorch file that is none": executorch(np.arange(4096, dtype=np.uint16).tobytes()),
     "an ExecuTorch file that says 2^60 bytes": executorch(_header(2**60, 0, 0)),

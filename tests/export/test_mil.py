@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mobileclip.export.targets import bounds
 from mobileclip.export.targets.mil import MilProgram, quiet, read_program
 
 with quiet():
@@ -253,3 +254,43 @@ def test_what_is_not_known_is_refused(build, message):
 def test_what_is_no_program_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no Core ML package of known parts, or cannot be read"):
         read_program(tmp_path / "missing.mlpackage")
+
+
+REPEATED = np.array([2**18, 2**14], np.int32)
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda a: Builder.tile(x=a, reps=REPEATED), (ROWS,)),
+        (
+            lambda a: Builder.conv(
+                x=a,
+                weight=randn(4, 4, 1, 1).numpy(),
+                pad_type="custom",
+                pad=[0, 2**20, 0, 2**20],
+                strides=[2**20, 2**20],
+            ),
+            (IMAGE,),
+        ),
+    ],
+)
+def test_a_run_is_refused_before_it_takes_what_no_tower_does(build, inputs):
+    with pytest.raises(ValueError, match="which no tower does; do not use it"):
+        program(build, *inputs).run(dict(zip("ab", inputs, strict=False)))
+
+
+def test_what_is_of_no_use_any_more_is_not_held(monkeypatch):
+    monkeypatch.setattr(bounds, "MOST_HELD", 4 * ROWS.numel())
+
+    def after_each_other(a):
+        for _ in range(20):
+            a = Builder.relu(x=a)
+        return a
+
+    def all_together(a):
+        return Builder.concat(values=[Builder.relu(x=a) for _ in range(20)], axis=0)
+
+    check(after_each_other, ROWS.relu(), ROWS)
+    with pytest.raises(ValueError, match="numbers are held at relu"):
+        program(all_together, ROWS).run({"a": ROWS})

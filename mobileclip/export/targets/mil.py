@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobileclip.export.targets.bounds import Bounds
 from mobileclip.export.targets.coreml_checks import read_specification
+from mobileclip.export.targets.mil_bounds import bounded_reading, taken
 from mobileclip.storage import printable
 
 _DTYPES = {
@@ -44,10 +46,13 @@ class MilProgram:
     Args:
         description: of inputs and outputs, as the file has it.
         function: what it computes, as coremltools read it.
+        path: of its file, for messages.
     """
 
     description: Any
     function: Any = attrs.field(repr=False)
+    path: Path = Path("the program")
+    _bounded: set[tuple[torch.Size, ...]] = attrs.field(factory=set, init=False, repr=False)
     _wide: dict[str, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def constants(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -66,10 +71,13 @@ class MilProgram:
             inputs: by name, of the types that the program declares.
 
         Raises:
-            ValueError: if it holds an operation, or a form of one, that is not known here.
+            ValueError: if it holds an operation, or a form of one, that is not known here, or takes more memory or time
+                than any tower.
         """
-        values: dict[str, Any] = dict(inputs)
-        for operation in self.function.operations:
+        shapes = tuple(tensor.shape for tensor in inputs.values())
+        bounds = None if shapes in self._bounded else Bounds(self.path)
+        last_uses, values = self._last_uses(), dict[str, Any](inputs)
+        for number, operation in enumerate(self.function.operations):
             if operation.op_type == "const":
                 continue
             (output,) = operation.outputs
@@ -80,12 +88,34 @@ class MilProgram:
                 for name, argument in operation.inputs.items()
                 if argument is not None and name != "name"
             }
+            if bounds is not None:
+                count, num_operations = taken(_compute, operation.op_type, arguments)
+                bounds.add(output.name, count, num_operations)
+                bounds.hold(output.name, count + sum(value.numel() for value in values.values()))
             result = _narrow(_compute(operation.op_type, arguments), output)
             if operation.op_type.startswith("constexpr_"):
                 self._wide[output.name] = _widen(result)
             else:
                 values[output.name] = result
+            for name in last_uses.get(number, ()):
+                values.pop(name, None)
+        self._bounded.add(shapes)
         return [values[output.name] for output in self.function.outputs]
+
+    def _last_uses(self) -> dict[int, list[str]]:
+        """Return the values that are of no use after an operation, by its place."""
+        places: dict[str, int] = {}
+        for number, operation in enumerate(self.function.operations):
+            for argument in operation.inputs.values():
+                for one in argument if isinstance(argument, Sequence) else (argument,):
+                    if one is not None:
+                        places[one.name] = number
+        for output in self.function.outputs:
+            places.pop(output.name, None)
+        uses: dict[int, list[str]] = {}
+        for name, number in places.items():
+            uses.setdefault(number, []).append(name)
+        return uses
 
     def _argument(self, variable: Any, values: Mapping[str, Any]) -> Any:
         """Return what an operation takes, in float32 where it is in half precision."""
@@ -127,13 +157,14 @@ def read_program(path: Path) -> MilProgram:
 
         spec = read_specification(path, {"const", *_OPERATIONS, *_PLAIN})
     try:
-        function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
+        with bounded_reading(path):
+            function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
     except Exception as error:
         # coremltools and its storage in C++ each have their own errors for a damaged file.
         raise ValueError(
             f"{path} is a damaged Core ML package ({type(error).__name__}: {printable(error)}); export the model again"
         ) from error
-    return MilProgram(description=spec.description, function=function)
+    return MilProgram(description=spec.description, function=function, path=path)
 
 
 def _compute(kind: str, arguments: Mapping[str, Any]) -> Tensor:
