@@ -36,6 +36,7 @@ def nothing(_folder: Path) -> None:
 
 
 def pictures(folder: Path) -> None:
+    model(folder)
     (folder / "pictures").mkdir()
     picture = (ROOT / "tests/golden/augment/images/chelsea.png").read_bytes()
     for index in range(3000):
@@ -103,10 +104,10 @@ COMMANDS = {
     ),
     "train": Command(arguments=[RECIPES / "train_vit_b16_12m.py", "plain", "--tiny"], sign="outputs/tiny/reinforced/*"),
     "embed": Command(
-        arguments=[*CLI, "embed", "pictures", "-m", "mobileclip_s0", "-o", "all.npz"],
-        sign="pictures/0.jpg",
+        arguments=[*CLI, "embed", "pictures", "-c", "small.safetensors", "-o", "all.npz"],
+        sign="open:pictures/*.jpg",
         prepare=pictures,
-        seconds=8.0,
+        seconds=0.0,
         untouched=True,
     ),
     "export": Command(
