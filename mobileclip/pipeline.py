@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoder, by_length, encode_to_the_end, load_model
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
 from mobileclip.identity import ModelIdentity
+from mobileclip.inference import by_length, prepared
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
 from mobileclip.repeated import repeated
@@ -98,14 +98,12 @@ class ImageTextModel:
             ImageError: if an image cannot be read; the message names it.
         """
         several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
+        ready = prepared(self.model)
 
         def encode(batch: Sequence[object]) -> Tensor:
             sources = cast("Sequence[ImageSource]", batch)
             pixels = torch.stack([self._read(source) for source in sources]).to(self._like)
-            if pixels.device.type == "cpu":
-                # Convolutions like channels innermost, and pass the layout on from one to the next.
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            return self.model.encode_image(pixels, normalize=normalize)
+            return ready.encode_image(pixels, normalize=normalize)
 
         return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
 
@@ -131,21 +129,15 @@ class ImageTextModel:
             return torch.zeros(0, self.model.spec.image.embedding_dim)
         tokens = self.tokenizer(several)
         order = by_length(tokens, self.model.spec.text.input)
+        ready = prepared(self.model)
 
         def encode(rows: Sequence[Tensor]) -> Tensor:
-            return self._encode_tokens(torch.stack(list(rows)).to(self._like.device), normalize=normalize)
+            return ready.encode_text(torch.stack(list(rows)).to(self._like.device), normalize=normalize)
 
         ordered = self._in_batches(
             tokens[order].unbind(), encode, batch_size=batch_size, unit="texts", progress=progress
         )
         return torch.empty_like(ordered).index_copy_(0, order, ordered)
-
-    def _encode_tokens(self, tokens: Tensor, *, normalize: bool) -> Tensor:
-        tower = self.model.text_encoder
-        if not isinstance(tower, TextEncoder):
-            return self.model.encode_text(tokens, normalize=normalize)
-        embeddings = encode_to_the_end(tower, tokens)
-        return F.normalize(embeddings, dim=-1) if normalize else embeddings
 
     @property
     def _like(self) -> Tensor:

@@ -1,18 +1,20 @@
 """The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name."""
 
+from mobileclip.blocks.arguments import KernelSize, MakeActivation, MakeNorm
 from mobileclip.blocks.attention import Attention, Attention2d, set_attention_backend
 from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
-from mobileclip.blocks.building import Buildable, build_model, image_encoders, models, text_encoders
+from mobileclip.blocks.building import Buildable, build_model, image_encoders, models, named_spec, text_encoders
 from mobileclip.blocks.channel_norm import ChannelLayerNorm
 from mobileclip.blocks.conv_ffn import ConvFFN
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.downsample import Downsample
+from mobileclip.blocks.drop_path import DropPath
 from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
-from mobileclip.blocks.recompute import BlockSequence, recomputed, set_recompute
 from mobileclip.blocks.rep_cpe import RepCPE
-from mobileclip.blocks.repmixer import RepMixer
+from mobileclip.blocks.repmixer import RepMixer, TextRepMixer
+from mobileclip.blocks.sequence import BlockSequence
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.blocks.stages import AttentionBlock, RepMixerBlock, TextRepMixerBlock
 from mobileclip.blocks.stem import ConvPatchStem, ConvStem, PatchStem
@@ -32,23 +34,27 @@ __all__ = [
     "ConvPoolHead",
     "ConvStem",
     "Downsample",
+    "DropPath",
     "EndTokenPool",
     "FeedForward",
+    "KernelSize",
     "LargeKernelConv",
+    "MakeActivation",
+    "MakeNorm",
     "MobileOneBlock",
     "PatchStem",
     "RepCPE",
     "RepMixer",
     "RepMixerBlock",
     "SqueezeExcite",
+    "TextRepMixer",
     "TextRepMixerBlock",
     "TransformerLayer",
     "attention_backends",
     "build_model",
     "image_encoders",
     "models",
-    "recomputed",
+    "named_spec",
     "set_attention_backend",
-    "set_recompute",
     "text_encoders",
 ]

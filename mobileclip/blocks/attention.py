@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
-from mobileclip.blocks.picking import pick
 from mobileclip.reparam import scale_output, shift_input, with_children
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Attention(nn.Module):
@@ -48,36 +51,13 @@ class Attention(nn.Module):
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
         return y
 
-    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return one attended token of each sequence, `pick(self(x), index)`, without the others' queries.
-
-        Shape:
-            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
-        """
-        if type(self.qkv) is not nn.Linear:
-            # An adapter or a quantised layer stands there: its weight is not all that it computes with.
-            return pick(self(x), index)
-        dim = x.shape[-1]
-        weights = torch.split(self.qkv.weight, [dim, 2 * dim])
-        biases = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, [dim, 2 * dim])
-        query = rearrange(F.linear(pick(x, index), weights[0], biases[0]), "b (h d) -> b h 1 d", h=self.num_heads)
-        keys_and_values = F.linear(x, weights[1], biases[1])
-        key, value = rearrange(keys_and_values, "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
-        seen = None
-        if self.causal:
-            seen = torch.arange(x.shape[1], device=x.device) <= torch.as_tensor(index).reshape(-1, 1, 1, 1)
-        # A single query a head: no backend has anything to gain here.
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        y: Tensor = self.project(rearrange(attended, "b h 1 d -> b (h d)"))
-        return y
-
     @torch.no_grad()
-    def scaled(self, scale: Tensor) -> Attention:
+    def scaled(self, scale: Tensor) -> Self:
         """Return the attention equal to `scale * self(x)`, per channel."""
         return with_children(self, {"project": scale_output(self.project, scale)})
 
     @torch.no_grad()
-    def shifted(self, scale: Tensor, shift: Tensor) -> Attention:
+    def shifted(self, scale: Tensor, shift: Tensor) -> Self:
         """Return the attention equal to `self(scale * x + shift)`, per channel."""
         return with_children(self, {"qkv": shift_input(self.qkv, scale, shift)})
 

@@ -32,13 +32,17 @@ def build_model(model: str | Buildable) -> nn.Module:
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.
     """
-    if not isinstance(model, str):
-        return model.build()
-    for registry in (models, image_encoders, text_encoders):
-        if model in registry:
-            return registry[model].build()
+    return (named_spec(model) if isinstance(model, str) else model).build()
+
+
+def named_spec(name: str) -> Buildable:
+    """Return the spec registered under a name, of a whole model or of one tower.
+
+    Raises:
+        ValueError: if the name is unknown; the message has the nearest ones.
+    """
     everything: Registry[Buildable] = Registry("model")
     for registry in (models, image_encoders, text_encoders):
-        for name, spec in registry.items():
-            everything.add(name, spec)
-    raise ValueError(everything.unknown(model))
+        for known, spec in registry.items():
+            everything.add(known, spec)
+    return everything.resolve(name)

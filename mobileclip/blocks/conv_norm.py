@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mobileclip.blocks.conv2d import Conv2d
-from mobileclip.reparam import Reparameterizable, fuse_conv_bn
-from mobileclip.reparam.algebra import conv_with
+from mobileclip.blocks.arguments import KernelSize, sides
+from mobileclip.reparam import Reparameterizable, conv_with, fuse_conv_bn, widened
 
 
 class ConvNorm(Reparameterizable):
@@ -19,12 +18,12 @@ class ConvNorm(Reparameterizable):
     Args:
         dim: channels in.
         out_dim: channels out; `dim` by default.
-        kernel_size: height and width of the kernel.
+        kernel_size: height and width of the kernel, or one number for both.
         stride: step of the kernel, both ways.
         padding: zeros around the input, (rows, columns); half the kernel by default.
         groups: groups of the convolution; `dim` makes it depthwise.
 
-    Fusing: to one convolution with a bias.
+    Folding: to one convolution with a bias.
     """
 
     def __init__(
@@ -32,15 +31,16 @@ class ConvNorm(Reparameterizable):
         dim: int,
         *,
         out_dim: int | None = None,
-        kernel_size: tuple[int, int] = (1, 1),
+        kernel_size: KernelSize = 1,
         stride: int = 1,
         padding: tuple[int, int] | None = None,
         groups: int = 1,
     ) -> None:
         super().__init__()
         out_dim = out_dim or dim
-        padding = padding if padding is not None else (kernel_size[0] // 2, kernel_size[1] // 2)
-        self.conv = Conv2d(dim, out_dim, kernel_size, stride=stride, padding=padding, groups=groups, bias=False)
+        height, width = sides(kernel_size)
+        padding = padding if padding is not None else (height // 2, width // 2)
+        self.conv = nn.Conv2d(dim, out_dim, (height, width), stride=stride, padding=padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,3 +51,16 @@ class ConvNorm(Reparameterizable):
     def fold(self) -> nn.Conv2d:
         """Return the one convolution that is equal in evaluation mode."""
         return conv_with(self.conv, *fuse_conv_bn(self.conv, self.norm))
+
+
+def kernel_and_bias(branch: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the kernel and bias of a convolution and its norm, or of what they were folded to before.
+
+    Shape:
+        kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+    """
+    if isinstance(branch, ConvNorm):
+        return fuse_conv_bn(branch.conv, branch.norm)
+    assert isinstance(branch, nn.Conv2d)
+    assert branch.bias is not None
+    return widened(branch.weight), widened(branch.bias)

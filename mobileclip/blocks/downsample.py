@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from mobileclip.blocks.arguments import MakeActivation
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
 
@@ -18,13 +19,15 @@ class Downsample(nn.Sequential):
         dim: channels in.
         out_dim: channels out, a multiple of `dim`.
         squeeze_excite: whether the large-kernel convolution gates its channels.
-        activation: whether a GELU follows the large-kernel convolution.
+        activation: what makes the activation behind the large-kernel convolution; None for none.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
     """
 
-    def __init__(self, dim: int, *, out_dim: int, squeeze_excite: bool = False, activation: bool = True) -> None:
+    def __init__(
+        self, dim: int, *, out_dim: int, squeeze_excite: bool = False, activation: MakeActivation | None = nn.GELU
+    ) -> None:
         super().__init__(
             LargeKernelConv(dim, out_dim=out_dim, stride=2, squeeze_excite=squeeze_excite, activation=activation),
-            MobileOneBlock(out_dim, kernel_size=(1, 1)),
+            MobileOneBlock(out_dim, kernel_size=1),
         )

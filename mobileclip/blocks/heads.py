@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks.mobileone import MobileOneBlock
-from mobileclip.blocks.picking import pick
 
 
 class ConvPoolHead(nn.Module):
@@ -37,6 +37,8 @@ class ConvPoolHead(nn.Module):
 class EndTokenPool(nn.Module):
     """Pick the features at the end-of-text token; of several, the first.
 
+    `y[i] = features[i, argmax(ids[i])]`.
+
     Shape:
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
 
@@ -50,7 +52,8 @@ class EndTokenPool(nn.Module):
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return each text's features at its end token."""
-        return pick(features, self.position(ids))
+        end = self.position(ids)[:, None, None].expand(-1, 1, features.shape[-1])
+        return torch.gather(features, 1, end)[:, 0]
 
     def position(self, ids: Tensor) -> Tensor:
         """Return where each text ends.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks.checks import check_odd
-from mobileclip.blocks.conv2d import Conv2d, as_conv2d, conv_and_picked
-from mobileclip.blocks.conv_norm import ConvNorm
-from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
+from mobileclip.blocks.arguments import KernelSize, MakeActivation, activation_or_none, odd_sides
+from mobileclip.blocks.conv_norm import ConvNorm, kernel_and_bias
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
-from mobileclip.reparam import Reparameterizable, fuse_conv_bn, identity_kernel, norm_affine, pad_kernel
-from mobileclip.reparam.algebra import plain_conv
+from mobileclip.reparam import (
+    Reparameterizable,
+    identity_kernel,
+    norm_affine,
+    pad_kernel,
+    plain_conv,
+    without_identities,
+)
 
 
 class MobileOneBlock(Reparameterizable):
-    """Convolution branches, a 1x1 scale branch and a normalised skip, summed: `y = act(se(sum of branches))`.
+    """Convolution branches, a 1x1 scale branch and a normalised skip, summed: `y = activation(se(sum of branches(x)))`.
 
     Shape:
         `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; sides are divided by `stride`, rounded up.
@@ -25,7 +29,7 @@ class MobileOneBlock(Reparameterizable):
     Args:
         dim: channels in.
         out_dim: channels out; `dim` by default.
-        kernel_size: height and width of the kernel, both odd.
+        kernel_size: height and width of the kernel, both odd, or one number for both.
         stride: step of the kernel, both ways.
         groups: groups of every branch; `dim` makes the block depthwise.
         num_branches: number of convolution branches.
@@ -33,12 +37,12 @@ class MobileOneBlock(Reparameterizable):
             release, which so has none for the (1, 11) kernels of text.
         skip: whether there is a batch-normalised skip; by default where input and output have one shape.
         squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/16.
-        activation: whether a GELU follows.
+        activation: what makes the activation that follows; None for none.
 
     Raises:
         ValueError: if no branch is left, a kernel side is even, or a skip would change the shape.
 
-    Fusing: to one convolution with a bias, then the gate and the activation as they were.
+    Folding: to one convolution with a bias, then the gate and the activation as they were.
     Source: Vasu et al., "MobileOne"; MobileCLIP section 3.1.
     """
 
@@ -47,21 +51,21 @@ class MobileOneBlock(Reparameterizable):
         dim: int,
         *,
         out_dim: int | None = None,
-        kernel_size: tuple[int, int] = (3, 3),
+        kernel_size: KernelSize = 3,
         stride: int = 1,
         groups: int = 1,
         num_branches: int = 1,
         scale_branch: bool | None = None,
         skip: bool | None = None,
         squeeze_excite: bool = False,
-        activation: bool = True,
+        activation: MakeActivation | None = nn.GELU,
     ) -> None:
         super().__init__()
         out_dim = out_dim or dim
+        kernel_size = odd_sides(kernel_size)
         scale_branch = kernel_size[0] > 1 if scale_branch is None else scale_branch
         same_shape = out_dim == dim and stride == 1
         skip = same_shape if skip is None else skip
-        check_odd(kernel_size)
         if skip and not same_shape:
             raise ValueError(f"a skip keeps the shape, but dim={dim}, out_dim={out_dim}, stride={stride}")
         if not (num_branches or scale_branch or skip):
@@ -74,7 +78,7 @@ class MobileOneBlock(Reparameterizable):
         self.scale = ConvNorm(dim, out_dim=out_dim, stride=stride, groups=groups) if scale_branch else None
         self.skip = nn.BatchNorm2d(dim) if skip else None
         self.squeeze_excite = SqueezeExcite(out_dim, reduction=16) if squeeze_excite else nn.Identity()
-        self.activation = nn.GELU() if activation else nn.Identity()
+        self.activation = activation_or_none(activation)
         self.dim = dim
         self.kernel_size = kernel_size
         self.stride = stride
@@ -82,48 +86,10 @@ class MobileOneBlock(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated, gated sum of the branches of `x`."""
-        half = torch.is_autocast_enabled(x.device.type)  # merging would give wider outputs than the branches do
-        merged = not half and self.merges(x)
-        total = sum_of_norms(self.norm_branches(x)) if merged else self._sum_of_outputs(x)
-        y: Tensor = self.activation(self.squeeze_excite(total))
+        outputs = [branch(x) for branch in self.branches]
+        outputs += [branch(x) for branch in (self.scale, self.skip) if branch is not None]
+        y: Tensor = self.activation(self.squeeze_excite(reduce(torch.add, outputs)))
         return y
-
-    def merges(self, x: Tensor) -> bool:
-        """Return whether the branches of `x` can be added up as norms: in training, with a batch's statistics."""
-        unfolded = len(self._conv_norms()) == len(self.branches) + (self.scale is not None)
-        return self.training and unfolded and merges(self._norms(), x)
-
-    def norm_branches(self, x: Tensor) -> list[NormBranch]:
-        """Return the branches as norms, of the convolutions of `x` and of `x` itself."""
-        convs = self._conv_norms()
-        depthwise = self.scale is not None and self._is_factor(self.scale)
-        if depthwise and self.stride > 1 and [type(conv.conv) for conv in convs] == [Conv2d, Conv2d]:
-            y, picked = conv_and_picked(convs[0].conv, x)
-            return [NormBranch(y, convs[0].norm), NormBranch(picked, convs[1].norm, scale=convs[1].conv.weight)]
-        as_factor = convs.pop() if depthwise and self.stride == 1 else None
-        branches = [NormBranch(branch.conv(x), branch.norm) for branch in convs]
-        if as_factor is not None:
-            branches.append(NormBranch(x, as_factor.norm, scale=as_factor.conv.weight))
-        if isinstance(self.skip, nn.BatchNorm2d):
-            branches.append(NormBranch(x, self.skip))
-        return branches
-
-    def _sum_of_outputs(self, x: Tensor) -> Tensor:
-        outputs: list[Tensor] = [branch(x) for branch in self.branches]
-        if self.scale is not None:
-            outputs.append(self.scale(x))
-        if self.skip is not None:
-            outputs.append(self.skip(x))
-        return sum(outputs[1:], start=outputs[0])
-
-    def _is_factor(self, scale: nn.Module) -> bool:
-        """Whether the 1x1 convolution is a factor per channel."""
-        conv = scale.conv if isinstance(scale, ConvNorm) else None
-        return type(conv) is Conv2d and self.groups == conv.in_channels == conv.out_channels
-
-    def _norms(self) -> list[nn.Module]:
-        norms: list[nn.Module] = [branch.norm for branch in self._conv_norms()]
-        return [*norms, *([] if self.skip is None else [self.skip])]
 
     def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
         """Return the kernel and bias of the convolution that equals the sum of the branches.
@@ -131,10 +97,8 @@ class MobileOneBlock(Reparameterizable):
         Shape:
             kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
         """
-        parts = [
-            (pad_kernel(kernel, self.kernel_size), bias)
-            for kernel, bias in (fuse_conv_bn(branch.conv, branch.norm) for branch in self._conv_norms())
-        ]
+        branches = [*self.branches, *([] if self.scale is None else [self.scale])]
+        parts = [(pad_kernel(kernel, self.kernel_size), bias) for kernel, bias in map(kernel_and_bias, branches)]
         if self.skip is not None:
             scale, shift = norm_affine(self.skip)
             identity = identity_kernel(self.dim, self.kernel_size, groups=self.groups, like=scale)
@@ -146,13 +110,4 @@ class MobileOneBlock(Reparameterizable):
         """Return the convolution, and the gate and activation where there are any."""
         like = next(self.parameters())
         conv = plain_conv(*self.kernel_and_bias(), like=like, stride=(self.stride, self.stride), groups=self.groups)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(conv=as_conv2d(conv))
-        if not isinstance(self.squeeze_excite, nn.Identity):
-            layers["squeeze_excite"] = self.squeeze_excite
-        if not isinstance(self.activation, nn.Identity):
-            layers["activation"] = self.activation
-        return nn.Sequential(layers).eval()
-
-    def _conv_norms(self) -> list[ConvNorm]:
-        modules = [*self.branches, *([self.scale] if self.scale is not None else [])]
-        return [module for module in modules if isinstance(module, ConvNorm)]
+        return without_identities({"conv": conv, "squeeze_excite": self.squeeze_excite, "activation": self.activation})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mobileclip.blocks.checks import check_odd
-from mobileclip.blocks.conv2d import Conv2d
-from mobileclip.reparam import Reparameterizable, identity_kernel
-from mobileclip.reparam.algebra import conv_with, widened
+from mobileclip.blocks.arguments import KernelSize, odd_sides
+from mobileclip.reparam import Reparameterizable, conv_with, identity_kernel, widened
 
 
 class RepCPE(Reparameterizable):
@@ -18,19 +16,19 @@ class RepCPE(Reparameterizable):
 
     Args:
         dim: number of channels.
-        kernel_size: height and width of the depthwise kernel, both odd.
+        kernel_size: height and width of the depthwise kernel, both odd, or one number for both.
 
     Raises:
         ValueError: if a side of the kernel is even.
 
-    Fusing: to one depthwise convolution.
+    Folding: to one depthwise convolution.
     Source: Chu et al., "Conditional Positional Encodings for Vision Transformers"; MobileCLIP Table 9.
     """
 
-    def __init__(self, dim: int, *, kernel_size: tuple[int, int] = (7, 7)) -> None:
+    def __init__(self, dim: int, *, kernel_size: KernelSize = 7) -> None:
         super().__init__()
-        check_odd(kernel_size)
-        self.conv = Conv2d(dim, dim, kernel_size, padding=(kernel_size[0] // 2, kernel_size[1] // 2), groups=dim)
+        height, width = odd_sides(kernel_size)
+        self.conv = nn.Conv2d(dim, dim, (height, width), padding=(height // 2, width // 2), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus its positional encoding."""

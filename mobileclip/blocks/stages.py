@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from einops import rearrange
 from torch import Tensor, nn
 
+from mobileclip.blocks.arguments import KernelSize, MakeNorm
 from mobileclip.blocks.attention import Attention2d
-from mobileclip.blocks.channel_norm import ChannelLayerNorm
 from mobileclip.blocks.conv_ffn import ConvFFN
-from mobileclip.blocks.picking import pick
-from mobileclip.blocks.repmixer import RepMixer
-from mobileclip.reparam import LayerScale, Reparameterizable, norm_affine, with_children
+from mobileclip.blocks.drop_path import DropPath
+from mobileclip.blocks.repmixer import RepMixer, as_map, as_sequence
+from mobileclip.reparam import BATCH_NORMS, LayerScale, Reparameterizable, norm_affine, with_children
 
 
 class RepMixerBlock(Reparameterizable):
-    """A RepMixer, then a ConvFFN with a scaled residual: `x = token_mixer(x)`, `y = x + gamma * ffn(x)`.
+    """A token mixer, then a ConvFFN with a scaled residual: `x = mixer(x)`, `y = x + drop_path(gamma * ffn(x))`.
 
     Shape:
         `(batch, dim, height, width)` in and out.
 
     Args:
         dim: number of channels.
-        kernel_size: height and width of the mixer's kernel.
-        ffn_kernel_size: height and width of the kernel in the feed-forward network.
+        mixer: the token mixer, its own skip included, feature map in and out; by default a RepMixer.
+        kernel_size: height and width of the default mixer's kernel, or one number for both.
+        ffn_kernel_size: height and width of the kernel in the feed-forward network, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        layer_scale: initial value of both layer scales.
+        layer_scale: initial value of the layer scales.
+        drop_path: probability that the network is left out for a sample in training.
 
-    Fusing: the layer scale goes into the network's last projection; mixer and network fold on their own.
+    Folding: the layer scale goes into the network's last projection; mixer and network fold on their own.
     Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
     """
 
@@ -36,20 +35,23 @@ class RepMixerBlock(Reparameterizable):
         self,
         dim: int,
         *,
-        kernel_size: tuple[int, int] = (3, 3),
-        ffn_kernel_size: tuple[int, int] = (7, 7),
+        mixer: nn.Module | None = None,
+        kernel_size: KernelSize = 3,
+        ffn_kernel_size: KernelSize = 7,
         hidden_dim: int | None = None,
         layer_scale: float = 1e-5,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.token_mixer = RepMixer(dim, kernel_size=kernel_size, layer_scale=layer_scale)
+        self.token_mixer = mixer or RepMixer(dim, kernel_size=kernel_size, layer_scale=layer_scale)
         self.ffn = ConvFFN(dim, hidden_dim=hidden_dim, kernel_size=ffn_kernel_size)
         self.layer_scale: nn.Module = LayerScale(dim, initial=layer_scale)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
         x = self.token_mixer(x)
-        y: Tensor = x + self.ffn.times(self.layer_scale, x)
+        y: Tensor = x + self.drop_path(self.layer_scale(self.ffn(x)))
         return y
 
     @property
@@ -67,68 +69,70 @@ class RepMixerBlock(Reparameterizable):
 
 
 class TextRepMixerBlock(RepMixerBlock):
-    """A RepMixer block over a sequence.
+    """A RepMixer block over a sequence: of words, or of anything else that has neighbours, such as frames of audio.
 
     Shape:
-        `(batch, tokens, dim)` in and out.
+        `(batch, length, dim)` in and out, as in `torch.nn.Transformer` with `batch_first`.
 
     Args:
         dim: width of the tokens.
-        kernel_size: number of neighbouring tokens that the mixer and the feed-forward network see.
+        mixer: the token mixer, `(batch, dim, 1, length)` in and out; by default a RepMixer.
+        kernel_size: number of neighbouring tokens that the default mixer and the feed-forward network see, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        layer_scale: initial value of both layer scales.
+        layer_scale: initial value of the layer scales.
+        drop_path: probability that the network is left out for a sample in training.
 
     Source: MobileCLIP Figure 3 (Text-RepMixer).
     """
 
     def __init__(
-        self, dim: int, *, kernel_size: int = 11, hidden_dim: int | None = None, layer_scale: float = 1e-5
+        self,
+        dim: int,
+        *,
+        mixer: nn.Module | None = None,
+        kernel_size: int = 11,
+        hidden_dim: int | None = None,
+        layer_scale: float = 1e-5,
+        drop_path: float = 0.0,
     ) -> None:
-        kernel = (1, kernel_size)
         super().__init__(
-            dim, kernel_size=kernel, ffn_kernel_size=kernel, hidden_dim=hidden_dim, layer_scale=layer_scale
+            dim,
+            mixer=mixer,
+            kernel_size=(1, kernel_size),
+            ffn_kernel_size=(1, kernel_size),
+            hidden_dim=hidden_dim,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens."""
-        y = super().forward(rearrange(x, "b n c -> b c 1 n"))
-        return rearrange(y, "b c 1 n -> b n c")
-
-    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return one transformed token of each sequence, `pick(self(x), index)`; the wide layers see it alone.
-
-        Shape:
-            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
-        """
-        mixed = self.token_mixer(rearrange(x, "b n c -> b c 1 n"))
-        picked, seen = (
-            rearrange(pick(rearrange(y, "b c 1 n -> b n c"), index), "b c -> b c 1 1")
-            for y in (mixed, self.ffn.conv(mixed))
-        )
-        y: Tensor = picked + self.layer_scale(self.ffn.fc2(self.ffn.activation(self.ffn.fc1(seen))))
-        return rearrange(y, "b c 1 1 -> b c")
+        return as_sequence(super().forward(as_map(x)))
 
 
 class AttentionBlock(Reparameterizable):
     """Self-attention, then a ConvFFN, both with a scaled residual.
 
-    `x = x + gamma_1 * attention(norm(x))`, `y = x + gamma_2 * ffn(x)`.
+    `x = x + drop_path(gamma_1 * attention(norm(x)))`, `y = x + drop_path(gamma_2 * ffn(x))`.
 
     Shape:
         `(batch, dim, height, width)` in and out.
 
     Args:
         dim: number of channels.
-        head_dim: channels per attention head; divides `dim`.
+        mixer: what stands in place of the attention, feature map in and out; by default an `Attention2d`.
+        head_dim: channels per head of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        norm: `batch` (MCi0-2), which folds away, or `layer` over channels (MCi3-4), which stays.
+        norm: what makes the norm in front: `nn.BatchNorm2d` (MCi0-2), which folds away, or `ChannelLayerNorm` (MCi3-4),
+            which stays.
         layer_scale: initial value of both layer scales.
+        drop_path: probability that either branch is left out for a sample in training.
 
     Raises:
-        ValueError: if `head_dim` does not divide `dim`, or the norm is unknown.
+        ValueError: if `head_dim` does not divide `dim`.
 
-    Fusing: the batch norm goes into the attention's first projection, each layer scale into the last one in front
-        of it.
+    Folding: the batch norm goes into the attention's first projection, each layer scale into the last one in front
+        of it. Another mixer keeps its norm and scale.
     Source: MobileCLIP section 3.1 and Table 9.
     """
 
@@ -136,44 +140,48 @@ class AttentionBlock(Reparameterizable):
         self,
         dim: int,
         *,
+        mixer: nn.Module | None = None,
         head_dim: int = 32,
         hidden_dim: int | None = None,
-        norm: Literal["batch", "layer"] = "batch",
+        norm: MakeNorm = nn.BatchNorm2d,
         layer_scale: float = 1e-5,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim % head_dim:
+        if mixer is None and dim % head_dim:
             raise ValueError(f"dim={dim} is not a multiple of head_dim={head_dim}")
-        if norm not in ("batch", "layer"):
-            raise ValueError(f"the norm in front of the attention is 'batch' or 'layer', not {norm!r}")
-        self.norm: nn.Module = nn.BatchNorm2d(dim) if norm == "batch" else ChannelLayerNorm(dim)
-        self.attention = Attention2d(dim, num_heads=dim // head_dim, qkv_bias=False)
+        self.norm = norm(dim)
+        self.attention = mixer or Attention2d(dim, num_heads=dim // head_dim, qkv_bias=False)
         self.attention_scale: nn.Module = LayerScale(dim, initial=layer_scale)
+        self.attention_drop_path = DropPath(drop_path)
         self.ffn = ConvFFN(dim, hidden_dim=hidden_dim)
         self.ffn_scale: nn.Module = LayerScale(dim, initial=layer_scale)
+        self.ffn_drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
-        x = x + self.attention_scale(self.attention(self.norm(x)))
-        y: Tensor = x + self.ffn.times(self.ffn_scale, x)
+        x = x + self.attention_drop_path(self.attention_scale(self.attention(self.norm(x))))
+        y: Tensor = x + self.ffn_drop_path(self.ffn_scale(self.ffn(x)))
         return y
 
     @property
     def foldable(self) -> bool:
-        """Whether a batch norm or a layer scale is still there."""
-        parts = (self.norm, self.attention_scale, self.ffn_scale)
-        return any(isinstance(part, (nn.BatchNorm2d, LayerScale)) for part in parts)
+        """Whether there is a batch norm or a layer scale that folds."""
+        attention = (self.norm, self.attention_scale) if isinstance(self.attention, Attention2d) else ()
+        return any(isinstance(part, (*BATCH_NORMS, LayerScale)) for part in (*attention, self.ffn_scale))
 
     def fold(self) -> AttentionBlock:
         """Return the block with its batch norm and layer scales inside the projections."""
-        block = self
-        if isinstance(block.norm, nn.BatchNorm2d):
-            shifted = block.attention.shifted(*norm_affine(block.norm))
-            block = with_children(block, {"attention": shifted, "norm": nn.Identity().eval()})
-        if isinstance(block.attention_scale, LayerScale):
-            scaled = block.attention.scaled(block.attention_scale.gamma)
-            block = with_children(block, {"attention": scaled, "attention_scale": nn.Identity().eval()})
-        if isinstance(block.ffn_scale, LayerScale):
-            network = block.ffn.scaled(block.ffn_scale.gamma)
-            block = with_children(block, {"ffn": network, "ffn_scale": nn.Identity().eval()})
-        return block
+        folded: dict[str, nn.Module] = {}
+        if isinstance(self.attention, Attention2d):
+            attention = self.attention
+            if isinstance(self.norm, BATCH_NORMS):
+                attention = attention.shifted(*norm_affine(self.norm))
+                folded["norm"] = nn.Identity()
+            if isinstance(self.attention_scale, LayerScale):
+                attention = attention.scaled(self.attention_scale.gamma)
+                folded["attention_scale"] = nn.Identity()
+            folded["attention"] = attention
+        if isinstance(self.ffn_scale, LayerScale):
+            folded |= {"ffn": self.ffn.scaled(self.ffn_scale.gamma), "ffn_scale": nn.Identity()}
+        return with_children(self, {name: part.eval() for name, part in folded.items()})

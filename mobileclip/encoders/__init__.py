@@ -2,7 +2,6 @@
 
 from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_model, save_model
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
-from mobileclip.encoders.end_token import by_length, encode_to_the_end
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TextEncoderSpec,
@@ -33,8 +32,6 @@ __all__ = [
     "TokenMixerSpec",
     "ViT",
     "ViTSpec",
-    "by_length",
-    "encode_to_the_end",
     "image_encoder_families",
     "load_model",
     "save_model",

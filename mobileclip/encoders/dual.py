@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.checks import check_images, check_tokens
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
 from mobileclip.strict import strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
@@ -42,7 +43,7 @@ class DualEncoderSpec:
 
     def build(self) -> DualEncoder:
         """Return a new model."""
-        return DualEncoder(self)
+        return DualEncoder(self.image.build(), self.text.build())
 
 
 class DualEncoder(nn.Module):
@@ -52,25 +53,44 @@ class DualEncoder(nn.Module):
         images `(batch, 3, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        spec: the model; kept as `.spec`.
+        image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
+        text_encoder: from tokenised texts to embeddings of the same width; its `.spec` says what it expects.
 
     Source: MobileCLIP section 3.
     """
 
-    def __init__(self, spec: DualEncoderSpec) -> None:
+    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module) -> None:
         super().__init__()
-        self.spec = spec
-        self.image_encoder = spec.image.build()
-        self.text_encoder = spec.text.build()
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
 
+    @property
+    def spec(self) -> DualEncoderSpec:
+        """The specs of both towers.
+
+        Raises:
+            ValueError: if a tower has none, or they embed into different spaces.
+        """
+        return DualEncoderSpec(image=image_spec(self.image_encoder), text=text_spec(self.text_encoder))
+
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
-        """Return the embeddings of preprocessed images, of unit length if asked."""
+        """Return the embeddings of preprocessed images, of unit length if asked.
+
+        Raises:
+            ValueError: if the images are not of the spec's size.
+        """
+        check_images(image, image_spec(self.image_encoder).input)
         embedding: Tensor = self.image_encoder(image)
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
-        """Return the embeddings of tokenised texts, of unit length if asked."""
+        """Return the embeddings of tokenised texts, of unit length if asked.
+
+        Raises:
+            ValueError: if the context is not as long as the spec's.
+        """
+        check_tokens(text, text_spec(self.text_encoder).input)
         embedding: Tensor = self.text_encoder(text)
         return F.normalize(embedding, dim=-1) if normalize else embedding
 

@@ -66,13 +66,14 @@ class TokenMixerSpec(ABC):
     """How the blocks of one stage mix positions."""
 
     @abstractmethod
-    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> nn.Module:
+    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:
         """Return one block of a stage, feature map in and out.
 
         Args:
             dim: channels of the stage.
             hidden_dim: width of the feed-forward network.
             layer_scale: initial value of the layer scales.
+            drop_path: probability that a branch is left out for a sample in training.
         """
 
     @property
@@ -93,3 +94,34 @@ token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
 open_family(ImageEncoderSpec, image_encoder_families)
 open_family(TextEncoderSpec, text_encoder_families)
 open_family(TokenMixerSpec, token_mixers)
+
+
+def image_spec(encoder: nn.Module) -> ImageEncoderSpec:
+    """Return the spec of an image encoder.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    spec = getattr(encoder, "spec", None)
+    if not isinstance(spec, ImageEncoderSpec):
+        raise ValueError(_without_spec(encoder, ImageEncoderSpec, "image size, mean and deviation"))
+    return spec
+
+
+def text_spec(encoder: nn.Module) -> TextEncoderSpec:
+    """Return the spec of a text encoder.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    spec = getattr(encoder, "spec", None)
+    if not isinstance(spec, TextEncoderSpec):
+        raise ValueError(_without_spec(encoder, TextEncoderSpec, "context length and tokenizer"))
+    return spec
+
+
+def _without_spec(encoder: nn.Module, kind: type, says: str) -> str:
+    return (
+        f"{type(encoder).__name__} has no `.spec` of kind {kind.__name__}, which says its {says}; "
+        "set one, so that inputs can be checked and checkpoints can be loaded again"
+    )

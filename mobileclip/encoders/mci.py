@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Literal
 
 import attrs
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import AttentionBlock, BlockSequence, ConvPoolHead, ConvStem, Downsample, RepCPE, RepMixerBlock
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_images, odd
+from mobileclip.blocks import (
+    AttentionBlock,
+    BlockSequence,
+    ChannelLayerNorm,
+    ConvPoolHead,
+    ConvStem,
+    Downsample,
+    RepCPE,
+    RepMixerBlock,
+)
+from mobileclip.encoders.checks import DEPTH, WIDTH, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TokenMixerSpec,
@@ -33,10 +43,11 @@ class RepMixerSpec(TokenMixerSpec):
 
     kernel_size: int = attrs.field(default=3, validator=odd)
 
-    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> RepMixerBlock:
+    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> RepMixerBlock:
         """Return one RepMixer block."""
-        kernel = (self.kernel_size, self.kernel_size)
-        return RepMixerBlock(dim, kernel_size=kernel, hidden_dim=hidden_dim, layer_scale=layer_scale)
+        return RepMixerBlock(
+            dim, kernel_size=self.kernel_size, hidden_dim=hidden_dim, layer_scale=layer_scale, drop_path=drop_path
+        )
 
 
 @token_mixers.register("attention")
@@ -54,10 +65,15 @@ class AttentionSpec(TokenMixerSpec):
     norm: Literal["batch", "layer"] = attrs.field(default="batch", validator=validators.in_(("batch", "layer")))
     position_kernel_size: int = attrs.field(default=7, validator=odd)
 
-    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float) -> AttentionBlock:
+    def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> AttentionBlock:
         """Return one attention block."""
         return AttentionBlock(
-            dim, head_dim=self.head_dim, hidden_dim=hidden_dim, norm=self.norm, layer_scale=layer_scale
+            dim,
+            head_dim=self.head_dim,
+            hidden_dim=hidden_dim,
+            norm=nn.BatchNorm2d if self.norm == "batch" else ChannelLayerNorm,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
         )
 
     @property
@@ -67,7 +83,7 @@ class AttentionSpec(TokenMixerSpec):
 
     def build_position(self, dim: int) -> RepCPE:
         """Return the conditional positional encoding."""
-        return RepCPE(dim, kernel_size=(self.position_kernel_size, self.position_kernel_size))
+        return RepCPE(dim, kernel_size=self.position_kernel_size)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -98,6 +114,8 @@ class MCiSpec(ImageEncoderSpec):
         stem_scale_branch: whether the stem's blocks have a scale branch.
         downsample_activation: whether a GELU follows the large kernels of the downsampling.
         layer_scale: initial value of the layer scales.
+        drop_path: probability that a branch of the last block is left out for a sample in training; it grows evenly
+            from 0 at the first block. MobileCLIP trains without; FastViT's classifiers with it.
 
     Source: MobileCLIP section 3.1 and Table 9; MobileCLIP2 for five stages.
     """
@@ -107,6 +125,7 @@ class MCiSpec(ImageEncoderSpec):
     stem_scale_branch: bool = True
     downsample_activation: bool = True
     layer_scale: float = 1e-5
+    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
 
     def __attrs_post_init__(self) -> None:
         """Check that every stage's width is a multiple of the one before, as its grouped convolutions need."""
@@ -125,75 +144,77 @@ class MCiSpec(ImageEncoderSpec):
 
     def build(self) -> MCi:
         """Return a new encoder."""
-        return MCi(self)
+        dims = [stage.dim for stage in self.stages]
+        stem = ConvStem(dims[0], scale_branch=self.stem_scale_branch)
+        rates = (self.drop_path * block / max(1, self.num_blocks - 1) for block in range(self.num_blocks))
+        stages = [
+            self._stage(stage, in_dim, list(itertools.islice(rates, stage.depth)))
+            for stage, in_dim in zip(self.stages, [None, *dims[:-1]], strict=True)
+        ]
+        head = ConvPoolHead(dims[-1], embedding_dim=self.embedding_dim, bias=self.projection_bias)
+        encoder = MCi(stem, stages, head, spec=self)
+        return encoder.apply(initialize_linear)
+
+    def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
+        activation = nn.GELU if self.downsample_activation else None
+        downsample = None
+        if in_dim is not None:
+            downsample = Downsample(
+                in_dim, out_dim=stage.dim, squeeze_excite=stage.squeeze_excite, activation=activation
+            )
+        position = stage.mixer.build_position(stage.dim)
+        hidden_dim = int(stage.dim * self.ffn_ratio)
+        blocks = [
+            stage.mixer.build_block(stage.dim, hidden_dim=hidden_dim, layer_scale=self.layer_scale, drop_path=rate)
+            for rate in drop_path
+        ]
+        return Stage(blocks, downsample=downsample, position=position)
 
 
 class Stage(nn.Sequential):
-    """Downsampling and positional encoding where there are any, then the blocks.
+    """One resolution: downsampling and positional encoding where there are any, then the blocks.
 
     Shape:
         `(batch, in_dim, height, width)` to `(batch, dim, height', width')`.
 
     Args:
-        spec: the stage.
-        in_dim: channels of the stage before, or None for the first, which does not downsample.
-        encoder: the encoder that the stage belongs to.
+        blocks: feature map in and out.
+        downsample: from the stage before.
+        position: the positional encoding.
     """
 
-    def __init__(self, spec: StageSpec, *, in_dim: int | None, encoder: MCiSpec) -> None:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        if in_dim is not None:
-            layers["downsample"] = Downsample(
-                in_dim,
-                out_dim=spec.dim,
-                squeeze_excite=spec.squeeze_excite,
-                activation=encoder.downsample_activation,
-            )
-        position = spec.mixer.build_position(spec.dim)
-        if position is not None:
-            layers["position"] = position
-        hidden_dim = int(spec.dim * encoder.ffn_ratio)
-        layers["blocks"] = BlockSequence(
-            *(
-                spec.mixer.build_block(spec.dim, hidden_dim=hidden_dim, layer_scale=encoder.layer_scale)
-                for _ in range(spec.depth)
-            )
-        )
-        super().__init__(layers)
+    def __init__(
+        self, blocks: Iterable[nn.Module], *, downsample: nn.Module | None = None, position: nn.Module | None = None
+    ) -> None:
+        layers = {"downsample": downsample, "position": position, "blocks": BlockSequence(*blocks)}
+        super().__init__(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
 class MCi(nn.Module):
-    """MobileCLIP's convolutional image encoder.
+    """MobileCLIP's convolutional image encoder: `y = head(stages(stem(images)))`.
 
     Shape:
-        images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, 3, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        spec: the encoder; kept as `.spec`.
+        stem: from images to the first feature map.
+        stages: from each resolution to the next.
+        head: from the last feature map to embeddings.
+        spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1 and Table 9.
     """
 
-    def __init__(self, spec: MCiSpec) -> None:
+    def __init__(
+        self, stem: nn.Module, stages: Iterable[nn.Module], head: nn.Module, *, spec: MCiSpec | None = None
+    ) -> None:
         super().__init__()
         self.spec = spec
-        dims = [stage.dim for stage in spec.stages]
-        self.stem = ConvStem(dims[0], scale_branch=spec.stem_scale_branch)
-        self.stages = nn.Sequential(
-            *(
-                Stage(stage, in_dim=in_dim, encoder=spec)
-                for stage, in_dim in zip(spec.stages, [None, *dims[:-1]], strict=True)
-            )
-        )
-        self.head = ConvPoolHead(dims[-1], embedding_dim=spec.embedding_dim, bias=spec.projection_bias)
-        self.apply(initialize_linear)
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of preprocessed images.
-
-        Raises:
-            ValueError: if the images are not of the spec's size.
-        """
-        check_images(images, self.spec.input)
+        """Return the embeddings, not normalised, of preprocessed images."""
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y

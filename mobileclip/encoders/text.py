@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_tokens, odd
+from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.strict import strict
 
@@ -43,7 +45,7 @@ class TextTransformerSpec(TextEncoderSpec):
 
     def build(self) -> TextEncoder:
         """Return a new encoder."""
-        return TextEncoder(self, _transformer_layers(self, self.depth))
+        return _encoder(self, _transformer_layers(self, self.depth))
 
 
 @text_encoder_families.register("mct")
@@ -82,66 +84,86 @@ class MCtSpec(TextEncoderSpec):
         first, last = (
             TextRepMixerBlock(self.width, kernel_size=self.kernel_size, layer_scale=self.layer_scale) for _ in range(2)
         )
-        return TextEncoder(self, [first, *_transformer_layers(self, self.depth), last])
+        return _encoder(self, [first, *_transformer_layers(self, self.depth), last])
 
 
 def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list[nn.Module]:
     return [TransformerLayer(spec.width, num_heads=spec.num_heads, causal=spec.causal) for _ in range(depth)]
 
 
+def _encoder(spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> TextEncoder:
+    """Return a new text encoder, its weights drawn as OpenAI's CLIP draws them."""
+    width = spec.width
+    encoder = TextEncoder(
+        nn.Embedding(spec.input.vocab_size, width),
+        layers,
+        nn.Linear(width, spec.embedding_dim, bias=False),
+        context_length=spec.input.context_length,
+        pool=EndTokenPool(end_id=spec.input.pooled_id),
+        spec=spec,
+    )
+    nn.init.normal_(encoder.token_embedding.weight, std=0.02)
+    nn.init.normal_(encoder.position, std=0.01)
+    nn.init.normal_(encoder.project.weight, std=width**-0.5)
+    for layer in layers:
+        if isinstance(layer, TransformerLayer) and isinstance(layer.attention, Attention):
+            attention = layer.attention
+            nn.init.normal_(attention.qkv.weight, std=width**-0.5)
+            nn.init.zeros_(attention.qkv.bias)
+            nn.init.normal_(attention.project.weight, std=(2 * width * len(layers)) ** -0.5)
+            nn.init.zeros_(attention.project.bias)
+            nn.init.normal_(layer.ffn.fc1.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(layer.ffn.fc2.weight, std=(2 * width * len(layers)) ** -0.5)
+    return encoder
+
+
 class TextEncoder(nn.Module):
-    """Token and position embeddings, layers, the end token's features, their norm, a projection.
+    """A text encoder read at the end token: `y = project(norm(pool(layers(embed(tokens)), tokens)))`.
 
     Shape:
-        ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
+        ids `(batch, tokens)` to embeddings `(batch, embedding_dim)`, tokens at most `context_length`.
 
     Args:
-        spec: the encoder; kept as `.spec`.
-        layers: what transforms the tokens, `(batch, context_length, width)` in and out.
+        token_embedding: from ids to vectors of the layers' width.
+        layers: what transforms the tokens, `(batch, tokens, width)` in and out.
+        project: from the end token's features to embeddings.
+        context_length: number of positions.
+        pool: reads the end token's features.
+        spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
     """
 
-    def __init__(self, spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> None:
+    def __init__(
+        self,
+        token_embedding: nn.Embedding,
+        layers: Iterable[nn.Module],
+        project: nn.Linear,
+        *,
+        context_length: int,
+        pool: EndTokenPool,
+        spec: TextTransformerSpec | MCtSpec | None = None,
+    ) -> None:
         super().__init__()
+        width = token_embedding.embedding_dim
         self.spec = spec
-        self.token_embedding = nn.Embedding(spec.input.vocab_size, spec.width)
-        self.position = nn.Parameter(torch.zeros(spec.input.context_length, spec.width))
+        self.token_embedding = token_embedding
+        self.position = nn.Parameter(torch.zeros(context_length, width))
         self.layers = BlockSequence(*layers)
-        self.norm = nn.LayerNorm(spec.width)
-        self.pool = EndTokenPool(end_id=spec.input.pooled_id)
-        self.project = nn.Linear(spec.width, spec.embedding_dim, bias=False)
-        self._initialize()
+        self.norm = nn.LayerNorm(width)
+        self.pool = pool
+        self.project = project
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of tokenised texts.
-
-        Raises:
-            ValueError: if the context is not as long as the spec's.
-        """
-        check_tokens(tokens, self.spec.input)
-        return self.encode(tokens)
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings of texts that end within the tokens, of which there may be fewer than the context has.
-
-        Shape:
-            `(batch, tokens)` to `(batch, embedding_dim)`.
-        """
-        features = self.token_embedding(tokens) + self.position[: tokens.shape[1]]
-        y: Tensor = self.project(self.norm(self.layers.at(features, self.pool.position(tokens))))
+        """Return the embeddings, not normalised, of tokenised texts."""
+        y: Tensor = self.project(self.norm(self.pool(self.layers(self.embed(tokens)), tokens)))
         return y
 
-    def _initialize(self) -> None:
-        width = self.spec.width
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.position, std=0.01)
-        nn.init.normal_(self.project.weight, std=width**-0.5)
-        for layer in self.layers:
-            if isinstance(layer, TransformerLayer):
-                nn.init.normal_(layer.attention.qkv.weight, std=width**-0.5)
-                nn.init.zeros_(layer.attention.qkv.bias)
-                nn.init.normal_(layer.attention.project.weight, std=(2 * width * len(self.layers)) ** -0.5)
-                nn.init.zeros_(layer.attention.project.bias)
-                nn.init.normal_(layer.ffn.fc1.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(layer.ffn.fc2.weight, std=(2 * width * len(self.layers)) ** -0.5)
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return what goes into the first layer: the tokens' embeddings with their positions.
+
+        Shape:
+            `(batch, tokens)` to `(batch, tokens, width)`.
+        """
+        y: Tensor = self.token_embedding(tokens) + self.position[: tokens.shape[1]]
+        return y

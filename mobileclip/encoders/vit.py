@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -10,7 +12,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.inputs import MAX_SIZE, ImageInput
@@ -66,55 +68,87 @@ class ViTSpec(ImageEncoderSpec):
 
     def build(self) -> ViT:
         """Return a new encoder."""
-        return ViT(self)
+        stem: nn.Module = (
+            ConvPatchStem(self.width, padding=self.stem_padding)
+            if self.stem == "convolutional"
+            else PatchStem(self.width, patch_size=self.patch_size)
+        )
+        norm = partial(nn.LayerNorm, eps=self.norm_eps)
+        layers = [TransformerLayer(self.width, num_heads=self.num_heads, norm=norm) for _ in range(self.depth)]
+        encoder = ViT(
+            stem,
+            layers,
+            nn.Linear(self.width, self.embedding_dim, bias=self.projection_bias),
+            num_patches=(self.input.size // self.patch_size) ** 2,
+            class_position=self.class_position,
+            norm_before=norm(self.width) if self.norm_before else nn.Identity(),
+            norm=norm(self.width),
+            spec=self,
+        )
+        return encoder.apply(initialize_linear)
 
 
 class ViT(nn.Module):
-    """A vision transformer pooled at its class token.
+    """A vision transformer pooled at its class token: `y = project(norm(layers(norm_before(tokens(images)))[0]))`.
 
     Shape:
-        images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, 3, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        spec: the encoder; kept as `.spec`.
+        stem: from images to patch tokens, `(batch, num_patches, width)`.
+        layers: tokens in and out.
+        project: from the class token's features to embeddings.
+        num_patches: number of patches, each with a position.
+        class_position: whether the class token has a position of its own.
+        norm_before: norm in front of the first layer, or an identity.
+        norm: norm behind the last layer.
+        spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1; Dosovitskiy et al., "An Image is Worth 16x16 Words".
     """
 
-    def __init__(self, spec: ViTSpec) -> None:
+    def __init__(
+        self,
+        stem: nn.Module,
+        layers: Iterable[nn.Module],
+        project: nn.Linear,
+        *,
+        num_patches: int,
+        class_position: bool,
+        norm_before: nn.Module,
+        norm: nn.Module,
+        spec: ViTSpec | None = None,
+    ) -> None:
         super().__init__()
+        width = project.in_features
         self.spec = spec
-        width = spec.width
-        num_patches = (spec.input.size // spec.patch_size) ** 2
-        self.stem: nn.Module = (
-            ConvPatchStem(width, padding=spec.stem_padding)
-            if spec.stem == "convolutional"
-            else PatchStem(width, patch_size=spec.patch_size)
-        )
+        self.class_position = class_position
+        self.stem = stem
         self.class_token = nn.Parameter(torch.zeros(width))
-        self.position = nn.Parameter(torch.zeros(num_patches + spec.class_position, width))
-        self.norm_before: nn.Module = nn.LayerNorm(width, eps=spec.norm_eps) if spec.norm_before else nn.Identity()
-        self.layers = BlockSequence(
-            *(TransformerLayer(width, num_heads=spec.num_heads, norm_eps=spec.norm_eps) for _ in range(spec.depth))
-        )
-        self.norm = nn.LayerNorm(width, eps=spec.norm_eps)
-        self.project = nn.Linear(width, spec.embedding_dim, bias=spec.projection_bias)
+        self.position = nn.Parameter(torch.zeros(num_patches + class_position, width))
+        self.norm_before = norm_before
+        self.layers = BlockSequence(*layers)
+        self.norm = norm
+        self.project = project
         nn.init.normal_(self.class_token, std=1e-6)
         nn.init.trunc_normal_(self.position, std=0.02)
-        self.apply(initialize_linear)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of preprocessed images.
+        """Return the embeddings, not normalised, of preprocessed images."""
+        y: Tensor = self.project(self.norm(self.layers(self.tokens(images))[:, 0]))
+        return y
 
-        Raises:
-            ValueError: if the images are not of the spec's size.
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return what goes into the first layer: the class token, then the patches, with their positions.
+
+        Shape:
+            `(batch, 3, height, width)` to `(batch, 1 + num_patches, width)`.
         """
-        check_images(images, self.spec.input)
         patches = self.stem(images)
         class_token = self.class_token.expand(patches.shape[0], 1, -1)
-        if self.spec.class_position:
+        if self.class_position:
             tokens = torch.cat([class_token, patches], dim=1) + self.position
         else:
             tokens = torch.cat([class_token, patches + self.position], dim=1)
-        y: Tensor = self.project(self.norm(self.layers.at(self.norm_before(tokens), 0)))
+        y: Tensor = self.norm_before(tokens)
         return y

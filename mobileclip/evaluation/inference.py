@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeGuard
 
 import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.encoders import DualEncoder, TextEncoder, by_length, encode_to_the_end
+from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, evaluating
-from mobileclip.inference import OptimizedDualEncoder
+from mobileclip.inference import OptimizedDualEncoder, by_length, prepared
+from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
 from mobileclip.terminal import console
@@ -55,7 +55,7 @@ class Encoders:
             `(batch, 3, size, size)` to `(batch, dim)`, float32 on the CPU.
         """
         if self.device.type == "cpu":
-            pixels = pixels.to(self.dtype, memory_format=torch.channels_last)
+            pixels = pixels.to(self.dtype)
             most = len(pixels) if isinstance(self.model, OptimizedDualEncoder) else _MOST_IMAGES_ON_CPU
             return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
@@ -90,14 +90,13 @@ class Encoders:
         tokens = torch.cat(
             [tokenize(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
         )
-        tower = _text_tower(self.model)
-        order = by_length(tokens, tower.spec.input) if tower else torch.arange(len(tokens))
-        encode = partial(encode_to_the_end, tower) if tower else self.model.encode_text
+        contract = _contract_of_texts(self.model)
+        order = torch.arange(len(tokens)) if contract is None else by_length(tokens, contract)
         most = min(batch_size, _MOST_TEXTS_ON_CPU) if self.threads else batch_size
         encoded = []
         shown = console(shown=show_progress and len(order) > _FEW_TEXTS)
         with Progress("texts", total=len(order), unit="texts", console=shown) as progress:
-            for embeddings in self._encode(encode, tokens[order].to(self.device), most=most):
+            for embeddings in self._encode(self.model.encode_text, tokens[order].to(self.device), most=most):
                 encoded.append(embeddings.cpu())
                 progress.advance(len(embeddings))
         unordered = torch.cat(encoded)
@@ -148,9 +147,8 @@ def _encoding_threads() -> Iterator[EncodingThreads]:
 def encoding(model: ImageTextModel, known_texts: KnownTexts | None = None) -> Iterator[Encoders]:
     """Hold a model ready to encode, without gradients, then give every module its mode back.
 
-    A dual encoder of ours is folded, as a copy. On a CPU its image tower is laid out with channels innermost, and
-    small batches are encoded side by side, by as many threads as torch computes with. Others, and what
-    `mobileclip.optimize` has prepared, are taken as they are.
+    A dual encoder of ours is folded and prepared, as a copy. On a CPU small batches are encoded side by side, by as
+    many threads as torch computes with. Others, and what `mobileclip.optimize` has prepared, are taken as they are.
 
     Args:
         model: its weights stay as they are.
@@ -168,7 +166,7 @@ def encoding(model: ImageTextModel, known_texts: KnownTexts | None = None) -> It
 
 
 def fastest_form(model: ImageTextModel) -> ImageTextModel:
-    """Return a dual encoder of ours as a folded copy, on a CPU with its images' channels innermost; others as they are.
+    """Return a dual encoder of ours as a folded copy that is ready to encode; others as they are.
 
     Args:
         model: in evaluation mode.
@@ -178,7 +176,7 @@ def fastest_form(model: ImageTextModel) -> ImageTextModel:
     folded = reparameterize(model)
     if next(model.parameters()).device.type == "cpu":
         folded.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return folded
+    return prepared(folded)
 
 
 def _is_unprepared(model: ImageTextModel) -> TypeGuard[DualEncoder]:
@@ -186,8 +184,6 @@ def _is_unprepared(model: ImageTextModel) -> TypeGuard[DualEncoder]:
     return isinstance(model, DualEncoder) and not isinstance(model, OptimizedDualEncoder)
 
 
-def _text_tower(model: ImageTextModel) -> TextEncoder | None:
-    """Return the text tower of a model of ours, or None."""
-    if not isinstance(model, DualEncoder) or not isinstance(model.text_encoder, TextEncoder):
-        return None
-    return model.text_encoder
+def _contract_of_texts(model: ImageTextModel) -> TextInput | None:
+    """Return what the text tower of a model of ours expects, or None: others may not tell texts' lengths."""
+    return model.spec.text.input if isinstance(model, DualEncoder) else None

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
@@ -25,6 +24,7 @@ from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
+from mobileclip.inference.forms import with_depthwise_convs
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import file_sha256

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
-from mobileclip.export.attention import fused_attention, set_attention, with_single_query
+from mobileclip.export.attention import set_attention
 from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
+from mobileclip.inference.forms.one_token import fused_attention, with_one_token
 
 _LARGEST_PIXEL = 255
 
@@ -88,7 +89,8 @@ class TowerExport:
 
     Args:
         tower: which it is.
-        encoder: folded, in float32 and evaluation mode; its last attention becomes one of `SingleQueryAttention`.
+        encoder: folded, in float32 and evaluation mode; its last layer becomes one that computes the token
+            that is read.
         spec: how it is exported.
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
         text_dtype: what token ids come in as.
@@ -96,7 +98,7 @@ class TowerExport:
     """
 
     tower: Tower
-    encoder: nn.Module = attrs.field(converter=with_single_query)
+    encoder: nn.Module = attrs.field(converter=with_one_token)
     spec: ExportSpec
     calibration: Tensor
     text_dtype: TextDtype = "int64"

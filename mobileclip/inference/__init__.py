@@ -1,9 +1,10 @@
-"""A model in the form that answers soonest on the machine at hand, measured and checked there."""
+"""A model ready to encode, and the form of it that answers soonest on the machine at hand, measured there."""
 
-from mobileclip.inference.forms import Engine, Form, OptimizedTower
+from mobileclip.inference.forms import by_length, prepared, prepared_tower
 from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_tower, processor
 from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
+from mobileclip.inference.towers import Engine, Form, OptimizedTower
 
 __all__ = [
     "Engine",
@@ -14,7 +15,10 @@ __all__ = [
     "Precision",
     "TowerReport",
     "Trial",
+    "by_length",
     "optimize",
     "optimize_tower",
+    "prepared",
+    "prepared_tower",
     "processor",
 ]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, TextEncoder
-from mobileclip.inference.forms import Engine, Form, OptimizedTower
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
+from mobileclip.inference.towers import Engine, Form, OptimizedTower
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
@@ -45,11 +45,7 @@ class OptimizedDualEncoder(DualEncoder):
         text_encoder: nn.Module,
         report: OptimizationReport,
     ) -> None:
-        # The dual encoder's own __init__ would build new towers.
-        nn.Module.__init__(self)
-        self.spec = model.spec
-        self.image_encoder = image_encoder
-        self.text_encoder = text_encoder
+        super().__init__(image_encoder, text_encoder)
         self.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
         self.report = report
         self.eval()

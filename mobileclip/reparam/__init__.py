@@ -1,27 +1,49 @@
 """Folding training-time branches, norms and scales into single convolutions and linear layers."""
 
 from mobileclip.reparam.algebra import (
+    BATCH_NORMS,
+    BatchNorm,
+    conv_with,
     fuse_conv_bn,
     identity_kernel,
     norm_affine,
     pad_kernel,
+    plain_conv,
     scale_output,
     shift_input,
+    widened,
 )
-from mobileclip.reparam.module import LayerScale, Reparameterizable, with_children
+from mobileclip.reparam.module import (
+    LayerScale,
+    Reparameterizable,
+    children_by_name,
+    is_hooked,
+    some_outputs,
+    with_children,
+    without_identities,
+)
 from mobileclip.reparam.reparameterize import foldable_modules, is_folded, reparameterize
 
 __all__ = [
+    "BATCH_NORMS",
+    "BatchNorm",
     "LayerScale",
     "Reparameterizable",
+    "children_by_name",
+    "conv_with",
     "foldable_modules",
     "fuse_conv_bn",
     "identity_kernel",
     "is_folded",
+    "is_hooked",
     "norm_affine",
     "pad_kernel",
+    "plain_conv",
     "reparameterize",
     "scale_output",
     "shift_input",
+    "some_outputs",
+    "widened",
     "with_children",
+    "without_identities",
 ]

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from mobileclip import devices
 
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Norms that are an affine map in evaluation mode, and so fold."""
+
 
 def widened(tensor: Tensor) -> Tensor:
     """Return `tensor` detached, in float64, or in float32 where the device has no float64."""
     return tensor.detach().to(torch.float64 if devices.has_float64(tensor.device) else torch.float32)
 
 
-def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the scale and shift that a batch norm applies per channel in evaluation mode.
 
     `norm(x) = scale * x + shift`, `scale = weight / sqrt(running_var + eps)`, `shift = bias - running_mean * scale`.
@@ -39,7 +43,7 @@ def norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def fuse_conv_bn(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fuse_conv_bn(conv: nn.Conv2d, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Return the kernel and bias of the single convolution equal to `norm(conv(x))`.
 
     Shape:
@@ -94,7 +98,7 @@ def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
 
 def plain_conv(
     kernel: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
     like: Tensor,
     stride: tuple[int, int] = (1, 1),
@@ -105,7 +109,7 @@ def plain_conv(
 
     Args:
         kernel: `(out, in / groups, height, width)`.
-        bias: `(out,)`.
+        bias: `(out,)`, or None for none.
         like: a tensor of the wanted dtype, such as the weight that is folded.
         stride: step of the kernel, (rows, columns).
         padding: zeros around the input, (rows, columns); half the kernel by default.
@@ -119,13 +123,16 @@ def plain_conv(
         stride=stride,
         padding=padding if padding is not None else (height // 2, width // 2),
         groups=groups,
+        bias=bias is not None,
         device="meta",
     )
-    conv.weight, conv.bias = nn.Parameter(kernel.to(like.dtype)), nn.Parameter(bias.to(like.dtype))
+    conv.weight = nn.Parameter(kernel.to(like.dtype))
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.to(like.dtype))
     return conv.eval()
 
 
-def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """Return a convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`."""
     stride, padding = conv.stride, conv.padding
     assert len(stride) == len(padding) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from typing import TypeVar
 
 import torch
@@ -19,15 +20,6 @@ class Reparameterizable(nn.Module, ABC):
     folded by `mobileclip.reparam.reparameterize`.
     """
 
-    def fused(self) -> nn.Module:
-        """Return the inference form of this module's own level; the module itself is not changed.
-
-        Raises:
-            ValueError: in training mode, where batch statistics, which no convolution holds, decide the output.
-        """
-        refuse_training(self)
-        return self.fold()
-
     @property
     def foldable(self) -> bool:
         """Whether `fold` has anything to do."""
@@ -35,7 +27,10 @@ class Reparameterizable(nn.Module, ABC):
 
     @abstractmethod
     def fold(self) -> nn.Module:
-        """Return the folded module: a new one, or `self` where nothing is left to fold."""
+        """Return the folded module: a new one, or `self` where nothing is left to fold.
+
+        `reparameterize` calls it, in evaluation mode alone: no convolution holds the statistics of a batch.
+        """
 
 
 class LayerScale(nn.Module):
@@ -49,7 +44,7 @@ class LayerScale(nn.Module):
         initial: value of every factor before training.
         spatial: whether the channel dimension is followed by height and width.
 
-    Fusing: the block that owns it scales the last projection of the branch in front of it.
+    Folding: the block that owns it scales the last projection of the branch in front of it.
     Source: MobileCLIP Table 9; Touvron et al., "Going deeper with Image Transformers", section 3.
     """
 
@@ -87,7 +82,36 @@ def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
     unknown = children.keys() - module._modules.keys()
     assert not unknown, f"{type(module).__name__} has no children {unknown}"
     clone = copy.copy(module)
+    for name, value in vars(module).items():
+        if name.endswith("_hooks") and isinstance(value, OrderedDict):
+            vars(clone)[name] = value.copy()  # those of the module stay; what is added to one is not the other's
     clone._parameters = dict(module._parameters)
     clone._buffers = dict(module._buffers)
     clone._modules = {**module._modules, **children}
     return clone
+
+
+def some_outputs(layer: Module, chosen: slice) -> Module:
+    """Return a shallow copy of a linear layer or a convolution that gives some of its outputs; the weights are shared.
+
+    Args:
+        layer: a convolution may be grouped only so that the chosen outputs have one input channel each.
+        chosen: of the rows of its weight.
+    """
+    part = with_children(layer, {})
+    for name, parameter in layer._parameters.items():
+        part._parameters[name] = None if parameter is None else nn.Parameter(parameter.detach()[chosen], False)
+    return part
+
+
+def without_identities(layers: dict[str, nn.Module]) -> nn.Sequential:
+    """Return layers one after another, in evaluation mode, without those that do nothing."""
+    kept = {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Identity)}
+    return nn.Sequential(OrderedDict(kept)).eval()
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether somebody watches or changes what a module computes when it is called."""
+    # PyTorch has no public way to ask.
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from mobileclip.reparam.algebra import BATCH_NORMS
 from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, refuse_training
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -53,7 +54,7 @@ def _folded(
 def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the name and module of everything that folding would remove: branches, batch norms and layer scales."""
     for name, module in model.named_modules():
-        if isinstance(module, (nn.BatchNorm2d, LayerScale)) or (
+        if isinstance(module, (*BATCH_NORMS, LayerScale)) or (
             isinstance(module, Reparameterizable) and module.foldable
         ):
             yield name, module

@@ -9,10 +9,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks import recomputed, set_recompute
 from mobileclip.data import ReinforcedBatch
 from mobileclip.losses import LossTerms
+from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
+from mobileclip.training.recompute import recompute, recomputed
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
@@ -37,7 +38,7 @@ class Objective(nn.Module):
         super().__init__()
         if spec.channels_last and world.device.type == "cpu":
             raise ValueError(
-                "channels_last is for GPUs; on the CPU, convolutional stems take it by themselves: leave it out"
+                "channels_last is for GPUs; on the CPU, convolutional stages take it by themselves: leave it out"
             )
         self.spec = spec
         self.model = model
@@ -46,7 +47,10 @@ class Objective(nn.Module):
         self.to(world.device).train()
         if spec.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        set_recompute(model, enabled=spec.recompute_activations)
+        if spec.recompute_activations:
+            recompute(model)
+        if world.device.type == "cpu":
+            quicken(model)
         if spec.compile:
             model.image_encoder.compile()
             model.text_encoder.compile()

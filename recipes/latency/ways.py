@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,8 @@ from bench_models import Size, Tower
 from torch import Tensor, nn
 
 from latency.exported import Runtime, exported
-from mobileclip.encoders import DualEncoder, TextEncoder, encode_to_the_end
-from mobileclip.inference import Precision, optimize_tower
+from mobileclip.encoders import DualEncoder
+from mobileclip.inference import Precision, optimize_tower, prepared_tower
 from mobileclip.reparam import reparameterize
 
 Way = Literal[
@@ -130,7 +129,7 @@ def sides(
         yield Side(way="release_compiled", encode=torch.compile(copy.deepcopy(theirs), dynamic=False))
     folded = reparameterize(ours)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
-    yield Side(way="eager", encode=_eager(mine))
+    yield Side(way="eager", encode=prepared_tower(mine))
     for precision in precisions:
         fast, report = optimize_tower(mine, inputs, precision=precision, compiled=compiled, rounds=rounds)
         form = "folded" if report.used is None else str(report.used.form)
@@ -140,10 +139,3 @@ def sides(
             way: Way = f"{whose}{runtime}"  # type: ignore[assignment]  # all of these are ways
             encode = exported(mine, tower, runtime, batch_size=len(inputs), rival=rival, folder=folder / way)
             yield Side(way=way, encode=encode)
-
-
-def _eager(folded: nn.Module) -> Encode:
-    """Return our folded tower as `mobileclip.load` runs it."""
-    if isinstance(folded, TextEncoder):
-        return partial(encode_to_the_end, folded)
-    return lambda images: folded(images.contiguous(memory_format=torch.channels_last))

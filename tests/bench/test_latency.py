@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mobileclip.encoders import encode_to_the_end, specs
-from mobileclip.inference import Form, OptimizedTower
+from mobileclip.encoders import specs
+from mobileclip.inference import Form, OptimizedTower, prepared_tower
 from mobileclip.reparam import reparameterize
 
 
@@ -26,7 +26,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
     tokens[:, 0], tokens[:, 9] = contract.start_id, contract.end_id
     forms = {
         "whole": folded,
-        "to_the_end": lambda tokens: encode_to_the_end(folded, tokens),
+        "to_the_end": prepared_tower(folded),
         "to_the_end_bf16": OptimizedTower(folded, form=Form(engine="eager", precision="bf16", most=batch)),
     }
     benchmark.group = f"{name}, batch {batch}"

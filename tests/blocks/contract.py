@@ -20,6 +20,7 @@ from mobileclip.blocks import (
     ConvPoolHead,
     ConvStem,
     Downsample,
+    DropPath,
     EndTokenPool,
     FeedForward,
     LargeKernelConv,
@@ -29,6 +30,7 @@ from mobileclip.blocks import (
     RepMixer,
     RepMixerBlock,
     SqueezeExcite,
+    TextRepMixer,
     TextRepMixerBlock,
     TransformerLayer,
 )
@@ -68,7 +70,9 @@ CASES: dict[str, Case] = {
     "attention_causal": Case(lambda: Attention(8, num_heads=2, causal=True), TOKENS, TOKENS),
     "attention_2d": Case(lambda: Attention2d(8, num_heads=2, qkv_bias=False), MAP, MAP),
     "attention_block": Case(lambda: AttentionBlock(8, head_dim=4, hidden_dim=12), MAP, MAP),
-    "attention_block_layer_norm": Case(lambda: AttentionBlock(8, head_dim=4, hidden_dim=12, norm="layer"), MAP, MAP),
+    "attention_block_layer_norm": Case(
+        lambda: AttentionBlock(8, head_dim=4, hidden_dim=12, norm=ChannelLayerNorm), MAP, MAP
+    ),
     "block_sequence": Case(lambda: BlockSequence(RepMixerBlock(8, hidden_dim=12), ConvFFN(8)), MAP, MAP),
     "channel_layer_norm": Case(lambda: ChannelLayerNorm(8), MAP, MAP),
     "conv_ffn": Case(lambda: ConvFFN(8, hidden_dim=12), MAP, MAP),
@@ -82,15 +86,16 @@ CASES: dict[str, Case] = {
     "conv_stem_without_scale": Case(lambda: ConvStem(8, scale_branch=False), IMAGE, (2, 8, 8, 12)),
     "downsample": Case(lambda: Downsample(8, out_dim=16), MAP, (2, 16, 4, 3)),
     "downsample_gated": Case(
-        lambda: Downsample(8, out_dim=16, squeeze_excite=True, activation=False), MAP, (2, 16, 4, 3)
+        lambda: Downsample(8, out_dim=16, squeeze_excite=True, activation=None), MAP, (2, 16, 4, 3)
     ),
+    "drop_path": Case(DropPath, MAP, MAP),
     "end_token_pool": PoolCase(EndTokenPool, TOKENS, (2, 8)),
     "feed_forward": Case(lambda: FeedForward(8), TOKENS, TOKENS),
     "large_kernel_conv": Case(lambda: LargeKernelConv(8, out_dim=16, kernel_size=(7, 5), stride=2), MAP, (2, 16, 4, 3)),
-    "large_kernel_conv_gated": Case(lambda: LargeKernelConv(8, squeeze_excite=True, activation=False), MAP, MAP),
+    "large_kernel_conv_gated": Case(lambda: LargeKernelConv(8, squeeze_excite=True, activation=None), MAP, MAP),
     "mobileone": Case(lambda: MobileOneBlock(8), MAP, MAP),
     "mobileone_depthwise": Case(
-        lambda: MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=False), MAP, MAP
+        lambda: MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None), MAP, MAP
     ),
     "mobileone_gated": Case(lambda: MobileOneBlock(8, out_dim=16, stride=2, squeeze_excite=True), MAP, (2, 16, 4, 3)),
     "mobileone_skip_alone": Case(lambda: MobileOneBlock(8, num_branches=0, scale_branch=False), MAP, MAP),
@@ -100,6 +105,7 @@ CASES: dict[str, Case] = {
     "repmixer_text": Case(lambda: RepMixer(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
     "repmixer_block": Case(lambda: RepMixerBlock(8, hidden_dim=12), MAP, MAP),
     "squeeze_excite": Case(lambda: SqueezeExcite(32, reduction=4), (2, 32, 3, 4), (2, 32, 3, 4)),
+    "text_repmixer": Case(lambda: TextRepMixer(8, kernel_size=5), TOKENS, TOKENS),
     "text_repmixer_block": Case(lambda: TextRepMixerBlock(8, hidden_dim=12), TOKENS, TOKENS),
     "transformer_layer": Case(lambda: TransformerLayer(8, num_heads=2), TOKENS, TOKENS),
     "transformer_layer_causal": Case(

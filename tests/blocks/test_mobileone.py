@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import MobileOneBlock, SqueezeExcite
-from mobileclip.blocks.conv2d import Conv2d
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
@@ -29,7 +28,7 @@ def test_a_scale_branch_where_the_kernel_is_taller_than_one_row(kernel_size, sca
 
 
 def test_the_sum_of_the_branches():
-    block, x = filled(MobileOneBlock(4, num_branches=2, activation=False)), noise(2, 4, 5, 5)
+    block, x = filled(MobileOneBlock(4, num_branches=2, activation=None)), noise(2, 4, 5, 5)
     first, second = block.branches
     torch.testing.assert_close(block(x), first(x) + second(x) + block.scale(x) + block.skip(x))
 
@@ -41,10 +40,10 @@ def test_the_gate_and_the_activation_follow_the_sum():
 
 
 def test_folded_it_is_a_convolution_with_what_followed():
-    plain = reparameterize(filled(MobileOneBlock(4, activation=False)))
-    assert [type(layer) for layer in plain] == [Conv2d]
+    plain = reparameterize(filled(MobileOneBlock(4, activation=None)))
+    assert [type(layer) for layer in plain] == [nn.Conv2d]
     full = reparameterize(filled(MobileOneBlock(4, out_dim=8, stride=2, groups=2, squeeze_excite=True)))
-    assert [type(layer) for layer in full] == [Conv2d, SqueezeExcite, nn.GELU]
+    assert [type(layer) for layer in full] == [nn.Conv2d, SqueezeExcite, nn.GELU]
     assert (full[0].stride, full[0].padding, full[0].groups) == ((2, 2), (1, 1), 2)
 
 

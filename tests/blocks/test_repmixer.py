@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import RepMixer, RepMixerBlock, TextRepMixerBlock
+from mobileclip.blocks import RepMixer, RepMixerBlock, TextRepMixer, TextRepMixerBlock
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
@@ -65,3 +65,14 @@ def test_even_kernels_are_refused_in_text_and_in_the_feed_forward_network():
         TextRepMixerBlock(4, kernel_size=10)
     with pytest.raises(ValueError, match=r"sides are odd; got \(6, 6\)"):
         RepMixerBlock(4, ffn_kernel_size=(6, 6))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("make", [TextRepMixer, TextRepMixerBlock])
+def test_gradients_over_sequences_are_those_of_finite_differences(make, training, batch):
+    """Of one sequence alone, too: there PyTorch has wrong gradients where a dimension of size 1 has an odd stride."""
+    block = filled(make(4, kernel_size=3)).double().train(training)
+    x = noise(batch, 5, 4, dtype=torch.float64).requires_grad_()
+    parameters = tuple(block.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: block(x), (x, *parameters), eps=1e-6, atol=1e-5)

@@ -1,5 +1,7 @@
 """The pre-norm transformer layer, and layer norm over channels."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -38,9 +40,11 @@ def test_transformer_layer_equals_pytorchs(causal):
     torch.testing.assert_close(layer(x), theirs(x, src_mask=mask), rtol=1e-5, atol=1e-6)
 
 
-def test_the_epsilon_reaches_both_norms():
-    layer = TransformerLayer(8, num_heads=2, norm_eps=1e-3)
+def test_both_norms_and_the_activation_are_made_by_what_is_given():
+    layer = TransformerLayer(8, num_heads=2, norm=partial(nn.LayerNorm, eps=1e-3), activation=nn.SiLU)
     assert layer.attention_norm.eps == layer.ffn_norm.eps == 1e-3
+    assert layer.attention_norm is not layer.ffn_norm
+    assert isinstance(layer.ffn.activation, nn.SiLU)
 
 
 def test_heads_divide_the_width():

@@ -222,6 +222,16 @@ class TestWrongFiles:
         with pytest.raises(ValueError, match="other tensors than its spec"):
             save_model(model, tmp_path / "m.safetensors")
 
+    def test_a_projection_of_another_size_is_not_saved_under_the_spec(self, tmp_path):
+        model = randomised(SMALL)
+        own = model.image_encoder.head.project
+        model.image_encoder.head.project = torch.nn.Linear(own.in_features, 5, bias=False)
+        with pytest.raises(
+            ValueError, match=r"head\.project\.weight has the shape \(5, .* and the model's spec describes"
+        ):
+            save_model(model, tmp_path / "m.safetensors")
+        assert not list(tmp_path.iterdir())
+
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no checkpoint at"):
             load_model(tmp_path / "nothing.pt")

@@ -151,8 +151,8 @@ def pooling_mixer():
     class PoolingSpec(TokenMixerSpec):
         size: int = 3
 
-        def build_block(self, dim, *, hidden_dim, layer_scale):
-            del hidden_dim, layer_scale
+        def build_block(self, dim, *, hidden_dim, layer_scale, drop_path):
+            del hidden_dim, layer_scale, drop_path
             return PoolingBlock(dim, self.size)
 
     yield PoolingSpec
@@ -215,7 +215,7 @@ def test_an_image_encoder_of_ones_own_end_to_end(linear_encoder):
 def test_an_unregistered_class_is_not_written():
     @attrs.frozen(kw_only=True)
     class Stranger(TokenMixerSpec):
-        def build_block(self, dim, *, hidden_dim, layer_scale):
+        def build_block(self, dim, *, hidden_dim, layer_scale, drop_path):
             raise NotImplementedError
 
     spec = attrs.evolve(SMALL["mci"], stages=(StageSpec(dim=8, depth=1, mixer=Stranger()),))

@@ -79,7 +79,7 @@ def test_only_b_is_causal():
 def test_images_of_another_shape_are_refused(name, shape):
     message = r"expected images of shape \(batch, 3, 64, 64\), got .*; preprocess them with this model's own transform"
     with pytest.raises(ValueError, match=message):
-        SMALL[name].build()(torch.zeros(shape))
+        DualEncoderSpec(image=SMALL[name], text=SMALL["text"]).build().encode_image(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("name", ["text", "text_causal", "mct"])
@@ -87,7 +87,7 @@ def test_images_of_another_shape_are_refused(name, shape):
 def test_tokens_of_another_shape_or_kind_are_refused(name, tokens):
     message = r"expected token ids of shape \(batch, 12\), got .*; use this model's own tokenizer, which pads with 0"
     with pytest.raises(ValueError, match=message):
-        SMALL[name].build()(tokens)
+        DualEncoderSpec(image=SMALL["mci"], text=SMALL[name]).build().encode_text(tokens)
 
 
 @torch.inference_mode()

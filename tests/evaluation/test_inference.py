@@ -51,8 +51,9 @@ def test_a_dual_encoder_is_folded_as_a_copy():
     modes = [module.training for module in model.modules()]
     with encoding(model) as encoders:
         assert is_folded(encoders.model)
-        weights = [parameter for parameter in encoders.model.image_encoder.parameters() if parameter.ndim == 4]
-        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        convs = [module for module in encoders.model.image_encoder.modules() if isinstance(module, nn.Conv2d)]
+        dense = [conv.weight for conv in convs if conv.groups == 1]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in dense)
         encoders.encode_images(inputs(SMALL)[0])
     assert not is_folded(model)
     assert [module.training for module in model.modules()] == modes
@@ -65,7 +66,7 @@ def test_towers_that_see_the_padding_get_all_of_it():
     assert isinstance(SMALL.text, TextTransformerSpec)
     seen = []
     with encoding(model) as encoders:
-        first = encoders.model.text_encoder.layers[0]
+        first = encoders.model.text_encoder.tower.layers[0]
         first.register_forward_pre_hook(lambda _, arguments: seen.append(tuple(arguments[0].shape[:2])))
         encoders.encode_texts(tokenizer, ["a", "b", "c"], batch_size=2)
     assert sorted(seen) == [(1, 12), (2, 12)]

@@ -177,21 +177,20 @@ def spec_of(root, **choices):
 def counting(monkeypatch):
     """Count the images and texts that any model of ours encodes."""
     from mobileclip.encoders import DualEncoder
-    from mobileclip.evaluation import inference
 
     counted = {"images": 0, "texts": 0}
-    encode_image, encode_text = DualEncoder.encode_image, inference.encode_to_the_end
+    encode_image, encode_text = DualEncoder.encode_image, DualEncoder.encode_text
 
     def image(self, batch, normalize=False):
         counted["images"] += len(batch)
         return encode_image(self, batch, normalize)
 
-    def text(tower, tokens):
+    def text(self, tokens, normalize=False):
         counted["texts"] += len(tokens)
-        return encode_text(tower, tokens)
+        return encode_text(self, tokens, normalize)
 
     monkeypatch.setattr(DualEncoder, "encode_image", image)
-    monkeypatch.setattr(inference, "encode_to_the_end", text)
+    monkeypatch.setattr(DualEncoder, "encode_text", text)
     return counted
 
 

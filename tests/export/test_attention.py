@@ -7,12 +7,9 @@ import torch
 from torch import nn
 
 from mobileclip.data.tokenizer import Tokenizer
-from mobileclip.export.attention import (
-    fused_attention,
-    set_attention,
-    with_single_query,
-    written_out_attention,
-)
+from mobileclip.export.attention import set_attention, written_out_attention
+from mobileclip.inference.forms import with_one_token
+from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, pixels
 
@@ -28,7 +25,7 @@ def inputs():
 def test_nothing_changes_but_the_layers(transformers, inputs, tower, attend):
     encoder = getattr(reparameterize(copy.deepcopy(transformers)).double(), f"{tower}_encoder")
     expected = encoder(inputs[tower])
-    split = with_single_query(copy.deepcopy(encoder))
+    split = with_one_token(copy.deepcopy(encoder))
     set_attention(split, attend)
     torch.testing.assert_close(split(inputs[tower]), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(encoder(inputs[tower]), expected, rtol=0, atol=0)
@@ -39,7 +36,7 @@ def test_nothing_changes_but_the_layers(transformers, inputs, tower, attend):
         (2 * width, width),
     ]
     assert attention.key_value.weight.data_ptr() != attention.query.weight.data_ptr()
-    assert with_single_query(split) is split
+    assert with_one_token(split) is split
     whole = split.layers[0].attention
     assert type(whole.qkv) is nn.Linear
 
@@ -47,15 +44,9 @@ def test_nothing_changes_but_the_layers(transformers, inputs, tower, attend):
 @torch.inference_mode()
 def test_one_query_is_computed(transformers, inputs):
     seen = {}
-    split = with_single_query(reparameterize(transformers).text_encoder)
+    split = with_one_token(reparameterize(transformers).text_encoder)
     for name in ("query", "key_value"):
         layer = getattr(split.layers[-1].attention, name)
         layer.register_forward_pre_hook(lambda _, taken, name=name: seen.update({name: tuple(taken[0].shape[:-1])}))
     split(inputs["text"])
     assert seen == {"query": (3,), "key_value": (3, TOKENS.context_length)}
-
-
-def test_other_towers_stay_as_they_are(convolutional):
-    folded = reparameterize(convolutional)
-    assert with_single_query(folded.image_encoder) is folded.image_encoder
-    assert with_single_query(folded.text_encoder) is folded.text_encoder

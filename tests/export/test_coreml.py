@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.attention import with_single_query
 from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import Fallback
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.coreml_convert import LARGEST_BATCH
 from mobileclip.export.targets.mil import quiet, read_program
+from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual
 from tests.export.models import TRANSFORMERS as CAUSAL
@@ -167,7 +167,7 @@ def test_every_weight_is_in_the_file(plain, half, convolutional, transformers):
         for tower, encoder in (("image", folded.image_encoder), ("text", folded.text_encoder)):
             constants = read_program(folder / f"{tower}.mlpackage").constants().values()
             stored = [torch.from_numpy(array.astype(np.float32)).flatten() for array in constants if array.ndim]
-            for name, weight in with_single_query(encoder).named_parameters():
+            for name, weight in with_one_token(encoder).named_parameters():
                 # What float16 rounds to a multiple of its least number is off by half of that.
                 close = [
                     torch.allclose(one, weight.flatten(), rtol=tolerance, atol=2**-25 if tolerance else 0)

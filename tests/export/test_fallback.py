@@ -7,8 +7,8 @@ import torch
 
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.export import bundled_samples
-from mobileclip.export.attention import with_single_query
 from mobileclip.export.fallback import ROUNDING, fallbacks, keep_in_float32, most_affected, weighted_layers
+from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
 
@@ -127,7 +127,7 @@ def test_layers_near_the_end_of_float16_are_kept_where_the_others_do_not_help():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["query", "key_value"])
 def test_one_half_of_an_attention_may_be_kept(name):
-    encoder = with_single_query(reparameterize(seeing(TRANSFORMERS)).text_encoder)
+    encoder = with_one_token(reparameterize(seeing(TRANSFORMERS)).text_encoder)
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
     expected, half = encoder(tokens), copy.deepcopy(encoder).half()
     keep_in_float32(half, frozenset([f"layers.1.attention.{name}"]))

@@ -12,6 +12,7 @@ from mobileclip.data import RangeAugmentSpec
 from mobileclip.encoders import TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import World, decay_groups
+from mobileclip.training.cpu import quicken
 from mobileclip.training.objective import Objective
 from tests.training.runs import MODEL, batch_of, new_model, training_spec
 
@@ -54,7 +55,7 @@ def test_batch_norms_count_every_piece_once():
     assert all(whole[name] == 1 and pieces[name] == 2 for name in counts)
     name = next(name for name in whole if name.endswith("running_mean"))
     first, second = (attrs.evolve(batch_of(0), image=part).image for part in batch_of(0).image.split(4))
-    by_hand = copy.deepcopy(model).train()
+    by_hand = quicken(copy.deepcopy(model).train())
     for part in (first, second):
         by_hand.encode_image(part)
     torch.testing.assert_close(pieces[name], by_hand.state_dict()[name], rtol=0, atol=0)
@@ -108,9 +109,10 @@ def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_compiled_towers_train_alike():
+@pytest.mark.parametrize("again", [False, True], ids=["", "recomputed"])
+def test_compiled_towers_train_alike(again):
     model = new_model()
-    plain, compiled = gradients(model), gradients(model, compile=True)
+    plain, compiled = gradients(model), gradients(model, compile=True, recompute_activations=again)
     assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
     torch.testing.assert_close(compiled[1], plain[1], rtol=1e-3, atol=1e-5)
     assert compiled[2].keys() == plain[2].keys()

@@ -75,13 +75,19 @@ def form_of(model: nn.Module) -> Form:
     """Return the form that `model`, an encoder with a `.spec`, is in.
 
     Raises:
-        ValueError: if it is in none, since blocks were exchanged after it was built.
+        ValueError: if it is in none, since blocks or layers were exchanged after it was built.
     """
-    names = model.state_dict().keys()
-    spec = cast("Buildable", model.spec)
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for form in FORMS:
-        if tensor_shapes(cast("Hashable", spec), form).keys() == names:
+        described = tensor_shapes(cast("Hashable", model.spec), form)
+        if described == own:
             return form
+        if described.keys() == own.keys():
+            name = next(name for name in own if own[name] != described[name])
+            raise ValueError(
+                f"{name} has the shape {own[name]}, and the model's spec describes {described[name]}: a file of it "
+                "could not be loaded again; change the spec (attrs.evolve) and build the model from it"
+            )
     raise ValueError(
         f"this {type(model).__name__} has other tensors than its spec describes in any form; "
         "checkpoints hold models as their spec builds them, in training form or folded"

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.blocks import image_encoders, models, named_spec, text_encoders
 from mobileclip.encoders.checkpoints import native
 from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_dtypes, tensor_shapes
 from mobileclip.encoders.checkpoints.hub import fetched
@@ -122,10 +122,7 @@ def resolve_spec(name: str) -> ModelSpec:
     Raises:
         ValueError: if the name is unknown.
     """
-    for registry in (models, image_encoders, text_encoders):
-        if name in registry:
-            return cast("ModelSpec", registry[name])
-    raise ValueError(models.unknown(name))
+    return cast("ModelSpec", named_spec(name))
 
 
 def _from_native(

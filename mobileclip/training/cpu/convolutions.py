@@ -1,8 +1,7 @@
-"""Convolutions that are quick on the CPU."""
+"""Convolutions with gradients that are quick on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,21 +9,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mobileclip.inference.forms.depthwise import interleave, memory_format
+
 _aten = torch.ops.aten
 _STRIP = 3  # the widest depthwise kernel whose weight gradient oneDNN generates code for
 _FEW = 16  # channels
 _WIDE = {torch.float32, torch.float64}
 
 
-class Conv2d(nn.Conv2d):
-    """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at.
+class QuickConv2d(nn.Conv2d):
+    """PyTorch's convolution, with the same values and gradients, by way of what oneDNN is fast at on a CPU.
 
-    On the CPU, a convolution of `m` outputs per channel becomes `m` depthwise ones, up to three times as fast; where
-    gradients are asked for, those with a stride alone. For gradients, too:
-
-    - the weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
-      as whole;
-    - a strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
+    - The weight gradient of a wide depthwise kernel is computed in strips three columns wide: up to ten times as fast
+      as whole.
+    - A strided convolution of `m` outputs per channel becomes `m` depthwise ones: up to three times as fast.
+    - A strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
       memory, oneDNN's backward pass of the strided one crashes.
 
     Args, shape and errors are those of `torch.nn.Conv2d`.
@@ -32,21 +31,16 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the convolution of `input`."""
-        plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if not plain or input.device.type != "cpu" or torch.compiler.is_compiling():
+        if not (self.training and torch.is_grad_enabled() and on_cpu(input)):
             return super().forward(input)
-        needed = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        few = self.groups == 1 and self.in_channels < _FEW
-        if needed and few and self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding == (0, 0):
+        if _picks(self):
             picked = input[..., :: self.stride[0], :: self.stride[1]].contiguous(memory_format=memory_format(input))
             return F.conv2d(picked, self.weight, self.bias, groups=self.groups)
-        if self.dilation != (1, 1) or input.dtype not in _WIDE or torch.is_autocast_enabled("cpu"):
+        if not computes_wide(input):
             return super().forward(input)
-        if 1 < self.groups == self.in_channels < self.out_channels and (self.stride != (1, 1) or not needed):
+        if self.out_channels > self.in_channels:
             return self._interleaved(input)
-        depthwise = self.groups == self.in_channels == self.out_channels
-        wide = input.shape[-1] >= self.kernel_size[1] > _STRIP and self.weight.requires_grad
-        if needed and depthwise and wide and self.stride == (1, 1):
+        if self.weight.requires_grad and input.shape[-1] >= self.kernel_size[1]:
             y: Tensor = _DepthwiseConv.apply(input, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
             return y
         return super().forward(input)
@@ -63,45 +57,33 @@ class Conv2d(nn.Conv2d):
         )
 
 
-def as_conv2d(conv: nn.Conv2d) -> Conv2d:
-    """Return the convolution that folding made as one of these; the parameters are the same."""
-    stride, padding = conv.stride, conv.padding
-    assert len(stride) == len(padding) == 2
-    assert not isinstance(padding, str)
-    height, width = conv.kernel_size
-    quick = Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        (height, width),
-        stride,
-        padding,
-        groups=conv.groups,
-        bias=False,
-        device="meta",
-    ).eval()
-    quick.weight, quick.bias = conv.weight, conv.bias
-    return quick
+def is_quicker(conv: nn.Conv2d) -> bool:
+    """Return whether `QuickConv2d` has a way of its own for a convolution of this kind."""
+    if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
+    wide = conv.out_channels == conv.in_channels and conv.kernel_size[1] > _STRIP and conv.stride == (1, 1)
+    several = conv.out_channels > conv.in_channels and conv.stride != (1, 1)
+    return _picks(conv) or (depthwise and (wide or several))
 
 
-def interleave(outputs: Sequence[Tensor]) -> Tensor:
-    """Return the first channel of each, then the second of each, and so on, with channels as deep in memory.
-
-    Shape:
-        each `(batch, dim, height, width)`, to `(batch, len(outputs) * dim, height, width)`.
-    """
-    # What is compiled or exported has the simpler form, and a layout of its own.
-    if not torch.compiler.is_compiling() and memory_format(outputs[0]) is torch.channels_last:
-        return torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(3).permute(0, 3, 1, 2)
-    return torch.stack(list(outputs), dim=2).flatten(1, 2)
+def _picks(conv: nn.Conv2d) -> bool:
+    """Whether the kernel sees one position in several, of few channels."""
+    few = conv.groups == 1 and conv.in_channels < _FEW
+    return few and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
 
 
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Return whether channels lie outermost or innermost in memory; outermost where both are true."""
-    innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if innermost else torch.contiguous_format
+def on_cpu(x: Tensor) -> bool:
+    """Return whether what follows computes on a CPU, and is not being compiled."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def conv_and_picked(conv: Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+def computes_wide(x: Tensor) -> bool:
+    """Return whether what follows computes so in float32 or float64."""
+    return on_cpu(x) and x.dtype in _WIDE and not torch.is_autocast_enabled("cpu")
+
+
+def conv_and_picked(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return `conv(x)`, depthwise and without bias, and the positions of `x` that its stride picks.
 
     Their gradients meet in place: that of the few picked positions alone would fill a whole feature map with zeros.

@@ -1,4 +1,4 @@
-"""The convolution that is quick on the CPU is PyTorch's, in values and gradients, whatever way it takes."""
+"""The convolution that is quick on a CPU is PyTorch's, in values and gradients, whatever way it takes."""
 
 import copy
 import subprocess
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import conv2d
-from mobileclip.blocks.conv2d import Conv2d, conv_and_picked, interleave
+from mobileclip.inference.forms.depthwise import interleave
+from mobileclip.training.cpu import convolutions, quicken
+from mobileclip.training.cpu.convolutions import QuickConv2d, conv_and_picked
 from tests.blocks.filling import filled, noise
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -31,10 +32,14 @@ SHAPES = {
 }
 
 
+QUICK = {"wide", "row", "four_columns_unpadded", "strided_wider", "picking"}
+
+
 def pair(name, *, bias):
     """Our convolution and PyTorch's with the same weights, in float64."""
     choices = {"in_channels": 6, "out_channels": 6, "bias": bias, **SHAPES[name]}
-    ours, theirs = (filled(cls(**choices)).double() for cls in (Conv2d, nn.Conv2d))
+    ours, theirs = (filled(nn.Conv2d(**choices)).double().train() for _ in range(2))
+    assert isinstance(quicken(ours), QuickConv2d) == (name in QUICK)
     return ours, theirs
 
 
@@ -66,12 +71,12 @@ def test_values_are_pytorchs_without_gradients(name, bias, layout):
 
 
 @pytest.mark.parametrize(
-    ("name", "grad", "outputs"), [("wider", False, 2), ("wider", True, 0), ("strided_wider", True, 3)]
+    ("name", "grad", "outputs"), [("strided_wider", False, 0), ("wider", True, 0), ("strided_wider", True, 3)]
 )
 def test_several_outputs_per_channel_are_depthwise_convolutions(monkeypatch, name, grad, outputs):
-    """With gradients, those with a stride alone."""
+    """Where gradients are asked for, those with a stride."""
     interleaved = []
-    monkeypatch.setattr(conv2d, "interleave", lambda parts: interleaved.extend(parts) or interleave(parts))
+    monkeypatch.setattr(convolutions, "interleave", lambda parts: interleaved.extend(parts) or interleave(parts))
     with torch.set_grad_enabled(grad):
         pair(name, bias=True)[0](noise(2, 6, 9, 14, dtype=torch.float64))
     assert [part.shape[1] for part in interleaved] == [6] * outputs
@@ -95,21 +100,20 @@ def test_frozen_weights_and_inputs_without_gradient(name):
 def test_wide_kernels_are_taken_in_strips(monkeypatch):
     """Held by what is asked of PyTorch: three kernels of at most three columns."""
     asked = []
-    whole = conv2d._gradients
+    whole = convolutions._gradients
 
     def gradient(grad, x, kernel, padding, *, weight):
         asked.extend([tuple(kernel.shape[2:])] if weight else [])
         return whole(grad, x, kernel, padding, weight=weight)
 
-    monkeypatch.setattr(conv2d, "_gradients", gradient)
+    monkeypatch.setattr(convolutions, "_gradients", gradient)
     gradients(pair("wide", bias=False)[0], noise(2, 6, 9, 14, dtype=torch.float64))
     assert asked == [(7, 3), (7, 3), (7, 1)]
 
 
 def test_autocast_decides_the_type():
-    conv, x = filled(Conv2d(6, 6, 7, padding=3, groups=6)), noise(2, 6, 9, 9)
-    plain = copy.deepcopy(conv)
-    plain.__class__ = nn.Conv2d
+    plain, x = filled(nn.Conv2d(6, 6, 7, padding=3, groups=6)).train(), noise(2, 6, 9, 9)
+    conv = quicken(copy.deepcopy(plain))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
         results = gradients(conv, x), gradients(plain, x)
@@ -118,7 +122,7 @@ def test_autocast_decides_the_type():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_a_convolution_and_what_its_stride_picks(layout):
-    conv = filled(Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False)).double()
+    conv = filled(nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False)).double()
     x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
     results = []
     for function in (lambda x: conv_and_picked(conv, x), lambda x: (conv(x), x[..., ::2, ::2])):
@@ -134,7 +138,8 @@ CRASHING = """
 import sys
 import torch
 from mobileclip.blocks import ConvStem
-stem = ConvStem(64).train()
+from mobileclip.training.cpu import quicken
+stem = quicken(ConvStem(64).train())
 x = torch.rand(2, 3, 256, 256).to(memory_format=torch.channels_last).requires_grad_()
 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=sys.argv[1] == "bfloat16"):
     stem(x).sum().backward()

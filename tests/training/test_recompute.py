@@ -13,10 +13,8 @@ from mobileclip.blocks import (
     TextRepMixerBlock,
     TransformerLayer,
     build_model,
-    recomputed,
-    set_recompute,
 )
-from mobileclip.blocks.picking import pick
+from mobileclip.training.recompute import RecomputingSequence, recompute, recomputed
 from tests.encoders.small import SMALL
 
 
@@ -57,7 +55,7 @@ def test_gradients_and_running_statistics_are_those_of_keeping_everything(name, 
     blocks, inputs = SEQUENCES[name]
     keeping = BlockSequence(*blocks()).double().train(training)
     again = copy.deepcopy(keeping)
-    assert set_recompute(again, enabled=True) == 1
+    assert type(recompute(again)) is RecomputingSequence
     x = inputs()
     results = []
     for module in (keeping, again):
@@ -71,29 +69,11 @@ def test_gradients_and_running_statistics_are_those_of_keeping_everything(name, 
 def test_the_input_of_every_block_is_kept_and_nothing_else():
     keeping = BlockSequence(*(RepMixerBlock(32, hidden_dim=96) for _ in range(3))).train()
     again = copy.deepcopy(keeping)
-    set_recompute(again, enabled=True)
+    recompute(again)
     x = torch.randn(8, 32, 16, 16, requires_grad=True)
     in_pieces = sum(bytes_kept(block, x) for block in keeping)
     assert in_pieces > 5 * 3 * x.nbytes
     assert bytes_kept(again, x) == 3 * x.nbytes
-
-
-@pytest.mark.parametrize("last", [TransformerLayer(8, num_heads=2), torch.nn.Linear(8, 8)], ids=["at", "whole"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("index", [0, torch.tensor([3, 1])], ids=["first", "each"])
-def test_one_token_is_that_of_all(last, training, index):
-    blocks = BlockSequence(TransformerLayer(8, num_heads=2), last).double().train(training)
-    x = torch.randn(2, 5, 8, dtype=torch.float64)
-    torch.testing.assert_close(blocks.at(x, index), pick(blocks(x), index), rtol=1e-12, atol=1e-12)
-
-
-def test_the_last_block_computes_one_token_alone():
-    seen = []
-    blocks = BlockSequence(*(TransformerLayer(8, num_heads=2) for _ in range(2))).eval()
-    for block in blocks:
-        block.ffn.register_forward_pre_hook(lambda _, taken: seen.append(tuple(taken[0].shape)))
-    blocks.at(torch.randn(3, 5, 8), 0)
-    assert seen == [(3, 5, 8), (3, 8)]
 
 
 def test_without_gradients_nothing_is_wrapped():
@@ -109,7 +89,12 @@ def test_every_encoder_has_sequences_to_recompute(name):
         encoder = build_model(name)
     blocks = sum(len(module) for module in encoder.modules() if isinstance(module, BlockSequence))
     assert blocks >= 6
-    assert set_recompute(encoder, enabled=True) > 0
+    assert any(isinstance(module, RecomputingSequence) for module in recompute(encoder).modules())
+
+
+def test_a_model_without_repeated_blocks_is_refused():
+    with pytest.raises(ValueError, match="Linear has no BlockSequence"):
+        recompute(nn.Linear(2, 2))
 
 
 def test_a_whole_model_trains_alike():
@@ -119,9 +104,23 @@ def test_a_whole_model_trains_alike():
     image, text = torch.rand(4, 3, size, size), torch.randint(1, SMALL.text.input.vocab_size, (4, context))
     gradients = []
     for enabled in (False, True):
-        own = copy.deepcopy(model)
-        set_recompute(own, enabled=enabled)
+        own = recompute(copy.deepcopy(model)) if enabled else copy.deepcopy(model)
         image_embedding, text_embedding, scale = own(image, text)
         (scale * image_embedding @ text_embedding.mT).log_softmax(1).diagonal().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in own.named_parameters()})
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_compiled_in_one_graph_it_gives_the_same(name):
+    torch.manual_seed(0)
+    blocks, inputs = SEQUENCES[name]
+    keeping = BlockSequence(*blocks()).train()
+    again = recompute(copy.deepcopy(keeping))
+    compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
+    x, results = inputs(torch.float32), []
+    for module, call in ((keeping, keeping), (again, compiled)):
+        for _ in range(2):
+            call(x).square().sum().backward()
+        results.append(({n: p.grad for n, p in module.named_parameters()}, module.state_dict()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)

@@ -1,14 +1,15 @@
-"""Texts encoded up to their end token: the tower's own embeddings, in double precision, for less work."""
+"""Towers that are ready to encode: their own embeddings, in double precision, for less work."""
 
 import attrs
 import pytest
 import torch
-from torch import nn
 
 from mobileclip.data import Tokenizer
-from mobileclip.encoders import TextEncoder, by_length, encode_to_the_end
+from mobileclip.inference import by_length, prepared, prepared_tower
+from mobileclip.inference.forms import DepthwiseConvs
 from mobileclip.inputs import TokenizerFile
 from mobileclip.reparam import reparameterize
+from tests.blocks.filling import noise
 from tests.encoders.small import SMALL, SMALL_MCT, randomised
 
 CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
@@ -35,7 +36,7 @@ def test_nothing_but_work_is_left_out(spec, folded):
     assert len(expected.unique(dim=0)) == len(TEXTS)
     tower = reparameterize(tower) if folded else tower
     for rows in ([0], [1, 2, 3], [4], list(range(len(TEXTS))), []):
-        torch.testing.assert_close(encode_to_the_end(tower, tokens[rows]), expected[rows], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(prepared_tower(tower)(tokens[rows]), expected[rows], rtol=1e-12, atol=1e-12)
 
 
 @SPECS
@@ -47,30 +48,12 @@ def test_causal_texts_are_cut_and_the_last_layer_computes_one_token(spec):
     wide = tower.layers[-1].ffn.fc1
     wide.register_forward_pre_hook(lambda _, arguments: last.append(arguments[0].numel() // spec.text.width))
     for rows in ([0], [1, 2, 3], list(range(len(TEXTS)))):
-        encode_to_the_end(tower, tokens[rows])
+        prepared_tower(tower)(tokens[rows])
     ends = [row.tolist().index(spec.text.input.end_id) + 1 for row in tokens]
     full = spec.text.input.context_length
     assert ends[0] < max(ends[1:4]) < full
     assert first == ([ends[0], max(ends[1:4]), max(ends)] if spec.text.causal else [full] * 3)
     assert last == [1, 3, len(TEXTS)]
-
-
-class Doubling(nn.Module):
-    """A layer that knows no token of its own."""
-
-    def forward(self, x):
-        return x + x.flip(1)
-
-
-@torch.inference_mode()
-def test_a_last_layer_of_another_kind_is_computed_whole():
-    tower, tokens = TextEncoder(SMALL.text, [Doubling(), Doubling()]).eval(), Tokenizer(SMALL.text.input)(TEXTS)
-    torch.testing.assert_close(encode_to_the_end(tower, tokens), tower(tokens), rtol=0, atol=0)
-
-
-def test_another_context_is_refused():
-    with pytest.raises(ValueError, match=r"expected token ids of shape \(batch, 12\)"):
-        encode_to_the_end(tower_of(CAUSAL), torch.ones(2, 5, dtype=torch.long))
 
 
 def test_order_of_length():
@@ -91,7 +74,36 @@ def test_texts_are_cut_behind_an_end_token_that_is_not_the_highest_id():
     own = attrs.evolve(CAUSAL, text=attrs.evolve(CAUSAL.text, input=contract))
     tokens = torch.tensor([[9, 8, 3, *[0] * 9], [7, 6, 5, 599, 3, *[0] * 7]])
     tower = tower_of(own)
-    torch.testing.assert_close(encode_to_the_end(tower, tokens), tower(tokens), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(prepared_tower(tower)(tokens), tower(tokens), rtol=1e-12, atol=1e-12)
     # The features at the end token, not at the highest id.
     by_hand = tower.project(tower.norm(tower.layers(tower.token_embedding(tokens) + tower.position)))
     torch.testing.assert_close(tower(tokens), by_hand[[0, 1], [2, 4]], rtol=1e-12, atol=1e-12)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_whole_model_is_prepared_and_shares_its_weights(folded):
+    model = randomised(CAUSAL).double()
+    model = reparameterize(model) if folded else model
+    images = noise(3, 3, CAUSAL.image.input.size, CAUSAL.image.input.size, dtype=torch.float64)
+    tokens = Tokenizer(CAUSAL.text.input)(TEXTS)
+    ready = prepared(model)
+    assert ready.spec == model.spec
+    assert any(isinstance(module, DepthwiseConvs) for module in ready.modules())
+    for scale in (1.0, 1.25):
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+        torch.testing.assert_close(ready(images, tokens), model(images, tokens), rtol=1e-11, atol=1e-11)
+    twice = prepared(ready)
+    assert twice.image_encoder is ready.image_encoder
+    assert twice.text_encoder is ready.text_encoder
+
+
+@torch.inference_mode()
+def test_images_have_their_channels_innermost():
+    tower, seen = reparameterize(randomised(SMALL)).image_encoder, []
+    ready = prepared_tower(tower)
+    tower.stem[0].conv.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].stride(1)))
+    size = SMALL.image.input.size
+    ready(torch.rand(2, 3, size, size))
+    assert seen == [1]

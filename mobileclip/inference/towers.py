@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks.depthwise import with_depthwise_convs
 from mobileclip.encoders import ImageEncoderSpec, TextEncoder, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
-from mobileclip.encoders.end_token import cut_behind_the_end
+from mobileclip.inference.forms import (
+    PreparedTower,
+    causal_pool,
+    cut_behind_the_end,
+    with_depthwise_convs,
+    with_one_token,
+)
 from mobileclip.inference.programs import Precision, Program, openvino_program, torch_program
 
 Engine = Literal["eager", "compiled", "openvino"]
@@ -41,7 +46,7 @@ class Form:
         return f"{self.engine} {self.precision}, {self.most} at once"
 
 
-class OptimizedTower(nn.Module):
+class OptimizedTower(PreparedTower):
     """A folded tower in one form, for batches of any size.
 
     Programs are made for one size of batch: what is left over at the end of a batch is computed eagerly (beside
@@ -61,16 +66,20 @@ class OptimizedTower(nn.Module):
     def __init__(self, tower: nn.Module, *, form: Form) -> None:
         super().__init__()
         self.form = form
-        self.spec = cast("ImageEncoderSpec | TextEncoderSpec", tower.spec)
         # OpenVINO takes float32, and rounds what it computes in less itself.
         self.dtype = torch.float32 if form.engine == "openvino" else _DTYPES[form.precision]
-        laid_out = with_depthwise_convs(copy.deepcopy(tower)).to(self.dtype)
-        if isinstance(laid_out, TextEncoder):
-            self.tower: nn.Module = _EndToken(laid_out)
-        else:
-            self.tower = laid_out.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Weights in memory of their own: programs of inductor with frozen weights go wrong on every so-many-th row.
+        self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
+        if not isinstance(tower, TextEncoder):
+            self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._pool = causal_pool(tower)
         self.eval()
         self._program: Program | None = None
+
+    @property
+    def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
+        """The spec of the tower."""
+        return cast("ImageEncoderSpec | TextEncoderSpec", self.tower.spec)
 
     def compile_for(self, inputs: Tensor) -> None:
         """Make the program for batches of `form.most`, if the form has one.
@@ -82,7 +91,7 @@ class OptimizedTower(nn.Module):
             Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
-            lengths = isinstance(self.tower, _EndToken) and self.tower.tower.spec.causal
+            lengths = self._pool is not None
             # Where lengths differ, a batch as it comes has the longest that there may be.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "compiled":
@@ -100,13 +109,13 @@ class OptimizedTower(nn.Module):
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         """Return the checked inputs, as no inference mode has made them."""
-        if isinstance(self.tower, _EndToken):
-            check_tokens(inputs, self.tower.tower.spec.input)
-            cut = cut_behind_the_end(self.tower.tower, inputs)
+        spec = self.spec
+        if isinstance(spec, TextEncoderSpec):
+            check_tokens(inputs, spec.input)
+            cut = inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
             # Of one text, a plain copy has the strides that it had before it was cut, which are another program's.
             return cut.clone(memory_format=torch.contiguous_format)
-        assert isinstance(self.spec, ImageEncoderSpec)
-        check_images(inputs, self.spec.input)
+        check_images(inputs, spec.input)
         if self.form.engine == "openvino":
             # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
             return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
@@ -118,22 +127,3 @@ class OptimizedTower(nn.Module):
             return rest
         # A program may rely on where its input starts in memory: at the start of what was allocated.
         return self._program(part.clone() if part.storage_offset() else part)
-
-
-class _EndToken(nn.Module):
-    """A text tower up to its end tokens, as a module of its own, which can be compiled.
-
-    Shape:
-        ids `(batch, tokens)` to `(batch, embedding_dim)`.
-
-    Args:
-        tower: in evaluation mode.
-    """
-
-    def __init__(self, tower: TextEncoder) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings of texts that end within the tokens."""
-        return self.tower.encode(tokens)

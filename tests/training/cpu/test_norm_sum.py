@@ -14,17 +14,17 @@ from mobileclip.blocks import (
     LargeKernelConv,
     MobileOneBlock,
     RepMixer,
-    norm_sum,
-    recomputed,
 )
-from mobileclip.blocks.norm_sum import NormBranch, merges, sum_of_norms
+from mobileclip.training.cpu import quick, quicken
+from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
+from mobileclip.training.recompute import recomputed
 from tests.blocks.filling import filled, noise
 
 BLOCKS = {
     "dense": lambda: MobileOneBlock(6),
-    "dense_1x1": lambda: MobileOneBlock(6, kernel_size=(1, 1)),
+    "dense_1x1": lambda: MobileOneBlock(6, kernel_size=1),
     "dense_strided": lambda: MobileOneBlock(6, out_dim=8, stride=2),
-    "depthwise": lambda: MobileOneBlock(6, groups=6, num_branches=3, activation=False),
+    "depthwise": lambda: MobileOneBlock(6, groups=6, num_branches=3, activation=None),
     "depthwise_strided": lambda: MobileOneBlock(6, groups=6, stride=2),
     "depthwise_strided_branches": lambda: MobileOneBlock(6, groups=6, stride=2, num_branches=2),
     "depthwise_wider": lambda: MobileOneBlock(6, out_dim=12, groups=6, squeeze_excite=True),
@@ -44,8 +44,7 @@ def branch_by_branch(monkeypatch):
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            for module in ("mobileone", "large_kernel"):
-                patch.setattr(f"mobileclip.blocks.{module}.merges", lambda *_: False)
+            patch.setattr(quick, "merges", lambda *_: False)
             return function(*args)
 
     return run
@@ -73,15 +72,14 @@ def counted(monkeypatch):
         sums.append(len(branches))
         return sum_of_norms(branches, **kwargs)
 
-    for module in ("mobileone", "large_kernel", "repmixer"):
-        monkeypatch.setattr(f"mobileclip.blocks.{module}.sum_of_norms", count)
+    monkeypatch.setattr(quick, "sum_of_norms", count)
     return sums
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_in_float64_it_is_the_branches_one_by_one(name, layout, branch_by_branch, monkeypatch):
-    block = filled(BLOCKS[name]()).double().train()
+    block = quicken(filled(BLOCKS[name]())).double().train()
     other = copy.deepcopy(block)
     x = (2 * noise(4, 6, 7, 10, dtype=torch.float64) + 3).contiguous(memory_format=layout)
     expected = branch_by_branch(trained, other, x)
@@ -92,7 +90,7 @@ def test_in_float64_it_is_the_branches_one_by_one(name, layout, branch_by_branch
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name, branch_by_branch):
-    block = filled(BLOCKS[name]()).train()
+    block = quicken(filled(BLOCKS[name]())).train()
     x = 2 * noise(4, 6, 7, 10) + 3
     truth = branch_by_branch(trained, copy.deepcopy(block).double(), x.double())
     expected = branch_by_branch(trained, copy.deepcopy(block), x)
@@ -105,14 +103,14 @@ def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name, bran
 
 @pytest.mark.parametrize("name", ["repmixer", "depthwise_strided"])
 def test_the_gradient_is_that_of_finite_differences(name):
-    block = filled(BLOCKS[name]()).double().train()
+    block = quicken(filled(BLOCKS[name]())).double().train()
     x = noise(2, 6, 4, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
 def test_running_statistics_at_any_momentum(momentum, branch_by_branch):
-    block = filled(RepMixer(6)).double().train()
+    block = quicken(filled(RepMixer(6))).double().train()
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
@@ -125,7 +123,7 @@ def test_running_statistics_at_any_momentum(momentum, branch_by_branch):
 
 
 def test_norms_without_running_statistics(branch_by_branch):
-    block = filled(RepMixer(6)).double().train()
+    block = quicken(filled(RepMixer(6))).double().train()
     block.mixer.skip = nn.BatchNorm2d(6, track_running_stats=False).double()
     other, x = copy.deepcopy(block), noise(4, 6, 5, 5, dtype=torch.float64)
     expected = branch_by_branch(trained, other, x)
@@ -133,7 +131,7 @@ def test_norms_without_running_statistics(branch_by_branch):
 
 
 def test_each_norm_has_its_own_eps(branch_by_branch):
-    block = filled(RepMixer(6)).double().train()
+    block = quicken(filled(RepMixer(6))).double().train()
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm, eps in zip(norms, (1e-5, 0.1, 1.0, 3.0), strict=True):
         norm.eps = eps
@@ -144,7 +142,7 @@ def test_each_norm_has_its_own_eps(branch_by_branch):
 
 @pytest.mark.parametrize("again", [lambda block, x: recomputed(block, block, x), None], ids=["held", "plain"])
 def test_computed_again_in_the_backward_pass(again):
-    block, x = filled(RepMixer(6)).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = quicken(filled(RepMixer(6))).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
     other = copy.deepcopy(block)
     again = again or (lambda block, x: checkpoint(block, x, use_reentrant=False))
     results = []
@@ -158,7 +156,7 @@ def test_computed_again_in_the_backward_pass(again):
 @pytest.mark.parametrize("frozen", ["mixer.skip", "mixer.scale.norm", "norm.skip"])
 def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen, monkeypatch):
     sums = counted(monkeypatch)
-    block, x = filled(RepMixer(6)).train(), noise(4, 6, 5, 5)
+    block, x = quicken(filled(RepMixer(6))).train(), noise(4, 6, 5, 5)
     norm = block.get_submodule(frozen).eval()
     before = norm.running_mean.clone()
     y = block(x)
@@ -167,22 +165,26 @@ def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen, monkeyp
     torch.testing.assert_close(y, x + block.layer_scale(block.mixer(x) - block.norm(x)))
 
 
-def test_synchronised_norms_are_left_to_themselves():
-    block = nn.SyncBatchNorm.convert_sync_batchnorm(RepMixer(6)).train()
-    assert not block.mixer.merges(noise(4, 6, 5, 5))
-    assert RepMixer(6).train().mixer.merges(noise(4, 6, 5, 5))
+def test_synchronised_norms_are_left_to_themselves(monkeypatch):
+    block, x = quicken(RepMixer(6).train()), noise(4, 6, 5, 5)
+    sums = counted(monkeypatch)
+    block(x)
+    assert sums == [4]
+    norm = nn.SyncBatchNorm.convert_sync_batchnorm(block).norm.skip
+    assert type(norm) is nn.SyncBatchNorm
+    assert not merges([norm], x)
 
 
 def test_one_value_per_channel_is_refused_as_a_norm_refuses_it():
     for block, side in ((RepMixer(6), 1), (MobileOneBlock(6, groups=6, stride=2), 2)):
         with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
-            block.train()(noise(1, 6, side, side))
+            quicken(block).train()(noise(1, 6, side, side))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wrapped_convolutions_are_called(name, branch_by_branch):
     """As adapters wrap them: what stands in for a convolution computes, not its weight."""
-    block = filled(BLOCKS[name]()).double().train()
+    block = quicken(filled(BLOCKS[name]())).double().train()
     wrapped = [module for module in block.modules() if isinstance(module, ConvNorm)]
     for module in wrapped:
         module.conv = nn.Sequential(module.conv, nn.Tanh())
@@ -198,7 +200,7 @@ def test_half_precision_is_left_to_the_norms(dtype):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name, branch_by_branch):
-    block = filled(BLOCKS[name]()).train()
+    block = quicken(filled(BLOCKS[name]())).train()
     other, x = copy.deepcopy(block), noise(8, 6, 9, 10)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, expected = block(x), branch_by_branch(other, x)
@@ -207,7 +209,7 @@ def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name, bra
 
 
 def test_autocast_gradients_are_near_those_of_float32():
-    block, x = filled(RepMixer(6)).train(), noise(8, 6, 9, 10)
+    block, x = quicken(filled(RepMixer(6))).train(), noise(8, 6, 9, 10)
     wide = trained(copy.deepcopy(block), x, steps=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = trained(block, x, steps=1)
@@ -219,7 +221,7 @@ def test_autocast_gradients_are_near_those_of_float32():
 @pytest.mark.parametrize("name", BLOCKS)
 def test_compiled_it_is_left_to_the_compiler(name, monkeypatch):
     sums = counted(monkeypatch)
-    block, x = filled(BLOCKS[name]()).train(), noise(4, 6, 5, 5)
+    block, x = quicken(filled(BLOCKS[name]())).train(), noise(4, 6, 5, 5)
     expected = block(x)
     seen = len(sums)
     assert seen
@@ -230,7 +232,7 @@ def test_compiled_it_is_left_to_the_compiler(name, monkeypatch):
 
 
 def test_inputs_that_need_no_gradient_get_none(branch_by_branch):
-    block, x = filled(MobileOneBlock(6)).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
+    block, x = quicken(filled(MobileOneBlock(6))).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
     results = []
     for run in (lambda function, *args: function(*args), branch_by_branch):
         block.zero_grad()
@@ -252,7 +254,7 @@ def test_it_keeps_two_feature_maps_where_the_branches_keep_five(branch_by_branch
             y = block(x)
         return sum(tensor.shape == y.shape for tensor in storages.values())
 
-    block, x = RepMixer(6).train(), noise(4, 6, 16, 16).requires_grad_()
+    block, x = quicken(RepMixer(6)).train(), noise(4, 6, 16, 16).requires_grad_()
     assert kept(block, x) == 2
     assert branch_by_branch(kept, block, x) >= 4
 
@@ -275,4 +277,4 @@ def test_inputs_shared_and_not(branch_by_branch):
     leaves = [first, second, scale, factor, *(p for norm in norms for p in norm.parameters())]
     grads = [torch.autograd.grad(value.pow(3).sum(), leaves, retain_graph=True) for value in (y, expected)]
     torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-11)
-    assert norm_sum.merges(norms, first)
+    assert merges(norms, first)

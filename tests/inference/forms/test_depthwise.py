@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import ConvPoolHead, Downsample, RepMixer
-from mobileclip.blocks.depthwise import DepthwiseConvs, with_depthwise_convs
+from mobileclip.inference.forms import DepthwiseConvs, with_depthwise_convs
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
@@ -51,10 +51,15 @@ def test_one_of_the_layers_may_be_wider():
     torch.testing.assert_close(block(x), expected.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_weights_are_each_in_memory_of_their_own():
-    """Inductor freezes them wrongly otherwise."""
+def test_weights_follow_the_convolution_and_copies_have_memory_of_their_own():
+    """Inductor freezes rows of one weight wrongly."""
     block = folded("three_outputs")
-    convs = [block[0].conv, *with_depthwise_convs(block)[0].conv.convs]
+    split = with_depthwise_convs(block)
+    x = noise(2, 6, 9, 14, dtype=torch.float64)
+    with torch.no_grad():
+        block[0].conv.weight.mul_(2)
+        torch.testing.assert_close(split(x), block(x), **EXACT)
+    convs = [block[0].conv, *copy.deepcopy(split)[0].conv.convs]
     for tensors in ([conv.weight for conv in convs], [conv.bias for conv in convs]):
         assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 4
         assert all(tensor.is_contiguous() for tensor in tensors)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mobileclip.blocks.conv2d import memory_format
+from mobileclip.inference.forms.depthwise import memory_format
+from mobileclip.training.cpu.convolutions import computes_wide
 
 _aten = torch.ops.aten
 _WIDE = (torch.float32, torch.float64)
@@ -34,15 +35,11 @@ class NormBranch(NamedTuple):
 def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
     """Return whether `sum_of_norms` can stand for these norms, one by one, of `x` and of convolutions of it.
 
-    Not for frozen or synchronised norms, whose statistics are others than the batch's, half precision, where sums cost
-    more than they save, and torch.compile, which merges passes by itself.
+    Not for frozen or synchronised norms, whose statistics are others than the batch's, nor in half precision, where
+    sums cost more than they save.
     """
-    return (
-        x.dtype in _WIDE
-        and x.device.type in {"cpu", "cuda"}
-        and all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
-        and not torch.compiler.is_compiling()
-    )
+    own = all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
+    return own and computes_wide(x)
 
 
 def sum_of_norms(

@@ -4,68 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol, runtime_checkable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mobileclip.blocks.picking import pick
+from mobileclip.blocks import BlockSequence
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-@runtime_checkable
-class ComputesOneToken(Protocol):
-    """A block that computes one token of each sequence for less than all of them."""
-
-    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return the block's output at `index` of each sequence."""
-        ...
-
-
-class BlockSequence(nn.Sequential):
-    """Blocks one after another, each of which keeps its input alone while training if `recompute` is set.
-
-    Shape:
-        whatever the blocks take and give.
+class RecomputingSequence(BlockSequence):
+    """Blocks each of which keeps its input alone while training, and computes the rest again.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost".
     """
 
-    recompute = False
-
     def forward(self, x: Tensor) -> Tensor:
         """Return what the last block makes of `x`."""
-        if not self.recompute:
-            y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-            return y
         for block in self:
             x = recomputed(block, block, x)
         return x
 
-    def at(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return one token of each sequence behind all blocks, `pick(self(x), index)`.
 
-        In evaluation mode, the last block computes that token alone, if it can: nothing depends on the others any more.
+def recompute(model: Module) -> Module:
+    """Let every `BlockSequence` of a model compute its activations again in the backward pass.
 
-        Shape:
-            `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
-        """
-        *blocks, last = self
-        # Backward passes recompute blocks in sequence.
-        if self.training or not isinstance(last, ComputesOneToken):
-            return pick(self(x), index)
-        for block in blocks:
-            x = block(x)
-        return last.at(x, index)
+    As `fully_shard` does, it changes the classes of modules in place: parameters, names and hooks stay.
 
+    Args:
+        model: any module; it is changed.
 
-def set_recompute(model: nn.Module, *, enabled: bool) -> int:
-    """Let every `BlockSequence` of `model` compute its activations again, or keep them; return how many there are."""
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if there is no `BlockSequence` in it.
+    """
     sequences = [module for module in model.modules() if isinstance(module, BlockSequence)]
+    if not sequences:
+        raise ValueError(
+            f"{type(model).__name__} has no BlockSequence, so there is nothing to compute again block by block; "
+            "put its repeated blocks into mobileclip.blocks.BlockSequence, or train it with smaller micro-batches"
+        )
     for sequence in sequences:
-        sequence.recompute = enabled
-    return len(sequences)
+        sequence.__class__ = RecomputingSequence
+    return model
 
 
 def recomputed(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Tensor:
@@ -80,6 +66,10 @@ def recomputed(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tenso
     """
     if not torch.is_grad_enabled():
         return function(x)
+    if torch.compiler.is_compiling():
+        # The compiler counts statistics once by itself, and takes no contexts.
+        compiled: Tensor = checkpoint(function, x, use_reentrant=False)
+        return compiled
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), running_statistics_held(module)

@@ -1,0 +1,41 @@
+"""Texts no longer than their embeddings depend on."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mobileclip.blocks import EndTokenPool
+from mobileclip.encoders import TextEncoder
+from mobileclip.inputs import TextInput
+
+
+def cut_behind_the_end(tokens: Tensor, pool: EndTokenPool) -> Tensor:
+    """Return the tokens of a batch that a causal tower's embeddings depend on.
+
+    No token sees a later one, and the embedding is read at the end token: the batch is cut behind the last of its end
+    tokens. Towers of other kinds attend to the padding.
+
+    Shape:
+        `(batch, context_length)` to `(batch, tokens)`.
+    """
+    return tokens[:, : int(pool.position(tokens).max()) + 1] if len(tokens) else tokens
+
+
+def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
+    """Return the order in which texts of like length stand side by side, so that few are cut later than they end.
+
+    Shape:
+        `(texts, context_length)` to `(texts,)`.
+
+    Args:
+        tokens: ids.
+        contract: that they were made for.
+    """
+    return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
+
+
+def causal_pool(tower: object) -> EndTokenPool | None:
+    """Return what reads the end token of a causal text tower of ours; None for any other tower."""
+    if isinstance(tower, TextEncoder) and tower.spec is not None and tower.spec.causal:
+        return tower.pool
+    return None

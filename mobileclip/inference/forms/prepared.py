@@ -1,0 +1,103 @@
+"""Towers made ready to encode: the same weights and embeddings, in less time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoder, TextEncoderSpec
+from mobileclip.encoders.families import image_spec, text_spec
+from mobileclip.inference.forms.depthwise import with_depthwise_convs
+from mobileclip.inference.forms.end_token import causal_pool, cut_behind_the_end
+from mobileclip.inference.forms.one_token import with_one_token
+
+
+def prepared(model: DualEncoder) -> DualEncoder:
+    """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
+
+    Args:
+        model: in evaluation mode; the other one shares its weights. Making it takes less than a millisecond, so that it
+            can be made whenever it is needed, and always has the weights of the moment.
+    """
+    ready = DualEncoder(prepared_tower(model.image_encoder), prepared_tower(model.text_encoder))
+    ready.logit_scale = model.logit_scale
+    ready.training = False
+    return ready
+
+
+def prepared_tower(tower: nn.Module) -> nn.Module:
+    """Return a tower that gives the same embeddings in less time.
+
+    The last layer of a transformer computes the token that is read alone, and a causal text tower reads no further than
+    its texts go. On a CPU, convolutions of several outputs for every channel become depthwise ones, and images have
+    their channels innermost in memory. Towers of other kinds stay as they are.
+
+    Args:
+        tower: in evaluation mode; the other one shares its weights.
+    """
+    if isinstance(tower, PreparedTower):
+        return tower
+    if isinstance(tower, TextEncoder):
+        return ToTheEnd(tower)
+    weight = next(tower.parameters(), None)
+    if weight is None or weight.device.type != "cpu":
+        return with_one_token(tower)
+    return ChannelsInnermost(with_depthwise_convs(with_one_token(tower)))
+
+
+class PreparedTower(nn.Module):
+    """A tower that is ready to encode."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
+        """The spec of the tower."""
+
+
+class ToTheEnd(PreparedTower):
+    """A text tower that reads no further than its embeddings depend on, and one token in its last layer.
+
+    Shape:
+        ids `(batch, context_length)` to `(batch, embedding_dim)`.
+    """
+
+    def __init__(self, tower: TextEncoder) -> None:
+        super().__init__()
+        self.tower = with_one_token(tower)
+        self.pool = causal_pool(tower)
+        self.training = False
+
+    @property
+    def spec(self) -> TextEncoderSpec:
+        """The spec of the tower."""
+        return text_spec(self.tower)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        y: Tensor = self.tower(tokens if self.pool is None else cut_behind_the_end(tokens, self.pool))
+        return y
+
+
+class ChannelsInnermost(PreparedTower):
+    """An image tower that lays its images out with channels innermost, which convolutions on a CPU pass on.
+
+    Shape:
+        `(batch, 3, height, width)` to `(batch, embedding_dim)`.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.training = False
+
+    @property
+    def spec(self) -> ImageEncoderSpec:
+        """The spec of the tower."""
+        return image_spec(self.tower)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        y: Tensor = self.tower(images.contiguous(memory_format=torch.channels_last))
+        return y
