@@ -38,6 +38,13 @@ class ImageTextModel:
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call.
+
+    Examples:
+        >>> image = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
+        >>> text = mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2)
+        >>> model = ImageTextModel(mobileclip.encoders.DualEncoderSpec(image=image, text=text).build().eval())
+        >>> model.encode_text(["a cat", "two dogs"]).shape
+        torch.Size([2, 512])
     """
 
     def __init__(self, model: DualEncoder) -> None:
@@ -188,6 +195,15 @@ def load(
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model, tensor by tensor.
         ValueError: if the name is unknown.
+
+    Examples:
+        The first two lines fetch weights from the hub, so the tests leave them out.
+
+        >>> clip = mobileclip.load("mobileclip_s2")  # doctest: +SKIP
+        >>> probabilities = clip.classify("cat.jpg", ["a cat", "a dog"])  # doctest: +SKIP
+        >>> mobileclip.load("mobileclip_s5")
+        Traceback (most recent call last):
+        ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or 'mobileclip_s3' or 'mobileclip_s2'?
     """
     wanted, found = _found(model, checkpoint)
     return ImageTextModel(_both_towers(load_model(found, wanted, fold=fold, dtype=dtype, device=device), found))

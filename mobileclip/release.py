@@ -35,6 +35,12 @@ def create_model_and_transforms(
         CheckpointError: if the file does not fit the model.
 
     Differs: folding leaves no batch norm behind, and a checkpoint that does not fit is an error, not a silent mix.
+
+    Examples:
+        >>> from PIL import Image
+        >>> model, _, preprocess = create_model_and_transforms("mobileclip_s0")
+        >>> preprocess(Image.new("RGB", (640, 480))).shape, model.training
+        (torch.Size([3, 256, 256]), False)
     """
     from mobileclip.data.image import ImageTransform
 
@@ -53,6 +59,10 @@ def get_tokenizer(model_name: str) -> Tokenizer:
 
     Raises:
         ValueError: if the name is unknown or is a single image tower's.
+
+    Examples:
+        >>> get_tokenizer("mobileclip_s0")(["a cat"])[0, :5]
+        tensor([49406,   320,  2368, 49407,     0])
     """
     from mobileclip.data.tokenizer import Tokenizer
 

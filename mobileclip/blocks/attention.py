@@ -30,6 +30,11 @@ class Attention(nn.Module):
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
+
+    Examples:
+        >>> attention, x = Attention(64, num_heads=8, causal=True), torch.rand(2, 10, 64)
+        >>> torch.allclose(attention(x)[:, :3], attention(x[:, :3]), atol=1e-5)  # later tokens are not seen
+        True
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class Attention2d(Attention):
         `(batch, dim, height, width)` in and out.
 
     Args and errors are those of `Attention`.
+
+    Examples:
+        >>> Attention2d(64, num_heads=2, qkv_bias=False)(torch.rand(1, 64, 4, 6)).shape
+        torch.Size([1, 64, 4, 6])
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,6 +92,12 @@ def set_attention_backend(model: nn.Module, backend: str) -> None:
 
     Raises:
         ValueError: if the backend is unknown.
+
+    Examples:
+        >>> layer = TransformerLayer(32, num_heads=4)
+        >>> set_attention_backend(layer, "reference")
+        >>> layer.attention.backend is attention_backends["reference"]
+        True
     """
     chosen = attention_backends.resolve(backend)
     for module in model.modules():

@@ -16,6 +16,13 @@ class AttentionBackend(Protocol):
 
     Shape:
         all `(batch, heads, tokens, head_dim)`.
+
+    Examples:
+        >>> attend: AttentionBackend = attention_backends["sdpa"]
+        >>> query, key, value = torch.rand(3, 1, 2, 5, 4)
+        >>> attended = attend(query, key, value, causal=True)
+        >>> torch.allclose(attended[:, :, 0], value[:, :, 0])  # the first token sees itself alone
+        True
     """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:

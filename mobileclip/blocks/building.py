@@ -10,7 +10,15 @@ from mobileclip.registry import Registry
 
 
 class Buildable(Protocol):
-    """A spec that knows the module it describes."""
+    """A spec that knows the module it describes.
+
+    Examples:
+        >>> class IdentitySpec(Buildable):
+        ...     def build(self) -> nn.Module:
+        ...         return nn.Identity()
+        >>> build_model(IdentitySpec())
+        Identity()
+    """
 
     def build(self) -> nn.Module:
         """Return a new module with freshly initialised weights."""
@@ -31,6 +39,13 @@ def build_model(model: str | Buildable) -> nn.Module:
 
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.
+
+    Examples:
+        >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 512])
+        >>> build_model("mci5")
+        Traceback (most recent call last):
+        ValueError: unknown model 'mci5'; did you mean 'mci4' or 'mci3' or 'mci2'?
     """
     return (named_spec(model) if isinstance(model, str) else model).build()
 
@@ -40,6 +55,12 @@ def named_spec(name: str) -> Buildable:
 
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.
+
+    Examples:
+        >>> named_spec("mci2").embedding_dim
+        512
+        >>> [stage.dim for stage in named_spec("mci2").stages]
+        [80, 160, 320, 640]
     """
     everything: Registry[Buildable] = Registry("model")
     for registry in (models, image_encoders, text_encoders):

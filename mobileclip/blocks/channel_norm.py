@@ -16,6 +16,11 @@ class ChannelLayerNorm(nn.LayerNorm):
         eps: added to the variance.
 
     Source: MobileCLIP2, MCi3 and MCi4.
+
+    Examples:
+        >>> y = ChannelLayerNorm(8)(torch.rand(1, 8, 4, 4))
+        >>> torch.allclose(y.mean(dim=1), torch.zeros(1, 4, 4), atol=1e-5)  # at every position
+        True
     """
 
     def __init__(self, dim: int, *, eps: float = 1e-5) -> None:

@@ -27,6 +27,12 @@ class ConvFFN(nn.Module):
 
     Folding: the batch norm goes into the depthwise convolution; the owner's layer scale into `fc2`.
     Source: Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
+
+    Examples:
+        >>> ConvFFN(8, kernel_size=(1, 11))(torch.rand(2, 8, 1, 77)).shape
+        torch.Size([2, 8, 1, 77])
+        >>> mobileclip.reparameterize(ConvFFN(8).eval()).conv
+        Conv2d(8, 8, kernel_size=(7, 7), stride=(1, 1), padding=(3, 3), groups=8)
     """
 
     def __init__(

@@ -24,6 +24,13 @@ class ConvNorm(Reparameterizable):
         groups: groups of the convolution; `dim` makes it depthwise.
 
     Folding: to one convolution with a bias.
+
+    Examples:
+        >>> block = ConvNorm(3, out_dim=8, kernel_size=3, stride=2).eval()
+        >>> block(torch.rand(1, 3, 15, 15)).shape
+        torch.Size([1, 8, 8, 8])
+        >>> mobileclip.reparameterize(block)
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
     """
 
     def __init__(

@@ -22,6 +22,10 @@ class Downsample(nn.Sequential):
         activation: what makes the activation behind the large-kernel convolution; None for none.
 
     Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
+
+    Examples:
+        >>> Downsample(8, out_dim=16)(torch.rand(2, 8, 14, 10)).shape
+        torch.Size([2, 16, 7, 5])
     """
 
     def __init__(

@@ -18,6 +18,12 @@ class DropPath(nn.Module):
         ValueError: if the rate is none.
 
     Source: Huang et al., "Deep Networks with Stochastic Depth"; FastViT's recipe for ImageNet.
+
+    Examples:
+        >>> DropPath(0.5)(torch.ones(100, 3)).unique()  # a dropped sample, and one that is kept
+        tensor([0., 2.])
+        >>> DropPath(0.5).eval()(torch.ones(100, 3)).unique()
+        tensor([1.])
     """
 
     def __init__(self, rate: float = 0.0) -> None:

@@ -21,6 +21,10 @@ class ConvPoolHead(nn.Module):
         bias: whether the projection has a bias. The papers' has none; open_clip's layout can hold one.
 
     Source: MobileCLIP Table 9.
+
+    Examples:
+        >>> ConvPoolHead(16, embedding_dim=32)(torch.rand(2, 16, 8, 8)).shape  # of any height and width
+        torch.Size([2, 32])
     """
 
     def __init__(self, dim: int, *, embedding_dim: int, expansion: int = 2, bias: bool = False) -> None:
@@ -44,6 +48,13 @@ class EndTokenPool(nn.Module):
 
     Args:
         end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.
+
+    Examples:
+        >>> ids = torch.tensor([[7, 3, 9, 0], [7, 9, 0, 0]])
+        >>> EndTokenPool().position(ids)
+        tensor([2, 1])
+        >>> EndTokenPool()(torch.rand(2, 4, 16), ids).shape
+        torch.Size([2, 16])
     """
 
     def __init__(self, *, end_id: int | None = None) -> None:

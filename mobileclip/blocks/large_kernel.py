@@ -30,6 +30,14 @@ class LargeKernelConv(Reparameterizable):
 
     Folding: to one convolution with a bias, then the gate and the activation as they were.
     Source: Ding et al., "RepLKNet"; Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
+
+    Examples:
+        >>> block = LargeKernelConv(8, out_dim=16, stride=2).eval()
+        >>> mobileclip.reparameterize(block)
+        Sequential(
+          (conv): Conv2d(8, 16, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), groups=8)
+          (activation): GELU(approximate='none')
+        )
     """
 
     def __init__(

@@ -44,6 +44,14 @@ class MobileOneBlock(Reparameterizable):
 
     Folding: to one convolution with a bias, then the gate and the activation as they were.
     Source: Vasu et al., "MobileOne"; MobileCLIP section 3.1.
+
+    Examples:
+        >>> block, x = MobileOneBlock(8, groups=8, num_branches=4, activation=None).eval(), torch.rand(1, 8, 6, 6)
+        >>> folded = mobileclip.reparameterize(block)
+        >>> folded.conv
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8)
+        >>> torch.allclose(folded(x), block(x), atol=1e-5)
+        True
     """
 
     def __init__(

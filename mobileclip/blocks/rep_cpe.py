@@ -23,6 +23,10 @@ class RepCPE(Reparameterizable):
 
     Folding: to one depthwise convolution.
     Source: Chu et al., "Conditional Positional Encodings for Vision Transformers"; MobileCLIP Table 9.
+
+    Examples:
+        >>> mobileclip.reparameterize(RepCPE(8).eval())
+        Conv2d(8, 8, kernel_size=(7, 7), stride=(1, 1), padding=(3, 3), groups=8)
     """
 
     def __init__(self, dim: int, *, kernel_size: KernelSize = 7) -> None:

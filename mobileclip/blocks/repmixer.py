@@ -24,6 +24,14 @@ class RepMixer(Reparameterizable):
 
     Folding: to one depthwise convolution with a bias.
     Source: Vasu et al., "FastViT", section 3.2.1; MobileCLIP section 3.1.
+
+    Examples:
+        >>> mixer, x = RepMixer(8).eval(), torch.rand(1, 8, 6, 6)
+        >>> folded = mobileclip.reparameterize(mixer)
+        >>> folded
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8)
+        >>> torch.allclose(folded(x), mixer(x), atol=1e-5)
+        True
     """
 
     def __init__(self, dim: int, *, kernel_size: KernelSize = 3, layer_scale: float = 1e-5) -> None:
@@ -64,6 +72,13 @@ class TextRepMixer(nn.Module):
 
     Folding: to one depthwise convolution with a bias.
     Source: MobileCLIP section 3.1 and Figure 3.
+
+    Examples:
+        >>> mixer = TextRepMixer(8, kernel_size=5).eval()
+        >>> mixer(torch.rand(2, 20, 8)).shape
+        torch.Size([2, 20, 8])
+        >>> mobileclip.reparameterize(mixer).mixer
+        Conv2d(8, 8, kernel_size=(1, 5), stride=(1, 1), padding=(0, 2), groups=8)
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 11, layer_scale: float = 1e-5) -> None:

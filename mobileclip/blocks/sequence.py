@@ -13,4 +13,9 @@ class BlockSequence(nn.Sequential):
 
     Shape:
         whatever the blocks take and give.
+
+    Examples:
+        >>> blocks = BlockSequence(TextRepMixerBlock(8), TransformerLayer(8, num_heads=2))
+        >>> blocks(torch.rand(2, 20, 8)).shape
+        torch.Size([2, 20, 8])
     """

@@ -18,6 +18,12 @@ class SqueezeExcite(nn.Module):
         reduction: how many times fewer channels the bottleneck has; at least one is left.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks"; MobileCLIP Table 9.
+
+    Examples:
+        >>> x = torch.rand(1, 32, 4, 4)
+        >>> gate = SqueezeExcite(32)(x) / x
+        >>> torch.allclose(gate, gate[:, :, :1, :1].expand_as(gate))  # one number for each channel, between 0 and 1
+        True
     """
 
     def __init__(self, dim: int, *, reduction: int = 16) -> None:

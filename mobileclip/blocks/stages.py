@@ -29,6 +29,13 @@ class RepMixerBlock(Reparameterizable):
 
     Folding: the layer scale goes into the network's last projection; mixer and network fold on their own.
     Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
+
+    Examples:
+        >>> block = RepMixerBlock(8).eval()
+        >>> mobileclip.reparameterize(block).token_mixer
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8)
+        >>> RepMixerBlock(8, mixer=nn.AvgPool2d(3, stride=1, padding=1))(torch.rand(1, 8, 6, 6)).shape
+        torch.Size([1, 8, 6, 6])
     """
 
     def __init__(
@@ -83,6 +90,11 @@ class TextRepMixerBlock(RepMixerBlock):
         drop_path: probability that the network is left out for a sample in training.
 
     Source: MobileCLIP Figure 3 (Text-RepMixer).
+
+    Examples:
+        >>> frames = torch.rand(2, 100, 16)
+        >>> TextRepMixerBlock(16, kernel_size=5)(frames).shape
+        torch.Size([2, 100, 16])
     """
 
     def __init__(
@@ -134,6 +146,12 @@ class AttentionBlock(Reparameterizable):
     Folding: the batch norm goes into the attention's first projection, each layer scale into the last one in front
         of it. Another mixer keeps its norm and scale.
     Source: MobileCLIP section 3.1 and Table 9.
+
+    Examples:
+        >>> block = AttentionBlock(32, head_dim=16).eval()
+        >>> folded = mobileclip.reparameterize(block)
+        >>> folded.norm, folded.attention_scale, folded.ffn_scale
+        (Identity(), Identity(), Identity())
     """
 
     def __init__(

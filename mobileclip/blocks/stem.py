@@ -21,6 +21,10 @@ class ConvStem(nn.Sequential):
         scale_branch: whether the blocks have a 1x1 scale branch (MCi0-2; MCi3-4 have none).
 
     Source: MobileCLIP Table 9.
+
+    Examples:
+        >>> ConvStem(16)(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 16, 8, 12])
     """
 
     def __init__(self, dim: int, *, in_dim: int = 3, scale_branch: bool = True) -> None:
@@ -41,6 +45,10 @@ class PatchStem(nn.Module):
         dim: width of the tokens.
         patch_size: side of a patch, in pixels.
         in_dim: channels in; three of an image.
+
+    Examples:
+        >>> PatchStem(16, patch_size=14)(torch.rand(1, 3, 28, 42)).shape
+        torch.Size([1, 6, 16])
     """
 
     def __init__(self, dim: int, *, patch_size: int, in_dim: int = 3) -> None:
@@ -66,6 +74,10 @@ class ConvPatchStem(nn.Module):
 
     Folding: both batch norms go into the convolutions in front of them.
     Source: MobileCLIP section 3.1, the image tower of MobileCLIP-B.
+
+    Examples:
+        >>> ConvPatchStem(16)(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 6, 16])
     """
 
     def __init__(self, dim: int, *, padding: int = 1, in_dim: int = 3) -> None:

@@ -18,6 +18,11 @@ class FeedForward(nn.Module):
         dim: width of the tokens.
         hidden_dim: width between the layers; four times `dim` by default.
         activation: what makes the activation.
+
+    Examples:
+        >>> network = FeedForward(8, activation=nn.SiLU)
+        >>> network.fc1, network.activation
+        (Linear(in_features=8, out_features=32, bias=True), SiLU())
     """
 
     def __init__(self, dim: int, *, hidden_dim: int | None = None, activation: MakeActivation = nn.GELU) -> None:
@@ -51,6 +56,12 @@ class TransformerLayer(nn.Module):
         activation: what makes the feed-forward network's activation.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
+
+    Examples:
+        >>> TransformerLayer(32, num_heads=4)(torch.rand(2, 10, 32)).shape
+        torch.Size([2, 10, 32])
+        >>> TransformerLayer(32, mixer=TextRepMixer(32)).attention.mixer.dim
+        32
     """
 
     def __init__(

@@ -1,6 +1,12 @@
 """The published models, as specs. Each function returns one; each is registered under its own name.
 
 Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14).
+
+Examples:
+    >>> mobileclip.specs.mobileclip_s2().image == mobileclip.specs.mci2()
+    True
+    >>> mobileclip.specs.mobileclip_b().text.causal
+    True
 """
 
 from __future__ import annotations

@@ -79,6 +79,14 @@ def optimize(
 
     Raises:
         ValueError: if the model is in training mode, not in float32 or not on the CPU, or the precision is unknown.
+
+    Examples:
+        >>> image = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
+        >>> text = mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2)
+        >>> model = mobileclip.encoders.DualEncoderSpec(image=image, text=text).build().eval()
+        >>> fast, images = optimize(model, compiled=False, rounds=1, show_progress=False), torch.rand(1, 3, 224, 224)
+        >>> torch.allclose(fast.encode_image(images), model.encode_image(images), atol=1e-4)
+        True
     """
     _check(model, precision=precision, rounds=rounds)
     with torch.inference_mode(mode=False), torch.no_grad():

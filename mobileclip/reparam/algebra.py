@@ -20,7 +20,12 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return `tensor` detached, in float64, or in float32 where the device has no float64."""
+    """Return `tensor` detached, in float64, or in float32 where the device has no float64.
+
+    Examples:
+        >>> widened(nn.Linear(2, 2, dtype=torch.bfloat16).weight).dtype
+        torch.float64
+    """
     return tensor.detach().to(torch.float64 if devices.has_float64(tensor.device) else torch.float32)
 
 
@@ -31,6 +36,13 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
     Shape:
         both `(channels,)`.
+
+    Examples:
+        >>> norm = nn.BatchNorm2d(2, eps=0.0)
+        >>> norm.load_state_dict({"running_mean": torch.tensor([3.0, 4.0])}, strict=False).unexpected_keys
+        []
+        >>> norm_affine(norm)
+        (tensor([1., 1.], dtype=torch.float64), tensor([-3., -4.], dtype=torch.float64))
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -48,6 +60,12 @@ def fuse_conv_bn(conv: nn.Conv2d, norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
     Shape:
         kernel `(out, in / groups, height, width)`, bias `(out,)`.
+
+    Examples:
+        >>> conv, norm, x = nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8).eval(), torch.rand(1, 3, 4, 4)
+        >>> kernel, bias = fuse_conv_bn(conv, norm)
+        >>> torch.allclose(nn.functional.conv2d(x, kernel.float(), bias.float()), norm(conv(x)), atol=1e-5)
+        True
     """
     scale, shift = norm_affine(norm)
     kernel = widened(conv.weight) * scale[:, None, None, None]
@@ -70,6 +88,11 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 
     Raises:
         ValueError: if a side of the kernel is even.
+
+    Examples:
+        >>> identity_kernel(2, (1, 3), groups=2, like=torch.zeros(())).squeeze()
+        tensor([[0., 1., 0.],
+                [0., 1., 0.]], dtype=torch.float64)
     """
     height, width = kernel_size
     if height % 2 == 0 or width % 2 == 0:
@@ -88,6 +111,12 @@ def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: if the target is smaller, or differs by an odd number, so that the centres do not meet.
+
+    Examples:
+        >>> pad_kernel(torch.full((1, 1, 1, 1), 5), (3, 3)).squeeze()
+        tensor([[0, 0, 0],
+                [0, 5, 0],
+                [0, 0, 0]])
     """
     rows, columns = (target - own for target, own in zip(kernel_size, kernel.shape[-2:], strict=True))
     if min(rows, columns) < 0 or rows % 2 or columns % 2:
@@ -114,6 +143,11 @@ def plain_conv(
         stride: step of the kernel, (rows, columns).
         padding: zeros around the input, (rows, columns); half the kernel by default.
         groups: groups of the convolution.
+
+    Examples:
+        >>> kernel = identity_kernel(8, (3, 3), groups=8, like=torch.zeros(()))
+        >>> plain_conv(kernel, None, like=torch.zeros((), dtype=torch.bfloat16), groups=8)
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8, bias=False)
     """
     out_dim, group_dim, height, width = kernel.shape
     conv = nn.Conv2d(
@@ -133,7 +167,13 @@ def plain_conv(
 
 
 def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Return a convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`."""
+    """Return a convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`.
+
+    Examples:
+        >>> conv = nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False)
+        >>> conv_with(conv, *fuse_conv_bn(conv, nn.BatchNorm2d(8)))
+        Conv2d(3, 8, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3))
+    """
     stride, padding = conv.stride, conv.padding
     assert len(stride) == len(padding) == 2
     assert not isinstance(padding, str)
@@ -150,6 +190,11 @@ def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.
     Args:
         layer: a linear layer, or a convolution with a bias; it is not changed.
         scale: `(out,)`, or that with trailing singleton dimensions.
+
+    Examples:
+        >>> scaled = scale_output(nn.Linear(4, 2), torch.tensor([0.0, 1.0]))
+        >>> scaled(torch.ones(4))[0].item()
+        0.0
     """
     factor = widened(scale).flatten()
     weight = widened(layer.weight)
@@ -166,6 +211,12 @@ def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
 
     Shape:
         `scale` and `shift` `(in,)`.
+
+    Examples:
+        >>> layer, x = nn.Linear(2, 3, bias=False), torch.rand(5, 2)
+        >>> scale, shift = torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0])
+        >>> torch.allclose(shift_input(layer, scale, shift)(x), layer(scale * x + shift), atol=1e-5)
+        True
     """
     weight = widened(layer.weight)
     bias = weight @ widened(shift)

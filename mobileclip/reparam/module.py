@@ -18,6 +18,13 @@ class Reparameterizable(nn.Module, ABC):
 
     Subclasses write `fold`, the algebra of their own level. What remains foldable in the children of the result is
     folded by `mobileclip.reparam.reparameterize`.
+
+    Examples:
+        >>> class Negated(Reparameterizable, nn.Linear):
+        ...     def forward(self, x): return -super().forward(x)
+        ...     def fold(self): return scale_output(self, -torch.ones(self.out_features))
+        >>> reparameterize(Negated(4, 2).eval())
+        Linear(in_features=4, out_features=2, bias=True)
     """
 
     @property
@@ -46,6 +53,12 @@ class LayerScale(nn.Module):
 
     Folding: the block that owns it scales the last projection of the branch in front of it.
     Source: MobileCLIP Table 9; Touvron et al., "Going deeper with Image Transformers", section 3.
+
+    Examples:
+        >>> LayerScale(2, initial=0.5)(torch.ones(1, 2, 1, 3))
+        tensor([[[[0.5000, 0.5000, 0.5000]],
+        <BLANKLINE>
+                 [[0.5000, 0.5000, 0.5000]]]], grad_fn=<MulBackward0>)
     """
 
     def __init__(self, dim: int, *, initial: float = 1e-5, spatial: bool = True) -> None:
@@ -73,12 +86,25 @@ def refuse_training(module: nn.Module) -> None:
 
 
 def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the children of `module`, one used under several names under each (`named_children` has the first)."""
+    """Return the children of `module`, one used under several names under each (`named_children` has the first).
+
+    Examples:
+        >>> activation = nn.ReLU()
+        >>> list(children_by_name(nn.Sequential(activation, nn.Flatten(), activation)))
+        ['0', '1', '2']
+    """
     return {name: child for name, child in module._modules.items() if child is not None}
 
 
 def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
-    """Return a shallow copy of `module` with some children replaced; parameters are shared, `module` is unchanged."""
+    """Return a shallow copy of `module` with some children replaced; parameters are shared, `module` is unchanged.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
+        >>> other = with_children(model, {"1": nn.GELU()})
+        >>> other[1], model[1], other[0] is model[0]
+        (GELU(approximate='none'), ReLU(), True)
+    """
     unknown = children.keys() - module._modules.keys()
     assert not unknown, f"{type(module).__name__} has no children {unknown}"
     clone = copy.copy(module)
@@ -97,6 +123,11 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
     Args:
         layer: a convolution may be grouped only so that the chosen outputs have one input channel each.
         chosen: of the rows of its weight.
+
+    Examples:
+        >>> layer, x = nn.Linear(4, 6), torch.rand(3, 4)
+        >>> torch.allclose(some_outputs(layer, slice(2, 4))(x), layer(x)[:, 2:4])
+        True
     """
     part = with_children(layer, {})
     for name, parameter in layer._parameters.items():
@@ -105,13 +136,27 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
 
 
 def without_identities(layers: dict[str, nn.Module]) -> nn.Sequential:
-    """Return layers one after another, in evaluation mode, without those that do nothing."""
+    """Return layers one after another, in evaluation mode, without those that do nothing.
+
+    Examples:
+        >>> without_identities({"conv": nn.Conv2d(3, 8, 1), "gate": nn.Identity()})
+        Sequential(
+          (conv): Conv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))
+        )
+    """
     kept = {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Identity)}
     return nn.Sequential(OrderedDict(kept)).eval()
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Return whether somebody watches or changes what a module computes when it is called."""
+    """Return whether somebody watches or changes what a module computes when it is called.
+
+    Examples:
+        >>> layer = nn.Linear(4, 2)
+        >>> handle = layer.register_forward_hook(lambda module, inputs, output: None)
+        >>> is_hooked(layer)
+        True
+    """
     # PyTorch has no public way to ask.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)

@@ -30,6 +30,12 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
 
     Raises:
         ValueError: if any part of the model is in training mode.
+
+    Examples:
+        >>> model, x = nn.Sequential(mobileclip.blocks.RepMixer(8), nn.ReLU()).eval(), torch.rand(1, 8, 6, 6)
+        >>> folded = reparameterize(model)
+        >>> folded[0], torch.allclose(folded(x), model(x), atol=1e-5)
+        (Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8), True)
     """
     refuse_training(model)
     with torch.no_grad():
@@ -52,7 +58,13 @@ def _folded(
 
 
 def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name and module of everything that folding would remove: branches, batch norms and layer scales."""
+    """Yield the name and module of everything that folding would remove: branches, batch norms and layer scales.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        >>> [name for name, module in foldable_modules(model)]
+        ['1']
+    """
     for name, module in model.named_modules():
         if isinstance(module, (*BATCH_NORMS, LayerScale)) or (
             isinstance(module, Reparameterizable) and module.foldable
@@ -61,5 +73,11 @@ def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Return whether nothing foldable is left in `model`."""
+    """Return whether nothing foldable is left in `model`.
+
+    Examples:
+        >>> mixer = mobileclip.blocks.RepMixer(8).eval()
+        >>> is_folded(mixer), is_folded(reparameterize(mixer))
+        (False, True)
+    """
     return next(foldable_modules(model), None) is None

@@ -1,0 +1,66 @@
+"""Every public name of the rooms below shows how it is used, in an example that runs."""
+
+import doctest
+import importlib
+import inspect
+import re
+from types import ModuleType
+from typing import get_origin
+
+import pytest
+import torch
+from torch import nn
+
+import mobileclip
+
+ROOMS = ("mobileclip", "mobileclip.blocks", "mobileclip.reparam")
+
+SECTIONS = ("Shape", "Args", "Raises", "Folding", "Source", "Differs", "Examples")
+
+
+def documented(value):
+    """Whether a public name has a docstring of its own: classes, functions and modules, and not aliases of types."""
+    return get_origin(value) is None and (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value))
+
+
+def public():
+    found = {}
+    for name in ROOMS:
+        room = importlib.import_module(name)
+        for own in room.__all__:
+            value = getattr(room, own)
+            if documented(value):
+                found.setdefault(value, pytest.param(room, value, id=f"{name.removeprefix('mobileclip.')}.{own}"))
+    return list(found.values())
+
+
+def names_of(room):
+    """What an example may use without importing it: `torch`, `nn`, `mobileclip` and the room's public names."""
+    return {
+        "torch": torch,
+        "nn": nn,
+        "mobileclip": mobileclip,
+        **{name: getattr(room, name) for name in room.__all__},
+    }
+
+
+def own_name(value):
+    return value.__name__.rpartition(".")[2] if isinstance(value, ModuleType) else value.__name__
+
+
+@pytest.mark.parametrize(("room", "value"), public())
+def test_public_name_has_an_example_that_runs(room, value):
+    name = own_name(value)
+    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), names_of(room), name, None, 0)
+    assert "Examples:" in test.docstring, f"{name} has no example; end its docstring with a section `Examples:`"
+    assert any(name in example.source for example in test.examples), f"no example of {name} uses it"
+    assert any(example.want or example.exc_msg for example in test.examples), f"the examples of {name} show nothing"
+    said = []
+    result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert not result.failed, "".join(said)
+
+
+@pytest.mark.parametrize(("room", "value"), public())
+def test_sections_of_a_docstring_are_in_order(room, value):
+    found = re.findall(rf"^({'|'.join(SECTIONS)}):", inspect.cleandoc(value.__doc__ or ""), re.MULTILINE)
+    assert found == sorted(found, key=SECTIONS.index)
