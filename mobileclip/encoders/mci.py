@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import attrs
@@ -21,7 +21,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.encoders.checks import DEPTH, WIDTH, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, chosen_stages, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TokenMixerSpec,
@@ -30,6 +30,8 @@ from mobileclip.encoders.families import (
 )
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.strict import strict
+
+_STEM_STRIDE = 4
 
 
 @token_mixers.register("repmixer")
@@ -152,7 +154,8 @@ class MCiSpec(ImageEncoderSpec):
             for stage, in_dim in zip(self.stages, [None, *dims[:-1]], strict=True)
         ]
         head = ConvPoolHead(dims[-1], embedding_dim=self.embedding_dim, bias=self.projection_bias)
-        encoder = MCi(stem, stages, head, spec=self)
+        strides = [_STEM_STRIDE * 2**stage for stage in range(len(dims))]
+        encoder = MCi(stem, stages, head, dims=dims, strides=strides, spec=self)
         return encoder.apply(initialize_linear)
 
     def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
@@ -200,21 +203,63 @@ class MCi(nn.Module):
         stem: from images to the first feature map.
         stages: from each resolution to the next.
         head: from the last feature map to embeddings.
+        dims: channels behind each stage.
+        strides: pixels of the image from one position to the next behind each stage.
         spec: what built it, which checkpoints hold; None for one that was put together by hand.
+
+    Raises:
+        ValueError: if there are not as many widths and strides as stages.
 
     Source: MobileCLIP section 3.1 and Table 9.
     """
 
     def __init__(
-        self, stem: nn.Module, stages: Iterable[nn.Module], head: nn.Module, *, spec: MCiSpec | None = None
+        self,
+        stem: nn.Module,
+        stages: Iterable[nn.Module],
+        head: nn.Module,
+        *,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        spec: MCiSpec | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.dims, self.strides = tuple(dims), tuple(strides)
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.head = head
+        if not len(self.stages) == len(self.dims) == len(self.strides):
+            raise ValueError(
+                f"each stage has a width and a stride, but there are {len(self.stages)} stages, {len(self.dims)} dims "
+                f"and {len(self.strides)} strides"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of preprocessed images."""
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y
+
+    def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """Return the feature map behind each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
+
+        Stages behind the last one asked for are not computed.
+
+        Shape:
+            images `(batch, 3, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])` for each.
+
+        Args:
+            images: preprocessed; any sides that the strides of the stages divide.
+            stages: from 0, in the order in which their maps come; all of them by default.
+
+        Raises:
+            ValueError: if there is no such stage, or a stride does not divide the sides.
+        """
+        chosen = chosen_stages(images, stages, strides=self.strides)
+        x: Tensor = self.stem(images)
+        maps = {}
+        for number, stage in enumerate(itertools.islice(self.stages, max(chosen) + 1)):
+            x = stage(x)
+            if number in chosen:
+                maps[number] = x
+        return tuple(maps[number] for number in chosen)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 import attrs
 import torch
 from attrs import validators
+from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, chosen_stages
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.encoders.positions import resampled_positions
 from mobileclip.inputs import MAX_SIZE, ImageInput
 from mobileclip.strict import strict
 
@@ -79,6 +82,7 @@ class ViTSpec(ImageEncoderSpec):
             stem,
             layers,
             nn.Linear(self.width, self.embedding_dim, bias=self.projection_bias),
+            patch_size=self.patch_size,
             num_patches=(self.input.size // self.patch_size) ** 2,
             class_position=self.class_position,
             norm_before=norm(self.width) if self.norm_before else nn.Identity(),
@@ -86,6 +90,12 @@ class ViTSpec(ImageEncoderSpec):
             spec=self,
         )
         return encoder.apply(initialize_linear)
+
+    def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+        """Return the weights with positions for the patches of another size."""
+        side = size // self.patch_size
+        position = weights["position"].float()
+        return {**weights, "position": resampled_positions(position, (side, side), class_position=self.class_position)}
 
 
 class ViT(nn.Module):
@@ -98,6 +108,7 @@ class ViT(nn.Module):
         stem: from images to patch tokens, `(batch, num_patches, width)`.
         layers: tokens in and out.
         project: from the class token's features to embeddings.
+        patch_size: side of a patch, in pixels.
         num_patches: number of patches, each with a position.
         class_position: whether the class token has a position of its own.
         norm_before: norm in front of the first layer, or an identity.
@@ -113,6 +124,7 @@ class ViT(nn.Module):
         layers: Iterable[nn.Module],
         project: nn.Linear,
         *,
+        patch_size: int,
         num_patches: int,
         class_position: bool,
         norm_before: nn.Module,
@@ -122,6 +134,7 @@ class ViT(nn.Module):
         super().__init__()
         width = project.in_features
         self.spec = spec
+        self.patch_size = patch_size
         self.class_position = class_position
         self.stem = stem
         self.class_token = nn.Parameter(torch.zeros(width))
@@ -130,6 +143,7 @@ class ViT(nn.Module):
         self.layers = BlockSequence(*layers)
         self.norm = norm
         self.project = project
+        self.dims, self.strides = (width,) * len(self.layers), (patch_size,) * len(self.layers)
         nn.init.normal_(self.class_token, std=1e-6)
         nn.init.trunc_normal_(self.position, std=0.02)
 
@@ -144,11 +158,53 @@ class ViT(nn.Module):
         Shape:
             `(batch, 3, height, width)` to `(batch, 1 + num_patches, width)`.
         """
-        patches = self.stem(images)
+        return self._with_class_token(self.stem(images), self.position)
+
+    def _with_class_token(self, patches: Tensor, position: Tensor) -> Tensor:
         class_token = self.class_token.expand(patches.shape[0], 1, -1)
         if self.class_position:
-            tokens = torch.cat([class_token, patches], dim=1) + self.position
+            tokens = torch.cat([class_token, patches], dim=1) + position
         else:
-            tokens = torch.cat([class_token, patches + self.position], dim=1)
+            tokens = torch.cat([class_token, patches + position], dim=1)
         y: Tensor = self.norm_before(tokens)
         return y
+
+    def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """Return the patch tokens behind each of some layers as a feature map, not normalised.
+
+        Shape:
+            images `(batch, 3, height, width)` to `(batch, width, height / patch_size, width / patch_size)` for each.
+
+        Args and errors are those of `layer_tokens`.
+        """
+        rows = images.shape[2] // self.patch_size
+        return tuple(
+            rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=rows) for tokens in self.layer_tokens(images, stages)
+        )
+
+    def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """Return the tokens behind each of some layers, not normalised: the class token, then the patches row by row.
+
+        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with positions interpolated where images are of another
+        size than the encoder's own. Layers behind the last one asked for are not computed.
+
+        Shape:
+            images `(batch, 3, height, width)` to `(batch, 1 + num_patches, width)` for each.
+
+        Args:
+            images: preprocessed; any sides that `patch_size` divides.
+            stages: numbers of layers, from 0, in the order in which their tokens come; all of them by default.
+
+        Raises:
+            ValueError: if there is no such layer, or `patch_size` does not divide the sides.
+        """
+        chosen = chosen_stages(images, stages, strides=self.strides)
+        grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
+        position = resampled_positions(self.position, grid, class_position=self.class_position)
+        x = self._with_class_token(self.stem(images), position)
+        tokens = {}
+        for number, layer in enumerate(itertools.islice(self.layers, max(chosen) + 1)):
+            x = layer(x)
+            if number in chosen:
+                tokens[number] = x
+        return tuple(tokens[number] for number in chosen)

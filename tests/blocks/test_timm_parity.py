@@ -1,68 +1,22 @@
 """The same weights in timm's FastViT blocks: a small MCi of each generation, compared block by block."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from timm.layers import LayerNorm2d
-from timm.models.fastvit import FastVit, RepConditionalPosEnc
 from timm.utils import reparameterize_model
 
-from mobileclip.encoders import AttentionSpec, MCiSpec, RepMixerSpec, StageSpec
-from mobileclip.encoders.checkpoints import layouts
-from mobileclip.inputs import ImageInput
 from mobileclip.reparam import reparameterize
-from tests.blocks.filling import filled, noise
+from tests.blocks.filling import noise
+from tests.encoders.timm_pairs import DEPTHS, DIMS, mci_pair
 from tests.golden.checkpoints import relative_error
-
-DIMS = (16, 32, 64)
-DEPTHS = (2, 1, 2)
-
-
-def ours(generation):
-    first = generation == 1
-    mixers = (RepMixerSpec(), RepMixerSpec(), AttentionSpec(norm="batch" if first else "layer"))
-    return MCiSpec(
-        stages=tuple(
-            StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=first and index == 2)
-            for index, (dim, depth, mixer) in enumerate(zip(DIMS, DEPTHS, mixers, strict=True))
-        ),
-        ffn_ratio=3.0 if first else 4.0,
-        stem_scale_branch=first,
-        embedding_dim=24,
-        input=ImageInput(size=64),
-    )
-
-
-def theirs(generation):
-    first = generation == 1
-    return FastVit(
-        layers=DEPTHS,
-        embed_dims=DIMS,
-        mlp_ratios=(3.0 if first else 4.0,) * 3,
-        downsamples=(False, True, True),
-        se_downsamples=(False, False, first),
-        token_mixers=("repmixer", "repmixer", "attention"),
-        pos_embs=(None, None, partial(RepConditionalPosEnc, spatial_shape=(7, 7))),
-        lkc_use_act=True,
-        stem_use_scale_branch=first,
-        norm_layer=torch.nn.BatchNorm2d if first else partial(LayerNorm2d, eps=1e-5),
-        num_classes=24,
-    )
 
 
 @pytest.fixture(params=[1, 2], ids=["mobileclip", "mobileclip2"])
 def pair(request):
     """Our encoder and timm's with its weights, in evaluation mode."""
-    spec, model = ours(request.param), theirs(request.param)
-    encoder, layout = filled(spec.build()), layouts["open_clip"]
-    state = layout.constants(spec)
-    for name, entry in layout.entries(spec, "training").items():
-        tensor = encoder.state_dict()[name]
-        state[entry.name] = entry.reshape.to_theirs(tensor) if entry.reshape else tensor
-    model.load_state_dict({name.removeprefix(layout.image_prefix): tensor for name, tensor in state.items()})
-    return SimpleNamespace(ours=encoder, theirs=model.eval())
+    ours, theirs = mci_pair(request.param)
+    return SimpleNamespace(ours=ours, theirs=theirs)
 
 
 def parts(pair):

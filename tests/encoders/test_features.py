@@ -1,0 +1,172 @@
+"""Feature maps of the image encoders: timm's with the same weights, at any size, and what is refused."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from mobileclip import specs
+from mobileclip.encoders import MCi
+from mobileclip.reparam import is_folded, reparameterize
+from tests.blocks.filling import filled, noise
+from tests.encoders.timm_pairs import mci_pair, vit_pair, with_our_weights
+from tests.encoders.towers import SMALL
+from tests.golden.checkpoints import relative_error
+
+PAIRS = {
+    "mobileclip": lambda: mci_pair(1),
+    "mobileclip2": lambda: mci_pair(2),
+    "vit": lambda: vit_pair("convolutional"),
+    "vit_patch": lambda: vit_pair("patch"),
+}
+FULL = {
+    "fastvit_mci0": specs.mci0,
+    "fastvit_mci3": specs.mci3,
+    "vit_base_mci_224": lambda: specs.mobileclip2_b().image,
+}
+SIZES = [(256, 256), (320, 192)]
+
+
+@pytest.fixture(params=PAIRS.values(), ids=PAIRS.keys())
+def pair(request):
+    return request.param()
+
+
+def differences(ours, theirs, images):
+    """The relative error of every map, whose shapes are as the encoder says."""
+    maps = ours.features(images)
+    expected = theirs.forward_intermediates(images, intermediates_only=True)
+    assert len(maps) == len(expected) == len(ours.dims) == len(ours.strides)
+    for feature_map, dim, stride in zip(maps, ours.dims, ours.strides, strict=True):
+        assert feature_map.shape == (len(images), dim, images.shape[2] // stride, images.shape[3] // stride)
+    return [relative_error(*both) for both in zip(maps, expected, strict=True)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.inference_mode()
+def test_maps_are_timms_unfolded_and_folded(pair, size):
+    ours, theirs = pair
+    images = noise(2, 3, *size)
+    assert max(differences(ours, theirs, images)) < 1e-5
+    folded = reparameterize(ours)
+    assert is_folded(folded)
+    assert max(differences(folded, theirs, images)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [*SIZES, (1024, 1024)])
+@pytest.mark.parametrize("name", FULL)
+@torch.inference_mode()
+def test_maps_of_published_encoders_are_timms(name, size):
+    ours = filled(FULL[name]().build())
+    sides = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    theirs = with_our_weights(ours, timm.create_model(name, num_classes=ours.spec.embedding_dim, **sides))
+    images = noise(1, 3, *size)
+    assert max(differences(ours, theirs, images)) < 1e-5
+    assert max(differences(reparameterize(ours), theirs, images)) < 1e-5
+
+
+@pytest.mark.parametrize("stem", ["convolutional", "patch"])
+@torch.inference_mode()
+def test_tokens_of_layers_begin_with_the_class_token(stem):
+    ours, theirs = vit_pair(stem)
+    images = noise(2, 3, 96, 160)
+    expected = theirs.forward_intermediates(images, intermediates_only=True, return_prefix_tokens=True)
+    for tokens, (_, prefix) in zip(ours.layer_tokens(images), expected, strict=True):
+        assert tokens.shape == (2, 1 + 6 * 10, 32)
+        assert relative_error(tokens[:, :1], prefix) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_vits_embedding_is_the_projected_class_token_of_its_last_layer():
+    encoder = filled(SMALL["vit"].build())
+    images = noise(2, 3, 64, 64)
+    (last,) = encoder.layer_tokens(images, (1,))
+    torch.testing.assert_close(encoder.project(encoder.norm(last[:, 0])), encoder(images))
+
+
+@torch.inference_mode()
+def test_the_head_makes_an_mcis_embedding_of_its_last_map():
+    encoder = filled(SMALL["mci"].build())
+    images = noise(2, 3, 64, 64)
+    (last,) = encoder.features(images, (1,))
+    torch.testing.assert_close(encoder.head(last), encoder(images))
+
+
+@torch.inference_mode()
+def test_maps_come_in_the_order_asked_for_and_no_more_is_computed(pair):
+    encoder, _ = pair
+    images = noise(1, 3, 64, 64)
+    everything = encoder.features(images)
+    calls = []
+    for number, part in enumerate(encoder.stages if isinstance(encoder, MCi) else encoder.layers):
+        part.register_forward_hook(lambda *_, number=number: calls.append(number))
+    second, first = encoder.features(images, stages=[1, 0])
+    assert calls == [0, 1]
+    torch.testing.assert_close(first, everything[0])
+    torch.testing.assert_close(second, everything[1])
+
+
+def test_gradients_reach_all_that_the_maps_depend_on(pair):
+    """Of a ViT at another size too, whose positions are interpolated."""
+    encoder, _ = pair
+    encoder.train()
+    sum(each.square().mean() for each in encoder.features(noise(2, 3, 96, 64))).backward()
+    beside = ("head.", "project.", "norm.")
+    without = {name for name, parameter in encoder.named_parameters() if parameter.grad is None}
+    assert without == {name for name, _ in encoder.named_parameters() if name.startswith(beside)}
+
+
+@pytest.mark.parametrize("stages", [(3,), (0, -1), ()])
+def test_unknown_stages_are_refused(pair, stages):
+    encoder, _ = pair
+    with pytest.raises(ValueError, match="stages are some of 0 to 2, not "):
+        encoder.features(noise(1, 3, 64, 64), stages)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 40), (1, 3, 40, 64), (3, 64, 64)])
+def test_sides_that_a_stride_does_not_divide_are_refused(pair, shape):
+    encoder, _ = pair
+    with pytest.raises(ValueError, match=r"whose sides are multiples of 16, got .*; resize or pad them"):
+        encoder.features(noise(*shape))
+
+
+@torch.inference_mode()
+def test_only_strides_of_stages_asked_for_divide_the_sides():
+    encoder, _ = mci_pair(1)
+    (finest,) = encoder.features(noise(1, 3, 36, 44), (0,))
+    assert finest.shape == (1, 16, 9, 11)
+
+
+def test_positions_of_no_square_grid_are_not_interpolated():
+    encoder = SMALL["vit"].build()
+    encoder.position = nn.Parameter(encoder.position[:15])
+    with pytest.raises(ValueError, match="15 positions are of no square grid"):
+        encoder.features(noise(1, 3, 96, 96))
+
+
+def test_an_mci_has_a_width_and_a_stride_for_each_stage():
+    built = SMALL["mci"].build()
+    with pytest.raises(ValueError, match="there are 2 stages, 2 dims and 1 strides"):
+        MCi(built.stem, built.stages, built.head, dims=built.dims, strides=built.strides[:1])
+
+
+class Backbone(nn.Module):
+    """What a detector has below its neck."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images):
+        return self.encoder.features(images, (0, 1))
+
+
+@torch.inference_mode()
+def test_an_exported_backbone_takes_any_sides():
+    backbone = Backbone(reparameterize(filled(SMALL["mci"].build())))
+    rows, columns = (8 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns"))
+    exported = torch.export.export(backbone, (noise(2, 3, 64, 96),), dynamic_shapes=({2: rows, 3: columns},)).module()
+    images = noise(2, 3, 128, 48)
+    for ours, theirs in zip(exported(images), backbone(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
