@@ -19,9 +19,10 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput
+from mobileclip.precision import DTYPES, WidePrecision
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import read_tensors
-from mobileclip.weights import PRECISIONS, Precision, weights_sha256
+from mobileclip.weights import weights_sha256
 
 _SCHEMES = ("hf-hub:", "local-dir:")
 _LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
@@ -109,7 +110,7 @@ def open_clip_package() -> ModuleType:
     return package
 
 
-def load_open_clip(source: OpenClipSource, *, device: str, precision: Precision) -> OpenClipModel:
+def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecision) -> OpenClipModel:
     """Return a model with pretrained weights, all of them and no others.
 
     Args:
@@ -137,7 +138,7 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: Precision)
     sha256 = weights_sha256(loaded.state_dict())
     logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
     preprocess = loaded.visual.preprocess_cfg
-    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=PRECISIONS[precision])
+    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=DTYPES[precision])
     return OpenClipModel(
         model=loaded,
         name=source.name(sha256),

@@ -1,22 +1,12 @@
-"""Weights as such: what they are cast to, and one number for all of them, however they are stored."""
+"""Weights as such: one number for all of them, however they are stored."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Precision = Literal["float32", "bfloat16"]
-
-PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What weights are cast to.
-
-Casting them is as exact as autocast and keeps half the bytes: with ViT-B/32 both are within 8e-5 (1 - cosine) of
-float32. It pays on GPUs, and on processors that compute in bfloat16; with AVX2 alone, float32 is five times as fast.
-"""
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

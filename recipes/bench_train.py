@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.precision import WidePrecision
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
 from mobileclip.training.objective import Objective
 from mobileclip.training.optimizer import set_learning_rate
-from mobileclip.training.spec import Precision
 
 MIB = 2**20
 LEARNING_RATE = 1e-5
@@ -67,7 +67,7 @@ class TrainBenchSpec:
     models: tuple[Size, ...] = ("s0", "s2")
     batch_size: int = attrs.field(default=16, validator=validators.gt(1))
     rounds: int = attrs.field(default=6, validator=validators.gt(1))
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     channels_last: bool = False

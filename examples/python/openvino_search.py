@@ -18,7 +18,7 @@ from search import main
 DEVICE = "CPU"
 # What the device must be able to do, and what it is asked for then. Without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that, exports in float32 too.
-HINTS = {"fp16": ("FP16", "f16"), "bf16": ("BF16", "bf16")}
+HINTS = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:

@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
 
-    mobileclip export mobileclip_s0.pt --target onnx --precision fp16 --out s0_onnx
+    mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out s0_onnx
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
     Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit

@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import numpy as np
@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from mobileclip.data.embeddings import Embeddings
 from mobileclip.data.skips import BadSampleError
-
-Precision = Literal["bfloat16", "int8"]
+from mobileclip.precision import StoredPrecision
 
 MAGIC = b"MCRF"
 VERSION = 1
@@ -107,7 +106,7 @@ class CompactRecord:
         return row
 
 
-def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: Precision) -> bytes:
+def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
     """Return a record; equal arguments give equal bytes.
 
     `bfloat16` rounds as torch does, to the nearest and halves to even. `int8` stores `round(x / s)` with one scale
@@ -156,7 +155,7 @@ def _bad(detail: str) -> BadSampleError:
 @attrs.frozen
 class _Header:
     dim: int
-    precision: Precision
+    precision: StoredPrecision
     rows: dict[str, int]
     content: dict[str, Any]
 

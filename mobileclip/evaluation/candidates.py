@@ -19,8 +19,9 @@ from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.published import published_models
 from mobileclip.pipeline import load_stored, require_model
+from mobileclip.precision import DTYPES, WidePrecision
 from mobileclip.serialization import to_json
-from mobileclip.weights import PRECISIONS, Precision, weights_sha256
+from mobileclip.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
@@ -131,7 +132,7 @@ def require_candidates(texts: Sequence[str]) -> None:
         called[one.name] = text
 
 
-def open_candidate(text: str, *, device: str = "cpu", precision: Precision = "float32") -> Candidate:
+def open_candidate(text: str, *, device: str = "cpu", precision: WidePrecision = "float32") -> Candidate:
     """Return the model that a person means.
 
     Args:
@@ -152,7 +153,7 @@ def open_candidate(text: str, *, device: str = "cpu", precision: Precision = "fl
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), device, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
     file = one.file if one.model else None
-    clip = load_stored(one.model or one.file, file, dtype=PRECISIONS[precision], device=device)
+    clip = load_stored(one.model or one.file, file, dtype=DTYPES[precision], device=device)
     return _ours(
         clip.model,
         name=one.name,
@@ -197,7 +198,7 @@ def _ours(
     )
 
 
-def _open_clip(text: str, device: str, precision: Precision) -> Candidate:
+def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
     from mobileclip.open_clip_models import image_input, load_open_clip
 
     source = _open_clip_source(text)

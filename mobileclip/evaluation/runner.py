@@ -33,8 +33,8 @@ from mobileclip.evaluation.scoring import require_metric, score
 from mobileclip.evaluation.tagging import SpacyTagger
 from mobileclip.evaluation.tasks import ORDERS, SuiteName, Task, find_task, suite_tasks
 from mobileclip.evaluation.timing import measure_latency
+from mobileclip.precision import WidePrecision
 from mobileclip.strict import strict
-from mobileclip.weights import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +87,7 @@ class EvaluationSpec:
     data: str | None = None
     output: Path = Path("outputs/evaluation")
     device: str = AUTO
-    precision: Precision = "float32"
+    precision: WidePrecision = "float32"
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True

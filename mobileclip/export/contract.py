@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import attrs
 
-from mobileclip.export.spec import InputDtype, Precision, Preprocess, Tower
+from mobileclip.export.spec import InputDtype, Preprocess, Tower
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.precision import Precision
 from mobileclip.serialization import to_json
 from mobileclip.storage import printable
 from mobileclip.strict import strict

@@ -12,9 +12,9 @@ from mobileclip.catalogue import LICENCE
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.export.contract import FORMAT_VERSION, Contract, ImageContract, TextContract, TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
+from mobileclip.precision import Precision
 from mobileclip.serialization import to_json
 from mobileclip.weights import weights_sha256
 

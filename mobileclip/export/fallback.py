@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.spec import Precision
+from mobileclip.precision import Precision
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -40,7 +40,7 @@ def fallbacks(
 ) -> Iterator[Fallback]:
     """Yield what to keep in float32, least first: the next is for an export with the former that fails a gate.
 
-    - fp16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
+    - float16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
       may compute in float16 what this one does not. Then those, too, that come near its end.
     - int8: grouped convolutions, first those of a group for every few channels: all channels that come in share one
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
@@ -56,7 +56,7 @@ def fallbacks(
     """
     kept: frozenset[str] = frozenset()
     named = ""
-    if precision == "fp16":
+    if precision == "float16":
         largest = _largest_values(encoder, inputs)
         beyond, near = (
             frozenset(name for name, value in largest.items() if value > part * _LARGEST_HALF) for part in (1, _MARGIN)
@@ -68,7 +68,7 @@ def fallbacks(
             yield Fallback(name=named, layers=kept)
     else:
         yield Fallback()
-    if precision == "fp32":
+    if precision == "float32":
         return
     if precision == "int8":
         kept = frozenset(name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1)
@@ -150,7 +150,7 @@ def most_affected(
     Args:
         encoder: folded, in float32; it is as it was when this returns.
         inputs: what the encoder takes, a small batch.
-        precision: what weights, and what goes into a layer, are rounded to; in bf16 weights alone.
+        precision: what weights, and what goes into a layer, are rounded to; in bfloat16 weights alone.
         excluded: layers that are not looked at.
         show_progress: whether to show how far it is.
     """
@@ -225,7 +225,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 # What rounds a weight, and what goes into its layer. What is computed in bfloat16 is rounded everywhere; a layer in
 # float32 helps with its weight, which is also all that some files hold in it.
 ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "fp16": (_as_float16, _as_float16),
-    "bf16": (_as_bfloat16, _as_it_is),
+    "float16": (_as_float16, _as_float16),
+    "bfloat16": (_as_bfloat16, _as_it_is),
     "int8": (_in_eight_bits, _in_steps),
 }

@@ -9,15 +9,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.export.spec import Precision, Tower
+from mobileclip.export.spec import Tower
+from mobileclip.precision import Precision
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
-LEAST_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9995, "bf16": 0.9995, "int8": 0.98}
+LEAST_COSINE: dict[Precision, float] = {"float32": 0.99999, "float16": 0.9995, "bfloat16": 0.9995, "int8": 0.98}
 RANKING_GATE = "ranking agreement"
 LEAST_AGREEMENT = 0.99
 # Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
-MOST_LENGTH_ERROR: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 0.2}
+MOST_LENGTH_ERROR: dict[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "int8": 0.2}
 # Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
 LEAST_SPREAD = 0.5
 # Below what float32 can tell from all embeddings being the same.

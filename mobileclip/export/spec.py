@@ -8,12 +8,11 @@ from typing import Literal
 import attrs
 from attrs import validators
 
+from mobileclip.precision import PRECISIONS, Precision
 from mobileclip.strict import strict
 
 Tower = Literal["image", "text"]
 Towers = Literal["image", "text", "both"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 Preprocess = Literal["host", "uint8", "float32"]
 InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
@@ -41,7 +40,7 @@ class ExportSpec:
     out: Path = attrs.field(converter=Path)
     target: str = "onnx"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
-    precision: Precision = attrs.field(default="fp32", validator=validators.in_(PRECISIONS))
+    precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
     normalize: bool = True

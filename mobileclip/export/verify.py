@@ -13,9 +13,10 @@ from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.measured import Measured, as_taken, read_measured
 from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
 from mobileclip.export.reading import read_contract, read_report
-from mobileclip.export.spec import Precision, Tower
+from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import EXAMPLE_BATCH, check_versions
+from mobileclip.precision import Precision
 from mobileclip.progress import track
 from mobileclip.storage import printable
 

@@ -2,7 +2,6 @@
 
 from mobileclip.inference.forms import by_length, prepared, prepared_tower
 from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_tower, processor
-from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
 
@@ -12,7 +11,6 @@ __all__ = [
     "OptimizationReport",
     "OptimizedDualEncoder",
     "OptimizedTower",
-    "Precision",
     "TowerReport",
     "Trial",
     "by_length",

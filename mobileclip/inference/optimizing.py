@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, TextEncoder
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
-from mobileclip.inference.programs import Precision
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
+from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
@@ -55,7 +55,7 @@ def optimize(
     model: DualEncoder,
     example: tuple[Tensor, Tensor] | None = None,
     *,
-    precision: Precision = "fp32",
+    precision: WidePrecision = "float32",
     compiled: bool = True,
     rounds: int = 7,
     show_progress: bool = True,
@@ -63,7 +63,7 @@ def optimize(
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in small
-    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bf16` all of that in bfloat16. What is not
+    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bfloat16` all of that in it. What is not
     as exact as its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16), what cannot be
     compiled and what is no faster is not used, and `.report` says so. The model itself is not changed.
 
@@ -108,7 +108,7 @@ def optimize_tower(
     plain: nn.Module,
     inputs: Tensor,
     *,
-    precision: Precision = "fp32",
+    precision: WidePrecision = "float32",
     compiled: bool = True,
     rounds: int = 7,
     show_progress: bool = False,
@@ -171,8 +171,8 @@ def processor() -> str:
 def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
+    if precision not in WIDE_PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(WIDE_PRECISIONS)}, not {precision!r}")
     if rounds < 1:
         raise ValueError(f"rounds is at least 1, not {rounds}")
     found = {(weight.dtype, weight.device.type) for weight in model.parameters()}
@@ -180,7 +180,7 @@ def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
         named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in found))
         raise ValueError(
             f"optimize takes a model in float32 on the CPU, but its weights are {named}; "
-            "load it with dtype=torch.float32 and device='cpu', and ask for precision='bf16' here"
+            "load it with dtype=torch.float32 and device='cpu', and ask for precision='bfloat16' here"
         )
 
 
@@ -192,9 +192,9 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
     return images, Tokenizer(model.spec.text.input)([_TEXT])
 
 
-def _forms(batch_size: int, *, precision: Precision, compiled: bool) -> Iterator[Form]:
+def _forms(batch_size: int, *, precision: WidePrecision, compiled: bool) -> Iterator[Form]:
     """Yield what is tried: eager before programs, a whole batch before parts of it."""
-    precisions: tuple[Precision, ...] = ("fp32",) if precision == "fp32" else ("fp32", "bf16")
+    precisions: tuple[WidePrecision, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16")
     for chosen in precisions:
         for engine in get_args(Engine):
             # Who asks for bfloat16 waits for no program that computes in float32.
@@ -214,9 +214,9 @@ def _checked(candidate: OptimizedTower, inputs: Tensor, expected: Tensor) -> Tri
         return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
     cosine, error_size = smallest_cosine(embeddings, expected), largest_error(embeddings, expected)
     refused = ""
-    if form.precision == "fp32" and not error_size <= LARGEST_ERROR_FP32:
+    if form.precision == "float32" and not error_size <= LARGEST_ERROR_FP32:
         refused = f"the error is above {LARGEST_ERROR_FP32:.0e}"
-    elif form.precision == "bf16" and not cosine >= SMALLEST_COSINE_BF16:
+    elif form.precision == "bfloat16" and not cosine >= SMALLEST_COSINE_BF16:
         refused = f"the cosine is below {SMALLEST_COSINE_BF16}"
     return Trial(form=form, cosine=cosine, error=error_size, refused=refused)
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mobileclip.inference.openvino_quiet import converted, import_quietly
+from mobileclip.precision import WidePrecision
 
-Precision = Literal["fp32", "bf16"]
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
 _MOST_PROGRAMS = 256
 _DEVICE = "CPU"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS: dict[WidePrecision, str] = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Program:
@@ -44,7 +43,7 @@ def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Progra
     return program
 
 
-def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precision: Precision) -> Program:
+def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precision: WidePrecision) -> Program:
     """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
 
     Args:

@@ -19,10 +19,10 @@ from mobileclip.inference.forms import (
     with_depthwise_convs,
     with_one_token,
 )
-from mobileclip.inference.programs import Precision, Program, openvino_program, torch_program
+from mobileclip.inference.programs import Program, openvino_program, torch_program
+from mobileclip.precision import DTYPES, WidePrecision
 
 Engine = Literal["eager", "compiled", "openvino"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +38,7 @@ class Form:
     """
 
     engine: Engine
-    precision: Precision
+    precision: WidePrecision
     most: int
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class OptimizedTower(PreparedTower):
         super().__init__()
         self.form = form
         # OpenVINO takes float32, and rounds what it computes in less itself.
-        self.dtype = torch.float32 if form.engine == "openvino" else _DTYPES[form.precision]
+        self.dtype = torch.float32 if form.engine == "openvino" else DTYPES[form.precision]
         # Weights in memory of their own: programs of inductor with frozen weights go wrong on every so-many-th row.
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
         if not isinstance(tower, TextEncoder):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import attrs
 from attrs import validators
 
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.losses import LossSpec
+from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
-
-Precision = Literal["float32", "bfloat16"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -58,7 +55,7 @@ class TrainingSpec:
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
     ema_decay: float | None = attrs.field(default=0.9995)
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
     micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     recompute_activations: bool = False
     channels_last: bool = False

@@ -16,13 +16,13 @@ from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import encoder_for
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision
+from mobileclip.precision import Precision
 
 Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]
 _CHOICES: dict[Runtime, tuple[str, Precision]] = {
-    "onnxruntime": ("onnx", "fp32"),
-    "openvino": ("openvino", "fp32"),
-    "openvino_bf16": ("openvino", "bf16"),
+    "onnxruntime": ("onnx", "float32"),
+    "openvino": ("openvino", "float32"),
+    "openvino_bf16": ("openvino", "bfloat16"),
 }
 
 

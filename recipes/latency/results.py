@@ -11,7 +11,8 @@ import torch
 from latency.exported import Runtime
 from latency.spec import LatencyBenchSpec
 from latency.ways import Latency
-from mobileclip.inference import Precision, processor
+from mobileclip.inference import processor
+from mobileclip.precision import WidePrecision
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_write
 
@@ -30,7 +31,7 @@ class Setting:
     processor: str
     threads: int
     torch: str
-    precision: tuple[Precision, ...]
+    precision: tuple[WidePrecision, ...]
     compiled: bool
     runtimes: tuple[Runtime, ...]
     rounds: int

@@ -12,7 +12,7 @@ from bench_models import PUBLISHED, Size, Tower
 
 from latency.exported import Runtime
 from latency.ways import Case
-from mobileclip.inference import Precision
+from mobileclip.precision import WidePrecision
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +36,7 @@ class LatencyBenchSpec:
     models: tuple[Size, ...] = ("s0", "s1", "s2", "b")
     towers: tuple[Tower, ...] = ("image", "text")
     batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
-    precision: tuple[Precision, ...] = ("fp32", "bf16")
+    precision: tuple[WidePrecision, ...] = ("float32", "bfloat16")
     compiled: bool = True
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino", "openvino_bf16")
     rounds: int = attrs.field(default=15, validator=validators.gt(1))

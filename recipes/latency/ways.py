@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from latency.exported import Runtime, exported
 from mobileclip.encoders import DualEncoder
-from mobileclip.inference import Precision, optimize_tower, prepared_tower
+from mobileclip.inference import optimize_tower, prepared_tower
+from mobileclip.precision import WidePrecision
 from mobileclip.reparam import reparameterize
 
 Way = Literal[
@@ -104,7 +105,7 @@ def sides(
     inputs: Tensor,
     tower: Tower,
     *,
-    precisions: tuple[Precision, ...],
+    precisions: tuple[WidePrecision, ...],
     compiled: bool,
     runtimes: tuple[Runtime, ...],
     rounds: int,
@@ -133,7 +134,7 @@ def sides(
     for precision in precisions:
         fast, report = optimize_tower(mine, inputs, precision=precision, compiled=compiled, rounds=rounds)
         form = "folded" if report.used is None else str(report.used.form)
-        yield Side(way="optimized_fp32" if precision == "fp32" else "optimized_bf16", encode=fast, form=form)
+        yield Side(way="optimized_fp32" if precision == "float32" else "optimized_bf16", encode=fast, form=form)
     for runtime in runtimes:
         for whose, rival in (("release_", theirs), ("", None)):
             way: Way = f"{whose}{runtime}"  # type: ignore[assignment]  # all of these are ways

@@ -27,7 +27,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
     forms = {
         "whole": folded,
         "to_the_end": prepared_tower(folded),
-        "to_the_end_bf16": OptimizedTower(folded, form=Form(engine="eager", precision="bf16", most=batch)),
+        "to_the_end_bf16": OptimizedTower(folded, form=Form(engine="eager", precision="bfloat16", most=batch)),
     }
     benchmark.group = f"{name}, batch {batch}"
     benchmark.pedantic(forms[form], args=[tokens], rounds=10 if batch == 1 else 3, warmup_rounds=1)
@@ -35,7 +35,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
 
 @pytest.mark.parametrize("batch", [1, 32], ids=lambda batch: f"batch{batch}")
 @pytest.mark.parametrize("most", [4, 32])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @torch.inference_mode()
 def test_images_of_s0(benchmark, precision, most, batch):
     torch.manual_seed(0)

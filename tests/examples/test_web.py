@@ -58,7 +58,7 @@ def dist(tmp_path_factory, models):
     """The built page, with one export where it looks for it and another beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
     export_model(models["export"], ExportSpec(out=folder / "export"))
-    half = ExportSpec(out=folder / "half", precision="fp16", preprocess="uint8", normalize=False, dynamic_batch=True)
+    half = ExportSpec(out=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True)
     export_model(models["half"], half)
     return folder
 
@@ -340,7 +340,7 @@ def test_webgpu(address):
         page.wait_for(READY, seconds=200)
         if not page.evaluate("navigator.gpu.requestAdapter().then(Boolean)"):
             pytest.skip("this Chromium comes without SwiftShader, so it has no WebGPU here")
-        assert "fp32, WebGPU" in page.evaluate(DETAIL)
+        assert "float32, WebGPU" in page.evaluate(DETAIL)
         assert 1 >= least_cosine(page) > 0.99999
         assert complaints(page) == []
 
@@ -352,12 +352,12 @@ def test_threads_where_the_server_allows_them(browser, dist, address):
         try:
             page = shown(browser, server.stdout.readline().strip())
             count = min(4, page.evaluate("navigator.hardwareConcurrency"))
-            assert f"fp32, WebAssembly, {count} thread" in page.evaluate(DETAIL)
+            assert f"float32, WebAssembly, {count} thread" in page.evaluate(DETAIL)
             assert 1 >= least_cosine(page) > 0.99999
             assert complaints(page) == []
         finally:
             server.terminate()
-    assert "fp32, WebAssembly, 1 thread;" in shown(browser, address).evaluate(DETAIL)
+    assert "float32, WebAssembly, 1 thread;" in shown(browser, address).evaluate(DETAIL)
 
 
 def test_a_photo(address):
@@ -376,14 +376,14 @@ def test_a_photo(address):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        ("apple_mobileclip_s0", "fp32"),
-        ("apple_mobileclip_s0", "fp16"),
-        ("apple_mobileclip_s0", "bf16"),
+        ("apple_mobileclip_s0", "float32"),
+        ("apple_mobileclip_s0", "float16"),
+        ("apple_mobileclip_s0", "bfloat16"),
         ("apple_mobileclip_s0", "int8"),
-        ("apple_mobileclip_s1", "fp16"),
-        ("apple_mobileclip_s2", "fp16"),
-        ("apple_mobileclip_b", "fp16"),
-        ("openclip_MobileCLIP2-S0", "fp16"),
+        ("apple_mobileclip_s1", "float16"),
+        ("apple_mobileclip_s2", "float16"),
+        ("apple_mobileclip_b", "float16"),
+        ("openclip_MobileCLIP2-S0", "float16"),
     ],
 )
 def test_full_size_models(browser, dist, address, name, precision, pictures, tmp_path):  # noqa: PLR0917  fixtures
@@ -397,7 +397,7 @@ def test_full_size_models(browser, dist, address, name, precision, pictures, tmp
     path = pictures / "inner" / "cat.jpg"
     browser.choose_files("#picture-file", path)
     browser.wait_for(f"Object.keys({SCORES}).length == 4", seconds=120)
-    if precision == "fp32":
+    if precision == "float32":
         model = load_model(tmp_path / "checkpoint.pt")
         assert browser.evaluate(SCORES) == pytest.approx(probabilities(model, path, LABELS), abs=1e-3)
     assert complaints(browser) == []

@@ -17,7 +17,7 @@ TOWER = TowerFile(
     input_shape=(1, 4),
     output_name="text_embedding",
     output_shape=(1, 4),
-    compute="fp32",
+    compute="float32",
 )
 IR = """<?xml version="1.0"?>
 <net name="sound" version="11"><layers>

@@ -85,7 +85,7 @@ def raw_pixels(image_input):
 def unusual(out, *, target, preprocess="uint8"):
     """How both towers are exported with nothing as it is by default."""
     return ExportSpec(
-        out=out, target=target, precision="fp16", dynamic_batch=True, preprocess=preprocess, normalize=False
+        out=out, target=target, precision="float16", dynamic_batch=True, preprocess=preprocess, normalize=False
     )
 
 

@@ -44,7 +44,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
         capsys, "export", model_file, "--target", "torch", "--tower", "image", "--dynamic-batch", "--out", out, *options
     )
     assert status == 0
-    assert "writing image.pt2 in fp32\nrunning image.pt2: 1/1" in shown
+    assert "writing image.pt2 in float32\nrunning image.pt2: 1/1" in shown
     assert "passed: all 6 gates" in printed
     assert "over 4 images" in printed
     report = read_report(out)
@@ -69,7 +69,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
 
 
 def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):
-    monkeypatch.setitem(LEAST_COSINE, "fp32", 1.1)
+    monkeypatch.setitem(LEAST_COSINE, "float32", 1.1)
     out = tmp_path / "out"
     status, _, err = run(capsys, "export", model_file, "--target", "torch", "--tower", "image", "--out", out)
     assert status == 1

@@ -51,7 +51,7 @@ def picture(convolutional, tmp_path_factory):
         out=tmp_path_factory.mktemp("coreml") / "picture",
         target="coreml",
         tower="image",
-        precision="fp16",
+        precision="float16",
         preprocess="uint8",
     )
     return export_model(convolutional, spec, samples=few_samples())
@@ -133,9 +133,9 @@ def test_core_ml_gives_what_our_reading_gives(picture):
 def test_contract_says_what_goes_in(plain, half, picture):
     image, text = read_contract(plain).towers
     assert (image.file, image.input_dtype, image.input_shape) == ("image.mlpackage", "float32", (1, 3, 64, 64))
-    assert (text.input_dtype, text.input_shape, text.compute) == ("int32", (1, 12), "fp32")
+    assert (text.input_dtype, text.input_shape, text.compute) == ("int32", (1, 12), "float32")
     image, text = read_contract(half).towers
-    assert (image.input_shape, text.input_shape, image.compute) == ((None, 3, 64, 64), (None, 12), "fp16")
+    assert (image.input_shape, text.input_shape, image.compute) == ((None, 3, 64, 64), (None, 12), "float16")
     (image,) = read_contract(picture).towers
     assert (image.input_dtype, image.input_shape) == ("uint8", (1, 3, 64, 64))
     assert load_file(plain / "golden.safetensors")["tokens"].dtype == torch.int32
@@ -179,23 +179,23 @@ def test_every_weight_is_in_the_file(plain, half, convolutional, transformers):
 
 def test_half_precision_inside_and_float32_at_both_ends(half, picture):
     program = read_program(half / "text.mlpackage")
-    assert types(program, "linear") == types(program, "layer_norm") == types(program, "softmax") == {"fp16"}
-    assert types(read_program(half / "image.mlpackage"), "linear") == {"fp16"}
+    assert types(program, "linear") == types(program, "layer_norm") == types(program, "softmax") == {"float16"}
+    assert types(read_program(half / "image.mlpackage"), "linear") == {"float16"}
     program = read_program(picture / "image.mlpackage")
-    assert types(program, "conv") == types(program, "gelu") == {"fp16"}
+    assert types(program, "conv") == types(program, "gelu") == {"float16"}
     # Scaling of pixels and lengths of embeddings.
-    assert operations(program, "mul")[0].outputs[0].dtype.__name__ == "fp32"
-    assert types(program, "reduce_l2_norm") == {"fp32"}
+    assert operations(program, "mul")[0].outputs[0].dtype.__name__ == "float32"
+    assert types(program, "reduce_l2_norm") == {"float32"}
 
 
 def test_layers_beyond_half_precision_stay_in_float32(tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", precision="fp16", tower="text")
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", precision="float16", tower="text")
     folder = export_model(overflowing(CAUSAL), spec, samples=few_samples())
     report = read_report(folder)
     assert report.passed, report.failures
     (text,) = read_contract(folder).towers
     assert "project" in text.float32
-    assert types(read_program(folder / "text.mlpackage"), "linear") == {"fp16", "fp32"}
+    assert types(read_program(folder / "text.mlpackage"), "linear") == {"float16", "float32"}
 
 
 def test_int8_holds_every_layer_in_8_bits(int8_text, convolutional):
@@ -228,8 +228,8 @@ def test_int8_leaves_what_is_no_layer(int8_text):
         )
     for layer in (*operations(int8_text, "conv"), *operations(int8_text, "linear")):
         assert (layer.x.op.op_type, layer.weight.op.op_type) == ("dequantize", "constexpr_affine_dequantize")
-    assert types(int8_text, "softmax") == types(int8_text, "layer_norm") == {"fp16"}
-    assert types(int8_text, "reduce_l2_norm") == {"fp32"}
+    assert types(int8_text, "softmax") == types(int8_text, "layer_norm") == {"float16"}
+    assert types(int8_text, "reduce_l2_norm") == {"float32"}
 
 
 @torch.no_grad()
@@ -266,8 +266,8 @@ def test_int8_of_pictures(transformers, tmp_path):
 
 
 def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    with pytest.raises(ValueError, match="no bfloat16; choose --precision fp16"):
-        export_model(convolutional, ExportSpec(out=tmp_path / "out", target="coreml", precision="bf16"))
+    with pytest.raises(ValueError, match="no bfloat16; choose --precision float16"):
+        export_model(convolutional, ExportSpec(out=tmp_path / "out", target="coreml", precision="bfloat16"))
     spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
     with pytest.raises(ValueError, match="one picture at a time"):
         export_model(convolutional, spec)
@@ -361,7 +361,7 @@ def test_weights_that_are_not_finite_and_other_towers_are_told_before_anything_r
 
 def test_says_nothing_and_leaves_coremltools_as_it_was(transformers, tmp_path, capfd):
     before = _TORCH_OPS_REGISTRY.get_func("layer_norm")
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text", precision="fp16")
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text", precision="float16")
     export_model(transformers, spec, samples=few_samples(), show_progress=False)
     assert _TORCH_OPS_REGISTRY.get_func("layer_norm") is before
     captured = capfd.readouterr()

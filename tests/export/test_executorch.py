@@ -142,7 +142,7 @@ def test_int8_and_batches_of_any_size(text, shallow):
 def test_float16_of_wide_layers(tmp_path):
     """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""
     model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(SHALLOW.text, width=256)))
-    run = written(model, "text", tmp_path, precision="fp16", normalize=False).open()
+    run = written(model, "text", tmp_path, precision="float16", normalize=False).open()
     ours, expected = torch.cat([run(row[None]) for row in tokens(4)]), model.encode_text(tokens(4))
     assert float(cosines(ours, expected).min()) > 0.9995
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
@@ -243,8 +243,8 @@ for path in sorted(Path({str(tmp_path)!r}).glob("*.pte")):
 
 
 def test_bfloat16_is_refused(transformers, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="executorch", precision="bf16")
-    with pytest.raises(ValueError, match="no convolution in bfloat16; choose --precision fp16"):
+    spec = ExportSpec(out=tmp_path / "out", target="executorch", precision="bfloat16")
+    with pytest.raises(ValueError, match="no convolution in bfloat16; choose --precision float16"):
         export_model(transformers, spec)
     assert not list(tmp_path.iterdir())
 
@@ -259,7 +259,7 @@ def test_a_missing_extra_names_its_command(transformers, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_whole_exports(precision, transformers, tmp_path):
     """Through the command's own function, with several choices of layers in float32 where the first is not enough."""
     options = {"dynamic_batch": True, "preprocess": "uint8", "normalize": False} if precision == "int8" else {}
@@ -286,7 +286,7 @@ def test_half_precision(convolutional, tower, tmp_path, capfd, caplog):
     logger = logging.getLogger()
     with caplog.at_level(logging.INFO):
         before = (logger.level, list(logger.handlers), logger.manager.disable)
-        half = written(convolutional, tower, tmp_path, precision="fp16")
+        half = written(convolutional, tower, tmp_path, precision="float16")
         half.inspect()
         run = half.open()
         assert (logger.level, list(logger.handlers), logger.manager.disable) == before

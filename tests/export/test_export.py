@@ -74,11 +74,11 @@ def test_torch_gives_the_models_embeddings(plain_torch, transformers):
 @pytest.mark.parametrize("target", ["onnx", "torch"])
 def test_bfloat16(convolutional, tmp_path, target):
     spec = ExportSpec(
-        out=tmp_path / "out", target=target, tower="image", precision="bf16", preprocess="float32", normalize=False
+        out=tmp_path / "out", target=target, tower="image", precision="bfloat16", preprocess="float32", normalize=False
     )
     folder = export_model(convolutional, spec)
     (image,) = read_contract(str(folder)).towers
-    assert image.compute == {"onnx": "fp32", "torch": "bf16"}[target]
+    assert image.compute == {"onnx": "float32", "torch": "bfloat16"}[target]
     assert image.input_dtype == "float32"
     (parity,) = verify_export(folder).towers
     assert 0.999 < parity.cosine_minimum < 1 - 1e-7, "bfloat16 is near float32, and not the same"
@@ -95,7 +95,7 @@ def test_bfloat16(convolutional, tmp_path, target):
 def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
     kept = "stages.1.blocks.0.ffn.fc1"
     export = int8_export(convolutional, "image", target="onnx", every=12, layers=[kept])
-    export = attrs.evolve(export, spec=ExportSpec(out="unused", precision="bf16"))
+    export = attrs.evolve(export, spec=ExportSpec(out="unused", precision="bfloat16"))
     targets["onnx"].export(export, tmp_path / "image.onnx")
     wide = [
         onnx.numpy_helper.to_array(tensor)
@@ -143,7 +143,7 @@ def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
     assert (text["input_name"], text["input_dtype"], text["input_shape"]) == ("tokens", "int64", [1, 12])
     image, text = read_contract(half_onnx).towers
     assert (image.input_dtype, image.input_shape, text.input_shape) == ("uint8", (None, 3, 64, 64), (None, 12))
-    assert image.compute == "fp16"
+    assert image.compute == "float16"
 
 
 def test_tokenizer_file_gives_whole_rows(plain_onnx):

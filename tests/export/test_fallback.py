@@ -24,11 +24,11 @@ def images():
 
 
 def test_float32_needs_nothing(image_encoder, images):
-    (only,) = fallbacks(image_encoder, images, "fp32")
+    (only,) = fallbacks(image_encoder, images, "float32")
     assert (only.name, only.layers) == ("", frozenset())
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_of_16_bits_those_stay_float32_that_lose_most(image_encoder, images, precision):
     nothing, eighth, quarter = fallbacks(image_encoder, images, precision)
     assert (nothing.name, nothing.layers) == ("", frozenset())
@@ -81,7 +81,7 @@ def test_layers_that_lose_most_come_first_and_the_model_stays_as_it_was(images, 
     torch.testing.assert_close(encoder(images), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 @torch.no_grad()
 def test_each_layer_is_rounded_alone(image_encoder, images, precision):
     """The order is that of whole passes with one layer of them rounded."""
@@ -101,7 +101,7 @@ def test_each_layer_is_rounded_alone(image_encoder, images, precision):
 def test_float16_keeps_the_layers_that_leave_its_range():
     encoder = reparameterize(overflowing(TRANSFORMERS)).text_encoder
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
-    wide, eighth, quarter = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
+    wide, eighth, quarter = (fallback.layers for fallback in fallbacks(encoder, tokens, "float16"))
     assert wide == {"norm", "project"}
     assert wide < eighth < quarter
     expected = encoder(tokens)
@@ -119,7 +119,7 @@ def test_layers_near_the_end_of_float16_are_kept_where_the_others_do_not_help():
     encoder = reparameterize(seeing(TRANSFORMERS)).text_encoder
     encoder.norm.weight.mul_(1e4)
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
-    nothing, near, *_ = (fallback.layers for fallback in fallbacks(encoder, tokens, "fp16"))
+    nothing, near, *_ = (fallback.layers for fallback in fallbacks(encoder, tokens, "float16"))
     assert not nothing
     assert near == {"norm", "project"}
 

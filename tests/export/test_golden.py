@@ -26,9 +26,9 @@ MODELS = (
 # Their random weights take a step in bfloat16 worse than trained ones would: the report says that they fail.
 FAILS_BFLOAT16, LEAST_THERE = {"apple_mobileclip_s1", "apple_mobileclip_s2"}, 0.997
 WRITTEN = [
-    *((target, "fp32") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
-    *((target, "fp16") for target in ("onnx", "openvino", "coreml", "executorch")),
-    *((target, "bf16") for target in ("onnx", "openvino", "torch")),
+    *((target, "float32") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
+    *((target, "float16") for target in ("onnx", "openvino", "coreml", "executorch")),
+    *((target, "bfloat16") for target in ("onnx", "openvino", "torch")),
     *((target, "int8") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
 ]
 
@@ -89,14 +89,14 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     folder = export_model(tmp_path / "checkpoint.pt", spec)
     report = verify_export(folder)
     least, may_fail = LEAST_COSINE[precision], {"ranking agreement"}
-    if precision == "bf16" and name in FAILS_BFLOAT16:
+    if precision == "bfloat16" and name in FAILS_BFLOAT16:
         least, may_fail = LEAST_THERE, may_fail | {"image cosine, minimum"}
-    if precision == "fp32":
+    if precision == "float32":
         assert report.passed, report.failures
     else:
         # Random weights hardly tell captions apart (a spread of 0.001), so that rounding swaps some of 36 results.
         assert {gate.name for gate in report.gates if not gate.passed} <= may_fail, report.failures
-        assert report.ranking.agreement > 0.9 or precision != "fp16"
+        assert report.ranking.agreement > 0.9 or precision != "float16"
     assert report == read_report(folder)
     run, suffix = RUNTIMES[target]
     outputs, images, tokens = (

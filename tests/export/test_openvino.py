@@ -20,7 +20,7 @@ from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixel
 
 ov = import_quietly("openvino")
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
-NARROW = {"fp16": ov.Type.f16, "bf16": ov.Type.bf16}
+NARROW = {"float16": ov.Type.f16, "bfloat16": ov.Type.bfloat16}
 
 
 def run(path, inputs, hints=FLOAT32):
@@ -76,7 +76,7 @@ def test_contract_says_what_the_files_take(plain, half):
             assert sides == tower.input_shape
             assert given[0].get_names() == {tower.output_name}
             assert given[0].element_type == ov.Type.f32
-    assert [tower.compute for tower in read_contract(half).towers] == ["fp16", "fp16"]
+    assert [tower.compute for tower in read_contract(half).towers] == ["float16", "float16"]
 
 
 @pytest.mark.parametrize("name", ["plain", "half"])
@@ -90,7 +90,7 @@ def test_verify_measures_it_again(name, request):
     assert all(tower.cosine_minimum > (1 - 1e-9 if name == "plain" else 1 - 1e-5) for tower in report.towers)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_weights_and_what_to_ask_for_are_in_the_file(convolutional, tmp_path, precision):
     spec = ExportSpec(out=tmp_path / "out", target="openvino", tower="image", precision=precision)
     folder = export_model(convolutional, spec)
@@ -104,7 +104,7 @@ def test_weights_and_what_to_ask_for_are_in_the_file(convolutional, tmp_path, pr
     assert large
     assert {node.get_element_type() for node in large} == {NARROW[precision]}
     hint = model.get_rt_info(["mobileclip", "INFERENCE_PRECISION_HINT"]).astype(str)
-    assert hint == {"fp16": "f16", "bf16": "bf16"}[precision]
+    assert hint == {"float16": "f16", "bfloat16": "bfloat16"}[precision]
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     asked = targets["openvino"].open(folder / "image.xml", tower)(pixels(PIXELS)[:1])
     expected = run(folder / "image.xml", pixels(PIXELS)[:1], {"INFERENCE_PRECISION_HINT": hint})
@@ -116,11 +116,11 @@ def test_weights_and_what_to_ask_for_are_in_the_file(convolutional, tmp_path, pr
 def test_layers_beyond_float16_stay_float32(tmp_path):
     encoder = reparameterize(overflowing(TRANSFORMERS)).text_encoder
     inputs = calibration_inputs(encoder, bundled_samples(), "host")
-    wide, *_ = fallbacks(encoder, inputs, "fp16")
+    wide, *_ = fallbacks(encoder, inputs, "float16")
     assert "project" in wide.layers
-    spec = ExportSpec(out=tmp_path / "out", precision="fp16")
+    spec = ExportSpec(out=tmp_path / "out", precision="float16")
     export = TowerExport(tower="text", encoder=encoder, spec=spec, calibration=inputs, fallback=wide)
-    assert targets["openvino"].export(export, tmp_path / "text.xml") == "fp16"
+    assert targets["openvino"].export(export, tmp_path / "text.xml") == "float16"
     model = ov.Core().read_model(tmp_path / "text.xml")
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
     assert {node.get_element_type() for node in products[:-1]} == {ov.Type.f16}

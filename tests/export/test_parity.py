@@ -13,7 +13,7 @@ def embeddings(count=9, dim=5, seed=0):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def failed(parities, ranking, precision="fp32"):
+def failed(parities, ranking, precision="float32"):
     return [gate.name for gate in gates_of(tuple(parities), ranking, precision) if not gate.passed]
 
 
@@ -68,7 +68,7 @@ def test_a_tower_alone_is_ranked_by_neighbours():
     assert (found.kind, found.num_queries, found.agreement) == ("neighbours", 4, 0)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("fp16", 0.9995), ("bf16", 0.9995)])
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("float16", 0.9995), ("bfloat16", 0.9995)])
 def test_cosine_gate_at_its_bound(precision, least):
     reference = embeddings(6, 2)
     for cosine, expected in ((least + 2e-6, []), (least - 2e-6, ["image cosine, minimum"])):
@@ -118,9 +118,9 @@ def test_report_round_trips_and_names_what_failed():
         skipped={"torn": 1},
         towers=(found,),
         ranking=ranking,
-        gates=gates_of((found,), ranking, "fp16"),
+        gates=gates_of((found,), ranking, "float16"),
     )
     assert Report.from_json(report.to_json()) == report
     assert not report.passed
     assert "image embeddings with NaN or infinity is 9, expected 0" in report.failures
-    assert f"image cosine, minimum is None, expected > {parity.LEAST_COSINE['fp16']}" in report.failures
+    assert f"image cosine, minimum is None, expected > {parity.LEAST_COSINE['float16']}" in report.failures

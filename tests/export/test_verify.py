@@ -159,13 +159,13 @@ def test_weights_that_are_not_finite_and_other_shapes_are_told_before_anything_r
 
 def test_layers_beyond_half_precision_stay_float(tmp_path):
     """The model is sound in float32; its text embeddings in float16 throughout would not be finite."""
-    spec = ExportSpec(out=tmp_path / "out", precision="fp16", tower="text")
+    spec = ExportSpec(out=tmp_path / "out", precision="float16", tower="text")
     folder = export_model(overflowing(TRANSFORMERS), spec)
     report = verify_export(folder)
     assert report.passed, report.failures
     assert report == read_report(folder)
     (text,) = read_contract(folder).towers
-    assert (text.compute, text.float32) == ("fp16", ("norm", "project"))
+    assert (text.compute, text.float32) == ("float16", ("norm", "project"))
     stored = {tensor.data_type for tensor in onnx.load(folder / "text.onnx").graph.initializer if len(tensor.dims) > 1}
     assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT} <= stored
 

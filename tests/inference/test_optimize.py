@@ -25,7 +25,7 @@ from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 # Torch's compiler imports parts of torch that warn of themselves.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 CAUSAL = attrs.evolve(SMALL_VIT, text=attrs.evolve(SMALL.text, causal=True))
-OPENVINO = Form(engine="openvino", precision="fp32", most=1)
+OPENVINO = Form(engine="openvino", precision="float32", most=1)
 TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
 
 
@@ -69,8 +69,8 @@ def test_the_embeddings_are_those_of_the_model(spec):
 
 
 def test_the_report_has_every_form_and_uses_the_fastest():
-    report = optimize(randomised(SMALL), example(SMALL, 6), precision="bf16", compiled=False, rounds=3).report
-    forms = [Form(engine="eager", precision=p, most=most) for p in ("fp32", "bf16") for most in (6, 4)]
+    report = optimize(randomised(SMALL), example(SMALL, 6), precision="bfloat16", compiled=False, rounds=3).report
+    forms = [Form(engine="eager", precision=p, most=most) for p in ("float32", "bfloat16") for most in (6, 4)]
     for tower in (report.image, report.text):
         assert [trial.form for trial in tower.trials] == forms
         assert tower.batch_size == 6
@@ -80,9 +80,9 @@ def test_the_report_has_every_form_and_uses_the_fastest():
         assert tower.used == (best if best.speed_up > 1 else None)
         assert max(trial.error for trial in tower.trials[:2]) < 1e-5 < min(trial.error for trial in tower.trials[2:])
         assert "*" in str(tower)
-        assert "eager bf16, 4 at once" in str(tower)
+        assert "eager bfloat16, 4 at once" in str(tower)
     read = json.loads(report.to_json())
-    assert read["image"]["trials"][0]["form"] == {"engine": "eager", "precision": "fp32", "most": 6}
+    assert read["image"]["trials"][0]["form"] == {"engine": "eager", "precision": "float32", "most": 6}
     assert read["threads"] == torch.get_num_threads()
     assert report.processor in str(report)
 
@@ -92,7 +92,7 @@ def test_what_is_not_exact_enough_is_not_used(monkeypatch):
     monkeypatch.setattr("mobileclip.inference.optimizing.SMALLEST_COSINE_BF16", 1.1)
     monkeypatch.setattr("mobileclip.inference.optimizing.LARGEST_ERROR_FP32", -1.0)
     model = randomised(SMALL)
-    fast = optimize(model, precision="bf16", compiled=False, rounds=1)
+    fast = optimize(model, precision="bfloat16", compiled=False, rounds=1)
     for tower in (fast.report.image, fast.report.text):
         assert tower.used is None
         assert [trial.refused.split()[1] for trial in tower.trials] == ["error", "cosine"]
@@ -130,7 +130,7 @@ def test_without_a_compiler_the_rest_is_used(without_openvino):
 
 @pytest.mark.slow
 def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
-    monkeypatch.setattr("mobileclip.inference.programs._HINTS", {"fp32": "f32", "fp8": "f8"})
+    monkeypatch.setattr("mobileclip.inference.programs._HINTS", {"float32": "f32", "fp8": "f8"})
     tower = reparameterize(randomised(SMALL).image_encoder)
     with pytest.raises(RuntimeError, match="the processor does not compute in fp8"):
         openvino_program(tower, example(SMALL, 1)[0], lengths=False, precision="fp8")
@@ -154,7 +154,8 @@ def test_programs_are_one_for_each_model_and_no_call_compiles(engine, spec, name
     """Weights are frozen into a program, so another model's must not run in its place; nor may a call wait for one."""
     plain = [getattr(randomised(spec, seed=seed), name) for seed in (0, 1)]
     towers = [
-        OptimizedTower(reparameterize(tower), form=Form(engine=engine, precision="fp32", most=most)) for tower in plain
+        OptimizedTower(reparameterize(tower), form=Form(engine=engine, precision="float32", most=most))
+        for tower in plain
     ]
     which = 0 if name == "image_encoder" else 1
     for tower in towers:
@@ -187,14 +188,14 @@ def test_openvino_computes_texts_of_any_length_in_any_batch(threads):
     """With its own fusing of operations, release 2026.4 ends the process here."""
     torch.set_num_threads(threads)
     plain = randomised(CAUSAL).text_encoder
-    fast = OptimizedTower(reparameterize(plain), form=Form(engine="openvino", precision="fp32", most=6))
+    fast = OptimizedTower(reparameterize(plain), form=Form(engine="openvino", precision="float32", most=6))
     tokens = example(CAUSAL, 6)[1]
     fast.compile_for(tokens)
     torch.testing.assert_close(fast(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_everything_is_compiled(precision):
     capabilities = import_quietly("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision.upper() not in (*capabilities, "FP32"):
@@ -223,7 +224,7 @@ def test_it_serves_a_model_with_its_preprocessing(capsys):
     [
         (nn.Module.train, {}, "the model is in training mode"),
         (nn.Module.half, {}, r"weights are torch\.float16 on cpu; load it with"),
-        (nn.Module.eval, {"precision": "fp16"}, "precision is one of fp32, bf16, not 'fp16'"),
+        (nn.Module.eval, {"precision": "float16"}, "precision is one of float32, bfloat16, not 'float16'"),
         (nn.Module.eval, {"rounds": 0}, "rounds is at least 1"),
         (nn.Module.eval, {"example": example(SMALL, 0)}, "the example has no images"),
     ],

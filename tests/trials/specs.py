@@ -80,7 +80,7 @@ def specs() -> list[Any]:
     gate = Gate(name="cosine", value=0.5, bound="at least 0.9", passed=True)
     tower = TowerFile(
         tower="image", file="a.onnx", input_name="x", input_dtype="float32", input_shape=(None, 3), output_name="y",
-        output_shape=(None, 4), compute="fp32",
+        output_shape=(None, 4), compute="float32",
     )  # fmt: skip
     return [
         image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer),

@@ -3,7 +3,7 @@
 import { PageError } from "./errors.js";
 
 const FORMAT_VERSION = 1;
-const COMMAND = "mobileclip export mobileclip_s0.pt --target onnx --precision fp16 --out examples/web/dist/export";
+const COMMAND = "mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out examples/web/dist/export";
 
 /**
  * Returns the checked contract of the export in a folder.

@@ -9,9 +9,9 @@ const ERRORS_ONLY = 3;
 /** Returns whether the graphics processor can run a model of a precision. */
 export async function hasWebGpu(precision) {
   // ONNX Runtime's kernels for int8 are the processor's.
-  if (!navigator.gpu || !["fp32", "fp16"].includes(precision)) return false;
+  if (!navigator.gpu || !["float32", "float16"].includes(precision)) return false;
   const adapter = await navigator.gpu.requestAdapter().catch(() => null);
-  return Boolean(adapter) && (precision !== "fp16" || adapter.features.has("shader-f16"));
+  return Boolean(adapter) && (precision !== "float16" || adapter.features.has("shader-f16"));
 }
 
 /**

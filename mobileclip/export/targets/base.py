@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.spec import TextDtype
+from mobileclip.precision import Precision
 from mobileclip.registry import Registry
 
 Run = Callable[[Tensor], Tensor]

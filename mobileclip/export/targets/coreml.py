@@ -16,11 +16,12 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.coreml_convert import convert
 from mobileclip.export.targets.coreml_int8 import quantized_program
 from mobileclip.export.targets.mil import MilProgram, quiet, read_program
+from mobileclip.precision import Precision
 
 _IS_MAC = sys.platform == "darwin"
 
@@ -58,11 +59,13 @@ class CoreMLTarget:
 
         Raises:
             ImportError: if int8 is asked for, and what it needs is not installed.
-            ValueError: if the precision is bf16, or pictures are to come in batches.
+            ValueError: if the precision is bfloat16, or pictures are to come in batches.
         """
         precision = tower.spec.precision
-        if precision == "bf16":
-            raise ValueError("Core ML has no bfloat16; choose --precision fp16, which devices compute in, or fp32")
+        if precision == "bfloat16":
+            raise ValueError(
+                "Core ML has no bfloat16; choose --precision float16, which devices compute in, or float32"
+            )
         takes_picture = tower.input_dtype == "uint8"
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(
@@ -75,7 +78,7 @@ class CoreMLTarget:
         if precision == "int8":
             program = quantized_program(tower)
         else:
-            program = tower.program(torch.float16 if precision == "fp16" else torch.float32)
+            program = tower.program(torch.float16 if precision == "float16" else torch.float32)
         convert(program, tower, path, takes_picture=takes_picture)
         return precision
 

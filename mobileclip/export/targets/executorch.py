@@ -18,11 +18,12 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.pte import METHOD, read_pte
+from mobileclip.precision import Precision
 
 _STANDARD_ERROR = 2
 
@@ -61,15 +62,15 @@ class ExecuTorchTarget:
         """Write one tower.
 
         Raises:
-            ValueError: if the precision is bf16.
+            ValueError: if the precision is bfloat16.
         """
         precision = tower.spec.precision
-        if precision == "bf16":
+        if precision == "bfloat16":
             raise ValueError(
-                "XNNPACK, which ExecuTorch computes with here, has no convolution in bfloat16; choose --precision fp16 "
-                "or int8, or fp32"
+                "XNNPACK, which ExecuTorch computes with here, has no convolution in bfloat16; choose "
+                "--precision float16, int8 or float32"
             )
-        path.write_bytes(lowered(tower, torch.float16 if precision == "fp16" else torch.float32))
+        path.write_bytes(lowered(tower, torch.float16 if precision == "float16" else torch.float32))
         return precision
 
     def inspect(self, path: Path, tower: TowerFile) -> None:

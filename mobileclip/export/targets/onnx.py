@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.onnx_checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
+from mobileclip.precision import Precision
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class OnnxTarget:
         """Write one tower."""
         import onnx
 
-        half = tower.spec.precision == "fp16"
+        half = tower.spec.precision == "float16"
         program = tower.program(torch.float16 if half else torch.float32)
         with warnings.catch_warnings():
             # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
@@ -75,14 +76,14 @@ class OnnxTarget:
         model = converted.model_proto
         if tower.spec.precision == "int8":
             model = quantized(model, tower)
-        if tower.spec.precision == "bf16":
+        if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model, tower.fallback.layers)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
         onnx.save_model(model, path)
-        return "fp32" if tower.spec.precision == "bf16" else tower.spec.precision
+        return "float32" if tower.spec.precision == "bfloat16" else tower.spec.precision
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it.

@@ -12,21 +12,22 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import Precision, TextDtype
+from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.openvino_checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino_int8 import quantized
 from mobileclip.inference.openvino_quiet import converted, import_quietly
+from mobileclip.precision import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
     "int8": torch.float32,
 }
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that.
-_HINTS: dict[Precision, tuple[str, str]] = {"fp16": ("FP16", "f16"), "bf16": ("BF16", "bf16")}
+_HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 _WIDEST = "f32"
 # Where a host that has the model alone finds what to ask for.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
@@ -38,8 +39,9 @@ _DEVICE = "CPU"
 class OpenVINOTarget:
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
-    Graphs of fp16 and bf16 are in these types, as are their weights. What a device computes in is what the host asks
-    for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static: `openvino_int8`.
+    Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
+    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static:
+    `openvino_int8`.
     """
 
     suffix: str = ".xml"

@@ -20,11 +20,11 @@ from mobileclip.open_clip_models import (
     load_open_clip,
     open_clip_package,
 )
+from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 from mobileclip.strict import strict
-from mobileclip.weights import PRECISIONS, Precision
 
 # The release forbids the end before the fifth id, the start token included.
 _MIN_LENGTH = 5
@@ -62,7 +62,7 @@ class CocaCaptioner(CaptionerSpec):
     top_p: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     temperature: float = attrs.field(default=1.0, validator=validators.gt(0))
     max_length: int = attrs.field(default=30, validator=validators.gt(_MIN_LENGTH))
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(tuple(PRECISIONS)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
     max_batch: int = attrs.field(default=8, validator=validators.gt(0))
 
     def __attrs_post_init__(self) -> None:

@@ -11,11 +11,12 @@ from attrs import validators
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.reparam import reparameterize
 from mobileclip.strict import strict
-from mobileclip.weights import PRECISIONS, Precision, weights_sha256
+from mobileclip.weights import weights_sha256
 
 
 @teachers.register("checkpoint")
@@ -35,7 +36,7 @@ class CheckpointTeacher(TeacherSpec):
     checkpoint: str = attrs.field(converter=os.fspath)
     model: str | None = None
     logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(tuple(PRECISIONS)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
     max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
 
     def build(self, device: str = "cpu") -> ModelTeacher:
@@ -58,7 +59,7 @@ class CheckpointTeacher(TeacherSpec):
         model = built if stored.form == "folded" else reparameterize(built)
         assert isinstance(model, DualEncoder)
         own_scale = round(float(model.logit_scale.detach().exp()), 2)
-        model.requires_grad_(requires_grad=False).to(device=device, dtype=PRECISIONS[self.precision])
+        model.requires_grad_(requires_grad=False).to(device=device, dtype=DTYPES[self.precision])
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
         return ModelTeacher(
             name=name if self.precision == "float32" else f"{name}/{self.precision}",

@@ -6,10 +6,10 @@ import attrs
 from attrs import validators
 
 from mobileclip.open_clip_models import OpenClipSource, image_input, load_open_clip
+from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.strict import strict
-from mobileclip.weights import PRECISIONS, Precision
 
 
 @teachers.register("open_clip")
@@ -38,7 +38,7 @@ class OpenClipTeacher(TeacherSpec):
     model: str = attrs.field(default="ViT-L-14", validator=validators.min_len(1))
     pretrained: str | None = "openai"
     logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(tuple(PRECISIONS)))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
     max_batch: int = attrs.field(default=MAX_BATCH, validator=validators.gt(0))
 
     def __attrs_post_init__(self) -> None:

@@ -40,7 +40,7 @@ export function showModel(loaded) {
   if (!proof.passed) {
     notify(
       `Of the inputs that came with the export, this browser gives other embeddings than the model: the least cosine is ${digits(least)}. ` +
-        "Labels and searches may be wrong. Try another browser, ?backend=wasm in the address, or an export with --precision fp32.",
+        "Labels and searches may be wrong. Try another browser, ?backend=wasm in the address, or an export with --precision float32.",
       { title: "The model does not compute what it should. ", kind: "error" },
     );
   }
