@@ -50,7 +50,9 @@ class RepMixerBlock(Reparameterizable):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.token_mixer = mixer or RepMixer(dim, kernel_size=kernel_size, layer_scale=layer_scale)
+        if mixer is None:
+            mixer = RepMixer(dim, kernel_size=kernel_size, layer_scale=layer_scale)
+        self.token_mixer = mixer
         self.ffn = ConvFFN(dim, hidden_dim=hidden_dim, kernel_size=ffn_kernel_size)
         self.layer_scale: nn.Module = LayerScale(dim, initial=layer_scale)
         self.drop_path = DropPath(drop_path)
@@ -169,7 +171,9 @@ class AttentionBlock(Reparameterizable):
         if mixer is None and dim % head_dim:
             raise ValueError(f"dim={dim} is not a multiple of head_dim={head_dim}")
         self.norm = norm(dim)
-        self.attention = mixer or Attention2d(dim, num_heads=dim // head_dim, qkv_bias=False)
+        if mixer is None:
+            mixer = Attention2d(dim, num_heads=dim // head_dim, qkv_bias=False)
+        self.attention = mixer
         self.attention_scale: nn.Module = LayerScale(dim, initial=layer_scale)
         self.attention_drop_path = DropPath(drop_path)
         self.ffn = ConvFFN(dim, hidden_dim=hidden_dim)

@@ -77,7 +77,7 @@ class TransformerLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention_norm = norm(dim)
-        self.attention = mixer or Attention(dim, num_heads=num_heads, causal=causal)
+        self.attention = Attention(dim, num_heads=num_heads, causal=causal) if mixer is None else mixer
         self.ffn_norm = norm(dim)
         self.ffn = FeedForward(dim, hidden_dim=hidden_dim, activation=activation)
 

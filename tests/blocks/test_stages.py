@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import AttentionBlock, ChannelLayerNorm, RepMixerBlock
+from mobileclip.blocks import (
+    Attention,
+    AttentionBlock,
+    ChannelLayerNorm,
+    RepMixer,
+    RepMixerBlock,
+    TextRepMixerBlock,
+    TransformerLayer,
+)
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
@@ -66,3 +74,21 @@ def test_scales_may_be_negative_or_zero():
     block.attention_scale.gamma.data[:4] *= -1
     block.ffn_scale.gamma.data[2:6] = 0
     torch.testing.assert_close(reparameterize(block)(x), block(x), rtol=1e-10, atol=1e-10)
+
+
+class Shifted(nn.Module):
+    """A mixer of one's own: the neighbour on the left."""
+
+    def forward(self, x):
+        return x.roll(1, dims=-1)
+
+
+@pytest.mark.parametrize("make", [RepMixerBlock, TextRepMixerBlock, AttentionBlock, TransformerLayer])
+def test_a_mixer_of_ones_own_is_an_argument(make):
+    """An empty one too, which is false where it is asked for its truth."""
+    shape = (2, 5, 8) if make in {TextRepMixerBlock, TransformerLayer} else (2, 8, 4, 5)
+    for mixer in (Shifted(), nn.Sequential()):
+        block, x = filled(make(8, mixer=mixer)).double(), noise(*shape, dtype=torch.float64)
+        assert mixer in list(block.modules())
+        assert not any(isinstance(part, (Attention, RepMixer)) for part in block.modules())
+        torch.testing.assert_close(reparameterize(block)(x), block(x), rtol=1e-10, atol=1e-10)
