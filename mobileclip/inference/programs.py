@@ -15,7 +15,8 @@ Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
 _MOST_PROGRAMS = 256
 _DEVICE = "CPU"
-_HINTS: dict[WidePrecision, str] = {"float32": "f32", "bfloat16": "bf16"}
+# What a device must be able to do, and what it is asked for.
+_HINTS: dict[WidePrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 
 
 def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Program:
@@ -61,14 +62,15 @@ def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precis
     except ImportError as error:
         raise ImportError("OpenVINO is not installed: pip install 'mobileclip[openvino]'") from error
     core = openvino.Core()
-    if precision.upper() not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+    able, hint = _HINTS[precision]
+    if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeError(f"the processor does not compute in {precision}")
     dynamic = ({1: torch.export.Dim("tokens", min=2, max=example.shape[1])},) if lengths else None
     exported = torch.export.export(tower, (example,), dynamic_shapes=dynamic, strict=False)
     model = converted(exported)
     model.reshape([len(example), -1] if lengths else list(example.shape))
     options = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         # Its own fusing, which release 2026.4 ends the process in for some towers, with one thread or texts of any
