@@ -1,12 +1,15 @@
 """Parts of a `tokenizer.json` as the library writes them: each is known with all of its fields, and with no others."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 
+from mobileclip.data import tokenizer_parts
 from mobileclip.data.tokenizer_parts import check_parts
 from tests.data.tokenizer_files import KINDS
+from tests.trials.tokenizers import charsmap
 
 PARTS = {
     "normalizer": [
@@ -77,6 +80,15 @@ def test_fields_that_nobody_knows_are_refused(place, part):
     value = with_part(place, part)
     value[place]["surprise"] = True
     with pytest.raises(ValueError, match="surprise"):
+        check_parts(value)
+
+
+@pytest.mark.parametrize(("more", "refused"), [(-4, False), (0, False), (4, True)])
+def test_a_table_of_a_normaliser_is_as_large_as_may_be_and_no_larger(more, refused):
+    value = with_part("normalizer", normalizers.NFC())
+    table = charsmap([0] * ((tokenizer_parts._MAX_CHARSMAP_BYTES + more) // 4), b"a\0")
+    value["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": table}
+    with pytest.raises(ValueError, match="no table of sentencepiece") if refused else nullcontext():
         check_parts(value)
 
 
