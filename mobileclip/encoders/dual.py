@@ -23,6 +23,12 @@ class DualEncoderSpec:
     Args:
         image: the image tower.
         text: the text tower, of the same embedding width.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> spec = DualEncoderSpec(image=ViTSpec(depth=6), text=MCtSpec())
+        >>> from_json(to_json(spec), DualEncoderSpec) == spec
+        True
     """
 
     image: ImageEncoderSpec
@@ -57,6 +63,13 @@ class DualEncoder(nn.Module):
         text_encoder: from tokenised texts to embeddings of the same width; its `.spec` says what it expects.
 
     Source: MobileCLIP section 3.
+
+    Examples:
+        >>> image_spec, text_spec = ViTSpec(width=16, depth=1, num_heads=2), MCtSpec(width=16, depth=0, num_heads=2)
+        >>> model = DualEncoder(image_spec.build(), text_spec.build())
+        >>> image, text, scale = model(torch.rand(2, 3, 224, 224), torch.zeros(3, 77, dtype=torch.int64))
+        >>> (scale * image @ text.T).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module) -> None:

@@ -23,6 +23,13 @@ class ImageEncoderSpec(ABC):
         input: what the encoder expects as its image.
         projection_bias: whether the last projection has a bias. The papers' has none; checkpoints in open_clip's
             layout may hold one.
+
+    Examples:
+        >>> class MeanColourSpec(ImageEncoderSpec):
+        ...     def build(self) -> nn.Module:
+        ...         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, self.embedding_dim))
+        >>> MeanColourSpec(embedding_dim=16).build()(torch.rand(2, 3, 256, 256)).shape
+        torch.Size([2, 16])
     """
 
     embedding_dim: int = attrs.field(default=512, validator=WIDTH)
@@ -46,6 +53,13 @@ class TextEncoderSpec(ABC):
     Args:
         embedding_dim: width of the embedding.
         input: what the encoder expects as its text.
+
+    Examples:
+        >>> class BagOfWordsSpec(TextEncoderSpec):
+        ...     def build(self) -> nn.Module:
+        ...         return nn.EmbeddingBag(self.input.vocab_size, self.embedding_dim)
+        >>> BagOfWordsSpec(embedding_dim=16).build()(torch.zeros(2, 77, dtype=torch.int64)).shape
+        torch.Size([2, 16])
     """
 
     embedding_dim: int = attrs.field(default=512, validator=WIDTH)
@@ -63,7 +77,15 @@ class TextEncoderSpec(ABC):
 
 @attrs.frozen(kw_only=True)
 class TokenMixerSpec(ABC):
-    """How the blocks of one stage mix positions."""
+    """How the blocks of one stage mix positions.
+
+    Examples:
+        >>> class PoolingSpec(TokenMixerSpec):
+        ...     def build_block(self, dim, *, hidden_dim, layer_scale, drop_path):
+        ...         return mobileclip.blocks.RepMixerBlock(dim, mixer=nn.AvgPool2d(3, stride=1, padding=1))
+        >>> MCiSpec(stages=(StageSpec(dim=8, depth=1, mixer=PoolingSpec()),)).build()(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 512])
+    """
 
     @abstractmethod
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:

@@ -41,6 +41,11 @@ class RepMixerSpec(TokenMixerSpec):
 
     Args:
         kernel_size: side of the mixer's kernel, odd.
+
+    Examples:
+        >>> block = RepMixerSpec(kernel_size=5).build_block(8, hidden_dim=24, layer_scale=1e-5, drop_path=0.0)
+        >>> mobileclip.reparameterize(block.eval()).token_mixer
+        Conv2d(8, 8, kernel_size=(5, 5), stride=(1, 1), padding=(2, 2), groups=8)
     """
 
     kernel_size: int = attrs.field(default=3, validator=odd)
@@ -61,6 +66,11 @@ class AttentionSpec(TokenMixerSpec):
         head_dim: channels per head.
         norm: the norm in front of the attention, `batch` (MCi0-2) or `layer` over channels (MCi3-4).
         position_kernel_size: side of the positional encoding's kernel, odd.
+
+    Examples:
+        >>> block = AttentionSpec(head_dim=8).build_block(32, hidden_dim=96, layer_scale=1e-5, drop_path=0.0)
+        >>> block.attention.num_heads
+        4
     """
 
     head_dim: int = attrs.field(default=32, validator=WIDTH)
@@ -97,6 +107,10 @@ class StageSpec:
         depth: number of blocks.
         mixer: how the blocks mix positions.
         squeeze_excite: whether the downsampling in front of the stage gates its channels.
+
+    Examples:
+        >>> StageSpec(dim=64, depth=2)
+        StageSpec(dim=64, depth=2, mixer=RepMixerSpec(kernel_size=3), squeeze_excite=False)
     """
 
     dim: int = attrs.field(validator=WIDTH)
@@ -120,6 +134,12 @@ class MCiSpec(ImageEncoderSpec):
             from 0 at the first block. MobileCLIP trains without; FastViT's classifiers with it.
 
     Source: MobileCLIP section 3.1 and Table 9; MobileCLIP2 for five stages.
+
+    Examples:
+        >>> stages = (StageSpec(dim=8, depth=1), StageSpec(dim=16, depth=1, mixer=AttentionSpec(head_dim=8)))
+        >>> spec = MCiSpec(stages=stages, embedding_dim=32)
+        >>> spec.build()(torch.rand(2, 3, 64, 96)).shape
+        torch.Size([2, 32])
     """
 
     stages: tuple[StageSpec, ...] = attrs.field(validator=[validators.min_len(1), validators.max_len(16)])
@@ -211,6 +231,12 @@ class MCi(nn.Module):
         ValueError: if there are not as many widths and strides as stages.
 
     Source: MobileCLIP section 3.1 and Table 9.
+
+    Examples:
+        >>> from mobileclip.blocks import ConvPoolHead, ConvStem, RepMixerBlock
+        >>> encoder = MCi(ConvStem(8), [RepMixerBlock(8), RepMixerBlock(8)], ConvPoolHead(8, embedding_dim=16))
+        >>> encoder(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(

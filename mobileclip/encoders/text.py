@@ -27,6 +27,11 @@ class TextTransformerSpec(TextEncoderSpec):
         causal: whether a token sees earlier ones only (MobileCLIP-B); otherwise padding is attended to as well.
 
     Source: MobileCLIP section 3.1, "Base".
+
+    Examples:
+        >>> spec = TextTransformerSpec(width=16, depth=2, num_heads=2, embedding_dim=8, causal=True)
+        >>> spec.build()(torch.zeros(3, 77, dtype=torch.int64)).shape
+        torch.Size([3, 8])
     """
 
     width: int = attrs.field(default=512, validator=WIDTH)
@@ -61,6 +66,11 @@ class MCtSpec(TextEncoderSpec):
         layer_scale: initial value of the RepMixers' layer scales.
 
     Source: MobileCLIP section 3.1 and Figure 3, "MCt".
+
+    Examples:
+        >>> encoder = MCtSpec(width=16, depth=1, num_heads=2).build()
+        >>> [type(layer).__name__ for layer in encoder.layers]
+        ['TextRepMixerBlock', 'TransformerLayer', 'TextRepMixerBlock']
     """
 
     width: int = attrs.field(default=512, validator=WIDTH)
@@ -132,6 +142,12 @@ class TextEncoder(nn.Module):
         spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
+
+    Examples:
+        >>> layers, pool = [mobileclip.blocks.TextRepMixerBlock(16)], mobileclip.blocks.EndTokenPool()
+        >>> encoder = TextEncoder(nn.Embedding(100, 16), layers, nn.Linear(16, 8), context_length=20, pool=pool)
+        >>> encoder(torch.randint(100, (3, 20))).shape
+        torch.Size([3, 8])
     """
 
     def __init__(

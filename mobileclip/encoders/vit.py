@@ -41,6 +41,13 @@ class ViTSpec(ImageEncoderSpec):
         norm_eps: added to the variance in the layer norms.
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
+
+    Examples:
+        >>> ViTSpec(width=16, depth=1, num_heads=2, patch_size=32, stem="patch").build().position.shape
+        torch.Size([49, 16])
+        >>> ViTSpec(patch_size=30, stem="patch")
+        Traceback (most recent call last):
+        ValueError: an image of 224 pixels is no multiple of patch_size=30
     """
 
     input: ImageInput = ImageInput(size=224)
@@ -116,6 +123,11 @@ class ViT(nn.Module):
         spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1; Dosovitskiy et al., "An Image is Worth 16x16 Words".
+
+    Examples:
+        >>> encoder: ViT = ViTSpec(width=16, depth=1, num_heads=2).build()
+        >>> encoder.tokens(torch.rand(2, 3, 224, 224)).shape  # the class token and 14 x 14 patches
+        torch.Size([2, 197, 16])
     """
 
     def __init__(

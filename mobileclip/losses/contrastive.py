@@ -12,7 +12,12 @@ from mobileclip.losses.tiled.loss import TiledLoss
 @losses.register("contrastive")
 @attrs.frozen(kw_only=True)
 class ContrastiveLossSpec(PairLossSpec):
-    """The contrastive loss; it has no choices."""
+    """The contrastive loss; it has no choices.
+
+    Examples:
+        >>> ContrastiveLossSpec().build().spec.needs_teachers
+        False
+    """
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> ContrastiveLoss:
         """Return the loss."""
@@ -29,6 +34,11 @@ class ContrastiveLoss(TiledLoss):
         process_group: the processes that the batch is spread over; see `LossSpec.build`.
 
     Source: the first term of Eq. 2.
+
+    Examples:
+        >>> alike = torch.full((8, 4), 0.5)
+        >>> ContrastiveLoss()(image=alike, text=alike, logit_scale=10.0).total  # nothing tells the 8 apart: log(8)
+        tensor(2.0794)
     """
 
     def __init__(

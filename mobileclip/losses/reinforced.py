@@ -13,7 +13,14 @@ from mobileclip.strict import strict
 @losses.register("reinforced")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedLossSpec(DistillingLossSpec):
-    """The choices of the reinforced loss."""
+    """The choices of the reinforced loss.
+
+    Examples:
+        >>> ReinforcedLossSpec(distill_weight=0.75, contrastive_weight=0.25).term_names
+        ('contrastive', 'distillation')
+        >>> ReinforcedLossSpec().term_names
+        (None, 'distillation')
+    """
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> ReinforcedLoss:
         """Return the loss."""
@@ -35,6 +42,13 @@ class ReinforcedLoss(TiledLoss):
     Differs: the distillation term is the divergence, zero where the student equals the ensemble; the release reports
     the cross-entropy, which has the same gradient. Over several processes, a text's targets are its distribution over
     all images; one path of the release takes the transpose of the images' targets, which is none.
+
+    Examples:
+        >>> loss = ReinforcedLoss(ReinforcedLossSpec(teacher_dims=(4,), teacher_logit_scales=(10.0,)))
+        >>> image, text = nn.functional.normalize(torch.rand(2, 8, 4), dim=-1)
+        >>> terms = loss(image=image, text=text, logit_scale=10.0, teacher_image=image, teacher_text=text)
+        >>> abs(terms.distillation.item()) < 1e-5  # the student agrees with its teacher
+        True
     """
 
     def __init__(

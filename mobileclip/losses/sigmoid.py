@@ -24,6 +24,10 @@ class SigmoidLossSpec(PairLossSpec):
 
     Args:
         initial_logit_bias: the bias of all logits before training; -10 lets it start where almost no pair matches.
+
+    Examples:
+        >>> SigmoidLossSpec(initial_logit_bias=-5).build().logit_bias.item()
+        -5.0
     """
 
     initial_logit_bias: float = attrs.field(default=INITIAL_LOGIT_BIAS, converter=float)
@@ -45,6 +49,11 @@ class SigmoidLoss(TiledLoss):
         process_group: the processes that the batch is spread over; see `LossSpec.build`.
 
     Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023; it starts with a logit scale of 10.
+
+    Examples:
+        >>> loss = SigmoidLoss()(image=torch.eye(4), text=torch.eye(4), logit_scale=10.0)
+        >>> round(loss.total.item(), 4)  # 10 * 1 - 10 for a match: log(2); 10 * 0 - 10 for three others: close to 0
+        0.6933
     """
 
     def __init__(
@@ -69,6 +78,10 @@ class ReinforcedSigmoidLossSpec(DistillingLossSpec):
 
     Raises:
         ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
+
+    Examples:
+        >>> ReinforcedSigmoidLossSpec(teacher_logit_biases=(-10, None)).teacher_biases  # SigLIP's teacher, then CLIP's
+        (-10.0, None)
     """
 
     teacher_logit_biases: tuple[float | None, ...] | None = attrs.field(default=None, converter=_biases)
@@ -110,6 +123,14 @@ class ReinforcedSigmoidLoss(TiledLoss):
     Args:
         spec: its choices.
         process_group: the processes that the batch is spread over; see `LossSpec.build`.
+
+    Examples:
+        >>> spec = ReinforcedSigmoidLossSpec(teacher_dims=(4,), teacher_logit_scales=(10,), teacher_logit_biases=(-10,))
+        >>> image, text = nn.functional.normalize(torch.rand(2, 8, 4), dim=-1)
+        >>> teachers = {"teacher_image": image, "teacher_text": text}
+        >>> terms = ReinforcedSigmoidLoss(spec)(image=image, text=text, logit_scale=10.0, **teachers)
+        >>> abs(terms.distillation.item()) < 1e-5  # the student agrees with its teacher
+        True
     """
 
     def __init__(

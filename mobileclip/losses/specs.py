@@ -24,6 +24,11 @@ class LossTerms(NamedTuple):
         contrastive: the contrastive term, already weighted; zero where the loss has none.
         distillation: the distillation term, already weighted; zero where the loss has none.
         total: their sum, the number to minimise.
+
+    Examples:
+        >>> terms = ContrastiveLoss()(image=torch.eye(4), text=torch.eye(4), logit_scale=0.0)
+        >>> isinstance(terms, LossTerms), terms.total.item() == terms.contrastive.item(), terms.distillation
+        (True, True, tensor(0.))
     """
 
     contrastive: Tensor
@@ -32,7 +37,16 @@ class LossTerms(NamedTuple):
 
 
 class LossSpec(abc.ABC):
-    """Base class of every loss spec: a value that builds the loss it describes."""
+    """Base class of every loss spec: a value that builds the loss it describes.
+
+    Examples:
+        >>> class CosineLossSpec(LossSpec):
+        ...     needs_teachers = False
+        ...     def build(self, *, process_group=None) -> nn.Module:
+        ...         return nn.CosineEmbeddingLoss()
+        >>> CosineLossSpec().term_names
+        ('contrastive', None)
+    """
 
     __slots__ = ()
 
@@ -65,7 +79,13 @@ open_family(LossSpec, losses)
 
 
 class PairLossSpec(LossSpec):
-    """The choices of a loss over all pairs of a batch; as they stand, those of the student's contrastive loss alone."""
+    """The choices of a loss over all pairs of a batch; as they stand, those of the student's contrastive loss alone.
+
+    Examples:
+        >>> spec: PairLossSpec = SigmoidLossSpec()
+        >>> spec.contrastive_weight, spec.distill_weight, spec.initial_logit_bias
+        (1.0, 0.0, -10.0)
+    """
 
     __slots__ = ()
 
@@ -140,6 +160,13 @@ class DistillingLossSpec(PairLossSpec):
 
     Raises:
         ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
+
+    Examples:
+        >>> spec: DistillingLossSpec = ReinforcedLossSpec(teacher_dims=(768, 512, 512))
+        >>> spec.teacher_logit_scales
+        (100.0, 100.0, 100.0)
+        >>> ReinforcedLossSpec(distill_weight=0).contrastive_weight
+        1.0
     """
 
     teacher_dims: tuple[int, ...] = attrs.field(default=(768, 768), converter=_ints, validator=_positive)

@@ -7,7 +7,15 @@ _MAX_SHOWN = 80
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what is wrong with it, and what to do."""
+    """A checkpoint that cannot be used: what is wrong with it, and what to do.
+
+    Examples:
+        >>> try:
+        ...     save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.bin")
+        ... except CheckpointError as error:
+        ...     str(error)
+        "our own layout is safetensors, so name the file *.safetensors, not 'text.bin'"
+    """
 
 
 def shown(name: object) -> str:

@@ -76,6 +76,13 @@ def load_model(
         CheckpointError: if a tensor is missing, left over, of another shape, or not finite; if the file holds another
             model; or if the training form is asked of a folded checkpoint.
         ValueError: if the name is unknown.
+
+    Examples:
+        >>> save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.safetensors")
+        >>> mobileclip.reparam.is_folded(load_model("text.safetensors"))
+        True
+        >>> mobileclip.reparam.is_folded(load_model("text.safetensors", fold=False))
+        False
     """
     stored = read_checkpoint(checkpoint, model, tower=tower)
     if not fold and stored.form != "training":

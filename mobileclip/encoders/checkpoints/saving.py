@@ -27,6 +27,12 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     Raises:
         ValueError: if the layout is unknown, or has no place for such a model.
         CheckpointError: if our own layout is asked for under another suffix than `.safetensors`.
+
+    Examples:
+        >>> tower = MCtSpec(width=16, depth=0, num_heads=2).build()
+        >>> save_model(tower, "text.safetensors")
+        >>> load_model("text.safetensors").spec == tower.spec
+        True
     """
     path = Path(path)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
