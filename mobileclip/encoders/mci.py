@@ -233,10 +233,12 @@ class MCi(nn.Module):
     Source: MobileCLIP section 3.1 and Table 9.
 
     Examples:
-        >>> from mobileclip.blocks import ConvPoolHead, ConvStem, RepMixerBlock
-        >>> encoder = MCi(ConvStem(8), [RepMixerBlock(8), RepMixerBlock(8)], ConvPoolHead(8, embedding_dim=16))
-        >>> encoder(torch.rand(2, 3, 64, 64)).shape
+        >>> stem, head = mobileclip.blocks.ConvStem(8), mobileclip.blocks.ConvPoolHead(8, embedding_dim=16)
+        >>> encoder = MCi(stem, [mobileclip.blocks.RepMixerBlock(8)], head, dims=(8,), strides=(4,))
+        >>> encoder(torch.rand(2, 3, 64, 96)).shape
         torch.Size([2, 16])
+        >>> encoder.features(torch.rand(2, 3, 64, 96))[0].shape
+        torch.Size([2, 8, 16, 24])
     """
 
     def __init__(
