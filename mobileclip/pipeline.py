@@ -178,6 +178,8 @@ def load(
     fold: bool = True,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
@@ -190,11 +192,13 @@ def load(
         fold: fold branches, norms and scales, which inference wants; without it the training form stays.
         dtype: of the weights.
         device: where to.
+        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
+        context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model, tensor by tensor.
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the model cannot have that image size or context length.
 
     Examples:
         The first two lines fetch weights from the hub, so the tests leave them out.
@@ -206,7 +210,16 @@ def load(
         ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or 'mobileclip_s3' or 'mobileclip_s2'?
     """
     wanted, found = _found(model, checkpoint)
-    return ImageTextModel(_both_towers(load_model(found, wanted, fold=fold, dtype=dtype, device=device), found))
+    loaded = load_model(
+        found,
+        wanted,
+        fold=fold,
+        dtype=dtype,
+        device=device,
+        image_size=image_size,
+        context_length=context_length,
+    )
+    return ImageTextModel(_both_towers(loaded, found))
 
 
 def load_stored(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
 from mobileclip.encoders.checks import WIDTH
 from mobileclip.inputs import ImageInput, TextInput
@@ -45,6 +46,19 @@ class ImageEncoderSpec(ABC):
     def build(self) -> nn.Module:
         """Return a new encoder: images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`."""
 
+    def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
+        """Return the weights of this encoder for images of another size: the same, where none depends on it.
+
+        Args:
+            weights: of an encoder of this spec, in training form or folded.
+            size: side of the images, in pixels; one that the spec takes.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        del size
+        return weights
+
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextEncoderSpec(ABC):
@@ -73,6 +87,19 @@ class TextEncoderSpec(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """Return a new encoder: ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`."""
+
+    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> Mapping[str, Tensor]:
+        """Return the weights of this encoder for texts of another length: the same, where none depends on it.
+
+        Args:
+            weights: of an encoder of this spec, in training form or folded.
+            context_length: number of ids per text.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        del context_length
+        return weights
 
 
 @attrs.frozen(kw_only=True)

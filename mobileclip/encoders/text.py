@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 import torch
@@ -52,6 +52,10 @@ class TextTransformerSpec(TextEncoderSpec):
         """Return a new encoder."""
         return _encoder(self, _transformer_layers(self, self.depth))
 
+    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
+        """Return the weights with the first positions alone; a longer context is refused."""
+        return _with_first_positions(weights, context_length)
+
 
 @text_encoder_families.register("mct")
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -95,6 +99,20 @@ class MCtSpec(TextEncoderSpec):
             TextRepMixerBlock(self.width, kernel_size=self.kernel_size, layer_scale=self.layer_scale) for _ in range(2)
         )
         return _encoder(self, [first, *_transformer_layers(self, self.depth), last])
+
+    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
+        """Return the weights with the first positions alone; a longer context is refused."""
+        return _with_first_positions(weights, context_length)
+
+
+def _with_first_positions(weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
+    position = weights["position"]
+    if context_length > len(position):
+        raise ValueError(
+            f"context_length is at most {len(position)}, not {context_length}: the model has learned positions for no "
+            "more tokens; train one whose spec has the longer context"
+        )
+    return {**weights, "position": position[:context_length].clone()}
 
 
 def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list[nn.Module]:
