@@ -128,6 +128,8 @@ class ViT(nn.Module):
         >>> encoder: ViT = ViTSpec(width=16, depth=1, num_heads=2).build()
         >>> encoder.tokens(torch.rand(2, 3, 224, 224)).shape  # the class token and 14 x 14 patches
         torch.Size([2, 197, 16])
+        >>> [each.shape for each in encoder.features(torch.rand(2, 3, 320, 192))]
+        [torch.Size([2, 16, 20, 12])]
     """
 
     def __init__(
