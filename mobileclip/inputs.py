@@ -36,6 +36,10 @@ class ImageInput:
         interpolation: filter of the (antialiased) resize.
         mean: per RGB channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted.
         std: per RGB channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
+
+    Examples:
+        >>> ImageInput(size=256)  # pixels in [0, 1], nothing subtracted
+        ImageInput(size=256, interpolation='bilinear', mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     """
 
     size: int = attrs.field(validator=[validators.gt(0), validators.le(MAX_SIZE)])
@@ -113,6 +117,10 @@ class TextInput:
         vocab_size: number of ids; of CLIP's, the two highest are the start and the end token.
         pad_id: id that fills the rest of the context.
         tokenizer: another tokenizer than CLIP's, from `mobileclip.data.read_text_input`.
+
+    Examples:
+        >>> TextInput().start_id, TextInput().end_id, TextInput().context_length
+        (49406, 49407, 77)
     """
 
     context_length: int = attrs.field(default=77, validator=[validators.ge(3), validators.le(1 << 16)])

@@ -13,7 +13,18 @@ from torch import nn
 
 import mobileclip
 
+# Of the first rooms every public name, of the others every spec.
 ROOMS = ("mobileclip", "mobileclip.blocks", "mobileclip.reparam", "mobileclip.encoders", "mobileclip.losses")
+ROOMS_OF_SPECS = (
+    "mobileclip.inputs",
+    "mobileclip.data",
+    "mobileclip.training",
+    "mobileclip.training.finetuning",
+    "mobileclip.reinforce",
+    "mobileclip.evaluation",
+    "mobileclip.export",
+)
+SPECS = ("Spec", "Schedule", "ImageInput", "TextInput")
 
 SECTIONS = ("Shape", "Args", "Raises", "Folding", "Source", "Differs", "Examples")
 
@@ -25,22 +36,26 @@ def documented(value):
 
 def public():
     found = {}
-    for name in ROOMS:
+    for name in (*ROOMS, *ROOMS_OF_SPECS):
         room = importlib.import_module(name)
-        for own in room.__all__:
+        for own in names(room):
             value = getattr(room, own)
-            if documented(value):
+            if documented(value) and (name in ROOMS or own.endswith(SPECS)):
                 found.setdefault(value, pytest.param(room, value, id=f"{name.removeprefix('mobileclip.')}.{own}"))
     return list(found.values())
 
 
-def names_of(room):
+def names(room):
+    return getattr(room, "__all__", None) or [name for name in vars(room) if not name.startswith("_")]
+
+
+def given(room):
     """What an example may use without importing it: `torch`, `nn`, `mobileclip` and the room's public names."""
     return {
         "torch": torch,
         "nn": nn,
         "mobileclip": mobileclip,
-        **{name: getattr(room, name) for name in room.__all__},
+        **{name: getattr(room, name) for name in names(room)},
     }
 
 
@@ -52,7 +67,7 @@ def own_name(value):
 def test_public_name_has_an_example_that_runs(room, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may write files
     name = own_name(value)
-    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), names_of(room), name, None, 0)
+    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), given(room), name, None, 0)
     assert "Examples:" in test.docstring, f"{name} has no example; end its docstring with a section `Examples:`"
     assert any(name in example.source for example in test.examples), f"no example of {name} uses it"
     assert any(example.want or example.exc_msg for example in test.examples), f"the examples of {name} show nothing"

@@ -154,6 +154,12 @@ class AugmentationSpec:
         ValueError: if a number is out of its range.
 
     Source: section 4 and appendix of the paper; Cubuk et al. 2020 for RandAugment.
+
+    Examples:
+        >>> params = AugmentationSpec(size=224).sample(augmentation_rng(0, "a key", 0), (640, 480))
+        >>> from PIL import Image
+        >>> AugmentationSpec(size=256).apply(Image.new("RGB", (640, 480)), params).size  # replayed at another size
+        (256, 256)
     """
 
     size: int = attrs.field(validator=[validators.gt(0), validators.le(MAX_SIZE)])

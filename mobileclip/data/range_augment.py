@@ -42,6 +42,11 @@ class RangeAugmentSpec:
         ValueError: if a number is out of its range.
 
     Source: Mehta et al. 2022, "RangeAugment"; 40 to 20 dB for the student alone in Table 12 of the MobileCLIP paper.
+
+    Examples:
+        >>> augment = RangeAugmentSpec(target_psnr=(40, 20)).build()
+        >>> round(augment.target_error(0.0), 6), round(augment.target_error(1.0), 6)
+        (0.0001, 0.01)
     """
 
     target_psnr: tuple[float, float] = attrs.field(default=(40.0, 20.0), converter=_psnrs, validator=_positive)

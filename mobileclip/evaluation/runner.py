@@ -80,6 +80,10 @@ class EvaluationSpec:
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
         lines: what the lines of a `.jsonl` file among the data sets may name.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
+
+    Examples:
+        >>> EvaluationSpec(datasets=("vtab/pets",)) == EvaluationSpec(datasets=("vtab/pets",), suite="quick")
+        True
     """
 
     suite: SuiteName = "quick"

@@ -35,6 +35,10 @@ class ExportSpec:
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are
             always the host's.
         normalize: scale embeddings to unit length inside.
+
+    Examples:
+        >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
+        ('image', 'text')
     """
 
     out: Path = attrs.field(converter=Path)

@@ -45,6 +45,13 @@ class ReinforcementSpec:
 
     Raises:
         ValueError: if a number is out of its range, or there are neither teachers nor a captioner.
+
+    Examples:
+        >>> augmentation = mobileclip.data.datacompdr_augmentation(256)
+        >>> choices = {"source": "{00..31}.tar", "output": "reinforced", "augmentation": augmentation}
+        >>> spec = ReinforcementSpec(**choices, captioner=CocaCaptioner())
+        >>> spec.num_augmentations, spec.layout, type(spec.source).__name__
+        (10, 'compact', 'ShardSource')
     """
 
     source: Source = attrs.field(converter=as_source)

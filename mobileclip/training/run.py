@@ -41,6 +41,14 @@ class RunSpec:
 
     Raises:
         ValueError: if the data is made for another input than the model's.
+
+    Examples:
+        >>> from mobileclip.data import ReinforcedPipelineSpec
+        >>> model, loss = mobileclip.specs.mobileclip_s0(), mobileclip.losses.ReinforcedLossSpec()
+        >>> data = ReinforcedPipelineSpec(shards="{000..127}.tar", batch_size=512, image=model.image.input)
+        >>> training = TrainingSpec(loss=loss, schedule=CosineSchedule(total_steps=200_000))
+        >>> RunSpec(model=model, data=data, training=training).training.optimizer.weight_decay
+        0.2
     """
 
     model: DualEncoderSpec

@@ -22,6 +22,13 @@ class Schedule(ABC):
         peak: highest learning rate.
         final: learning rate at the end; by default 1e-6, or the peak where that is lower.
         warmup_steps: steps to the peak, `w`; by default 2,000, or a tenth of the run where that is less.
+
+    Examples:
+        >>> class FlatSchedule(Schedule):
+        ...     def _after_warmup(self, step: int) -> float:
+        ...         return self.peak
+        >>> [FlatSchedule(total_steps=40, peak=1.0).learning_rate(step) for step in (0, 1, 3, 39)]
+        [0.25, 0.5, 1.0, 1.0]
     """
 
     total_steps: int = attrs.field(validator=validators.gt(0))
@@ -80,6 +87,11 @@ class CosineSchedule(Schedule):
     `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2` behind the warm-up.
 
     Source: MobileCLIP, table 12.
+
+    Examples:
+        >>> schedule = CosineSchedule(total_steps=100, peak=1.0, final=0.0, warmup_steps=10)
+        >>> [round(schedule.learning_rate(step), 3) for step in (0, 9, 55, 100)]
+        [0.1, 1.0, 0.5, 0.0]
     """
 
     def _after_warmup(self, step: int) -> float:
@@ -97,6 +109,11 @@ class ConstantCosineSchedule(Schedule):
         constant_steps: steps before the fall begins, the warm-up among them; by default half of the run.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
+
+    Examples:
+        >>> schedule = ConstantCosineSchedule(total_steps=100, peak=1.0, final=0.0, constant_steps=50)
+        >>> [round(schedule.learning_rate(step), 3) for step in (0, 49, 75, 100)]
+        [0.1, 1.0, 0.5, 0.0]
     """
 
     constant_steps: int = attrs.field(

@@ -47,6 +47,12 @@ class TrainingSpec:
         collective_seconds: for which processes wait for each other; evaluations by the first one must end in this time.
 
     Source: MobileCLIP, table 12.
+
+    Examples:
+        >>> from mobileclip.losses import ReinforcedLossSpec
+        >>> choices = {"loss": ReinforcedLossSpec(), "schedule": CosineSchedule(total_steps=200_000)}
+        >>> TrainingSpec(**choices) == TrainingSpec(**choices, log_every_steps=100)
+        True
     """
 
     loss: LossSpec

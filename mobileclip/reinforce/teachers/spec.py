@@ -15,7 +15,14 @@ from mobileclip.serialization import open_family
 
 @attrs.frozen(kw_only=True)
 class TeacherSpec(ABC):
-    """How a teacher is made; a package adds its own to `teachers`, or by an entry point in `mobileclip.teacher`."""
+    """How a teacher is made; a package adds its own to `teachers`, or by an entry point in `mobileclip.teacher`.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> teacher = OpenClipTeacher(model="ViT-L-14", pretrained="openai")
+        >>> from_json(to_json(teacher, unstructure_as=TeacherSpec), TeacherSpec) == teacher
+        True
+    """
 
     @abstractmethod
     def build(self, device: str = "cpu") -> Teacher:

@@ -157,6 +157,13 @@ class LayerDecayAdamWSpec(AdamWSpec):
         rate_layers: what counts as a layer of an MCi tower: a `block`, or a whole `stage`.
 
     Source: Bao et al., "BEiT", appendix G.
+
+    Examples:
+        >>> from mobileclip.encoders import DualEncoder, MCtSpec, ViTSpec
+        >>> image, text = ViTSpec(width=16, depth=1, num_heads=2), MCtSpec(width=16, depth=0, num_heads=2)
+        >>> optimizer = LayerDecayAdamWSpec(rate_decay=0.5).build(DualEncoder(image.build(), text.build()))
+        >>> sorted({group["rate_scale"] for group in optimizer.param_groups})  # text: embedding, two layers, head
+        [0.125, 0.25, 0.5, 1.0]
     """
 
     rate_decay: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])

@@ -41,6 +41,10 @@ class LoraSpec:
         ValueError: if a number is out of its range.
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models".
+
+    Examples:
+        >>> FinetuningSpec(lora=LoraSpec(rank=4)).lora.extras  # trained beside the adapters
+        ('logit_scale',)
     """
 
     rank: int = attrs.field(default=8, validator=validators.gt(0))

@@ -38,6 +38,14 @@ class FinetuningSpec:
 
     Raises:
         ValueError: if a tower is unknown, or both are frozen and nothing but the logit scale is left to train.
+
+    Examples:
+        >>> from mobileclip.encoders import DualEncoder, MCtSpec, ViTSpec
+        >>> image, text = ViTSpec(width=16, depth=1, num_heads=2), MCtSpec(width=16, depth=0, num_heads=2)
+        >>> model = DualEncoder(image.build(), text.build())
+        >>> FinetuningSpec(frozen_towers=("text",)).prepare(model)
+        >>> any(parameter.requires_grad for parameter in model.text_encoder.parameters())
+        False
     """
 
     batch_norm: BatchNormMode = attrs.field(default="frozen", validator=validators.in_(get_args(BatchNormMode)))
