@@ -229,6 +229,7 @@ def test_adapters_by_peft(name):
 
 
 @pytest.mark.parametrize("name", TOWERS)
+@torch.no_grad()
 def test_a_hook_or_a_compiled_block_at_the_end_is_used_in_evaluation(name):
     module, given = filled(MODULES[name]()), examples(name, dtype=torch.float32)
     sequences = [part for part in module.modules() if isinstance(part, BlockSequence)]
