@@ -1,4 +1,5 @@
 import logging
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from tests.golden.checkpoints import golden
 # How long an example takes says how busy the machine is.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# A shell that puts the tests into the background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

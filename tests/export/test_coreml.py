@@ -179,13 +179,13 @@ def test_every_weight_is_in_the_file(plain, half, convolutional, transformers):
 
 def test_half_precision_inside_and_float32_at_both_ends(half, picture):
     program = read_program(half / "text.mlpackage")
-    assert types(program, "linear") == types(program, "layer_norm") == types(program, "softmax") == {"float16"}
-    assert types(read_program(half / "image.mlpackage"), "linear") == {"float16"}
+    assert types(program, "linear") == types(program, "layer_norm") == types(program, "softmax") == {"fp16"}
+    assert types(read_program(half / "image.mlpackage"), "linear") == {"fp16"}
     program = read_program(picture / "image.mlpackage")
-    assert types(program, "conv") == types(program, "gelu") == {"float16"}
+    assert types(program, "conv") == types(program, "gelu") == {"fp16"}
     # Scaling of pixels and lengths of embeddings.
-    assert operations(program, "mul")[0].outputs[0].dtype.__name__ == "float32"
-    assert types(program, "reduce_l2_norm") == {"float32"}
+    assert operations(program, "mul")[0].outputs[0].dtype.__name__ == "fp32"
+    assert types(program, "reduce_l2_norm") == {"fp32"}
 
 
 def test_layers_beyond_half_precision_stay_in_float32(tmp_path):
@@ -195,7 +195,7 @@ def test_layers_beyond_half_precision_stay_in_float32(tmp_path):
     assert report.passed, report.failures
     (text,) = read_contract(folder).towers
     assert "project" in text.float32
-    assert types(read_program(folder / "text.mlpackage"), "linear") == {"float16", "float32"}
+    assert types(read_program(folder / "text.mlpackage"), "linear") == {"fp16", "fp32"}
 
 
 def test_int8_holds_every_layer_in_8_bits(int8_text, convolutional):
@@ -228,8 +228,8 @@ def test_int8_leaves_what_is_no_layer(int8_text):
         )
     for layer in (*operations(int8_text, "conv"), *operations(int8_text, "linear")):
         assert (layer.x.op.op_type, layer.weight.op.op_type) == ("dequantize", "constexpr_affine_dequantize")
-    assert types(int8_text, "softmax") == types(int8_text, "layer_norm") == {"float16"}
-    assert types(int8_text, "reduce_l2_norm") == {"float32"}
+    assert types(int8_text, "softmax") == types(int8_text, "layer_norm") == {"fp16"}
+    assert types(int8_text, "reduce_l2_norm") == {"fp32"}
 
 
 @torch.no_grad()
