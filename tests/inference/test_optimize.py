@@ -144,9 +144,9 @@ def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
         pytest.param("compiled", CAUSAL, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", SMALL_MCT, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", CAUSAL, "image_encoder", 2, marks=pytest.mark.slow),
-        ("openvino", SMALL, "image_encoder", 2),
+        pytest.param("openvino", SMALL, "image_encoder", 2, marks=pytest.mark.slow),
         pytest.param("openvino", SMALL_MCT, "text_encoder", 2, marks=pytest.mark.slow),
-        ("openvino", CAUSAL, "text_encoder", 2),
+        pytest.param("openvino", CAUSAL, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("openvino", CAUSAL, "image_encoder", 2, marks=pytest.mark.slow),
     ],
 )
