@@ -105,6 +105,9 @@ def test_double_backward_in_evaluation(module, name):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("tower_") else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
+)
 def test_compiled_in_one_graph(module, name, training):
     module, given = module.float().train(training), examples(name, dtype=torch.float32)
     torch.manual_seed(0)
