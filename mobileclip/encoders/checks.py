@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 from attrs import validators
 from torch import Tensor
@@ -44,30 +42,6 @@ def check_tokens(tokens: Tensor, contract: TextInput) -> None:
             f"expected token ids of shape (batch, {contract.context_length}), got {tuple(tokens.shape)} of "
             f"{tokens.dtype}; use this model's own tokenizer, which pads with {contract.pad_id} to that length"
         )
-
-
-def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
-    """Return the stages whose features are asked for, all of them where none are named.
-
-    Args:
-        images: what goes into the encoder.
-        stages: numbers of stages, from 0.
-        strides: of every stage, in pixels of the image.
-
-    Raises:
-        ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.
-    """
-    chosen = tuple(range(len(strides)) if stages is None else stages)
-    unknown = [stage for stage in chosen if stage not in range(len(strides))]
-    if unknown or not chosen:
-        raise ValueError(f"stages are some of 0 to {len(strides) - 1}, not {unknown or chosen}")
-    stride = max(strides[stage] for stage in chosen)
-    if images.ndim != 4 or images.shape[2] % stride or images.shape[3] % stride:
-        raise ValueError(
-            f"expected images of shape (batch, channels, height, width) whose sides are multiples of {stride}, got "
-            f"{tuple(images.shape)}; resize or pad them, or ask for finer stages"
-        )
-    return chosen
 
 
 def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:

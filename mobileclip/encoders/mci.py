@@ -21,13 +21,14 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.encoders.checks import DEPTH, WIDTH, chosen_stages, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, odd
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
     TokenMixerSpec,
     image_encoder_families,
     token_mixers,
 )
+from mobileclip.encoders.features import chosen_stages, outputs_of
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.strict import strict
 
@@ -284,10 +285,4 @@ class MCi(nn.Module):
             ValueError: if there is no such stage, or a stride does not divide the sides.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
-        x: Tensor = self.stem(images)
-        maps = {}
-        for number, stage in enumerate(itertools.islice(self.stages, max(chosen) + 1)):
-            x = stage(x)
-            if number in chosen:
-                maps[number] = x
-        return tuple(maps[number] for number in chosen)
+        return outputs_of(self.stages, self.stem(images), chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -14,8 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, chosen_stages
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
+from mobileclip.encoders.features import chosen_stages, outputs_of
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.encoders.positions import resampled_positions
 from mobileclip.inputs import MAX_SIZE, ImageInput
@@ -216,9 +216,4 @@ class ViT(nn.Module):
         grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
         position = resampled_positions(self.position, grid, class_position=self.class_position)
         x = self._with_class_token(self.stem(images), position)
-        tokens = {}
-        for number, layer in enumerate(itertools.islice(self.layers, max(chosen) + 1)):
-            x = layer(x)
-            if number in chosen:
-                tokens[number] = x
-        return tuple(tokens[number] for number in chosen)
+        return outputs_of(self.layers, x, chosen)

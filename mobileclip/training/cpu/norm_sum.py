@@ -13,7 +13,6 @@ from mobileclip.inference.forms.depthwise import memory_format
 from mobileclip.training.cpu.convolutions import computes_wide
 
 _aten = torch.ops.aten
-_WIDE = (torch.float32, torch.float64)
 
 
 class NormBranch(NamedTuple):
@@ -106,14 +105,9 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the variance, over the count, per channel, in at least float32."""
-    if x.dtype in _WIDE:
-        mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
-        return mean, variance
-    # That would round the statistics of half precision; a whole norm gives them in float32.
-    eps = 1e-5
-    _, mean, inverse = _aten.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
-    return mean, (inverse.float().pow(-2) - eps).clamp_(min=0)
+    """Return the mean and the variance, over the count, per channel."""
+    mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
+    return mean, variance
 
 
 def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
@@ -186,19 +180,18 @@ class _SumOfNorms(torch.autograd.Function):
         for index, x in enumerate(inputs):
             if ctx.needs_input_grad[-len(inputs) + index]:
                 offset, step, bend = (_per_channel(values[index]) for values in (offsets, steps, bends))
-                grad_inputs[index] = torch.addcmul(offset, grad, step).addcmul_(x, bend).to(x.dtype)
+                grad_inputs[index] = torch.addcmul(offset, grad, step).addcmul_(x, bend)
         return grad_weights, grad_scales, total, None, None, None, *grad_inputs
 
 
 def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of `grad (x - mean)` for every input, and of `grad`, per channel."""
-    moments, totals = [], {}
+    moments, total = [], grad
     one = torch.ones_like(means[0])
     for x, mean in zip(inputs, means, strict=True):
         # The kernel multiplies the first of its sums by the inverse deviation: 1 leaves it as it is.
-        _, moment, totals[x.dtype] = _aten.native_batch_norm_backward(
-            grad.to(x.dtype), x, one, None, None, mean, one, True, 0.0, [False, True, True]
+        _, moment, total = _aten.native_batch_norm_backward(
+            grad, x, one, None, None, mean, one, True, 0.0, [False, True, True]
         )
         moments.append(moment)
-    # Sums in float32 of a gradient rounded to half precision are worth less than those of the gradient itself.
-    return torch.stack(moments), totals.get(grad.dtype, totals[inputs[0].dtype])
+    return torch.stack(moments), total

@@ -1,0 +1,42 @@
+"""The features between an encoder's stages."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+
+def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the stages whose features are asked for, all of them where none are named.
+
+    Args:
+        images: what goes into the encoder.
+        stages: numbers of stages, from 0.
+        strides: of every stage, in pixels of the image.
+
+    Raises:
+        ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.
+    """
+    chosen = tuple(range(len(strides)) if stages is None else stages)
+    unknown = [stage for stage in chosen if stage not in range(len(strides))]
+    if unknown or not chosen:
+        raise ValueError(f"stages are some of 0 to {len(strides) - 1}, not {unknown or chosen}")
+    stride = max(strides[stage] for stage in chosen)
+    if images.ndim != 4 or images.shape[2] % stride or images.shape[3] % stride:
+        raise ValueError(
+            f"expected images of shape (batch, channels, height, width) whose sides are multiples of {stride}, got "
+            f"{tuple(images.shape)}; resize or pad them, or ask for finer stages"
+        )
+    return chosen
+
+
+def outputs_of(stages: Iterable[nn.Module], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return what the chosen stages make of `x`, in the order named; none behind the last is computed."""
+    outputs = {}
+    for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):
+        x = stage(x)
+        if number in chosen:
+            outputs[number] = x
+    return tuple(outputs[number] for number in chosen)
