@@ -30,16 +30,13 @@ from finetuning.tiny import TEMPLATE, World, tiny_model, write_model, write_new_
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import retrieval
-from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics
-from mobileclip.training.finetuning import labelled_contrastive
 from tests.encoders.small import SMALL, randomised
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
-GOLDEN = Path(__file__).parent / "finetune_choices.json"
 SMALL_WORLD = World(num_scenes=64, num_tests=12, num_new=6, num_steps=4, batch_size=16)
 
 
@@ -342,21 +339,6 @@ def test_the_commands_of_the_page_and_the_recipe_are_commands():
     chosen = tyro.cli(FinetuneSpec, default=finetune(), args=given)
     assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
     assert chosen.finetuning.lora.rank == 8
-
-
-def choices():
-    """What decides the outcome; to renew the golden file, write this to it as JSON."""
-    spec = attrs.evolve(finetune(), rate_decay=0.9, lora_rank=8)
-    return {
-        "recipe": json.loads(to_json(finetune())),
-        "training": json.loads(to_json(finetune().training(ContrastiveLossSpec(), num_samples=6400))),
-        "labelled training": json.loads(to_json(spec.training(labelled_contrastive(10), num_samples=6400))),
-        "adapted": json.loads(to_json(spec.finetuning)),
-    }
-
-
-def test_choices_are_the_golden_ones():
-    assert json.loads(GOLDEN.read_text()) == choices()
 
 
 def test_specs_round_trip():

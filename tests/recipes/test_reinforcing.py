@@ -1,35 +1,16 @@
-"""The reinforcement recipes: their choices as golden text, and each of them end to end with small models."""
+"""The reinforcement recipes: each of them end to end with small models."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from reinforce_datacompdr1b import reinforce_datacompdr1b
-from reinforce_datacompdr12m import reinforce_datacompdr12m
 from reinforce_dfndr2b import reinforce_dfndr2b
 from reinforcing import run_recipe
 
 from mobileclip.data import crop_augmentation, read_card, read_reinforced_samples, read_samples
 from mobileclip.reinforce import verify
-from mobileclip.serialization import to_json
-
-GOLDEN = Path(__file__).parent / "reinforcing_choices.json"
-RECIPES = {
-    "DataCompDR-12M": reinforce_datacompdr12m,
-    "DataCompDR-1B": reinforce_datacompdr1b,
-    "DFNDR-2B": reinforce_dfndr2b,
-}
-
-
-def choices():
-    """What decides the outcome; to renew the golden file, write this to it as JSON."""
-    return {name: json.loads(to_json(recipe("source/0.tar", "output"))) for name, recipe in RECIPES.items()}
-
-
-def test_choices_are_the_golden_ones():
-    assert json.loads(GOLDEN.read_text()) == choices()
+from tests.recipes.choices import REINFORCING
 
 
 @pytest.fixture
@@ -47,7 +28,7 @@ def here(tmp_path, monkeypatch):
     ],
 )
 def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
-    run_recipe(RECIPES[name], name, None, ["--tiny", "--batch-size", "16"])
+    run_recipe(REINFORCING[name], name, None, ["--tiny", "--batch-size", "16"])
     output = here / "outputs" / f"{name}-tiny"
     assert "48 samples in 4 reinforced shards, skipped: none; 0 of the shards" in capsys.readouterr().out
     card = read_card(output)
@@ -62,7 +43,7 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     checked = verify(output, num_samples=4, show_progress=False)
     assert checked.is_good, checked
     assert checked.num_replayed == 4
-    run_recipe(RECIPES[name], name, None, ["--tiny", "--batch-size", "16"])
+    run_recipe(REINFORCING[name], name, None, ["--tiny", "--batch-size", "16"])
     assert "4 of the shards by an earlier run" in capsys.readouterr().out
 
 

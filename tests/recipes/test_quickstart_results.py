@@ -1,7 +1,4 @@
-"""The quickstart's resolved choices as golden text: a changed number shows in review."""
-
-import json
-from pathlib import Path
+"""The quickstart's results: how they are told, and when they are kept."""
 
 import attrs
 import pytest
@@ -9,35 +6,8 @@ from quickstart import quickstart
 from quickstart_steps.evaluate import Scores
 from quickstart_steps.report import COLUMNS, Results, print_results
 from quickstart_steps.run import run
-from quickstart_steps.spec import student
 
-from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import from_json, to_json
-
-GOLDEN = Path(__file__).parent / "quickstart_choices.json"
-
-
-def choices():
-    """What decides the outcome; to renew the golden file, write this to it as JSON."""
-    shards = (Path("a.tar"),)
-    specs = {"quick": quickstart(), "full": attrs.evolve(quickstart(), full=True).resolved}
-    parts = {
-        name: (
-            spec,
-            spec.data,
-            spec.teachers,
-            spec.reinforcement(shards),
-            spec.augmentation,
-            spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
-        )
-        for name, spec in specs.items()
-    }
-    texts = {name: [json.loads(to_json(part)) for part in group] for name, group in parts.items()}
-    return texts | {"student": json.loads(to_json(student()))}
-
-
-def test_choices_are_the_golden_ones():
-    assert json.loads(GOLDEN.read_text()) == choices()
 
 
 def results():

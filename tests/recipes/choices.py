@@ -1,0 +1,87 @@
+"""What the recipes choose, as golden text: a changed number shows in review.
+
+`PYTHONPATH=recipes python -m tests.recipes.choices` writes it anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+from finetune import finetune
+from quickstart import quickstart
+from quickstart_steps.spec import student
+from reinforce_datacompdr1b import reinforce_datacompdr1b
+from reinforce_datacompdr12m import reinforce_datacompdr12m
+from reinforce_dfndr2b import reinforce_dfndr2b
+
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.serialization import to_json
+from mobileclip.training import RunSpec
+from mobileclip.training.finetuning import labelled_contrastive
+
+FOLDER = Path(__file__).parent / "golden"
+TRAINING = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py"))
+ROWS = "train_vit_b16_12m"
+REINFORCING = {
+    "DataCompDR-12M": reinforce_datacompdr12m,
+    "DataCompDR-1B": reinforce_datacompdr1b,
+    "DFNDR-2B": reinforce_dfndr2b,
+}
+
+
+def training_recipes() -> dict[str, Callable[[], RunSpec]]:
+    """Return every published run by name, those of a recipe with rows under recipe and row."""
+    found = {name: getattr(importlib.import_module(name), name) for name in TRAINING if name != ROWS}
+    rows = importlib.import_module(ROWS).ROWS
+    return found | {f"{ROWS} {row}": recipe for row, recipe in rows.items()}
+
+
+def _training() -> object:
+    return {name: _plain(recipe()) for name, recipe in training_recipes().items()}
+
+
+def _reinforcing() -> object:
+    return {name: _plain(recipe("source/0.tar", "output")) for name, recipe in REINFORCING.items()}
+
+
+def _finetune() -> object:
+    spec = attrs.evolve(finetune(), rate_decay=0.9, lora_rank=8)
+    return {
+        "recipe": _plain(finetune()),
+        "training": _plain(finetune().training(ContrastiveLossSpec(), num_samples=6400)),
+        "labelled training": _plain(spec.training(labelled_contrastive(10), num_samples=6400)),
+        "adapted": _plain(spec.finetuning),
+    }
+
+
+def _quickstart() -> object:
+    shards = (Path("a.tar"),)
+    specs = {"quick": quickstart(), "full": attrs.evolve(quickstart(), full=True).resolved}
+    parts = {
+        name: (
+            spec,
+            spec.data,
+            spec.teachers,
+            spec.reinforcement(shards),
+            spec.augmentation,
+            spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
+        )
+        for name, spec in specs.items()
+    }
+    return {name: [_plain(part) for part in group] for name, group in parts.items()} | {"student": _plain(student())}
+
+
+def _plain(spec: object) -> object:
+    return json.loads(to_json(spec))
+
+
+CHOICES = {"training": _training, "reinforcing": _reinforcing, "finetune": _finetune, "quickstart": _quickstart}
+
+
+if __name__ == "__main__":
+    for name, choices in CHOICES.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(choices(), indent=1) + "\n", encoding="utf-8")
