@@ -9,7 +9,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 
-# Tests share out the cores, so each process computes with one thread, and takes about 2 GiB.
+# Tests share out the cores, so each process computes with one thread, and takes about 2 GiB. They start many more
+# processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
 PROCESSES ?= 2
 
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
@@ -32,7 +33,7 @@ test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." go
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python recipes/quickstart.py $(ARGS)

@@ -204,7 +204,7 @@ def test_a_teacher_has_its_tokenizer(contracts, files):
     assert teacher.encode_texts(["a cat", "two dogs"]).shape == (2, 12)
 
 
-@pytest.mark.parametrize(("kind", "target"), [("bert", "torch"), ("t5", "onnx")])
+@pytest.mark.parametrize(("kind", "target"), [("bert", "torch"), pytest.param("t5", "onnx", marks=pytest.mark.slow)])
 def test_an_export_has_a_tokenizer_of_the_same_ids(contracts, files, tmp_path, kind, target):
     export_model(
         files[kind], ExportSpec(out=tmp_path / "out", target=target), samples=few_samples(), show_progress=False

@@ -116,7 +116,7 @@ class TestLayouts:
 class TestOpenClip:
     """Converted files in open_clip itself."""
 
-    @pytest.mark.parametrize("folded", [False, True])
+    @pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
     @torch.inference_mode()
     def test_loads_there_with_equal_outputs(self, folded, clip2_s0_file, tmp_path):
         open_clip = pytest.importorskip("open_clip")

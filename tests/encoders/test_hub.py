@@ -132,6 +132,7 @@ def outcomes(steps, environment):
     ]
 
 
+@pytest.mark.slow
 def test_what_came_first_is_what_comes_later(hub, tmp_path):
     save_model(randomised(SMALL, seed=1), tmp_path / "other.safetensors")
     # Another model under the same name: the commit that came first is asked for, unless the branch is named.

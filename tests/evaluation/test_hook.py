@@ -121,7 +121,7 @@ def trained(output, *, evaluate, ema_decay):
     return result.model.state_dict(), read_metrics(output / "metrics.jsonl"), torch.get_rng_state()
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("ema_decay", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_a_run_is_the_same_to_the_bit_whether_it_is_looked_at_or_not(folders, tmp_path, ema_decay):
     hook = evaluation_hook(folders)
     one, _, random_after = trained(tmp_path / "alone", evaluate=None, ema_decay=ema_decay)

@@ -56,6 +56,7 @@ def test_it_says_what_the_model_says(folder, tmp_path):
     assert "pictures for 'a cat', nearest first" in done.stdout
 
 
+@pytest.mark.slow
 def test_int8_with_pixels_as_they_are(tmp_path):
     spec = ExportSpec(out=tmp_path / "int8", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True)
     folder = export_model(seeing(SHALLOW), spec, samples=few_samples())

@@ -345,6 +345,7 @@ def test_webgpu(address):
         assert complaints(page) == []
 
 
+@pytest.mark.slow
 def test_threads_where_the_server_allows_them(browser, dist, address):
     """The page's own server sends the headers that others do not."""
     script = [sys.executable, str(dist.parent / "serve.py"), "--port", "0"]

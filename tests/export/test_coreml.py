@@ -24,10 +24,6 @@ from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels
 from tests.export.models import TRANSFORMERS as CAUSAL
 from tests.export.test_verify import sign
 
-with quiet():
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
-    from coremltools.models.utils import load_spec
-
 NOT_HERE = "Core ML itself runs on Macs alone"
 
 
@@ -55,6 +51,13 @@ def picture(convolutional, tmp_path_factory):
         preprocess="uint8",
     )
     return export_model(convolutional, spec, samples=few_samples())
+
+
+def description(package):
+    """Return what the package says of itself. The import takes five seconds, of every process that collects tests."""
+    with quiet():
+        from coremltools.models.utils import load_spec
+    return load_spec(str(package))
 
 
 def eight_bit(model, tower, path, *, fallback=None, calibration=None):
@@ -110,7 +113,9 @@ def test_gives_the_models_embeddings(plain, convolutional):
     torch.testing.assert_close(ours, convolutional.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("export", ["plain", "half", "picture"])
+@pytest.mark.parametrize(
+    "export", [pytest.param("plain", marks=pytest.mark.slow), pytest.param("half", marks=pytest.mark.slow), "picture"]
+)
 def test_measures_again_what_the_report_says(export, request):
     folder = request.getfixturevalue(export)
     report = verify_export(folder)
@@ -143,13 +148,13 @@ def test_contract_says_what_goes_in(plain, half, picture):
 
 
 def test_files_say_what_goes_in(half, picture):
-    spec = load_spec(str(half / "text.mlpackage"))
+    spec = description(half / "text.mlpackage")
     bounds = spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges[0]
     assert (bounds.lowerBound, bounds.upperBound) == (1, LARGEST_BATCH)
     assert list(spec.description.input[0].type.multiArrayType.shape) == [1, 12]
     # iOS 17 and macOS 14.
     assert spec.specificationVersion == 8
-    image_type = load_spec(str(picture / "image.mlpackage")).description.input[0].type.imageType
+    image_type = description(picture / "image.mlpackage").description.input[0].type.imageType
     assert (image_type.width, image_type.height) == (64, 64)
     assert {path.name for path in picture.glob("image.mlpackage/*")} == {"Manifest.json", "Data"}
 
@@ -240,6 +245,7 @@ def test_int8_is_near_the_model(int8_text, convolutional):
     assert 0.98 < float(cosines.min()) < 1 - 1e-6, "8 bits are near float32, and not the same"
 
 
+@pytest.mark.slow
 def test_int8_leaves_layers_of_the_fallback(convolutional, int8_text, tmp_path):
     kept = Fallback(name="two", layers=frozenset({"layers.0.ffn.fc1", "project"}))
     program = eight_bit(convolutional, "text", tmp_path / "text.mlpackage", fallback=kept)
@@ -255,6 +261,7 @@ def test_ranges_are_those_of_the_calibration(convolutional, int8_text, tmp_path)
     assert all(narrow <= wide * 1.001 for wide, narrow in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_int8_of_pictures(transformers, tmp_path):
     spec = ExportSpec(
         out=tmp_path / "out", target="coreml", tower="image", precision="int8", preprocess="uint8", normalize=False
@@ -359,7 +366,11 @@ def test_weights_that_are_not_finite_and_other_towers_are_told_before_anything_r
         verify_export(copied)
 
 
+@pytest.mark.slow
 def test_says_nothing_and_leaves_coremltools_as_it_was(transformers, tmp_path, capfd):
+    with quiet():
+        from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
     before = _TORCH_OPS_REGISTRY.get_func("layer_norm")
     spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text", precision="float16")
     export_model(transformers, spec, samples=few_samples(), show_progress=False)

@@ -123,6 +123,7 @@ def test_embeddings_are_the_models(image, convolutional):
         run(images)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_int8_and_batches_of_any_size(text, shallow):
     inputs, run = tokens(LARGEST_BATCH + 1), text.open()
@@ -138,6 +139,7 @@ def test_int8_and_batches_of_any_size(text, shallow):
         run(inputs)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_float16_of_wide_layers(tmp_path):
     """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""

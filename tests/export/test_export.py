@@ -71,7 +71,7 @@ def test_torch_gives_the_models_embeddings(plain_torch, transformers):
     torch.testing.assert_close(ours, transformers.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_bfloat16(convolutional, tmp_path, target):
     spec = ExportSpec(
         out=tmp_path / "out", target=target, tower="image", precision="bfloat16", preprocess="float32", normalize=False
@@ -92,6 +92,7 @@ def test_bfloat16(convolutional, tmp_path, target):
             torch.testing.assert_close(ours, rounded(pixels(PIXELS)[:1]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
     kept = "stages.1.blocks.0.ffn.fc1"
     export = int8_export(convolutional, "image", target="onnx", every=12, layers=[kept])

@@ -140,6 +140,7 @@ def test_embeddings_are_near_the_models(transformers, tmp_path, options):
     assert all(tower.cosine_minimum < 1 - 1e-6 for tower in report.towers), "int8 is not the same as float32"
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_and_loggers_stay_as_they_were(transformers, tmp_path, capfd, caplog):
     logger = logging.getLogger()
     before = (logger.level, list(logger.handlers), list(logger.filters))
@@ -166,6 +167,7 @@ def outlying(spec, *, norms):
     return model
 
 
+@pytest.mark.slow
 def test_layers_that_cannot_be_rounded_stay_float(tmp_path):
     spec = ExportSpec(out=tmp_path / "out", precision="int8", tower="text")
     folder = export_model(outlying(TRANSFORMERS, norms=["norm"]), spec)
@@ -186,6 +188,7 @@ def differences(cosines):
     return torch.stack([one.expand(shape) for one in four])
 
 
+@pytest.mark.slow
 def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
     """On two pictures and captions whose order the rounding of one tower does not turn, and that of both does."""
     model, everything, spec = seeing(SHALLOW), bundled_samples(), ExportSpec(out=tmp_path / "plain", precision="int8")

@@ -139,6 +139,7 @@ def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
     assert np.array_equal(table.get_data(), export.encoder.token_embedding.weight.detach().half().numpy())
 
 
+@pytest.mark.slow
 def test_the_processor_computes_in_int8(transformers, tmp_path):
     core = ov.Core()
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -184,6 +185,7 @@ sys.exit("openvino_telemetry was imported" if "openvino_telemetry" in sys.module
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_over_the_network(tmp_path):
     command = [sys.executable, "-c", _OFFLINE, str(tmp_path)]
     root = Path(__file__).parents[2]
@@ -191,6 +193,7 @@ def test_nothing_is_sent_over_the_network(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_and_loggers_stay_as_they_were(transformers, tmp_path, capfd):
     logger = logging.getLogger()
     before = (logger.level, list(logger.handlers), list(logger.filters), logging.getLoggerClass())

@@ -114,6 +114,7 @@ def test_weights_that_are_not_finite_fit_no_gate():
     assert [trial.refused for trial in report.image.trials] == [""]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_rest_is_used(without_openvino):
     torch._dynamo.reset()
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
@@ -139,7 +140,7 @@ def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
 @pytest.mark.parametrize(
     ("engine", "spec", "name", "most"),
     [
-        ("compiled", SMALL, "image_encoder", 2),
+        pytest.param("compiled", SMALL, "image_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", CAUSAL, "text_encoder", 1, marks=pytest.mark.slow),
         pytest.param("compiled", CAUSAL, "text_encoder", 2, marks=pytest.mark.slow),
         pytest.param("compiled", SMALL_MCT, "text_encoder", 2, marks=pytest.mark.slow),

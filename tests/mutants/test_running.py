@@ -20,7 +20,12 @@ FAILS_ALWAYS = "def test_double():\n    assert double(1) == 3\n"
 
 @pytest.mark.parametrize(
     ("test", "outcome"),
-    [(CAUGHT, "caught"), (LIVED, "lived"), (FAILS_ONCE, "unconfirmed"), (FAILS_ALWAYS, "unconfirmed")],
+    [
+        (CAUGHT, "caught"),
+        (LIVED, "lived"),
+        pytest.param(FAILS_ONCE, "unconfirmed", marks=pytest.mark.slow),
+        pytest.param(FAILS_ALWAYS, "unconfirmed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_failure_by_chance_or_without_the_change_is_no_catch(tmp_path, test, outcome):
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -33,9 +33,7 @@ from mobileclip.training import RunSpec
 from tests.data.samples import encoded, make_sample
 from tests.encoders.small import SMALL
 from tests.evaluation.test_own_data import outside
-from tests.recipes.test_reinforcing import RECIPES as REINFORCING
-from tests.recipes.test_training import NAMES, ROWS
-from tests.recipes.test_training import recipes as training_recipes
+from tests.recipes.choices import REINFORCING, ROWS, TRAINING, training_recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +55,7 @@ def assert_comes_back(capsys, tmp_path, run, *arguments):
     assert shown(capsys, run, f"--run={file}") == first
 
 
-@pytest.mark.parametrize("name", [*NAMES, f"{ROWS} one_teacher", f"{ROWS} plain"])
+@pytest.mark.parametrize("name", [*TRAINING, f"{ROWS} one_teacher", f"{ROWS} plain"])
 def test_a_training_comes_back(name, capsys, tmp_path):
     module, _, row = name.partition(" ")
     header = importlib.import_module(module)

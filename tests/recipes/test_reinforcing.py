@@ -47,6 +47,7 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     assert "4 of the shards by an earlier run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_captions_first_and_embeddings_later_are_both_at_once(here):
     common = ["--tiny", "--layout", "npz"]
     run_recipe(reinforce_dfndr2b, "both", None, common)
@@ -75,6 +76,7 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
 
 
+@pytest.mark.slow
 def test_the_weak_augmentation(here):
     run_recipe(reinforce_dfndr2b, "weak", None, ["--tiny", "--augmentation", "crop"])
     card = read_card("outputs/weak-tiny")

@@ -86,6 +86,7 @@ def workers_of_this_process() -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_replaced(alone, small_teachers, tmp_path):
     """It would hold its unit, and the run, for ever."""
     shards, expected = alone

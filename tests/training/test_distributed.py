@@ -120,6 +120,7 @@ def test_two_processes_killed_by_the_system_resume_to_the_bit(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_process_that_stops_is_not_waited_for_without_end():
     """The one that goes on says so, and ends; what started them then ends the other."""
     program = (

@@ -55,7 +55,7 @@ def test_a_loss_with_other_teachers_than_the_data_is_refused(tmp_path):
     train(training_spec(3, reinforced=False), model=new_model(), batches=Batches(), output=tmp_path, card=card)
 
 
-@pytest.mark.parametrize("reinforced", [True, False])
+@pytest.mark.parametrize("reinforced", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_loss_falls(tmp_path, reinforced):
     spec = training_spec(60, reinforced=reinforced, peak=5e-3)
     result = train(spec, model=new_model(), batches=Batches(), output=tmp_path)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="trials fork, wh
 
 
 # The default run tries one of so many; `pytest -m slow` and `python -m tests.trials` try all.
-PART = 8
+PART = 24
 
 
 # Exports take half a minute to make; tests/export refuses hostile ones by default as well.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
 from tests.training.finetuning.models import fresh
 from tests.training.runs import Batches, new_model, training_spec
 
-pytest.importorskip("peft")
+# Importing it takes seconds, of every process that collects tests.
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is an extra")
 
 SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
 
