@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
-from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
 from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
@@ -65,7 +65,7 @@ def describe(model: str) -> dict[str, Any]:
         for _, tower in towers(spec)
     }
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
-    base = DualEncoderSpec if isinstance(spec, DualEncoderSpec) else type(spec).__mro__[1]
+    base = type(spec) if isinstance(spec, (DualEncoderSpec, ClassifierSpec)) else type(spec).__mro__[1]
     description["spec"] = json.loads(to_json(spec, unstructure_as=base))
     description["licence"] = LICENCE
     return description

@@ -9,14 +9,14 @@ from mobileclip.blocks.mobileone import MobileOneBlock
 
 
 class ConvPoolHead(nn.Module):
-    """Widen with a gated depthwise convolution, average over space, project.
+    """Widen with a gated depthwise convolution, average over space, project: `y = project(mean(conv(x)))`.
 
     Shape:
         `(batch, dim, height, width)` to `(batch, embedding_dim)`.
 
     Args:
         dim: channels in.
-        embedding_dim: width of the embedding.
+        embedding_dim: width of the embedding; None for no projection, which leaves the mean, `expansion * dim` wide.
         expansion: how many times wider the features are before the mean.
         bias: whether the projection has a bias. The papers' has none; open_clip's layout can hold one.
 
@@ -27,10 +27,13 @@ class ConvPoolHead(nn.Module):
         torch.Size([2, 32])
     """
 
-    def __init__(self, dim: int, *, embedding_dim: int, expansion: int = 2, bias: bool = False) -> None:
+    def __init__(self, dim: int, *, embedding_dim: int | None, expansion: int = 2, bias: bool = False) -> None:
         super().__init__()
-        self.conv = MobileOneBlock(dim, out_dim=expansion * dim, groups=dim, squeeze_excite=True)
-        self.project = nn.Linear(expansion * dim, embedding_dim, bias=bias)
+        pooled_dim = expansion * dim
+        self.conv = MobileOneBlock(dim, out_dim=pooled_dim, groups=dim, squeeze_excite=True)
+        self.project: nn.Module = (
+            nn.Identity() if embedding_dim is None else nn.Linear(pooled_dim, embedding_dim, bias=bias)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of the feature map `x`."""

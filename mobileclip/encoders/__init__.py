@@ -1,6 +1,7 @@
 """The towers, the dual encoder, the published models as specs, and their checkpoints."""
 
-from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_model, save_model
+from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, save_model
+from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
@@ -17,6 +18,8 @@ from mobileclip.encoders.vit import ViT, ViTSpec
 __all__ = [
     "AttentionSpec",
     "CheckpointError",
+    "Classifier",
+    "ClassifierSpec",
     "DualEncoder",
     "DualEncoderSpec",
     "ImageEncoderSpec",
@@ -33,6 +36,7 @@ __all__ = [
     "ViT",
     "ViTSpec",
     "image_encoder_families",
+    "load_backbone",
     "load_model",
     "save_model",
     "text_encoder_families",

@@ -14,6 +14,9 @@ from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
 from mobileclip.strict import strict
 
+TRAINING_ALONE = {"mobileclip.used": "in training alone"}
+"""Metadata of a field that decides how an encoder starts or trains, and nothing of what its trained weights compute."""
+
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
@@ -45,6 +48,16 @@ class ImageEncoderSpec(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """Return a new encoder: images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`."""
+
+    def without_projection(self) -> ImageEncoderSpec:
+        """Return the encoder whose embeddings are the pooled features in front of the last projection.
+
+        Its weights are those of this encoder without the projection's, under the same names.
+
+        Raises:
+            ValueError: if it cannot do without.
+        """
+        raise ValueError(f"{type(self).__name__} has no form without its last projection; take its embeddings")
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
         """Return the weights of this encoder for images of another size: the same, where none depends on it.
@@ -143,6 +156,12 @@ token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
 open_family(ImageEncoderSpec, image_encoder_families)
 open_family(TextEncoderSpec, text_encoder_families)
 open_family(TokenMixerSpec, token_mixers)
+
+
+def as_trained(spec: ImageEncoderSpec) -> ImageEncoderSpec:
+    """Return a spec with the defaults of what matters in training alone: equal ones compute the same of weights."""
+    fields = attrs.fields(type(spec))
+    return attrs.evolve(spec, **{field.name: field.default for field in fields if field.metadata == TRAINING_ALONE})
 
 
 def image_spec(encoder: nn.Module) -> ImageEncoderSpec:

@@ -21,8 +21,9 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.encoders.checks import DEPTH, WIDTH, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_unprojected, odd
 from mobileclip.encoders.families import (
+    TRAINING_ALONE,
     ImageEncoderSpec,
     TokenMixerSpec,
     image_encoder_families,
@@ -30,9 +31,10 @@ from mobileclip.encoders.families import (
 )
 from mobileclip.encoders.features import chosen_stages, outputs_of
 from mobileclip.encoders.initialization import initialize_linear
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 _STEM_STRIDE = 4
+_HEAD_EXPANSION = 2
 
 
 @token_mixers.register("repmixer")
@@ -133,6 +135,8 @@ class MCiSpec(ImageEncoderSpec):
         layer_scale: initial value of the layer scales.
         drop_path: probability that a branch of the last block is left out for a sample in training; it grows evenly
             from 0 at the first block. MobileCLIP trains without; FastViT's classifiers with it.
+        projection: whether the head projects; without, an embedding is the head's pooled features, of twice as many
+            channels as the last stage, which `embedding_dim` then says.
 
     Source: MobileCLIP section 3.1 and Table 9; MobileCLIP2 for five stages.
 
@@ -147,8 +151,9 @@ class MCiSpec(ImageEncoderSpec):
     ffn_ratio: float = attrs.field(default=3.0, validator=[validators.gt(0), validators.le(64)])
     stem_scale_branch: bool = True
     downsample_activation: bool = True
-    layer_scale: float = 1e-5
-    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    layer_scale: float = attrs.field(default=1e-5, metadata=TRAINING_ALONE)
+    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE)
+    projection: bool = attrs.field(default=True, metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that every stage's width is a multiple of the one before, as its grouped convolutions need."""
@@ -159,6 +164,8 @@ class MCiSpec(ImageEncoderSpec):
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
                 raise ValueError(f"ffn_ratio={self.ffn_ratio} leaves no channel of a stage of {stage.dim}")
+        if not self.projection:
+            check_unprojected(self, _HEAD_EXPANSION * dims[-1])
 
     @property
     def num_blocks(self) -> int:
@@ -174,10 +181,21 @@ class MCiSpec(ImageEncoderSpec):
             self._stage(stage, in_dim, list(itertools.islice(rates, stage.depth)))
             for stage, in_dim in zip(self.stages, [None, *dims[:-1]], strict=True)
         ]
-        head = ConvPoolHead(dims[-1], embedding_dim=self.embedding_dim, bias=self.projection_bias)
+        head = ConvPoolHead(
+            dims[-1],
+            embedding_dim=self.embedding_dim if self.projection else None,
+            expansion=_HEAD_EXPANSION,
+            bias=self.projection_bias,
+        )
         strides = [_STEM_STRIDE * 2**stage for stage in range(len(dims))]
         encoder = MCi(stem, stages, head, dims=dims, strides=strides, spec=self)
         return encoder.apply(initialize_linear)
+
+    def without_projection(self) -> MCiSpec:
+        """Return the encoder of pooled features: what FastViT's classifiers put their linear layer on."""
+        return attrs.evolve(
+            self, projection=False, projection_bias=False, embedding_dim=_HEAD_EXPANSION * self.stages[-1].dim
+        )
 
     def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
         activation = nn.GELU if self.downsample_activation else None

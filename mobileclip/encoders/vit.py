@@ -13,13 +13,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
 from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, outputs_of
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.encoders.positions import resampled_positions
 from mobileclip.inputs import MAX_SIZE, ImageInput
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 
 @image_encoder_families.register("vit")
@@ -39,6 +39,8 @@ class ViTSpec(ImageEncoderSpec):
         class_position: whether the class token has a position of its own.
         norm_before: whether tokens are normalised before the first layer.
         norm_eps: added to the variance in the layer norms.
+        projection: whether the class token's features are projected; without, they are the embedding, `width` wide,
+            which `embedding_dim` then says.
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
 
@@ -62,6 +64,7 @@ class ViTSpec(ImageEncoderSpec):
     class_position: bool = False
     norm_before: bool = False
     norm_eps: float = attrs.field(default=1e-5, validator=[validators.gt(0), validators.le(1)])
+    projection: bool = attrs.field(default=True, metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
@@ -70,6 +73,8 @@ class ViTSpec(ImageEncoderSpec):
             raise ValueError(f"an image of {self.input.size} pixels is no multiple of patch_size={self.patch_size}")
         if self.stem == "convolutional" and self.patch_size != 16:
             raise ValueError(f"the convolutional stem cuts patches of 16 pixels, not of {self.patch_size}")
+        if not self.projection:
+            check_unprojected(self, self.width)
 
     @property
     def num_blocks(self) -> int:
@@ -88,7 +93,8 @@ class ViTSpec(ImageEncoderSpec):
         encoder = ViT(
             stem,
             layers,
-            nn.Linear(self.width, self.embedding_dim, bias=self.projection_bias),
+            nn.Linear(self.width, self.embedding_dim, bias=self.projection_bias) if self.projection else nn.Identity(),
+            width=self.width,
             patch_size=self.patch_size,
             num_patches=(self.input.size // self.patch_size) ** 2,
             class_position=self.class_position,
@@ -97,6 +103,10 @@ class ViTSpec(ImageEncoderSpec):
             spec=self,
         )
         return encoder.apply(initialize_linear)
+
+    def without_projection(self) -> ViTSpec:
+        """Return the encoder of the class token's features."""
+        return attrs.evolve(self, projection=False, projection_bias=False, embedding_dim=self.width)
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
         """Return the weights with positions for the patches of another size."""
@@ -114,7 +124,8 @@ class ViT(nn.Module):
     Args:
         stem: from images to patch tokens, `(batch, num_patches, width)`.
         layers: tokens in and out.
-        project: from the class token's features to embeddings.
+        project: from the class token's features to embeddings; an identity where they are the features.
+        width: of the tokens.
         patch_size: side of a patch, in pixels.
         num_patches: number of patches, each with a position.
         class_position: whether the class token has a position of its own.
@@ -136,8 +147,9 @@ class ViT(nn.Module):
         self,
         stem: nn.Module,
         layers: Iterable[nn.Module],
-        project: nn.Linear,
+        project: nn.Module,
         *,
+        width: int,
         patch_size: int,
         num_patches: int,
         class_position: bool,
@@ -146,7 +158,6 @@ class ViT(nn.Module):
         spec: ViTSpec | None = None,
     ) -> None:
         super().__init__()
-        width = project.in_features
         self.spec = spec
         self.patch_size = patch_size
         self.class_position = class_position

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
-from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract
 from mobileclip.export.graph import TowerExport
@@ -201,9 +201,15 @@ def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int,
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:
-    """Return the towers of a model by name; of a tower alone, itself."""
+    """Return the towers of a model by name; of a tower alone, itself.
+
+    Raises:
+        ValueError: if it is a classifier.
+    """
     if isinstance(model, DualEncoder):
         return {"image": model.image_encoder, "text": model.text_encoder}
+    if isinstance(model, Classifier):
+        raise ValueError("exports are of towers and their embeddings, and this is a classifier; give its image_encoder")
     ((_, spec),) = towers(cast("ModelSpec", model.spec))
     return {"image" if isinstance(spec, ImageEncoderSpec) else "text": model}
 

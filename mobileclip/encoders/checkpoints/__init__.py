@@ -1,6 +1,7 @@
 """Checkpoints: the official layout, open_clip's and our own; training form and folded; strict in both directions."""
 
 from mobileclip.encoders.checkpoints import official, open_clip
+from mobileclip.encoders.checkpoints.backbone import load_backbone
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
 from mobileclip.encoders.checkpoints.published import PREFIX, PRETRAINED, of_same_architecture, unpublished
@@ -14,6 +15,7 @@ __all__ = [
     "ModelSpec",
     "Stored",
     "layouts",
+    "load_backbone",
     "load_model",
     "of_same_architecture",
     "official",

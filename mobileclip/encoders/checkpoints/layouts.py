@@ -10,6 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_shapes
+from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.registry import Registry
@@ -41,7 +42,7 @@ ONE_EMPTY_DIM = Reshape(lambda tensor: tensor[None], lambda tensor: tensor[0])
 TWO_EMPTY_DIMS = Reshape(lambda tensor: tensor[None, None], lambda tensor: tensor[0, 0])
 
 TowerSpec = ImageEncoderSpec | TextEncoderSpec
-ModelSpec = DualEncoderSpec | ImageEncoderSpec | TextEncoderSpec
+ModelSpec = DualEncoderSpec | ClassifierSpec | ImageEncoderSpec | TextEncoderSpec
 Table = Mapping[str, As]
 Tables = Mapping[type[nn.Module], Table]
 
@@ -116,6 +117,8 @@ def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:
     """Return each tower of `spec` with the beginning of our names for its tensors."""
     if isinstance(spec, DualEncoderSpec):
         return [("image_encoder.", spec.image), ("text_encoder.", spec.text)]
+    if isinstance(spec, ClassifierSpec):
+        return [("image_encoder.", spec.image)]
     return [("", spec)]
 
 

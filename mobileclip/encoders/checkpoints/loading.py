@@ -17,6 +17,7 @@ from mobileclip.encoders.checkpoints.hub import fetched
 from mobileclip.encoders.checkpoints.layouts import As, Layout, ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
 from mobileclip.encoders.checkpoints.resizing import resized
+from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.reparam import reparameterize
@@ -161,7 +162,7 @@ def _from_native(
     wanted = _part(wanted, tower) if wanted is not None and tower is not None else wanted
     if wanted is not None and spec != wanted:
         raise CheckpointError(
-            f"{path} holds another model than asked for: {_difference(spec, wanted)}; "
+            f"{path} holds another model than asked for: {difference(spec, wanted)}; "
             "leave the model out to load what the file holds"
         )
     _check_size(path, tensors, spec)
@@ -182,7 +183,9 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 def _one_tower(
     path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    if not isinstance(spec, DualEncoderSpec):
+    if isinstance(spec, ClassifierSpec) and tower == "text":
+        raise CheckpointError(f"{path} holds a classifier, which has no text tower")
+    if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         if _tower_of(spec) != tower:
             raise CheckpointError(f"{path} holds a tower alone, and it is not the {tower} tower")
         return spec, tensors
@@ -196,6 +199,11 @@ def _from_foreign(
 ) -> Stored:
     form: Form = "branches_folded" if any("reparam" in name for name in tensors) else "training"
     tower = tower or _tower_of(wanted)
+    if isinstance(wanted, ClassifierSpec):
+        raise CheckpointError(
+            f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its image "
+            "tower with mobileclip.encoders.load_backbone"
+        )
     if tower is not None:
         prefix = layout.image_prefix if tower == "image" else layout.text_prefix
         tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -282,18 +290,20 @@ def _adapted(layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> Mod
 
 
 def _tower_of(spec: ModelSpec | None) -> Tower | None:
-    if spec is None or isinstance(spec, DualEncoderSpec):
+    if spec is None or isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return None
     return "image" if isinstance(spec, ImageEncoderSpec) else "text"
 
 
 def _part(spec: ModelSpec, tower: Tower) -> ModelSpec:
+    if isinstance(spec, ClassifierSpec):
+        return spec.image
     if not isinstance(spec, DualEncoderSpec):
         return spec
     return spec.image if tower == "image" else spec.text
 
 
-def _difference(stored: Any, wanted: Any) -> str:
+def difference(stored: Any, wanted: Any) -> str:
     """Say where two specs differ first, as a path and two values."""
     if type(stored) is not type(wanted):
         return f"a {type(stored).__name__}, not a {type(wanted).__name__}"
@@ -301,5 +311,5 @@ def _difference(stored: Any, wanted: Any) -> str:
         own, other = getattr(stored, field.name), getattr(wanted, field.name)
         if own != other:
             nested = attrs.has(type(own)) and attrs.has(type(other))
-            return f"{field.name}.{_difference(own, other)}" if nested else f"{field.name} is {own!r}, not {other!r}"
+            return f"{field.name}.{difference(own, other)}" if nested else f"{field.name} is {own!r}, not {other!r}"
     raise AssertionError("equal specs do not differ")

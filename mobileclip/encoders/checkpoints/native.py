@@ -17,6 +17,7 @@ import attrs
 
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import ModelSpec
+from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TokenizerFile
@@ -29,6 +30,7 @@ NAME = "mobileclip"
 _TOKENIZER = "mobileclip.tokenizer"
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
+    "classifier": ClassifierSpec,
     "image_encoder": ImageEncoderSpec,
     "text_encoder": TextEncoderSpec,
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mobileclip.encoders.checkpoints.forms import Form, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, TowerSpec, towers
+from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 
@@ -44,7 +45,11 @@ def resized(
         assert isinstance(image, ImageEncoderSpec), "a tower keeps its kind"
         assert isinstance(text, TextEncoderSpec), "a tower keeps its kind"
         return attrs.evolve(spec, image=image, text=text), weights
-    return changed[0], weights
+    (only,) = changed
+    if isinstance(spec, ClassifierSpec):
+        assert isinstance(only, ImageEncoderSpec), "a tower keeps its kind"
+        return attrs.evolve(spec, image=only), weights
+    return only, weights
 
 
 def _tower_resized(

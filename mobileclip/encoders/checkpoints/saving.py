@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from mobileclip.encoders.checkpoints import native
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.forms import form_of, skeleton
-from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts, towers
+from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
+from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.mci import MCiSpec
+from mobileclip.encoders.vit import ViTSpec
 from mobileclip.tensor_files import CheckpointError
 
 
@@ -45,13 +48,7 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     if layout not in layouts:
         raise ValueError(f"{layouts.unknown(layout)}, {native.NAME}")
     foreign = layouts[layout]
-    if native.tokenizer_of(spec) is not None:
-        raise ValueError(
-            f"the {layout} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; save the "
-            f"model in our own layout, {native.NAME}"
-        )
-    for _, tower in towers(spec):
-        foreign.check(tower)
+    _check_place(spec, foreign)
     if form == "folded":
         form = "branches_folded"
         state = with_neutral_norms(state, skeleton(spec, form))
@@ -62,3 +59,24 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     for _, tower in towers(spec):
         theirs |= foreign.constants(tower)
     write_tensors(path, theirs, {})
+
+
+def _check_place(spec: ModelSpec, layout: Layout) -> None:
+    """Raise unless a foreign layout, and the code that reads it, has a place for a model.
+
+    Raises:
+        ValueError: naming what it has no place for.
+    """
+    own = f"save it in our own layout, {native.NAME}"
+    if native.tokenizer_of(spec) is not None:
+        raise ValueError(
+            f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
+        )
+    if isinstance(spec, ClassifierSpec):
+        raise ValueError(f"the {layout.name} layout is of image-text models and has no place for a classifier; {own}")
+    for _, tower in towers(spec):
+        if isinstance(tower, (MCiSpec, ViTSpec)) and not tower.projection:
+            raise ValueError(
+                f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"
+            )
+        layout.check(tower)

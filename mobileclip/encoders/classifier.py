@@ -1,0 +1,116 @@
+"""The classifier: an image encoder and a linear layer from its embeddings to one number a class."""
+
+from __future__ import annotations
+
+import attrs
+from attrs import validators
+from torch import Tensor, nn
+
+from mobileclip.encoders.checks import WIDTH, check_images
+from mobileclip.encoders.families import ImageEncoderSpec, image_spec
+from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.repeated import repeated
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ClassifierSpec:
+    """An image classifier.
+
+    With `image=specs.mci0().without_projection()`, the linear layer is on the pooled features, as FastViT's is: what
+    `fastvit_mci0` of timm computes. On the embeddings of a tower with its projection, it classifies in the space of
+    image-text pretraining, in which the logits have at most the rank of `embedding_dim`.
+
+    Args:
+        image: any image encoder.
+        num_classes: numbers that it gives per image.
+        class_names: what the classes are called, in the order of the numbers; none where nobody says.
+
+    Raises:
+        ValueError: if there are not as many names as classes, or two are equal.
+
+    Source: FastViT (arXiv 2303.14189), whose classifiers end so; MobileCLIP Table 11 for MCi as classifiers.
+
+    Examples:
+        >>> from mobileclip.serialization import from_json, to_json
+        >>> spec = ClassifierSpec(image=mobileclip.specs.mci0().without_projection(), num_classes=1000)
+        >>> from_json(to_json(spec), ClassifierSpec) == spec
+        True
+        >>> spec.build().head
+        Linear(in_features=1024, out_features=1000, bias=True)
+    """
+
+    image: ImageEncoderSpec
+    num_classes: int = attrs.field(default=1000, validator=WIDTH)
+    class_names: tuple[str, ...] = attrs.field(
+        default=(), validator=validators.max_len(1 << 16), metadata=LEFT_OUT_AT_DEFAULT
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check that every class has a name of its own, where they have any."""
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"there are {self.num_classes} classes and {len(self.class_names)} class_names")
+        if twice := repeated(self.class_names):
+            raise ValueError(f"two classes are called {twice[0][:80]!r}; give each a name of its own")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks its encoder has."""
+        return self.image.num_blocks
+
+    def build(self) -> Classifier:
+        """Return a new classifier."""
+        head = nn.Linear(self.image.embedding_dim, self.num_classes)
+        initialize_linear(head)
+        return Classifier(self.image.build(), head, class_names=self.class_names)
+
+
+class Classifier(nn.Module):
+    """An image encoder and a head on its embeddings: `logits = head(image_encoder(images))`.
+
+    Shape:
+        images `(batch, 3, size, size)` to logits `(batch, num_classes)`.
+
+    Args:
+        image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
+        head: from embeddings to logits.
+        class_names: what the classes are called, in the order of the logits.
+
+    Source: FastViT (arXiv 2303.14189); MobileCLIP Table 11.
+
+    Differs: FastViT's own modules have the convolution and the mean of the head in the classifier; here they are the
+        image encoder's, so that any encoder can be one.
+
+    Examples:
+        >>> encoder = ViTSpec(width=16, depth=1, num_heads=2, embedding_dim=16).build()
+        >>> model = Classifier(encoder, nn.Linear(16, 2), class_names=("cat", "dog"))
+        >>> model(torch.rand(3, 3, 224, 224)).shape, model.spec.num_classes
+        (torch.Size([3, 2]), 2)
+    """
+
+    def __init__(self, image_encoder: nn.Module, head: nn.Linear, *, class_names: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.head = head
+        self.class_names = class_names
+
+    @property
+    def spec(self) -> ClassifierSpec:
+        """What it is made of, which checkpoints hold.
+
+        Raises:
+            ValueError: if its encoder has no spec.
+        """
+        return ClassifierSpec(
+            image=image_spec(self.image_encoder), num_classes=self.head.out_features, class_names=self.class_names
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of preprocessed images.
+
+        Raises:
+            ValueError: if the images are not of the spec's size.
+        """
+        check_images(images, image_spec(self.image_encoder).input)
+        logits: Tensor = self.head(self.image_encoder(images))
+        return logits

@@ -1,0 +1,201 @@
+"""Classifiers: what they compute, their files, and backbones out of every kind of checkpoint."""
+
+import attrs
+import pytest
+import torch
+from timm.models.fastvit import FastVit
+from torch import nn
+
+from mobileclip import specs
+from mobileclip.encoders import (
+    CheckpointError,
+    Classifier,
+    ClassifierSpec,
+    DualEncoderSpec,
+    ImageEncoderSpec,
+    load_backbone,
+    load_model,
+    save_model,
+)
+from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.export.measured import towers_of
+from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.serialization import from_json, to_json
+from tests.encoders.small import IMAGE, SMALL, VIT, randomised
+from tests.encoders.timm_pairs import mci_pair
+
+BARE = IMAGE.without_projection()
+SPEC = ClassifierSpec(image=attrs.evolve(BARE, drop_path=0.2), num_classes=5, class_names=tuple("abcde"))
+IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def saved(path, spec=SMALL, layout="mobileclip"):
+    model = randomised(spec)
+    save_model(model, path, layout=layout)
+    return model
+
+
+@torch.inference_mode()
+def test_logits_are_those_of_timm_s_classifier():
+    """An MCi without its projection and a linear layer is timm's FastViT with as many classes."""
+    encoder, model = mci_pair(1)
+    assert isinstance(model, FastVit)
+    spec = ClassifierSpec(image=encoder.spec.without_projection(), num_classes=7)
+    classifier = spec.build().eval()
+    classifier.image_encoder.load_state_dict(
+        {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("head.project")}
+    )
+    model.reset_classifier(7)
+    model.head.fc.load_state_dict(classifier.head.state_dict())
+    torch.testing.assert_close(classifier(IMAGES), model.eval()(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", [IMAGE, BARE, VIT, VIT.without_projection()], ids=["mci", "mci-", "vit", "vit-"])
+@torch.inference_mode()
+def test_any_encoder_carries_a_head(tower, tmp_path):
+    spec = ClassifierSpec(image=tower, num_classes=5)
+    assert from_json(to_json(spec), ClassifierSpec) == spec
+    model = randomised(spec)
+    expected = model(IMAGES)
+    torch.testing.assert_close(expected, model.head(model.image_encoder(IMAGES)))
+    folded = reparameterize(model)
+    torch.testing.assert_close(folded(IMAGES), expected, rtol=1e-4, atol=1e-4)
+    for name, each in (("training", model), ("folded", folded)):
+        save_model(each, tmp_path / f"{name}.safetensors")
+        loaded = load_model(tmp_path / f"{name}.safetensors")
+        assert isinstance(loaded, Classifier)
+        assert is_folded(loaded)
+        assert loaded.spec == spec
+        torch.testing.assert_close(loaded(IMAGES), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_specs_refuse_what_is_none():
+    with pytest.raises(ValueError, match="5 classes and 2 class_names"):
+        attrs.evolve(SPEC, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="two classes are called 'a'"):
+        attrs.evolve(SPEC, class_names=("a", "b", "c", "d", "a"))
+    with pytest.raises(ValueError, match="pooled features, 128 wide, not embedding_dim=24"):
+        attrs.evolve(IMAGE, projection=False)
+    with pytest.raises(ValueError, match="pooled features, 32 wide, not embedding_dim=24"):
+        attrs.evolve(VIT, projection=False)
+    with pytest.raises(ValueError, match="projection_bias is of a projection"):
+        attrs.evolve(BARE, projection_bias=True)
+    with pytest.raises(ValueError, match="expected images of shape"):
+        SPEC.build()(IMAGES[:, :, :32])
+
+
+def test_json_of_towers_with_a_projection_is_as_it_was():
+    for spec in (specs.mci0(), specs.vit_b16()):
+        assert '"projection"' not in to_json(spec)
+        assert '"projection"' in to_json(spec.without_projection())
+
+
+class TestFiles:
+    def test_the_backbone_is_an_image_tower(self, tmp_path):
+        model = saved(tmp_path / "c.safetensors", SPEC)
+        tower = load_model(tmp_path / "c.safetensors", tower="image", fold=False)
+        assert tower.spec == SPEC.image
+        torch.testing.assert_close(tower(IMAGES), model.image_encoder(IMAGES), rtol=0, atol=0)
+        with pytest.raises(CheckpointError, match="a classifier, which has no text tower"):
+            load_model(tmp_path / "c.safetensors", tower="text")
+
+    def test_another_size(self, tmp_path):
+        saved(tmp_path / "c.safetensors", ClassifierSpec(image=VIT, num_classes=5))
+        loaded = load_model(tmp_path / "c.safetensors", image_size=96)
+        assert loaded.spec.image.input.size == 96
+        assert loaded(torch.rand(1, 3, 96, 96)).shape == (1, 5)
+
+    def test_another_classifier_is_refused_by_what_differs(self, tmp_path):
+        saved(tmp_path / "c.safetensors", SPEC)
+        other = attrs.evolve(SPEC, num_classes=6, class_names=())
+        with pytest.raises(CheckpointError, match="num_classes is 5, not 6"):
+            load_model(tmp_path / "c.safetensors", other)
+        saved(tmp_path / "m.pt", layout="official")
+        with pytest.raises(CheckpointError, match=r"no classifier; take its image tower with .*load_backbone"):
+            load_model(tmp_path / "m.pt", SPEC)
+
+    @pytest.mark.parametrize("layout", ["official", "open_clip"])
+    def test_foreign_layouts_have_no_place(self, layout, tmp_path):
+        with pytest.raises(ValueError, match="no place for a classifier"):
+            save_model(randomised(SPEC), tmp_path / "c.pt", layout=layout)
+        with pytest.raises(ValueError, match="towers with a projection"):
+            save_model(randomised(BARE), tmp_path / "c.pt", layout=layout)
+
+    def test_exports_say_what_they_take(self):
+        with pytest.raises(ValueError, match="this is a classifier; give its image_encoder"):
+            towers_of(SPEC.build())
+
+
+class TestBackbone:
+    @pytest.mark.parametrize("layout", ["mobileclip", "official", "open_clip"])
+    def test_the_tower_of_any_layout(self, layout, tmp_path):
+        path = tmp_path / ("m.safetensors" if layout == "mobileclip" else "m.pt")
+        model = saved(path, layout=layout)
+        classifier = SPEC.build()
+        head = classifier.head.weight.clone()
+        load_backbone(classifier, path, None if layout == "mobileclip" else SMALL)
+        ours, theirs = classifier.image_encoder.state_dict(), model.image_encoder.state_dict()
+        assert ours.keys() == theirs.keys() - {"head.project.weight"}
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert torch.equal(classifier.head.weight, head)
+        assert all(parameter.requires_grad for parameter in classifier.parameters())
+
+    def test_a_classifier_of_other_classes(self, tmp_path):
+        model = saved(tmp_path / "c.safetensors", SPEC)
+        classifier = ClassifierSpec(image=BARE, num_classes=2).build()
+        load_backbone(classifier, tmp_path / "c.safetensors")
+        weight = classifier.image_encoder.stem[0].branches[0].conv.weight
+        assert torch.equal(weight, model.image_encoder.stem[0].branches[0].conv.weight)
+
+    def test_with_its_projection_and_at_another_size(self, tmp_path):
+        model = saved(tmp_path / "m.safetensors", DualEncoderSpec(image=VIT, text=SMALL.text))
+        image = attrs.evolve(VIT, input=attrs.evolve(VIT.input, size=96))
+        classifier = ClassifierSpec(image=image, num_classes=2).build()
+        load_backbone(classifier, tmp_path / "m.safetensors")
+        assert torch.equal(classifier.image_encoder.project.weight, model.image_encoder.project.weight)
+        assert len(classifier.image_encoder.position) == 36
+
+    def test_another_tower_is_refused_by_what_differs(self, tmp_path):
+        saved(tmp_path / "m.safetensors")
+        for image, said in (
+            (attrs.evolve(BARE, ffn_ratio=2.0), r"ffn_ratio is 3\.0, not 2\.0"),
+            (attrs.evolve(IMAGE, embedding_dim=8), "embedding_dim is 24, not 8"),
+            (attrs.evolve(BARE, input=attrs.evolve(BARE.input, mean=(0.5, 0.5, 0.5))), r"mean is \(0\.0, 0\.0, 0\.0\)"),
+            (VIT, "a MCiSpec, not a ViTSpec"),
+        ):
+            before = ClassifierSpec(image=image, num_classes=2).build()
+            state = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+            with pytest.raises(CheckpointError, match=said):
+                load_backbone(before, tmp_path / "m.safetensors")
+            assert all(torch.equal(before.state_dict()[name], tensor) for name, tensor in state.items())
+
+    def test_folded_and_missing_files_are_refused(self, tmp_path):
+        save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
+        with pytest.raises(CheckpointError, match="folded and no longer has the branches"):
+            load_backbone(SPEC.build(), tmp_path / "folded.safetensors")
+        with pytest.raises(FileNotFoundError):
+            load_backbone(SPEC.build(), tmp_path / "none.safetensors")
+
+    def test_an_encoder_that_has_no_bare_form(self, tmp_path):
+        class Colours(ImageEncoderSpec):
+            def build(self):
+                encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, self.embedding_dim))
+                encoder.spec = self
+                return encoder
+
+        spec = ClassifierSpec(image=Colours(embedding_dim=4, input=IMAGE.input), num_classes=2)
+        assert spec.build()(IMAGES).shape == (3, 2)
+        with pytest.raises(ValueError, match="Colours has no form without its last projection"):
+            spec.image.without_projection()
+        saved(tmp_path / "m.safetensors")
+        with pytest.raises(CheckpointError, match="a MCiSpec, not a Colours"):
+            load_backbone(spec.build(), tmp_path / "m.safetensors")
+
+
+def test_a_full_file_is_recognised_without_a_name(s0_file):
+    classifier = ClassifierSpec(image=specs.mci0().without_projection(), num_classes=3).build()
+    load_backbone(classifier, s0_file)
+    tensors = read_checkpoint(s0_file, tower="image").tensors
+    assert torch.equal(
+        classifier.image_encoder.head.conv.branches[0].conv.weight, tensors["head.conv.branches.0.conv.weight"]
+    )
