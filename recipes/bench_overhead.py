@@ -30,6 +30,7 @@ from mobileclip.data import (
     BatchSource,
     Captions,
     Layout,
+    ReinforcedBatch,
     ReinforcedPipelineSpec,
     ReinforcedSample,
     Tokenizer,
@@ -146,7 +147,7 @@ class Bench:
         samples = scene_samples(self.spec, self.dims, max(count, 2 * _SAMPLES_PER_SHARD))
         write_shards(self.folder / "data", samples, layout=self.spec.layout, samples_per_shard=_SAMPLES_PER_SHARD)
 
-    def steps(self, loss: LossSpec, batches: BatchSource, num_steps: int) -> list[float]:
+    def steps(self, loss: LossSpec, batches: BatchSource[ReinforcedBatch], num_steps: int) -> list[float]:
         """Train, and return the seconds of every step but the first two, waiting for data included."""
         warmup = 2
         output = self.folder / "run"
@@ -163,7 +164,9 @@ class Bench:
         shutil.rmtree(output)
         return seconds[warmup:]
 
-    def pipeline(self, *, reinforced: bool, online: tuple[int, ...] = (), captions: Captions = "both") -> BatchSource:
+    def pipeline(
+        self, *, reinforced: bool, online: tuple[int, ...] = (), captions: Captions = "both"
+    ) -> BatchSource[ReinforcedBatch]:
         """Return the pictures with what is stored beside them, or without."""
         return ReinforcedPipelineSpec(
             shards=[str(path) for path in sorted((self.folder / "data").glob("*.tar"))],

@@ -8,7 +8,7 @@ from mobileclip.data.augmentation import (
     crop_augmentation,
     datacompdr_augmentation,
 )
-from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.batch_source import BatchSource
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
 from mobileclip.data.examples import Captions
@@ -58,6 +58,7 @@ __all__ = [
     "AugmentationSpec",
     "AugmentedSample",
     "BadSampleError",
+    "Batch",
     "BatchSource",
     "CaptionerEntry",
     "Captions",
@@ -68,6 +69,7 @@ __all__ = [
     "ImageTextSample",
     "ImageTransform",
     "JsonLinesSource",
+    "LabelledBatch",
     "Layout",
     "LineAccess",
     "RangeAugment",

@@ -1,25 +1,91 @@
-"""The named batch that training reads."""
+"""The named batches that training reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @attrs.frozen(kw_only=True, eq=False)
-class ReinforcedBatch:
-    """B samples, by name.
+class Batch:
+    """B samples, by name: what every batch has.
+
+    Shape: image (B, 3, S, S) float32.
+
+    Args:
+        keys: the samples' keys.
+        image: the augmented images, normalised for the model.
+    """
+
+    keys: tuple[str, ...]
+    image: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.keys)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is there, by name."""
+        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
+        """Return the batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory, from where copies to a GPU overlap with computation."""
+        return self._map(Tensor.pin_memory)
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return samples `start` to `stop`, the last one excluded."""
+        part = self._map(lambda tensor: tensor[start:stop])
+        texts: dict[str, Any] = {
+            name: value[start:stop] for name, value in part.as_dict().items() if isinstance(value, tuple)
+        }
+        return attrs.evolve(part, **texts)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for name, value in self.as_dict().items():
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, Mapping):
+                changed[name] = {side: change(images) for side, images in value.items()}
+        return attrs.evolve(self, **changed)
+
+
+BatchType = TypeVar("BatchType", bound=Batch)
+BatchType_co = TypeVar("BatchType_co", bound=Batch, covariant=True)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LabelledBatch(Batch):
+    """B images of classes.
+
+    Shape: label (B,) int64.
+
+    Args:
+        label: the number of each image's class.
+    """
+
+    label: Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ReinforcedBatch(Batch):
+    """B image-text samples, with what teachers said about them where there are any.
 
     Shape: image (B, 3, S, S) float32; text, syn_text (B, context length) int64; teacher_image, teacher_text,
     teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.
 
     Args:
-        keys: the samples' keys.
-        image: the augmented images, normalised for the student.
         text: ids of one caption each: a real one, or what the pipeline's choice of captions says.
         syn_text: ids of one synthetic caption each, where there are any beside the real ones.
         teacher_image: the teachers' embeddings of the same augmentations.
@@ -30,8 +96,6 @@ class ReinforcedBatch:
         syn_captions: the captions in `syn_text`, where there are online images.
     """
 
-    keys: tuple[str, ...]
-    image: Tensor
     text: Tensor
     syn_text: Tensor | None = None
     teacher_image: Tensor | None = None
@@ -41,44 +105,11 @@ class ReinforcedBatch:
     captions: tuple[str, ...] | None = None
     syn_captions: tuple[str, ...] | None = None
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.keys)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what is there, by name."""
-        return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
-
-    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> ReinforcedBatch:
-        """Return the batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> ReinforcedBatch:
-        """Return the batch in page-locked memory, from where copies to a GPU overlap with computation."""
-        return self._map(Tensor.pin_memory)
-
-    def rows(self, start: int, stop: int) -> ReinforcedBatch:
-        """Return samples `start` to `stop`, the last one excluded."""
-        part = self._map(lambda tensor: tensor[start:stop])
-        texts: dict[str, Any] = {
-            name: value[start:stop] for name, value in part.as_dict().items() if isinstance(value, tuple)
-        }
-        return attrs.evolve(part, **texts)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> ReinforcedBatch:
-        changed: dict[str, Any] = {}
-        for name, value in self.as_dict().items():
-            if isinstance(value, Tensor):
-                changed[name] = change(value)
-            elif isinstance(value, Mapping):
-                changed[name] = {side: change(images) for side, images in value.items()}
-        return attrs.evolve(self, **changed)
-
-
-def join_batches(batches: Sequence[ReinforcedBatch]) -> ReinforcedBatch:
+def join_batches(batches: Sequence[BatchType]) -> BatchType:
     """Return one batch with the samples of all; they hold the same names."""
     everything = [batch.as_dict() for batch in batches]
-    return ReinforcedBatch(**{name: _joined([one[name] for one in everything]) for name in everything[0]})
+    return type(batches[0])(**{name: _joined([one[name] for one in everything]) for name in everything[0]})
 
 
 def _joined(values: Sequence[Any]) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from mobileclip.data.batch import ReinforcedBatch
+from mobileclip.data.batch import BatchType_co
 from mobileclip.data.position import StreamPosition
 
 
-class BatchSource(Protocol):
-    """Batches without end that can be taken up again: `ReinforcedPipeline` and what is built like it."""
+class BatchSource(Protocol[BatchType_co]):
+    """Batches without end that can be taken up again: the pipelines and what is built like them."""
 
-    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
+    def stream(self, position: StreamPosition) -> Iterator[BatchType_co]:
         """Yield the batches from a position on, the same ones every time."""
         ...
 

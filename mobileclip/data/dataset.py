@@ -6,33 +6,61 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mobileclip.data.batch import ReinforcedBatch
-from mobileclip.data.examples import Example, ExampleMaker
-from mobileclip.data.members import parse_sample, parse_stored_sample
-from mobileclip.data.order import OrderedSample, Reader, SampleOrder
+from mobileclip.data.batch import BatchType, BatchType_co
+from mobileclip.data.order import OrderedSample, Reader, SampleOrder, ShardReader
+from mobileclip.data.sample_limits import SampleLimits
 from mobileclip.data.shards import parse
 from mobileclip.data.skips import Skip, attempt
 from mobileclip.storage import use_limits, without_secrets
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mobileclip.data.pipeline import ReinforcedPipelineSpec
+    from mobileclip.data.loading import PipelineSpec
 
 T = TypeVar("T")
+SampleType = TypeVar("SampleType")
+ExampleType = TypeVar("ExampleType")
 
 # Bad samples in a row, more than a shard holds, after which a worker that draws shards without end gives up.
 MAX_VAIN = 100_000
 
 
+class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
+    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone."""
+
+    @property
+    def limits(self) -> SampleLimits:
+        """What may be read of a sample."""
+        ...
+
+    def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
+        """Return the sample that members of a shard make.
+
+        Raises:
+            BadSampleError: if they make none.
+        """
+        ...
+
+    def example(self, sample: SampleType, epoch: int, draw: str = "") -> ExampleType:
+        """Return what an epoch takes of a sample.
+
+        Raises:
+            BadSampleError: if the sample cannot be used.
+        """
+        ...
+
+    def collate(self, examples: Sequence[ExampleType]) -> BatchType_co:
+        """Return the batch of several examples."""
+        ...
+
+
 @attrs.frozen(kw_only=True, eq=False)
-class Chunk:
+class Chunk(Generic[BatchType]):
     """What a worker hands over: at most a batch of samples, and what it skipped since the last.
 
     Args:
@@ -43,21 +71,20 @@ class Chunk:
         worker: who made it.
     """
 
-    batch: ReinforcedBatch | None = None
+    batch: BatchType | None = None
     num_passed: int = 0
     skips: tuple[Skip, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
     worker: int = 0
 
 
-class ShardDataset(IterableDataset[Chunk]):
+class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
     """The chunks of the shards that fall to this worker.
 
     Args:
         spec: the pipeline's choices.
-        shards: all of the run.
-        tokenizer: texts to ids (B, context length).
-        teacher_dim: dim of the concatenated teacher embeddings; other samples are skipped.
+        reader: of all shards of the run.
+        maker: of batches.
         world: rank and number of processes.
         known: places of samples that a run skipped before it was resumed, and the epoch that it skipped them in.
         num_workers: that share the chunks; 0 for none beside the own process.
@@ -65,11 +92,10 @@ class ShardDataset(IterableDataset[Chunk]):
 
     def __init__(
         self,
-        spec: ReinforcedPipelineSpec,
+        spec: PipelineSpec,
         *,
-        shards: Sequence[str],
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        teacher_dim: int | None,
+        reader: ShardReader,
+        maker: Maker[Any, Any, BatchType],
         world: tuple[int, int],
         known: tuple[int, frozenset[tuple[str, str]]],
         num_workers: int,
@@ -79,24 +105,22 @@ class ShardDataset(IterableDataset[Chunk]):
         self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         # Of every worker: its process, how many chunks it has made, the place of its shard, whether it is done.
         self._at = torch.zeros(max(1, num_workers), 4, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._places = {shard: place for place, shard in enumerate(shards)}
+        self._places = {shard: place for place, shard in enumerate(reader.names)}
         self._stores = spec.stores
         self._batch_size = spec.batch_size
-        self._parser = parse_stored_sample if spec.reinforced else parse_sample
-        self._limits = attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
-        self._maker = ExampleMaker(spec, tokenizer=tokenizer, teacher_dim=teacher_dim)
+        self._maker = maker
         self._order = SampleOrder(
-            shards=tuple(shards),
+            reader=reader,
             sampling=spec.sampling,
             seed=spec.seed,
             shuffle=spec.shuffle,
             shuffle_buffer=spec.shuffle_buffer,
-            limits=self._limits,
+            limits=maker.limits,
         )
         self._world = world
         self._known = known
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Chunk[BatchType]]:
         epoch, first_batch = self.request.tolist()
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
@@ -132,7 +156,7 @@ class ShardDataset(IterableDataset[Chunk]):
     def _rows(self) -> Iterator[tuple[int, list[int]]]:
         return ((worker, row) for worker, row in enumerate(self._at.tolist()) if row[0])
 
-    def _noted(self, worker: int, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _noted(self, worker: int, chunks: Iterator[Chunk[BatchType]]) -> Iterator[Chunk[BatchType]]:
         """Yield the chunks of a worker, and note what it is at."""
         at = self._at[worker]
         at[0], at[1], at[3] = os.getpid(), 0, 0
@@ -145,10 +169,10 @@ class ShardDataset(IterableDataset[Chunk]):
             at[1] += 1
             yield attrs.evolve(chunk, worker=worker)
 
-    def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk]:
+    def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk[BatchType]]:
         skips: list[Skip] = []
         places: list[tuple[str, str]] = []
-        examples: list[tuple[OrderedSample, Example]] = []
+        examples: list[tuple[OrderedSample, Any]] = []
         samples = self._watched(self._order.samples(epoch, reader, skips.append), reader.worker)
         for _ in range(num_passed):
             consumed = self._pass_over(samples, epoch)
@@ -183,10 +207,10 @@ class ShardDataset(IterableDataset[Chunk]):
 
     def _collated(
         self,
-        examples: list[tuple[OrderedSample, Example]],
+        examples: list[tuple[OrderedSample, Any]],
         on_skip: Callable[[Skip], None],
         on_place: Callable[[tuple[str, str]], None],
-    ) -> ReinforcedBatch | None:
+    ) -> BatchType | None:
         """Return the batch of the examples, or None after taking those away that stand in its way."""
         try:
             return self._maker.collate([example for _, example in examples])
@@ -200,9 +224,7 @@ class ShardDataset(IterableDataset[Chunk]):
             examples[:] = usable
             return None
 
-    def _alone(
-        self, sample: OrderedSample, example: Example, on_skip: Callable[[Skip], None]
-    ) -> ReinforcedBatch | None:
+    def _alone(self, sample: OrderedSample, example: Any, on_skip: Callable[[Skip], None]) -> BatchType | None:
         return attempt(
             partial(self._maker.collate, [example]), key=sample.raw.key, shard=sample.raw.shard, on_skip=on_skip
         )
@@ -220,11 +242,11 @@ class ShardDataset(IterableDataset[Chunk]):
         known = self._known[1] if self._known[0] == epoch else frozenset()
         return list(islice((sample for sample in samples if sample.place not in known), self._batch_size))
 
-    def _example(self, sample: OrderedSample, epoch: int, on_skip: Callable[[Skip], None]) -> Example | None:
+    def _example(self, sample: OrderedSample, epoch: int, on_skip: Callable[[Skip], None]) -> Any:
         raw = sample.raw
 
-        def example(key: str, members: Mapping[str, bytes]) -> Example:
-            return self._maker.example(self._parser(key, members, self._limits), epoch, sample.draw)
+        def example(key: str, members: Mapping[str, bytes]) -> Any:
+            return self._maker.example(self._maker.parse(key, members), epoch, sample.draw)
 
         return parse(raw, example, on_skip)
 

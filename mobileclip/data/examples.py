@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -14,9 +14,11 @@ from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, d
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.decode import SourceImage
 from mobileclip.data.image import ImageTransform, Pixels
+from mobileclip.data.members import parse_sample, parse_stored_sample
 from mobileclip.data.memory import BatchMemory, empty_shared
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image
+from mobileclip.data.sample_limits import SampleLimits
 from mobileclip.data.skips import BadSampleError
 
 if TYPE_CHECKING:
@@ -77,8 +79,21 @@ class ExampleMaker:
         self._teacher_dim = teacher_dim
         self._transform = ImageTransform(spec.image)
         self._memory = BatchMemory()
+        self._parser = parse_stored_sample if spec.reinforced else parse_sample
+        self.limits: SampleLimits = (
+            attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
+        )
+        """What may be read of a sample."""
         student = spec.augmentation or _default_augmentation(spec)
         self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
+
+    def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
+        """Return the sample that members of a shard make.
+
+        Raises:
+            BadSampleError: if they make none.
+        """
+        return self._parser(key, members, self.limits)
 
     def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
         """Return what an epoch takes of a sample.

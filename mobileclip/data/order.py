@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import attrs
 
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards import RawSample, read_shard
+from mobileclip.data.shards import RawSample, Shards, count_samples, expand_shards, read_shard
 from mobileclip.data.skips import Skip
 
 if TYPE_CHECKING:
@@ -23,6 +24,54 @@ T = TypeVar("T")
 
 # Empty draws in a row, for every shard there is, after which no sample is to be expected.
 _MAX_EMPTY_ROUNDS = 10
+
+
+class ShardReader(Protocol):
+    """Samples in parts that can be read one by one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts are called, the shards."""
+        ...
+
+    def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
+        """Yield the samples of one part, in order; what cannot be read is reported."""
+        ...
+
+    def count(self, limits: SampleLimits) -> int:
+        """Return the number of samples of all parts."""
+        ...
+
+
+@attrs.frozen
+class TarReader:
+    """Reads tar shards.
+
+    Args:
+        names: their paths.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, shards: Shards) -> TarReader:
+        """Return the reader of what patterns name.
+
+        Raises:
+            ValueError: if they name no shard, or none of the local ones exists.
+        """
+        names = expand_shards(shards)
+        if not any("://" in name or name.startswith("pipe:") or Path(name).exists() for name in names):
+            raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
+        return cls(tuple(names))
+
+    def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
+        """Yield the samples of one shard; see `read_shard`."""
+        return read_shard(name, on_skip, limits)
+
+    def count(self, limits: SampleLimits) -> int:
+        """Return the number of samples; see `count_samples`."""
+        return count_samples(self.names, limits)
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +114,7 @@ class SampleOrder:
     `resampled`: every worker draws shards from all of them with replacement, without end.
 
     Args:
-        shards: all of the run.
+        reader: of all shards of the run.
         sampling: one of the two.
         seed: of all choices.
         shuffle: whether to shuffle the shards (`epoch`) and, within a buffer, the samples.
@@ -73,12 +122,17 @@ class SampleOrder:
         limits: of what is read of a sample.
     """
 
-    shards: Sequence[str]
+    reader: ShardReader
     sampling: Sampling
     seed: int
     shuffle: bool
     shuffle_buffer: int
     limits: SampleLimits = SAMPLE_LIMITS
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """What the shards are called."""
+        return self.reader.names
 
     def samples(self, epoch: int, reader: Reader, on_skip: Callable[[Skip], None]) -> Iterator[OrderedSample]:
         """Yield the samples of one reader in their order.
@@ -102,7 +156,7 @@ class SampleOrder:
             num_empty += 1
             place = f"{draw} {shard}" if draw else shard
             seen: Counter[str] = Counter()
-            for raw in read_shard(shard, on_skip, self.limits):
+            for raw in self.reader.read(shard, on_skip, self.limits):
                 # A broken shard may hold a key twice.
                 key = f"{raw.key}#{seen[raw.key]}" if raw.key in seen else raw.key
                 seen[raw.key] += 1

@@ -31,7 +31,7 @@ class OnlineTeachers:
     Source: MobileCLIP, table 4d.
     """
 
-    batches: BatchSource
+    batches: BatchSource[ReinforcedBatch]
     teachers: TeacherEnsemble
     captioner: Captioner | None = None
     tokenizer: Tokenizer | None = None

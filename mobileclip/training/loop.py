@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from mobileclip.data import BatchSource, ReinforcedBatch
+from mobileclip.data import Batch, BatchSource
 from mobileclip.devices import in_float64
 from mobileclip.interruption import postponed
 from mobileclip.losses import DistillingLossSpec
@@ -56,7 +56,7 @@ def train(
     spec: TrainingSpec,
     *,
     model: DualEncoder,
-    batches: BatchSource,
+    batches: BatchSource[Batch],
     output: Path,
     card: ReinforcementCard | None = None,
     world: World | None = None,
@@ -108,7 +108,7 @@ def _train(
     spec: TrainingSpec,
     *,
     model: DualEncoder,
-    batches: BatchSource,
+    batches: BatchSource[Batch],
     output: Path,
     world: World,
     evaluate: Evaluate | None,
@@ -198,7 +198,7 @@ def _shared(objective: Objective, world: World) -> nn.Module:
     return DistributedDataParallel(objective, process_group=world.group)
 
 
-def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec) -> ReinforcedBatch:
+def _next_batch(source: Iterator[Batch], step: int, spec: TrainingSpec) -> Batch:
     batch = next(source, None)
     if batch is None:
         raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
@@ -206,7 +206,7 @@ def _next_batch(source: Iterator[ReinforcedBatch], step: int, spec: TrainingSpec
 
 
 def _gradient(
-    objective: nn.Module, batch: ReinforcedBatch, spec: TrainingSpec, optimizer: torch.optim.Optimizer, progress: float
+    objective: nn.Module, batch: Batch, spec: TrainingSpec, optimizer: torch.optim.Optimizer, progress: float
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Compute the gradient, clipped; return the loss's terms and the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
@@ -239,7 +239,7 @@ def _agreed(
 def _refuse_divergence(
     values: Mapping[str, float],
     step: int,
-    batch: ReinforcedBatch,
+    batch: Batch,
     *,
     output: Path,
     checkpoints: CheckpointFolder,

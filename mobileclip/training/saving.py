@@ -13,7 +13,7 @@ from mobileclip.interruption import Interrupted, Postponed
 from mobileclip.training.finetuning.lora import merged
 
 if TYPE_CHECKING:
-    from mobileclip.data import BatchSource
+    from mobileclip.data import Batch, BatchSource
     from mobileclip.training.checkpoint import CheckpointFolder, RunState
     from mobileclip.training.distributed import World
     from mobileclip.training.metrics import MetricLog
@@ -53,7 +53,7 @@ class Saving:
     spec: TrainingSpec
     state: RunState
     checkpoints: CheckpointFolder
-    batches: BatchSource
+    batches: BatchSource[Batch]
     world: World
     signals: Postponed
     saved_step: int

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import nn
 
-from mobileclip.data import BatchSource
+from mobileclip.data import BatchSource, ReinforcedBatch
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
 from mobileclip.interruption import postponed
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
@@ -111,7 +111,7 @@ class Steps:
         write_text(path, to_json(scores))
         return scores
 
-    def _batches(self, model: DualEncoder, *, batch_size: int) -> BatchSource:
+    def _batches(self, model: DualEncoder, *, batch_size: int) -> BatchSource[ReinforcedBatch]:
         data = self.data
         spec = self.spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=batch_size)
         if not data.class_names:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, SkipReport, write_shard
-from mobileclip.data.dataset import ExampleMaker
+from mobileclip.data.examples import ExampleMaker
 from mobileclip.data.members import parse_stored_sample
 from mobileclip.data.shards import parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, attempt, made_or_skip

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip.data import write_shard
-from mobileclip.data.order import Reader, SampleOrder, shuffled
+from mobileclip.data.order import Reader, SampleOrder, TarReader, shuffled
 from mobileclip.data.randomness import seeded_rng
 from tests.data.samples import make_sample, write_raw
 
@@ -18,8 +18,8 @@ ALONE = Reader(rank=0, world_size=1, worker=0, num_workers=1)
 
 
 def order(shards, **changes):
-    choices = {"shards": shards, "sampling": "epoch", "seed": 0, "shuffle": False, "shuffle_buffer": 4}
-    return SampleOrder(**(choices | changes))
+    choices = {"sampling": "epoch", "seed": 0, "shuffle": False, "shuffle_buffer": 4}
+    return SampleOrder(reader=TarReader(tuple(shards)), **(choices | changes))
 
 
 class TestShuffled:

@@ -63,7 +63,9 @@ def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     )
 
 
-def with_labels(batches: BatchSource, labels: Mapping[str, int], *, num_classes: int) -> BatchSource:
+def with_labels(
+    batches: BatchSource[ReinforcedBatch], labels: Mapping[str, int], *, num_classes: int
+) -> BatchSource[ReinforcedBatch]:
     """Return the same batches with the teacher who knows the labels: what `labelled_contrastive` learns from.
 
     Args:
@@ -79,7 +81,7 @@ def with_labels(batches: BatchSource, labels: Mapping[str, int], *, num_classes:
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Labelled:
-    batches: BatchSource
+    batches: BatchSource[ReinforcedBatch]
     labels: Mapping[str, int]
     num_classes: int
 
