@@ -7,13 +7,18 @@ from mobileclip.data.augmentation import (
     augmentations,
     crop_augmentation,
     datacompdr_augmentation,
+    imagenet_augmentation,
 )
 from mobileclip.data.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.batch_source import BatchSource
 from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
+from mobileclip.data.class_data import find_class_names
+from mobileclip.data.erasing import RandomErasingSpec
 from mobileclip.data.examples import Captions
 from mobileclip.data.image import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data.labelled import LabelledPipeline, LabelledPipelineSpec
 from mobileclip.data.members import check_layout, json_captions
+from mobileclip.data.mixing import MixingSpec
 from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.position import StreamPosition
 from mobileclip.data.range_augment import RangeAugment, RangeAugmentSpec
@@ -70,8 +75,12 @@ __all__ = [
     "ImageTransform",
     "JsonLinesSource",
     "LabelledBatch",
+    "LabelledPipeline",
+    "LabelledPipelineSpec",
     "Layout",
     "LineAccess",
+    "MixingSpec",
+    "RandomErasingSpec",
     "RangeAugment",
     "RangeAugmentSpec",
     "ReinforcedBatch",
@@ -100,7 +109,9 @@ __all__ = [
     "drop_blank",
     "expand_shards",
     "find_card",
+    "find_class_names",
     "hash_image",
+    "imagenet_augmentation",
     "json_captions",
     "load_image",
     "open_data_set",

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 from mobileclip.data.augmentation import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.batch import ReinforcedBatch
 from mobileclip.data.decode import SourceImage
 from mobileclip.data.image import ImageTransform, Pixels
 from mobileclip.data.members import parse_sample, parse_stored_sample
-from mobileclip.data.memory import BatchMemory, empty_shared
+from mobileclip.data.memory import BatchMemory
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.sample import ImageTextSample, StoredSample, check_source_image
 from mobileclip.data.sample_limits import SampleLimits
@@ -146,7 +145,7 @@ class ExampleMaker:
     def _empty(self, count: int) -> Tensor:
         size = self._spec.image.size
         shape = (count, 3, size, size)
-        return self._memory.empty(shape) if get_worker_info() is None else empty_shared(shape)
+        return self._memory.empty_batch(shape)
 
     def _augmentation(
         self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator

@@ -9,6 +9,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import get_worker_info
 
 _MOST_KEPT = 4
 
@@ -33,6 +34,10 @@ class BatchMemory:
         view = owner[:]
         weakref.finalize(view, self._free.append, owner).atexit = False
         return torch.from_numpy(view)
+
+    def empty_batch(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a tensor for a batch; a worker's is one that another process reads without a copy."""
+        return self.empty(shape) if get_worker_info() is None else empty_shared(shape)
 
 
 def empty_shared(shape: tuple[int, ...]) -> torch.Tensor:

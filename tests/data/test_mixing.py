@@ -1,0 +1,69 @@
+"""Mixup and CutMix: what becomes of pixels, and that targets say what images hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data import MixingSpec
+
+
+def batch(size=6, height=12, width=10):
+    """Image i is i everywhere, and of class i."""
+    images = torch.arange(size).float()[:, None, None, None].expand(size, 3, height, width)
+    return images, torch.eye(size)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(0.2, 0.0), (0.0, 1.0), (0.2, 1.0), (5.0, 5.0)]))
+def test_targets_are_the_shares_of_the_pixels(seed, alphas):
+    torch.manual_seed(seed)
+    images, targets = batch()
+    before = images.clone()
+    mixed, shares = MixingSpec(mixup_alpha=alphas[0], cutmix_alpha=alphas[1]).mix(images, targets)
+    assert torch.equal(images, before)
+    # The mean of an image is that of its classes' numbers, weighted by the shares.
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), shares @ torch.arange(6.0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(6))
+    partners = shares.clone().fill_diagonal_(0).nonzero()
+    assert all(int(row) + int(column) == 5 for row, column in partners)
+
+
+def test_mixup_blends_and_cutmix_cuts():
+    torch.manual_seed(0)
+    images, targets = batch()
+    blended, _ = MixingSpec(mixup_alpha=1.0, cutmix_alpha=0.0).mix(images, targets)
+    assert all(len(image.unique()) == 1 for image in blended)
+    cut, _ = MixingSpec(mixup_alpha=0.0).mix(images, targets)
+    assert set(cut.unique().tolist()) <= set(range(6))
+    rows, columns = (cut[0, 0] == 5).nonzero(as_tuple=True)
+    assert (cut[0, :, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 5).all()
+
+
+def test_which_and_how_often():
+    torch.manual_seed(0)
+    images, targets = batch(size=2, height=8, width=8)
+    kinds = []
+    for _ in range(400):
+        mixed, shares = MixingSpec(mixup_alpha=1.0, probability=0.5).mix(images, targets)
+        kinds.append("none" if torch.equal(shares, targets) else "cutmix" if mixed[0].unique().numel() > 1 else "mixup")
+    # A rectangle of no pixel is none.
+    assert 180 < kinds.count("none") < 250
+    assert 60 < kinds.count("cutmix") < 130
+    assert 70 < kinds.count("mixup") < 130
+
+
+def test_the_same_random_numbers_give_the_same():
+    images, targets = batch()
+    torch.manual_seed(3)
+    first = MixingSpec().mix(images, targets)
+    torch.manual_seed(3)
+    again = MixingSpec().mix(images, targets)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_nothing_to_mix_is_refused():
+    with pytest.raises(ValueError, match="both 0"):
+        MixingSpec(mixup_alpha=0.0, cutmix_alpha=0.0)
