@@ -68,7 +68,7 @@ $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/mutants.stamp: EXTRAS := test mutants
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
-	@echo "Installing mobileclip[$(EXTRAS)] into $(VENV): minutes, most of them for torch"
+	@echo "Installing with the extras [$(EXTRAS)] into $(VENV): minutes, most of them for torch"
 	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
 	$(PIP) install --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
 	$(PIP) install --no-build-isolation --editable '.[$(subst $(empty) $(empty),$(comma),$(strip $(EXTRAS)))]'

@@ -1,5 +1,6 @@
 """mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them."""
 
+from mobileclip import extras
 from mobileclip.blocks import build_model
 from mobileclip.encoders import specs
 from mobileclip.inference import optimize
@@ -17,4 +18,4 @@ __all__ = [
     "reparameterize",
     "specs",
 ]
-__version__ = "0.1.0"
+__version__ = extras.VERSION

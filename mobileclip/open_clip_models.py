@@ -18,6 +18,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from mobileclip.extras import needed
 from mobileclip.inputs import ImageInput
 from mobileclip.precision import DTYPES, WidePrecision
 from mobileclip.strict import parse_json
@@ -100,12 +101,10 @@ def open_clip_package() -> ModuleType:
     """Return open_clip.
 
     Raises:
-        ValueError: if it is not installed; the message has the command that installs it.
+        ImportError: if it is not installed; the message has the command that installs it.
     """
-    try:
+    with needed("a model of open_clip", "teachers"):
         import open_clip  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ValueError(f"open_clip cannot be imported ({error}): pip install 'mobileclip[teachers]'") from error
     package: ModuleType = open_clip
     return package
 

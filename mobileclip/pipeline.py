@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
+from mobileclip.extras import VERSION
 from mobileclip.identity import ModelIdentity
 from mobileclip.inference import by_length, prepared
 from mobileclip.progress import Progress
@@ -274,7 +274,7 @@ def identity_of(model: DualEncoder) -> ModelIdentity:
     return ModelIdentity(
         weights_sha256=weights_sha256(model.state_dict()),
         spec=to_json(model.spec, unstructure_as=DualEncoderSpec),
-        version=metadata.version("mobileclip"),
+        version=VERSION,
     )
 
 

@@ -1,7 +1,7 @@
 """Samples a CPU second of one data worker, ours against the release's way of reading the same reinforced shards.
 
-Command:   python recipes/bench_data.py     (needs the extra `test`: pip install 'mobileclip[test]'; --tiny to try)
-           The extra brings simplejpeg and zlib-ng along, which our side decodes with, as `mobileclip[speed]` does
+Command:   python recipes/bench_data.py     (needs the extra `test`; --tiny to try)
+           The extra brings simplejpeg and zlib-ng along, which our side decodes with, as the extra `speed` does
 Hardware:  one core; times are CPU seconds, so that what else computes counts little; the middle half of the ratios says
            how far to trust the medians
 Time:      about four minutes
@@ -51,6 +51,7 @@ from mobileclip.data import (
 from mobileclip.data.decode import DECODES, Decode
 from mobileclip.data.operations import OPERATIONS
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
@@ -124,7 +125,7 @@ def require_rivals() -> None:
     missing = [name for name in ("torchvision", "open_clip") if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: pip install 'mobileclip[test]'")
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
 
 
 def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:

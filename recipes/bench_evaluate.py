@@ -43,6 +43,7 @@ from mobileclip.data import ImageTransform, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder, MCiSpec
 from mobileclip.evaluation import Benchmark, BenchmarkSample, evaluate_benchmark, open_benchmark, write_benchmark
 from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.extras import install
 from mobileclip.terminal import print_table
 
 SETS = (
@@ -282,7 +283,7 @@ def run(spec: EvaluateBenchSpec) -> None:
     from rich.table import Table
 
     if importlib.util.find_spec("clip_benchmark") is None:
-        raise SystemExit("CLIP_benchmark cannot be imported: pip install 'mobileclip[test,quickstart]'")
+        raise SystemExit(f"CLIP_benchmark cannot be imported: {install('test', 'quickstart')}")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights

@@ -1,6 +1,6 @@
 """How long an image and a text take: the release's way, compiled and exported, and ours, in one run.
 
-Command:   python recipes/bench_latency.py             (needs the extra `test`: pip install 'mobileclip[test]')
+Command:   python recipes/bench_latency.py             (needs the extra `test`)
            python recipes/bench_latency.py --models s0 --batch-sizes 1 --runtimes      (a first look)
 Hardware:  any CPU with a C++ compiler; close what else computes, or the middle halves say how far to trust the medians
 Time:      an hour and a half on two cores; 20 minutes with `--batch-sizes 1`

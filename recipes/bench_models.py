@@ -1,6 +1,6 @@
 """Folded towers against timm's and open_clip's own reparameterised ones: same weights, same inputs, one run.
 
-Command:   python recipes/bench_models.py            (needs the extra `test`: pip install 'mobileclip[test]')
+Command:   python recipes/bench_models.py            (needs the extra `test`)
 Hardware:  any CPU; close what else computes, or the spread in the last columns says how far to trust the medians
 Time:      about two minutes at batch 1 on two cores; `--batch-sizes 32` is about thirty times as much
 Result:    a table: milliseconds, the ratio ours / theirs (below 1: ours is faster), and the middle half of the ratios
@@ -27,6 +27,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
+from mobileclip.extras import install
 from mobileclip.progress import track
 from mobileclip.reparam import LayerScale, reparameterize
 from mobileclip.terminal import print_table
@@ -144,7 +145,7 @@ def require_rivals() -> None:
     missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: pip install 'mobileclip[test]'")
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
 
 
 def rivals(

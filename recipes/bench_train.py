@@ -1,6 +1,6 @@
 """A training step of ours against one of open_clip's: same model, weights, batch, precision and loss, one run.
 
-Command:   python recipes/bench_train.py             (needs the extra `test`: pip install 'mobileclip[test]')
+Command:   python recipes/bench_train.py             (needs the extra `test`)
            python recipes/bench_train.py --device cuda --precision bfloat16 --batch-size 256 --channels-last
 Hardware:  any CPU; close what else computes, or the spread in the last column says how far to trust the medians. With
            --device cuda one GPU

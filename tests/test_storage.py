@@ -114,7 +114,9 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
         ).stdout.splitlines()
         assert len(lines) == 4
-        assert all("gs://bucket/a.tar needs" in line and "pip install 'mobileclip[remote]'" in line for line in lines)
+        assert all(
+            "gs://bucket/a.tar needs" in line and "pip install 'open-mobileclip[remote]'" in line for line in lines
+        )
 
     def test_importing_brings_no_package_along(self):
         code = (

@@ -1,4 +1,7 @@
-"""Classify images, embed them, convert and export models, prepare data to train on, and evaluate models."""
+"""Classify images, embed them, convert and export models, prepare data to train on, and evaluate models.
+
+`mobileclip --version` says which version this is.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import models
+from mobileclip.extras import VERSION
 from mobileclip.interruption import interruptible
 from mobileclip.terminal import say
 
@@ -35,11 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
+    typed = sys.argv[1:] if arguments is None else arguments
+    if typed == ["--version"]:
+        say(f"mobileclip {VERSION}")
+        return
     try:
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             app.cli(
                 prog="mobileclip",
-                args=_with_default(sys.argv[1:] if arguments is None else arguments),
+                args=_with_default(typed),
                 description=__doc__,
             )
     except BrokenPipeError:

@@ -42,7 +42,7 @@ def evaluate(
 
     A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, or
     hf-hub:OWNER/NAME; NAME=FILE where a file does not say which model known by NAME it holds; or a model of open_clip,
-    as open_clip:MODEL/TAG or open_clip:MODEL=FILE (pip install 'mobileclip[teachers]'). LABEL= before any of them says
+    as open_clip:MODEL/TAG or open_clip:MODEL=FILE (extra `teachers`). LABEL= before any of them says
     what the results call it: before=a/model.safetensors after=b/model.safetensors.
 
     DATA is a data set of your own, as --datasets takes it: a folder with a folder of images for each class, a folder of

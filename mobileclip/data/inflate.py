@@ -1,6 +1,6 @@
 """Compressed bytes, inflated to at most as many as the caller allows, whatever their headers claim.
 
-zlib-ng does it where it is installed, to the same bytes: `pip install 'mobileclip[speed]'`.
+zlib-ng does it where it is installed, to the same bytes (extra `speed`).
 """
 
 from __future__ import annotations

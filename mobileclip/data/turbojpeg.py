@@ -1,4 +1,4 @@
-"""JPEGs decoded straight into an array by simplejpeg, where it is installed: `pip install 'mobileclip[speed]'`.
+"""JPEGs decoded straight into an array by simplejpeg, where it is installed (extra `speed`).
 
 Both it and Pillow decode by libjpeg-turbo, to the same pixels; Pillow's way into an array is longer.
 """

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mobileclip.extras import needed
+
 if TYPE_CHECKING:
     from mobileclip.data import ImageTransform, Tokenizer
     from mobileclip.encoders import DualEncoder
@@ -60,11 +62,9 @@ def register() -> None:
     Raises:
         ImportError: if it is not installed.
     """
-    try:
+    with needed("a model in CLIP_benchmark", "clip-benchmark"):
         from clip_benchmark import models
         from clip_benchmark.metrics import zeroshot_classification
-    except ImportError as error:
-        raise ImportError(f"{error}: pip install 'mobileclip[clip-benchmark]'") from error
     models.TYPE2FUNC[MODEL_TYPE] = load_mobileclip
     if MODEL_TYPE not in models.MODEL_TYPES:
         models.MODEL_TYPES.append(MODEL_TYPE)

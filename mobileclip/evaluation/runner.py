@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -33,6 +32,7 @@ from mobileclip.evaluation.scoring import require_metric, score
 from mobileclip.evaluation.tagging import SpacyTagger
 from mobileclip.evaluation.tasks import ORDERS, SuiteName, Task, find_task, suite_tasks
 from mobileclip.evaluation.timing import measure_latency
+from mobileclip.extras import VERSION
 from mobileclip.precision import WidePrecision
 from mobileclip.strict import strict
 
@@ -388,7 +388,7 @@ class _Evaluator:
             "weights_sha256": self.candidate.weights_sha256,
             "data": data,
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "version": metadata.version("mobileclip"),
+            "version": VERSION,
         }
 
     def _say(self, text: str) -> None:

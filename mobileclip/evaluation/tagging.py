@@ -6,10 +6,10 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
+from mobileclip.extras import needed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-INSTALL = "pip install 'mobileclip[aro]'"
 
 DEFAULT_MODEL = "en_core_web_sm"
 # The same model under another name, for those who cannot reach where spaCy keeps it.
@@ -32,7 +32,7 @@ class Tagger(Protocol):
 
 
 class SpacyTagger:
-    """The tags of a spaCy pipeline, which splits words too; `pip install 'mobileclip[aro]'`.
+    """The tags of a spaCy pipeline, which splits words too (extra `aro`).
 
     Captions are tagged one by one: in batches the last bits, and so a tag on the edge, may depend on the others.
 
@@ -45,10 +45,8 @@ class SpacyTagger:
     """
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
-        try:
+        with needed("tagging parts of speech", "aro"):
             import spacy
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"parts of speech need spaCy: {INSTALL}", name=error.name) from error
         try:
             self._pipeline = spacy.load(model, exclude=_UNUSED)
         except OSError:
@@ -83,8 +81,6 @@ def treebank_words(caption: str) -> list[str]:
 
 @cache
 def _splitters() -> tuple[Callable[[str], Sequence[str]], Callable[[str], Sequence[str]]]:
-    try:
+    with needed("splitting captions into words", "aro"):
         from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"splitting captions into words needs NLTK: {INSTALL}", name=error.name) from error
     return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from typing import cast
 
 from torch import nn
@@ -14,6 +13,7 @@ from mobileclip.export.contract import FORMAT_VERSION, Contract, ImageContract, 
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
+from mobileclip.extras import VERSION
 from mobileclip.precision import Precision
 from mobileclip.serialization import to_json
 from mobileclip.weights import weights_sha256
@@ -67,7 +67,7 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
         text=None if text is None else TextContract(input=text, start_id=text.start_id, end_id=text.end_id),
         files={},
-        versions={"mobileclip": metadata.version("mobileclip"), **versions_of(("torch", *target.libraries))},
+        versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
         weights_sha256=weights_sha256(model.state_dict()),
         spec=json.loads(to_json(model_spec, unstructure_as=base)),
         licence=LICENCE,

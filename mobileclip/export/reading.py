@@ -16,6 +16,7 @@ from mobileclip.export.contract import (
     TowerFile,
 )
 from mobileclip.export.parity import Report
+from mobileclip.extras import UPDATE
 from mobileclip.serialization import from_json
 from mobileclip.storage import printable, read_bytes
 from mobileclip.tensor_files import file_sha256
@@ -71,7 +72,7 @@ def _read(path: Path) -> Contract:
     if contract.format_version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has the format version {contract.format_version}, and this version of mobileclip reads "
-            f"{FORMAT_VERSION}; update with: pip install -U mobileclip, or export the model again"
+            f"{FORMAT_VERSION}; update with: {UPDATE}, or export the model again"
         )
     return contract
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mobileclip.extras import needed
 from mobileclip.inference.openvino_quiet import converted, import_quietly
 from mobileclip.precision import WidePrecision
 
@@ -57,10 +58,8 @@ def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precis
         ImportError: if OpenVINO is not installed; the message has the command that installs it.
         RuntimeError: if the processor does not compute in this precision, or the tower cannot be converted.
     """
-    try:
+    with needed("the engine 'openvino'", "openvino"):
         openvino = import_quietly("openvino")
-    except ImportError as error:
-        raise ImportError("OpenVINO is not installed: pip install 'mobileclip[openvino]'") from error
     core = openvino.Core()
     able, hint = _HINTS[precision]
     if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):

@@ -10,12 +10,13 @@ from typing import Any
 import attrs
 
 from mobileclip.data import CaptionerEntry, ReinforcementCard, ShardSource, TeacherEntry, find_card, write_card
+from mobileclip.extras import VERSION
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import to_json
 
-_PACKAGES = ("mobileclip", "torch", "pillow", "numpy")
+_PACKAGES = ("torch", "pillow", "numpy")
 
 
 def open_card(
@@ -91,7 +92,7 @@ def _card(spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: 
         num_augmentations=spec.num_augmentations if teachers else 0,
         seed=spec.seed,
         layout=spec.layout,
-        versions={package: metadata.version(package) for package in _PACKAGES},
+        versions={"mobileclip": VERSION, **{package: metadata.version(package) for package in _PACKAGES}},
     )
 
 

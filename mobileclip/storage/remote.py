@@ -9,13 +9,12 @@ from concurrent.futures import Future, wait
 from datetime import datetime
 from typing import Any, TypeVar
 
+from mobileclip.extras import install
 from mobileclip.storage.backend import ByteStream, Info, StorageError
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
 
 T = TypeVar("T")
-
-INSTALL = "pip install 'mobileclip[remote]'"
 
 # Enough to keep a connection busy, little enough to hold one per open file.
 _BLOCK_BYTES = 2**23
@@ -125,7 +124,7 @@ def _known(address: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except ImportError as error:
-        raise ValueError(f"{address} needs a package that is not installed: {INSTALL} ({error})") from None
+        raise ValueError(f"{address} needs a package that is not installed: {install('remote')} ({error})") from None
     except ValueError as error:
         raise ValueError(
             f"{address} cannot be opened: {error}; expected a path or an address such as s3://, gs:// or https://"

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mobileclip import storage
+from mobileclip.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,10 +63,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _summary_writer(folder: Path, resume_step: int) -> SummaryWriter:
-    try:
+    with needed("training with TensorBoard's log", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "metrics for TensorBoard need it: pip install 'mobileclip[tensorboard]', or train without", name=error.name
-        ) from error
     return SummaryWriter(str(folder), purge_step=resume_step)

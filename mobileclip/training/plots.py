@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mobileclip.extras import needed
 from mobileclip.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -38,12 +39,8 @@ def plot_curves(runs: Mapping[str, Path], path: Path, *, metrics: Sequence[str] 
         ValueError: if there is no run, or no file has a metric of that name.
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
-    try:
+    with needed("a plot", "report"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plots need matplotlib: pip install 'mobileclip[quickstart]' or pip install matplotlib", name=error.name
-        ) from error
 
     lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
     logged = [line for run in lines.values() for line in run]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import normalize_pixels
 from mobileclip.tensor_files import read_tensors
@@ -156,7 +157,7 @@ def packaged(package: str, path: str) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the teachers need the package {package.replace('_', '-')}; install mobileclip[quickstart]")
+        raise ValueError(f"the teachers need the package {package.replace('_', '-')}: {install('quickstart')}")
     return Path(spec.submodule_search_locations[0]) / path
 
 

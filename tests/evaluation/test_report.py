@@ -212,7 +212,7 @@ class TestPage:
 
     def test_without_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'mobileclip\[report\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[report\]'"):
             write_report(tmp_path / "r.html", [published_model("mobileclip_s0")])
 
 

@@ -284,10 +284,10 @@ def test_what_core_ml_cannot_hold(convolutional, tmp_path):
 def test_a_missing_extra_names_its_command(plain, transformers, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "coremltools", None)
-        with pytest.raises(ImportError, match=r"needs coremltools: pip install 'mobileclip\[coreml\]'"):
+        with pytest.raises(ImportError, match=r"needs coremltools: pip install 'open-mobileclip\[coreml\]'"):
             verify_export(plain)
     monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantize_pt2e", None)
-    with pytest.raises(ImportError, match=r"pip install 'mobileclip\[coreml,int8\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[coreml,int8\]'"):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="coreml", precision="int8"))
 
 

@@ -255,7 +255,7 @@ def test_bfloat16_is_refused(transformers, tmp_path):
 def test_a_missing_extra_names_its_command(transformers, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     name = missing.partition(".")[0]
-    with pytest.raises(ImportError, match=rf"needs {name}: pip install 'mobileclip\[executorch\]'"):
+    with pytest.raises(ImportError, match=rf"needs {name}: pip install 'open-mobileclip\[executorch\]'"):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="executorch"))
     assert not (tmp_path / "out").exists()
 

@@ -192,8 +192,8 @@ def test_weights_that_are_not_finite_are_refused(plain, tmp_path, value):
 @pytest.mark.parametrize("missing", ["openvino", "nncf"])
 def test_a_missing_extra_names_its_command(plain, transformers, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'mobileclip\[openvino\]'"):
+    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'open-mobileclip\[openvino\]'"):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="openvino"))
-    with pytest.raises(ImportError, match=r"pip install 'mobileclip\[openvino\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[openvino\]'"):
         verify_export(plain)
     assert not (tmp_path / "out").exists()

@@ -159,6 +159,6 @@ def test_verify_needs_no_torchao(int8, monkeypatch):
 def test_a_missing_extra_names_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e", None)
     spec = ExportSpec(out=tmp_path / "out", target="torch", precision="int8", tower="text")
-    with pytest.raises(ImportError, match=r"needs torchao: pip install 'mobileclip\[int8\]'"):
+    with pytest.raises(ImportError, match=r"needs torchao: pip install 'open-mobileclip\[int8\]'"):
         export_model(seeing(TRANSFORMERS), spec)
     assert not list(tmp_path.iterdir())

@@ -234,9 +234,9 @@ def test_an_error_leaves_nothing(transformers, tmp_path, monkeypatch):
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_extra_names_its_command(plain_onnx, transformers, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'mobileclip\[onnx\]'"):
+    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'open-mobileclip\[onnx\]'"):
         export_model(transformers, ExportSpec(out=tmp_path / "out"))
-    with pytest.raises(ImportError, match=r"pip install 'mobileclip\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[onnx\]'"):
         verify_export(plain_onnx)
     assert not (tmp_path / "out").exists()
 

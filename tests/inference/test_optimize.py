@@ -122,7 +122,7 @@ def test_without_a_compiler_the_rest_is_used(without_openvino):
     for tower in (fast.report.image, fast.report.text):
         eager, compiled, openvino = tower.trials
         assert not eager.refused
-        assert "ImportError: OpenVINO is not installed: pip install 'mobileclip[openvino]'" in openvino.refused
+        assert "the engine 'openvino' needs openvino: pip install 'open-mobileclip[openvino]'" in openvino.refused
         assert compiled.form.engine == "compiled"
         assert compiled.refused.startswith("it cannot be compiled here: ")
         assert "C++ compiler" in compiled.refused

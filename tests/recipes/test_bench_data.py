@@ -77,7 +77,7 @@ def test_pixels_that_differ_are_not_timed(tmp_path, monkeypatch):
 
 def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchvision" else name)
-    with pytest.raises(SystemExit, match=r"torchvision cannot be imported, .*: pip install 'mobileclip\[test\]'"):
+    with pytest.raises(SystemExit, match=r"torchvision cannot be imported, .*: pip install 'open-mobileclip\[test\]'"):
         run(DataBenchSpec(tiny=True))
 
 

@@ -63,7 +63,7 @@ def test_a_part_of_a_set_has_all_classes_and_a_shard_for_each_worker(tmp_path):
 
 def test_without_clip_benchmark_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SystemExit, match=r"pip install 'mobileclip\[test,quickstart\]'"):
+    with pytest.raises(SystemExit, match=r"pip install 'open-mobileclip\[test,quickstart\]'"):
         run(EvaluateBenchSpec())
 
 

@@ -106,7 +106,7 @@ def test_channels_last_is_for_gpus():
 
 def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else name)
-    with pytest.raises(SystemExit, match=r"open_clip cannot be imported, .*: pip install 'mobileclip\[test\]'"):
+    with pytest.raises(SystemExit, match=r"open_clip cannot be imported, .*: pip install 'open-mobileclip\[test\]'"):
         next(measure(SPEC))
 
 

@@ -208,5 +208,5 @@ def test_what_the_image_contract_cannot_say_is_refused():
 
 def test_without_open_clip_the_command_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ValueError, match=r"pip install 'mobileclip\[teachers\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[teachers\]'"):
         tiny.teachers[0].build()

@@ -42,5 +42,5 @@ def test_tensorboard_reads_what_is_logged(tmp_path):
 
 def test_without_tensorboard_its_install_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mobileclip\[tensorboard\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[tensorboard\]'"):
         MetricLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path)

@@ -94,5 +94,5 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path, runs, monke
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mobileclip\[quickstart\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[report\]'"):
         plot_curves(runs, tmp_path / "no.png")

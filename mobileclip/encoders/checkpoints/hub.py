@@ -14,6 +14,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.published import PREFIX, Published
+from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files import CheckpointError, check_sha256, file_sha256
@@ -69,12 +70,8 @@ def fetched(checkpoint: str | Path) -> Path:
     """
     if not str(checkpoint).startswith(PREFIX):
         return Path(checkpoint)
-    try:
+    with needed(f"{checkpoint!r}, which is on the Hugging Face hub,", "hub"):
         import huggingface_hub  # noqa: F401  said before anything is asked of it
-    except ImportError as error:
-        raise ImportError(
-            f"{checkpoint!r} is on the Hugging Face hub, whose client is missing: pip install 'mobileclip[hub]'"
-        ) from error
     wanted = parsed(str(checkpoint))
     if wanted.sha256 is not None:
         path = _downloaded(wanted, wanted.revision)

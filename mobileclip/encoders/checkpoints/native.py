@@ -20,6 +20,7 @@ from mobileclip.encoders.checkpoints.layouts import ModelSpec
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.extras import UPDATE
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TokenizerFile
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
@@ -89,7 +90,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     if kind not in _KINDS or form not in get_args(Form):
         raise CheckpointError(
             f"{path} says that it holds a {shown(kind)} in the form {shown(form)}, which this version of "
-            "mobileclip does not know; it was written by another version, update with: pip install -U mobileclip"
+            f"mobileclip does not know; it was written by another version, update with: {UPDATE}"
         )
     try:
         spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mobileclip.extras import needed
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -47,12 +49,8 @@ def require_matplotlib() -> None:
     Raises:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
-    try:
+    with needed("a report", "report"):
         import matplotlib.figure  # noqa: F401  whether it is there
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reports need matplotlib: pip install 'mobileclip[report]' or pip install matplotlib", name=error.name
-        ) from error
 
 
 def new_figure(width: float, height: float, theme: Theme) -> Figure:

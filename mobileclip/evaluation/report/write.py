@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from mobileclip.evaluation.report.sheets import draw_confusion, draw_retrieval
 from mobileclip.evaluation.report.table_picture import draw_table
 from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table
 from mobileclip.evaluation.report.values import ModelResults, reference_of, require_models
+from mobileclip.extras import VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def write_report(
     """
     _require(models, details)
     made = datetime.now(timezone.utc) if when is None else when
-    written = page(models, details, title=title, when=made, version=metadata.version("mobileclip"))
+    written = page(models, details, title=title, when=made, version=VERSION)
     with storage.atomic_write(path) as stream:
         stream.write(written.encode())
 

@@ -21,6 +21,7 @@ from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.coreml_convert import convert
 from mobileclip.export.targets.coreml_int8 import quantized_program
 from mobileclip.export.targets.mil import MilProgram, quiet, read_program
+from mobileclip.extras import needed
 from mobileclip.precision import Precision
 
 _IS_MAC = sys.platform == "darwin"
@@ -48,11 +49,8 @@ class CoreMLTarget:
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        try:
-            with quiet():
-                import_module("coremltools")
-        except ImportError as error:
-            raise ImportError(f"the target 'coreml' needs {error.name}: pip install 'mobileclip[coreml]'") from error
+        with needed("the target 'coreml'", "coreml"), quiet():
+            import_module("coremltools")
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower.

@@ -11,6 +11,7 @@ import torch
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.mil import quiet
 from mobileclip.export.targets.pt2e import is_layer, layer_of, rounded_program
+from mobileclip.extras import needed
 
 if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer
@@ -30,11 +31,8 @@ def quantized_program(tower: TowerExport) -> torch.export.ExportedProgram:
     Raises:
         ImportError: if torchao is not installed; the message has the command that installs it.
     """
-    try:
-        with quiet():
-            import_module("torchao.quantization.pt2e.quantize_pt2e")
-    except ImportError as error:
-        raise ImportError(f"int8 for Core ML needs {error.name}: pip install 'mobileclip[coreml,int8]'") from error
+    with needed("int8 for Core ML", "coreml", "int8"), quiet():
+        import_module("torchao.quantization.pt2e.quantize_pt2e")
     # Ranges are the same whatever the batch, and found sooner in larger ones.
     batched = attrs.evolve(tower, spec=attrs.evolve(tower.spec, dynamic_batch=True))
     program = rounded_program(batched, tower.graph(torch.float32), _quantizer(tower.fallback.layers))

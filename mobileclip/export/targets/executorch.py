@@ -23,6 +23,7 @@ from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.pte import METHOD, read_pte
+from mobileclip.extras import needed
 from mobileclip.precision import Precision
 
 _STANDARD_ERROR = 2
@@ -50,13 +51,9 @@ class ExecuTorchTarget:
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        try:
-            with quiet():
-                for name in ("torchao", "executorch.exir", "executorch.runtime"):
-                    import_module(name)
-        except ImportError as error:
-            name = str(error.name).partition(".")[0]
-            raise ImportError(f"the target 'executorch' needs {name}: pip install 'mobileclip[executorch]'") from error
+        with needed("the target 'executorch'", "executorch"), quiet():
+            for name in ("torchao", "executorch.exir", "executorch.runtime"):
+                import_module(name)
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower.

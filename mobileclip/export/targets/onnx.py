@@ -17,6 +17,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.onnx_checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
+from mobileclip.extras import needed
 from mobileclip.precision import Precision
 from mobileclip.storage import printable
 
@@ -49,11 +50,9 @@ class OnnxTarget:
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        try:
+        with needed("the target 'onnx'", "onnx"):
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 import_module(name)
-        except ImportError as error:
-            raise ImportError(f"the target 'onnx' needs {error.name}: pip install 'mobileclip[onnx]'") from error
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower."""

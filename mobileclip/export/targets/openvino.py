@@ -16,6 +16,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.openvino_checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino_int8 import quantized
+from mobileclip.extras import needed
 from mobileclip.inference.openvino_quiet import converted, import_quietly
 from mobileclip.precision import Precision
 
@@ -57,13 +58,9 @@ class OpenVINOTarget:
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        try:
+        with needed("the target 'openvino'", "openvino"):
             for name in self.libraries:
                 import_quietly(name)
-        except ImportError as error:
-            raise ImportError(
-                f"the target 'openvino' needs {error.name}: pip install 'mobileclip[openvino]'"
-            ) from error
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower."""

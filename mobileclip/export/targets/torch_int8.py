@@ -9,6 +9,7 @@ import torch
 
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
+from mobileclip.extras import needed
 
 if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer
@@ -22,11 +23,8 @@ def check_int8() -> None:
     Raises:
         ImportError: if it is not; the message has the command that installs it.
     """
-    try:
-        with quiet():
-            import_module("torchao.quantization.pt2e")
-    except ImportError as error:
-        raise ImportError("int8 in the target 'torch' needs torchao: pip install 'mobileclip[int8]'") from error
+    with needed("int8 in the target 'torch'", "int8"), quiet():
+        import_module("torchao.quantization.pt2e")
 
 
 def quantized_program(tower: TowerExport) -> torch.export.ExportedProgram:

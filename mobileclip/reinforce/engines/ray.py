@@ -16,6 +16,7 @@ from attrs import validators
 
 from mobileclip.data import Unit
 from mobileclip.devices import pick_device
+from mobileclip.extras import needed
 from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -139,9 +140,7 @@ class _Actor:
 
 
 def _ray() -> Any:
-    try:
+    with needed("the engine 'ray'", "ray"):
         import ray
         import ray.data
-    except ModuleNotFoundError as error:
-        raise ValueError("the ray engine needs Ray: pip install 'mobileclip[ray]'") from error
     return ray

@@ -15,7 +15,7 @@ from mobileclip.strict import strict
 @teachers.register("open_clip")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class OpenClipTeacher(TeacherSpec):
-    """A model of open_clip; `pip install 'mobileclip[teachers]'`.
+    """A model of open_clip (extra `teachers`).
 
     How its own transform makes an image square does not matter here: augmented images are square.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import Attention, ConvFFN, FeedForward
 from mobileclip.encoders import DualEncoder
+from mobileclip.extras import needed
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def add_lora(model: DualEncoder, spec: LoraSpec) -> None:
         ValueError: if the model has adapters already, an extra is no part of it, or nothing in it can be adapted.
         ModuleNotFoundError: if `peft` is not there; the message says how to install it.
     """
-    try:
+    with needed("fine-tuning with adapters", "lora"):
         from peft import inject_adapter_in_model
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("adapters need peft: pip install 'mobileclip[lora]'", name=error.name) from error
     if any(".lora_A." in name for name, _ in model.named_parameters()):
         raise ValueError("the model has adapters already; merge them with merge_lora first")
     extras = _extras(model, spec.extras)

@@ -35,7 +35,7 @@ def test_a_prepared_model_is_ordinary_again_when_finished(batch_norm):
 
 def test_adapters_need_their_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=r"adapters need peft: pip install 'mobileclip\[lora\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"adapters needs peft: pip install 'open-mobileclip\[lora\]'"):
         add_lora(fresh(SMALL), LoraSpec())
 
 
