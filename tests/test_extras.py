@@ -13,7 +13,9 @@ from mobileclip.cli import main
 from mobileclip.extras import DISTRIBUTION, VERSION, needed
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = [path for room in ("mobileclip", "recipes") for path in (ROOT / room).rglob("*.py")]
+PROGRAMS = [
+    path for room in ("mobileclip", "recipes") for path in (ROOT / room).rglob("*.py") if path.name != "extras.py"
+]
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
@@ -38,7 +40,7 @@ def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
 
 def test_every_extra_that_is_asked_for_exists():
     asked = re.compile(r"\b(?:needed\((?:f?\"[^\"]*\"), |install\()([^)]*)\)")
-    text = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAMS if path.name != "extras.py")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAMS)
     named = {name for found in asked.findall(text) for name in re.findall(r"[\"']([a-z0-9-]+)[\"']", found)}
     assert len(named) > 10
     assert named <= set(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra"))
@@ -46,9 +48,7 @@ def test_every_extra_that_is_asked_for_exists():
 
 def test_no_other_place_writes_an_install_command():
     told = re.compile(r"pip install[^\n]*mobileclip")
-    assert [
-        path.name for path in PROGRAMS if path.name != "extras.py" and told.search(path.read_text(encoding="utf-8"))
-    ] == []
+    assert [path.name for path in PROGRAMS if told.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_nothing_names_the_distribution_of_somebody_else():
