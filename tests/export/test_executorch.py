@@ -150,6 +150,7 @@ def test_float16_of_wide_layers(tmp_path):
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_int8_is_all_but_the_fallback_and_tables_are_float16(text):
     assert stored_in_float(text) == text.export.fallback.layers
     table = text.export.encoder.token_embedding.weight
