@@ -40,7 +40,7 @@ from mobileclip.progress import track
 from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
-from mobileclip.training.objective import Objective
+from mobileclip.training.objective import ImageTextObjective
 from mobileclip.training.optimizer import set_learning_rate
 
 MIB = 2**20
@@ -139,7 +139,7 @@ def our_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
         precision=spec.precision,
         channels_last=spec.channels_last,
     )
-    objective = Objective(training, model=model, world=World(device=spec.device))
+    objective = ImageTextObjective(training, model=model, world=World(device=spec.device))
     optimizer = training.optimizer.build(objective)
     set_learning_rate(optimizer, LEARNING_RATE)
     keys = tuple(map(str, range(len(texts))))

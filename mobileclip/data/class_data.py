@@ -11,16 +11,20 @@ from functools import partial
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.json_object import parse_object
 from mobileclip.data.order import ShardReader, TarReader
-from mobileclip.data.sample_limits import SampleLimits
+from mobileclip.data.sample import check_key
+from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, Shards
-from mobileclip.data.skips import Skip, attempt
+from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderItem, FolderSource
 from mobileclip.data.sources.opening import as_source
 from mobileclip.data.sources.public_layout import (
     CLASS_NAMES,
     PublicLayoutSource,
+    image_of,
+    parse_label,
     read_class_names,
     read_public_layout,
 )
@@ -47,6 +51,62 @@ class ClassData:
 
     reader: ShardReader
     class_names: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LabelledSample:
+    """An encoded image and the number of its class.
+
+    Args:
+        key: the sample's.
+        image: as it is stored.
+        label: number of its class.
+    """
+
+    key: str
+    image: bytes
+    label: int
+
+
+@attrs.frozen(kw_only=True)
+class LabelParser:
+    """Makes labelled samples of the members of a shard.
+
+    Args:
+        num_classes: labels are below it.
+        class_names: in the order of the labels, for samples whose `.json` has a name; none refuses these.
+        text_bytes: of a `.json`, at most.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    text_bytes: int = SAMPLE_LIMITS.text_bytes
+    _numbers: Mapping[str, int] = attrs.field(init=False, repr=False, eq=False)
+
+    @_numbers.default
+    def _number_names(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
+
+    def __call__(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
+        """Return the sample that members make.
+
+        Raises:
+            BadSampleError: if there is no image, or no class.
+        """
+        check_key(key)
+        return LabelledSample(key=key, image=members[image_of(members)], label=self._label(members))
+
+    def _label(self, members: Mapping[str, bytes]) -> int:
+        if "cls" in members or "json" not in members:
+            return parse_label(members.get("cls"), self.num_classes)
+        name = parse_object(members["json"], "json", limit=self.text_bytes).get("label")
+        if name is None:
+            raise BadSampleError("no_label", "there is no .cls with its label, and no `label` in its .json")
+        if not self._numbers:
+            raise BadSampleError("bad_label", "its `label` is a name, and nothing says the names of the classes")
+        if not isinstance(name, str) or name not in self._numbers:
+            raise BadSampleError("bad_label", f"{str(name)[:80]!r} is none of the {len(self._numbers)} classes")
+        return self._numbers[name]
 
 
 @attrs.frozen(kw_only=True, eq=False)

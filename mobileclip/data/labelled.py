@@ -11,17 +11,13 @@ from attrs import validators
 
 from mobileclip.data.augmentation import imagenet_augmentation
 from mobileclip.data.batch import LabelledBatch
-from mobileclip.data.class_data import ClassData, open_class_data
+from mobileclip.data.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.decode import SourceImage
 from mobileclip.data.erasing import RandomErasingSpec
 from mobileclip.data.image import ImageTransform, Pixels
-from mobileclip.data.json_object import parse_object
 from mobileclip.data.loading import Pipeline, PipelineSpec
 from mobileclip.data.memory import BatchMemory
 from mobileclip.data.randomness import seeded_rng
-from mobileclip.data.sample import check_key
-from mobileclip.data.skips import BadSampleError
-from mobileclip.data.sources.public_layout import image_of, parse_label
 from mobileclip.strict import strict
 
 
@@ -96,15 +92,6 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class LabelledSample:
-    """An encoded image and the number of its class."""
-
-    key: str
-    image: bytes
-    label: int
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class LabelledExample:
     """The augmented pixels of an image and the number of its class."""
 
@@ -126,7 +113,9 @@ class LabelledMaker:
         self._transform = ImageTransform(spec.image)
         self._memory = BatchMemory()
         self._augmentation = spec.augmentation or imagenet_augmentation(spec.image.size)
-        self._numbers = {name: number for number, name in enumerate(spec.class_names)}
+        self._parser = LabelParser(
+            num_classes=spec.num_classes, class_names=spec.class_names, text_bytes=spec.sample_limits.text_bytes
+        )
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
         """Return the sample that members of a shard make.
@@ -134,8 +123,7 @@ class LabelledMaker:
         Raises:
             BadSampleError: if there is no image, or no class.
         """
-        check_key(key)
-        return LabelledSample(key=key, image=members[image_of(members)], label=self._label(members))
+        return self._parser(key, members)
 
     def example(self, sample: LabelledSample, epoch: int, draw: str = "") -> LabelledExample:
         """Return what an epoch takes of a sample.
@@ -162,18 +150,6 @@ class LabelledMaker:
             image=self._transform.normalize_each(pixels, self._memory.empty_batch((len(pixels), 3, size, size))),
             label=torch.tensor([example.label for example in examples]),
         )
-
-    def _label(self, members: Mapping[str, bytes]) -> int:
-        if "cls" in members or "json" not in members:
-            return parse_label(members.get("cls"), self._spec.num_classes)
-        name = parse_object(members["json"], "json", limit=self.limits.text_bytes).get("label")
-        if name is None:
-            raise BadSampleError("no_label", "there is no .cls with its label, and no `label` in its .json")
-        if not self._numbers:
-            raise BadSampleError("bad_label", "its `label` is a name, and class_names of the pipeline are none")
-        if not isinstance(name, str) or name not in self._numbers:
-            raise BadSampleError("bad_label", f"{str(name)[:80]!r} is none of the {len(self._numbers)} classes")
-        return self._numbers[name]
 
 
 def _check_classes(spec: LabelledPipelineSpec, data: ClassData) -> None:

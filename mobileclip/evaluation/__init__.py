@@ -10,6 +10,7 @@ from mobileclip.evaluation.classification import (
     ensemble_prompts,
     zero_shot_classification,
 )
+from mobileclip.evaluation.classifier import ClassifierEvaluation, classifier_hook, evaluate_classifier
 from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
 from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
@@ -34,6 +35,7 @@ __all__ = [
     "BenchmarkSample",
     "Candidate",
     "ClassificationResult",
+    "ClassifierEvaluation",
     "ComparisonRow",
     "DatasetResult",
     "Evaluation",
@@ -57,6 +59,7 @@ __all__ = [
     "association_score",
     "candidate_of",
     "classification_accuracy",
+    "classifier_hook",
     "compare_results",
     "embed_classes",
     "embed_images",
@@ -64,6 +67,7 @@ __all__ = [
     "embed_texts",
     "ensemble_prompts",
     "evaluate_benchmark",
+    "evaluate_classifier",
     "evaluate_models",
     "evaluate_winogavil",
     "evaluation_hook",

@@ -69,7 +69,7 @@ def evaluation_hook(
         metrics: dict[str, float] = {}
         for benchmark in opened:
             measure = partial(_measured, model, benchmark, batch_size=batch_size, num_threads=num_threads)
-            metrics |= _unless_it_fails(measure, benchmark.name, num_steps)
+            metrics |= unless_it_fails(measure, benchmark.name, num_steps)
         return metrics
 
     return evaluate
@@ -78,7 +78,7 @@ def evaluation_hook(
 def _measured(
     model: DualEncoder, benchmark: Benchmark, *, batch_size: int, num_threads: int | None
 ) -> dict[str, float]:
-    with _same_random_numbers(model):
+    with same_random_numbers(model):
         evaluation = evaluate_benchmark(
             model,
             benchmark,
@@ -93,8 +93,14 @@ def _measured(
     return {f"{benchmark.name}/{name}": value for name, value in values.items()}
 
 
-def _unless_it_fails(measure: Callable[[], dict[str, float]], name: str, num_steps: int) -> dict[str, float]:
-    """Return the metrics, or none: days of training are worth more than one evaluation, whatever is wrong with it."""
+def unless_it_fails(measure: Callable[[], dict[str, float]], name: str, num_steps: int) -> dict[str, float]:
+    """Return the metrics, or none: days of training are worth more than one evaluation, whatever is wrong with it.
+
+    Args:
+        measure: called once.
+        name: of the data set, for the log.
+        num_steps: steps of the training that are done.
+    """
     try:
         return measure()
     except Exception as error:
@@ -120,7 +126,7 @@ def _require_data(benchmark: Benchmark) -> None:
 
 
 @contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+def same_random_numbers(model: nn.Module) -> Iterator[None]:
     """Give torch's random numbers back as they were: a block of someone else's may draw some whenever it is called."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -1,29 +1,37 @@
 """Training: the spec of a run, its loop, and what the loop is made of."""
 
+from mobileclip.training.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.metrics import MetricLog, read_metrics
+from mobileclip.training.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
 from mobileclip.training.plots import plot_curves
-from mobileclip.training.run import RunSpec, run
+from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [
     "AdamWSpec",
+    "ClassificationObjective",
+    "ClassifierRunSpec",
     "ConstantCosineSchedule",
     "CosineSchedule",
+    "CrossEntropySpec",
     "Evaluate",
+    "ImageTextObjective",
     "MetricLog",
     "MovingAverage",
+    "Objective",
     "OptimizerSpec",
     "RunSpec",
     "Schedule",
     "TrainingResult",
     "TrainingSpec",
     "World",
+    "build_objective",
     "connected",
     "decay_groups",
     "optimizers",

@@ -81,7 +81,7 @@ class RunState:
     """Everything that changes while a run trains.
 
     Args:
-        objective: the student and the loss, weights and buffers.
+        objective: the model and the loss, weights and buffers.
         optimizer: of their parameters.
         average: the moving average of the student, where this process keeps one.
         world: the processes of the run; all of them save and restore together, the first one writes.

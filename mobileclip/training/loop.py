@@ -24,7 +24,7 @@ from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.metrics import MetricLog
-from mobileclip.training.objective import Objective
+from mobileclip.training.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mobileclip.data import ReinforcementCard
-    from mobileclip.encoders import DualEncoder
     from mobileclip.training.spec import TrainingSpec
 
 _KEYS_SHOWN = 8
@@ -55,7 +54,7 @@ class TrainingResult:
 def train(
     spec: TrainingSpec,
     *,
-    model: DualEncoder,
+    model: nn.Module,
     batches: BatchSource[Batch],
     output: Path,
     card: ReinforcementCard | None = None,
@@ -70,7 +69,7 @@ def train(
 
     Args:
         spec: how to train.
-        model: the student; trained in place.
+        model: an image-text model or a classifier, as the loss has it; trained in place.
         batches: what to train on; with several processes, this one's share.
         output: folder of `metrics.jsonl` and `checkpoints/`; created.
         card: of the reinforced data, where it has one: the loss must have the teachers that it names.
@@ -107,7 +106,7 @@ def train(
 def _train(
     spec: TrainingSpec,
     *,
-    model: DualEncoder,
+    model: nn.Module,
     batches: BatchSource[Batch],
     output: Path,
     world: World,
@@ -118,7 +117,7 @@ def _train(
     """Train in a folder that no other run writes to, from what is there on."""
     torch.manual_seed(spec.seed + world.rank)
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
-    objective = Objective(spec, model=model, world=world)
+    objective = build_objective(spec.loss, spec=spec, model=model, world=world)
     if average is not None:
         average.module.to(world.device)
     state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
@@ -155,10 +154,10 @@ def _train(
 
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
             terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
-            values, wishes = _agreed(terms, norm, saving.wishes, world, spec.loss.term_names)
+            values, wishes = _agreed(terms, norm, saving.wishes, world, objective.term_names)
             _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
             state.optimizer.step()
-            _cap_logit_scale(model, spec)
+            objective.after_step()
             if average is not None:
                 average.update(model)
 
@@ -166,9 +165,8 @@ def _train(
             progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
             if log is not None and is_due(done, spec.log_every_steps, spec):
                 seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": waited}
-                scale = model.logit_scale.exp().item()
                 rate = spec.schedule.learning_rate(step)
-                log.write(step, {**values, "logit_scale": scale, "learning_rate": rate, **seconds})
+                log.write(step, {**values, **objective.readings, "learning_rate": rate, **seconds})
             saving.after_step(done, wishes)
             if is_due(done, spec.evaluate_every_steps, spec) and not looks(kept, done):
                 saving.stop(done)
@@ -207,32 +205,33 @@ def _next_batch(source: Iterator[Batch], step: int, spec: TrainingSpec) -> Batch
 
 def _gradient(
     objective: nn.Module, batch: Batch, spec: TrainingSpec, optimizer: torch.optim.Optimizer, progress: float
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Compute the gradient, clipped; return the loss's terms and the gradient's norm before clipping."""
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Compute the gradient, clipped; return the loss's terms, their sum last, and its norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    contrastive, distillation, total = objective(batch, progress)
-    total.backward()
+    terms: tuple[Tensor, ...] = objective(batch, progress)
+    terms[-1].backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
-    return (contrastive, distillation, total), norm
+    return terms, norm
 
 
 def _agreed(
-    terms: tuple[Tensor, Tensor, Tensor],
+    terms: tuple[Tensor, ...],
     norm: Tensor,
     wishes: Wishes,
     world: World,
-    names: tuple[str | None, str | None],
+    names: tuple[str | None, ...],
 ) -> tuple[dict[str, float], Wishes]:
     """Return the loss of all processes, and what any of them wishes: one exchange, one transfer from the device."""
     own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
     if world.group is not None:
         own = torch.cat([own, own.new_tensor(attrs.astuple(wishes))])
-    contrastive, distillation, total, gradient_norm, *wished = world.mean(own).tolist()
+    means = world.mean(own).tolist()
     values = {
-        "loss": total,
-        **{name: term for name, term in zip(names, (contrastive, distillation), strict=True) if name is not None},
-        "gradient_norm": gradient_norm,
+        "loss": means[len(names)],
+        **{name: mean for name, mean in zip(names, means, strict=False) if name is not None},
+        "gradient_norm": means[len(terms)],
     }
+    wished = means[len(terms) + 1 :]
     return values, Wishes(*(share > 0 for share in wished)) if wished else wishes
 
 
@@ -259,8 +258,3 @@ def _refuse_divergence(
         f"in {output / 'diverged.json'}. The last good state is {newest or 'the beginning'}. Try a lower "
         "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
     )
-
-
-@torch.no_grad()
-def _cap_logit_scale(model: DualEncoder, spec: TrainingSpec) -> None:
-    model.logit_scale.clamp_(max=math.log(spec.max_logit_scale))

@@ -1,40 +1,45 @@
-"""What is minimised: from a batch of images and texts to the loss, with the student in between."""
+"""What is minimised: from a batch to the loss, with the model in between."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data import ReinforcedBatch
-from mobileclip.losses import LossTerms
+from mobileclip.data import Batch, ReinforcedBatch
+from mobileclip.encoders import Classifier
+from mobileclip.losses import LossSpec, LossTerms
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
 from mobileclip.training.recompute import recompute, recomputed
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
+    from mobileclip.inputs import ImageInput
     from mobileclip.training.spec import TrainingSpec
 
 
-class Objective(nn.Module):
-    """The student, its loss and its augmentation as one module, so that one call has every parameter that is trained.
+class Objective(nn.Module, ABC):
+    """A model, its loss and its augmentation as one module, so that one call has every parameter that is trained.
 
     The loss sees the whole batch at once; the towers may see it in pieces.
 
     Args:
         spec: how to train.
-        model: the student; placed on the device and put into training mode.
+        model: placed on the device and put into training mode; its `.spec` is held by checkpoints.
         world: the processes that train it together.
 
     Raises:
         ValueError: if `channels_last` is asked for on the CPU.
     """
 
-    def __init__(self, spec: TrainingSpec, *, model: DualEncoder, world: World) -> None:
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         super().__init__()
         if spec.channels_last and world.device.type == "cpu":
             raise ValueError(
@@ -52,11 +57,32 @@ class Objective(nn.Module):
         if world.device.type == "cpu":
             quicken(model)
         if spec.compile:
-            model.image_encoder.compile()
-            model.text_encoder.compile()
+            for tower in self.towers:
+                tower.compile()
 
-    def forward(self, batch: ReinforcedBatch, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised.
+    @property
+    @abstractmethod
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The encoders of the model, which may be compiled."""
+
+    @property
+    @abstractmethod
+    def image_input(self) -> ImageInput:
+        """What the model expects as its image."""
+
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """What a log calls the terms in front of the sum; None for one that it leaves out."""
+        return ()
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """What else a log says of the model."""
+        return {}
+
+    @abstractmethod
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's terms, as many as `term_names`, and the sum of all that is minimised.
 
         Args:
             batch: on the device.
@@ -65,27 +91,100 @@ class Objective(nn.Module):
         Raises:
             ValueError: if the batch lacks what the loss needs.
         """
-        image, augmentation = batch.image, None
-        if self.range_augment is not None:
-            contract = self.model.spec.image.input
-            image, augmentation = self.range_augment(image, progress=progress, mean=contract.mean, std=contract.std)
+
+    def after_step(self) -> None:
+        """Bring the weights back to where they may be, after the optimiser's step."""
+
+    def augmented(self, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
+        """Return what the model is to see, and what that adds to the loss."""
+        if self.range_augment is None:
+            return self._in_layout(image), None
+        contract = self.image_input
+        image, term = self.range_augment(image, progress=progress, mean=contract.mean, std=contract.std)
+        return self._in_layout(image), term
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which the model computes."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16")
+
+    def in_pieces(self, encode: Callable[[Tensor], Tensor], module: nn.Module, inputs: Tensor) -> Tensor:
+        """Encode all inputs, keeping the activations of one piece at a time."""
+        size = self.spec.micro_batch_size
+        if size is None or len(inputs) <= size:
+            return encode(inputs)
+        return torch.cat([recomputed(encode, module, piece) for piece in torch.split(inputs, size)])
+
+    def _in_layout(self, image: Tensor) -> Tensor:
+        return image.contiguous(memory_format=torch.channels_last) if self.spec.channels_last else image
+
+
+class ImageTextObjective(Objective):
+    """What an image-text model minimises.
+
+    Args:
+        spec: how to train.
+        model: the student.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model is a classifier.
+    """
+
+    model: DualEncoder
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if isinstance(model, Classifier):
+            raise ValueError(
+                f"{type(spec.loss).__name__} is of image-text models, and the model is a classifier; train it with "
+                "CrossEntropySpec"
+            )
+        super().__init__(spec, model=model, world=world)
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """Both encoders."""
+        return self.model.image_encoder, self.model.text_encoder
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the image encoder expects."""
+        return self.model.spec.image.input
+
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """The contrastive and the distillation term."""
+        return self.spec.loss.term_names
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """The student's logit scale."""
+        return {"logit_scale": self.model.logit_scale.exp().item()}
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised."""
+        if not isinstance(batch, ReinforcedBatch):
+            raise ValueError(
+                f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
+            )
+        image, augmentation = self.augmented(batch.image, progress)
         terms: LossTerms = self.loss(**self._embed(image, batch), **self._teachers(batch))
         total = terms.total if augmentation is None else terms.total + augmentation
         return terms.contrastive, terms.distillation, total
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Cap the logit scale."""
+        self.model.logit_scale.clamp_(max=math.log(self.spec.max_logit_scale))
+
     def _embed(self, image: Tensor, batch: ReinforcedBatch) -> dict[str, Tensor]:
-        if self.spec.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
         # Real and synthetic captions go through the text tower together: one batch of twice the size.
         texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-            image_embedding = self._in_pieces(self._encode_image, self.model.image_encoder, image)
-            text_embedding = self._in_pieces(
-                self._encode_text, self.model.text_encoder, torch.cat(list(texts.values()))
-            )
+        with self.autocast(image.device):
+            image_embedding = self.in_pieces(self._encode_image, self.model.image_encoder, image)
+            text_embedding = self.in_pieces(self._encode_text, self.model.text_encoder, torch.cat(list(texts.values())))
         return {
-            "image": _wide(image_embedding),
-            **dict(zip(texts, _wide(text_embedding).chunk(len(texts)), strict=True)),
+            "image": wide(image_embedding),
+            **dict(zip(texts, wide(text_embedding).chunk(len(texts)), strict=True)),
             "logit_scale": self.model.logit_scale.exp(),
         }
 
@@ -94,13 +193,6 @@ class Objective(nn.Module):
 
     def _encode_text(self, text: Tensor) -> Tensor:
         return self.model.encode_text(text, normalize=True)
-
-    def _in_pieces(self, encode: Callable[[Tensor], Tensor], tower: nn.Module, inputs: Tensor) -> Tensor:
-        """Encode all inputs, keeping the activations of one piece at a time."""
-        size = self.spec.micro_batch_size
-        if size is None or len(inputs) <= size:
-            return encode(inputs)
-        return torch.cat([recomputed(encode, tower, piece) for piece in torch.split(inputs, size)])
 
     def _teachers(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
         if not self.spec.loss.needs_teachers:
@@ -117,5 +209,25 @@ class Objective(nn.Module):
         return teachers
 
 
-def _wide(embedding: Tensor) -> Tensor:
+def wide(embedding: Tensor) -> Tensor:
+    """Return an embedding in float32 at least."""
     return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+
+
+@singledispatch
+def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
+    """Return what a run minimises, by the class of its loss: losses of image-text models are those of no other kind.
+
+    An objective of one's own joins with `build_objective.register` for the class of its loss's spec.
+
+    Args:
+        loss: of the spec.
+        spec: how to train.
+        model: what is trained.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: if the loss is not one of such a model, or see `Objective`.
+    """
+    del loss
+    return ImageTextObjective(spec, model=model, world=world)

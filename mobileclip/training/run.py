@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, find_card
+from mobileclip.data import LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, find_card
 from mobileclip.devices import AUTO
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model, save_model
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.interruption import postponed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+from mobileclip.training.classification import CrossEntropySpec
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import train
 from mobileclip.training.saving import Evaluate
@@ -58,19 +61,98 @@ class RunSpec:
 
     def __attrs_post_init__(self) -> None:
         """Check that the data is made for the model."""
-        for name, wanted, given in (
-            ("image", self.model.image.input, self.data.image),
-            ("text", self.model.text.input, self.data.text),
-        ):
-            if wanted != given:
-                raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted}")
+        _check_contract("image", self.model.image.input, self.data.image)
+        _check_contract("text", self.model.text.input, self.data.text)
+
+    @property
+    def resolved(self) -> RunSpec:
+        """The same run; its model's text contract has the text of a tokenizer of its own, which it is saved with."""
+        text = attrs.evolve(self.model.text, input=self.data.text)
+        return attrs.evolve(self, model=attrs.evolve(self.model, text=text))
+
+    @property
+    def card(self) -> ReinforcementCard | None:
+        """The card beside the shards, where there is one."""
+        if not self.data.reinforced or not self.data.shards:
+            return None
+        folder, _, _ = self.data.shards[0].rpartition("/")
+        card = find_card(folder or os.curdir)
+        columns = self.data.teacher_columns
+        return card if card is None or columns is None else card.in_columns(columns)
+
+    def start(self) -> nn.Module:
+        """Return the student that training starts with, drawn from torch's random numbers or loaded."""
+        if self.initial_weights is None:
+            return self.model.build()
+        return load_model(self.initial_weights, self.model, fold=False)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ClassifierRunSpec:
+    """A whole training run of a classifier.
+
+    Args:
+        model: the classifier.
+        data: what it trains on; its `batch_size` is that of all processes together.
+        training: how it trains; its loss is `CrossEntropySpec`.
+        initial_weights: a checkpoint whose image tower it starts from, see `mobileclip.encoders.load_backbone`, with a
+            head that is drawn; none for random weights.
+
+    Raises:
+        ValueError: if the data is made for another input or other classes than the model's, or the loss is of
+            image-text models.
+
+    Examples:
+        >>> from mobileclip.data import LabelledPipelineSpec
+        >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
+        >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
+        >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))
+        >>> ClassifierRunSpec(model=model, data=data, training=training).data.num_classes
+        1000
+    """
+
+    model: ClassifierSpec
+    data: LabelledPipelineSpec
+    training: TrainingSpec
+    initial_weights: Path | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the data is made for the model, and the loss of classes."""
+        _check_contract("image", self.model.image.input, self.data.image)
+        ours, theirs = ((spec.num_classes, spec.class_names) for spec in (self.model, self.data))
+        if ours[0] != theirs[0] or (ours[1] and theirs[1] and ours[1] != theirs[1]):
+            different = f"{theirs[0]}, and the model's {ours[0]}" if ours[0] != theirs[0] else "others than the model's"
+            raise ValueError(f"the data's classes are {different}; give both the same num_classes and class_names")
+        if not isinstance(self.training.loss, CrossEntropySpec):
+            raise ValueError(
+                f"a classifier trains with CrossEntropySpec as its loss, not with {type(self.training.loss).__name__}"
+            )
+
+    @property
+    def resolved(self) -> ClassifierRunSpec:
+        """The same run."""
+        return self
+
+    @property
+    def card(self) -> None:
+        """There are no teachers."""
+
+    def start(self) -> nn.Module:
+        """Return the classifier that training starts with: drawn from torch's random numbers, its backbone loaded."""
+        model = self.model.build()
+        if self.initial_weights is not None:
+            load_backbone(model, self.initial_weights)
+        return model
+
+
+AnyRunSpec = RunSpec | ClassifierRunSpec
 
 
 def run(
-    spec: RunSpec,
+    spec: AnyRunSpec,
     output: Path,
     *,
-    evaluate: Callable[[DualEncoderSpec], Evaluate] | None = None,
+    evaluate: Callable[[Any], Evaluate] | None = None,
     device: str | torch.device = AUTO,
     title: str = "train",
     console: Console | None = None,
@@ -82,7 +164,7 @@ def run(
     Args:
         spec: the run.
         output: folder of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the end, `model.safetensors`.
-        evaluate: makes what is called between epochs; see `train`.
+        evaluate: makes what is called between epochs, from the model's spec; see `train`.
         device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
@@ -93,21 +175,21 @@ def run(
         FloatingPointError: if the loss is not finite.
         TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
-    # The same contract; the data's has the text of a tokenizer of its own, which the model is saved with.
-    spec = attrs.evolve(spec, model=attrs.evolve(spec.model, text=attrs.evolve(spec.model.text, input=spec.data.text)))
+    spec = spec.resolved
     with connected(device, collective_seconds=spec.training.collective_seconds) as world:
         if world.is_first:
             _claim(spec, output)
         world.wait()
         batches = attrs.evolve(spec.data, batch_size=_share(spec.data.batch_size, world)).build()
-        model, measure = _student(spec), None if evaluate is None or not world.is_first else evaluate(spec.model)
+        torch.manual_seed(spec.training.seed)
+        model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
         with postponed():  # a process that left here would be waited for
             result = train(
                 spec.training,
                 model=model,
                 batches=batches,
                 output=output,
-                card=_card(spec.data),
+                card=spec.card,
                 world=world,
                 evaluate=measure,
                 title=title,
@@ -119,13 +201,9 @@ def run(
     return output / MODEL
 
 
-def _student(spec: RunSpec) -> DualEncoder:
-    torch.manual_seed(spec.training.seed)
-    if spec.initial_weights is None:
-        return spec.model.build()
-    model = load_model(spec.initial_weights, spec.model, fold=False)
-    assert isinstance(model, DualEncoder), "the spec names a whole model"
-    return model
+def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:
+    if wanted != given:
+        raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted}")
 
 
 def _share(batch_size: int, world: World) -> int:
@@ -136,23 +214,14 @@ def _share(batch_size: int, world: World) -> int:
     return batch_size // world.size
 
 
-def _card(data: ReinforcedPipelineSpec) -> ReinforcementCard | None:
-    """Return the card beside the shards, where there is one."""
-    if not data.reinforced or not data.shards:
-        return None
-    folder, _, _ = data.shards[0].rpartition("/")
-    card = find_card(folder or os.curdir)
-    return card if card is None or data.teacher_columns is None else card.in_columns(data.teacher_columns)
-
-
-def _claim(spec: RunSpec, output: Path) -> None:
+def _claim(spec: AnyRunSpec, output: Path) -> None:
     """Mark the folder as this run's, or refuse one that holds another."""
     path = output / SPEC
     with storage.exclusive(output):
         if not path.exists():
             storage.write_text(path, to_json(spec, indent=1) + "\n")
             return
-        there = from_json(path.read_text(encoding="utf-8"), RunSpec)
+        there = from_json(path.read_text(encoding="utf-8"), type(spec))
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.training import World, connected, read_metrics, train
+from mobileclip.training import CrossEntropySpec, World, connected, read_metrics, train
+from tests.training import class_runs
 from tests.training.runs import Batches, training_spec
 from tests.training.test_loop import last_checkpoint, without_times
 from tests.training.test_objective import TRANSFORMERS
@@ -49,6 +50,17 @@ def test_two_processes_train_what_one_trains(output, tmp_path):
     for name in (name for name in expected if name.startswith("objective/")):
         # Adam divides by the root of a square: where a gradient is almost zero, rounding decides its sign.
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=8e-3)
+
+
+def test_two_processes_train_the_classifier_that_one_trains(output, tmp_path):
+    spec = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
+    model = class_runs.new_classifier(class_runs.TRANSFORMER)
+    train(spec, model=model, batches=Batches(make=class_runs.class_batch), output=tmp_path)
+    alone, together = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, output / "classifier"))
+    assert len(together) == len(alone) == 6
+    for one, two in zip(alone, together, strict=True):
+        for name in ("loss", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=2e-4), name
 
 
 def test_two_processes_resume_to_the_bit(output):

@@ -13,7 +13,7 @@ from mobileclip.encoders import TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import World, decay_groups
 from mobileclip.training.cpu import quicken
-from mobileclip.training.objective import Objective
+from mobileclip.training.objective import ImageTextObjective
 from tests.training.runs import MODEL, batch_of, new_model, training_spec
 
 # Without batch norm, which sees one piece at a time, pieces make no difference but rounding.
@@ -29,7 +29,7 @@ TRANSFORMERS = attrs.evolve(
 
 
 def gradients(model, **changes):
-    objective = Objective(training_spec(9, **changes), model=copy.deepcopy(model), world=World())
+    objective = ImageTextObjective(training_spec(9, **changes), model=copy.deepcopy(model), world=World())
     batch = batch_of(0)
     contrastive, distillation, total = objective(attrs.evolve(batch, image=batch.image.to(model.logit_scale.dtype)))
     total.backward()
@@ -77,7 +77,7 @@ def bytes_kept(model, **changes):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    objective = Objective(training_spec(9, **changes), model=model, world=World())
+    objective = ImageTextObjective(training_spec(9, **changes), model=model, world=World())
     own = {tensor.untyped_storage().data_ptr() for tensor in objective.state_dict().values()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         objective(batch_of(0))
@@ -93,9 +93,9 @@ def test_pieces_and_recomputation_keep_less():
 def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
     torch.manual_seed(0)
     spec = training_spec(9, range_augment=RangeAugmentSpec())
-    objective = Objective(spec, model=new_model(), world=World())
+    objective = ImageTextObjective(spec, model=new_model(), world=World())
     contrastive, distillation, total = objective(batch_of(0), progress=0.5)
-    plain = Objective(training_spec(9), model=new_model(), world=World())(batch_of(0))
+    plain = ImageTextObjective(training_spec(9), model=new_model(), world=World())(batch_of(0))
     assert total.item() > contrastive.item() + distillation.item()
     assert contrastive.item() != plain[0].item()
     total.backward()

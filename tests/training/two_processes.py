@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.training import World, connected, train
+from mobileclip.data import LabelledBatch
+from mobileclip.training import CrossEntropySpec, World, connected, train
+from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
 from tests.training.test_objective import TRANSFORMERS
 
@@ -22,6 +24,18 @@ def compare_with_one_process(world: World, output: Path) -> None:
     """Train a model without batch norm, whose result does not depend on how a batch is divided."""
     torch.manual_seed(0)
     train(training_spec(8), model=TRANSFORMERS.build(), batches=share(world), output=output / "two", world=world)
+
+
+def classify(world: World, output: Path) -> None:
+    """Train a classifier without batch norm and without mixing, in which every process draws for itself."""
+    spec = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
+
+    def make(step: int) -> LabelledBatch:
+        part = 8 // world.size
+        return class_runs.class_batch(step).rows(world.rank * part, (world.rank + 1) * part)
+
+    model = class_runs.new_classifier(class_runs.TRANSFORMER)
+    train(spec, model=model, batches=Batches(make=make), output=output / "classifier", world=world)
 
 
 def resume(world: World, output: Path) -> None:
@@ -64,5 +78,5 @@ def refuse(world: World, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected("cpu") as connected_world:
-        for part in (compare_with_one_process, resume, refuse):
+        for part in (compare_with_one_process, classify, resume, refuse):
             part(connected_world, Path(sys.argv[1]))

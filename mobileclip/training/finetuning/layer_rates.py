@@ -12,7 +12,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder, MCi, TextEncoder, ViT
+from mobileclip.encoders import Classifier, DualEncoder, MCi, TextEncoder, ViT
 from mobileclip.strict import strict
 from mobileclip.training.optimizer import AdamWSpec, decay_groups, optimizers
 
@@ -69,17 +69,17 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
     """Return for every parameter of `model` what its learning rate is multiplied with: `decay^(layers above it)`.
 
     In each tower on its own: the head has 1, the layer below `decay`, and so on down to the stem or the token
-    embedding. What belongs to no tower, such as the logit scale, has 1.
+    embedding. What belongs to no tower, such as the logit scale or a classifier's linear layer, has 1.
 
     Args:
-        model: an image-text model, or what it is a part of.
+        model: an image-text model or a classifier, or what it is a part of.
         decay: in (0, 1]; 1 gives all one rate. Per layer, so a deep tower wants one nearer to 1: the 46 layers of MCi2
             take 0.9 to 0.009 at the stem.
         by: what counts as a layer of an MCi tower: a `block`, or a whole `stage`. Layers of transformers are one each.
 
     Raises:
-        ValueError: if the decay is out of its range, there is no image-text model, or the order of a tower's layers is
-            not known.
+        ValueError: if the decay is out of its range, there is no such model, or the order of a tower's layers is not
+            known.
 
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", section 3.2; Bao et al., "BEiT", appendix G, for
         image towers.
@@ -87,11 +87,22 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
     if not 0 < decay <= 1:
         raise ValueError(f"the decay of learning rates per layer lies in (0, 1], got {decay}")
     scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
-    encoders = [(prefix, module) for prefix, module in model.named_modules() if isinstance(module, DualEncoder)]
+    kinds: dict[type[nn.Module], tuple[str, ...]] = {
+        DualEncoder: ("image_encoder", "text_encoder"),
+        Classifier: ("image_encoder",),
+    }
+    encoders = [
+        (prefix, module, names)
+        for prefix, module in model.named_modules()
+        for kind, names in kinds.items()
+        if isinstance(module, kind)
+    ]
     if not encoders:
-        raise ValueError(f"learning rates by layer need a DualEncoder with its towers, got {type(model).__name__}")
-    for prefix, encoder in encoders:
-        for name in ("image_encoder", "text_encoder"):
+        raise ValueError(
+            f"learning rates by layer need a DualEncoder or a Classifier with its towers, got {type(model).__name__}"
+        )
+    for prefix, encoder, names in encoders:
+        for name in names:
             tower = f"{prefix}.{name}" if prefix else name
             layers = _layers(encoder.get_submodule(name), by)
             for parameter, depth in _depths(encoder.get_submodule(name), layers):

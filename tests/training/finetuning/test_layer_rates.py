@@ -117,7 +117,7 @@ def test_mistakes_are_named():
         rate_scales(model, 0)
     with pytest.raises(ValueError, match="'rate_decay' must be <= 1"):
         LayerDecayAdamWSpec(rate_decay=1.5)
-    with pytest.raises(ValueError, match="need a DualEncoder with its towers, got Linear"):
+    with pytest.raises(ValueError, match="need a DualEncoder or a Classifier with its towers, got Linear"):
         LayerDecayAdamWSpec().build(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="nothing to train"):
         layer_rate_groups(model.requires_grad_(False), 0.9)

@@ -1,0 +1,189 @@
+"""How often a classifier is right: top-1 and top-5 on labelled images, once or between epochs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.data import ImageError, ImageTransform
+from mobileclip.data.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.data.order import ShardReader
+from mobileclip.data.sample import decode_image
+from mobileclip.data.sample_limits import SAMPLE_LIMITS
+from mobileclip.data.shards import Shards, parse
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.sources.opening import name_of
+from mobileclip.encoders import Classifier
+from mobileclip.evaluation.classification import ClassificationResult, Hits, mean_hits
+from mobileclip.evaluation.decoding import decode_ahead
+from mobileclip.evaluation.hook import same_random_numbers, unless_it_fails
+from mobileclip.evaluation.ranking import hit_probability
+from mobileclip.reparam import reparameterize
+
+
+@attrs.frozen(kw_only=True)
+class ClassifierEvaluation:
+    """What came out.
+
+    Args:
+        result: accuracies, as fractions of one.
+        report: what was read and what was left out.
+    """
+
+    result: ClassificationResult
+    report: SkipReport
+
+
+def evaluate_classifier(
+    model: Classifier, data: Shards, *, batch_size: int = 64, num_threads: int | None = None
+) -> ClassifierEvaluation:
+    """Return how often a classifier is right on labelled images, preprocessed as it expects.
+
+    Where both say what classes are called, labels are compared by names, and by numbers otherwise.
+
+    Args:
+        model: in evaluation mode; a folded copy computes.
+        data: shards with labels, or a folder with a folder of images for every class; see
+            `mobileclip.data.class_data.open_class_data`.
+        batch_size: images classified at once.
+        num_threads: that decode images beside the model; by default one per core, eight at most.
+
+    Raises:
+        ValueError: if there is no such data, it has classes that the model has not, no image can be used, or the model
+            is in training mode.
+        OSError: if it cannot be read.
+    """
+    opened = open_class_data(data)
+    numbers, report = _numbers(model, opened), SkipReport()
+    parser = LabelParser(num_classes=len(numbers), class_names=opened.class_names or model.class_names)
+    samples = _samples(opened.reader, parser, report)
+    transform = ImageTransform(model.spec.image.input)
+    decoded = _decoded(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
+    folded, device = reparameterize(model), next(model.parameters()).device
+    hits: list[Hits] = []
+    labels: list[Tensor] = []
+    with torch.inference_mode():
+        while batch := list(islice(decoded, batch_size)):
+            logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
+            labels.append(numbers[[sample.label for sample, _ in batch]])
+            hits.append(_hits(logits, labels[-1]))
+    if not hits:
+        raise ValueError(f"no image of {_shown(data)} can be classified: {report}")
+    together = Hits(**{name: torch.cat([getattr(each, name) for each in hits]) for name in attrs.fields_dict(Hits)})
+    result = mean_hits(together, torch.cat(labels), num_classes=model.head.out_features)
+    return ClassifierEvaluation(result=result, report=report)
+
+
+def classifier_hook(
+    data: Sequence[Shards], *, batch_size: int = 64, num_threads: int | None = None
+) -> Callable[[nn.Module, int], Mapping[str, float]]:
+    """Return what evaluates a classifier in training, as `mobileclip.training.train` takes it.
+
+    It gives `NAME/acc1`, `NAME/mean_per_class_recall`, where there are at least five classes `NAME/acc5`, and
+    `NAME/num_skipped` of every data set. The model and torch's random numbers are afterwards as they were. What goes
+    wrong is logged, and the training goes on.
+
+    Args:
+        data: places of labelled images, see `evaluate_classifier`.
+        batch_size: images classified at once.
+        num_threads: see `evaluate_classifier`.
+
+    Raises:
+        ValueError: if there is no such data.
+        OSError: if it cannot be read.
+    """
+    for place in data:
+        open_class_data(place)
+
+    def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
+        assert isinstance(model, Classifier), "a run with labels trains a classifier"
+        metrics: dict[str, float] = {}
+        for place in data:
+            measure = partial(_measured, model, place, batch_size=batch_size, num_threads=num_threads)
+            metrics |= unless_it_fails(measure, _shown(place), num_steps)
+        return metrics
+
+    return evaluate
+
+
+def _measured(model: Classifier, data: Shards, *, batch_size: int, num_threads: int | None) -> dict[str, float]:
+    with same_random_numbers(model):
+        found = evaluate_classifier(model, data, batch_size=batch_size, num_threads=num_threads)
+    result = found.result
+    values = {"acc1": result.top1, "mean_per_class_recall": result.mean_per_class}
+    if result.num_classes >= 5:
+        values["acc5"] = result.top5
+    values["num_skipped"] = found.report.num_skipped
+    return {f"{_shown(data)}/{name}": value for name, value in values.items()}
+
+
+def _shown(data: Shards) -> str:
+    first = data if isinstance(data, (str, os.PathLike)) else data[0]
+    return name_of(os.fspath(first))
+
+
+def _numbers(model: Classifier, data: ClassData) -> Tensor:
+    """Return the model's number of each class of the data."""
+    num_classes = model.head.out_features
+    if data.class_names and model.class_names:
+        places = {name: number for number, name in enumerate(model.class_names)}
+        unknown = [name for name in data.class_names if name not in places]
+        if unknown:
+            raise ValueError(f"the data has the class {unknown[0][:80]!r}, which the classifier has not")
+        return torch.tensor([places[name] for name in data.class_names])
+    if data.class_names and len(data.class_names) != num_classes:
+        raise ValueError(
+            f"the data has {len(data.class_names)} classes and the classifier {num_classes} without names, so that "
+            "their numbers are of other classes"
+        )
+    return torch.arange(num_classes)
+
+
+def _samples(reader: ShardReader, parser: LabelParser, report: SkipReport) -> Iterator[LabelledSample]:
+    for name in reader.names:
+        for raw in reader.read(name, report.add, SAMPLE_LIMITS):
+            sample = parse(raw, parser, report.add)
+            if sample is not None:
+                yield sample
+
+
+def _decoded(
+    samples: Iterator[LabelledSample],
+    transform: ImageTransform,
+    report: SkipReport,
+    *,
+    ahead: int,
+    num_threads: int | None,
+) -> Iterator[tuple[LabelledSample, Tensor]]:
+    """Yield samples with their pixels, in order, decoded by threads; broken ones are reported."""
+
+    def decode(sample: LabelledSample) -> Tensor:
+        try:
+            return transform(decode_image(sample.image))
+        except ImageError as error:
+            raise BadSampleError(f"image_{error.reason}", error.message) from None
+
+    for sample, outcome in decode_ahead(samples, decode, ahead=ahead, num_threads=num_threads):
+        if isinstance(outcome, BadSampleError):
+            report.add(Skip(reason=outcome.reason, key=sample.key, shard="", detail=outcome.detail))
+        else:
+            report.num_read += 1
+            yield sample, outcome
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Hits:
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the classifier gives NaN or infinite logits; check its weights")
+    relevant = F.one_hot(labels, logits.shape[1]).bool()
+    return Hits(
+        predicted=logits.argmax(dim=1),
+        top1=hit_probability(logits, relevant, 1),
+        top5=hit_probability(logits, relevant, 5),
+    )

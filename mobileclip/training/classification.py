@@ -1,0 +1,115 @@
+"""What a classifier minimises: cross entropy with smoothed labels, on images of a batch mixed with each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from attrs import validators
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from mobileclip.data import Batch, LabelledBatch, MixingSpec
+from mobileclip.encoders import Classifier
+from mobileclip.losses import LossSpec, losses
+from mobileclip.strict import strict
+from mobileclip.training.objective import Objective, build_objective, wide
+
+if TYPE_CHECKING:
+    from mobileclip.inputs import ImageInput
+    from mobileclip.training.distributed import World
+    from mobileclip.training.spec import TrainingSpec
+
+
+@losses.register("cross_entropy")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CrossEntropySpec(LossSpec):
+    """Cross entropy over classes: `-sum_c t_c log softmax(logits)_c`, the mean over the batch.
+
+    The target `t` is 1 at the label; where images are mixed, targets are with them. Then every target keeps
+    `1 - label_smoothing` of itself, and all classes share the rest.
+
+    Args:
+        label_smoothing: share of the targets that all classes have alike, from 0 to below 1.
+        mixing: mixup and CutMix; none leaves images as they are.
+
+    Source: FastViT (arXiv 2303.14189), which trains with 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section 7,
+        for label smoothing.
+
+    Examples:
+        >>> loss = CrossEntropySpec(label_smoothing=0.1).build()
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))  # ln 4, whatever the labels
+        tensor(1.3863)
+    """
+
+    label_smoothing: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
+    mixing: MixingSpec | None = None
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Labels are all it needs."""
+        return False
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """It has neither of the terms of image-text losses."""
+        return None, None
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.CrossEntropyLoss:
+        """Return the loss of logits `(batch, classes)` and labels `(batch,)`, or probabilities of the same shape."""
+        del process_group  # the mean over processes is that over their images
+        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+
+class ClassificationObjective(Objective):
+    """What a classifier minimises on batches of images and labels.
+
+    Args:
+        spec: how to train; its loss is cross entropy.
+        model: the classifier.
+        world: the processes that train it together.
+
+    Raises:
+        ValueError: see `Objective`, and if the model is no classifier.
+    """
+
+    model: Classifier
+
+    def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                f"cross entropy is of classifiers, and the model is a {type(model).__name__}; put its image encoder "
+                "into a mobileclip.encoders.Classifier"
+            )
+        super().__init__(spec, model=model, world=world)
+        assert isinstance(spec.loss, CrossEntropySpec), "the loss decides which objective is built"
+        self._mixing = spec.loss.mixing
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """The image encoder."""
+        return (self.model.image_encoder,)
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What the image encoder expects."""
+        return self.model.spec.image.input
+
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
+        """Return the loss alone."""
+        if not isinstance(batch, LabelledBatch):
+            raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
+        image, augmentation = self.augmented(batch.image, progress)
+        targets = F.one_hot(batch.label, self.model.head.out_features).to(image.dtype)
+        if self._mixing is not None:
+            image, targets = self._mixing.mix(image, targets)
+        with self.autocast(image.device):
+            logits = self.in_pieces(self.model, self.model, image)
+        total: Tensor = self.loss(wide(logits), targets)
+        return (total if augmentation is None else total + augmentation,)
+
+
+@build_objective.register(CrossEntropySpec)
+def _(loss: CrossEntropySpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> ClassificationObjective:
+    del loss
+    return ClassificationObjective(spec, model=model, world=world)

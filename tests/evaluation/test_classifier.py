@@ -1,0 +1,97 @@
+"""A classifier on labelled images: its accuracies are those of its logits, and classes are matched by names."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+
+from mobileclip.data import ImageTransform, load_image
+from mobileclip.encoders import ClassifierSpec
+from mobileclip.evaluation import classifier_hook, evaluate_classifier
+from tests.data.samples import encoded, write_raw
+from tests.encoders.small import IMAGE, randomised
+
+NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
+SPEC = ClassifierSpec(image=IMAGE.without_projection(), num_classes=6, class_names=NAMES)
+
+
+def write(path, count=24, **more):
+    samples = {
+        f"{number:02d}": {"png": encoded(70, 80, seed=number), "cls": b"%d" % (number % 6)} for number in range(count)
+    }
+    return write_raw(path, samples | more)
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data") / "a.tar")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomised(SPEC)
+
+
+@torch.inference_mode()
+def ranks(model, order=range(6)):
+    transform = ImageTransform(model.spec.image.input)
+    images = torch.stack([transform(load_image(encoded(70, 80, seed=number))) for number in range(24)])
+    labels = torch.tensor([list(order)[number % 6] for number in range(24)])
+    logits = model(images)
+    return (logits > logits.gather(1, labels[:, None])).sum(dim=1)
+
+
+def test_accuracies_are_those_of_the_logits(shard, model):
+    found = evaluate_classifier(model, shard, batch_size=7)
+    expected = ranks(model)
+    assert found.result.top1 == pytest.approx(float((expected == 0).float().mean()))
+    assert found.result.top5 == pytest.approx(float((expected < 5).float().mean()))
+    assert found.result.num_images == 24
+    assert not model.training
+
+
+def test_a_folder_of_some_classes_is_matched_by_names(tmp_path, model):
+    for number in range(24):
+        place = tmp_path / "data" / NAMES[number % 3 + 3] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(70, 80, seed=number))
+    found = evaluate_classifier(model, tmp_path / "data")
+    expected = ranks(model, order=[3, 4, 5, 3, 4, 5])
+    assert found.result.top1 == pytest.approx(float((expected == 0).float().mean()))
+    other = tmp_path / "data" / "gnu" / "1.png"
+    other.parent.mkdir()
+    other.write_bytes(encoded(4, 4))
+    with pytest.raises(ValueError, match="the data has the class 'gnu', which the classifier has not"):
+        evaluate_classifier(model, tmp_path / "data")
+    with pytest.raises(ValueError, match="4 classes and the classifier 6 without names"):
+        evaluate_classifier(randomised(attrs.evolve(SPEC, class_names=())), tmp_path / "data")
+
+
+def test_what_cannot_be_used_is_counted(tmp_path, model):
+    place = write(
+        tmp_path / "b.tar",
+        **{"97": {"png": b"none", "cls": b"0"}, "98": {"cls": b"0"}, "99": {"png": encoded(4, 4), "cls": b"6"}},
+    )
+    found = evaluate_classifier(model, place)
+    assert found.report.num_read == found.result.num_images == 24
+    assert found.report.counts == {"image_not_an_image": 1, "no_image": 1, "bad_label": 1}
+    write_raw(tmp_path / "c.tar", {"0": {"png": b"none", "cls": b"0"}})
+    with pytest.raises(ValueError, match=r"no image of .* can be classified"):
+        evaluate_classifier(model, tmp_path / "c.tar")
+
+
+def test_a_hook_leaves_no_trace_and_goes_on_where_data_is_gone(tmp_path, model, caplog):
+    place = write(tmp_path / "held-out.tar")
+    evaluate = classifier_hook([place])
+    before = torch.get_rng_state()
+    values = evaluate(model, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    found = evaluate_classifier(model, place).result
+    measures = {"acc1": found.top1, "acc5": found.top5, "mean_per_class_recall": found.mean_per_class}
+    assert values == {f"held-out/{name}": value for name, value in {**measures, "num_skipped": 0}.items()}
+    (tmp_path / "held-out.tar").unlink()
+    assert evaluate(model, 4) == {}
+    assert "the training goes on" in caplog.text
+    with pytest.raises(ValueError, match="none of the 1 shards exists"):
+        classifier_hook([place])

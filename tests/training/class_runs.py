@@ -1,0 +1,55 @@
+"""A small run of a classifier: coloured patterns whose number is their class."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+
+from mobileclip.data import LabelledBatch, MixingSpec
+from mobileclip.encoders import AttentionSpec, Classifier, ClassifierSpec, MCiSpec, StageSpec, ViTSpec
+from mobileclip.inputs import ImageInput
+from mobileclip.training import AdamWSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
+
+NUM_CLASSES = 8
+IMAGE = MCiSpec(
+    stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec(), squeeze_excite=True)),
+    embedding_dim=24,
+    input=ImageInput(size=16),
+    drop_path=0.2,
+)
+MODEL = ClassifierSpec(image=IMAGE.without_projection(), num_classes=NUM_CLASSES)
+# Without batch norm and drop path, which see one piece at a time.
+TRANSFORMER = ClassifierSpec(
+    image=ViTSpec(width=32, depth=2, num_heads=2, patch_size=4, stem="patch", input=ImageInput(size=16)),
+    num_classes=NUM_CLASSES,
+)
+LOSS = CrossEntropySpec(label_smoothing=0.1, mixing=MixingSpec())
+
+
+def training_spec(total_steps: int = 8, *, peak: float = 3e-3, **changes) -> TrainingSpec:
+    spec = TrainingSpec(
+        loss=LOSS,
+        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=total_steps),
+        optimizer=AdamWSpec(weight_decay=0.05),
+        ema_decay=0.9,
+        log_every_steps=1,
+        checkpoint_every_steps=3,
+    )
+    return attrs.evolve(spec, **changes)
+
+
+def new_classifier(spec: ClassifierSpec = MODEL) -> Classifier:
+    torch.manual_seed(0)
+    return spec.build()
+
+
+def class_batch(step: int, size: int = 8) -> LabelledBatch:
+    """Pictures of fixed patterns plus noise, every step its own."""
+    patterns = torch.rand(NUM_CLASSES, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    own = torch.Generator().manual_seed(100 + step)
+    label = torch.randint(NUM_CLASSES, (size,), generator=own)
+    return LabelledBatch(
+        keys=tuple(f"{step}-{index}" for index in range(size)),
+        image=patterns[label] + 0.1 * torch.rand(size, 3, 16, 16, generator=own),
+        label=label,
+    )

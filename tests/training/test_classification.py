@@ -1,0 +1,240 @@
+"""Classifiers through the loop that image-text models train by: what is minimised, resumed to the bit, whole runs."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from mobileclip.data import LabelledPipelineSpec, MixingSpec, RandomErasingSpec, RangeAugmentSpec
+from mobileclip.encoders import Classifier, DualEncoderSpec, load_model, save_model
+from mobileclip.encoders.dual import DualEncoder
+from mobileclip.evaluation import classifier_hook, evaluate_classifier
+from mobileclip.inputs import ImageInput
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import (
+    ClassificationObjective,
+    ClassifierRunSpec,
+    CrossEntropySpec,
+    TrainingSpec,
+    World,
+    build_objective,
+    read_metrics,
+    run,
+    train,
+)
+from mobileclip.training.finetuning import LayerDecayAdamWSpec, rate_scales
+from tests.training import runs
+from tests.training.class_runs import (
+    IMAGE,
+    LOSS,
+    MODEL,
+    TRANSFORMER,
+    class_batch,
+    new_classifier,
+    training_spec,
+)
+from tests.training.runs import Batches, KilledError
+from tests.training.test_loop import last_checkpoint, without_times
+
+
+def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
+    return build_objective(spec.loss, spec=spec, model=model, world=World())
+
+
+class TestLoss:
+    def test_smoothed_labels_by_hand(self):
+        spec = training_spec(loss=CrossEntropySpec(label_smoothing=0.1))
+        model = new_classifier(TRANSFORMER)
+        (loss,) = objective_of(spec, model)(class_batch(0))
+        targets = F.one_hot(class_batch(0).label, 8) * 0.9 + 0.1 / 8
+        expected = -(targets * model(class_batch(0).image).log_softmax(dim=1)).sum(dim=1).mean()
+        torch.testing.assert_close(loss, expected)
+
+    def test_mixed_targets_are_those_of_the_mixed_images(self):
+        model = new_classifier(TRANSFORMER)
+        torch.manual_seed(7)
+        (loss,) = objective_of(training_spec(), model)(class_batch(0))
+        torch.manual_seed(7)
+        batch = class_batch(0)
+        image, targets = MixingSpec().mix(batch.image, F.one_hot(batch.label, 8).float())
+        expected = -((0.9 * targets + 0.1 / 8) * model(image).log_softmax(dim=1)).sum(dim=1).mean()
+        torch.testing.assert_close(loss, expected)
+        assert not torch.equal(image, batch.image)
+
+    def test_pieces_make_no_difference(self):
+        def gradients(**changes):
+            model = new_classifier(TRANSFORMER).double()
+            objective = objective_of(training_spec(loss=CrossEntropySpec(), **changes), model)
+            batch = class_batch(0)
+            objective(attrs.evolve(batch, image=batch.image.double()))[-1].backward()
+            return {name: parameter.grad for name, parameter in objective.named_parameters()}
+
+        torch.testing.assert_close(gradients(micro_batch_size=3), gradients(), rtol=1e-9, atol=1e-12)
+
+    def test_what_does_not_go_together_is_refused(self):
+        text = runs.MODEL.text
+        dual = DualEncoderSpec(image=IMAGE, text=text).build()
+        with pytest.raises(ValueError, match="cross entropy is of classifiers, and the model is a DualEncoder"):
+            objective_of(training_spec(), dual)
+        with pytest.raises(ValueError, match="the model is a classifier; train it with CrossEntropySpec"):
+            objective_of(training_spec(loss=ContrastiveLossSpec()), new_classifier())
+        with pytest.raises(ValueError, match="needs images with labels, but the batches are ReinforcedBatch"):
+            objective_of(training_spec(), new_classifier())(runs.batch_of(0))
+        with pytest.raises(ValueError, match="needs images with texts, but the batches are LabelledBatch"):
+            objective_of(runs.training_spec(), runs.new_model())(class_batch(0))
+        assert isinstance(runs.new_model(), DualEncoder)
+
+    def test_spec_round_trips_inside_a_training_spec(self):
+        spec = training_spec()
+        assert from_json(to_json(spec), TrainingSpec) == spec
+        with pytest.raises(ValueError, match="label_smoothing"):
+            CrossEntropySpec(label_smoothing=1.0)
+
+
+class TestLoop:
+    def test_it_learns(self, tmp_path):
+        spec = training_spec(60, peak=5e-3)
+        result = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
+        lines = read_metrics(tmp_path / "metrics.jsonl")
+        assert lines[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds", "seconds_waiting"}
+        batch = class_batch(1000, size=64)
+        assert isinstance(result.model, Classifier)
+        assert (result.model(batch.image).argmax(dim=1) == batch.label).float().mean() > 0.9
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({}, id="plain"),
+            pytest.param(
+                {"range_augment": RangeAugmentSpec(), "micro_batch_size": 4, "recompute_activations": True},
+                id="more",
+                marks=pytest.mark.slow,
+            ),
+        ],
+    )
+    def test_a_killed_run_resumes_to_the_bit(self, tmp_path, changes):
+        """Mixing, drop path and RangeAugment draw from the random numbers that checkpoints hold."""
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        spec = training_spec(8, **changes)
+        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=whole)
+        for step in (2, 5, 7):
+            killed = Batches(make=class_batch, stop=step, killed=True)
+            with pytest.raises(KilledError):
+                train(spec, model=new_classifier(), batches=killed, output=parts)
+        resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=parts)
+        assert resumed.num_steps == 2
+        lines = [without_times(read_metrics(folder / "metrics.jsonl")) for folder in (whole, parts)]
+        assert lines[0] == lines[1]
+        expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def test_in_bfloat16(self, tmp_path):
+        spec = training_spec(3, precision="bfloat16")
+        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
+        assert all(line["loss"] < 3 for line in read_metrics(tmp_path / "metrics.jsonl"))
+
+    def test_rates_by_layer(self, tmp_path):
+        scales = rate_scales(new_classifier(), 0.5)
+        assert scales["head.weight"] == scales["image_encoder.head.conv.branches.0.conv.weight"] == 1
+        assert scales["image_encoder.stem.0.branches.0.conv.weight"] == 0.5**3
+        spec = training_spec(3, optimizer=LayerDecayAdamWSpec(rate_decay=0.5))
+        train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
+
+
+NAMES = ("green", "red")
+RUN_MODEL = attrs.evolve(
+    MODEL, image=attrs.evolve(MODEL.image, input=ImageInput(size=32)), num_classes=2, class_names=NAMES
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of two classes, one green and one red."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("classes")
+    for split, count in (("train", 12), ("val", 6)):
+        for number in range(2 * count):
+            colour = (30, 200, 40) if number % 2 == 0 else (200, 40, 30)
+            shade = tuple(min(255, value + 2 * number) for value in colour)
+            place = root / split / NAMES[number % 2] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 36), shade).save(place)
+    (root / "train" / "red" / "broken.png").write_bytes(b"no image")
+    return root
+
+
+def run_spec(folder, **changes) -> ClassifierRunSpec:
+    spec = ClassifierRunSpec(
+        model=RUN_MODEL,
+        data=LabelledPipelineSpec(
+            shards=str(folder / "train"),
+            batch_size=6,
+            image=RUN_MODEL.image.input,
+            num_classes=2,
+            class_names=NAMES,
+            erasing=RandomErasingSpec(),
+        ),
+        training=training_spec(10, checkpoint_every_steps=4),
+    )
+    return attrs.evolve(spec, **changes)
+
+
+class TestRun:
+    def test_it_round_trips_and_refuses_what_does_not_fit(self, folder):
+        spec = run_spec(folder)
+        assert from_json(to_json(spec), ClassifierRunSpec) == spec
+        with pytest.raises(ValueError, match="the data's classes are 3, and the model's 2"):
+            run_spec(folder, data=attrs.evolve(spec.data, num_classes=3, class_names=()))
+        with pytest.raises(ValueError, match="the data's classes are others than the model's"):
+            run_spec(folder, data=attrs.evolve(spec.data, class_names=("red", "green")))
+        with pytest.raises(ValueError, match="the data's image contract is"):
+            run_spec(folder, data=attrs.evolve(spec.data, image=ImageInput(size=64)))
+        with pytest.raises(ValueError, match="CrossEntropySpec as its loss, not with ContrastiveLossSpec"):
+            run_spec(folder, training=attrs.evolve(spec.training, loss=ContrastiveLossSpec()))
+
+    def test_from_a_dual_encoder_to_a_classifier_and_its_backbone(self, folder, tmp_path):
+        """A run that is interrupted leaves, once resumed, the file of one that is not, to the bit."""
+        torch.manual_seed(3)
+        dual = DualEncoderSpec(image=attrs.evolve(IMAGE, input=ImageInput(size=32)), text=runs.MODEL.text).build()
+        save_model(dual.eval(), tmp_path / "dual.safetensors")
+        spec = run_spec(folder, initial_weights=tmp_path / "dual.safetensors")
+        evaluate = classifier_hook([str(folder / "val")])
+        path = run(spec, tmp_path / "whole", evaluate=lambda _: evaluate, device="cpu")
+        run(spec, tmp_path / "parts", device="cpu")
+        for checkpoint in sorted((tmp_path / "parts" / "checkpoints").iterdir())[1:]:
+            checkpoint.unlink()
+        again = run(spec, tmp_path / "parts", device="cpu")
+        expected, found = load_file(path), load_file(again)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+        classifier = load_model(path)
+        assert isinstance(classifier, Classifier)
+        assert classifier.spec == RUN_MODEL
+        (line,) = (line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "val/acc1" in line)
+        assert line["step"] == 9
+        assert line["val/num_skipped"] == 0
+        assert "val/acc5" not in line
+        evaluated = evaluate_classifier(classifier, folder / "val")
+        assert line["val/acc1"] == evaluated.result.top1
+        tower = load_model(path, tower="image")
+        torch.testing.assert_close(tower(torch.ones(1, 3, 32, 32)), classifier.image_encoder(torch.ones(1, 3, 32, 32)))
+
+    def test_another_run_in_the_folder_is_refused(self, folder, tmp_path):
+        short = run_spec(folder, training=training_spec(3))
+        run(short, tmp_path, device="cpu")
+        with pytest.raises(ValueError, match=r"holds a run with another choice of training .*run\.json"):
+            run(attrs.evolve(short, training=training_spec(4)), tmp_path, device="cpu")
+
+
+def test_loss_without_mixing_leaves_random_numbers_alone():
+    spec, model = training_spec(loss=attrs.evolve(LOSS, mixing=None)), new_classifier(TRANSFORMER)
+    objective, before = objective_of(spec, model), torch.get_rng_state()
+    objective(class_batch(0))
+    assert torch.equal(torch.get_rng_state(), before)
