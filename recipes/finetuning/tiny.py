@@ -150,12 +150,12 @@ def write_model(folder: Path, world: World) -> Path:
 
 def write_new_shapes(folder: Path, world: World) -> Path:
     """Write a folder of pictures for every new shape, unless it is there, and return the folder of folders."""
-    return _write_shapes(folder / "new-shapes", tuple(OUTLINES), world.num_new, seed=2)
+    return write_shapes(folder / "new-shapes", tuple(OUTLINES), world.num_new, seed=2)
 
 
 def write_old_tasks(folder: Path, world: World) -> tuple[str, ...]:
     """Write pictures of the old shapes and scenes that the model has not seen; return where they are."""
-    shapes = _write_shapes(folder / "old-shapes", SHAPES, math.ceil(world.num_tests / len(SHAPES)), seed=3)
+    shapes = write_shapes(folder / "old-shapes", SHAPES, math.ceil(world.num_tests / len(SHAPES)), seed=3)
     held_out = folder / "held-out-scenes"
     if not (held_out / "00000000.tar").exists():
         write_shards(held_out, _scene_samples(world.num_tests, seed=1), samples_per_shard=world.num_tests)
@@ -171,7 +171,7 @@ def _scene_samples(count: int, seed: int) -> list[ImageTextSample]:
     ]
 
 
-def _write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) -> Path:
+def write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) -> Path:
     """Write a folder of pictures for every shape, all at once or not at all."""
     if folder.exists():
         return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,25 +9,22 @@ from typing import Annotated
 
 import attrs
 import tyro
-from command_line import reported, show, typed, written_run
 
 from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
 from mobileclip.devices import AUTO
 from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
-from mobileclip.terminal import console, say
-from mobileclip.training import RunSpec, TrainingSpec, plot_curves, run
+from mobileclip.terminal import say
+from mobileclip.training import RunSpec, TrainingSpec
 
 from .following import Given, following_pipeline, following_training
+from .rows import OUTPUTS, Kind, run_as, train_and_plot
 from .tiny import tiny_run
 from .validation import measured_on
 
-OUTPUTS = Path("outputs")
 TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
 
 Recipe = Callable[[], RunSpec]
-
-_CONFIG = (tyro.conf.AvoidSubcommands,)
 
 
 @attrs.frozen(kw_only=True)
@@ -83,33 +79,8 @@ def run_recipe(
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    description = _as_paragraphs(description or "")
-    with reported(name, arguments):
-        written, rest = written_run(typed(arguments), RunSpec)
-        rows = recipe if isinstance(recipe, Mapping) else {}
-        if written is not None:
-            # The file says which of the rows it is; one that is named names the output.
-            name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
-            chosen, command = written, _parsed(written, description, rest)
-        elif rows:
-            titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
-            defaults = {row: (title, _defaults(rows[row](), rest, row)) for row, title in titles.items()}
-            command = tyro.extras.overridable_config_cli(defaults, description=description, args=rest, config=_CONFIG)
-            chosen, name = rows[command.row](), f"{name}-{command.row}"
-        else:
-            assert not isinstance(recipe, Mapping), "several are rows"
-            chosen = recipe()
-            command = _parsed(chosen, description, rest)
-        spec = resolve(chosen, command)
-        if command.show:
-            show(spec)
-            return
-        _train(spec, command, name)
-
-
-def _parsed(chosen: RunSpec, description: str, arguments: Sequence[str]) -> Command:
-    default = _defaults(chosen, arguments)
-    return tyro.cli(Command, default=default, description=description, args=arguments, config=_CONFIG)
+    kind = Kind(spec=RunSpec, command=Command, defaults=_defaults, resolve=resolve, train=_train)
+    run_as(kind, recipe, name, description, arguments)
 
 
 def resolve(chosen: RunSpec, command: Command) -> RunSpec:
@@ -156,7 +127,7 @@ def _text_input(chosen: TextInput, tokenizer: str | None) -> TextInput:
     return own
 
 
-def _defaults(spec: RunSpec, arguments: Sequence[str], row: str = "") -> Command:
+def _defaults(spec: RunSpec, arguments: Sequence[str], row: str) -> Command:
     given = Given(arguments)
     return Command(
         pipeline=following_pipeline(spec.data, given),
@@ -164,12 +135,6 @@ def _defaults(spec: RunSpec, arguments: Sequence[str], row: str = "") -> Command
         initial_weights=spec.initial_weights,
         row=row,
     )
-
-
-def _as_paragraphs(header: str) -> str:
-    """Return a recipe's header without its commands, an entry a paragraph: lines of one are run together."""
-    entries = (line for line in header.splitlines() if line[:1].strip())
-    return "\n\n".join(line for line in entries if not line.startswith(("Command:", "Try it:")))
 
 
 def _no_data(spec: RunSpec) -> str:
@@ -194,11 +159,6 @@ def _train(spec: RunSpec, command: Command, name: str) -> None:
     output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
     measured = command.validation or command.evaluate
     evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
-    model = run(spec, output, evaluate=evaluate, device=command.device, title=name, console=console())
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
-    try:
-        plot_curves({name: output / "metrics.jsonl"}, output / "curves.png")
-    except ModuleNotFoundError as error:
-        say(f"no curves: {error}")
-    say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")
+    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
+    if model is not None:
+        say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
-from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.data.loading import PipelineSpec
 from mobileclip.losses import DistillingLossSpec, LossSpec
 from mobileclip.training import ConstantCosineSchedule, Schedule, TrainingSpec
 from mobileclip.training.schedule import default_final, default_warmup
+
+PipelineType = TypeVar("PipelineType", bound=PipelineSpec)
 
 
 class Given:
@@ -54,7 +56,7 @@ def following_training(training: TrainingSpec, given: Given) -> TrainingSpec:
         return training  # what was given is wrong in itself, which the parser says
 
 
-def following_pipeline(pipeline: ReinforcedPipelineSpec, given: Given) -> ReinforcedPipelineSpec:
+def following_pipeline(pipeline: PipelineType, given: Given) -> PipelineType:
     """Return the defaults of how data is read as they follow: images are augmented at the size they are read at."""
     flag = "--pipeline.image.size"
     for size in given.numbers(flag, unless="--pipeline.augmentation.size"):

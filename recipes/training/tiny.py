@@ -17,7 +17,7 @@ from mobileclip.data import (
     find_card,
     read_card,
 )
-from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
 from mobileclip.training import CosineSchedule, RunSpec
@@ -79,14 +79,17 @@ def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipeli
 
 def shallow(model: DualEncoderSpec) -> DualEncoderSpec:
     """Return the model with one block a stage, its widths and inputs as they are."""
-    image, text = model.image, model.text
-    if isinstance(image, MCiSpec):
-        image = attrs.evolve(image, stages=tuple(attrs.evolve(stage, depth=1) for stage in image.stages))
-    if isinstance(image, ViTSpec):
-        image = attrs.evolve(image, depth=1)
+    text = model.text
     if isinstance(text, (TextTransformerSpec, MCtSpec)):
         text = attrs.evolve(text, depth=1)
-    return attrs.evolve(model, image=image, text=text)
+    return attrs.evolve(model, image=shallow_image(model.image), text=text)
+
+
+def shallow_image(image: ImageEncoderSpec) -> ImageEncoderSpec:
+    """Return an image encoder with one block a stage; another's than the library's as it is."""
+    if isinstance(image, MCiSpec):
+        return attrs.evolve(image, stages=tuple(attrs.evolve(stage, depth=1) for stage in image.stages))
+    return attrs.evolve(image, depth=1) if isinstance(image, ViTSpec) else image
 
 
 def _reinforcement(folder: Path) -> ReinforcementSpec:

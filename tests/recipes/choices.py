@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import train_imagenet_mci as classifying
 from finetune import finetune
 from quickstart import quickstart
 from quickstart_steps.spec import student
@@ -24,7 +25,10 @@ from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
 
 FOLDER = Path(__file__).parent / "golden"
-TRAINING = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py"))
+CLASSIFYING = "train_imagenet_mci"
+TRAINING = sorted(
+    path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py") if path.stem != CLASSIFYING
+)
 ROWS = "train_vit_b16_12m"
 REINFORCING = {
     "DataCompDR-12M": reinforce_datacompdr12m,
@@ -42,6 +46,10 @@ def training_recipes() -> dict[str, Callable[[], RunSpec]]:
 
 def _training() -> object:
     return {name: _plain(recipe()) for name, recipe in training_recipes().items()}
+
+
+def _classifying() -> object:
+    return {row: _plain(recipe()) for row, recipe in classifying.ROWS.items()}
 
 
 def _reinforcing() -> object:
@@ -79,7 +87,13 @@ def _plain(spec: object) -> object:
     return json.loads(to_json(spec))
 
 
-CHOICES = {"training": _training, "reinforcing": _reinforcing, "finetune": _finetune, "quickstart": _quickstart}
+CHOICES = {
+    "training": _training,
+    "classifying": _classifying,
+    "reinforcing": _reinforcing,
+    "finetune": _finetune,
+    "quickstart": _quickstart,
+}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
 from tests.evaluation.scene_models import write_scene_benchmarks
-from tests.recipes.choices import ROWS, TRAINING, training_recipes
+from tests.recipes.choices import CLASSIFYING, ROWS, TRAINING, training_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -29,7 +29,7 @@ def test_choices_round_trip():
         assert from_json(to_json(spec), RunSpec) == spec
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", [*TRAINING, CLASSIFYING])
 def test_recipes_are_short_and_say_how_to_run_them(name):
     text = (RECIPES / f"{name}.py").read_text()
     assert text.count("\n") < 60

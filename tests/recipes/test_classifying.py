@@ -1,0 +1,120 @@
+"""The classifiers' recipe: its published choices, and small runs of it on drawn shapes and on a person's own data."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import attrs
+import pytest
+import torch
+import train_imagenet_mci as recipe
+from classifying import run_recipe
+from safetensors.torch import load_file
+
+from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_model
+from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import ClassifierRunSpec, read_metrics
+from tests.data.samples import encoded, write_raw
+
+SMALL = ["--pipeline.image.size", "64", "--pipeline.augmentation.size", "64"]
+
+
+def run_row(arguments, row="mci0"):
+    run_recipe(recipe.ROWS, "train_imagenet_mci", recipe.__doc__, [row, *map(str, arguments)])
+
+
+def shown(capsys, *arguments) -> ClassifierRunSpec:
+    run_row(["--show", *arguments])
+    return from_json(capsys.readouterr().out, ClassifierRunSpec)
+
+
+@pytest.mark.parametrize(
+    ("row", "millions"),
+    [
+        ("mci0", 11.8),
+        pytest.param("mci1", 21.9, marks=pytest.mark.slow),
+        pytest.param("mci2", 36.3, marks=pytest.mark.slow),
+    ],
+)
+def test_classifiers_have_the_published_number_of_parameters(row, millions):
+    """Table 11 counts the pooled features' linear layer in, folded, and no projection in front of it."""
+    spec = recipe.ROWS[row]().model
+    assert sum(p.numel() for p in skeleton(spec, "folded").parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert from_json(to_json(recipe.ROWS[row]()), ClassifierRunSpec) == recipe.ROWS[row]()
+
+
+def test_the_schedule_is_three_hundred_epochs():
+    training = recipe.mci0().training
+    assert training.schedule.total_steps == 300 * training.evaluate_every_steps
+    assert training.schedule.warmup_steps == 5 * training.evaluate_every_steps
+    assert training.evaluate_every_steps * 1024 <= 1_281_167 < (training.evaluate_every_steps + 1) * 1024
+
+
+def test_choices_are_flags_and_come_back(capsys, tmp_path):
+    spec = shown(capsys, *SMALL, "--data", "a.tar", "--training.loss.label-smoothing", "0.2")
+    assert spec.model.image.input.size == spec.data.image.size == spec.data.augmentation.size == 64
+    assert spec.training.loss.label_smoothing == 0.2
+    (tmp_path / "run.json").write_text(to_json(spec))
+    assert shown(capsys, "--run", tmp_path / "run.json") == spec
+    assert shown(capsys, "--pipeline.image.size", "64").data.augmentation.size == 64
+    ten = shown(capsys, "--pipeline.num-classes", "10")
+    assert ten.model.num_classes == ten.data.num_classes == 10
+
+
+def test_without_data_it_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="--data is missing: a folder with a folder of images for every class"):
+        run_row([])
+    with pytest.raises(SystemExit, match=r"error: none of the 1 shards exists, the first is nowhere/0\.tar"):
+        run_row(["--tiny", "--data", "nowhere/0.tar"])
+
+
+def test_a_tiny_run_and_one_that_is_resumed_to_the_bit(tmp_path, monkeypatch, capsys):
+    """On drawn shapes; of the second, all but the first checkpoint is lost."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--tiny", *SMALL, "--training.checkpoint-every-steps", "1"]
+    run_row(flags)
+    assert "load_model" in capsys.readouterr().out
+    whole = tmp_path / "outputs" / "train_imagenet_mci-mci0-tiny"
+    parts = tmp_path / "parts"
+    shutil.copytree(whole, parts)
+    (parts / "model.safetensors").unlink()
+    (parts / "checkpoints" / "step-00000002.safetensors").unlink()
+    run_row([*flags, "--output", parts])
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    model = load_model(whole / "model.safetensors")
+    assert isinstance(model, Classifier)
+    assert model.spec.class_names == ("arrow", "flower", "heart", "hexagon", "house", "lightning", "moon", "star")
+    lines = read_metrics(whole / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [0, 1]
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+    (line,) = (line for line in lines if "val/acc1" in line)
+    assert 0 <= line["val/acc1"] <= line["val/acc5"] <= 1
+    assert (whole / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_on_shards_of_one_s_own_from_a_model_of_one_s_own(tmp_path, monkeypatch):
+    """Numbers in `.cls` are called as `classnames.txt` says; with weights to start from, the model is whole."""
+    monkeypatch.chdir(tmp_path)
+    members = {f"{number:02d}": {"png": encoded(20, 20, number), "cls": b"%d" % (number % 3)} for number in range(24)}
+    write_raw(tmp_path / "0.tar", members)
+    (tmp_path / "classnames.txt").write_text("ant\nbee\ncat")
+    image = recipe.mci0().model.image
+    image = attrs.evolve(image, input=attrs.evolve(image.input, size=64), drop_path=0.0)
+    torch.manual_seed(0)
+    start = ClassifierSpec(image=image, num_classes=7).build().eval()
+    save_model(start, tmp_path / "start.safetensors")
+    flags = ["--tiny", *SMALL, "--data", "0.tar", "--validation", "0.tar", "--initial-weights", "start.safetensors"]
+    run_row([*flags, "--output", "out", "--training.schedule.peak", "1e-9"])
+    model = load_model("out/model.safetensors", fold=False)
+    assert model.spec.class_names == ("ant", "bee", "cat")
+    assert model.spec.image.drop_path == 0.1
+    for name, parameter in model.image_encoder.named_parameters():
+        torch.testing.assert_close(parameter, start.image_encoder.get_parameter(name), rtol=0, atol=1e-6)
+    assert any(name.endswith("acc1") for line in read_metrics(tmp_path / "out" / "metrics.jsonl") for name in line)
