@@ -175,7 +175,7 @@ def convert(
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")],
     /,
     *,
-    to: Literal["mobileclip", "official", "open_clip"] = "mobileclip",
+    to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
     model: Model = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
@@ -189,7 +189,7 @@ def convert(
     Args:
         source: a checkpoint in any known layout, or hf-hub:owner/name.
         destination: the file to write; our own layout is *.safetensors.
-        to: the layout: our own with the spec inside, the research release's, or open_clip's.
+        to: the layout: our own, the research release's, open_clip's, or timm's, which has image towers alone.
         model: name of the model; found from the file if left out.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.

@@ -57,20 +57,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside a path, and put it there with all that was written to it when the block ends.
 
     Its files are on the disk when it returns; an error leaves nothing behind, and what processes that died have left
     is removed as by `atomic_path`. Where another process was quicker, its folder stays.
 
     Args:
-        path: of the folder; nothing may be there yet. Its parents are made.
+        path: of the folder. Its parents are made.
+        overwrite: whether a folder that is there is replaced, once the new one is whole; nothing may be there without.
 
     Raises:
-        FileExistsError: if there is something.
+        FileExistsError: if there is something that may not be replaced.
         OSError: if it cannot be written.
     """
-    if path.exists():
+    if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -85,14 +86,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with Path(folder, name).open("r+b") as stream:
                     os.fsync(stream.fileno())
             _synchronise(Path(folder))
-        try:
+        if path.exists() and overwrite:
+            before = _beside(path)
+            path.rename(before)
             temporary.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
+            shutil.rmtree(before)
+        else:
+            _move_folder(temporary, path)
         _synchronise(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_folder(source: Path, target: Path) -> None:
+    """Rename a folder, or leave what another process has put there meanwhile."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 def move_into_place(source: Path, target: Path) -> None:

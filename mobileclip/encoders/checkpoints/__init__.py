@@ -1,6 +1,6 @@
-"""Checkpoints: the official layout, open_clip's and our own; training form and folded; strict in both directions."""
+"""Checkpoints: the official layout, open_clip's, timm's and our own; training form and folded; strict both ways."""
 
-from mobileclip.encoders.checkpoints import official, open_clip
+from mobileclip.encoders.checkpoints import official, open_clip, timm
 from mobileclip.encoders.checkpoints.backbone import load_backbone
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
@@ -23,5 +23,6 @@ __all__ = [
     "read_checkpoint",
     "resolve_spec",
     "save_model",
+    "timm",
     "unpublished",
 ]

@@ -7,7 +7,7 @@ remembered beside the hub's cache, the same commit is asked for from then on, an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import attrs
@@ -70,8 +70,7 @@ def fetched(checkpoint: str | Path) -> Path:
     """
     if not str(checkpoint).startswith(PREFIX):
         return Path(checkpoint)
-    with needed(f"{checkpoint!r}, which is on the Hugging Face hub,", "hub"):
-        import huggingface_hub  # noqa: F401  said before anything is asked of it
+    require_client(f"{checkpoint!r}, which is on the Hugging Face hub,")
     wanted = parsed(str(checkpoint))
     if wanted.sha256 is not None:
         path = _downloaded(wanted, wanted.revision)
@@ -88,6 +87,19 @@ def fetched(checkpoint: str | Path) -> Path:
             "delete its entry there"
         )
     return path
+
+
+def require_client(what: str) -> None:
+    """Make sure that the hub's client is installed, before anything is asked of it.
+
+    Args:
+        what: who needs it, as a sentence begins.
+
+    Raises:
+        ImportError: if it is not; the message has the command that installs it.
+    """
+    with needed(what, "hub"):
+        import huggingface_hub  # noqa: F401
 
 
 def parsed(address: str) -> Published:
@@ -107,31 +119,52 @@ def parsed(address: str) -> Published:
 
 def _downloaded(wanted: Published, revision: str | None) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        file = wanted.file or _only_checkpoint(
-            huggingface_hub.list_repo_files(wanted.repository, revision=revision), wanted.repository
+        file = wanted.file or only_checkpoint(
+            huggingface_hub.list_repo_files(wanted.repository, revision=revision), f"{PREFIX}{wanted.repository}"
         )
         return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except client_errors() as error:
         raise CheckpointError(
-            f"could not fetch {wanted.address!r} from the hub ({error}); check the name and the connection, "
+            f"could not fetch {wanted.address!r} from the hub ({said(error)}); check the name and the connection, "
             "or download the file and give its path"
         ) from error
 
 
-def _only_checkpoint(files: list[str], repository: str) -> str:
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that the hub's client raises: its own, and those of the library it speaks HTTP with."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    return (*HfHubHTTPError.__bases__, HFValidationError, OSError)
+
+
+def said(error: Exception) -> str:
+    """Return in one line what an error of the hub's client says."""
+    return storage.printable(" ".join(str(error).split()))
+
+
+def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
+    """Return the one file of weights among those of a repository or a folder.
+
+    Args:
+        files: their names.
+        place: where they are, as it is written in front of a name.
+
+    Raises:
+        CheckpointError: if there are none, or several of a kind.
+    """
+    files = sorted(files)
     for suffix in _SUFFIXES:
         found = [file for file in files if PurePosixPath(file).suffix == suffix]
         if len(found) == 1:
             return found[0]
         if found:
+            several = ", ".join(map(storage.printable, found[:5]))
             raise CheckpointError(
-                f"{repository} holds several checkpoints ({', '.join(found[:5])}); "
-                f"name one: {PREFIX}{repository}/{found[0]}"
+                f"{place} holds several checkpoints ({several}); name one: {place}/{storage.printable(found[0])}"
             )
-    raise CheckpointError(f"{repository} holds no checkpoint ({', '.join(_SUFFIXES)})")
+    raise CheckpointError(f"{place} holds no checkpoint ({', '.join(_SUFFIXES)})")
 
 
 def _commit(path: Path) -> str:

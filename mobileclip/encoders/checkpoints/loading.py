@@ -68,8 +68,8 @@ def load_model(
     transform and its tokenizer follow, and it is saved and exported as such.
 
     Args:
-        checkpoint: a file in the official, open_clip or our own layout, in training form or folded; or a repository on
-            the hub, `hf-hub:owner/name`.
+        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded; or a
+            repository on the hub, `hf-hub:owner/name`.
         model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
             it is left out.
         tower: load this tower alone.
@@ -126,7 +126,7 @@ def read_checkpoint(
     wanted = resolve_spec(model) if isinstance(model, str) else model
     header = native.header_of(metadata, path)
     if header is not None:
-        stored = _from_native(path, tensors, header, wanted, tower)
+        stored = _from_header(path, tensors, header, wanted, tower)
     else:
         layout = _layout_of(path, tensors)
         stored = _from_foreign(path, tensors, layout, wanted, tower)
@@ -139,7 +139,7 @@ def _layout_of(path: Path, tensors: dict[str, Tensor]) -> Layout:
         if layout.recognises(tensors):
             return layout
     raise CheckpointError(
-        f"{path} is of no known layout (official, open_clip or our own); its first tensors are {_some(tensors, 3)}"
+        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {_some(tensors, 3)}"
     )
 
 
@@ -152,10 +152,17 @@ def resolve_spec(name: str) -> ModelSpec:
     return cast("ModelSpec", named_spec(name))
 
 
-def _from_native(
+def _from_header(
     path: Path, tensors: dict[str, Tensor], header: native.Header, wanted: ModelSpec | None, tower: Tower | None
 ) -> Stored:
     spec = header.spec
+    if header.layout != native.NAME:
+        layout = layouts[header.layout]
+        wanted = wanted and _adapted(layout, wanted, tensors)
+        _check_size(path, tensors, spec)
+        tensors = _placed(
+            path, _without_constants(path, layout, spec, tensors), layout.entries(spec, header.form), spec, header.form
+        )
     tower = tower or _tower_of(wanted)
     if tower is not None:
         spec, tensors = _one_tower(path, spec, tensors, tower)
@@ -168,7 +175,20 @@ def _from_native(
     _check_size(path, tensors, spec)
     expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
     ours = _placed(path, tensors, expected, spec, header.form)
-    return Stored(spec=spec, form=header.form, layout=native.NAME, tensors=ours)
+    return Stored(spec=spec, form=header.form, layout=header.layout, tensors=ours)
+
+
+def _without_constants(path: Path, layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that the model has a place for; those of the layout alone are what they always are."""
+    constants = _constants(layout, spec)
+    for name in constants.keys() & tensors.keys():
+        if not torch.equal(tensors[name].float(), constants[name]):
+            raise CheckpointError(f"{path} does not fit the model: its spec has no place for {shown(name)}")
+    return {name: tensor for name, tensor in tensors.items() if name not in constants}
+
+
+def _constants(layout: Layout, spec: ModelSpec) -> dict[str, Tensor]:
+    return {name: tensor for _, part in towers(spec) for name, tensor in layout.constants(part).items()}
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
@@ -215,7 +235,7 @@ def _from_foreign(
             "give the spec of the model it holds"
         )
     spec = _adapted(layout, _part(wanted, tower) if tower is not None else wanted, tensors)
-    constants = {name for _, part in towers(spec) for name in layout.constants(part)}
+    constants = _constants(layout, spec)
     relevant = {name: value for name, value in tensors.items() if name not in constants}
     try:
         ours = _placed(path, relevant, layout.entries(spec, form), spec, form)
@@ -233,7 +253,7 @@ def _fitting(
     alone = () if tower else (*image_encoders.items(), *text_encoders.items())
     for name, known in (*registry.items(), *alone):
         spec = _adapted(layout, cast("ModelSpec", known), tensors)
-        constants = {key: part for _, owner in towers(spec) for key, part in layout.constants(owner).items()}
+        constants = _constants(layout, spec)
         shapes = tensor_shapes(spec, form)
         # Their names in the layout take longer to find than their number.
         if len(shapes) + len(constants) != len(tensors):

@@ -1,7 +1,8 @@
 """Our own layout: safetensors under our own names, with the spec inside, so that a file says what it is.
 
-A text contract with a tokenizer of its own has its `tokenizer.json` there too, compressed: one file is all there is to
-copy, and the two cannot be mixed up.
+The spec is in every safetensors file that we write, under foreign names too: what else reads such a file leaves it
+alone. A text contract with a tokenizer of its own has its `tokenizer.json` there too, compressed: one file is all there
+is to copy, and the two cannot be mixed up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, cast, get_args
 import attrs
 
 from mobileclip.encoders.checkpoints.forms import Form
-from mobileclip.encoders.checkpoints.layouts import ModelSpec
+from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
@@ -44,10 +45,12 @@ class Header:
     Args:
         spec: the model.
         form: the form its tensors are in.
+        layout: what its tensors are called by.
     """
 
     spec: ModelSpec
     form: Form
+    layout: str = NAME
 
     def to_metadata(self) -> dict[str, str]:
         """Return the header as the texts that safetensors stores.
@@ -61,6 +64,8 @@ class Header:
             "mobileclip.form": self.form,
             "mobileclip.spec": to_json(self.spec, unstructure_as=_KINDS[kind]),
         }
+        if self.layout != NAME:
+            header["mobileclip.layout"] = self.layout
         tokenizer = tokenizer_of(self.spec)
         if tokenizer is not None:
             if tokenizer.content is None:
@@ -79,7 +84,7 @@ def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
 
 
 def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
-    """Return the header in the metadata of the file at `path`, or None if the file is not of our layout.
+    """Return the header in the metadata of the file at `path`, or None if we did not write it.
 
     Raises:
         CheckpointError: if there is one that this version cannot read.
@@ -87,10 +92,11 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     if "mobileclip.spec" not in metadata:
         return None
     kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
-    if kind not in _KINDS or form not in get_args(Form):
+    layout = metadata.get("mobileclip.layout", NAME)
+    if kind not in _KINDS or form not in get_args(Form) or layout not in (NAME, *layouts):
         raise CheckpointError(
-            f"{path} says that it holds a {shown(kind)} in the form {shown(form)}, which this version of "
-            f"mobileclip does not know; it was written by another version, update with: {UPDATE}"
+            f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "
+            f"which this version of mobileclip does not know; it was written by another version, update with: {UPDATE}"
         )
     try:
         spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))
@@ -101,7 +107,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
             spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
         except ValueError as error:
             raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
-    return Header(spec=spec, form=cast("Form", form))
+    return Header(spec=spec, form=cast("Form", form), layout=layout)
 
 
 def _inflated(stored: str | None) -> str:

@@ -24,8 +24,9 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     Args:
         model: a model or tower in training form or folded.
         path: where to. Our own layout is safetensors; the others are by their suffix safetensors or a PyTorch file.
-        layout: `mobileclip` (our own, with the spec inside), `official` or `open_clip`. The foreign code folds branches
-            alone, so a folded model is written for it with neutral norms and scales beside the folded weights.
+        layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower alone. The foreign code
+            folds branches alone, so a folded model is written for it with neutral norms and scales beside the folded
+            weights. A safetensors file has the spec inside, whatever its layout.
 
     Raises:
         ValueError: if the layout is unknown, or has no place for such a model.
@@ -58,7 +59,8 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
         theirs[entry.name] = entry.reshape.to_theirs(tensor).contiguous() if entry.reshape is not None else tensor
     for _, tower in towers(spec):
         theirs |= foreign.constants(tower)
-    write_tensors(path, theirs, {})
+    header = native.Header(spec=spec, form=form, layout=layout)
+    write_tensors(path, theirs, header.to_metadata())
 
 
 def _check_place(spec: ModelSpec, layout: Layout) -> None:

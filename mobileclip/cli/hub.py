@@ -1,0 +1,139 @@
+"""`mobileclip hub ...`: models as folders and repositories that other libraries load too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+from mobileclip.cli.checks import require_file
+from mobileclip.terminal import say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mobileclip.evaluation import DatasetResult
+
+app = SubcommandApp()
+
+Source = Annotated[Positional[str], arg(metavar="SOURCE")]
+Licence = Annotated[str, arg(metavar="mit|cc-by-4.0|apple-amlr|...")]
+Results = Annotated[Path | None, arg(metavar="FILE")]
+
+
+@app.command
+def save(
+    source: Source,
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    /,
+    *,
+    licence: Licence,
+    repository: Annotated[str | None, arg(metavar="OWNER/NAME")] = None,
+    results: Results = None,
+    tower: Literal["image", "text"] | None = None,
+    fold: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
+
+    mobileclip hub save s2.safetensors s2 --licence mit --repository me/s2
+
+    A dual encoder in training form is written for open_clip, an image tower for timm, wherever they build such a model,
+    in one file that this library loads as well. The card says what loads the folder, and if not all, why.
+
+    Args:
+        source: a checkpoint in any known layout, or hf-hub:owner/name.
+        folder: where to.
+        licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
+            research only.
+        repository: owner and name that it will have on the hub, for the card's examples.
+        results: results.jsonl of mobileclip eval, whose numbers the card shows.
+        tower: write this tower alone.
+        fold: fold for inference; the result can no longer be trained, and this library alone loads it.
+        overwrite: replace a folder that was written so before.
+    """
+    from mobileclip.interop import save_pretrained
+    from mobileclip.interop.folder import require_folder, require_names
+
+    require_names(licence, repository)
+    require_folder(folder, overwrite=overwrite)
+    measured = _measured(results)
+    model = _model(source, tower=tower, fold=fold)
+    save_pretrained(model, folder, licence=licence, repository=repository, results=measured, overwrite=overwrite)
+    say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+@app.command
+def push(
+    source: Source,
+    repository: Annotated[Positional[str], arg(metavar="OWNER/NAME")],
+    /,
+    *,
+    licence: Licence,
+    results: Results = None,
+    tower: Literal["image", "text"] | None = None,
+    fold: bool = False,
+    private: bool = False,
+    revision: Annotated[str | None, arg(metavar="BRANCH")] = None,
+    message: str = "Add a model of mobileclip",
+    overwrite: bool = False,
+) -> None:
+    """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.
+
+    mobileclip hub push s2.safetensors me/s2 --licence mit --private
+
+    The repository and the branch are made if there are none. Log in with hf auth login, or set HF_TOKEN. To push a
+    folder whose card you have edited: hf upload OWNER/NAME FOLDER.
+
+    Args:
+        source: a checkpoint in any known layout, or hf-hub:owner/name.
+        repository: owner and name on the hub.
+        licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
+            research only.
+        results: results.jsonl of mobileclip eval, whose numbers the card shows.
+        tower: push this tower alone.
+        fold: fold for inference; the result can no longer be trained, and this library alone loads it.
+        private: make a new repository private, and push to no public one.
+        revision: the branch; the main one if left out.
+        message: of the commit.
+        overwrite: replace a model that is on the branch, its card included; the history keeps it.
+    """
+    from mobileclip.interop import push_to_hub
+    from mobileclip.interop.folder import require_names
+
+    require_names(licence, repository)
+    measured = _measured(results)
+    pushed = push_to_hub(
+        _model(source, tower=tower, fold=fold),
+        repository,
+        licence=licence,
+        results=measured,
+        private=True if private else None,
+        revision=revision,
+        message=message,
+        overwrite=overwrite,
+    )
+    say(f"pushed {pushed.url}")
+    say(f"this very model: hf-hub:{repository}@{pushed.commit}")
+
+
+def _measured(path: Path | None) -> list[DatasetResult]:
+    if path is None:
+        return []
+    from mobileclip.evaluation import read_results
+
+    require_file(path, "a file of results, results.jsonl")
+    return list(read_results(path).values())
+
+
+def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -> nn.Module:
+    """Return the model of a checkpoint in the form that it is stored in, or folded."""
+    from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint
+    from mobileclip.reparam import reparameterize
+
+    if not source.startswith(PREFIX):
+        require_file(source, "a checkpoint, or hf-hub:OWNER/NAME")
+    built = read_checkpoint(source, tower=tower).build()
+    return reparameterize(built) if fold else built

@@ -1,0 +1,228 @@
+"""The model card of a folder: `README.md`, as the hub shows and searches it, made of the model's spec."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from mobileclip.catalogue import num_parameters, type_of
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec
+from mobileclip.encoders.checkpoints import ModelSpec, native
+from mobileclip.encoders.checkpoints.forms import Form
+from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
+from mobileclip.encoders.families import TextEncoderSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.storage import printable
+
+_MAIN, _COUNT = "main_metric", "count_"
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&$#!])")
+_RESEARCH = "apple-amlr"
+
+
+class Result(Protocol):
+    """What a model reaches on one data set, as `mobileclip.evaluation.DatasetResult` says it."""
+
+    @property
+    def key(self) -> str:
+        """What results call the data set."""
+
+    @property
+    def dataset(self) -> str:
+        """Its name in tables."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By name, as fractions of one; `main_metric` is the one that counts."""
+
+    @property
+    def num_images(self) -> int | None:
+        """How many images they are over."""
+
+
+def model_card(
+    spec: ModelSpec,
+    form: Form,
+    *,
+    layout: str,
+    why_not: str | None,
+    source: str,
+    licence: str,
+    results: Sequence[Result],
+) -> str:
+    """Return the text of a model card.
+
+    Args:
+        spec: of the model.
+        form: that it is in.
+        layout: of the file of weights.
+        why_not: why neither open_clip nor timm loads it; None where one does.
+        source: `hf-hub:owner/name` or `local-dir:folder`, as open_clip and timm call what they load.
+        licence: of the weights, as the hub calls it.
+        results: what the model reaches on data sets.
+    """
+    name = source.partition(":")[2].rpartition("/")[2]
+    parts = [
+        _front_matter(spec, name, layout=layout, licence=licence, results=results),
+        f"# {escaped(name)}\n\n{_described(spec, form)}",
+        "## What it is given\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
+        f"## How to load it\n\n{_loading(spec, form, layout=layout, why_not=why_not, source=source)}",
+        f"## Licence\n\n{_licensed(licence)}",
+    ]
+    if results:
+        parts.append(f"## Results\n\n{_table(results)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: object) -> str:
+    """Return a text as Markdown that shows it as it is, in one line: it makes no table cell, link, tag or heading."""
+    return _SPECIAL.sub(r"\\\1", printable(text))
+
+
+def _front_matter(spec: ModelSpec, name: str, *, layout: str, licence: str, results: Sequence[Result]) -> str:
+    """Return what the hub reads; a JSON value is a YAML value."""
+    fields: dict[str, Any] = {
+        "license": licence,
+        "library_name": layout,
+        "pipeline_tag": _task(spec),
+        "tags": ["mobileclip", "clip"],
+    }
+    if results:
+        entries = [_entry(result, _task(spec)) for result in results]
+        fields["model-index"] = [{"name": printable(name), "results": entries}]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _task(spec: ModelSpec) -> str:
+    if isinstance(spec, DualEncoderSpec):
+        return "zero-shot-image-classification"
+    return "image-feature-extraction" if isinstance(spec, ImageEncoderSpec) else "feature-extraction"
+
+
+def _entry(result: Result, task: str) -> dict[str, Any]:
+    metrics = [{"type": printable(name), "value": value} for name, value in _shown(result)]
+    dataset = {"type": printable(result.key), "name": printable(result.dataset)}
+    return {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
+
+
+def _shown(result: Result) -> Iterator[tuple[str, float]]:
+    """Yield the metrics by their own names, the one that counts first; it stands under two names."""
+    named = [(name, value) for name, value in result.metrics.items() if name != _MAIN and not name.startswith(_COUNT)]
+    main = result.metrics[_MAIN]
+    first = next((pair for pair in named if pair[1] == main), (_MAIN, main))
+    yield first
+    yield from (pair for pair in named if pair != first)
+
+
+def _described(spec: ModelSpec, form: Form) -> str:
+    what = {
+        "zero-shot-image-classification": "An image-text model of two towers that embed images and texts into one "
+        "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
+        "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
+        "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
+    }[_task(spec)]
+    dim = spec.image.embedding_dim if isinstance(spec, DualEncoderSpec) else spec.embedding_dim
+    rows = [
+        f"| {type_of(tower)} | {_family(tower)} | {num_parameters(tower):,} | {num_parameters(tower, folded=True):,} |"
+        for _, tower in towers(spec)
+    ]
+    head = "| tower | kind | parameters in training form | folded |\n| --- | --- | ---: | ---: |"
+    forms = {
+        "training": "The weights are in training form: they can be trained on, and fold into fewer operations.",
+        "folded": "The weights are folded for inference, and can no longer be trained on.",
+        "branches_folded": "The weights' branches are folded for inference, and can no longer be trained on.",
+    }
+    return "\n".join([what.format(dim=dim), "", head, *rows, "", forms[form]])
+
+
+def _family(tower: TowerSpec) -> str:
+    return escaped(type(tower).__name__.removesuffix("Spec"))
+
+
+def _contract(tower: TowerSpec) -> str:
+    rows = _image_rows(tower.input) if isinstance(tower, ImageEncoderSpec) else _text_rows(tower)
+    head = f"| {'images' if isinstance(tower, ImageEncoderSpec) else 'texts'} | |\n| --- | --- |"
+    return "\n".join([head, *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
+    yield "size", f"{image.size} x {image.size} pixels, RGB: the shorter side is resized, the middle cut out"
+    yield "interpolation", f"{image.interpolation}, antialiased"
+    yield "values", "pixels in [0, 1], then (pixel - mean) / std"
+    yield "mean", ", ".join(map(str, image.mean))
+    yield "std", ", ".join(map(str, image.std))
+
+
+def _text_rows(tower: TextEncoderSpec) -> Iterator[tuple[str, str]]:
+    text: TextInput = tower.input
+    own = native.tokenizer_of(tower)
+    yield "context", f"{text.context_length} tokens, start and end included; longer texts are cut"
+    yield "padding", f"token {text.pad_id}"
+    yield (
+        "tokenizer",
+        f"CLIP's byte pairs, {text.vocab_size:,} tokens"
+        if own is None
+        else f"`tokenizer.json`, {text.vocab_size:,} tokens, SHA-256 `{own.sha256}`",
+    )
+
+
+def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, source: str) -> str:
+    blocks = [_ours(spec, form, source.partition(":")[2])]
+    quoted = json.dumps(source, ensure_ascii=False)
+    if layout == "open_clip":
+        blocks.append(
+            "In open_clip:\n\n```python\n"
+            "import open_clip\n\n"
+            f"model, _, preprocess = open_clip.create_model_and_transforms({quoted})\n"
+            f"tokenizer = open_clip.get_tokenizer({quoted})\n"
+            "model.eval()\n```"
+        )
+    if layout == "timm":
+        blocks.append(
+            "In timm (`num_classes=0` for features in front of the projection, `features_only=True` for maps):\n\n"
+            "```python\n"
+            "import timm\n\n"
+            f"encoder = timm.create_model({quoted}, pretrained=True).eval()\n"
+            "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))\n```"
+        )
+    if why_not is not None:
+        blocks.append(f"Neither open_clip nor timm loads it: {escaped(why_not)}.")
+    return "\n\n".join(blocks)
+
+
+def _ours(spec: ModelSpec, form: Form, place: str) -> str:
+    quoted = json.dumps(place, ensure_ascii=False)
+    train = ", fold=False" if form == "training" else ""
+    again = f"\n# To train on: from_pretrained({quoted}{train})" if train else ""
+    if isinstance(spec, DualEncoderSpec):
+        lines = (
+            "from mobileclip import ImageTextModel\nfrom mobileclip.interop import from_pretrained\n\n"
+            f"clip = ImageTextModel(from_pretrained({quoted}))\n"
+            'print(clip.classify("photo.jpg", ["a cat", "a dog"]))'
+        )
+    else:
+        lines = f"from mobileclip.interop import from_pretrained\n\nencoder = from_pretrained({quoted})"
+    return f"In mobileclip (`pip install 'mobileclip[hub]'`):\n\n```python\n{lines}{again}\n```"
+
+
+def _licensed(licence: str) -> str:
+    if licence == _RESEARCH:
+        return (
+            f"The weights are under Apple's model licence, `{licence}`: for research only. The code of mobileclip is "
+            "under the MIT licence, which does not change that."
+        )
+    return f"The weights are under `{licence}`. The code of mobileclip is under the MIT licence."
+
+
+def _table(results: Sequence[Result]) -> str:
+    head = "| data set | images | metric that counts | | others |\n| --- | ---: | --- | ---: | --- |"
+    return "\n".join([head, *map(_row, results)])
+
+
+def _row(result: Result) -> str:
+    (name, value), *others = _shown(result)
+    images = "" if result.num_images is None else f"{result.num_images:,}"
+    more = ", ".join(f"{escaped(other)} {number:.2%}" for other, number in others)
+    return f"| {escaped(result.dataset)} | {images} | {escaped(name)} | {value:.2%} | {more} |"

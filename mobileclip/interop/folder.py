@@ -1,0 +1,153 @@
+"""A model as a folder: weights with the spec inside, what open_clip or timm needs to load them, and a model card."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from torch import nn
+
+from mobileclip import storage
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, save_model
+from mobileclip.encoders.checkpoints import ModelSpec, native
+from mobileclip.encoders.checkpoints.forms import Form, form_of
+from mobileclip.interop.card import Result, model_card
+from mobileclip.interop.open_clip import open_clip_config
+from mobileclip.interop.timm import timm_config
+
+CARD, TOKENIZER = "README.md", "tokenizer.json"
+_WEIGHTS = {"mobileclip": "model.safetensors", "open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
+_CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json"}
+FILES = tuple(sorted({CARD, TOKENIZER, *_WEIGHTS.values(), *_CONFIGS.values()}))
+"""Every file that a folder may hold."""
+
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class Layout:
+    """How a folder holds a model.
+
+    Args:
+        name: of the layout of its weights.
+        config: what the library needs that the layout is of; None where that is ours.
+        why_not: why no other library can load it; None where one can.
+    """
+
+    name: str
+    config: Mapping[str, Any] | None = None
+    why_not: str | None = None
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    licence: str,
+    repository: str | None = None,
+    results: Sequence[Result] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write a model to a folder that this library loads, and open_clip or timm where they can build it.
+
+    It holds one file of weights, with the spec inside; in open_clip's layout with its `open_clip_config.json` where
+    open_clip builds such a dual encoder, in timm's with its `config.json` where timm builds such an image tower, in our
+    own otherwise, and always if the model is folded, which the others build no model for. A tokenizer of the model's
+    own is there as `tokenizer.json` too, and `README.md` is a model card. The folder appears whole or not at all.
+
+    Args:
+        model: a dual encoder or a tower, in training form or folded.
+        folder: where to.
+        licence: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
+            only, and so is what was trained from them.
+        repository: owner and name that it will have on the hub, for the card's examples; they name the folder without.
+        results: what it reaches on data sets, such as `mobileclip.evaluation.read_results` returns; none are made up.
+        overwrite: whether a folder that this function wrote is replaced.
+
+    Raises:
+        ValueError: if the licence or the repository is no name, or the model is not as its spec builds it.
+        FileExistsError: if the folder holds something that may not be replaced.
+        OSError: if it cannot be written.
+
+    Examples:
+        >>> tower = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2).build()
+        >>> sorted(path.name for path in save_pretrained(tower, "tower", licence="mit").iterdir())
+        ['README.md', 'model.safetensors']
+        >>> type(from_pretrained("tower")).__name__
+        'ViT'
+    """
+    require_names(licence, repository)
+    place = Path(folder)
+    require_folder(place, overwrite=overwrite)
+    spec, form = cast("ModelSpec", model.spec), form_of(model)
+    layout = layout_for(spec, form, licence=licence)
+    source = f"local-dir:{place.name}" if repository is None else f"hf-hub:{repository}"
+    card = model_card(
+        spec, form, layout=layout.name, why_not=layout.why_not, source=source, licence=licence, results=results
+    )
+    with storage.atomic_folder(place, overwrite=overwrite) as temporary:
+        save_model(model, temporary / _WEIGHTS[layout.name], layout=layout.name)
+        if layout.config is not None:
+            (temporary / _CONFIGS[layout.name]).write_text(json.dumps(layout.config, indent=2) + "\n", encoding="utf-8")
+        tokenizer = native.tokenizer_of(spec)
+        if tokenizer is not None and tokenizer.content is not None:
+            (temporary / TOKENIZER).write_text(tokenizer.content, encoding="utf-8", newline="")
+        (temporary / CARD).write_text(card, encoding="utf-8")
+    return place
+
+
+def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
+    """Return the layout in which the most libraries load a model.
+
+    Args:
+        spec: of the model.
+        form: that it is in.
+        licence: of the weights, as the hub calls it.
+    """
+    if form != "training":
+        return Layout(name=native.NAME, why_not="the model is folded, and they build the training form")
+    try:
+        if isinstance(spec, DualEncoderSpec):
+            return Layout(name="open_clip", config=open_clip_config(spec))
+        if isinstance(spec, ImageEncoderSpec):
+            return Layout(name="timm", config=timm_config(spec, licence=licence))
+    except ValueError as error:
+        return Layout(name=native.NAME, why_not=str(error))
+    return Layout(name=native.NAME, why_not="they have no text tower alone")
+
+
+def require_names(licence: str, repository: str | None) -> None:
+    """Make sure that a licence and a repository are called as the hub calls such.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not _LICENCE.fullmatch(licence):
+        raise ValueError(
+            f"the licence is {licence[:80]!r}; expected its name on the hub, such as mit, apache-2.0, cc-by-4.0, "
+            "apple-amlr (Apple's weights and what was trained from them) or other"
+        )
+    if repository is not None and not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"the repository is {repository[:120]!r}; expected owner/name")
+
+
+def require_folder(place: Path, *, overwrite: bool) -> None:
+    """Make sure that a folder can be written, and that nothing is lost by it but what was written so before.
+
+    Raises:
+        FileExistsError: if it holds something that may not be replaced.
+        OSError: if it cannot be made or written to.
+    """
+    weights = sorted(set(_WEIGHTS.values()))
+    marker = next((name for name in weights if (place / name).is_file()), weights[0])
+    storage.require_output_folder(place, overwrite=overwrite, marker=marker)
+    others = sorted(path.name for path in place.iterdir() if path.name not in FILES) if place.is_dir() else []
+    if others:
+        raise FileExistsError(
+            f"{place} holds {storage.printable(others[0])} besides a model, and is not replaced; choose another folder"
+        )

@@ -1,0 +1,163 @@
+"""Image towers as timm builds them: the architecture's name, its arguments, and the `config.json` of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from mobileclip.encoders import AttentionSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
+from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT
+from mobileclip.inputs import ImageInput
+
+_FASTVITS: Mapping[str, Callable[[], MCiSpec]] = {
+    "fastvit_mci0": specs.mci0,
+    "fastvit_mci1": specs.mci1,
+    "fastvit_mci2": specs.mci2,
+    "fastvit_mci3": specs.mci3,
+    "fastvit_mci4": specs.mci4,
+}
+_CONV_STEM, _PATCH_STEM = "vit_base_mci_224", "vit_large_patch14_clip_224"
+
+
+@attrs.frozen(kw_only=True)
+class TimmModel:
+    """What `timm.create_model` is asked for.
+
+    Args:
+        architecture: name of the function that builds it.
+        arguments: of that function, where they are not its own.
+        pooling: how timm calls the pooling in front of the projection.
+        first_conv: names of the convolutions that see the image.
+        projection: name of the last layer.
+        fixed_size: whether weights belong to one image size.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    pooling: str
+    first_conv: tuple[str, ...]
+    projection: str
+    fixed_size: bool
+
+
+def timm_model(spec: ImageEncoderSpec) -> TimmModel:
+    """Return what timm builds from the weights of an image tower in training form.
+
+    Raises:
+        ValueError: if it builds no such tower.
+    """
+    if isinstance(spec, MCiSpec):
+        architecture, arguments = _fastvit(spec)
+        scale = ("stem.0.conv_scale.conv",) if spec.stem_scale_branch else ()
+        return TimmModel(
+            architecture=architecture,
+            arguments=arguments,
+            pooling="avg",
+            first_conv=("stem.0.conv_kxk.0.conv", *scale),
+            projection="head.fc",
+            fixed_size=False,
+        )
+    if isinstance(spec, ViTSpec):
+        architecture, arguments = _vit(spec)
+        first = "patch_embed.backbone.0.conv" if spec.stem == "convolutional" else "patch_embed.proj"
+        return TimmModel(
+            architecture=architecture,
+            arguments=arguments,
+            pooling="token",
+            first_conv=(first,),
+            projection="head",
+            fixed_size=True,
+        )
+    raise ValueError(f"timm has no image tower like {type(spec).__name__}")
+
+
+def timm_config(spec: ImageEncoderSpec, *, licence: str) -> dict[str, Any]:
+    """Return the `config.json` from which timm builds an image tower around the weights beside it.
+
+    Args:
+        spec: of the tower, in training form.
+        licence: of the weights, as the hub calls it.
+
+    Raises:
+        ValueError: if timm builds no such tower.
+    """
+    model, size = timm_model(spec), spec.input.size
+    return {
+        "architecture": model.architecture,
+        "num_classes": spec.embedding_dim,
+        "global_pool": model.pooling,
+        **({"model_args": dict(model.arguments)} if model.arguments else {}),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "fixed_input_size": model.fixed_size,
+            "interpolation": spec.input.interpolation,
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(spec.input.mean),
+            "std": list(spec.input.std),
+            "num_classes": spec.embedding_dim,
+            "first_conv": list(model.first_conv),
+            "classifier": model.projection,
+            "license": licence,
+        },
+    }
+
+
+def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
+    built = _without_its_own(spec)
+    for name, published in _FASTVITS.items():
+        if _without_its_own(published()) == built:
+            return name, {}
+    for name in ("fastvit_mci0", "fastvit_mci3"):
+        mixers = [stage.mixer for stage in _FASTVITS[name]().stages]
+        if [stage.mixer for stage in spec.stages] == mixers[: len(spec.stages)]:
+            num_stages = len(spec.stages)
+            return name, {
+                "layers": [stage.depth for stage in spec.stages],
+                "embed_dims": [stage.dim for stage in spec.stages],
+                "mlp_ratios": [spec.ffn_ratio] * num_stages,
+                "downsamples": [stage > 0 for stage in range(num_stages)],
+                "se_downsamples": [stage.squeeze_excite for stage in spec.stages],
+                "lkc_use_act": spec.downsample_activation,
+                "stem_use_scale_branch": spec.stem_scale_branch,
+            }
+    raise ValueError(
+        "timm builds an MCi by name whose first three stages are of RepMixers, and those behind them of attention "
+        f"({AttentionSpec()} in the fourth of up to four, with norm='layer' in the fourth and fifth of five), not one "
+        f"with the stages {', '.join(type(stage.mixer).__name__ for stage in spec.stages)}"
+    )
+
+
+def _without_its_own(spec: MCiSpec) -> MCiSpec:
+    """Return a spec without what is the weights' own, or of no account once they are trained."""
+    return attrs.evolve(
+        spec, embedding_dim=512, projection_bias=False, input=ImageInput(size=256), layer_scale=1e-5, drop_path=0.0
+    )
+
+
+def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
+    size = {} if spec.input.size == 224 else {"img_size": spec.input.size}
+    if spec.stem == "convolutional":
+        theirs = (ViTSpec().width, False, False, *TIMM_VIT)
+        if (spec.width, spec.class_position, spec.norm_before, spec.stem_padding, spec.norm_eps) != theirs:
+            raise ValueError(
+                "timm's ViT with a convolutional stem has width, class_position, norm_before, stem_padding, norm_eps = "
+                f"{theirs}; from the weights of another it computes something else, or takes none"
+            )
+        published = ViTSpec()
+        others = {"depth": spec.depth, "num_heads": spec.num_heads}
+        default = {"depth": published.depth, "num_heads": published.num_heads}
+        return _CONV_STEM, {**size, **{name: value for name, value in others.items() if value != default[name]}}
+    large = specs.vit_l14()
+    if (spec.class_position, spec.norm_before, spec.norm_eps) != (True, True, large.norm_eps):
+        raise ValueError(
+            "timm's ViT of CLIP's kind has class_position=True, norm_before=True, norm_eps="
+            f"{large.norm_eps}; from the weights of another it computes something else, or takes none"
+        )
+    ours = {name: (getattr(spec, name), getattr(large, name)) for name in ("patch_size", "depth", "num_heads")}
+    arguments = {name: value for name, (value, default) in ours.items() if value != default}
+    width = {} if spec.width == large.width else {"embed_dim": spec.width}
+    return _PATCH_STEM, {**size, **arguments, **width}
