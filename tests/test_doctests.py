@@ -14,7 +14,14 @@ from torch import nn
 import mobileclip
 
 # Of the first rooms every public name, of the others every spec.
-ROOMS = ("mobileclip", "mobileclip.blocks", "mobileclip.reparam", "mobileclip.encoders", "mobileclip.losses")
+ROOMS = (
+    "mobileclip",
+    "mobileclip.blocks",
+    "mobileclip.reparam",
+    "mobileclip.encoders",
+    "mobileclip.losses",
+    "mobileclip.interop",
+)
 ROOMS_OF_SPECS = (
     "mobileclip.inputs",
     "mobileclip.data",

@@ -282,6 +282,17 @@ class TestAtomicFolder:
         with pytest.raises(FileExistsError, match="data"), storage.atomic_folder(place):
             pytest.fail("what is there would have been replaced")
 
+    def test_a_folder_is_replaced_whole_and_only_where_asked(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "old").write_bytes(b"old")
+        with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
+            raise KeyError((folder / "x").write_bytes(b"x"))
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["old"]
+        with storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
+            (folder / "new").write_bytes(b"new")
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
     def test_an_error_leaves_nothing(self, tmp_path):
         with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "data") as folder:
             raise KeyError((folder / "x").write_bytes(b"x"))

@@ -125,7 +125,10 @@ def _measured(path: Path | None) -> list[DatasetResult]:
     from mobileclip.evaluation import read_results
 
     require_file(path, "a file of results, results.jsonl")
-    return list(read_results(path).values())
+    results = list(read_results(path).values())
+    if not results:
+        raise ValueError(f"{path} holds no result; give results.jsonl of mobileclip eval, or leave --results out")
+    return results
 
 
 def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -> nn.Module:

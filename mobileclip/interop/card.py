@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from mobileclip.catalogue import num_parameters, type_of
-from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, native
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
 from mobileclip.encoders.families import TextEncoderSpec
+from mobileclip.extras import install
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.storage import printable
 
@@ -98,6 +99,8 @@ def _front_matter(spec: ModelSpec, name: str, *, layout: str, licence: str, resu
 def _task(spec: ModelSpec) -> str:
     if isinstance(spec, DualEncoderSpec):
         return "zero-shot-image-classification"
+    if isinstance(spec, ClassifierSpec):
+        return "image-classification"
     return "image-feature-extraction" if isinstance(spec, ImageEncoderSpec) else "feature-extraction"
 
 
@@ -121,20 +124,24 @@ def _described(spec: ModelSpec, form: Form) -> str:
         "zero-shot-image-classification": "An image-text model of two towers that embed images and texts into one "
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
         "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
+        "image-classification": "An image classifier: a linear layer on an image encoder of {dim} dimensions.",
         "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
     }[_task(spec)]
-    dim = spec.image.embedding_dim if isinstance(spec, DualEncoderSpec) else spec.embedding_dim
+    encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec)) else spec
+    folded = form != "training"
     rows = [
-        f"| {type_of(tower)} | {_family(tower)} | {num_parameters(tower):,} | {num_parameters(tower, folded=True):,} |"
+        f"| {type_of(tower)} | {_family(tower)} | {num_parameters(tower, folded=folded):,} |"
         for _, tower in towers(spec)
     ]
-    head = "| tower | kind | parameters in training form | folded |\n| --- | --- | ---: | ---: |"
+    if isinstance(spec, ClassifierSpec):
+        rows.append(f"| {spec.num_classes:,} classes | Linear | {spec.num_classes * (encoder.embedding_dim + 1):,} |")
+    head = f"| tower | kind | parameters{', folded' if folded else ''} |\n| --- | --- | ---: |"
     forms = {
         "training": "The weights are in training form: they can be trained on, and fold into fewer operations.",
         "folded": "The weights are folded for inference, and can no longer be trained on.",
         "branches_folded": "The weights' branches are folded for inference, and can no longer be trained on.",
     }
-    return "\n".join([what.format(dim=dim), "", head, *rows, "", forms[form]])
+    return "\n".join([what.format(dim=encoder.embedding_dim), "", head, *rows, "", forms[form]])
 
 
 def _family(tower: TowerSpec) -> str:
@@ -203,8 +210,9 @@ def _ours(spec: ModelSpec, form: Form, place: str) -> str:
             'print(clip.classify("photo.jpg", ["a cat", "a dog"]))'
         )
     else:
-        lines = f"from mobileclip.interop import from_pretrained\n\nencoder = from_pretrained({quoted})"
-    return f"In mobileclip (`pip install 'mobileclip[hub]'`):\n\n```python\n{lines}{again}\n```"
+        name = "classifier" if isinstance(spec, ClassifierSpec) else "encoder"
+        lines = f"from mobileclip.interop import from_pretrained\n\n{name} = from_pretrained({quoted})"
+    return f"In mobileclip (`{install('hub')}`):\n\n```python\n{lines}{again}\n```"
 
 
 def _licensed(licence: str) -> str:

@@ -12,7 +12,7 @@ import attrs
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, save_model
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec, save_model
 from mobileclip.encoders.checkpoints import ModelSpec, native
 from mobileclip.encoders.checkpoints.forms import Form, form_of
 from mobileclip.interop.card import Result, model_card
@@ -118,7 +118,8 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
         return Layout(name=native.NAME, why_not=str(error))
-    return Layout(name=native.NAME, why_not="they have no text tower alone")
+    kind = "classifier like this" if isinstance(spec, ClassifierSpec) else "text tower alone"
+    return Layout(name=native.NAME, why_not=f"they have no {kind}")
 
 
 def require_names(licence: str, repository: str | None) -> None:

@@ -89,18 +89,20 @@ def push_to_hub(
         ValueError: the repository is 'name'; expected owner/name
     """
     require_names(licence, repository)
-    require_client(f"{repository!r} would be on the Hugging Face hub")
+    require_client(f"{repository!r}, which would be on the Hugging Face hub,")
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         save_pretrained(model, folder, licence=licence, repository=repository, results=results)
-        failures: tuple[type[Exception], ...] = (*client_errors(), RuntimeError)
+        failures: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, ValueError)
         try:
             api = HfApi(library_name="mobileclip")
             _open(api, repository, private=private, revision=revision)
             before = _there(api, repository, revision=revision, overwrite=overwrite)
             return _committed(api, folder, repository, before=before, revision=revision, message=message)
+        except HubError:
+            raise
         except failures as error:
             raise HubError(f"{repository} was not pushed: {said(error)}; {_advice(error)}") from error
 

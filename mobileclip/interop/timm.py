@@ -9,6 +9,7 @@ import attrs
 
 from mobileclip.encoders import AttentionSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
 from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT
+from mobileclip.encoders.families import as_trained
 from mobileclip.inputs import ImageInput
 
 _FASTVITS: Mapping[str, Callable[[], MCiSpec]] = {
@@ -48,6 +49,8 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     Raises:
         ValueError: if it builds no such tower.
     """
+    if isinstance(spec, (MCiSpec, ViTSpec)) and not spec.projection:
+        raise ValueError("the tower is without a projection, and theirs end in one")
     if isinstance(spec, MCiSpec):
         architecture, arguments = _fastvit(spec)
         scale = ("stem.0.conv_scale.conv",) if spec.stem_scale_branch else ()
@@ -124,18 +127,16 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
                 "lkc_use_act": spec.downsample_activation,
                 "stem_use_scale_branch": spec.stem_scale_branch,
             }
+    norms = [stage.mixer.norm if isinstance(stage.mixer, AttentionSpec) else "none" for stage in spec.stages]
     raise ValueError(
-        "timm builds an MCi by name whose first three stages are of RepMixers, and those behind them of attention "
-        f"({AttentionSpec()} in the fourth of up to four, with norm='layer' in the fourth and fifth of five), not one "
-        f"with the stages {', '.join(type(stage.mixer).__name__ for stage in spec.stages)}"
+        "timm's MCi has attention in the fourth stage behind a batch norm, or in the fourth and fifth behind a layer "
+        f"norm, its other parts as the published ones have them; this one's stages have it behind {', '.join(norms)}"
     )
 
 
 def _without_its_own(spec: MCiSpec) -> MCiSpec:
     """Return a spec without what is the weights' own, or of no account once they are trained."""
-    return attrs.evolve(
-        spec, embedding_dim=512, projection_bias=False, input=ImageInput(size=256), layer_scale=1e-5, drop_path=0.0
-    )
+    return attrs.evolve(as_trained(spec), embedding_dim=512, projection_bias=False, input=ImageInput(size=256))
 
 
 def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:

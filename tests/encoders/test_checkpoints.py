@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mobileclip import specs
@@ -136,6 +137,26 @@ class TestOpenClip:
         assert not load_file(tmp_path / "m.safetensors")["visual.trunk.head.fc.bias"].any()
         assert load_model(tmp_path / "m.safetensors", SMALL, fold=False).spec == SMALL
 
+    @pytest.mark.parametrize("layout", ["official", "open_clip"])
+    def test_a_safetensors_file_says_what_it_is_in_foreign_layouts_too(self, layout, tmp_path):
+        model = randomised(SMALL)
+        save_model(model, tmp_path / "m.safetensors", layout=layout)
+        stored = read_checkpoint(tmp_path / "m.safetensors")
+        assert (stored.spec, stored.form, stored.layout) == (SMALL, "training", layout)
+        tower = load_model(tmp_path / "m.safetensors", tower="image", fold=False)
+        for name, tensor in model.image_encoder.state_dict().items():
+            torch.testing.assert_close(tower.state_dict()[name], tensor, rtol=0, atol=0)
+
+    def test_a_bias_that_the_spec_beside_it_does_not_have_is_not_dropped(self, tmp_path):
+        save_model(randomised(SMALL), tmp_path / "m.safetensors", layout="open_clip")
+        with safe_open(tmp_path / "m.safetensors", "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(tmp_path / "m.safetensors")
+        tensors["visual.trunk.head.fc.bias"] += 1
+        save_file(tensors, tmp_path / "m.safetensors", metadata=metadata)
+        with pytest.raises(CheckpointError, match=r"its spec has no place for 'visual\.trunk\.head\.fc\.bias'"):
+            load_model(tmp_path / "m.safetensors")
+
     def test_a_head_bias_that_says_something_is_kept(self, tmp_path):
         biased = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, projection_bias=True))
         model = randomised(biased)
@@ -170,6 +191,34 @@ class TestTowers:
     def test_load_by_name_from_a_full_size_file(self, s0_file):
         assert load_model(s0_file, "text_mct").spec == specs.text_mct()
         assert load_model(s0_file, tower="image").spec == specs.mci0()
+
+
+class TestTimm:
+    """Image towers as timm keeps them; that timm builds them is tested where folders are."""
+
+    @pytest.mark.parametrize("spec", [SMALL.image, TIMM_VIT.image])
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_a_tower_comes_back_to_the_bit(self, spec, suffix, tmp_path):
+        tower, path = randomised(spec), tmp_path / f"tower{suffix}"
+        save_model(tower, path, layout="timm")
+        assert read_checkpoint(path, spec).layout == "timm"
+        loaded = load_model(path, None if suffix == ".safetensors" else spec, fold=False)
+        assert loaded.spec == spec
+        for name, tensor in tower.state_dict().items():
+            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+    def test_the_image_tower_of_a_model_may_be_asked_for(self, tmp_path):
+        model = randomised(SMALL)
+        save_model(model.image_encoder, tmp_path / "tower.pt", layout="timm")
+        tower = load_model(tmp_path / "tower.pt", SMALL, tower="image", fold=False)
+        assert tower.spec == SMALL.image
+
+    @pytest.mark.parametrize("part", ["text_encoder", None])
+    def test_texts_have_no_place(self, part, tmp_path):
+        model = randomised(SMALL)
+        with pytest.raises(ValueError, match="timm has image towers alone"):
+            save_model(getattr(model, part) if part else model, tmp_path / "m.pt", layout="timm")
+        assert not list(tmp_path.iterdir())
 
 
 class TestWrongFiles:

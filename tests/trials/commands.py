@@ -34,6 +34,11 @@ OUTPUTS = (
     "kept{}", "kept_folder", "a.jpg/x{}", "", ".", "/", "e.csv", "e", "e{}.gz", "link{}", "/proc/x{}", "s3://bucket/x{}",
     f"{LONG}{{}}", "loop/x{}", "pipe/x{}", "{}",
 )  # fmt: skip
+NO_FOLDERS = (
+    "kept_folder", "a.jpg", "a.jpg/x", "", ".", "/", "/proc/x", "s3://bucket/x", LONG, "loop/x", "pipe/x", "photos",
+)  # fmt: skip
+NO_LICENCES = ("", " ", "MIT", "mit license", "m\n---", "\x1b[2J", "x" * 100, "-", "--")
+NO_REPOSITORIES = ("name", "", "/", "owner/", "a/b/c", "owner/name ", "hf-hub:owner/name", "owner/\udcff", "o/n\n# x")
 NO_DATA = (
     "lost/", "lost.jsonl", "lost.tar", "empty", "notes", "flat", "one_class", "torn_shards", "torn.tar", "table.csv/",
     "bad.jsonl", "{0..3}.tar", "{0..", "gopher://a/b", "pipe:", "kept_folder", "loop/", "loop.tar", "/dev/",
@@ -51,6 +56,8 @@ COMMANDS = {
     "data join": ("data", "join", "reinforced.tar", "torn.tar", "new"),
     "data inspect": ("data", "inspect", "reinforced.tar"),
     "data verify": ("data", "verify", "photos"),
+    "hub save": ("hub", "save", "small.safetensors", "new", "--licence", "mit"),
+    "hub push": ("hub", "push", "small.safetensors", "owner/name", "--licence", "mit"),
     "eval": ("eval", "run", "small.safetensors", "classes"),
     "eval report": ("eval", "report", "results.jsonl"),
 }
@@ -95,7 +102,17 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         ("embed", "a.jpg", "-o", "new.npz", "-c", "?"),
         ("export", "?", "--target", "torch", "--out", "new", "--tower", "text"),
         ("info", "?"),
+        ("hub", "save", "?", "new", "--licence", "mit", "--tower", "text"),
     )
+    save = ("hub", "save", "small.safetensors")
+    lines += _in_turn(NO_FOLDERS, (*save, "?", "--licence", "mit", "--overwrite"))
+    lines += _in_turn(NO_LICENCES, (*save, "new", "--licence", "?"))
+    lines += _in_turn(
+        NO_REPOSITORIES,
+        (*save, "new", "--licence", "mit", "--repository", "?"),
+        ("hub", "push", "small.safetensors", "?", "--licence", "mit"),
+    )
+    lines += _in_turn(NO_IMAGES, (*save, "new", "--licence", "mit", "--results", "?"))
     lines += _in_turn(
         NO_MODELS,
         ("classify", "a.jpg", "a cat", "-m", "?"),

@@ -1,0 +1,97 @@
+"""Push models to the hub that the environment names, fetch them through every library, and tell what came as JSON."""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+
+from mobileclip.cli import main as command_line
+from mobileclip.encoders import save_model
+from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.interop import from_pretrained, push_to_hub
+from mobileclip.reparam import reparameterize
+from tests.encoders.small import SMALL, randomised
+from tests.hub import ASTRAY, OWNER, READER
+from tests.interop.models import DUAL, TOWER
+
+
+def same(model, other):
+    """Whether two models have one spec and the same tensors to the bit."""
+    theirs = other.state_dict()
+    return (
+        model.spec == other.spec
+        and model.state_dict().keys() == theirs.keys()
+        and all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+    )
+
+
+def read_card(repository, library):
+    """Run the lines of a repository's model card that load it in a library, and return what they name."""
+    card = Path(hf_hub_download(repository, "README.md")).read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if f"import {library}" in block]
+    names = {}
+    exec(block, names)
+    return names
+
+
+def difference(found, expected):
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def failure(action, *arguments, **options):
+    try:
+        action(*arguments, **options)
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    return "it worked"
+
+
+@torch.inference_mode()
+def main():
+    told = {}
+    dual, small, tower = randomised(DUAL), reparameterize(randomised(SMALL)), randomised(TOWER)
+    pushed = push_to_hub(dual, "owner/dual", licence="mit", message="first")
+    told["commit"], told["url"] = pushed.commit, pushed.url
+    told["dual"] = same(from_pretrained("owner/dual", revision=pushed.commit, fold=False), dual)
+    theirs = read_card("owner/dual", "open_clip")
+    images, tokens = torch.rand(2, 3, 256, 256), theirs["tokenizer"](["a cat", "two dogs on a beach"])
+    told["open_clip image"] = difference(theirs["model"].encode_image(images), dual.encode_image(images))
+    told["open_clip text"] = difference(theirs["model"].encode_text(tokens), dual.encode_text(tokens))
+    told["open_clip scale"] = difference(theirs["model"].logit_scale, dual.logit_scale)
+
+    push_to_hub(small, "owner/folded", licence="cc-by-4.0", private=True)
+    told["folded"] = same(from_pretrained("owner/folded"), small)
+
+    push_to_hub(tower, "owner/tower", licence="mit", revision="next")
+    told["tower"] = same(from_pretrained("owner/tower", revision="next", fold=False), tower)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_model(tower, Path(scratch) / "tower.safetensors")
+        command_line(["hub", "push", f"{scratch}/tower.safetensors", "owner/tower", "--licence", "mit"])
+    encoder, images = read_card("owner/tower", "timm")["encoder"], torch.rand(2, 3, 64, 64)
+    told["timm"] = difference(encoder(images), tower(images))
+    told["stored"] = read_checkpoint("hf-hub:owner/tower").layout
+
+    told["no overwrite"] = failure(push_to_hub, small, "owner/dual", licence="mit")
+    push_to_hub(small, "owner/dual", licence="mit", message="second", overwrite=True)
+    told["replaced"] = same(from_pretrained("owner/dual", revision="main"), small)
+    told["digest"] = failure(from_pretrained, "owner/dual", sha256="0" * 64)
+    told["public"] = failure(push_to_hub, small, "owner/dual", licence="mit", private=True, overwrite=True)
+    told["licence"] = failure(push_to_hub, small, "owner/other", licence="mine")
+    told["astray"] = failure(push_to_hub, small, ASTRAY, licence="mit")
+    told["astray fetch"] = failure(from_pretrained, ASTRAY)
+    os.environ["HF_TOKEN"] = READER
+    told["reader"] = failure(push_to_hub, small, "owner/new", licence="mit")
+    del os.environ["HF_TOKEN"]
+    told["nobody"] = failure(push_to_hub, small, "owner/new", licence="mit")
+    told["hidden"] = failure(from_pretrained, "owner/folded", revision="0" * 40)
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    assert os.environ["HF_TOKEN"] == OWNER
+    main()

@@ -1,0 +1,64 @@
+"""`mobileclip hub`, run as people run it; what it pushes is tested where the hub is."""
+
+import pytest
+import torch
+from huggingface_hub import metadata_load
+
+from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.evaluation import DatasetResult, write_results
+from mobileclip.interop import from_pretrained
+from tests.test_cli import run
+
+
+def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
+    results, folder = tmp_path / "results.jsonl", tmp_path / "model"
+    write_results(results, [DatasetResult(key="cars", dataset="Cars", metrics={"main_metric": 0.25, "acc1": 0.25})])
+    options = ("--licence", "mit", "--repository", "me/small", "--results", results)
+    status, out, _ = run(capsys, "hub", "save", small_file, folder, *options)
+    assert status == 0
+    assert out == f"wrote {folder}: README.md, model.safetensors\n"
+    data = metadata_load(folder / "README.md")
+    assert data["model-index"][0]["results"][0]["metrics"] == [{"type": "acc1", "value": 0.25}]
+    assert 'from_pretrained("me/small")' in (folder / "README.md").read_text(encoding="utf-8")
+    stored = read_checkpoint(small_file)
+    loaded = from_pretrained(folder, fold=False)
+    assert loaded.spec == stored.spec
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in stored.tensors.items())
+
+
+def test_one_tower_folded(capsys, small_file, tmp_path):
+    status, _, _ = run(
+        capsys, "hub", "save", small_file, tmp_path / "model", "--licence", "mit", "--tower", "image", "--fold"
+    )
+    assert status == 0
+    stored = read_checkpoint(tmp_path / "model" / "model.safetensors")
+    assert (stored.form, stored.spec) == ("folded", read_checkpoint(small_file).spec.image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("save", "a.pt", "new"), "--licence"),
+        (("save", "a.pt", "new", "--licence", "GPL 3"), "expected its name on the hub"),
+        (("save", "a.pt", "new", "--licence", "mit", "--repository", "me"), "expected owner/name"),
+        (("save", "a.pt", "kept", "--licence", "mit"), "kept is there already"),
+        (("save", "a.pt", "kept", "--licence", "mit", "--overwrite"), "is not replaced"),
+        (("save", "a.pt", "new", "--licence", "mit", "--results", "lost.jsonl"), "there is no lost.jsonl"),
+        (("save", "lost.pt", "new", "--licence", "mit"), "there is no lost.pt; expected a checkpoint"),
+        (("push", "a.pt", "me", "--licence", "mit"), "expected owner/name"),
+        (("push", "lost.pt", "me/model", "--licence", "mit"), "there is no lost.pt; expected a checkpoint"),
+    ],
+)
+def test_arguments_are_looked_at_before_a_model_is_read(capsys, monkeypatch, tmp_path, arguments, message):
+    def read(*_, **__):
+        raise AssertionError("a model was read before the arguments were looked at")
+
+    monkeypatch.setattr("mobileclip.encoders.checkpoints.read_checkpoint", read)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    status, out, err = run(capsys, "hub", *arguments)
+    assert status == 2
+    assert message in " ".join((out + err).split())
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]

@@ -1,0 +1,253 @@
+"""Models as folders: what is in them, who loads them, what their cards say, and what is never written over."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import open_clip
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard, metadata_load
+from PIL import Image
+
+from mobileclip import specs
+from mobileclip.data import read_text_input
+from mobileclip.data.image import ImageTransform
+from mobileclip.encoders import CheckpointError, ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
+from mobileclip.evaluation import DatasetResult
+from mobileclip.inputs import ImageInput
+from mobileclip.interop import from_pretrained, save_pretrained
+from mobileclip.interop.open_clip import open_clip_config
+from mobileclip.interop.timm import timm_config
+from mobileclip.reparam import reparameterize
+from tests.data.tokenizer_files import bert
+from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
+from tests.golden.checkpoints import relative_error
+from tests.interop.models import TOWER
+from tests.interop.round_trip import same
+
+FIVE = attrs.evolve(
+    specs.mci3(),
+    stages=tuple(
+        attrs.evolve(stage, dim=dim, depth=1)
+        for stage, dim in zip(specs.mci3().stages, (32, 32, 64, 64, 128), strict=True)
+    ),
+    embedding_dim=40,
+    projection_bias=True,
+    input=ImageInput(size=64),
+)
+CONVOLUTIONAL = ViTSpec(depth=1, num_heads=6, stem_padding=0, norm_eps=1e-6, input=ImageInput(size=64))
+PATCH = attrs.evolve(specs.vit_l14(), width=32, depth=2, num_heads=2, patch_size=8, input=ImageInput(size=56))
+BARE = TOWER.without_projection()
+CLASSIFIER = ClassifierSpec(image=BARE, num_classes=5)
+PHOTO = Path("tests/golden/augment/images/chelsea.png")
+
+
+class TestFolders:
+    @pytest.mark.parametrize(
+        ("spec", "folded", "files", "library"),
+        [
+            pytest.param(SMALL, False, {"model.safetensors"}, "mobileclip", id="dual"),
+            pytest.param(SMALL, True, {"model.safetensors"}, "mobileclip", id="dual-folded"),
+            pytest.param(TOWER, False, {"model.safetensors", "config.json"}, "timm", id="tower"),
+            pytest.param(TOWER, True, {"model.safetensors"}, "mobileclip", id="tower-folded"),
+            pytest.param(IMAGE, False, {"model.safetensors"}, "mobileclip", id="tower-of-ours"),
+            pytest.param(TEXT, False, {"model.safetensors"}, "mobileclip", id="text"),
+            pytest.param(BARE, False, {"model.safetensors"}, "mobileclip", id="without-projection"),
+            pytest.param(CLASSIFIER, False, {"model.safetensors"}, "mobileclip", id="classifier"),
+        ],
+    )
+    def test_what_is_saved_comes_back_to_the_bit(self, spec, folded, files, library, tmp_path):
+        model = reparameterize(randomised(spec)) if folded else randomised(spec)
+        folder = save_pretrained(model, tmp_path / "made" / "model", licence="mit")
+        assert {path.name for path in folder.iterdir()} == {"README.md", *files}
+        assert metadata_load(folder / "README.md")["library_name"] == library
+        assert same(from_pretrained(folder, fold=folded), model)
+
+    def test_a_tokenizer_of_its_own_is_there_and_keeps_other_libraries_away(self, tmp_path):
+        bert().save(str(tmp_path / "theirs.json"))
+        text = attrs.evolve(TEXT, input=read_text_input(tmp_path / "theirs.json", context_length=12))
+        model = randomised(DualEncoderSpec(image=attrs.evolve(specs.mci0(), embedding_dim=24), text=text))
+        folder = save_pretrained(model, tmp_path / "model", licence="mit")
+        assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "tokenizer.json"}
+        assert (folder / "tokenizer.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "Neither open_clip nor timm loads it: open\\_clip would give it CLIP's tokens" in card
+        assert text.input.tokenizer.sha256 in card
+
+    def test_nothing_is_written_over_but_what_was_written_so(self, tmp_path):
+        folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="mit")
+        with pytest.raises(FileExistsError, match="--overwrite"):
+            save_pretrained(randomised(TEXT), folder, licence="mit")
+        save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
+        assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors"}
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+        (folder / "notes.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match=r"holds notes\.txt besides a model"):
+            save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
+        (tmp_path / "project").mkdir()
+        (tmp_path / "project" / "README.md").write_text("mine")
+        with pytest.raises(FileExistsError, match="is not replaced"):
+            save_pretrained(randomised(TEXT), tmp_path / "project", licence="mit", overwrite=True)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"licence": "MIT License"}, "apple-amlr"),
+            ({"licence": ""}, "expected its name on the hub"),
+            ({"licence": "mit", "repository": "name"}, "expected owner/name"),
+            ({"licence": "mit", "repository": "owner/name\n# Free"}, "expected owner/name"),
+        ],
+    )
+    def test_names_that_the_hub_has_not_are_refused(self, options, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            save_pretrained(randomised(TEXT), tmp_path / "model", **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_is_asked_for_what_it_has(self, tmp_path):
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit")
+        with pytest.raises(ValueError, match="has no revision"):
+            from_pretrained(folder, revision="main")
+        (folder / "more.safetensors").write_bytes(b"")
+        with pytest.raises(CheckpointError, match="holds several checkpoints"):
+            from_pretrained(folder)
+
+
+class TestTimm:
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param(specs.mci0(), id="mci0"),
+            pytest.param(TOWER, id="four-stages"),
+            pytest.param(FIVE, id="five-stages"),
+            pytest.param(CONVOLUTIONAL, id="vit-convolutional"),
+            pytest.param(PATCH, id="vit-patch"),
+        ],
+    )
+    @torch.inference_mode()
+    def test_builds_the_tower_with_equal_embeddings_and_features(self, spec, tmp_path):
+        tower = randomised(spec)
+        name = f"local-dir:{save_pretrained(tower, tmp_path / 'tower', licence='mit')}"
+        theirs = timm.create_model(name, pretrained=True).eval()
+        preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+        image = Image.open(PHOTO).convert("RGB")
+        images = preprocess(image)[None]
+        ours = ImageTransform(spec.input)(image)
+        assert images[0].shape == ours.shape
+        assert relative_error(theirs(images), tower(images)) < 1e-5
+        pixels, features = ours[None], timm.create_model(name, pretrained=True, num_classes=0).eval()
+        maps = tower.features(pixels)
+        for own, other in zip(maps, features.forward_intermediates(pixels, intermediates_only=True), strict=True):
+            assert relative_error(other, own) < 1e-5
+
+    @torch.inference_mode()
+    def test_files_that_it_wrote_are_known_by_their_tensors(self, tmp_path):
+        theirs = timm.create_model("fastvit_mci0", num_classes=512).eval()
+        torch.save(theirs.state_dict(), tmp_path / "tower.pth")
+        tower, images = load_model(tmp_path / "tower.pth", fold=False), torch.rand(1, 3, 128, 128)
+        assert tower.spec == specs.mci0()
+        assert relative_error(theirs(images), tower(images)) < 1e-5
+
+    @pytest.mark.parametrize("name", ["mci0", "mci1", "mci2", "mci3", "mci4", "vit_l14"])
+    def test_has_the_published_towers_by_name(self, name):
+        config = timm_config(getattr(specs, name)(), licence="mit")
+        assert timm.is_model(config["architecture"])
+        assert "model_args" not in config
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            (IMAGE, "behind none, none, batch"),
+            (VIT, "stem_padding"),
+            (attrs.evolve(PATCH, norm_eps=1e-6), "norm_eps"),
+        ],
+    )
+    def test_what_it_does_not_build_is_said(self, spec, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            timm_config(spec, licence="mit")
+        folder = save_pretrained(randomised(spec), tmp_path / "model", licence="mit")
+        assert message.replace("_", "\\_") in (folder / "README.md").read_text(encoding="utf-8")
+        assert not (folder / "config.json").exists()
+
+
+class TestOpenClip:
+    @pytest.mark.parametrize("name", [name for name in open_clip.list_models() if name.startswith("MobileCLIP2-")])
+    def test_has_the_published_models_as_we_describe_them(self, name):
+        spec = getattr(specs, name.lower().replace("-", "_").replace("l_14", "l14"))()
+        ours, theirs = open_clip_config(spec)["model_cfg"], open_clip.get_model_config(name)
+        # A rate of training alone.
+        theirs["vision_cfg"]["timm_drop_path"] = 0.0
+        assert ours == theirs
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            (specs.mobileclip_s0(), "no text tower like MCtSpec"),
+            (specs.mobileclip_b(), "stem_padding"),
+            (DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()), "another shape"),
+            (SMALL, "behind none, none, batch"),
+        ],
+    )
+    def test_what_it_does_not_build_is_said(self, spec, message):
+        with pytest.raises(ValueError, match=message):
+            open_clip_config(spec)
+
+    def test_a_vit_for_other_images_has_too_many_positions_for_it(self):
+        spec = specs.mobileclip2_b()
+        larger = attrs.evolve(spec, image=attrs.evolve(spec.image, input=ImageInput(size=384)))
+        with pytest.raises(ValueError, match="224 pixels"):
+            open_clip_config(larger)
+
+
+HOSTILE = [
+    "cats | dogs",
+    "a\n---\nlicense: mit",
+    "`x` <script>",
+    "![x](y) **b**",
+    "\u2028\u202e猫😀\x07\x00",
+    '"}]: {"',
+]
+
+
+class TestCards:
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_names_are_shown_and_do_nothing(self, name, tmp_path):
+        result = DatasetResult(key=name, dataset=name, metrics={"main_metric": 0.5, name: 0.5}, num_images=7)
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="apple-amlr", results=[result])
+        content = (folder / "README.md").read_text(encoding="utf-8")
+        data = metadata_load(folder / "README.md")
+        assert set(data) == {"license", "library_name", "pipeline_tag", "tags", "model-index"}
+        assert data["license"] == "apple-amlr"
+        last = content.splitlines()[-1]
+        assert last.replace("\\|", "").count("|") == 6
+        assert not any(mark in last.replace("\\<", "").replace("\\`", "") for mark in "<`")
+        assert content.count("\n## ") == 4
+        assert content.isprintable() or {letter for letter in content if not letter.isprintable()} == {"\n"}
+
+    def test_the_hub_reads_numbers_as_they_were_measured(self, tmp_path):
+        metrics = {"main_metric": 0.6543, "acc1": 0.6543, "acc5": 0.9, "count_worst": 12.0}
+        results = [DatasetResult(key="imagenet1k", dataset="ImageNet 1k", metrics=metrics, num_images=50_000)]
+        folder = save_pretrained(
+            randomised(SMALL), tmp_path / "model", licence="cc-by-4.0", repository="me/small", results=results
+        )
+        card = ModelCard.load(folder / "README.md")
+        found = {(one.dataset_type, one.metric_type): one.metric_value for one in card.data.eval_results}
+        assert found == {("imagenet1k", "acc1"): 0.6543, ("imagenet1k", "acc5"): 0.9}
+        assert card.data.model_name == "small"
+        assert card.data.pipeline_tag == "zero-shot-image-classification"
+        assert "| ImageNet 1k | 50,000 | acc1 | 65.43% | acc5 90.00% |" in card.text
+
+    def test_it_tells_the_contract_and_the_licence(self, tmp_path):
+        folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="apple-amlr")
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "for research only" in card
+        assert "## Results" not in card
+        rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", card, re.MULTILINE))
+        assert rows["mean"] == "0.5, 0.4, 0.3"
+        assert rows["interpolation"].startswith("bicubic")
+        assert rows["size"].startswith("64 x 64")
+        config: Mapping[str, object] = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+        assert (config["mean"], config["license"]) == ([0.5, 0.4, 0.3], "apple-amlr")
