@@ -110,9 +110,8 @@ def timm_config(spec: ImageEncoderSpec, *, licence: str) -> dict[str, Any]:
 
 
 def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
-    built = _without_its_own(spec)
     for name, published in _FASTVITS.items():
-        if _without_its_own(published()) == built:
+        if _architecture(published()) == _architecture(spec):
             return name, {}
     for name in ("fastvit_mci0", "fastvit_mci3"):
         mixers = [stage.mixer for stage in _FASTVITS[name]().stages]
@@ -134,8 +133,8 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _without_its_own(spec: MCiSpec) -> MCiSpec:
-    """Return a spec without what is the weights' own, or of no account once they are trained."""
+def _architecture(spec: MCiSpec) -> ImageEncoderSpec:
+    """Return a spec without what any image tower may choose, and what is of no account once weights are trained."""
     return attrs.evolve(as_trained(spec), embedding_dim=512, projection_bias=False, input=ImageInput(size=256))
 
 
