@@ -207,7 +207,7 @@ def _ours(spec: ModelSpec, form: Form, place: str) -> str:
         lines = (
             "from mobileclip import ImageTextModel\nfrom mobileclip.interop import from_pretrained\n\n"
             f"clip = ImageTextModel(from_pretrained({quoted}))\n"
-            'print(clip.classify("photo.jpg", ["a cat", "a dog"]))'
+            'scores = clip.classify("photo.jpg", ["a cat", "a dog"])'
         )
     else:
         name = "classifier" if isinstance(spec, ClassifierSpec) else "encoder"
