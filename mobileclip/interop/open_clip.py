@@ -20,12 +20,12 @@ def open_clip_config(spec: DualEncoderSpec) -> dict[str, Any]:
     Raises:
         ValueError: if open_clip builds no such model.
     """
-    image = spec.image.input
+    text, vision, image = _text(spec.text), _vision(spec.image), spec.image.input
     return {
         "model_cfg": {
             "embed_dim": spec.image.embedding_dim,
-            "vision_cfg": _vision(spec.image),
-            "text_cfg": _text(spec.text),
+            "vision_cfg": vision,
+            "text_cfg": text,
             "custom_text": True,
         },
         "preprocess_cfg": {

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
 from mobileclip import specs
-from mobileclip.data import read_text_input
+from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.data.image import ImageTransform
 from mobileclip.encoders import CheckpointError, ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
 from mobileclip.evaluation import DatasetResult
@@ -26,7 +26,7 @@ from mobileclip.reparam import reparameterize
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.golden.checkpoints import relative_error
-from tests.interop.models import TOWER
+from tests.interop.models import DUAL, TOWER
 from tests.interop.round_trip import same
 
 FIVE = attrs.evolve(
@@ -70,7 +70,7 @@ class TestFolders:
     def test_a_tokenizer_of_its_own_is_there_and_keeps_other_libraries_away(self, tmp_path):
         bert().save(str(tmp_path / "theirs.json"))
         text = attrs.evolve(TEXT, input=read_text_input(tmp_path / "theirs.json", context_length=12))
-        model = randomised(DualEncoderSpec(image=attrs.evolve(specs.mci0(), embedding_dim=24), text=text))
+        model = randomised(DualEncoderSpec(image=TOWER, text=text))
         folder = save_pretrained(model, tmp_path / "model", licence="mit")
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors", "tokenizer.json"}
         assert (folder / "tokenizer.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
@@ -174,6 +174,23 @@ class TestTimm:
 
 
 class TestOpenClip:
+    @torch.inference_mode()
+    def test_loads_a_folder_with_equal_embeddings(self, tmp_path):
+        dual = randomised(DUAL)
+        folder = save_pretrained(dual, tmp_path / "model", licence="mit")
+        assert {path.name for path in folder.iterdir()} == {
+            "README.md", "open_clip_config.json", "open_clip_model.safetensors",
+        }  # fmt: skip
+        assert same(from_pretrained(folder, fold=False), dual)
+        theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+        theirs.eval()
+        images = preprocess(Image.open(PHOTO).convert("RGB"))[None]
+        assert relative_error(theirs.encode_image(images), dual.encode_image(images)) < 1e-5
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a cat", "two dogs on a beach"])
+        assert torch.equal(tokens, Tokenizer(DUAL.text.input)(["a cat", "two dogs on a beach"]))
+        assert relative_error(theirs.encode_text(tokens), dual.encode_text(tokens)) < 1e-5
+        assert torch.equal(theirs.logit_scale, dual.logit_scale)
+
     @pytest.mark.parametrize("name", [name for name in open_clip.list_models() if name.startswith("MobileCLIP2-")])
     def test_has_the_published_models_as_we_describe_them(self, name):
         spec = getattr(specs, name.lower().replace("-", "_").replace("l_14", "l14"))()
@@ -188,7 +205,8 @@ class TestOpenClip:
             (specs.mobileclip_s0(), "no text tower like MCtSpec"),
             (specs.mobileclip_b(), "stem_padding"),
             (DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()), "another shape"),
-            (SMALL, "behind none, none, batch"),
+            (SMALL, "takes others"),
+            (attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)), "behind none, none, batch"),
         ],
     )
     def test_what_it_does_not_build_is_said(self, spec, message):
