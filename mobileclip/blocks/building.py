@@ -26,8 +26,11 @@ class Buildable(Protocol):
 
 
 image_encoders: Registry[Buildable] = Registry("image_encoder")
+"""Image encoders by name; third parties add theirs here or by an entry point in `mobileclip.image_encoder`."""
 text_encoders: Registry[Buildable] = Registry("text_encoder")
+"""Text encoders by name; third parties add theirs here or by an entry point in `mobileclip.text_encoder`."""
 models: Registry[Buildable] = Registry("model")
+"""Whole models by name; third parties add theirs here or by an entry point in `mobileclip.model`."""
 
 
 def build_model(model: str | Buildable) -> nn.Module:

@@ -286,6 +286,7 @@ def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
 
 
 augmentations: Registry[Callable[[int], AugmentationSpec]] = Registry("augmentation")
+"""Augmentations by name; third parties add theirs here or by an entry point in `mobileclip.augmentation`."""
 
 
 @augmentations.register("datacompdr")

@@ -75,6 +75,7 @@ class LossSpec(abc.ABC):
 
 
 losses: Registry[type[LossSpec]] = Registry("loss")
+"""Losses by name; third parties add theirs here or by an entry point in `mobileclip.loss`."""
 open_family(LossSpec, losses)
 
 

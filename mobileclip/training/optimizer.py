@@ -41,6 +41,7 @@ class OptimizerSpec(ABC):
 
 
 optimizers: Registry[type[OptimizerSpec]] = Registry("optimizer")
+"""Optimizers by name; third parties add theirs here or by an entry point in `mobileclip.optimizer`."""
 open_family(OptimizerSpec, optimizers)
 
 

@@ -76,6 +76,7 @@ def default_final(peak: float, most: float = 1e-6) -> float:
 
 
 schedules: Registry[type[Schedule]] = Registry("schedule")
+"""Schedules by name; third parties add theirs here or by an entry point in `mobileclip.schedule`."""
 open_family(Schedule, schedules)
 
 

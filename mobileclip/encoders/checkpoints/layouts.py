@@ -154,3 +154,7 @@ def _longest_entry(module: nn.Module | None, parts: list[str], tables: Tables) -
 
 
 layouts: Registry[Layout] = Registry("checkpoint_layout")
+"""Layouts of checkpoints by name.
+
+Third parties add theirs here or by an entry point in `mobileclip.checkpoint_layout`.
+"""

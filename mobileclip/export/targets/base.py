@@ -93,6 +93,7 @@ class Target(Protocol):
 
 
 targets: Registry[Target] = Registry("export_target")
+"""Targets by name; third parties add theirs here or by an entry point in `mobileclip.export_target`."""
 
 
 def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:

@@ -35,5 +35,6 @@ class CaptionerSpec(ABC):
 
 
 captioners: Registry[type[CaptionerSpec]] = Registry("captioner")
+"""Captioners by name; third parties add theirs here or by an entry point in `mobileclip.captioner`."""
 
 open_family(CaptionerSpec, captioners)

@@ -1,0 +1,209 @@
+"""The public rooms of the library and their names, read from the source: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).parents[2]
+# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore.
+WHOLE_MODULES = (
+    "mobileclip.catalogue",
+    "mobileclip.embedding",
+    "mobileclip.evaluation.clip_benchmark",
+    "mobileclip.extras",
+    "mobileclip.inputs",
+    "mobileclip.registry",
+    "mobileclip.serialization",
+)
+
+
+@attrs.frozen(kw_only=True)
+class PublicName:
+    """A name that a room gives.
+
+    Args:
+        name: as it is imported.
+        source: where it is defined, as `mobileclip.blocks.repmixer.RepMixer`; a module stands for itself.
+        summary: first line of its docstring; empty where it has none.
+        kind: what it is.
+    """
+
+    name: str
+    source: str
+    summary: str
+    kind: str
+
+
+@attrs.frozen(kw_only=True)
+class Room:
+    """A module that people import from.
+
+    Args:
+        module: its dotted name.
+        summary: first line of its docstring.
+        names: what it gives, in the order of `__all__`.
+    """
+
+    module: str
+    summary: str
+    names: tuple[PublicName, ...]
+
+
+@cache
+def public_rooms() -> tuple[Room, ...]:
+    """Return modules with an `__all__`, the modules that these give, and `WHOLE_MODULES`, in the order of names."""
+    modules = [_dotted(path) for path in (ROOT / "mobileclip").rglob("*.py")]
+    rooms = [_room(module) for module in modules if module in WHOLE_MODULES or _all_of(module) is not None]
+    known = {room.module for room in rooms}
+    given = {one.source for room in rooms for one in room.names if one.kind == "module"}
+    return tuple(sorted([*rooms, *map(_room, given - known)], key=lambda room: room.module))
+
+
+@cache
+def homes() -> dict[str, str]:
+    """Return where each name is described in full, as `mobileclip.blocks.RepMixer`, by where it is defined.
+
+    That is the innermost of the rooms that give it and that its definition lies in; the first that gives it where it
+    lies in none of them.
+    """
+    givers: dict[str, list[str]] = {}
+    for room in public_rooms():
+        for one in room.names:
+            givers.setdefault(one.source, []).append(f"{room.module}.{one.name}")
+    return {source: max(given, key=lambda path: _closeness(path, source)) for source, given in givers.items()}
+
+
+def api_pages() -> dict[str, str]:
+    """Return the pages by their paths below `docs/`: Markdown with a line `::: NAME` for every name described there."""
+    rooms = public_rooms()
+    pages = {"api/index.md": _overview(rooms)}
+    return pages | {page_of(room): _page(room) for room in rooms}
+
+
+def page_of(room: Room) -> str:
+    """Return the path of a room's page."""
+    return f"api/{room.module}.md"
+
+
+def _closeness(path: str, source: str) -> int:
+    room = path.rpartition(".")[0]
+    return len(room) if f"{source}.".startswith(f"{room}.") else 0
+
+
+def _overview(rooms: tuple[Room, ...]) -> str:
+    rows = "\n".join(f"| [`{room.module}`]({room.module}.md) | {_cell(room.summary)} |" for room in rooms)
+    text = "What each room of the library gives. A name is imported from its room."
+    return f"# API\n\n{text}\n\n| room | what it is |\n|---|---|\n{rows}\n"
+
+
+def _page(room: Room) -> str:
+    described, rows = [], []
+    for one in room.names:
+        path = f"{room.module}.{one.name}"
+        if one.kind == "module":
+            rows.append(f"| [`{one.name}`]({one.source}.md) | {_cell(one.summary)} |")
+            continue
+        home = homes()[one.source]
+        rows.append(f"| [`{one.name}`][{home}] | {_cell(one.summary)} |")
+        if home == path:
+            described.append(f"::: {path}\n")
+    table = "\n".join(["| name | what it is |", "|---|---|", *rows])
+    options = ("members", "show_root_heading", "show_root_toc_entry")
+    own = "\n".join([f"::: {room.module}", "    options:", *(f"      {option}: false" for option in options)])
+    return "\n".join([f"# {room.module}\n", own, "", table, "", *described])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _room(module: str) -> Room:
+    tree = _tree(module)
+    return Room(
+        module=module,
+        summary=_first_line(ast.get_docstring(tree)),
+        names=tuple(_resolved(module, name) for name in _public_names(module)),
+    )
+
+
+def _public_names(module: str) -> tuple[str, ...]:
+    named = _all_of(module)
+    if named is not None:
+        return named
+    statements = (statement for statement in _tree(module).body if not _is_type_variable(statement))
+    return tuple(name for statement in statements for name in _defined(statement) if not name.startswith("_"))
+
+
+def _resolved(module: str, name: str) -> PublicName:
+    """Return where a name of a module comes from, and what is said of it there."""
+    body = _tree(module).body
+    for index, statement in reversed(list(enumerate(body))):  # the last one is what an overloaded function does
+        if name in _defined(statement):
+            kind, text = _described(statement, body[index + 1] if index + 1 < len(body) else None)
+            return PublicName(name=name, source=f"{module}.{name}", summary=_first_line(text), kind=kind)
+        if isinstance(statement, ast.ImportFrom) and statement.module and statement.module != module:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    return attrs.evolve(_resolved(statement.module, alias.name), name=name)
+    inside = f"{module}.{name}"
+    if _path(inside) is not None:
+        text = ast.get_docstring(_tree(inside))
+        return PublicName(name=name, source=inside, summary=_first_line(text), kind="module")
+    raise ValueError(f"{module} gives {name!r}, which it neither defines nor imports from mobileclip")
+
+
+def _described(statement: ast.stmt, following: ast.stmt | None) -> tuple[str, str | None]:
+    if isinstance(statement, ast.ClassDef):
+        return "class", ast.get_docstring(statement)
+    if isinstance(statement, ast.FunctionDef):
+        return "function", ast.get_docstring(statement)
+    value = following.value if isinstance(following, ast.Expr) else None
+    return "value", value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+
+
+def _defined(statement: ast.stmt) -> tuple[str, ...]:
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+        return (statement.name,)
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
+        return (statement.target.id,)
+    if isinstance(statement, ast.Assign):
+        return tuple(target.id for target in statement.targets if isinstance(target, ast.Name))
+    return ()
+
+
+def _is_type_variable(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Assign) and ast.unparse(statement.value).startswith("TypeVar(")
+
+
+def _all_of(module: str) -> tuple[str, ...] | None:
+    for statement in _tree(module).body:
+        if "__all__" in _defined(statement):
+            assert isinstance(statement, ast.Assign)
+            return tuple(ast.literal_eval(statement.value))
+    return None
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    if path is None:
+        raise ValueError(f"{module} is not a module of the library")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _path(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -1,0 +1,49 @@
+"""What mkdocs asks while it builds the site: pages that are not written by hand, their place, and where links lead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import griffe_classes  # noqa: F401  # mkdocstrings looks for it by its name, when this folder is no longer searched
+from api_rooms import api_pages
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from repository_pages import MOVED, ROOT, path_of, relinked
+
+GENERATED = {"api/": api_pages}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the pages of each generated folder where the navigation names the folder."""
+    config.nav = [_unfolded(entry) for entry in config.nav or ()]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add what is generated, and what stands elsewhere in the repository."""
+    for pages in GENERATED.values():
+        for path, text in pages().items():
+            files.append(File.generated(config, path, content=text))
+    for path, page in MOVED.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    """Lead links to the site's pages."""
+    uri = page.file.src_uri
+    return relinked(markdown, uri) if (ROOT / path_of(uri)).is_file() else markdown
+
+
+def _unfolded(entry: Any) -> Any:
+    """Return an entry of the navigation with a generated folder's pages in place of its name, the overview first."""
+    if not isinstance(entry, dict):
+        return entry
+    ((title, inside),) = entry.items()
+    generated = isinstance(inside, str) and inside in GENERATED
+    return {title: [_entry(path) for path in GENERATED[inside]()]} if generated else entry
+
+
+def _entry(path: str) -> str | dict[str, str]:
+    """Return a page's entry: a room is called by its name within the library."""
+    inside = path.removeprefix("api/mobileclip.").removesuffix(".md")
+    return {inside: path} if inside != path.removesuffix(".md") and path != "api/mobileclip.md" else path

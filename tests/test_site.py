@@ -1,0 +1,111 @@
+"""The documentation's site: every public name has its place, and links lead right on the forge and in the site."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from api_rooms import api_pages, homes, public_rooms
+from docstring_titles import with_titles
+from repository_pages import MOVED, path_of, relinked
+
+import mobileclip
+from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")), *MOVED.values()]
+LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
+
+
+def with_all():
+    modules = [
+        one.name for one in pkgutil.walk_packages(mobileclip.__path__, "mobileclip.") if "__main__" not in one.name
+    ]
+    return [name for name in ("mobileclip", *modules) if hasattr(importlib.import_module(name), "__all__")]
+
+
+def test_every_public_name_is_described_once_and_listed_in_its_rooms():
+    described = [name for page in api_pages().values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
+    assert len(described) == len(set(described))
+    for room in {*with_all(), *ROOMS, *ROOMS_OF_SPECS}:
+        page = api_pages()[f"api/{room}.md"]
+        module = importlib.import_module(room)
+        for name in names(module):
+            # A module without `__all__` also has the names that it imports.
+            if hasattr(module, "__all__") or getattr(getattr(module, name), "__module__", None) == room:
+                assert f"| [`{name}`]" in page, f"{room}.{name} is not on its page"
+    for home in homes().values():
+        room, _, name = home.rpartition(".")
+        assert home in described or inspect.ismodule(getattr(importlib.import_module(room), name)), home
+
+
+def test_what_is_read_from_the_source_is_what_python_imports():
+    for room in public_rooms():
+        module = importlib.import_module(room.module)
+        assert room.summary == module.__doc__.partition("\n")[0]
+        for one in room.names:
+            value = getattr(module, one.name)
+            defined, _, name = one.source.rpartition(".")
+            assert getattr(importlib.import_module(defined), name) is value
+            if one.kind in ("class", "function"):
+                assert one.summary == inspect.getdoc(value).partition("\n")[0]
+
+
+def test_every_page_is_in_the_navigation_once():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert sorted(re.findall(r"\S+\.md\b", navigation)) == sorted(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_right_on_the_forge_and_in_the_site(page):
+    source = ROOT / path_of(page)
+    text = re.sub(r"```.*?```", "", source.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in LINK.findall(text):
+        assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
+    for target in LINK.findall(relinked(text, page)):
+        inside = (Path(page).parent / target).as_posix()
+        assert inside in PAGES or (ROOT / "docs" / inside).exists(), f"{page} links to {target}, which is no page"
+
+
+def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
+    text = "[a](docs/data.md#joining) [b](examples/README.md)"
+    assert relinked(text, "index.md") == "[a](data.md#joining) [b](examples.md)"
+    assert (
+        relinked("[web](web/README.md) [d](../docs/devices.md)", "examples.md")
+        == "[web](examples/web.md) [d](devices.md)"
+    )
+    assert relinked("[up](../README.md)", "examples/web.md") == "[up](../examples.md)"
+    assert relinked("[code](../examples/python/contract.py)", "devices.md") == "code"
+    assert (
+        relinked("[lost](no_such.md) [out](https://a.b/c.md)", "devices.md")
+        == "[lost](no_such.md) [out](https://a.b/c.md)"
+    )
+    assert relinked("```\n[x](../README.md)\n```", "devices.md") == "```\n[x](../README.md)\n```"
+
+
+def test_sections_of_our_own_become_paragraphs_with_titles():
+    text = """Do it.
+
+Shape:
+    `(a, b)`
+    to `(b,)`.
+
+Args:
+    x: a thing.
+
+Folding: to one
+    layer.
+Source: section 3."""
+    title = '<span class="doc-section-title">{}:</span> '
+    paragraphs = [part.strip() for part in re.split(r"\n{2,}", with_titles(text))]
+    assert paragraphs == [
+        "Do it.",
+        f"{title.format('Shape')}`(a, b)`\nto `(b,)`.",
+        "Args:\n    x: a thing.",
+        f"{title.format('Folding')}to one\nlayer.",
+        f"{title.format('Source')}section 3.",
+    ]
