@@ -94,12 +94,15 @@ def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /, *, trust:
 
 def _conclude(report: Report, failure: str) -> None:
     """Print a report; end with status 1 where a gate failed."""
+    from mobileclip.export.contract import feature_name
+
     for name, count in report.skipped.items():
         say(f"left out of {report.data}: {count} images ({name})", error=True)
     for tower in report.towers:
         minimum, median = tower.cosine_minimum, tower.cosine_median
         cosines = "not finite" if minimum is None or median is None else f"at least {minimum:.7f}, median {median:.7f}"
-        say(f"{tower.tower}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
+        name = tower.tower if tower.stage is None else f"{tower.tower} {feature_name(tower.stage)}"
+        say(f"{name}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
     say(f"run by: {report.runtime}")
     if report.passed:

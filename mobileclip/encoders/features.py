@@ -4,8 +4,42 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class GivesFeatures(Protocol):
+    """An image encoder that gives feature maps too: ours, and any other with these.
+
+    Args:
+        dims: channels of the map behind each stage.
+        strides: pixels of the image from one position of that map to the next.
+    """
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def embedding_and_features(
+        self, images: Tensor, stages: Sequence[int] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the embeddings of images, and the feature maps behind some stages, in one pass."""
+        ...
+
+
+def feature_encoder(encoder: nn.Module) -> GivesFeatures:
+    """Return an encoder as one that gives feature maps.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(encoder, GivesFeatures):
+        raise ValueError(
+            f"{type(encoder).__name__} gives no feature maps; for these, an image encoder has `dims`, `strides` and "
+            "`embedding_and_features(images, stages)`, see mobileclip.encoders.features.GivesFeatures"
+        )
+    return encoder
 
 
 def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:

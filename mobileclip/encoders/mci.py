@@ -304,3 +304,14 @@ class MCi(nn.Module):
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         return outputs_of(self.stages, self.stem(images), chosen)
+
+    def embedding_and_features(
+        self, images: Tensor, stages: Sequence[int] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the embeddings of images, and the feature maps behind some stages, in one pass.
+
+        Shape, arguments and errors are those of `forward` and `features`.
+        """
+        chosen = chosen_stages(images, stages, strides=self.strides)
+        *maps, last = outputs_of(self.stages, self.stem(images), (*chosen, len(self.stages) - 1))
+        return self.head(last), tuple(maps)

@@ -202,10 +202,21 @@ class ViT(nn.Module):
 
         Args and errors are those of `layer_tokens`.
         """
-        rows = images.shape[2] // self.patch_size
-        return tuple(
-            rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=rows) for tokens in self.layer_tokens(images, stages)
-        )
+        return tuple(self._map_of(tokens, images) for tokens in self.layer_tokens(images, stages))
+
+    def embedding_and_features(
+        self, images: Tensor, stages: Sequence[int] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the embeddings of images, and the feature maps behind some layers, in one pass.
+
+        Shape, arguments and errors are those of `forward` and `features`.
+        """
+        chosen = chosen_stages(images, stages, strides=self.strides)
+        *layers, last = self.layer_tokens(images, (*chosen, len(self.layers) - 1))
+        return self.project(self.norm(last[:, 0])), tuple(self._map_of(tokens, images) for tokens in layers)
+
+    def _map_of(self, tokens: Tensor, images: Tensor) -> Tensor:
+        return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=images.shape[2] // self.patch_size)
 
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the tokens behind each of some layers, not normalised: the class token, then the patches row by row.

@@ -1,6 +1,6 @@
 """Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report."""
 
-from mobileclip.export.contract import Contract, ImageContract, TextContract, TowerFile
+from mobileclip.export.contract import Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.export import export_model
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.reading import read_contract, read_report
@@ -12,6 +12,7 @@ from mobileclip.export.verify import verify_export
 __all__ = [
     "Contract",
     "ExportSpec",
+    "FeatureMap",
     "Gate",
     "ImageContract",
     "Ranking",

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from torch import Tensor
 
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.describing import tower_file
 from mobileclip.export.fallback import Fallback, fallbacks
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.measured import Measured
+from mobileclip.export.measured import Measured, Outputs
 from mobileclip.export.parity import RANKING_GATE, Report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
@@ -50,7 +49,7 @@ class Attempts:
         self._name, self._precision = f"{export.tower}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
-        self._nearest: tuple[TowerFile, Tensor] | None = None
+        self._nearest: tuple[TowerFile, Outputs] | None = None
 
     @property
     def file(self) -> TowerFile:
@@ -59,18 +58,18 @@ class Attempts:
         return self._nearest[0]
 
     @property
-    def embeddings(self) -> Tensor:
+    def outputs(self) -> Outputs:
         """What the nearest attempt gives."""
         assert self._nearest is not None
         return self._nearest[1]
 
-    def write(self, others: Mapping[Tower, Tensor]) -> bool:
+    def write(self, others: Mapping[Tower, Outputs]) -> bool:
         """Go on from the attempts before until one passes the gates; return whether one does.
 
         Args:
-            others: embeddings that the files of other towers give; those of towers that are not named are the model's.
+            others: what the files of other towers give; those of towers that are not named are the model's.
         """
-        report = None if self._nearest is None else self._report(self.embeddings, others)
+        report = None if self._nearest is None else self._report(self.outputs, others)
         nearest = report
         while report is None or not self._passes(report):
             if report is not None:
@@ -78,15 +77,15 @@ class Attempts:
             fallback = next(self._fallbacks, None)
             if fallback is None:
                 return False
-            file, embeddings = self._attempt(fallback)
-            report = self._report(embeddings, others)
+            file, outputs = self._attempt(fallback)
+            report = self._report(outputs, others)
             if nearest is None or self._nearness(report) > self._nearness(nearest):
-                nearest, self._nearest = report, (file, embeddings)
+                nearest, self._nearest = report, (file, outputs)
                 _move(self._folder / _TRIAL, self._folder)
             shutil.rmtree(self._folder / _TRIAL)
         return True
 
-    def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Tensor]:
+    def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Outputs]:
         """Write the tower to a folder of its own; return its file, and what that gives."""
         kept = f", in float32: {fallback.name}" if fallback.name else ""
         self._say(f"writing {self._name} in {self._precision}{kept}")
@@ -94,11 +93,11 @@ class Attempts:
         trial.mkdir()
         file = tower_file(export, self._name, self._target.export(export, trial / self._name))
         contract = attrs.evolve(self._contract, towers=(file,))
-        embeddings = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
-        return file, embeddings
+        outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
+        return file, outputs
 
-    def _report(self, embeddings: Tensor, others: Mapping[Tower, Tensor]) -> Report:
-        exported = {self._export.tower: embeddings, **others}
+    def _report(self, outputs: Outputs, others: Mapping[Tower, Outputs]) -> Report:
+        exported = {self._export.tower: outputs, **others}
         return report_on(exported, self._measured, precision=self._precision, data="", runtime=self._target.runtime)
 
     def _passes(self, report: Report) -> bool:
@@ -108,8 +107,8 @@ class Attempts:
 
     def _nearness(self, report: Report) -> tuple[int, float, float]:
         """Return what tells the better of two reports: gates, rankings, cosines of this tower."""
-        parity = next(one for one in report.towers if one.tower == self._export.tower)
-        return -len(report.failures), report.ranking.agreement, parity.cosine_minimum or -1.0
+        cosines = [one.cosine_minimum or -1.0 for one in report.towers if one.tower == self._export.tower]
+        return -len(report.failures), report.ranking.agreement, min(cosines)
 
     def _say(self, text: str) -> None:
         shown = console(shown=self._show_progress)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+from attrs import validators
 
 from mobileclip.export.spec import InputDtype, Preprocess, Tower
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.precision import Precision
 from mobileclip.serialization import to_json
 from mobileclip.storage import printable
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
@@ -62,6 +63,29 @@ def _is_shape(_: object, attribute: attrs.Attribute[tuple[int | None, ...]], sid
         )
 
 
+def feature_name(stage: int) -> str:
+    """Return what the feature map behind a stage is called, as an output and in a report."""
+    return f"stage_{stage}"
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class FeatureMap:
+    """A feature map that an image file gives beside the embedding.
+
+    Args:
+        stage: behind which it comes, from 0; of a ViT, the layer.
+        shape: of the output, float32: batch, channels, rows, columns; None where the batch may have any size.
+    """
+
+    stage: int = attrs.field(validator=validators.ge(0))
+    shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
+
+    @property
+    def name(self) -> str:
+        """Name of the output."""
+        return feature_name(self.stage)
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
     """One exported tower.
@@ -72,11 +96,12 @@ class TowerFile:
         input_name: of the one input.
         input_dtype: of the input: float32, uint8, int32 or int64.
         input_shape: of the input; None where the batch may have any size.
-        output_name: of the one output.
-        output_shape: of the output, float32; None where the batch may have any size.
+        output_name: of the embeddings, the first output.
+        output_shape: of the embeddings, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
             In int8, they compute in what all that is not quantised computes in: float16 in Core ML.
+        features: outputs behind the embeddings, in this order.
     """
 
     tower: Tower
@@ -88,6 +113,12 @@ class TowerFile:
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
+    features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of all outputs by name, in order."""
+        return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

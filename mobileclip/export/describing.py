@@ -9,7 +9,8 @@ from torch import nn
 
 from mobileclip.catalogue import LICENCE
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec
-from mobileclip.export.contract import FORMAT_VERSION, Contract, ImageContract, TextContract, TowerFile
+from mobileclip.encoders.features import feature_encoder
+from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
@@ -38,6 +39,14 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         output_shape=(batch, cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec).embedding_dim),
         compute=compute,
         float32=tuple(sorted(export.fallback.layers)),
+        features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
+    )
+
+
+def _feature_map(export: TowerExport, stage: int, batch: int | None) -> FeatureMap:
+    encoder, (_, *sides) = feature_encoder(export.encoder), export.input_shape
+    return FeatureMap(
+        stage=stage, shape=(batch, encoder.dims[stage], *(side // encoder.strides[stage] for side in sides))
     )
 
 

@@ -24,7 +24,7 @@ from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
-from mobileclip.inference.forms import with_depthwise_convs
+from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.pipeline import ImageTextModel
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import file_sha256
@@ -74,7 +74,7 @@ def export_model(
         if lacking:
             raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
         samples = samples or bundled_samples()
-        measured = measure_model(folded, samples, normalize=spec.normalize)
+        measured = measure_model(folded, samples, normalize=spec.normalize, stages=spec.features)
         exports = tuple(
             tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
         )
@@ -119,15 +119,25 @@ def tower_export(
         inputs = inputs.to(getattr(torch, target.text_dtype))
     return TowerExport(
         tower=tower,
-        encoder=encoder_for(target, encoder),
+        encoder=encoder_for(target, encoder, whole=tower == "image" and bool(spec.features)),
         spec=spec,
         calibration=inputs,
         text_dtype=target.text_dtype,
     )
 
 
-def encoder_for(target: Target, encoder: nn.Module) -> nn.Module:
-    """Return a folded tower with the convolutions that the target's runtime is faster at."""
+def encoder_for(target: Target, encoder: nn.Module, *, whole: bool = False) -> nn.Module:
+    """Return a folded tower in the form that is exported.
+
+    Its last layer computes the token that is read alone, and convolutions are those that the target's runtime is faster
+    at.
+
+    Args:
+        target: what it is exported to.
+        encoder: folded.
+        whole: whether the last layer's other tokens come out too.
+    """
+    encoder = encoder if whole else with_one_token(encoder)
     return with_depthwise_convs(encoder) if target.prefers_depthwise else encoder
 
 
@@ -153,15 +163,15 @@ def _write(
     if all(passed):
         # What passes its gates beside the other tower in float32 may fail them beside that one's file.
         for tower, one in attempts.items():
-            one.write({other: two.embeddings for other, two in attempts.items() if other != tower})
+            one.write({other: two.outputs for other, two in attempts.items() if other != tower})
     text = next((export.encoder for export in exports if export.tower == "text"), None)
     if text is not None:
         tokenizer = Tokenizer(cast("TextEncoderSpec", text.spec).input)
         (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     measured.write(folder)
     measured.write_golden(folder, exports)
-    embeddings = {tower: one.embeddings for tower, one in attempts.items()}
-    report = report_on(embeddings, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
+    outputs = {tower: one.outputs for tower, one in attempts.items()}
+    report = report_on(outputs, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     hashes = {name: file_sha256(folder / name) for name in names}

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.attention import set_attention
+from mobileclip.export.contract import feature_name
 from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
-from mobileclip.inference.forms.one_token import fused_attention, with_one_token
+from mobileclip.inference.forms.one_token import fused_attention
 
 _LARGEST_PIXEL = 255
 
@@ -23,7 +25,8 @@ class ImageGraph(nn.Module):
     """Scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
 
     Shape:
-        `(batch, 3, size, size)` to `(batch, embedding_dim)`, float32.
+        `(batch, 3, size, size)` to `(batch, embedding_dim)`, float32; where feature maps are asked for, to a tuple of
+        the embeddings and `(batch, channels, rows, columns)` of each, float32.
 
     Args:
         encoder: a folded image tower.
@@ -41,15 +44,20 @@ class ImageGraph(nn.Module):
         self.encoder = copy.deepcopy(encoder).to(dtype)
         keep_in_float32(self.encoder, fallback.layers)
         self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
+        self.stages = spec.features
         self.register_buffer("mean", torch.tensor(contract.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the embeddings."""
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the embeddings, and behind them the feature maps that are asked for."""
         if self.raw:
             # In float32, as the library's own transform computes them.
             pixels = (pixels.to(torch.float32) / _LARGEST_PIXEL - self.mean) / self.std
-        return _finished(self.encoder(pixels.to(self.dtype)), unit_length=self.unit_length)
+        pixels = pixels.to(self.dtype)
+        if not self.stages:
+            return _finished(self.encoder(pixels), unit_length=self.unit_length)
+        embeddings, maps = feature_encoder(self.encoder).embedding_and_features(pixels, self.stages)
+        return (_finished(embeddings, unit_length=self.unit_length), *(one.to(torch.float32) for one in maps))
 
 
 class TextGraph(nn.Module):
@@ -89,8 +97,7 @@ class TowerExport:
 
     Args:
         tower: which it is.
-        encoder: folded, in float32 and evaluation mode; its last layer becomes one that computes the token
-            that is read.
+        encoder: folded, in float32 and evaluation mode.
         spec: how it is exported.
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
         text_dtype: what token ids come in as.
@@ -98,7 +105,7 @@ class TowerExport:
     """
 
     tower: Tower
-    encoder: nn.Module = attrs.field(converter=with_one_token)
+    encoder: nn.Module
     spec: ExportSpec
     calibration: Tensor
     text_dtype: TextDtype = "int64"
@@ -113,6 +120,16 @@ class TowerExport:
     def output_name(self) -> str:
         """Name of the output."""
         return f"{self.tower}_embedding"
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of all outputs, in order."""
+        return [self.output_name, *map(feature_name, self.stages)]
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Stages whose feature maps come out behind the embeddings."""
+        return self.spec.features if self.tower == "image" else ()
 
     @property
     def input_dtype(self) -> InputDtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,8 @@ from mobileclip.data.image import ImageError, ImageTransform, load_image
 from mobileclip.data.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.export.contract import EVALUATION, GOLDEN, Contract
+from mobileclip.encoders.features import feature_encoder
+from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.samples import Samples
@@ -27,26 +28,61 @@ _BATCH = 16
 # Golden vectors are for hosts that check themselves: a few, exactly as the files take them.
 _NUM_GOLDEN = 4
 _FEWEST = 2
+NUM_MAPPED = 12
+"""Images whose feature maps are compared."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Outputs:
+    """What a tower gives for the inputs that it is measured on, float32.
+
+    Shape:
+        embeddings: `(images or captions, embedding_dim)`. features: `(images, channels, rows, columns)` of each stage.
+
+    Args:
+        embeddings: of all inputs, of unit length where the export's are.
+        features: by the stage behind which they come, of the first inputs alone: maps are large.
+    """
+
+    embeddings: Tensor
+    features: Mapping[int, Tensor] = attrs.field(factory=dict)
+
+    @classmethod
+    def of_batches(cls, batches: Iterable[tuple[Tensor, ...]], stages: Sequence[int]) -> Outputs:
+        """Return what several batches give together.
+
+        Args:
+            batches: embeddings of each, and behind them a feature map for each of the stages.
+            stages: their numbers.
+        """
+        embeddings: list[Tensor] = []
+        kept: list[list[Tensor]] = [[] for _ in stages]
+        for rows, *maps in batches:
+            room = max(0, NUM_MAPPED - sum(len(one) for one in embeddings))
+            embeddings.append(rows)
+            for several, one in zip(kept, maps, strict=True):
+                several.append(one[:room])
+        features = {stage: torch.cat(several) for stage, several in zip(stages, kept, strict=True)}
+        return cls(embeddings=torch.cat(embeddings), features=features)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Measured:
-    """Inputs and reference embeddings of the towers that a model has.
+    """Inputs and reference outputs of the towers that a model has.
 
     Shape:
         pixels: `(images, 3, size, size)`, uint8, resized and cropped. tokens: `(captions, context_length)`, int64.
-        reference: `(images or captions, embedding_dim)`, float32.
 
     Args:
         inputs: of each tower.
-        reference: the model's embeddings in float32, of unit length where the export's are.
+        reference: what the model gives in float32.
         image_names: of the images that could be used, in order; empty for a text tower alone.
         captions: in order; empty for an image tower alone.
         skipped: images that could not be used, by reason.
     """
 
     inputs: Mapping[Tower, Tensor]
-    reference: Mapping[Tower, Tensor]
+    reference: Mapping[Tower, Outputs]
     image_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     skipped: Mapping[str, int] = attrs.field(factory=dict)
@@ -62,11 +98,13 @@ class Measured:
         from safetensors.torch import save
 
         tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
-        tensors |= {f"{tower}.embedding": tensor.contiguous() for tower, tensor in self.reference.items()}
+        for tower, outputs in self.reference.items():
+            tensors[f"{tower}.embedding"] = outputs.embeddings.contiguous()
+            tensors |= {f"{tower}.{feature_name(stage)}": maps.contiguous() for stage, maps in outputs.features.items()}
         (folder / EVALUATION).write_bytes(save(tensors))
 
     def write_golden(self, folder: Path, exports: tuple[TowerExport, ...]) -> None:
-        """Write a few inputs, exactly as the exported files take them, with the model's embeddings of them."""
+        """Write a few inputs, exactly as the exported files take them, with the model's outputs for them."""
         from safetensors.torch import save
 
         tensors = {}
@@ -78,7 +116,10 @@ class Measured:
             else:
                 few = few.to(getattr(torch, export.text_dtype))
             tensors[export.input_name] = few.contiguous()
-            tensors[export.output_name] = self.reference[export.tower][:_NUM_GOLDEN].contiguous()
+            outputs = self.reference[export.tower]
+            tensors[export.output_name] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
+            for stage in export.stages:
+                tensors[feature_name(stage)] = outputs.features[stage][:_NUM_GOLDEN].contiguous()
         (folder / GOLDEN).write_bytes(save(tensors))
 
 
@@ -98,20 +139,21 @@ def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
     return pixels if preprocess == "uint8" else pixels.to(torch.float32)
 
 
-def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Measured:
+def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[int, ...] = ()) -> Measured:
     """Return what an export of a model is compared with.
 
     Args:
         model: folded, in float32.
         samples: images that cannot be read are left out and counted.
         normalize: whether embeddings are scaled to unit length.
+        stages: of the image tower, whose feature maps are compared too.
 
     Raises:
-        ValueError: if fewer than two images can be used, or the model itself gives NaN, infinity or zero, or the same
-            for all of them.
+        ValueError: if fewer than two images can be used, the model itself gives NaN, infinity or zero, or the same
+            for all of them, or it has no such stages.
     """
     inputs: dict[Tower, Tensor] = {}
-    reference: dict[Tower, Tensor] = {}
+    reference: dict[Tower, Outputs] = {}
     names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     skipped: Counter[str] = Counter()
@@ -123,32 +165,36 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool) -> Mea
         else:
             captions = samples.captions
             inputs[tower] = taken = Tokenizer(cast("TextEncoderSpec", encoder.spec).input)(captions)
-        reference[tower] = _encode(encoder, taken, normalize=normalize)
+        asked = stages if tower == "image" else ()
+        reference[tower] = Outputs.of_batches(_encoded(encoder, taken, asked, normalize=normalize), asked)
         check_reference(tower, reference[tower])
     return Measured(inputs=inputs, reference=reference, image_names=names, captions=captions, skipped=dict(skipped))
 
 
-def check_reference(tower: Tower, embeddings: Tensor) -> None:
-    """Make sure that an export can be measured against a model's own embeddings.
-
-    Shape:
-        `(count, embedding_dim)`.
+def check_reference(tower: Tower, outputs: Outputs) -> None:
+    """Make sure that an export can be measured against a model's own outputs.
 
     Raises:
         ValueError: if there are fewer than two, one is not finite or zero, or all are the same.
     """
+    _check_vectors(tower, "embedding", outputs.embeddings)
+    for stage, maps in outputs.features.items():
+        _check_vectors(tower, f"map of stage {stage}", maps.flatten(1))
+
+
+def _check_vectors(tower: Tower, kind: str, embeddings: Tensor) -> None:
     if len(embeddings) < _FEWEST:
-        raise ValueError(f"the {tower} tower has {len(embeddings)} embeddings to be measured against; two are needed")
+        raise ValueError(f"the {tower} tower has {len(embeddings)} {kind}s to be measured against; two are needed")
     lengths = embeddings.norm(dim=1)
     wrong = int((~(lengths.isfinite() & (lengths > 0))).sum())
     if wrong:
         raise ValueError(
-            f"the {tower} tower gives embeddings with NaN, infinity or zero in float32 already, for {wrong} of "
+            f"the {tower} tower gives {kind}s with NaN, infinity or zero in float32 already, for {wrong} of "
             f"{len(embeddings)} inputs; check its weights"
         )
     if not spread_of(embeddings.double()) > CONSTANT:
         raise ValueError(
-            f"the {tower} tower gives the same embedding for each of {len(embeddings)} different inputs in float32 "
+            f"the {tower} tower gives the same {kind} for each of {len(embeddings)} different inputs in float32 "
             "already, so that no export of it could be told from a broken one; check its weights, and that the "
             "pictures it is measured on differ"
         )
@@ -166,20 +212,34 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     tensors, _ = read_tensors(path)
     kinds: tuple[Tower, ...] = ("image", "text")
     inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
-    reference = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
-    missing = [tower.tower for tower in contract.towers if tower.tower not in reference]
-    counts = {tower: (inputs[tower].shape[:1], reference.get(tower, torch.empty(())).shape[:1]) for tower in inputs}
+    embeddings = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
+    missing = [tower.tower for tower in contract.towers if tower.tower not in embeddings]
+    counts = {tower: (inputs[tower].shape[:1], embeddings.get(tower, torch.empty(())).shape[:1]) for tower in inputs}
     if missing or any(given != measured or not given for given, measured in counts.values()):
         raise ValueError(f"{path} lacks inputs or embeddings of a tower; export the model again")
     try:
         for tower in contract.towers:
             _check_inputs(tower.tower, inputs[tower.tower], contract)
-        for kind, embeddings in reference.items():
-            _check_kind(f"the {kind} embeddings", embeddings, torch.float32, (contract.embedding_dim,))
-            check_reference(kind, embeddings)
+        reference = {}
+        for kind, rows in embeddings.items():
+            _check_kind(f"the {kind} embeddings", rows, torch.float32, (contract.embedding_dim,))
+            features = _stored_features(tensors, contract, kind, min(NUM_MAPPED, len(rows)))
+            reference[kind] = Outputs(embeddings=rows, features=features)
+            check_reference(kind, reference[kind])
     except ValueError as error:
         raise ValueError(f"{path} is not what its contract says: {error}; export the model again") from error
     return Measured(inputs=inputs, reference=reference)
+
+
+def _stored_features(tensors: Mapping[str, Tensor], contract: Contract, kind: Tower, count: int) -> dict[int, Tensor]:
+    """Return the model's own feature maps of the first images, by stage."""
+    features = {}
+    for one in (one for tower in contract.towers if tower.tower == kind for one in tower.features):
+        features[one.stage] = maps = tensors.get(f"{kind}.{one.name}", torch.empty(0))
+        _check_kind(f"the maps of {one.name}", maps, torch.float32, one.shape[1:])
+        if len(maps) != count:
+            raise ValueError(f"there are {len(maps)} maps of {one.name}, expected {count}")
+    return features
 
 
 def _check_inputs(tower: Tower, inputs: Tensor, contract: Contract) -> None:
@@ -194,7 +254,7 @@ def _check_inputs(tower: Tower, inputs: Tensor, contract: Contract) -> None:
             raise ValueError(f"the texts hold ids that are none of the {text.vocab_size} of the vocabulary")
 
 
-def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
     if tensor.dtype != dtype or tensor.shape[1:] != shape:
         found, expected = (str(one).removeprefix("torch.") for one in (tensor.dtype, dtype))
         raise ValueError(f"{what} are {found} of {tuple(tensor.shape[1:])} each, expected {expected} of {shape}")
@@ -234,6 +294,14 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
 
 
 @torch.no_grad()
-def _encode(encoder: nn.Module, inputs: Tensor, *, normalize: bool) -> Tensor:
-    embeddings = torch.cat([encoder(part) for part in torch.split(inputs, _BATCH)])
-    return torch.nn.functional.normalize(embeddings, dim=-1) if normalize else embeddings
+def _encoded(
+    encoder: nn.Module, inputs: Tensor, stages: tuple[int, ...], *, normalize: bool
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the embeddings of one batch after another, and behind them the feature maps of some stages."""
+    for part in torch.split(inputs, _BATCH):
+        maps: tuple[Tensor, ...] = ()
+        if stages:
+            rows, maps = feature_encoder(encoder).embedding_and_features(part, stages)
+        else:
+            rows = encoder(part)
+        yield (torch.nn.functional.normalize(rows, dim=-1) if normalize else rows, *maps)

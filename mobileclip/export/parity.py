@@ -9,10 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import Tower
 from mobileclip.precision import Precision
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 LEAST_COSINE: dict[Precision, float] = {"float32": 0.99999, "float16": 0.9995, "bfloat16": 0.9995, "int8": 0.98}
 RANKING_GATE = "ranking agreement"
@@ -48,7 +49,9 @@ class Gate:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerParity:
-    """One exported tower beside its model in float32.
+    """What one exported tower gives, beside its model in float32: its embeddings, or the feature maps of a stage.
+
+    A map counts as one long vector.
 
     Args:
         tower: which it is.
@@ -60,6 +63,7 @@ class TowerParity:
         num_zero: embeddings of length zero, which an overflow in front of a normalisation gives.
         spread: `1 - |mean of the unit embeddings|`, zero where all are the same.
         reference_spread: the same of the model in float32.
+        stage: whose feature maps these are; None for the embeddings.
     """
 
     tower: Tower
@@ -71,6 +75,7 @@ class TowerParity:
     num_zero: int
     spread: float | None
     reference_spread: float
+    stage: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -99,7 +104,7 @@ class Report:
         image_names: the images, in the order of the stored embeddings.
         captions: the captions, in the order of the stored embeddings.
         skipped: what could not be used of the data, by reason.
-        towers: each exported tower.
+        towers: each exported tower, and each stage whose feature maps it gives.
         ranking: of the towers together.
         gates: all of them.
     """
@@ -137,13 +142,19 @@ class Report:
         return from_json(text, Report)
 
 
-def compare_tower(tower: Tower, exported: Tensor, reference: Tensor) -> TowerParity:
-    """Return how near exported embeddings are to the model's own.
+def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: int | None = None) -> TowerParity:
+    """Return how near exported embeddings, or feature maps, are to the model's own.
 
     Shape:
-        both `(count, embedding_dim)`.
+        both `(count, embedding_dim)`, or `(count, channels, rows, columns)`.
+
+    Args:
+        tower: which it is.
+        exported: what the file gives.
+        reference: what the model gives.
+        stage: whose feature maps these are; None for embeddings.
     """
-    ours, theirs = exported.double(), reference.double()
+    ours, theirs = exported.double().flatten(1), reference.double().flatten(1)
     finite = ours.isfinite().all(dim=1)
     lengths, expected = ours.norm(dim=1), theirs.norm(dim=1)
     all_finite = bool(finite.all())
@@ -158,6 +169,7 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor) -> TowerPar
         num_zero=int((lengths == 0).sum()),
         spread=spread_of(ours) if all_finite else None,
         reference_spread=spread_of(theirs),
+        stage=stage,
     )
 
 
@@ -200,15 +212,16 @@ def _tower_gates(parity: TowerParity, precision: Precision) -> list[Gate]:
     least, most = LEAST_COSINE[precision], MOST_LENGTH_ERROR[precision]
     spread, enough = parity.spread, LEAST_SPREAD * parity.reference_spread
     cosine, error = parity.cosine_minimum, parity.length_error
-    name = parity.tower
+    name = parity.tower if parity.stage is None else f"{parity.tower} {feature_name(parity.stage)}"
+    what = "embeddings" if parity.stage is None else "maps"
     return [
         Gate(
-            name=f"{name} embeddings with NaN or infinity",
+            name=f"{name} {what} with NaN or infinity",
             value=parity.num_not_finite,
             bound="0",
             passed=parity.num_not_finite == 0,
         ),
-        Gate(name=f"{name} embeddings of length zero", value=parity.num_zero, bound="0", passed=parity.num_zero == 0),
+        Gate(name=f"{name} {what} of length zero", value=parity.num_zero, bound="0", passed=parity.num_zero == 0),
         Gate(
             name=f"{name} cosine, minimum",
             value=cosine,
@@ -222,7 +235,7 @@ def _tower_gates(parity: TowerParity, precision: Precision) -> list[Gate]:
             passed=error is not None and error <= most,
         ),
         Gate(
-            name=f"{name} spread (zero where all embeddings are the same)",
+            name=f"{name} spread (zero where all {what} are the same)",
             value=spread,
             bound=f">= {enough:.3g} and not constant",
             passed=spread is not None and spread >= enough and spread > CONSTANT,

@@ -94,6 +94,20 @@ def _check_towers(contract: Contract, path: Path) -> None:
                 f"{path} says that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and "
                 f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
             )
+        _check_features(tower, path)
+
+
+def _check_features(tower: TowerFile, path: Path) -> None:
+    """Make sure that feature maps are those of an image tower, each behind another stage."""
+    features = tower.features
+    if features and tower.tower != "image":
+        raise ValueError(f"{path} has feature maps of the {tower.tower} tower; export the model again")
+    for one in features:
+        batch, *sides = one.shape
+        if batch != tower.input_shape[0] or len(sides) != 3:
+            raise ValueError(f"{path} has a map {one.name} of shape {one.shape}; export the model again")
+    if len({one.stage for one in features}) != len(features):
+        raise ValueError(f"{path} has two maps of one stage; export the model again")
 
 
 def _expected(contract: Contract, tower: TowerFile) -> list[tuple[str, tuple[int | None, ...], tuple[int | None, ...]]]:

@@ -18,6 +18,11 @@ InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 
 
+def _are_stages(_: object, attribute: attrs.Attribute[tuple[int, ...]], stages: tuple[int, ...]) -> None:
+    if len(set(stages)) != len(stages) or any(stage < 0 for stage in stages):
+        raise ValueError(f"{attribute.name} are numbers of stages, from 0, each once, and not {stages}")
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ExportSpec:
     """How a model is exported.
@@ -35,6 +40,8 @@ class ExportSpec:
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are
             always the host's.
         normalize: scale embeddings to unit length inside.
+        features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
+            so on; of a ViT they are layers. None by default.
 
     Examples:
         >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -48,6 +55,12 @@ class ExportSpec:
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
     normalize: bool = True
+    features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
+
+    def __attrs_post_init__(self) -> None:
+        """Check that feature maps are asked of an image tower."""
+        if self.features and self.tower == "text":
+            raise ValueError("features are maps of the image tower, and the text tower alone is exported")
 
     @property
     def towers(self) -> tuple[Tower, ...]:

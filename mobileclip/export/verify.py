@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import Contract, TowerFile
-from mobileclip.export.measured import Measured, as_taken, read_measured
-from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
+from mobileclip.export.measured import Measured, Outputs, as_taken, read_measured
+from mobileclip.export.parity import Report, TowerParity, compare_rankings, compare_tower, gates_of
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target, targets
@@ -64,11 +64,8 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
 def run_tower(
     folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured, *, show_progress: bool
-) -> Tensor:
-    """Return the embeddings that an exported file gives for all inputs, after a look into the file.
-
-    Shape:
-        `(count, embedding_dim)`.
+) -> Outputs:
+    """Return what an exported file gives for all inputs, after a look into the file.
 
     Args:
         folder: where the file is.
@@ -93,7 +90,8 @@ def run_tower(
     parts = torch.split(inputs, batch)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
     try:
-        embeddings = [run(part.contiguous()) for part in shown]
+        batches = (_given(run(part.contiguous()), folder / tower.file, tower, contract) for part in shown)
+        return Outputs.of_batches(batches, [one.stage for one in tower.features])
     except ValueError:
         raise
     except Exception as error:
@@ -101,19 +99,24 @@ def run_tower(
         raise ValueError(
             f"{folder / tower.file} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
         ) from error
-    wrong = next((tuple(rows.shape) for rows in embeddings if rows.shape[1:] != (contract.embedding_dim,)), None)
-    if wrong is not None:
+
+
+def _given(outputs: tuple[Tensor, ...], path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
+    """Return what a file gives for one batch, if that is what the contract says."""
+    found = [tuple(one.shape[1:]) for one in outputs]
+    expected = [(contract.embedding_dim,), *(one.shape[1:] for one in tower.features)]
+    if found != expected:
         raise ValueError(
-            f"{folder / tower.file} gives embeddings of shape {wrong}, and the contract says that they have "
-            f"{contract.embedding_dim} dimensions; export the model again"
+            f"{path} gives outputs of shapes {found}, and the contract says {expected}, without the batch; export the "
+            "model again"
         )
-    return torch.cat(embeddings)
+    return outputs
 
 
 def report_on(
-    exported: Mapping[Tower, Tensor], measured: Measured, *, precision: Precision, data: str, runtime: str
+    exported: Mapping[Tower, Outputs], measured: Measured, *, precision: Precision, data: str, runtime: str
 ) -> Report:
-    """Return the report of exported embeddings.
+    """Return the report of what exported towers give.
 
     Args:
         exported: what `run_tower` gave for each tower.
@@ -122,8 +125,13 @@ def report_on(
         data: name of the data set.
         runtime: what ran the files.
     """
-    parities = tuple(compare_tower(tower, exported[tower], measured.reference[tower]) for tower in exported)
-    ranking = compare_rankings(exported, measured.reference)
+    parities = tuple(
+        parity for tower in exported for parity in _compared(tower, exported[tower], measured.reference[tower])
+    )
+    ours, theirs = (
+        {tower: outputs.embeddings for tower, outputs in several.items()} for several in (exported, measured.reference)
+    )
+    ranking = compare_rankings(ours, theirs)
     return Report(
         data=data,
         runtime=runtime,
@@ -134,3 +142,9 @@ def report_on(
         ranking=ranking,
         gates=gates_of(parities, ranking, precision),
     )
+
+
+def _compared(tower: Tower, exported: Outputs, reference: Outputs) -> Iterator[TowerParity]:
+    yield compare_tower(tower, exported.embeddings, reference.embeddings)
+    for stage, maps in exported.features.items():
+        yield compare_tower(tower, maps, reference.features[stage], stage=stage)

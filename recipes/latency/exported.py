@@ -87,4 +87,5 @@ def exported(
         export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=inputs, rival=rival)
     folder.mkdir(parents=True)
     path = folder / f"{tower}{target.suffix}"
-    return target.open(path, tower_file(export, path.name, target.export(export, path)))
+    run = target.open(path, tower_file(export, path.name, target.export(export, path)))
+    return lambda batch: run(batch)[0]

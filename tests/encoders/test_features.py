@@ -94,6 +94,21 @@ def test_the_head_makes_an_mcis_embedding_of_its_last_map():
 
 
 @torch.inference_mode()
+def test_embeddings_and_maps_in_one_pass_are_those_of_two(pair):
+    encoder, _ = pair
+    size, calls = encoder.spec.input.size, []
+    images = noise(2, 3, size, size)
+    expected = encoder(images), encoder.features(images, (2, 0))
+    (encoder.stages if isinstance(encoder, MCi) else encoder.layers)[0].register_forward_hook(
+        lambda *_: calls.append(0)
+    )
+    torch.testing.assert_close(encoder.embedding_and_features(images, (2, 0)), expected)
+    assert calls == [0]
+    with pytest.raises(ValueError, match="stages are some of 0 to 2"):
+        encoder.embedding_and_features(images, (3,))
+
+
+@torch.inference_mode()
 def test_maps_come_in_the_order_asked_for_and_no_more_is_computed(pair):
     encoder, _ = pair
     images = noise(1, 3, 64, 64)

@@ -55,7 +55,7 @@ def openvino(old="", new="", *, weights=16, whole=None):
         run = target.open(folder / "text.xml", TOWER)
         import torch
 
-        assert run(torch.arange(4)[None]).tolist() == [[0, 1, 2, 3]]
+        assert run(torch.arange(4)[None])[0].tolist() == [[0, 1, 2, 3]]
 
     return attempt
 

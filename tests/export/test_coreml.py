@@ -66,7 +66,7 @@ def eight_bit(model, tower, path, *, fallback=None, calibration=None):
     encoder = folded.image_encoder if tower == "image" else folded.text_encoder
     export = TowerExport(
         tower=tower,
-        encoder=encoder,
+        encoder=with_one_token(encoder),
         spec=ExportSpec(out=path, target="coreml", precision="int8"),
         calibration=calibration if calibration is not None else calibration_of(encoder),
         text_dtype="int32",
@@ -131,7 +131,7 @@ def test_core_ml_gives_what_our_reading_gives(picture):
     inputs = load_file(picture / "golden.safetensors")["pixels"]
     run_core_ml = CoreMLTarget().open(picture / tower.file, tower)
     ours = run(read_program(picture / tower.file), inputs.float())
-    theirs = torch.cat([run_core_ml(row[None]) for row in inputs])
+    theirs = torch.cat([run_core_ml(row[None])[0] for row in inputs])
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)
 
 

@@ -29,6 +29,7 @@ from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets import targets
 from mobileclip.export.targets.executorch_lower import LARGEST_BATCH
 from mobileclip.export.targets.pte import read_pte
+from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from tests.export.models import MCI, PIXELS, SHALLOW, TOKENS, pixels, seeing
@@ -43,7 +44,8 @@ class Written:
     file: TowerFile
 
     def open(self):
-        return targets["executorch"].open(self.path, self.file)
+        run = targets["executorch"].open(self.path, self.file)
+        return lambda inputs: run(inputs)[0]
 
     def inspect(self, **changes):
         targets["executorch"].inspect(self.path, attrs.evolve(self.file, **changes))
@@ -55,7 +57,7 @@ def written(model, tower, folder, *, layers=(), factor=None, **options):
     calibration = calibration_inputs(encoder, bundled_samples(), spec.preprocess)[::6]
     export = TowerExport(
         tower=tower,
-        encoder=encoder,
+        encoder=with_one_token(encoder),
         spec=spec,
         calibration=calibration if factor is None else factor * calibration,
         fallback=Fallback(layers=frozenset(layers)),

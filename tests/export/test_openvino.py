@@ -14,6 +14,7 @@ from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import fallbacks
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
+from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels, unusual
@@ -106,7 +107,7 @@ def test_weights_and_what_to_ask_for_are_in_the_file(convolutional, tmp_path, pr
     hint = model.get_rt_info(["mobileclip", "INFERENCE_PRECISION_HINT"]).astype(str)
     assert hint == {"float16": "f16", "bfloat16": "bf16"}[precision]
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    asked = targets["openvino"].open(folder / "image.xml", tower)(pixels(PIXELS)[:1])
+    (asked,) = targets["openvino"].open(folder / "image.xml", tower)(pixels(PIXELS)[:1])
     expected = run(folder / "image.xml", pixels(PIXELS)[:1], {"INFERENCE_PRECISION_HINT": hint})
     if {"float16": "FP16", "bfloat16": "BF16"}[precision] not in able:
         expected = run(folder / "image.xml", pixels(PIXELS)[:1])
@@ -119,7 +120,7 @@ def test_layers_beyond_float16_stay_float32(tmp_path):
     wide, *_ = fallbacks(encoder, inputs, "float16")
     assert "project" in wide.layers
     spec = ExportSpec(out=tmp_path / "out", precision="float16")
-    export = TowerExport(tower="text", encoder=encoder, spec=spec, calibration=inputs, fallback=wide)
+    export = TowerExport(tower="text", encoder=with_one_token(encoder), spec=spec, calibration=inputs, fallback=wide)
     assert targets["openvino"].export(export, tmp_path / "text.xml") == "float16"
     model = ov.Core().read_model(tmp_path / "text.xml")
     products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]

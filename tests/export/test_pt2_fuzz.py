@@ -68,7 +68,7 @@ def used(folder, path):
     target = targets["torch"]
     try:
         target.inspect(path, text)
-        embeddings = target.open(path, text)(TOKENS)
+        (embeddings,) = target.open(path, text)(TOKENS)
     except ValueError:
         return
     assert isinstance(embeddings, torch.Tensor)

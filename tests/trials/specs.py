@@ -21,7 +21,7 @@ from mobileclip.data.sources import ClassFolderSource, FolderSource, JsonLinesSo
 from mobileclip.encoders import AttentionSpec
 from mobileclip.encoders.mci import RepMixerSpec
 from mobileclip.evaluation.runner import EvaluationSpec
-from mobileclip.export.contract import ImageContract, TextContract, TowerFile
+from mobileclip.export.contract import FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.spec import ExportSpec
 from mobileclip.inputs import ImageInput, TextInput, TokenizerFile
@@ -80,10 +80,10 @@ def specs() -> list[Any]:
     gate = Gate(name="cosine", value=0.5, bound="at least 0.9", passed=True)
     tower = TowerFile(
         tower="image", file="a.onnx", input_name="x", input_dtype="float32", input_shape=(None, 3), output_name="y",
-        output_shape=(None, 4), compute="float32",
+        output_shape=(None, 4), compute="float32", features=(FeatureMap(stage=0, shape=(None, 8, 4, 4)),),
     )  # fmt: skip
     return [
-        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer),
+        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer), *tower.features,
         SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
         training, data, card, teacher, captioner, augmentation, parity, ranking, gate, tower, RangeAugmentSpec(),
         Report(

@@ -16,7 +16,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.precision import Precision
 from mobileclip.registry import Registry
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], tuple[Tensor, ...]]
 # What a dynamic batch is tried with: uneven, so that one that only pretends to be dynamic shows.
 EXAMPLE_BATCH = 5
 
@@ -84,7 +84,7 @@ class Target(Protocol):
         ...
 
     def open(self, path: Path, tower: TowerFile) -> Run:
-        """Return a function that runs a file in its own runtime, from one batch of inputs to their embeddings.
+        """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
 
         Raises:
             ValueError: if the runtime cannot read the file.

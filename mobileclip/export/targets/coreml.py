@@ -97,7 +97,7 @@ class CoreMLTarget:
         ]
         expected = (
             [(tower.input_name, tower.input_dtype, tower.input_shape)],
-            [(tower.output_name, "float32", tower.output_shape)],
+            [(name, "float32", shape) for name, shape in tower.outputs.items()],
         )
         if (inputs, outputs) != expected:
             raise ValueError(
@@ -118,10 +118,9 @@ class CoreMLTarget:
 
 
 def _reference(program: MilProgram, tower: TowerFile) -> Run:
-    def run(inputs: Tensor) -> Tensor:
+    def run(inputs: Tensor) -> tuple[Tensor, ...]:
         taken = inputs.float() if tower.input_dtype == "uint8" else inputs
-        (embeddings,) = program.run({tower.input_name: taken})
-        return embeddings
+        return tuple(program.run({tower.input_name: taken}))
 
     return run
 
@@ -139,9 +138,9 @@ def _core_ml(path: Path, tower: TowerFile) -> Run:
         ) from error
     given: Callable[[Tensor], Any] = _picture if tower.input_dtype == "uint8" else Tensor.numpy
 
-    def run(inputs: Tensor) -> Tensor:
+    def run(inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = model.predict({tower.input_name: given(inputs)})
-        return torch.from_numpy(np.asarray(outputs[tower.output_name], dtype=np.float32))
+        return tuple(torch.from_numpy(np.asarray(outputs[name], dtype=np.float32)) for name in tower.outputs)
 
     return run
 

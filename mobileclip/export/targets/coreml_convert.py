@@ -52,7 +52,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
             model = coremltools.convert(
                 program.run_decompositions({}),
                 inputs=[taken],
-                outputs=[coremltools.TensorType(name=tower.output_name, dtype=np.float32)],
+                outputs=[coremltools.TensorType(name=name, dtype=np.float32) for name in tower.output_names],
                 convert_to="mlprogram",
                 compute_precision=precision,
                 minimum_deployment_target=coremltools.target.iOS17,

@@ -78,7 +78,7 @@ class ExecuTorchTarget:
         """
         program = read_pte(path)
         found = [[(tensor.dtype, tensor.shape) for tensor in tensors] for tensors in (program.inputs, program.outputs)]
-        expected = [[(tower.input_dtype, tower.input_shape)], [("float32", tower.output_shape)]]
+        expected = [[(tower.input_dtype, tower.input_shape)], [("float32", shape) for shape in tower.outputs.values()]]
         if found != expected:
             raise ValueError(
                 f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
@@ -102,12 +102,11 @@ class ExecuTorchTarget:
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1
 
-        def run(inputs: Tensor) -> Tensor:
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
             if len(inputs) > largest:
                 raise ValueError(f"{path} takes up to {largest} inputs at once, and got {len(inputs)}; give fewer")
             # The program has loaded it before. It must not be freed before its method is.
-            embeddings: Tensor = program.load_method(METHOD).execute([inputs.contiguous()])[0]
-            return embeddings
+            return tuple(program.load_method(METHOD).execute([inputs.contiguous()]))
 
         return run
 

@@ -68,7 +68,7 @@ class OnnxTarget:
                 program,
                 dynamo=True,
                 input_names=[tower.input_name],
-                output_names=[tower.output_name],
+                output_names=tower.output_names,
                 verbose=False,
             )
         assert converted is not None
@@ -94,7 +94,7 @@ class OnnxTarget:
         found = (_described(model.graph.input), _described(model.graph.output))
         expected = (
             [(tower.input_name, tower.input_dtype, tower.input_shape)],
-            [(tower.output_name, "float32", tower.output_shape)],
+            [(name, "float32", shape) for name, shape in tower.outputs.items()],
         )
         if found != expected:
             raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
@@ -123,9 +123,9 @@ class OnnxTarget:
                 "update it with: pip install -U onnxruntime, or export the model again"
             ) from error
 
-        def run(inputs: Tensor) -> Tensor:
-            outputs = session.run([tower.output_name], {tower.input_name: inputs.numpy()})
-            return torch.from_numpy(outputs[0])
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
+            return tuple(map(torch.from_numpy, outputs))
 
         return run
 

@@ -69,7 +69,8 @@ class OpenVINOTarget:
         model = converted(tower.program(_DTYPES[precision]))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, *tower.input_shape])
-        model.outputs[0].get_tensor().set_names({tower.output_name})
+        for output, name in zip(model.outputs, tower.output_names, strict=True):
+            output.get_tensor().set_names({name})
         if precision == "int8":
             model = quantized(model, tower)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
@@ -87,7 +88,7 @@ class OpenVINOTarget:
         found = (_described(model.inputs), _described(model.outputs))
         expected = (
             [(tower.input_name, _TYPES[tower.input_dtype], tower.input_shape)],
-            [(tower.output_name, _TYPES["float32"], tower.output_shape)],
+            [(name, _TYPES["float32"], shape) for name, shape in tower.outputs.items()],
         )
         if found != expected:
             raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
@@ -113,9 +114,9 @@ class OpenVINOTarget:
             check_cost(model, path)
         compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
 
-        def run(inputs: Tensor) -> Tensor:
-            # The runtime writes the next embeddings where these are.
-            return torch.from_numpy(compiled(inputs.numpy())[0].copy())
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            # The runtime writes the next outputs where these are.
+            return tuple(torch.from_numpy(one.copy()) for one in compiled(inputs.numpy()).to_tuple())
 
         return run
 

@@ -25,7 +25,7 @@ from mobileclip.export.targets.json_checks import (
 from mobileclip.strict import parse_json
 
 _MAJOR = 8  # of PyTorch's own schema; a minor version adds keys, and those that are not known are refused
-_MOST, _MOST_SIDE, _MOST_DIMS = 50_000, 2**31 - 1, 8
+_MOST, _MOST_SIDE, _MOST_DIMS, _MOST_OUTPUTS = 50_000, 2**31 - 1, 8, 65
 
 # Those that give a new tensor, a view or a size of what they are given; PyTorch's own rounding of int8 beside them.
 _ATEN = (
@@ -119,7 +119,7 @@ _node = record(
 _graph = record(
     {
         "inputs": array(union(as_tensor=_tensor_name), most=_MOST),
-        "outputs": array(union(as_tensor=_tensor_name), most=1),
+        "outputs": array(union(as_tensor=_tensor_name), most=_MOST_OUTPUTS),
         "nodes": array(_node, most=_MOST),
         "tensor_values": table(_name, _tensor(_size), most=2 * _MOST),
         "sym_int_values": table(_name, _size, most=_MOST),
@@ -141,15 +141,15 @@ def _tree(kind: str | None, context: str | None, *children: Any) -> dict[str, An
 
 
 _LEAF = _tree(None, None)
-# One tensor comes in, one goes out.
+# One tensor comes in; one goes out, or a tuple of several.
 _TAKES = [1, _tree("builtins.tuple", "null", _tree("builtins.tuple", "null", _LEAF), _tree("builtins.dict", "[]"))]
-_GIVES = [1, _LEAF]
+_SEVERAL = [[1, _tree("builtins.tuple", "null", *[_LEAF] * count)] for count in range(2, _MOST_OUTPUTS + 1)]
 
 
-def _json_of(expected: Any) -> Check:
+def _json_of(*expected: Any) -> Check:
     def check(value: Any, path: str) -> None:
-        if not isinstance(value, str) or len(value) > 1000 or parse_json(value) != expected:
-            raise ValueError(f"{path} is not that of a program with one input and one output")
+        if not isinstance(value, str) or len(value) > 10_000 or parse_json(value) not in expected:
+            raise ValueError(f"{path} is not that of a program with one input, whose outputs are tensors")
 
     return check
 
@@ -157,9 +157,9 @@ def _json_of(expected: Any) -> Check:
 _signature = record(
     {
         "inputs": array(_argument, most=1),
-        "outputs": array(_argument, most=1),
+        "outputs": array(_argument, most=_MOST_OUTPUTS),
         "in_spec": _json_of(_TAKES),
-        "out_spec": _json_of(_GIVES),
+        "out_spec": _json_of([1, _LEAF], *_SEVERAL),
     },
     {"forward_arg_names": optional(array(_name, most=1))},
 )
@@ -169,7 +169,9 @@ _program = record(
         "graph_module": record(
             {
                 "graph": _graph,
-                "signature": record({"input_specs": array(_input, most=_MOST), "output_specs": array(_output, most=1)}),
+                "signature": record(
+                    {"input_specs": array(_input, most=_MOST), "output_specs": array(_output, most=_MOST_OUTPUTS)}
+                ),
                 "module_call_graph": array(_module, most=_MOST),
             },
             {"metadata": only({}), "treespec_namedtuple_fields": only({})},

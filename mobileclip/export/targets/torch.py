@@ -79,11 +79,11 @@ class TorchTarget:
         module, tried = load_pt2(path).module(), set[torch.Size]()
 
         @torch.no_grad()
-        def run(inputs: Tensor) -> Tensor:
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
             if inputs.shape not in tried:
                 check_cost(module, inputs, path)
                 tried.add(inputs.shape)
-            embeddings: Tensor = module(inputs)
-            return embeddings
+            outputs: Tensor | tuple[Tensor, ...] = module(inputs)
+            return outputs if isinstance(outputs, tuple) else (outputs,)
 
         return run

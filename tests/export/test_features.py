@@ -1,0 +1,171 @@
+"""Feature maps beside the embeddings: the runtimes' own, against the model's, and what is refused."""
+
+import json
+import shutil
+
+import attrs
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mobileclip.cli import main
+from mobileclip.encoders import ImageEncoderSpec, save_model
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from tests.export.models import MCI, PIXELS, VIT, pixels
+from tests.export.test_verify import change, sign
+
+
+def exported(model, out, **options):
+    spec = ExportSpec(out=out, tower="image", features=(1, 0), **options)
+    return export_model(model.image_encoder, spec, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(convolutional, tmp_path_factory):
+    return exported(convolutional, tmp_path_factory.mktemp("features") / "onnx")
+
+
+@pytest.fixture(scope="module")
+def of_layers(transformers, tmp_path_factory):
+    """Maps of a vision transformer, whose layers all have the same shape."""
+    return exported(transformers, tmp_path_factory.mktemp("features") / "layers", dynamic_batch=True)
+
+
+@pytest.fixture
+def copied(of_layers, tmp_path):
+    return shutil.copytree(of_layers, tmp_path / "copied")
+
+
+@torch.no_grad()
+def test_the_runtime_gives_the_models_maps_in_the_order_asked_for(folder, convolutional):
+    session = onnxruntime.InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["image_embedding", "stage_1", "stage_0"]
+    for image in pixels(PIXELS)[:3, None]:
+        embedding, *maps = map(torch.from_numpy, session.run(None, {"pixels": image.numpy()}))
+        expected = convolutional.encode_image(image, normalize=True)
+        torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            tuple(maps), convolutional.image_encoder.features(image, (1, 0)), rtol=1e-4, atol=1e-4
+        )
+
+
+@torch.no_grad()
+def test_contract_report_and_golden_vectors_speak_of_maps(folder, convolutional):
+    (tower,) = json.loads((folder / "mobileclip.json").read_text())["towers"]
+    assert tower["output_name"] == "image_embedding"
+    assert tower["features"] == [{"stage": 1, "shape": [1, 16, 8, 8]}, {"stage": 0, "shape": [1, 8, 16, 16]}]
+    report = read_report(folder)
+    assert report.passed
+    assert [(parity.stage, parity.count) for parity in report.towers] == [(None, 12), (1, 12), (0, 12)]
+    assert "image stage_0 cosine, minimum" in {gate.name for gate in report.gates}
+    assert verify_export(folder) == report
+    golden = load_file(folder / "golden.safetensors")
+    expected = convolutional.image_encoder.features(golden["pixels"], (0,))[0]
+    torch.testing.assert_close(golden["stage_0"], expected, rtol=1e-4, atol=1e-4)
+
+
+SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("coreml", "executorch")]
+
+
+@pytest.mark.parametrize("target", ["torch", "openvino", *SLOW])
+def test_every_target_gives_them(convolutional, target, tmp_path):
+    report = read_report(exported(convolutional, tmp_path / "out", target=target))
+    assert report.passed, report.failures
+    assert len(report.towers) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", "coreml", "executorch"])
+def test_every_target_gives_them_in_fewer_bits(transformers, target, precision, tmp_path):
+    report = read_report(exported(transformers, tmp_path / "out", target=target, precision=precision))
+    maps = [parity for parity in report.towers if parity.stage is not None]
+    assert all(0.98 < parity.cosine_minimum < 1 - 1e-9 for parity in maps)
+
+
+def test_maps_in_each_others_place_fail_the_gates(copied):
+    """The last layer's map too: what is exported then computes all of its tokens."""
+    assert read_report(copied).passed
+    model = onnx.load(copied / "image.onnx")
+    other = {"stage_0": "stage_1", "stage_1": "stage_0"}
+    for node in model.graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
+        node.output[:] = [other.get(name, name) for name in node.output]
+    onnx.save(model, copied / "image.onnx")
+    sign(copied)
+    failed = {gate.name for gate in verify_export(copied).gates if not gate.passed}
+    assert {"image stage_0 cosine, minimum", "image stage_1 cosine, minimum"} <= failed
+    assert "image cosine, minimum" not in failed
+
+
+def swapped(tower):
+    tower["features"][0]["stage"], tower["features"][1]["stage"] = 0, 1
+    tower["features"][0]["shape"][1] = 17
+
+
+def without_maps(tensors):
+    del tensors["image.stage_0"]
+
+
+def with_fewer_maps(tensors):
+    tensors["image.stage_0"] = tensors["image.stage_0"][:3].clone()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda tower: tower["features"][0].update(stage=0), "two maps of one stage"),
+        (lambda tower: tower["features"][0].update(shape=[1, 16, 4, 4]), r"a map stage_1 of shape \(1, 16, 4, 4\)"),
+        (lambda tower: tower["features"][0].update(shape=[None, 16]), r"a map stage_1 of shape \(None, 16\)"),
+        (lambda tower: tower["features"].pop(), "inputs and outputs"),
+        (swapped, "is not what its contract says: the maps of stage_0 are float32"),
+        (without_maps, r"the maps of stage_0 are float32 of \(\) each"),
+        (with_fewer_maps, "there are 3 maps of stage_0, expected 12"),
+    ],
+)
+def test_contracts_and_stored_maps_that_do_not_fit_are_refused(copied, edit, message):
+    if edit in (without_maps, with_fewer_maps):
+        tensors = load_file(copied / "evaluation.safetensors")
+        edit(tensors)
+        save_file(tensors, copied / "evaluation.safetensors")
+        sign(copied)
+    else:
+        change(copied, lambda contract: edit(contract["towers"][0]))
+    with pytest.raises(ValueError, match=message):
+        verify_export(copied)
+
+
+class PlainSpec(ImageEncoderSpec):
+    def build(self):
+        encoder = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, self.embedding_dim))
+        encoder.spec = self
+        return encoder
+
+
+def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image", features=(0, 7))
+    with pytest.raises(ValueError, match=r"stages are some of 0 to 1, not \[7\]"):
+        export_model(MCI.build().eval(), spec)
+    with pytest.raises(ValueError, match="Sequential gives no feature maps; for these, an image encoder has `dims`"):
+        export_model(PlainSpec(input=PIXELS).build().eval(), attrs.evolve(spec, features=(0,)))
+    with pytest.raises(ValueError, match="the text tower alone is exported"):
+        attrs.evolve(spec, tower="text")
+    with pytest.raises(ValueError, match="numbers of stages, from 0, each once"):
+        attrs.evolve(spec, features=(1, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_on_the_command_line(transformers, tmp_path, capsys):
+    save_model(transformers.image_encoder, tmp_path / "vit.safetensors")
+    out = tmp_path / "out"
+    options = ["--target", "torch", "--tower", "image", "--features", "0", "1", "--out", str(out)]
+    main(["export", str(tmp_path / "vit.safetensors"), *options])
+    shown = capsys.readouterr().out
+    assert "image: cosine with float32 over 12 images: at least 1.0" in shown
+    assert "image stage_1: cosine with float32 over 12 images: at least 1.0" in shown
+    (tower,) = read_contract(out).towers
+    assert tower.outputs == {"image_embedding": (1, 12), "stage_0": (1, 16, 4, 4), "stage_1": (1, 16, 4, 4)}
+    assert VIT.width == 16
