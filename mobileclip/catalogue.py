@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
 from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
+from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
 from mobileclip.pipeline import spec_called
 from mobileclip.serialization import to_json
@@ -65,8 +66,7 @@ def describe(model: str) -> dict[str, Any]:
         for _, tower in towers(spec)
     }
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
-    base = type(spec) if isinstance(spec, (DualEncoderSpec, ClassifierSpec)) else type(spec).__mro__[1]
-    description["spec"] = json.loads(to_json(spec, unstructure_as=base))
+    description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
     description["licence"] = LICENCE
     return description
 
@@ -93,7 +93,7 @@ def _weights(name: str) -> str | None:
 
 def _tower(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
     families = {**image_encoder_families, **text_encoder_families}
-    kind = next(name for name, family in families.items() if isinstance(tower, family))
+    kind = next((name for name, family in families.items() if family is type(tower)), type(tower).__name__)
     return f"{kind} {num_parameters(tower) / 1e6:.1f}M"
 
 

@@ -8,7 +8,8 @@ from typing import cast
 from torch import nn
 
 from mobileclip.catalogue import LICENCE
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.graph import TowerExport
@@ -60,8 +61,6 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
     """
     spec = exports[0].spec
     model_spec = cast("ModelSpec", model.spec)
-    # The class that the JSON names: a dual encoder, or the open family that a tower belongs to.
-    base = DualEncoderSpec if isinstance(model_spec, DualEncoderSpec) else type(model_spec).__mro__[1]
     parts = [cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec) for export in exports]
     image = next((part.input for part in parts if isinstance(part, ImageEncoderSpec)), None)
     text = next((part.input for part in parts if isinstance(part, TextEncoderSpec)), None)
@@ -78,6 +77,6 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
         files={},
         versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
         weights_sha256=weights_sha256(model.state_dict()),
-        spec=json.loads(to_json(model_spec, unstructure_as=base)),
+        spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
         licence=LICENCE,
     )

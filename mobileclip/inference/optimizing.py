@@ -13,7 +13,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder, TextEncoder
+from mobileclip.encoders import DualEncoder
+from mobileclip.inference.forms import reads_text
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
@@ -127,7 +128,7 @@ def optimize_tower(
         ValueError: as `optimize`.
     """
     _check(plain, precision=precision, rounds=rounds)
-    tower = "text" if isinstance(plain, TextEncoder) else "image"
+    tower = "text" if reads_text(plain) else "image"
     if not len(inputs):
         raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
     folded = reparameterize(plain)

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import ImageEncoderSpec, TextEncoder, TextEncoderSpec
+from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.inference.forms import (
     PreparedTower,
     causal_pool,
     cut_behind_the_end,
+    reads_text,
     with_depthwise_convs,
     with_one_token,
 )
@@ -70,7 +71,7 @@ class OptimizedTower(PreparedTower):
         self.dtype = torch.float32 if form.engine == "openvino" else DTYPES[form.precision]
         # Weights in memory of their own: programs of inductor with frozen weights go wrong on every so-many-th row.
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
-        if not isinstance(tower, TextEncoder):
+        if not reads_text(tower):
             self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = causal_pool(tower)
         self.eval()

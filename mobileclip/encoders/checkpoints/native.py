@@ -58,11 +58,11 @@ class Header:
         Raises:
             CheckpointError: if the text of the model's tokenizer is not here.
         """
-        kind = next(name for name, cls in _KINDS.items() if isinstance(self.spec, cls))
+        base = read_back_as(self.spec)
         header = {
-            "mobileclip.kind": kind,
+            "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is base),
             "mobileclip.form": self.form,
-            "mobileclip.spec": to_json(self.spec, unstructure_as=_KINDS[kind]),
+            "mobileclip.spec": to_json(self.spec, unstructure_as=base),
         }
         if self.layout != NAME:
             header["mobileclip.layout"] = self.layout
@@ -75,6 +75,11 @@ class Header:
                 )
             header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
         return header
+
+
+def read_back_as(spec: ModelSpec) -> type[Any]:
+    """Return the class that the JSON of a spec is read back as: the open family of a tower, whichever member it is."""
+    return next(cls for cls in _KINDS.values() if isinstance(spec, cls))
 
 
 def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:

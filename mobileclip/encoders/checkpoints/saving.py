@@ -13,9 +13,12 @@ from mobileclip.encoders.checkpoints.forms import form_of, skeleton
 from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.classifier import ClassifierSpec
-from mobileclip.encoders.mci import MCiSpec
+from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
+from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
 from mobileclip.tensor_files import CheckpointError
+
+_KNOWN_ELSEWHERE = (MCiSpec, RepMixerSpec, AttentionSpec, ViTSpec, TextTransformerSpec, MCtSpec)
 
 
 def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME) -> None:
@@ -77,6 +80,13 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     if isinstance(spec, ClassifierSpec):
         raise ValueError(f"the {layout.name} layout is of image-text models and has no place for a classifier; {own}")
     for _, tower in towers(spec):
+        mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
+        for part in (tower, *mixers):
+            if type(part) not in _KNOWN_ELSEWHERE:
+                raise ValueError(
+                    f"the {layout.name} layout has no place for a {type(part).__name__}, which the code that reads it "
+                    f"cannot build; {own}"
+                )
         if isinstance(tower, (MCiSpec, ViTSpec)) and not tower.projection:
             raise ValueError(
                 f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"

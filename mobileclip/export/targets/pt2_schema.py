@@ -29,8 +29,8 @@ _MOST, _MOST_SIDE, _MOST_DIMS, _MOST_OUTPUTS = 50_000, 2**31 - 1, 8, 65
 
 # Those that give a new tensor, a view or a size of what they are given; PyTorch's own rounding of int8 beside them.
 _ATEN = (
-    "_assert_tensor_metadata|_softmax|_to_copy|_unsafe_view|abs|adaptive_avg_pool2d|add|addmm|alias|amax|"
-    "amin|arange|argmax|argmin|avg_pool2d|baddbmm|batch_norm|bmm|cat|chunk|clamp|clamp_max|clamp_min|"
+    "_assert_tensor_metadata|_native_batch_norm_legit_no_training|_softmax|_to_copy|_unsafe_view|abs|"
+    "adaptive_avg_pool2d|add|addmm|alias|amax|amin|arange|argmax|argmin|avg_pool2d|baddbmm|batch_norm|bmm|cat|chunk|clamp|clamp_max|clamp_min|"
     "clone|concat|constant_pad_nd|contiguous|conv1d|conv2d|convolution|cos|cumsum|detach|div|dropout|elu|"
     "embedding|eq|erf|exp|exp2|expand|expand_as|flatten|flip|floor|full|full_like|gather|ge|gelu|"
     "group_norm|gt|hardsigmoid|hardswish|hardtanh|index|index_select|layer_norm|le|leaky_relu|"

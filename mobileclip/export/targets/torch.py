@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import attrs
@@ -13,10 +14,13 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.pt2 import check_cost, load_pt2
+from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch_int8 import quantized_program
 from mobileclip.precision import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# `aten.relu_.default`; not `aten.__and__.Tensor`.
+_IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
 @attrs.frozen
@@ -45,6 +49,9 @@ class TorchTarget:
         """
         precision = tower.spec.precision
         program = quantized_program(tower) if precision == "int8" else tower.program(_DTYPES[precision])
+        if _writes_in_place(program):
+            with quiet():
+                program = program.run_decompositions({})
         # An example input would be stored as a pickle, and is of no use to anyone.
         program.example_inputs = None
         torch.export.save(program, path)
@@ -87,3 +94,8 @@ class TorchTarget:
             return outputs if isinstance(outputs, tuple) else (outputs,)
 
         return run
+
+
+def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
+    """Return whether an operation changes what it is given, as `nn.ReLU(inplace=True)` does; a file holds none such."""
+    return any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes)

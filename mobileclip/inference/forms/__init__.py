@@ -1,7 +1,7 @@
 """Forms in which a tower gives the same embeddings in less time, each a function from module to module."""
 
 from mobileclip.inference.forms.depthwise import DepthwiseConvs, with_depthwise_convs
-from mobileclip.inference.forms.end_token import by_length, causal_pool, cut_behind_the_end
+from mobileclip.inference.forms.end_token import by_length, causal_pool, cut_behind_the_end, reads_text
 from mobileclip.inference.forms.one_token import SingleQueryAttention, with_one_token
 from mobileclip.inference.forms.prepared import PreparedTower, ToTheEnd, prepared, prepared_tower
 
@@ -15,6 +15,7 @@ __all__ = [
     "cut_behind_the_end",
     "prepared",
     "prepared_tower",
+    "reads_text",
     "with_depthwise_convs",
     "with_one_token",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobileclip.blocks import EndTokenPool
-from mobileclip.encoders import TextEncoder
+from mobileclip.encoders import TextEncoder, TextEncoderSpec
 from mobileclip.inputs import TextInput
 
 
@@ -32,6 +32,11 @@ def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
         contract: that they were made for.
     """
     return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
+
+
+def reads_text(tower: nn.Module) -> bool:
+    """Whether a tower embeds texts: its spec says so, of this library's kinds or of another."""
+    return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
 
 
 def causal_pool(tower: object) -> EndTokenPool | None:

@@ -7,10 +7,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoder, TextEncoderSpec
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.families import image_spec, text_spec
 from mobileclip.inference.forms.depthwise import with_depthwise_convs
-from mobileclip.inference.forms.end_token import causal_pool, cut_behind_the_end
+from mobileclip.inference.forms.end_token import causal_pool, cut_behind_the_end, reads_text
 from mobileclip.inference.forms.one_token import with_one_token
 
 
@@ -31,15 +31,15 @@ def prepared_tower(tower: nn.Module) -> nn.Module:
     """Return a tower that gives the same embeddings in less time.
 
     The last layer of a transformer computes the token that is read alone, and a causal text tower reads no further than
-    its texts go. On a CPU, convolutions of several outputs for every channel become depthwise ones, and images have
-    their channels innermost in memory. Towers of other kinds stay as they are.
+    its texts go; a text tower of another kind gets its tokens as they come. On a CPU, convolutions of several outputs
+    for every channel become depthwise ones, and images have their channels innermost in memory, in any image tower.
 
     Args:
         tower: in evaluation mode; the other one shares its weights.
     """
     if isinstance(tower, PreparedTower):
         return tower
-    if isinstance(tower, TextEncoder):
+    if reads_text(tower):
         return ToTheEnd(tower)
     weight = next(tower.parameters(), None)
     if weight is None or weight.device.type != "cpu":
@@ -57,13 +57,13 @@ class PreparedTower(nn.Module):
 
 
 class ToTheEnd(PreparedTower):
-    """A text tower that reads no further than its embeddings depend on, and one token in its last layer.
+    """A text tower that reads no further than its embeddings depend on, as far as that is known of its kind.
 
     Shape:
         ids `(batch, context_length)` to `(batch, embedding_dim)`.
     """
 
-    def __init__(self, tower: TextEncoder) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = with_one_token(tower)
         self.pool = causal_pool(tower)

@@ -1,0 +1,128 @@
+"""Towers that somebody else wrote have the standing of ours, from JSON to another runtime."""
+
+import json
+import math
+
+import attrs
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.catalogue import describe
+from mobileclip.cli import main
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
+from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
+from mobileclip.inference import prepared
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import read_metrics, train
+from tests.encoders.small import SMALL, embeddings, inputs
+from tests.foreign_towers import FOREIGN, IMAGE, TEXT, NarrowSpec
+from tests.training.runs import Batches, training_spec
+
+TEXTS = ["a cat", "two dogs on a beach", ""]
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return FOREIGN.build().eval()
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("foreign") / "foreign.safetensors"
+    save_model(model, path)
+    return path
+
+
+def test_json_and_checkpoints(model, file):
+    assert from_json(to_json(FOREIGN), DualEncoderSpec) == FOREIGN
+    torch.testing.assert_close(embeddings(load_model(file)), embeddings(model))
+    _, tokens = inputs(FOREIGN)
+    torch.testing.assert_close(load_model(file, tower="text")(tokens), model.encode_text(tokens))
+    shorter = load_model(file, context_length=8, image_size=96)
+    assert (shorter.spec.text.input.context_length, shorter.spec.image.input.size) == (8, 96)
+    for layout in ("official", "open_clip"):
+        with pytest.raises(ValueError, match=f"the {layout} layout has no place for a TimmSpec, which the code"):
+            save_model(model, file.with_name("theirs.pt"), layout=layout)
+
+
+@pytest.mark.parametrize("mixed", [FOREIGN, attrs.evolve(SMALL, text=TEXT), attrs.evolve(SMALL, image=IMAGE)])
+def test_every_form_gives_the_same_embeddings(mixed):
+    plain = mixed.build().eval()
+    expected = embeddings(plain)
+    torch.testing.assert_close(embeddings(reparameterize(plain)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embeddings(prepared(plain)), expected, rtol=1e-4, atol=1e-5)
+    fast = mobileclip.optimize(plain, compiled=False, rounds=1, show_progress=False)
+    torch.testing.assert_close(embeddings(fast), expected, rtol=1e-4, atol=1e-5)
+    assert (fast.report.image.tower, fast.report.text.tower) == ("image", "text")
+
+
+@torch.no_grad()
+def test_images_and_texts_of_people(model, file):
+    clip = mobileclip.load(file)
+    expected = model.encode_text(clip.tokenizer(TEXTS), normalize=True)
+    torch.testing.assert_close(clip.encode_text(TEXTS), expected, rtol=1e-4, atol=1e-5)
+    scores = clip.classify(bundled_samples().images[0], TEXTS[:2])
+    assert sum(scores.values()) == pytest.approx(1)
+
+
+def test_zero_shot_evaluation(file, tmp_path, capsys):
+    folder = tmp_path / "classes"
+    images = bundled_samples().images
+    for number, image in enumerate(images[:6]):
+        place = folder / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(image)
+    clip = mobileclip.load(file)
+    result = evaluate_benchmark(
+        clip.model, open_benchmark(str(folder)), transform=clip.transform, tokenize=clip.tokenizer, show_progress=False
+    ).result
+    labels = [clip.classify(image, ["a photo of a cat", "a photo of a dog"]) for image in images[:6]]
+    right = [next(iter(scores)).endswith(("cat", "dog")[number % 2]) for number, scores in enumerate(labels)]
+    assert result.metrics["acc1"] == pytest.approx(sum(right) / 6)
+    main(["eval", str(file), str(folder), "--output", str(tmp_path / "results"), "--device", "cpu"])
+    assert "classes" in capsys.readouterr().out
+
+
+def test_training(tmp_path):
+    spec = DualEncoderSpec(
+        image=attrs.evolve(IMAGE, input=attrs.evolve(IMAGE.input, size=16)),
+        text=attrs.evolve(TEXT, input=attrs.evolve(TEXT.input, context_length=6, vocab_size=40)),
+    )
+    student = spec.build()
+    before = {name: tensor.clone() for name, tensor in student.named_parameters()}
+    train(training_spec(3), model=student, batches=Batches(), output=tmp_path)
+    moved = {name for name, tensor in student.named_parameters() if not tensor.equal(before[name])}
+    assert moved == set(before)
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(math.isfinite(line["loss"]) for line in metrics)
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_exports(file, tmp_path, target):
+    """The backbone's activations work in place, which files of torch.export may not hold."""
+    folder = export_model(file, ExportSpec(out=tmp_path / "out", target=target, features=(1, 3)), show_progress=False)
+    assert verify_export(folder).passed
+    image, text = read_contract(folder).towers
+    assert [one.shape for one in image.features] == [(1, 32, 16, 16), (1, 192, 4, 4)]
+    assert text.input_shape == (1, 12)
+    spec = json.loads((folder / "mobileclip.json").read_text())["spec"]
+    assert (spec["image"]["kind"], spec["text"]["kind"]) == ("test_timm", "test_words")
+
+
+def test_a_spec_below_one_of_ours_is_named_by_its_own_kind(tmp_path):
+    """In a file, in what describes it, and in an export."""
+    tower = NarrowSpec(stages=(StageSpec(dim=8, depth=1),), embedding_dim=12, input=IMAGE.input).build().eval()
+    assert isinstance(tower.spec, MCiSpec)
+    save_model(tower, tmp_path / "narrow.safetensors")
+    assert load_model(tmp_path / "narrow.safetensors").spec == tower.spec
+    assert describe(str(tmp_path / "narrow.safetensors"))["spec"]["kind"] == "test_narrow"
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    with torch.no_grad():
+        tower.head.project.weight.mul_(100)
+    folder = export_model(tower, spec, show_progress=False)
+    assert json.loads((folder / "mobileclip.json").read_text())["spec"]["kind"] == "test_narrow"
