@@ -94,4 +94,7 @@ class Registry(Mapping[str, T], Generic[T]):
             return
         self._entry_points_read = True
         for entry_point in metadata.entry_points(group=f"mobileclip.{self.kind}"):
-            self.add(entry_point.name, entry_point.load())
+            value = entry_point.load()
+            # To load it is to import its package, whose decorators may have registered it by now.
+            if self._values.get(entry_point.name) is not value:
+                self.add(entry_point.name, value)

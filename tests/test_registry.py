@@ -1,3 +1,6 @@
+import sys
+import types
+
 import pytest
 
 from mobileclip.blocks import models
@@ -38,3 +41,23 @@ def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):
     registry = Registry("colour")
     assert registry["blue"] == 42
     assert list(registry) == ["blue"]
+
+
+def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_path, monkeypatch):
+    """To load an entry point is to import its module, which registers by then."""
+    registry = Registry("shade")
+    monkeypatch.setitem(sys.modules, "shades", types.SimpleNamespace(registry=registry))
+    (tmp_path / "dark.py").write_text("import shades\n@shades.registry.register('dark')\nclass Dark: ...\n")
+    (tmp_path / "other.py").write_text("class Dark: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for package, taken in (("dark", False), ("other", True)):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[mobileclip.shade]\ndark = {package}:Dark\n")
+        registry._entry_points_read = False
+        if taken:
+            with pytest.raises(ValueError, match="shade 'dark' is registered already"):
+                list(registry)
+        else:
+            assert list(registry) == ["dark"]

@@ -1,0 +1,103 @@
+"""The scripts on models of one's own, run on real parts of small size."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.encoders import MCiSpec, StageSpec, load_model
+from mobileclip.export import verify_export
+from mobileclip.inputs import ImageInput
+from mobileclip.reparam import is_folded
+from tests.blocks.filling import filled
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "examples" / "models"
+STAGES = (StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1), StageSpec(dim=64, depth=1))
+IMAGE = MCiSpec(stages=STAGES, embedding_dim=16, input=ImageInput(size=64))
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(MODELS)
+    return importlib.import_module
+
+
+def test_a_detector_learns_where_a_square_is_and_folds(script, capsys):
+    torch.manual_seed(0)
+    model, folded = script("detector").main(IMAGE.build(), size=64, steps=30, lr=1e-3)
+    first, *_, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("step"))
+    assert float(last.split()[-1].strip("}")) < 0.5 * float(first.split()[-1].strip("}"))
+    assert is_folded(folded.backbone.encoder)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.backbone.encoder.modules())
+    image = torch.zeros(3, 64, 64)
+    image[:, 16:32, 16:32] = 1.0
+    with torch.inference_mode():
+        (ours,), (plain,) = folded([image]), model([image])
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+    left, top, right, bottom = ours["boxes"][0].tolist()
+    shared = max(0, min(right, 32) - max(left, 16)) * max(0, min(bottom, 32) - max(top, 16))
+    assert shared / ((right - left) * (bottom - top) + 16 * 16 - shared) > 0.3
+
+
+def test_maps_of_a_detector_come_from_the_encoder(script):
+    encoder = IMAGE.build()
+    backbone = script("detector").PyramidBackbone(encoder, stages=(0, 2), out_channels=8)
+    maps = backbone(torch.rand(2, 3, 64, 96))
+    assert {name: tuple(each.shape) for name, each in maps.items()} == {
+        "stage_0": (2, 8, 16, 24),
+        "stage_2": (2, 8, 4, 6),
+    }
+    sum(each.square().mean() for each in maps.values()).backward()
+    assert all(weight.grad is not None for weight in encoder.stem.parameters())
+
+
+def test_a_hybrid_vit_folds_its_stem(script):
+    model, folded = script("hybrid_vit").main(size=64, rounds=1)
+    assert is_folded(folded)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    filled(model)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.eval()(images)
+        torch.testing.assert_close(script("mobileclip").reparameterize(model)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_repmixer_learns_keywords(script):
+    model, folded, right = script("keyword_audio").main(steps=60)
+    assert right > 0.8, "a guess is right once in four"
+    assert is_folded(folded)
+    sounds, _ = script("keyword_audio").tones(8, torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(sounds), model(sounds), rtol=1e-4, atol=1e-4)
+
+
+def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path):
+    script("own_parts").main(tmp_path)
+    for name in ("MCiSpec", "ConvMixerSpec"):
+        assert verify_export(tmp_path / name, show_progress=False).passed
+        assert is_folded(load_model(tmp_path / f"{name}.safetensors"))
+    site = tmp_path / "site"
+    info = site / "own_parts-0.1.dist-info"
+    info.mkdir(parents=True)
+    file = tmp_path / "ConvMixerSpec.safetensors"
+    command = [sys.executable, "-m", "mobileclip.cli", "info", str(file)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT)))}
+    unknown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert unknown.returncode == 2
+    assert "unknown image encoder family 'conv_mixer'; known: mci, vit" in unknown.stderr
+    shutil.copy(MODELS / "own_parts.py", site)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-parts\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(
+        "[mobileclip.token_mixer]\npooling = own_parts:PoolingSpec\n"
+        "[mobileclip.image_encoder_family]\nconv_mixer = own_parts:ConvMixerSpec\n"
+    )
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert '"kind": "conv_mixer"' in found.stdout
