@@ -228,6 +228,8 @@ def load_stored(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> ImageTextModel:
     """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
 
@@ -236,12 +238,15 @@ def load_stored(
         checkpoint: see `load`.
         dtype: of the weights.
         device: where to.
+        image_size: see `load`.
+        context_length: see `load`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
     wanted, found = _found(model, checkpoint)
-    built = _both_towers(read_checkpoint(found, wanted).build(), found)
+    stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
+    built = _both_towers(stored.build(), found)
     return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
 
 
@@ -250,6 +255,8 @@ def load_identified(
     checkpoint: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> tuple[ImageTextModel, ModelIdentity]:
     """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
 
@@ -257,11 +264,13 @@ def load_identified(
         model: see `load`.
         checkpoint: see `load`.
         device: where to.
+        image_size: see `load`.
+        context_length: see `load`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
-    stored = load_stored(model, checkpoint).model
+    stored = load_stored(model, checkpoint, image_size=image_size, context_length=context_length).model
     return ImageTextModel(reparameterize(stored).to(device)), identity_of(stored)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
@@ -20,6 +21,9 @@ def create_model_and_transforms(
     pretrained: str | None = None,
     reparameterize: bool = True,  # noqa: FBT001, FBT002 - the release's signature
     device: str | torch.device = "cpu",
+    *,
+    image_size: int | None = None,
+    context_length: int | None = None,
 ) -> tuple[DualEncoder, None, ImageTransform]:
     """Return a model in evaluation mode, None, and the transform of its images.
 
@@ -28,9 +32,11 @@ def create_model_and_transforms(
         pretrained: a checkpoint file in any known layout, or `hf-hub:owner/name`; without it, weights are random.
         reparameterize: fold the model for inference.
         device: where to.
+        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
+        context_length: ids per text, where fewer than the model's own; `get_tokenizer` takes it too.
 
     Raises:
-        ValueError: if the name is unknown or is a single tower's.
+        ValueError: if the name is unknown or is a single tower's, or the model cannot have that size.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model.
 
@@ -46,16 +52,27 @@ def create_model_and_transforms(
 
     spec = _dual(model_name)
     if pretrained is not None:
-        model = load_model(pretrained, spec, fold=reparameterize, device=device)
+        model = load_model(
+            pretrained,
+            spec,
+            fold=reparameterize,
+            device=device,
+            image_size=image_size,
+            context_length=context_length,
+        )
         assert isinstance(model, DualEncoder)
     else:
-        model = spec.build().eval().to(device)
+        model = _of_size(spec, image_size, context_length).build().eval().to(device)
         model = folded(model) if reparameterize else model
     return model, None, ImageTransform(model.spec.image.input)
 
 
-def get_tokenizer(model_name: str) -> Tokenizer:
+def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Tokenizer:
     """Return the tokenizer of a model: texts to ids `(batch, context_length)`.
+
+    Args:
+        model_name: such as `mobileclip_s0`.
+        context_length: ids per text, where not the model's own.
 
     Raises:
         ValueError: if the name is unknown or is a single image tower's.
@@ -66,7 +83,17 @@ def get_tokenizer(model_name: str) -> Tokenizer:
     """
     from mobileclip.data.tokenizer import Tokenizer
 
-    return Tokenizer(_dual(model_name).text.input)
+    return Tokenizer(_of_size(_dual(model_name), None, context_length).text.input)
+
+
+def _of_size(spec: DualEncoderSpec, image_size: int | None, context_length: int | None) -> DualEncoderSpec:
+    if image_size is not None:
+        contract = attrs.evolve(spec.image.input, size=image_size)
+        spec = attrs.evolve(spec, image=attrs.evolve(spec.image, input=contract))
+    if context_length is not None:
+        shorter = attrs.evolve(spec.text.input, context_length=context_length)
+        spec = attrs.evolve(spec, text=attrs.evolve(spec.text, input=shorter))
+    return spec
 
 
 def _dual(model_name: str) -> DualEncoderSpec:

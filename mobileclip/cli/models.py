@@ -24,6 +24,8 @@ DEFAULT_MODEL = "mobileclip_s0"
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
 Lines = Annotated[OmitArgPrefixes[LineAccess], arg(name="")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
+ImageSize = Annotated[int | None, arg(metavar="PIXELS")]
+ContextLength = Annotated[int | None, arg(metavar="TOKENS")]
 Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")]
 
 
@@ -35,6 +37,8 @@ def classify(
     model: Model = None,
     checkpoint: Checkpoint = None,
     template: str = "{}",
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     device: Device = "auto",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -48,6 +52,8 @@ def classify(
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
         checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
         template: the sentence that each label is put into, such as "a photo of a {}".
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         as_json: print one JSON object instead of lines.
     """
@@ -61,7 +67,8 @@ def classify(
     place = pick_device(device)
     name = model or (None if checkpoint else DEFAULT_MODEL)
     require_model(name, checkpoint)
-    scores = load(name, checkpoint, device=place).classify(picture, labels, template=template)
+    clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length)
+    scores = clip.classify(picture, labels, template=template)
     if as_json:
         say_json(scores)
         return
@@ -77,6 +84,8 @@ def embed(
     output: Annotated[Path, arg(aliases=["-o"])] = Path("embeddings.npz"),
     model: Model = None,
     checkpoint: Checkpoint = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     device: Device = "auto",
     batch_size: int = 32,
     lines: Lines = LineAccess(),  # noqa: B008  frozen
@@ -98,6 +107,8 @@ def embed(
         output: the archive to write, *.npz.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
         checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         batch_size: images or texts encoded at once.
         lines: what the lines of a .jsonl file may name.
@@ -135,7 +146,9 @@ def embed(
     name = model or (None if checkpoint else DEFAULT_MODEL)
     chosen = pick_device(device)
     require_model(name, checkpoint)
-    clip, identity = load_identified(name, checkpoint, device=chosen)
+    clip, identity = load_identified(
+        name, checkpoint, device=chosen, image_size=image_size, context_length=context_length
+    )
     known: set[str] = set()
     if before is not None:
         before.model.require_same(identity, here=f"the embeddings in {output}", there="the new ones")
@@ -179,6 +192,8 @@ def convert(
     model: Model = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:
@@ -193,6 +208,8 @@ def convert(
         model: name of the model; found from the file if left out.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         dtype: of the weights; folding happens before the cast.
         overwrite: replace a file that is there.
     """
@@ -211,7 +228,7 @@ def convert(
         require_file(source, "a checkpoint, or hf-hub:OWNER/NAME")
         if is_same(source, destination):
             raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
-    stored = read_checkpoint(source, model, tower=tower)
+    stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build()) if fold else stored.build()
     save_model(converted.to(getattr(torch, dtype)), destination, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"

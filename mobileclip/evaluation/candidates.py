@@ -132,7 +132,14 @@ def require_candidates(texts: Sequence[str]) -> None:
         called[one.name] = text
 
 
-def open_candidate(text: str, *, device: str = "cpu", precision: WidePrecision = "float32") -> Candidate:
+def open_candidate(
+    text: str,
+    *,
+    device: str = "cpu",
+    precision: WidePrecision = "float32",
+    image_size: int | None = None,
+    context_length: int | None = None,
+) -> Candidate:
     """Return the model that a person means.
 
     Args:
@@ -142,24 +149,38 @@ def open_candidate(text: str, *, device: str = "cpu", precision: WidePrecision =
             them, `LABEL=` says what tables call it.
         device: where it computes, such as `cuda`.
         precision: of its weights.
+        image_size: side of the images, in pixels, where not the model's own; of ours alone.
+        context_length: ids per text, where fewer than the model's own; of ours alone.
 
     Raises:
-        ValueError: if the model is unknown, or the weights do not fit it; see `mobileclip.load`. If open_clip is needed
-            and not installed; the message says how to install it.
+        ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
+            `mobileclip.load`. If open_clip is needed and not installed; the message says how to install it.
         FileNotFoundError: if there is no such file.
     """
     one = asked(text)
+    is_other_size = (image_size, context_length) != (None, None)
     if one.text.startswith(_OPEN_CLIP):
+        if is_other_size:
+            raise ValueError(
+                f"{text} is evaluated by open_clip at its own size; leave out --image-size and --context-length"
+            )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), device, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
     file = one.file if one.model else None
-    clip = load_stored(one.model or one.file, file, dtype=DTYPES[precision], device=device)
+    clip = load_stored(
+        one.model or one.file,
+        file,
+        dtype=DTYPES[precision],
+        device=device,
+        image_size=image_size,
+        context_length=context_length,
+    )
     return _ours(
         clip.model,
         name=one.name,
         transform=clip.transform,
         tokenize=clip.tokenizer,
-        published=one.model if one.model in published_models() else None,
+        published=one.model if one.model in published_models() and not is_other_size else None,
     )
 
 

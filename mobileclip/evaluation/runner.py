@@ -73,6 +73,8 @@ class EvaluationSpec:
         output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.
         device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
         precision: of the weights.
+        image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
+        context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
@@ -92,6 +94,8 @@ class EvaluationSpec:
     output: Path = Path("outputs/evaluation")
     device: str = AUTO
     precision: WidePrecision = "float32"
+    image_size: int | None = None
+    context_length: int | None = None
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True
@@ -196,7 +200,13 @@ def _evaluated(
             candidate = (
                 model
                 if isinstance(model, Candidate)
-                else open_candidate(model, device=device, precision=spec.precision)
+                else open_candidate(
+                    model,
+                    device=device,
+                    precision=spec.precision,
+                    image_size=spec.image_size,
+                    context_length=spec.context_length,
+                )
             )
         except (ValueError, OSError, ImportError) as error:
             failures.append(Failure(model=str(model), task="", message=str(error)))

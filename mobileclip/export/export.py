@@ -68,7 +68,7 @@ def export_model(
     out = Path(spec.out)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)
     with working_folder(out) as folder:
-        folded = _folded(model, checkpoint)
+        folded = _folded(model, checkpoint, spec)
         has = towers_of(folded)
         lacking = [tower for tower in spec.towers if tower not in has]
         if lacking:
@@ -85,21 +85,27 @@ def export_model(
     return out
 
 
-def _folded(model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Path | None) -> nn.Module:
+def _folded(
+    model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Path | None, spec: ExportSpec
+) -> nn.Module:
     """Return the model or tower, folded, in float32 on the CPU."""
     if isinstance(model, ImageTextModel):
         model = model.model
     if isinstance(model, nn.Module):
         if checkpoint is not None:
             raise ValueError("a checkpoint was given beside a model that is built already; give the model's name")
+        if (spec.image_size, spec.context_length) != (None, None):
+            raise ValueError("a model that is built already has its size; give that where it is loaded")
         return reparameterize(model).to("cpu", torch.float32)
     name = str(model)
     if checkpoint is None and (Path(name).is_file() or name.startswith("hf-hub:")):
-        return load_model(name)
+        return load_model(name, image_size=spec.image_size, context_length=spec.context_length)
     known = resolve_spec(name)
     if checkpoint is None and name not in PRETRAINED:
         raise ValueError(unpublished(name))
-    return load_model(checkpoint or PRETRAINED[name], known)
+    return load_model(
+        checkpoint or PRETRAINED[name], known, image_size=spec.image_size, context_length=spec.context_length
+    )
 
 
 def tower_export(

@@ -42,6 +42,8 @@ class ExportSpec:
         normalize: scale embeddings to unit length inside.
         features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
             so on; of a ViT they are layers. None by default.
+        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
+        context_length: ids per text, where fewer than the model's own.
 
     Examples:
         >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -56,6 +58,8 @@ class ExportSpec:
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
     normalize: bool = True
     features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
+    image_size: int | None = None
+    context_length: int | None = None
 
     def __attrs_post_init__(self) -> None:
         """Check that feature maps are asked of an image tower."""

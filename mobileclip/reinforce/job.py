@@ -72,8 +72,9 @@ def reinforce(
         show_progress: show a bar with the speed, the time left and the bytes written.
 
     Raises:
-        ValueError: if the source has no units, two have one name, `output` was made with other choices or teachers,
-            another job works in it, a shard cannot be written, or a teacher gives embeddings that cannot be stored.
+        ValueError: if the source has no units, two have one name, there are neither teachers nor a captioner, `output`
+            was made with other choices or teachers, another job works in it, a shard cannot be written, or a teacher
+            gives embeddings that cannot be stored.
 
     Source: section 4 of the paper.
     """

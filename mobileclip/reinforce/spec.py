@@ -44,7 +44,8 @@ class ReinforcementSpec:
         limits: of the work and memory that one image may cost; one beyond them is skipped.
 
     Raises:
-        ValueError: if a number is out of its range, or there are neither teachers nor a captioner.
+        ValueError: if a number is out of its range. With neither teachers nor a captioner, it is `reinforce` that
+            refuses: `InlineEngine` may bring teachers of its own.
 
     Examples:
         >>> augmentation = mobileclip.data.datacompdr_augmentation(256)

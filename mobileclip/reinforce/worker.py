@@ -62,7 +62,8 @@ class ShardWorker:
             per core is fastest; on a GPU they decode and replay while it works.
 
     Raises:
-        ValueError: if the output was made with other choices, teachers or captioners.
+        ValueError: if there are neither teachers nor a captioner, or the output was made with other choices, teachers
+            or captioners.
     """
 
     spec: ReinforcementSpec
@@ -81,6 +82,10 @@ class ShardWorker:
         )
 
     def __attrs_post_init__(self) -> None:
+        if self.teachers is None and self.captioner is None:
+            raise ValueError(
+                "there are neither teachers nor a captioner, so there is nothing to reinforce with; give the spec one"
+            )
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnSamples) -> ShardEntry:

@@ -354,3 +354,12 @@ def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tm
     stored = list(read_reinforced_samples(report.shards))
     assert [sample.key for sample in stored] == ["a", "b"]
     assert all(len(sample.syn_captions["syn_text"]) == 5 for sample in stored)
+
+
+def test_a_job_with_nothing_to_store_is_refused(make_shards, tmp_path):
+    """Neither the spec nor the engine has teachers, and there is no captioner."""
+    spec = make_spec(make_shards(1), tmp_path / "out")
+    for engine in (None, InlineEngine()):
+        with pytest.raises(ValueError, match="there are neither teachers nor a captioner"):
+            reinforce(spec, engine=engine, show_progress=False)
+    assert not list((tmp_path / "out").glob("*.tar"))

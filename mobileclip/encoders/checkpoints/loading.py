@@ -50,6 +50,19 @@ class Stored:
         model.load_state_dict(wide, assign=True)
         return model
 
+    def of_size(self, *, image_size: int | None = None, context_length: int | None = None) -> Stored:
+        """Return what it holds for images of another size or texts of another length; see `load_model`.
+
+        Raises:
+            ValueError: if there is no such tower, or its weights cannot be had for that size.
+        """
+        if image_size is None and context_length is None:
+            return self
+        spec, tensors = resized(
+            self.spec, self.form, self.tensors, image_size=image_size, context_length=context_length
+        )
+        return attrs.evolve(self, spec=spec, tensors=tensors)
+
 
 def load_model(
     checkpoint: str | Path,
@@ -105,12 +118,7 @@ def load_model(
             f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
             "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
         )
-    if image_size is not None or context_length is not None:
-        spec, tensors = resized(
-            stored.spec, stored.form, stored.tensors, image_size=image_size, context_length=context_length
-        )
-        stored = attrs.evolve(stored, spec=spec, tensors=tensors)
-    loaded = stored.build()
+    loaded = stored.of_size(image_size=image_size, context_length=context_length).build()
     if fold and stored.form != "folded":
         loaded = reparameterize(loaded)
     check_cast(loaded, dtype)
