@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip.blocks import models
 from mobileclip.data.image import load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation.candidates import open_candidate
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
+from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised
-from tests.export.models import CONVOLUTIONAL, seeing
 from tests.test_cli import run
 
 SIZES = {"image_size": 96, "context_length": 8}
@@ -23,14 +23,6 @@ OPTIONS = ("--image-size", 96, "--context-length", 8)
 def vit_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
     save_model(randomised(SMALL_VIT), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def seeing_file(tmp_path_factory):
-    """Embeddings of pictures differ by enough for an export to be measured."""
-    path = tmp_path_factory.mktemp("seeing") / "mci.safetensors"
-    save_model(seeing(CONVOLUTIONAL), path)
     return path
 
 
@@ -73,13 +65,8 @@ def test_classify_and_embed(vit_file, picture, tmp_path, capsys):
     assert status == 2, "embeddings of two sizes are never mixed"
 
 
-def test_export(seeing_file, tmp_path, capsys):
-    status, _, err = run(
-        capsys, "export", seeing_file, "--target", "torch", "--tower", "image", "--out", tmp_path / "out", *OPTIONS[:2]
-    )
-    assert status == 0, err
-    (tower,) = read_contract(tmp_path / "out").towers
-    assert tower.input_shape == (1, 3, 96, 96)
+def test_export_takes_a_size_for_what_it_loads_alone(tmp_path):
+    """That it exports at that size is tested beside feature maps, `tests/export/test_features.py`."""
     spec = ExportSpec(out=tmp_path / "none", target="torch", image_size=96)
     with pytest.raises(ValueError, match="built already has its size; give that where it is loaded"):
         export_model(randomised(SMALL), spec)
@@ -101,14 +88,13 @@ def test_eval(vit_file, tmp_path, capsys):
         open_candidate("open_clip:ViT-B-32/openai", image_size=96)
 
 
-@pytest.mark.parametrize("pretrained", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_releases_entry_points(s0_file, pretrained):
-    sizes = {"image_size": 128, "context_length": 32}
-    file = str(s0_file) if pretrained else None
-    model, _, preprocess = mobileclip.create_model_and_transforms("mobileclip_s0", file, **sizes)
-    assert (model.spec.image.input.size, model.spec.text.input.context_length) == (128, 32)
-    picture = preprocess(load_image(bundled_samples().images[0]))
-    assert picture.shape == (3, 128, 128)
-    tokens = mobileclip.get_tokenizer("mobileclip_s0", context_length=32)(["a cat"])
+@pytest.mark.parametrize("is_pretrained", [True, False])
+def test_the_releases_entry_points(vit_file, is_pretrained, monkeypatch):
+    monkeypatch.setitem(models._values, "small", SMALL_VIT)
+    file = str(vit_file) if is_pretrained else None
+    model, _, preprocess = mobileclip.create_model_and_transforms("small", file, **SIZES)
+    assert (model.spec.image.input.size, model.spec.text.input.context_length) == (96, 8)
+    picture = preprocess(load_image(bundled_samples().images[0]))[None]
+    tokens = mobileclip.get_tokenizer("small", context_length=8)(["a cat"])
     with torch.inference_mode():
-        assert model.encode_image(picture[None]).shape == model.encode_text(tokens).shape == (1, 512)
+        assert model.encode_image(picture).shape == model.encode_text(tokens).shape == (1, 24)

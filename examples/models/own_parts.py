@@ -73,7 +73,7 @@ def main(out: Path) -> None:
             images = torch.rand(4, 3, 64, 64)
             plain, *others = (each.encode_image(images, normalize=True) for each in (model, folded, fast))
         print(f"{name}: error folded and optimised {max(float((each - plain).abs().max()) for each in others):.0e}")
-        export_model(model, ExportSpec(out=out / name, target="torch"), show_progress=False)
+        export_model(model, ExportSpec(out=out / name, target="torch", tower="image"), show_progress=False)
 
 
 if __name__ == "__main__":
