@@ -40,8 +40,9 @@ def save(
 
     mobileclip hub save s2.safetensors s2 --licence mit --repository me/s2
 
-    A dual encoder in training form is written for open_clip, an image tower for timm, wherever they build such a model,
-    in one file that this library loads as well. The card says what loads the folder, and if not all, why.
+    A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
+    build such a model, in one file that this library loads as well. The card says what loads the folder, and if not
+    all, why.
 
     Args:
         source: a checkpoint in any known layout, or hf-hub:owner/name.

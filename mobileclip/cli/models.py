@@ -204,7 +204,7 @@ def convert(
     Args:
         source: a checkpoint in any known layout, or hf-hub:owner/name.
         destination: the file to write; our own layout is *.safetensors.
-        to: the layout: our own, the research release's, open_clip's, or timm's, which has image towers alone.
+        to: the layout: our own, the research release's, open_clip's, or timm's, which has no text towers.
         model: name of the model; found from the file if left out.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.

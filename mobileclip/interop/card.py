@@ -187,12 +187,13 @@ def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, s
             "model.eval()\n```"
         )
     if layout == "timm":
+        name = "classifier" if isinstance(spec, ClassifierSpec) else "encoder"
         blocks.append(
-            "In timm (`num_classes=0` for features in front of the projection, `features_only=True` for maps):\n\n"
+            "In timm (`num_classes=0` for features in front of the last layer, `features_only=True` for maps):\n\n"
             "```python\n"
             "import timm\n\n"
-            f"encoder = timm.create_model({quoted}, pretrained=True).eval()\n"
-            "preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))\n```"
+            f"{name} = timm.create_model({quoted}, pretrained=True).eval()\n"
+            f"preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config({name}))\n```"
         )
     if why_not is not None:
         blocks.append(f"Neither open_clip nor timm loads it: {escaped(why_not)}.")

@@ -55,13 +55,14 @@ def save_pretrained(
 ) -> Path:
     """Write a model to a folder that this library loads, and open_clip or timm where they can build it.
 
-    It holds one file of weights, with the spec inside; in open_clip's layout with its `open_clip_config.json` where
-    open_clip builds such a dual encoder, in timm's with its `config.json` where timm builds such an image tower, in our
-    own otherwise, and always if the model is folded, which the others build no model for. A tokenizer of the model's
-    own is there as `tokenizer.json` too, and `README.md` is a model card. The folder appears whole or not at all.
+    It holds one file of weights, with the spec inside: in open_clip's layout with its `open_clip_config.json` where
+    open_clip builds such a dual encoder, in timm's with its `config.json` where timm builds such an image tower or
+    classifier, and in our own otherwise. A folded model is always in our own, since the others build the training form.
+    A tokenizer of the model's own is there as `tokenizer.json` too, and `README.md` is a model card. The folder appears
+    whole or not at all.
 
     Args:
-        model: a dual encoder or a tower, in training form or folded.
+        model: a dual encoder, a tower or a classifier, in training form or folded.
         folder: where to.
         licence: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
             only, and so is what was trained from them.
@@ -114,12 +115,11 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
     try:
         if isinstance(spec, DualEncoderSpec):
             return Layout(name="open_clip", config=open_clip_config(spec))
-        if isinstance(spec, ImageEncoderSpec):
+        if isinstance(spec, (ImageEncoderSpec, ClassifierSpec)):
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
         return Layout(name=native.NAME, why_not=str(error))
-    kind = "classifier like this" if isinstance(spec, ClassifierSpec) else "text tower alone"
-    return Layout(name=native.NAME, why_not=f"they have no {kind}")
+    return Layout(name=native.NAME, why_not="they have no text tower alone")
 
 
 def require_names(licence: str, repository: str | None) -> None:

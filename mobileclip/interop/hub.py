@@ -67,7 +67,7 @@ def push_to_hub(
     environment's HF_TOKEN.
 
     Args:
-        model: a dual encoder or a tower, in training form or folded.
+        model: a dual encoder, a tower or a classifier, in training form or folded.
         repository: owner and name.
         licence: of the weights, see `save_pretrained`.
         results: what it reaches on data sets, see `save_pretrained`.

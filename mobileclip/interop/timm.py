@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mobileclip.encoders import AttentionSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
+from mobileclip.encoders import AttentionSpec, ClassifierSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
 from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT
 from mobileclip.encoders.families import as_trained
 from mobileclip.inputs import ImageInput
@@ -49,8 +49,6 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     Raises:
         ValueError: if it builds no such tower.
     """
-    if isinstance(spec, (MCiSpec, ViTSpec)) and not spec.projection:
-        raise ValueError("the tower is without a projection, and theirs end in one")
     if isinstance(spec, MCiSpec):
         architecture, arguments = _fastvit(spec)
         scale = ("stem.0.conv_scale.conv",) if spec.stem_scale_branch else ()
@@ -76,37 +74,50 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     raise ValueError(f"timm has no image tower like {type(spec).__name__}")
 
 
-def timm_config(spec: ImageEncoderSpec, *, licence: str) -> dict[str, Any]:
-    """Return the `config.json` from which timm builds an image tower around the weights beside it.
+def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dict[str, Any]:
+    """Return the `config.json` from which timm builds a model around the weights beside it.
 
     Args:
-        spec: of the tower, in training form.
+        spec: of an image tower or a classifier, in training form.
         licence: of the weights, as the hub calls it.
 
     Raises:
-        ValueError: if timm builds no such tower.
+        ValueError: if timm builds no such model.
     """
-    model, size = timm_model(spec), spec.input.size
+    tower = spec.image if isinstance(spec, ClassifierSpec) else spec
+    model, image, num_outputs = timm_model(tower), tower.input, _num_outputs(spec)
     return {
         "architecture": model.architecture,
-        "num_classes": spec.embedding_dim,
+        "num_classes": num_outputs,
         "global_pool": model.pooling,
         **({"model_args": dict(model.arguments)} if model.arguments else {}),
+        **({"label_names": list(spec.class_names)} if isinstance(spec, ClassifierSpec) and spec.class_names else {}),
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [3, size, size],
+            "input_size": [3, image.size, image.size],
             "fixed_input_size": model.fixed_size,
-            "interpolation": spec.input.interpolation,
+            "interpolation": image.interpolation,
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": list(spec.input.mean),
-            "std": list(spec.input.std),
-            "num_classes": spec.embedding_dim,
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "num_classes": num_outputs,
             "first_conv": list(model.first_conv),
             "classifier": model.projection,
             "license": licence,
         },
     }
+
+
+def _num_outputs(spec: ImageEncoderSpec | ClassifierSpec) -> int:
+    """Return the width of timm's last layer; 0 where there is none."""
+    tower = spec.image if isinstance(spec, ClassifierSpec) else spec
+    has_projection = not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
+    if not isinstance(spec, ClassifierSpec):
+        return tower.embedding_dim if has_projection else 0
+    if has_projection:
+        raise ValueError("timm's classifiers are on pooled features, and this one is on embeddings")
+    return spec.num_classes
 
 
 def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
@@ -135,7 +146,8 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
 
 def _architecture(spec: MCiSpec) -> ImageEncoderSpec:
     """Return a spec without what any image tower may choose, and what is of no account once weights are trained."""
-    return attrs.evolve(as_trained(spec), embedding_dim=512, projection_bias=False, input=ImageInput(size=256))
+    bare = as_trained(spec.without_projection() if spec.projection else spec)
+    return attrs.evolve(bare, input=ImageInput(size=256))
 
 
 def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:

@@ -42,7 +42,8 @@ FIVE = attrs.evolve(
 CONVOLUTIONAL = ViTSpec(depth=1, num_heads=6, stem_padding=0, norm_eps=1e-6, input=ImageInput(size=64))
 PATCH = attrs.evolve(specs.vit_l14(), width=32, depth=2, num_heads=2, patch_size=8, input=ImageInput(size=56))
 BARE = TOWER.without_projection()
-CLASSIFIER = ClassifierSpec(image=BARE, num_classes=5)
+CLASSIFIER = ClassifierSpec(image=BARE, num_classes=3, class_names=("cat", "dog", "owl"))
+ON_EMBEDDINGS = ClassifierSpec(image=TOWER, num_classes=3)
 PHOTO = Path("tests/golden/augment/images/chelsea.png")
 
 
@@ -56,8 +57,9 @@ class TestFolders:
             pytest.param(TOWER, True, {"model.safetensors"}, "mobileclip", id="tower-folded"),
             pytest.param(IMAGE, False, {"model.safetensors"}, "mobileclip", id="tower-of-ours"),
             pytest.param(TEXT, False, {"model.safetensors"}, "mobileclip", id="text"),
-            pytest.param(BARE, False, {"model.safetensors"}, "mobileclip", id="without-projection"),
-            pytest.param(CLASSIFIER, False, {"model.safetensors"}, "mobileclip", id="classifier"),
+            pytest.param(BARE, False, {"model.safetensors", "config.json"}, "timm", id="without-projection"),
+            pytest.param(CLASSIFIER, False, {"model.safetensors", "config.json"}, "timm", id="classifier"),
+            pytest.param(ON_EMBEDDINGS, False, {"model.safetensors"}, "mobileclip", id="classifier-on-embeddings"),
         ],
     )
     def test_what_is_saved_comes_back_to_the_bit(self, spec, folded, files, library, tmp_path):
@@ -142,6 +144,30 @@ class TestTimm:
         maps = tower.features(pixels)
         for own, other in zip(maps, features.forward_intermediates(pixels, intermediates_only=True), strict=True):
             assert relative_error(other, own) < 1e-5
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            BARE,
+            CLASSIFIER,
+            ClassifierSpec(image=attrs.evolve(PATCH, projection=False, embedding_dim=32), num_classes=3),
+        ],
+    )
+    @torch.inference_mode()
+    def test_builds_classifiers_and_towers_without_a_projection(self, spec, tmp_path):
+        model = randomised(spec)
+        folder = save_pretrained(model, tmp_path / "model", licence="mit")
+        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        size = theirs.pretrained_cfg["input_size"][-1]
+        images = torch.rand(2, 3, size, size)
+        assert relative_error(theirs(images), model(images)) < 1e-5
+        class_names = spec.class_names if isinstance(spec, ClassifierSpec) else ()
+        assert tuple(theirs.pretrained_cfg.get("label_names", ())) == class_names
+        torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+        loaded = load_model(tmp_path / "theirs.pth", spec, fold=False)
+        assert same(loaded, model)
+        tower = load_model(tmp_path / "theirs.pth", spec, tower="image", fold=False)
+        assert same(tower, model.image_encoder if isinstance(spec, ClassifierSpec) else model)
 
     @torch.inference_mode()
     def test_files_that_it_wrote_are_known_by_their_tensors(self, tmp_path):

@@ -59,11 +59,13 @@ class Layout(ABC):
         name: what people call it.
         image_prefix: beginning of every name of the image tower.
         text_prefix: beginning of every name of the text tower.
+        has_bare_towers: whether it has a place for image towers without a projection, and for classifiers on them.
     """
 
     name: str
     image_prefix: str
     text_prefix: str
+    has_bare_towers: bool = False
 
     @abstractmethod
     def tables(self, tower: TowerSpec) -> Tables:

@@ -227,6 +227,10 @@ def _from_foreign(
 ) -> Stored:
     form: Form = "branches_folded" if any("reparam" in name for name in tensors) else "training"
     tower = tower or _tower_of(wanted)
+    if isinstance(wanted, ClassifierSpec) and layout.has_bare_towers:
+        ours = _placed(path, tensors, layout.entries(wanted, form), wanted, form)
+        spec, ours = (wanted, ours) if tower is None else _one_tower(path, wanted, ours, tower)
+        return Stored(spec=spec, form=form, layout=layout.name, tensors=ours)
     if isinstance(wanted, ClassifierSpec):
         raise CheckpointError(
             f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its image "

@@ -131,17 +131,23 @@ class OpenClipLayout(Layout):
         if _timm_differs(tower):
             padding, eps = TIMM_VIT
             tower = attrs.evolve(tower, stem_padding=padding, norm_eps=eps)
+        if not _has_projection(tower):
+            return tower
         bias = state.get(self._bias_name(tower))
         return attrs.evolve(tower, projection_bias=bias is not None and bool(bias.any()))
 
     def constants(self, tower: TowerSpec) -> dict[str, Tensor]:
         """Return the bias of the image projection, zero: timm's heads always have one."""
-        if not isinstance(tower, ImageEncoderSpec) or tower.projection_bias:
+        if not isinstance(tower, ImageEncoderSpec) or tower.projection_bias or not _has_projection(tower):
             return {}
         return {self._bias_name(tower): torch.zeros(tower.embedding_dim)}
 
     def _bias_name(self, tower: ImageEncoderSpec) -> str:
         return self.image_prefix + ("head.fc.bias" if isinstance(tower, MCiSpec) else "head.bias")
+
+
+def _has_projection(tower: ImageEncoderSpec) -> bool:
+    return not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
 
 
 def _timm_differs(tower: TowerSpec) -> TypeGuard[ViTSpec]:

@@ -27,9 +27,9 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
     Args:
         model: a model or tower in training form or folded.
         path: where to. Our own layout is safetensors; the others are by their suffix safetensors or a PyTorch file.
-        layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower alone. The foreign code
-            folds branches alone, so a folded model is written for it with neutral norms and scales beside the folded
-            weights. A safetensors file has the spec inside, whatever its layout.
+        layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
+            foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside
+            the folded weights. A safetensors file has the spec inside, whatever its layout.
 
     Raises:
         ValueError: if the layout is unknown, or has no place for such a model.
@@ -77,7 +77,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
         raise ValueError(
             f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
         )
-    if isinstance(spec, ClassifierSpec):
+    if isinstance(spec, ClassifierSpec) and not layout.has_bare_towers:
         raise ValueError(f"the {layout.name} layout is of image-text models and has no place for a classifier; {own}")
     for _, tower in towers(spec):
         mixers = [stage.mixer for stage in tower.stages] if isinstance(tower, MCiSpec) else []
@@ -87,8 +87,14 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
                     f"the {layout.name} layout has no place for a {type(part).__name__}, which the code that reads it "
                     f"cannot build; {own}"
                 )
-        if isinstance(tower, (MCiSpec, ViTSpec)) and not tower.projection:
+        has_projection = not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
+        if not has_projection and not layout.has_bare_towers:
             raise ValueError(
                 f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"
+            )
+        if has_projection and isinstance(spec, ClassifierSpec):
+            raise ValueError(
+                f"the {layout.name} layout has classifiers on pooled features, of an image tower without_projection(), "
+                f"and this one is on embeddings; {own}"
             )
         layout.check(tower)
