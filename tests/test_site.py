@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from api_rooms import api_pages, homes, public_rooms
+from count_models import FILE, macs_of, model_values
 from docstring_titles import with_titles
+from model_pages import average, measured_tables, model_names, model_pages, title_of
 from repository_pages import MOVED, path_of, relinked
 
 import mobileclip
+from mobileclip.blocks import models
+from mobileclip.encoders.checkpoints.published import PRETRAINED, of_same_architecture
+from mobileclip.evaluation.report import published_model
+from mobileclip.serialization import to_json
 from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
 
 ROOT = Path(__file__).parents[1]
@@ -109,3 +117,53 @@ Source: section 3."""
         f"{title.format('Folding')}to one\nlayer.",
         f"{title.format('Source')}section 3.",
     ]
+
+
+def test_every_model_known_by_name_has_a_page():
+    pages = model_pages()
+    assert set(model_names()) == set(models)
+    for name in models:
+        assert f"# {title_of(name)}\n" in pages[f"models/{name}.md"]
+        assert f"[{title_of(name)}]({name}.md)" in pages["models/index.md"]
+    assert [title_of(name) for name in ("mobileclip_s0", "mobileclip_blt", "mobileclip2_l14")] == [
+        "MobileCLIP-S0",
+        "MobileCLIP-B (LT)",
+        "MobileCLIP2-L-14",
+    ]
+
+
+def test_what_is_kept_of_a_model_is_what_the_library_says():
+    kept = json.loads(FILE.read_text(encoding="utf-8"))
+    for name, spec in models.items():
+        assert kept[name]["weights"] == PRETRAINED.get(name)
+        assert kept[name]["built_like"] == ([] if name in PRETRAINED else list(of_same_architecture(name)))
+        published = published_model(name.replace("blt", "b_lt")).num_parameters
+        assert sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values()) == pytest.approx(
+            published, rel=2e-3
+        )
+        for tower, said in json.loads(to_json(spec)).items():
+            assert {key: kept[name]["towers"][tower][key] for key in ("kind", "embedding_dim", "input")} == {
+                key: said[key] for key in ("kind", "embedding_dim", "input")
+            }
+
+
+def test_multiply_accumulates_are_counted():
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 100, 5))
+    assert macs_of(layers.eval(), torch.rand(1, 3, 10, 10)) == 8 * 3 * 9 * 100 + 8 * 100 * 5
+    assert model_values("mobileclip_s0") == json.loads(FILE.read_text(encoding="utf-8"))["mobileclip_s0"]
+
+
+def test_published_averages_are_those_that_the_papers_state():
+    """Source: MobileCLIP, table 8, to a digit behind the point."""
+    names = ("mobileclip_s0", "mobileclip_s1", "mobileclip_s2", "mobileclip_b", "mobileclip_blt")
+    assert [round(average(name), 1) for name in names] == [58.1, 61.3, 63.7, 65.2, 65.8]
+
+
+def test_measured_latencies_are_the_rows_of_their_page():
+    written = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split("\n")
+    tables = measured_tables("mobileclip2_s0").split("\n")
+    rows = [line for line in tables if line.startswith("| MobileCLIP")]
+    assert rows == [line for line in written if line.startswith("| MobileCLIP2-S0, ")]
+    assert len(rows) == 2 * sum(line.startswith("| | the release, ms") for line in tables) == 6
+    assert set(tables) <= set(written)
+    assert measured_tables("mobileclip2_s4") == ""

@@ -9,9 +9,10 @@ from api_rooms import api_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from model_pages import model_pages
 from repository_pages import MOVED, ROOT, path_of, relinked
 
-GENERATED = {"api/": api_pages}
+GENERATED = {"models/": model_pages, "api/": api_pages}
 
 
 def on_config(config: MkDocsConfig) -> None:

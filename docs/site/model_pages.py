@@ -1,0 +1,274 @@
+"""A page for each model known by name, and one with all of them, from values that stand elsewhere.
+
+`models.json` is written by `count_models.py`; accuracies and latencies are those that evaluation reports show beside
+their own, and the tables of `docs/latency.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+# How the models of the papers are written; what is not here is written in capitals.
+_TITLES = {"blt": "B (LT)", "l14": "L-14"}
+# What the published results call a model that is registered under another name.
+_PUBLISHED_AS = {"mobileclip_blt": "mobileclip_b_lt"}
+_IMAGENET = "imagenet1k"
+_RETRIEVAL = {
+    "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
+    "MSCOCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+}
+_LICENCE = "Apple's (`apple-amlr`), for research only"
+_COUNTED = (
+    "Multiply-accumulates (GMACs) are those of one image and of one text of full length, folded. "
+    "They are counted, not measured: `docs/site/count_models.py`."
+)
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the models that have a page."""
+    return tuple(_models())
+
+
+def title_of(name: str) -> str:
+    """Return a model's name as the papers write it: `MobileCLIP2-S0` of `mobileclip2_s0`."""
+    family, _, size = name.partition("_")
+    return f"{family.replace('mobileclip', 'MobileCLIP')}-{_TITLES.get(size, size.upper())}"
+
+
+def model_pages() -> dict[str, str]:
+    """Return the pages by their paths below `docs/`, the overview first."""
+    return {"models/index.md": _overview()} | {f"models/{name}.md": _page(name) for name in model_names()}
+
+
+def average(name: str) -> float:
+    """Return the mean of the published main metrics of the 38 data sets, in per cent."""
+    results = _published(name)
+    return 100 * fmean(results[entry.key]["main_metric"] for entry in _suite())
+
+
+def measured_tables(name: str) -> str:
+    """Return the tables of `docs/latency.md` that have rows of a model, with these rows alone; empty without any."""
+    lines = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split("\n")
+    found = []
+    for index, line in enumerate(lines):
+        if not line.startswith("|---") or not lines[index - 1].startswith("| |"):
+            continue
+        end = next(stop for stop in range(index, len(lines)) if not lines[stop].startswith("|"))
+        rows = [row for row in lines[index:end] if row.startswith(f"| {title_of(name)}, ")]
+        if rows:
+            found.append("\n".join([_paragraph_above(lines, index - 1), "", lines[index - 1], line, *rows, ""]))
+    return "\n".join(found)
+
+
+def _paragraph_above(lines: list[str], index: int) -> str:
+    end = index - 1
+    start = next(at for at in range(end - 1, -1, -1) if not lines[at])
+    return "\n".join(lines[start + 1 : end])
+
+
+def _overview() -> str:
+    rows = "\n".join(_row(name) for name in model_names())
+    return f"""# Models
+
+```
+mobileclip list                  # models and towers known by name
+mobileclip info mobileclip_s2    # one of them: spec, parameters, what it expects as input
+```
+
+| model | parameters, millions | GMACs | ImageNet-1k | mean of 38 | iPhone, ms | licence of the weights |
+|---|---|---|---:|---:|---|---|
+{rows}
+
+- Of two figures, the first is the image tower's and the second the text tower's.
+- Parameters are those of the folded form.
+- {_COUNTED}
+- Accuracies are published, in per cent: zero-shot top-1 on ImageNet-1k, and the mean of the main metrics of the papers'
+  38 data sets. [Evaluation](../evaluation.md) measures them.
+- Latencies are published: {_latencies()["device"]}. [Latency in Python](../latency.md) has what was measured here.
+- The code is MIT. The weights' licence is Apple's: read it first.
+- A model without published weights is built like one that has some; it can be trained, and its results are published.
+"""
+
+
+def _row(name: str) -> str:
+    towers = _models()[name]["towers"]
+    latency = _latencies()["models"][_published_name(name)]
+    parameters = " + ".join(f"{tower['parameters']['folded'] / 1e6:.1f}" for tower in towers.values())
+    macs = " + ".join(f"{tower['macs'] / 1e9:.1f}" for tower in towers.values())
+    weights = _models()[name]["weights"]
+    return (
+        f"| [{title_of(name)}]({name}.md) | {parameters} | {macs} | {100 * _published(name)[_IMAGENET]['acc1']:.1f} "
+        f"| {average(name):.1f} | {latency['image_ms']} + {latency['text_ms']} "
+        f"| {'`apple-amlr`' if weights else 'no weights published'} |"
+    )
+
+
+def _page(name: str) -> str:
+    model = _models()[name]
+    parts = [f"# {title_of(name)}", _use(name), _input(model["towers"]), _size(model["towers"])]
+    return "\n\n".join([*parts, _accuracy(name), _latency(name), _training(name)]) + "\n"
+
+
+def _use(name: str) -> str:
+    weights = _models()[name]["weights"]
+    if weights is None:
+        alike = _models()[name]["built_like"]
+        links = " and ".join(f"[{title_of(one)}]({one}.md)" for one in alike)
+        return f"""```python
+model = mobileclip.build_model("{name}")  # fresh weights, to be trained
+```
+
+No weights of it are published. {links} is built alike, and its weights are published."""
+    return f"""```
+mobileclip classify photo.jpg "a cat" "a dog" -m {name}
+```
+
+```python
+clip = mobileclip.load("{name}")  # fetches the published weights once: the extra `hub`
+print(clip.classify("photo.jpg", ["a cat", "a dog"]))
+```
+
+With a file of weights, `-c FILE` or `checkpoint="FILE"` takes it instead, in any layout.
+
+The published weights are `{weights.partition("#")[0]}`. Their licence is {_LICENCE}."""
+
+
+def _input(towers: dict[str, Any]) -> str:
+    image, text = towers["image"]["input"], towers["text"]["input"]
+    size = f"{image['size']} x {image['size']} pixels"
+    return f"""## What it expects
+
+| input | what it is |
+|---|---|
+| image | {size}, RGB: the shorter side resized, {image["interpolation"]}, antialiased; the centre cropped |
+| mean | {_triple(image["mean"])} of pixels in [0, 1] |
+| std | {_triple(image["std"])} |
+| text | {text["context_length"]} ids, start and end token included, filled up with {text["pad_id"]} |
+| tokenizer | CLIP's byte pairs, {text["vocab_size"]:,} ids |
+| embedding | {towers["image"]["embedding_dim"]} numbers, of unit length |
+
+`clip.transform` and `clip.tokenizer` do this, and an export carries it."""
+
+
+def _triple(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" if value in (0, 1) else str(value) for value in values)
+
+
+def _size(towers: dict[str, Any]) -> str:
+    rows = "\n".join(
+        f"| {name} | `{tower['kind']}` | {tower['parameters']['training']:,} | {tower['parameters']['folded']:,} "
+        f"| {tower['macs'] / 1e9:.2f} |"
+        for name, tower in towers.items()
+    )
+    return f"""## Size
+
+| tower | kind | parameters, training | folded | GMACs |
+|---|---|---:|---:|---:|
+{rows}
+
+{_COUNTED}"""
+
+
+def _accuracy(name: str) -> str:
+    results = _published(name)
+    rows = "\n".join(
+        f"| {title} | {100 * results[key]['text_retrieval_recall@1']:.1f} "
+        f"| {100 * results[key]['image_retrieval_recall@1']:.1f} |"
+        for title, key in _RETRIEVAL.items()
+    )
+    sets = "\n".join(
+        f"    | {entry.name} | `{entry.main_metric}` | {100 * results[entry.key]['main_metric']:.1f} |"
+        for entry in _suite()
+    )
+    measure = (
+        f"mobileclip eval {name} --suite quick" if _models()[name]["weights"] else f"mobileclip eval report -m {name}"
+    )
+    return f"""## Accuracy, as published
+
+```
+{measure}
+```
+
+Zero-shot, in per cent: {100 * results[_IMAGENET]["acc1"]:.2f} top-1 on ImageNet-1k, and {average(name):.2f} as the mean
+of 38 data sets.
+
+| retrieval, R@1 | image → text | text → image |
+|---|---:|---:|
+{rows}
+
+??? note "All 38 data sets"
+
+    | data set | metric | per cent |
+    |---|---|---:|
+{sets}"""
+
+
+def _latency(name: str) -> str:
+    latency = _latencies()["models"][_published_name(name)]
+    published = f"{latency['image_ms']} ms for an image and {latency['text_ms']} ms for a text"
+    text = f"## Latency\n\nPublished: {published} ({_latencies()['device']})."
+    tables = measured_tables(name)
+    if not tables:
+        return text
+    return f"""{text}
+
+Measured here, on CPUs. The first figure is the release's time. The others are ratios to it: below 1 is faster.
+[Latency in Python](../latency.md) says how.
+
+{tables}""".rstrip()
+
+
+def _training(name: str) -> str:
+    recipe = (
+        Path("recipes") / f"{name.replace('mobileclip_', 'train_').replace('mobileclip2_', 'train_mobileclip2_')}.py"
+    )
+    recipe = recipe.with_name(recipe.name.replace("blt", "b_lt"))
+    if not (ROOT / recipe).is_file():
+        return (
+            "## Train it\n\nThere is no recipe of it; [training](../training.md) says how to make a run of one's own."
+        )
+    return f"""## Train it
+
+```
+python {recipe.as_posix()} --tiny    # the whole path in a minute, without data
+python {recipe.as_posix()} --show    # the published run, as JSON
+```
+
+[Training](../training.md) says what it needs, and [fine-tuning](../finetuning.md) how to go on from the weights."""
+
+
+def _published_name(name: str) -> str:
+    return _PUBLISHED_AS.get(name, name)
+
+
+def _published(name: str) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, dict[str, float]]] = _json("mobileclip/evaluation/published.json")
+    return figures[_published_name(name)]
+
+
+def _latencies() -> dict[str, Any]:
+    latencies: dict[str, Any] = _json("mobileclip/evaluation/report/latencies.json")
+    return latencies
+
+
+def _models() -> dict[str, Any]:
+    models: dict[str, Any] = _json("docs/site/models.json")
+    return models
+
+
+@cache
+def _json(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+@cache
+def _suite() -> tuple[Any, ...]:
+    """Return the suite's entries; its file alone is run, since the library would need PyTorch."""
+    suite: tuple[Any, ...] = runpy.run_path(str(ROOT / "mobileclip" / "evaluation" / "suite.py"))["SUITE"]
+    return suite
