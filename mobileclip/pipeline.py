@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
+from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
 from mobileclip.extras import VERSION
 from mobileclip.identity import ModelIdentity
@@ -362,6 +362,11 @@ def spec_called(name: str | Path) -> ModelSpec:
 
 
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
+    if isinstance(loaded, Classifier):
+        raise ValueError(
+            f"{checkpoint} holds a classifier, and this needs an image-text model; load the classifier with "
+            "mobileclip.encoders.load_model"
+        )
     if not isinstance(loaded, DualEncoder):
         raise ValueError(
             f"{checkpoint} holds one tower, and this needs both; load the tower with mobileclip.encoders.load_model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import attrs
@@ -18,18 +18,16 @@ from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards import RawSample, Shards
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.data.sources.class_folder import ClassFolderSource
-from mobileclip.data.sources.folder import FolderItem, FolderSource
-from mobileclip.data.sources.opening import as_source
+from mobileclip.data.sources.folder import FolderItem
 from mobileclip.data.sources.public_layout import (
     CLASS_NAMES,
-    PublicLayoutSource,
     image_of,
+    is_public_layout,
     parse_label,
     read_class_names,
     read_public_layout,
 )
 from mobileclip.data.sources.records import read_image
-from mobileclip.data.sources.shards import ShardSource
 
 EXPECTED = (
     "expected shards whose samples have the number of their class in .cls, or its name as `label` in their .json; or a "
@@ -115,14 +113,15 @@ class FolderReader:
 
     Args:
         path: the folder.
-        parts: the images of each part.
-        numbers: the number of each class by its folder.
+        parts: key, relative path and class number of the images of each part, as JSON: workers that touched an object
+            for every image of a large folder would each get a copy of their memory.
+        num_images: of all parts.
         left_out: what else is in the folder, which the first part reports.
     """
 
     path: str
-    parts: Mapping[str, Sequence[FolderItem]]
-    numbers: Mapping[str, int]
+    parts: Mapping[str, bytes]
+    num_images: int
     left_out: tuple[Skip, ...]
 
     @property
@@ -135,21 +134,22 @@ class FolderReader:
         if name == next(iter(self.parts)):
             for skip in self.left_out:
                 on_skip(skip)
-        for item in self.parts[name]:
-            raw = attempt(partial(self._raw, item, name, limits), key=item.key, shard=name, on_skip=on_skip)
+        for key, place, number in json.loads(self.parts[name]):
+            make = partial(self._raw, key, place, number, shard=name, limits=limits)
+            raw = attempt(make, key=key, shard=name, on_skip=on_skip)
             if raw is not None:
                 yield raw
 
     def count(self, limits: SampleLimits) -> int:
         """Return the number of images."""
         del limits
-        return sum(map(len, self.parts.values()))
+        return self.num_images
 
-    def _raw(self, item: FolderItem, name: str, limits: SampleLimits) -> RawSample:
-        image, extension = read_image(storage.join(self.path, item.image))
-        raw = RawSample(key=item.key, shard=name)
-        raw.enter(item.image, extension, image, limits)
-        raw.enter("cls", "cls", str(self.numbers[_folder(item)]).encode(), limits)
+    def _raw(self, key: str, place: str, number: int, *, shard: str, limits: SampleLimits) -> RawSample:
+        image, extension = read_image(storage.join(self.path, place))
+        raw = RawSample(key=key, shard=shard)
+        raw.enter(place, extension, image, limits)
+        raw.enter("cls", "cls", str(number).encode(), limits)
         return raw
 
 
@@ -170,18 +170,15 @@ def open_class_data(data: Shards) -> ClassData:
     texts = (os.fspath(data),) if isinstance(data, (str, os.PathLike)) else tuple(os.fspath(each) for each in data)
     if len(texts) != 1 or not storage.is_directory(texts[0]):
         return _shards(TarReader.of(texts))
-    source = as_source(texts[0])
-    match source:
-        case PublicLayoutSource():
-            layout = read_public_layout(source.path, split=source.split)
-            if layout.kind != "classification":
-                raise ValueError(f"{texts[0]} has captions and no classes; {EXPECTED}")
-            return ClassData(reader=TarReader(layout.shards), class_names=layout.class_names)
-        case ShardSource():
-            return _shards(TarReader.of(source.shards))
-        case FolderSource() | ClassFolderSource():
-            return _class_folder(source.path)
-    raise ValueError(f"{texts[0]} has no classes; {EXPECTED}")
+    (folder,) = texts
+    if not storage.is_remote(folder) and is_public_layout(folder):
+        layout = read_public_layout(folder)
+        if layout.kind != "classification":
+            raise ValueError(f"{folder} has captions and no classes; {EXPECTED}")
+        return ClassData(reader=TarReader(layout.shards), class_names=layout.class_names)
+    if shards := storage.list_files(folder, ".tar"):
+        return _shards(TarReader.of(shards))
+    return _class_folder(folder)
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
@@ -205,14 +202,17 @@ def _shards(reader: TarReader) -> ClassData:
 def _class_folder(path: str) -> ClassData:
     units = ClassFolderSource(path=path).units()
     items = [item for unit in units for item in unit.items]  # in an order that mixes the classes
-    names = {_folder(item): str(json.loads(item.rows[0])["label"]) for item in items}
+    first = {_folder(item): item for item in reversed(items)}
+    names = {folder: str(json.loads(item.rows[0])["label"]) for folder, item in first.items()}
     folders = sorted(names)
-    size = max(1, min(_MOST_IN_A_PART, math.ceil(len(items) / _NUM_PARTS)))
-    starts = range(0, len(items), size)
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    rows = [(item.key, item.image, numbers[_folder(item)]) for item in items]
+    size = max(1, min(_MOST_IN_A_PART, math.ceil(len(rows) / _NUM_PARTS)))
+    starts = range(0, len(rows), size)
     reader = FolderReader(
         path=path,
-        parts={f"part {start // size} of {path}": tuple(items[start : start + size]) for start in starts},
-        numbers={folder: number for number, folder in enumerate(folders)},
+        parts={f"part {start // size} of {path}": json.dumps(rows[start : start + size]).encode() for start in starts},
+        num_images=len(rows),
         left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
     )
     return ClassData(reader=reader, class_names=tuple(names[folder] for folder in folders))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -104,12 +106,36 @@ def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):
         spec(folder, num_classes=1000).build()
 
 
+def test_files_of_any_name(folder):
+    odd = os.fsencode(folder / "cat") + b"/\xff new\nline.png"
+    Path(os.fsdecode(odd)).write_bytes(encoded(16, 16, seed=50))
+    found = by_key(spec(folder, drop_last=False).build())
+    assert len(found) == 19
+    (label,) = (label for key, (_, label) in found.items() if "new" in key)
+    assert label == 1
+
+
 def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
     assert find_class_names(shards) == ()
     (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
     assert find_class_names(shards) == NAMES
     assert find_class_names(tmp_path) == NAMES
     assert len(by_key(spec(tmp_path, drop_last=False).build())) == 18
+
+
+def test_the_public_layout(shards, tmp_path):
+    root = tmp_path / "wds_animals"
+    (root / "test").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / f"{number}.tar").rename(root / "test" / f"{number}.tar")
+    (root / "test" / "nshards.txt").write_text("2")
+    (root / "classnames.txt").write_text("\n".join(NAMES))
+    (root / "zeroshot_classification_templates.txt").write_text("a {c}")
+    assert find_class_names(root) == NAMES
+    assert len(by_key(spec(root, drop_last=False).build())) == 18
+    (root / "dataset_type.txt").write_text("retrieval")
+    with pytest.raises(ValueError, match="has captions and no classes; expected shards whose samples"):
+        find_class_names(root)
 
 
 def test_names_in_json_are_labels(tmp_path):

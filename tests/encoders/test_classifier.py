@@ -6,6 +6,7 @@ import torch
 from timm.models.fastvit import FastVit
 from torch import nn
 
+import mobileclip
 from mobileclip import specs
 from mobileclip.encoders import (
     CheckpointError,
@@ -98,6 +99,8 @@ class TestFiles:
         torch.testing.assert_close(tower(IMAGES), model.image_encoder(IMAGES), rtol=0, atol=0)
         with pytest.raises(CheckpointError, match="a classifier, which has no text tower"):
             load_model(tmp_path / "c.safetensors", tower="text")
+        with pytest.raises(ValueError, match="holds a classifier, and this needs an image-text model"):
+            mobileclip.load(tmp_path / "c.safetensors")
 
     def test_another_size(self, tmp_path):
         saved(tmp_path / "c.safetensors", ClassifierSpec(image=VIT, num_classes=5))

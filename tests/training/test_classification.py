@@ -13,12 +13,13 @@ from mobileclip.encoders import Classifier, DualEncoderSpec, load_model, save_mo
 from mobileclip.encoders.dual import DualEncoder
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from mobileclip.inputs import ImageInput
-from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import (
     ClassificationObjective,
     ClassifierRunSpec,
     CrossEntropySpec,
+    Objective,
     TrainingSpec,
     World,
     build_objective,
@@ -238,3 +239,50 @@ def test_loss_without_mixing_leaves_random_numbers_alone():
     objective, before = objective_of(spec, model), torch.get_rng_state()
     objective(class_batch(0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@attrs.frozen(kw_only=True)
+class HingeSpec(LossSpec):
+    """A loss of this file's own."""
+
+    needs_teachers = False
+
+    def build(self, *, process_group=None):
+        del process_group
+        return torch.nn.MultiMarginLoss()
+
+
+class HingeObjective(Objective):
+    """Labels as they are, and a log of the head's size."""
+
+    @property
+    def towers(self):
+        return (self.model.image_encoder,)
+
+    @property
+    def image_input(self):
+        return self.model.spec.image.input
+
+    @property
+    def term_names(self):
+        return ("margin",)
+
+    @property
+    def readings(self):
+        return {"head_norm": self.model.head.weight.norm().item()}
+
+    def forward(self, batch, progress=0.0):
+        del progress
+        loss = self.loss(self.model(batch.image), batch.label)
+        return loss, loss
+
+
+def test_an_objective_of_one_s_own_joins_by_its_loss(tmp_path, monkeypatch):
+    monkeypatch.setitem(losses._values, "hinge", HingeSpec)
+    build_objective.register(HingeSpec, lambda _, **given: HingeObjective(**given))
+    spec = training_spec(6, loss=HingeSpec(), peak=5e-3)
+    train(spec, model=new_classifier(), batches=Batches(make=class_batch, stop=6), output=tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(line["margin"] == line["loss"] and line["head_norm"] > 0 for line in lines)
+    resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch, stop=0), output=tmp_path)
+    assert resumed.num_steps == 0
