@@ -1,5 +1,7 @@
 """`mobileclip hub`, run as people run it; what it pushes is tested where the hub is."""
 
+import sys
+
 import pytest
 import torch
 from huggingface_hub import metadata_load
@@ -33,6 +35,15 @@ def test_one_tower_folded(capsys, small_file, tmp_path):
     assert status == 0
     stored = read_checkpoint(tmp_path / "model" / "model.safetensors")
     assert (stored.form, stored.spec) == ("folded", read_checkpoint(small_file).spec.image)
+
+
+def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--licence", "mit")
+    assert status == 2
+    assert err.endswith("needs huggingface_hub: pip install 'open-mobileclip[hub]'\n")
+    assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--licence", "mit")[0] == 0
+    assert from_pretrained(tmp_path / "model", fold=False).spec == read_checkpoint(small_file).spec
 
 
 @pytest.mark.parametrize(
