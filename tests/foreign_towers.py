@@ -1,6 +1,9 @@
 """Towers that somebody else wrote: a backbone of timm, and a text encoder of PyTorch's own layers."""
 
+from contextlib import contextmanager
+
 import attrs
+import pytest
 import timm
 from torch import nn
 
@@ -15,7 +18,6 @@ from mobileclip.encoders import (
 from mobileclip.inputs import ImageInput, TextInput
 
 
-@image_encoder_families.register("test_timm")
 @attrs.frozen(kw_only=True)
 class TimmSpec(ImageEncoderSpec):
     model: str = "test_resnet"
@@ -40,7 +42,6 @@ class TimmEncoder(nn.Module):
         return self.trunk.forward_head(last), tuple(maps)
 
 
-@text_encoder_families.register("test_words")
 @attrs.frozen(kw_only=True)
 class WordsSpec(TextEncoderSpec):
     width: int = 16
@@ -70,9 +71,20 @@ TEXT = WordsSpec(embedding_dim=24, input=TextInput(context_length=12, vocab_size
 FOREIGN = DualEncoderSpec(image=IMAGE, text=TEXT)
 
 
-@image_encoder_families.register("test_narrow")
 @attrs.frozen(kw_only=True)
 class NarrowSpec(MCiSpec):
     """A kind of one's own below one of ours."""
 
     ffn_ratio: float = 2.0
+
+
+@contextmanager
+def registered():
+    """Let all of these be read from JSON meanwhile, as where their decorators had run; other tests do not know them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in (image_encoder_families, text_encoder_families):
+            patch.setattr(registry, "_values", dict(registry._values))
+        image_encoder_families.register("test_timm")(TimmSpec)
+        image_encoder_families.register("test_narrow")(NarrowSpec)
+        text_encoder_families.register("test_words")(WordsSpec)
+        yield

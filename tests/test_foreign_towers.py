@@ -20,10 +20,16 @@ from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics, train
 from tests.encoders.small import SMALL, embeddings, inputs
-from tests.foreign_towers import FOREIGN, IMAGE, TEXT, NarrowSpec
+from tests.foreign_towers import FOREIGN, IMAGE, TEXT, NarrowSpec, registered
 from tests.training.runs import Batches, training_spec
 
 TEXTS = ["a cat", "two dogs on a beach", ""]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    with registered():
+        yield
 
 
 @pytest.fixture(scope="module")

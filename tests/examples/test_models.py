@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.encoders import MCiSpec, StageSpec, load_model
+from mobileclip.encoders import MCiSpec, StageSpec, image_encoder_families, load_model, token_mixers
 from mobileclip.export import verify_export
 from mobileclip.inputs import ImageInput
-from mobileclip.reparam import is_folded
+from mobileclip.reparam import is_folded, reparameterize
 from tests.blocks.filling import filled
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,15 @@ IMAGE = MCiSpec(stages=STAGES, embedding_dim=16, input=ImageInput(size=64))
 
 @pytest.fixture
 def script(monkeypatch):
+    """Import a script; what it registers is forgotten after the test."""
     monkeypatch.syspath_prepend(MODELS)
-    return importlib.import_module
+    for registry in (image_encoder_families, token_mixers):
+        monkeypatch.setattr(registry, "_values", dict(registry._values))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == MODELS:
+            del sys.modules[name]
 
 
 def test_a_detector_learns_and_folds(script, capsys):
@@ -65,7 +72,7 @@ def test_a_hybrid_vit_folds_its_stem(script):
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         expected = model.eval()(images)
-        torch.testing.assert_close(script("mobileclip").reparameterize(model)(images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(reparameterize(model)(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_repmixer_learns_keywords(script):
