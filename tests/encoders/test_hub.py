@@ -45,6 +45,25 @@ def test_a_checkpoint_loads_by_its_name_on_the_hub(name, hub, tmp_path):
     assert json.loads(result.stdout)["form"] == "training"
 
 
+def test_a_backbone_loads_by_the_name_of_a_model(hub, files, tmp_path):
+    published = PUBLISHED["mobileclip2_s2"]
+    hub.repositories[published.repository] = Repository()
+    hub.repositories[published.repository].commit({published.file: files[1]})
+    code = """
+import sys, torch
+from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
+for name, path in zip(("hf-hub:owner/one", "mobileclip2_s2"), sys.argv[1:]):
+    tower = load_model(path, tower="image", fold=False)
+    classifier = ClassifierSpec(image=tower.spec.without_projection(), num_classes=3).build()
+    load_backbone(classifier, name)
+    expected = tower.state_dict()
+    assert all(torch.equal(expected[key], value) for key, value in classifier.image_encoder.state_dict().items()), name
+"""
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("model", "other")]
+    result = run([sys.executable, "-c", code, *paths], hub.environment(tmp_path))
+    assert result.returncode == 0, result.stderr
+
+
 def test_what_cannot_be_fetched_says_what_to_do(hub, tmp_path):
     said = {
         "hf-hub:owner/two": "holds several checkpoints",
