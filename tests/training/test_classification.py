@@ -27,7 +27,7 @@ from mobileclip.training import (
     run,
     train,
 )
-from mobileclip.training.finetuning import LayerDecayAdamWSpec, rate_scales
+from mobileclip.training.finetuning import LayerDecayAdamWSpec, freeze_batch_norm, rate_scales
 from tests.training import runs
 from tests.training.class_runs import (
     IMAGE,
@@ -138,6 +138,15 @@ class TestLoop:
         spec = training_spec(3, precision="bfloat16")
         train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
         assert all(line["loss"] < 3 for line in read_metrics(tmp_path / "metrics.jsonl"))
+
+    def test_the_head_alone(self, tmp_path):
+        model = new_classifier()
+        freeze_batch_norm(model)
+        model.image_encoder.requires_grad_(requires_grad=False)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        train(training_spec(3), model=model, batches=Batches(make=class_batch), output=tmp_path)
+        after = model.state_dict()
+        assert {name for name in before if not torch.equal(after[name], before[name])} == {"head.weight", "head.bias"}
 
     def test_rates_by_layer(self, tmp_path):
         scales = rate_scales(new_classifier(), 0.5)
