@@ -98,13 +98,13 @@ class TestLoss:
 
 class TestLoop:
     def test_it_learns(self, tmp_path):
-        spec = training_spec(60, peak=5e-3)
+        spec = training_spec(40, peak=5e-3, ema_decay=0.8)
         result = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=tmp_path)
         lines = read_metrics(tmp_path / "metrics.jsonl")
         assert lines[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds", "seconds_waiting"}
         batch = class_batch(1000, size=64)
         assert isinstance(result.model, Classifier)
-        assert (result.model(batch.image).argmax(dim=1) == batch.label).float().mean() > 0.9
+        assert (result.model(batch.image).argmax(dim=1) == batch.label).float().mean() > 0.8
 
     @pytest.mark.parametrize(
         "changes",
