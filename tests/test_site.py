@@ -76,12 +76,16 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
         assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
     for target in LINK.findall(relinked(text, page)):
         inside = (Path(page).parent / target).as_posix()
-        assert inside in PAGES or (ROOT / "docs" / inside).exists(), f"{page} links to {target}, which is no page"
+        assert inside in (*PAGES, *model_pages()) or (ROOT / "docs" / inside).exists(), (
+            f"{page} links to {target}, which is no page"
+        )
 
 
 def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
     text = "[a](docs/data.md#joining) [b](examples/README.md)"
     assert relinked(text, "index.md") == "[a](data.md#joining) [b](examples.md)"
+    assert relinked("[docs/training.md](docs/training.md)", "index.md") == "[Training](training.md)"
+    assert relinked("[sizes](docs/site/models.json)", "index.md") == "[sizes](models/index.md)"
     assert (
         relinked("[web](web/README.md) [d](../docs/devices.md)", "examples.md")
         == "[web](examples/web.md) [d](devices.md)"

@@ -15,8 +15,11 @@ MOVED = {
     "examples/README.md": "examples.md",
     "examples/web/README.md": "examples/web.md",
 }
+# Files that are shown as pages of another kind.
+_SHOWN = {"docs/site/models.json": "models/index.md"}
 _HOME = {page: path for path, page in MOVED.items()}
 _LINK = re.compile(r"(?P<text>\[[^\]\n]*\])\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^ *(```|~~~)")
 
 
@@ -32,7 +35,7 @@ def path_of(page: str) -> str:
 def relinked(text: str, page: str) -> str:
     """Return a page whose links to files of the repository lead to pages of the site.
 
-    A file that is no page is named without a link.
+    A file that is no page is named without a link. A link that is called like a file is called like the page instead.
 
     Args:
         text: Markdown.
@@ -50,8 +53,18 @@ def relinked(text: str, page: str) -> str:
 
 def _link(found: re.Match[str], folder: str, page: str) -> str:
     path = posixpath.normpath(posixpath.join(folder, found["target"]))
-    target = MOVED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    target = MOVED.get(path) or _SHOWN.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    text = found["text"][1:-1]
     if target is None:
-        return found["text"][1:-1] if (ROOT / path).exists() else found[0]
+        return text if (ROOT / path).exists() else found[0]
     relative = posixpath.relpath(target, posixpath.dirname(page))
-    return f"{found['text']}({relative}{found['anchor'] or ''})"
+    name = _title_of(path) if text.endswith(".md") else text
+    return f"[{name}]({relative}{found['anchor'] or ''})"
+
+
+def _title_of(path: str) -> str:
+    """Return the title of a page by its path in the repository."""
+    found = _TITLE.search((ROOT / path).read_text(encoding="utf-8"))
+    if found is None:
+        raise ValueError(f"{path} has no title; begin it with a line `# TITLE`")
+    return found[1]
