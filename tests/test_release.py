@@ -14,14 +14,21 @@ PHOTO = "tests/golden/augment/images/chelsea.png"
 
 
 def test_signatures_are_the_releases():
-    parameters = inspect.signature(mobileclip.create_model_and_transforms).parameters
-    assert {name: value.default for name, value in parameters.items()} == {
-        "model_name": inspect.Parameter.empty,
-        "pretrained": None,
-        "reparameterize": True,
-        "device": "cpu",
+    """What is new comes by name alone, and changes nothing where it is left out."""
+    theirs, new = {}, {}
+    for function in (mobileclip.create_model_and_transforms, mobileclip.get_tokenizer):
+        for name, value in inspect.signature(function).parameters.items():
+            found = new if value.kind is inspect.Parameter.KEYWORD_ONLY else theirs
+            found[function.__name__, name] = value.default
+    made, tokenizer = "create_model_and_transforms", "get_tokenizer"
+    assert theirs == {
+        (made, "model_name"): inspect.Parameter.empty,
+        (made, "pretrained"): None,
+        (made, "reparameterize"): True,
+        (made, "device"): "cpu",
+        (tokenizer, "model_name"): inspect.Parameter.empty,
     }
-    assert list(inspect.signature(mobileclip.get_tokenizer).parameters) == ["model_name"]
+    assert new == {(made, "image_size"): None, (made, "context_length"): None, (tokenizer, "context_length"): None}
 
 
 @torch.inference_mode()
