@@ -58,10 +58,15 @@ def _is_field(field: griffe.Attribute) -> bool:
 
 
 def _default(field: griffe.Attribute) -> str | griffe.Expr | None:
+    """Return the default of a field; three points where it is computed from the others."""
     value = field.value
-    if not isinstance(value, griffe.ExprCall) or value.function.canonical_path != "attrs.field":
-        return value
-    given = {each.name: each.value for each in value.arguments if isinstance(each, griffe.ExprKeyword)}
-    if "factory" in given:
-        return f"{given['factory']}()"
-    return given.get("default")
+    if _calls(value, "attrs.field"):
+        given = {each.name: each.value for each in value.arguments if isinstance(each, griffe.ExprKeyword)}
+        value = given.get("default")
+        if "factory" in given:
+            return f"{given['factory']}()"
+    return "..." if _calls(value, "attrs.Factory") else value
+
+
+def _calls(value: str | griffe.Expr | None, path: str) -> bool:
+    return isinstance(value, griffe.ExprCall) and value.function.canonical_path == path
