@@ -124,7 +124,7 @@ class TestInflatedFile:
             self.opened(bytes(data)).read(10**6)
 
     def test_bombs(self, compress):
-        data = compress(bytes(2**25))
-        assert self.opened(data, inflation=2**22).read(2**24 + 2**23) == bytes(2**24 + 2**23)
+        data = compress(bytes(2**27))
+        assert self.opened(data, inflation=2**22).read(2**26 + 2**25) == bytes(2**26 + 2**25)
         with pytest.raises(TooLargeError, match="more than 2 times its size; if it is no bomb, raise"):
-            self.opened(data, inflation=2).read(2**24 + 2**23)
+            self.opened(data, inflation=2).read(2**26 + 2**25)
