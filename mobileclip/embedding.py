@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.data.image import ImageError, ImageSource
+from mobileclip.data.images.transform import ImageError, ImageSource
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources import LineAccess, as_source
 from mobileclip.identity import ModelIdentity

@@ -22,7 +22,7 @@ from mobileclip.terminal import console
 from mobileclip.weights import weights_sha256
 
 if TYPE_CHECKING:
-    from mobileclip.data.image import ImageSource
+    from mobileclip.data.images.transform import ImageSource
 
 Item = TypeVar("Item")
 
@@ -48,8 +48,8 @@ class ImageTextModel:
     """
 
     def __init__(self, model: DualEncoder) -> None:
-        from mobileclip.data.image import ImageTransform
-        from mobileclip.data.tokenizer import Tokenizer
+        from mobileclip.data.images.transform import ImageTransform
+        from mobileclip.data.text.tokenizer import Tokenizer
 
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")

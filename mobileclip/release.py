@@ -12,8 +12,8 @@ from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.reparam import reparameterize as folded
 
 if TYPE_CHECKING:
-    from mobileclip.data.image import ImageTransform
-    from mobileclip.data.tokenizer import Tokenizer
+    from mobileclip.data.images.transform import ImageTransform
+    from mobileclip.data.text.tokenizer import Tokenizer
 
 
 def create_model_and_transforms(
@@ -48,7 +48,7 @@ def create_model_and_transforms(
         >>> preprocess(Image.new("RGB", (640, 480))).shape, model.training
         (torch.Size([3, 256, 256]), False)
     """
-    from mobileclip.data.image import ImageTransform
+    from mobileclip.data.images.transform import ImageTransform
 
     spec = _dual(model_name)
     if pretrained is not None:
@@ -81,7 +81,7 @@ def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Toke
         >>> get_tokenizer("mobileclip_s0")(["a cat"])[0, :5]
         tensor([49406,   320,  2368, 49407,     0])
     """
-    from mobileclip.data.tokenizer import Tokenizer
+    from mobileclip.data.text.tokenizer import Tokenizer
 
     return Tokenizer(_of_size(_dual(model_name), None, context_length).text.input)
 

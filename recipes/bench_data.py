@@ -48,8 +48,8 @@ from mobileclip.data import (
     load_image,
     write_shard,
 )
-from mobileclip.data.decode import DECODES, Decode
-from mobileclip.data.operations import OPERATIONS
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.loading.decode import DECODES, Decode
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput

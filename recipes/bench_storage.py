@@ -41,7 +41,7 @@ from mobileclip.data import (
     read_reinforced_samples,
     write_shard,
 )
-from mobileclip.data.members import parse_reinforced_sample, parse_stored_sample, sample_members
+from mobileclip.data.samples.members import parse_reinforced_sample, parse_stored_sample, sample_members
 from mobileclip.extras import install
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track

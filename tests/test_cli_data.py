@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import write_shard
-from tests.data.samples import encoded, golden, make_sample, write_raw
+from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.test_cli import run
 from tests.test_storage_local import nobody
 

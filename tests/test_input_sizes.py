@@ -8,7 +8,7 @@ import torch
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.data.image import load_image
+from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation.candidates import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model

@@ -65,7 +65,7 @@ def join(
         index_seconds: for which another join that writes to the same index is waited for.
         quiet: show no progress.
     """
-    from mobileclip.data.join import JoinSpec, join_images
+    from mobileclip.data.joining.join import JoinSpec, join_images
 
     require_at_least(1, num_workers=num_workers)
     _require_shards(reinforced, "reinforced shards")
@@ -115,8 +115,8 @@ def inspect(
         output: a PNG file to draw the contact sheet to.
         overwrite: replace a sheet that is there.
     """
-    from mobileclip.data.contact_sheet import draw_sheet
-    from mobileclip.data.inspection import inspect_sample, print_inspection
+    from mobileclip.data.viewing.contact_sheet import draw_sheet
+    from mobileclip.data.viewing.inspection import inspect_sample, print_inspection
 
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=_SHEET_SUFFIXES)
@@ -173,7 +173,7 @@ def verify(
 
 def _require_shards(pattern: str, what: str) -> None:
     """Refuse shards of which not one is there; what some are missing is reported."""
-    from mobileclip.data.shards import expand_shards, runs_program
+    from mobileclip.data.shards.files import expand_shards, runs_program
 
     shards = expand_shards(pattern)
     if all(not runs_program(one) and not is_remote(one) and not local_path(one).exists() for one in shards):
@@ -186,7 +186,7 @@ def _require_output_directory(output: str) -> None:
     """Refuse a place that cannot be a directory; one that is there may hold what an interrupted join left."""
     if is_remote(output):
         return
-    from mobileclip.data.join_report import LEDGER
+    from mobileclip.data.joining.report import LEDGER
 
     folder = local_path(output)
     require_output(folder / "join.json", overwrite=True)

@@ -57,7 +57,7 @@ def classify(
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         as_json: print one JSON object instead of lines.
     """
-    from mobileclip.data.image import load_image
+    from mobileclip.data.images.transform import load_image
     from mobileclip.devices import pick_device
     from mobileclip.pipeline import load, require_labels, require_model
 
@@ -269,7 +269,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
 
 
 def _images_at(inputs: list[str]) -> list[Path]:
-    from mobileclip.data.image_files import describe_left_out, find_images
+    from mobileclip.data.images.files import describe_left_out, find_images
 
     images: list[Path] = []
     left_out: list[Skip] = []

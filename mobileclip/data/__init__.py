@@ -1,6 +1,9 @@
 """Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches."""
 
-from mobileclip.data.augmentation import (
+from mobileclip.data.augmentation.erasing import RandomErasingSpec
+from mobileclip.data.augmentation.mixing import MixingSpec
+from mobileclip.data.augmentation.range_augment import RangeAugment, RangeAugmentSpec
+from mobileclip.data.augmentation.replay import (
     AugmentationParams,
     AugmentationSpec,
     augmentation_rng,
@@ -9,20 +12,16 @@ from mobileclip.data.augmentation import (
     datacompdr_augmentation,
     imagenet_augmentation,
 )
-from mobileclip.data.batch import Batch, LabelledBatch, ReinforcedBatch
-from mobileclip.data.batch_source import BatchSource
-from mobileclip.data.card import CaptionerEntry, ReinforcementCard, TeacherEntry, find_card, read_card, write_card
-from mobileclip.data.class_data import find_class_names
-from mobileclip.data.erasing import RandomErasingSpec
-from mobileclip.data.examples import Captions
-from mobileclip.data.image import ImageError, ImageLimits, ImageTransform, load_image
-from mobileclip.data.labelled import LabelledPipeline, LabelledPipelineSpec
-from mobileclip.data.members import check_layout, json_captions
-from mobileclip.data.mixing import MixingSpec
-from mobileclip.data.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
-from mobileclip.data.position import StreamPosition
-from mobileclip.data.range_augment import RangeAugment, RangeAugmentSpec
-from mobileclip.data.sample import (
+from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data.loading.batch import Batch, LabelledBatch, ReinforcedBatch
+from mobileclip.data.loading.batch_source import BatchSource
+from mobileclip.data.loading.class_data import find_class_names
+from mobileclip.data.loading.examples import Captions
+from mobileclip.data.loading.labelled import LabelledPipeline, LabelledPipelineSpec
+from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
+from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.samples.members import check_layout, json_captions
+from mobileclip.data.samples.sample import (
     LAYOUTS,
     AugmentedSample,
     ImageTextSample,
@@ -34,7 +33,15 @@ from mobileclip.data.sample import (
     drop_blank,
     hash_image,
 )
-from mobileclip.data.shards import (
+from mobileclip.data.shards.card import (
+    CaptionerEntry,
+    ReinforcementCard,
+    TeacherEntry,
+    find_card,
+    read_card,
+    write_card,
+)
+from mobileclip.data.shards.files import (
     count_samples,
     expand_shards,
     read_reinforced_samples,
@@ -54,8 +61,8 @@ from mobileclip.data.sources import (
     as_source,
     open_data_set,
 )
-from mobileclip.data.tokenizer import Tokenizer
-from mobileclip.data.tokenizer_file import read_text_input
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer_file import read_text_input
 
 __all__ = [
     "LAYOUTS",

@@ -10,7 +10,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample
-from mobileclip.data.shards import count_samples, parse, read_shard
+from mobileclip.data.shards.files import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources import LineAccess, Source, label_of, open_data_set
 from mobileclip.data.sources.opening import LINES, name_of

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageError, ImageTransform
-from mobileclip.data.class_data import ClassData, LabelledSample, LabelParser, open_class_data
-from mobileclip.data.order import ShardReader
-from mobileclip.data.sample import decode_image
-from mobileclip.data.sample_limits import SAMPLE_LIMITS
-from mobileclip.data.shards import Shards, parse
+from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.data.loading.order import ShardReader
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.sample import decode_image
+from mobileclip.data.shards.files import Shards, parse
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.opening import name_of
 from mobileclip.encoders import Classifier
@@ -51,7 +51,7 @@ def evaluate_classifier(
     Args:
         model: in evaluation mode; a folded copy computes.
         data: shards with labels, or a folder with a folder of images for every class; see
-            `mobileclip.data.class_data.open_class_data`.
+            `mobileclip.data.loading.class_data.open_class_data`.
         batch_size: images classified at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mobileclip.data.sample import decode_image
+from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.classification import fill_templates

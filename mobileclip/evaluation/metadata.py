@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mobileclip.data.npz import read_npy
+from mobileclip.data.samples.npz import read_npy
 from mobileclip.data.skips import BadSampleError
 from mobileclip.evaluation.suite import suite_entry
 

@@ -10,8 +10,8 @@ from itertools import count, islice
 import numpy as np
 
 from mobileclip import storage
-from mobileclip.data.image_formats import find_format
-from mobileclip.data.tar import split_name, write_end, write_member
+from mobileclip.data.images.formats import find_format
+from mobileclip.data.shards.tar import split_name, write_end, write_member
 from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
 
 # CLIP_benchmark's decoders take these.

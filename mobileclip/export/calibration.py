@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mobileclip.data.image import ImageError, ImageTransform, load_image
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.export.measured import as_taken
 from mobileclip.export.samples import Samples

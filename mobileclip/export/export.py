@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.export.attempts import Attempts

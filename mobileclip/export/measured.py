@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.image import ImageError, ImageTransform, load_image
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.features import feature_encoder

@@ -186,7 +186,7 @@ def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
 
 
 def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
-    from mobileclip.data.tokenizer import Tokenizer
+    from mobileclip.data.text.tokenizer import Tokenizer
 
     size = model.spec.image.input.size
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))

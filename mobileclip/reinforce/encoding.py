@@ -23,8 +23,8 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
-from mobileclip.data.members import check_layout
 from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec

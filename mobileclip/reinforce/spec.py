@@ -10,7 +10,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout, Source, as_source
-from mobileclip.data.sample import SYN_TEXT
+from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 from mobileclip.strict import strict

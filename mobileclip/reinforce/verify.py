@@ -26,7 +26,7 @@ from mobileclip.data import (
     read_samples,
 )
 from mobileclip.data.randomness import seeded_rng
-from mobileclip.data.sample_limits import SAMPLE_LIMITS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.skips import attempt
 from mobileclip.devices import AUTO, pick_device
 from mobileclip.progress import Progress

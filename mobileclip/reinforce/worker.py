@@ -25,9 +25,9 @@ from mobileclip.data import (
     read_reinforced_samples,
     read_samples,
 )
-from mobileclip.data.members import sample_members
-from mobileclip.data.sample_limits import SampleLimits
-from mobileclip.data.shards import write_shard_members
+from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.members import sample_members
+from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import attempt
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mobileclip.data import AugmentationSpec
-from mobileclip.data.augmentation import crop_augmentation
+from mobileclip.data.augmentation.replay import crop_augmentation
 
 
 def weak_augmentation(size: int) -> AugmentationSpec:

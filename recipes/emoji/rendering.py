@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mobileclip.data.image_limits import ImageLimits
-from mobileclip.data.image_opening import open_image
+from mobileclip.data.images.limits import ImageLimits
+from mobileclip.data.images.opening import open_image
 from mobileclip.interruption import ending, leave_to_parent
 
 # Fewer drawings than this are done before another process has started.

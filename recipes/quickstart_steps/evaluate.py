@@ -15,7 +15,7 @@ from emoji import EmojiSplit
 from torch import Tensor
 
 from mobileclip.data import SkipReport, augmentation_rng, decode_image
-from mobileclip.data.augmentation import AugmentationSpec
+from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.evaluation import (
     Benchmark,
     BenchmarkSample,

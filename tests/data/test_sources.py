@@ -31,7 +31,7 @@ from mobileclip.data import (
 )
 from mobileclip.data.sources import jsonl, records, sources
 from mobileclip.serialization import from_json, to_json
-from tests.data.samples import encoded, golden, write_raw
+from tests.data.made_samples import encoded, golden, write_raw
 from tests.stores import s3_server, web_server
 
 JPEG, PNG, WEBP = (encoded(8, 6, kind=kind) for kind in ("jpeg", "png", "webp"))

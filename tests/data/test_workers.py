@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.join import JoinSpec, join_images
+from mobileclip.data.joining.join import JoinSpec, join_images
 from mobileclip.data.workers import _is_done_in_time, workers
-from tests.data.samples import encoded, make_sample, write_raw
+from tests.data.made_samples import encoded, make_sample, write_raw
 
 
 def attempted(item):

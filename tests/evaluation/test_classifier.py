@@ -9,7 +9,7 @@ import torch
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.encoders import ClassifierSpec
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
-from tests.data.samples import encoded, write_raw
+from tests.data.made_samples import encoded, write_raw
 from tests.encoders.small import IMAGE, randomised
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")

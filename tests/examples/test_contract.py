@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from mobileclip.data.image import ImageTransform, load_image
-from mobileclip.data.image_formats import IMAGE_FORMATS
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.images.formats import IMAGE_FORMATS
+from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from mobileclip.data.image import ImageTransform, load_image
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, export_model
 from tests.examples.running import run_example, write_pictures
 from tests.export.models import TRANSFORMERS, seeing

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mobileclip.data.image import ImageTransform, load_image
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.export.parity import LEAST_COSINE

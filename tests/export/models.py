@@ -4,7 +4,7 @@ import attrs
 import numpy as np
 import torch
 
-from mobileclip.data.image import ImageTransform, load_image
+from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.encoders import (
     AttentionSpec,
     DualEncoderSpec,

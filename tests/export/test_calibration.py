@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import Samples, bundled_samples
 from mobileclip.export.calibration import calibration_inputs
 from tests.export.models import PIXELS, TOKENS, pixels

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import Fallback

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.export import (
     ExportSpec,

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.export import tower_export

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import bundled_samples
 from mobileclip.export.fallback import ROUNDING, fallbacks, keep_in_float32, most_affected, weighted_layers
 from mobileclip.inference.forms import with_one_token

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mobileclip.cli import main
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export

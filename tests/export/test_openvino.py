@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.tokenizer import Tokenizer
+from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import fallbacks

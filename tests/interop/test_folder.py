@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobileclip import specs
 from mobileclip.data import Tokenizer, read_text_input
-from mobileclip.data.image import ImageTransform
+from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import CheckpointError, ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult

@@ -10,7 +10,7 @@ from mobileclip.inputs import ImageInput
 from recipes import bench_storage
 from recipes.bench_storage import StorageBenchSpec, divergence, plain, run, shard_bytes, stored_data, with_outliers
 from recipes.drawn_scenes import SceneTeacherSpec, scene_samples
-from tests.data.samples import make_sample
+from tests.data.made_samples import make_sample
 
 TINY = StorageBenchSpec(num_samples=3, num_augmentations=(4, 2), steps=2, passes=1)
 DIMS, SCALES = (200, 312), (100.0, 50.0)

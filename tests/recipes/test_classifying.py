@@ -16,7 +16,7 @@ from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_mod
 from mobileclip.encoders.checkpoints.forms import skeleton
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import ClassifierRunSpec, read_metrics
-from tests.data.samples import encoded, write_raw
+from tests.data.made_samples import encoded, write_raw
 
 SMALL = ["--pipeline.image.size", "64", "--pipeline.augmentation.size", "64"]
 

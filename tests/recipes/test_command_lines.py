@@ -30,7 +30,7 @@ from training.validation import measured_on
 from mobileclip.data import LineAccess, SkipReport, as_source, read_samples, write_shard
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
-from tests.data.samples import encoded, make_sample
+from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
 from tests.evaluation.test_own_data import outside
 from tests.recipes.choices import REINFORCING, ROWS, TRAINING, training_recipes

@@ -21,7 +21,7 @@ from mobileclip.data import ReinforcementCard, write_card, write_shard
 from mobileclip.encoders import save_model
 from mobileclip.reinforce import Manifest
 from mobileclip.reinforce.manifest import ShardEntry
-from tests.data.samples import encoded, make_sample, write_raw
+from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.encoders.small import SMALL
 from tests.recipes.drawings import write_packages
 from tests.training.program import are_gone, descendants, kill_all

@@ -21,7 +21,7 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.interruption import interruptible
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
-from tests.data.samples import make_sample
+from tests.data.made_samples import make_sample
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")

@@ -25,7 +25,7 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
-from tests.data.samples import make_sample
+from tests.data.made_samples import make_sample
 
 MODEL = DualEncoderSpec(
     image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=32)),

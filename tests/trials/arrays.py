@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from mobileclip.data import SkipReport, read_reinforced_samples
-from mobileclip.data.members import parse_stored_sample, sample_members
-from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.samples.members import parse_stored_sample, sample_members
+from mobileclip.data.shards.files import parse, read_shard
 from mobileclip.data.skips import Skip
-from tests.data.samples import make_sample, write_raw
+from tests.data.made_samples import make_sample, write_raw
 from tests.trials.harness import Case, Outcome, PickledCanary
 
 SAMPLES = {layout: sample_members(make_sample(1), layout) for layout in ("npz", "pth.gz", "compact")}

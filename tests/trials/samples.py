@@ -18,12 +18,12 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.data.card import find_card
-from mobileclip.data.join import JoinSpec, join_images
-from mobileclip.data.members import sample_members
+from mobileclip.data.joining.join import JoinSpec, join_images
+from mobileclip.data.samples.members import sample_members
+from mobileclip.data.shards.card import find_card
 from mobileclip.reinforce import verify
 from mobileclip.reinforce.manifest import Manifest
-from tests.data.samples import encoded, make_sample, write_raw
+from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.trials.harness import Case, Outcome
 
 IMAGE = encoded(8, 6, kind="jpeg")

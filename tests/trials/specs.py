@@ -13,10 +13,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import attrs
 
 from mobileclip.data import AugmentationSpec, ImageLimits, ReinforcedPipelineSpec, ReinforcementCard, StreamPosition
-from mobileclip.data.card import CaptionerEntry, TeacherEntry
-from mobileclip.data.join import JoinSpec
-from mobileclip.data.join_report import JoinedShard
-from mobileclip.data.range_augment import RangeAugmentSpec
+from mobileclip.data.augmentation.range_augment import RangeAugmentSpec
+from mobileclip.data.joining.join import JoinSpec
+from mobileclip.data.joining.report import JoinedShard
+from mobileclip.data.shards.card import CaptionerEntry, TeacherEntry
 from mobileclip.data.sources import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource
 from mobileclip.encoders import AttentionSpec
 from mobileclip.encoders.mci import RepMixerSpec

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, ShardSource, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.image_scan import scan_shard
-from mobileclip.data.inspection import inspect_sample
-from mobileclip.data.sample_limits import SampleLimits
-from tests.data.samples import encoded
+from mobileclip.data.joining.image_scan import scan_shard
+from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.viewing.inspection import inspect_sample
+from tests.data.made_samples import encoded
 from tests.trials.harness import Case, Outcome, run_command
 
 IMAGE = encoded(8, 6, kind="jpeg")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import SkipReport
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family

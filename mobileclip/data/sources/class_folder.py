@@ -12,7 +12,7 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.image_files import list_folder
+from mobileclip.data.images.files import list_folder
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit

@@ -14,10 +14,10 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.image_files import FolderFiles, list_folder, printable_name
-from mobileclip.data.image_formats import IMAGE_EXTENSIONS, is_image_name
-from mobileclip.data.members import json_captions
-from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.images.files import FolderFiles, list_folder, printable_name
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS, is_image_name
+from mobileclip.data.samples.members import json_captions
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines

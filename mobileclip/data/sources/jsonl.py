@@ -14,9 +14,9 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.json_object import parse_object
-from mobileclip.data.members import json_captions
-from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.samples.json_object import parse_object
+from mobileclip.data.samples.members import json_captions
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records

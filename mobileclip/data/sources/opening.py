@@ -11,8 +11,8 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.shards import RawSample, expand_shards, read_shard
+from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.files import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource

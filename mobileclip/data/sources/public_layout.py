@@ -21,8 +21,8 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.image_formats import IMAGE_EXTENSIONS
-from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.shards import ShardUnit

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.image_formats import find_format, format_names, is_image_name
-from mobileclip.data.json_object import parse_object
-from mobileclip.data.sample import ImageTextSample
+from mobileclip.data.images.formats import find_format, format_names, is_image_name
+from mobileclip.data.samples.json_object import parse_object
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.storage.reach import RefusedHostError, public_hosts_only
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.members import parse_sample
-from mobileclip.data.sample import ImageTextSample
-from mobileclip.data.sample_limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards import count_samples, expand_shards, parse, read_shard, runs_program
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.members import parse_sample
+from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, sources
 from mobileclip.strict import strict

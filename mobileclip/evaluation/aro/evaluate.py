@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.sample import decode_image
+from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.aro.scoring import caption_scores, order_metrics, order_outcomes, pair_metrics, pair_outcomes
 from mobileclip.evaluation.aro.tasks import Aro, Box, Case, PairTask, Picture

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 from PIL import Image
 
-from mobileclip.data.sample import decode_image
+from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.benchmark import Benchmark
 

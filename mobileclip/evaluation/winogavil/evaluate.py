@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.data.sample import decode_image
+from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.decoding import decode_ahead
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize

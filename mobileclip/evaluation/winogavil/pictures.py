@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.image_formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.skips import Skip, SkipReport
 
 _MAX_IMAGE_BYTES = 1 << 28

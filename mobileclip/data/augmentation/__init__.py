@@ -1,0 +1,1 @@
+"""Numbers that change pixels: drawn once, stored, and replayed to the bit."""

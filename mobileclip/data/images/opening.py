@@ -1,0 +1,148 @@
+"""The one place where image files are opened: as one of a few formats, within limits, without their metadata."""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+from PIL import Image, UnidentifiedImageError, features
+
+from mobileclip.data.images.formats import ImageFormat, find_format, format_names
+from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images.orientation import read_orientation
+from mobileclip.data.images.parts import Prepared, prepare
+
+_STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+_MOST_STORED_BYTES = 4
+_RAW_EXIF = "Raw profile type exif"
+
+
+@attrs.frozen(kw_only=True)
+class OpenedImage:
+    """An image whose header was read, and whose pixels were not decoded yet.
+
+    Args:
+        image: Pillow's.
+        kind: its format.
+        prepared: what its decoder gets.
+    """
+
+    image: Image.Image
+    kind: ImageFormat
+    prepared: Prepared
+
+    @property
+    def orientation(self) -> int:
+        """How it is turned, from 1 to 8; notes behind the pixels are known once it is decoded.
+
+        A TIFF is turned upright by its decoder.
+        """
+        if self.kind.name == "TIFF":
+            return 1
+        return read_orientation(self.prepared.exif or _exif(self.image), self.prepared.xmp or _xmp(self.image))
+
+
+def read_image_file(source: str | Path | BinaryIO, limits: ImageLimits, name: str) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        ImageError: if it is missing, no regular file, cannot be read, or has more bytes than the limits allow.
+    """
+    try:
+        if isinstance(source, (str, Path)):
+            data = _read_regular(Path(source), limits.num_file_bytes + 1)
+        else:
+            if source.seekable():
+                source.seek(0)
+            data = source.read(limits.num_file_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing_file", f"{name} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
+    if not isinstance(data, bytes):
+        raise ImageError("unreadable", f"{name} gives {type(data).__name__}, expected bytes; open it in binary mode")
+    return data
+
+
+def _read_regular(path: Path, limit: int) -> bytes:
+    # Pipes and devices may never end, or never begin.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is a folder, a pipe or a device")
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedImage:
+    """Return an image whose pixels may be decoded: its format is one that is read, and its size within the limits.
+
+    Args:
+        data: the file.
+        limits: of its work and memory.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
+    """
+    limits.check_file(len(data), name)
+    kind = find_format(data)
+    if kind is None:
+        raise ImageError(
+            "not_an_image", f"{name} is not an image in a format that is read ({format_names()}); convert it first"
+        )
+    if kind.module is not None and not (kind.module in features.modules and features.check_module(kind.module)):
+        raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow cannot decode; renew Pillow")
+    try:
+        prepared = prepare(kind.name, data, limits, name)
+        image = Image.open(io.BytesIO(prepared.data), formats=(kind.name,))
+        limits.check_pixels(image.width, image.height, name)
+        num_pixels = image.width * image.height
+        stored = _STORED_BYTES.get(image.mode, _MOST_STORED_BYTES)
+        decoding = num_pixels * (stored + kind.num_held) + prepared.num_work_bytes
+        converting = num_pixels * (stored + kind.num_held + _conversion_bytes(image, kind))
+        limits.check_bytes(max(decoding, converting) + len(data) + len(prepared.data), name)
+    except ImageError:
+        raise
+    except Exception as error:
+        # Plug-ins raise anything on broken bytes.
+        raise image_error(error, name) from error
+    return OpenedImage(image=image, kind=kind, prepared=prepared)
+
+
+def image_error(error: Exception, name: str) -> ImageError:
+    """Say what a failure to open or decode means."""
+    match error:
+        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+            detail = f"{error}; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS too"
+            return ImageError("too_large", f"{name} is too large ({detail})")
+        case UnidentifiedImageError():
+            return ImageError("not_an_image", f"{name} begins like an image, but its header makes no sense")
+        case MemoryError():
+            return ImageError("out_of_memory", f"{name} takes more memory than there is ({type(error).__name__})")
+        case _ if "truncated" in str(error).lower():
+            return ImageError("truncated", f"{name} is truncated ({error}); fetch it again")
+        case _:
+            return ImageError("corrupt", f"{name} cannot be decoded ({type(error).__name__}: {error})")
+
+
+def _conversion_bytes(image: Image.Image, kind: ImageFormat) -> int:
+    if image.mode == "RGB":
+        return _MOST_STORED_BYTES if kind.num_held else 0
+    return 2 * _MOST_STORED_BYTES if image.mode == "P" else _MOST_STORED_BYTES
+
+
+def _exif(image: Image.Image) -> bytes | None:
+    found = image.info.get("exif")
+    if found is None and isinstance(text := image.info.get(_RAW_EXIF), str):
+        try:
+            found = bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            return None
+    return found if isinstance(found, bytes) else None
+
+
+def _xmp(image: Image.Image) -> bytes | None:
+    found = image.info.get("xmp", image.info.get("XML:com.adobe.xmp"))
+    return found.encode() if isinstance(found, str) else found if isinstance(found, bytes) else None

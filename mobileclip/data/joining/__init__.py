@@ -1,0 +1,1 @@
+"""Reinforced shards that were published without their images, and the images, found and put together."""

@@ -1,0 +1,209 @@
+"""What an epoch makes of a sample: one augmentation, one caption or two, and what the teachers said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import numpy as np
+import torch
+
+from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
+from mobileclip.data.images.transform import ImageTransform, Pixels
+from mobileclip.data.loading.batch import ReinforcedBatch
+from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.loading.memory import BatchMemory
+from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.samples.members import parse_sample, parse_stored_sample
+from mobileclip.data.samples.sample import ImageTextSample, StoredSample, check_source_image
+from mobileclip.data.skips import BadSampleError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mobileclip.data.loading.pipeline import ReinforcedPipelineSpec
+    from mobileclip.data.samples.embeddings import Embeddings
+
+Captions = Literal["real", "synthetic", "either", "both"]
+CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
+
+
+@attrs.frozen(eq=False)
+class Caption:
+    """A caption with the teachers' embedding of it, where there is one."""
+
+    text: str
+    embedding: Embeddings | None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Example:
+    """What an epoch takes of one sample.
+
+    Args:
+        key: the sample's.
+        images: pixels of the augmented image: the student's, then those for online teachers.
+        caption: what the student reads.
+        syn_caption: what it reads beside.
+        teacher_image: the teachers' embedding of the same augmentation, where there is one.
+    """
+
+    key: str
+    images: Sequence[Pixels]
+    caption: Caption
+    syn_caption: Caption | None
+    teacher_image: Embeddings | None
+
+
+class ExampleMaker:
+    """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone.
+
+    Args:
+        spec: the pipeline's choices.
+        tokenizer: texts to ids (B, context length).
+        teacher_dim: dim of the concatenated teacher embeddings; other samples are refused.
+    """
+
+    def __init__(
+        self,
+        spec: ReinforcedPipelineSpec,
+        *,
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        teacher_dim: int | None,
+    ) -> None:
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._teacher_dim = teacher_dim
+        self._transform = ImageTransform(spec.image)
+        self._memory = BatchMemory()
+        self._parser = parse_stored_sample if spec.reinforced else parse_sample
+        self.limits: SampleLimits = (
+            attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
+        )
+        """What may be read of a sample."""
+        student = spec.augmentation or _default_augmentation(spec)
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
+
+    def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
+        """Return the sample that members of a shard make.
+
+        Raises:
+            BadSampleError: if they make none.
+        """
+        return self._parser(key, members, self.limits)
+
+    def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
+        """Return what an epoch takes of a sample.
+
+        Args:
+            sample: a `StoredSample` where the teachers' embeddings are wanted.
+            epoch: its number.
+            draw: which drawing of the sample, where it may come several times in an epoch.
+
+        Raises:
+            BadSampleError: if the sample cannot be used.
+        """
+        if sample.image is None:
+            raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
+        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key, *([draw] if draw else []))
+        source = SourceImage(sample.image, self._spec.limits)
+        index, params = self._augmentation(sample, source, rng)
+        caption, syn_caption = self._captions(sample, rng)
+        return Example(
+            key=sample.key,
+            images=source.replay(self._augmentations, params, self._spec.decode),
+            caption=caption,
+            syn_caption=syn_caption,
+            teacher_image=self._row(sample, "image_emb", index),
+        )
+
+    def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
+        """Return the batch of several examples."""
+        pixels = [example.images[0] for example in examples]
+        texts = tuple(example.caption.text for example in examples)
+        syn = [example.syn_caption for example in examples if example.syn_caption is not None]
+        syn_texts = tuple(caption.text for caption in syn) if syn else None
+        online = {
+            side: torch.from_numpy(np.stack([example.images[place] for example in examples]).transpose(0, 3, 1, 2))
+            for place, side in enumerate(self._spec.online, start=1)
+        }
+        return ReinforcedBatch(
+            keys=tuple(example.key for example in examples),
+            image=self._transform.normalize_each(pixels, self._empty(len(pixels))),
+            text=self._tokenizer(texts),
+            syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
+            teacher_image=_stack(example.teacher_image for example in examples),
+            teacher_text=_stack(example.caption.embedding for example in examples),
+            teacher_syn_text=_stack(caption.embedding for caption in syn),
+            online_images={side: images.contiguous() for side, images in online.items()} or None,
+            captions=texts if online else None,
+            syn_captions=syn_texts if online else None,
+        )
+
+    def _empty(self, count: int) -> Tensor:
+        size = self._spec.image.size
+        shape = (count, 3, size, size)
+        return self._memory.empty_batch(shape)
+
+    def _augmentation(
+        self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator
+    ) -> tuple[int, AugmentationParams]:
+        if not isinstance(sample, StoredSample):
+            return 0, self._augmentations[0].sample(rng, source.size)
+        assert sample.image is not None, "it was decoded"
+        check_source_image(sample, sample.image, source.size)
+        if self._teacher_dim is not None and sample.dim != self._teacher_dim:
+            raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {self._teacher_dim}")
+        index = random_index(rng, len(sample.augmentations))
+        return index, sample.augmentations[index]
+
+    def _captions(self, sample: ImageTextSample, rng: np.random.Generator) -> tuple[Caption, Caption | None]:
+        choice = self._spec.captions
+        names = sorted(name for name, texts in sample.syn_captions.items() if texts)
+        if choice == "either":
+            choice = "synthetic" if names and random_index(rng, 2) else "real"
+        if choice != "real" and not names:
+            raise BadSampleError("no_syn_caption", "there is no synthetic caption; captions='real' does without")
+        if choice == "synthetic":
+            return self._synthetic(sample, names, rng), None
+        index = random_index(rng, len(sample.captions))
+        real = Caption(sample.captions[index], self._row(sample, "text_emb", index))
+        return real, self._synthetic(sample, names, rng) if choice == "both" else None
+
+    def _synthetic(self, sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
+        name = names[random_index(rng, len(names))]
+        index = random_index(rng, len(sample.syn_captions[name]))
+        return Caption(sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index))
+
+    def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
+        if not isinstance(sample, StoredSample):
+            return None
+        row = sample.row(name, index)
+        if self._spec.teacher_columns is None:
+            return row
+        first, stop = self._spec.teacher_columns
+        if stop > len(row):
+            raise BadSampleError(
+                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
+            )
+        return row[first:stop]
+
+
+def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
+    augmentation = datacompdr_augmentation(spec.image.size)
+    # Sampled afresh, translations are a fraction of the student's image; replayed, they were of the teachers'.
+    return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
+
+
+def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
+    if stored or student.scale_translations:
+        return attrs.evolve(student, size=side)
+    # Sampled at the student's size, the view is moved by the same fraction at another one.
+    return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)
+
+
+def _stack(rows: Iterable[Embeddings | None]) -> Tensor | None:
+    present = [row for row in rows if row is not None]
+    return torch.from_numpy(np.stack(present)) if present else None

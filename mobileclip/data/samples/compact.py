@@ -1,0 +1,255 @@
+"""The compact record: what the teachers said of one sample, in a member of which single rows can be read.
+
+All numbers are little-endian. `docs/formats.md` describes the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from mobileclip.data.samples.embeddings import Embeddings
+from mobileclip.data.skips import BadSampleError
+from mobileclip.precision import StoredPrecision
+
+MAGIC = b"MCRF"
+VERSION = 1
+# Far above what a sample needs, so that a forged header costs little.
+MAX_HEADER_BYTES = 1 << 20
+MAX_DIM = 1 << 16
+
+# Magic, version, bytes of the header, number of rows, and the checksum of everything but itself and the rows.
+_PREAMBLE = struct.Struct("<4sHII")
+_CHECKSUM = struct.Struct("<I")
+_START = _PREAMBLE.size + _CHECKSUM.size
+_TABLE = np.dtype([("length", "<u4"), ("checksum", "<u4")])
+_SCALE = struct.Struct("<f")
+_LARGEST = 127
+_SMALLEST_SCALE, _GREATEST_SCALE = 2.0**-100, 2.0**121
+# 127 times a scale of so many bits is exact in float32: what was read once is written again to the bit.
+_SCALE_BITS = 16
+
+
+class CompactRecord:
+    """A record that is checked as a whole and decoded row by row.
+
+    Args:
+        data: the member's content.
+
+    Raises:
+        BadSampleError: if it is cut, damaged, of another version, or no record at all; reason `bad_record`.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        header_length, num_rows = _read_preamble(data)
+        header_end = _START + header_length
+        table = np.frombuffer(data, _TABLE, num_rows, header_end)
+        header = _read_header(data[_START:header_end])
+        self.content = header.content
+        """What was stored beside the embeddings."""
+        self.precision = header.precision
+        """How the embeddings were rounded."""
+        self.dim = header.dim
+        """Dim of every row."""
+        self._rows = header.rows
+        self._first = dict(zip(header.rows, np.cumsum([0, *header.rows.values()]).tolist(), strict=False))
+        if sum(header.rows.values()) != num_rows:
+            raise _bad(f"its arrays have {sum(header.rows.values())} rows, its table has {num_rows}")
+        lengths = table["length"].astype(np.int64)
+        # A Huffman code spends a bit on a byte at least: rows that are shorter would only waste memory.
+        least = self.dim // 8 + (self.dim if self.precision == "bfloat16" else _SCALE.size)
+        if num_rows and int(lengths.min()) < least:
+            raise _bad(f"a row has {lengths.min()} bytes, fewer than its {self.dim} numbers need")
+        self._ends = header_end + table.nbytes + np.cumsum(lengths)
+        self._table = table
+        expected = int(self._ends[-1]) if num_rows else header_end + table.nbytes
+        if len(data) != expected:
+            raise _bad(f"it has {len(data)} bytes, but its table says {expected}")
+        self._data = data
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every array by its name: (number of rows, dim)."""
+        return {name: (count, self.dim) for name, count in self._rows.items()}
+
+    def row(self, name: str, index: int) -> Embeddings:
+        """Return one row of an array; no other is decoded.
+
+        Shape:
+            (dim,), float32.
+
+        Raises:
+            BadSampleError: if the row is damaged.
+        """
+        if not 0 <= index < self._rows[name]:
+            raise IndexError(f"{name} has {self._rows[name]} rows, there is no row {index}")
+        place = self._first[name] + index
+        end, length, checksum = (
+            int(self._ends[place]),
+            int(self._table["length"][place]),
+            self._table["checksum"][place],
+        )
+        stored = self._data[end - length : end]
+        if zlib.crc32(stored) != checksum:
+            raise _bad(f"row {index} of {name} is damaged: its checksum differs")
+        row = _decode_bfloat16(stored, self.dim) if self.precision == "bfloat16" else _decode_int8(stored, self.dim)
+        if not np.isfinite(row).all():
+            raise BadSampleError("not_finite", f"row {index} of {name} holds NaN or infinity")
+        return row
+
+
+def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
+    """Return a record; equal arguments give equal bytes.
+
+    `bfloat16` rounds as torch does, to the nearest and halves to even. `int8` stores `round(x / s)` with one scale
+    `s` per row, the least number of 16 significant bits that is no less than `max |x| / 127`: the error of a number is
+    at most `s / 2`, 0.4 percent of the row's largest. What was read is written again to the bit.
+
+    Args:
+        content: stored beside the embeddings, as JSON.
+        arrays: by name, (number of rows, dim) each, with one dim for all.
+        precision: `bfloat16` or `int8`.
+
+    Raises:
+        BadSampleError: if a number cannot be stored in this precision: NaN, infinity or beyond 3.3e38.
+        ValueError: if the dims differ, or the content or the dim is larger than a record may hold.
+    """
+    dims = {array.shape[1] for array in arrays.values() if array.ndim == 2}
+    if len(dims) != 1 or any(array.ndim != 2 for array in arrays.values()) or not 1 <= max(dims) <= MAX_DIM:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(f"expected arrays of (rows, dim) with one dim from 1 to {MAX_DIM} for all, found {shapes}")
+    counts = {name: len(array) for name, array in arrays.items()}
+    header = {"dim": dims.pop(), "precision": precision, "rows": counts, "content": content}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"captions and augmentations take {len(text)} bytes, a record may have {MAX_HEADER_BYTES}")
+    compressed = zlib.compress(text, 9)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise BadSampleError("not_finite", "the embeddings hold NaN or infinity")
+    encode = _encode_bfloat16 if precision == "bfloat16" else _encode_int8
+    rows = [encode(row) for array in arrays.values() for row in array]
+    table = np.array([(len(row), zlib.crc32(row)) for row in rows], _TABLE).tobytes()
+    preamble = _PREAMBLE.pack(MAGIC, VERSION, len(compressed), len(rows))
+    checksum = _CHECKSUM.pack(zlib.crc32(preamble + compressed + table))
+    return b"".join((preamble, checksum, compressed, table, *rows))
+
+
+def round_to_bfloat16(values: Embeddings) -> npt.NDArray[np.uint16]:
+    """Return the bits of the nearest bfloat16 numbers, halves to even, of finite ones."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _bad(detail: str) -> BadSampleError:
+    return BadSampleError("bad_record", f"the compact record cannot be read: {detail}")
+
+
+@attrs.frozen
+class _Header:
+    dim: int
+    precision: StoredPrecision
+    rows: dict[str, int]
+    content: dict[str, Any]
+
+
+def _read_preamble(data: bytes) -> tuple[int, int]:
+    """Return the bytes of the header and the number of rows, after comparing the checksum."""
+    if len(data) < _START or data[:4] != MAGIC:
+        raise _bad("it does not begin as one")
+    _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
+    if version != VERSION:
+        raise _bad(f"it has version {version}, this library reads version {VERSION}; a newer one may read it")
+    rows_start = _START + header_length + num_rows * _TABLE.itemsize
+    if rows_start > len(data):
+        raise _bad(f"it has {len(data)} bytes, its header and its table alone need {rows_start}")
+    (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
+    if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
+        raise _bad("its header is damaged: the checksum differs")
+    return header_length, num_rows
+
+
+def _read_header(compressed: bytes) -> _Header:
+    stream = zlib.decompressobj()
+    try:
+        text = stream.decompress(compressed, MAX_HEADER_BYTES + 1)
+        whole = stream.eof and not stream.unused_data and len(text) <= MAX_HEADER_BYTES
+        header = json.loads(text) if whole else None
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise _bad(f"its header is malformed: {error}") from None
+    if not isinstance(header, dict):
+        raise _bad("its header is cut, no object, or too large")
+    dim, precision, rows, content = (header.get(name) for name in ("dim", "precision", "rows", "content"))
+    if type(dim) is not int or not 1 <= dim <= MAX_DIM:
+        raise _bad(f"its dim is {dim!r}")
+    if precision not in ("bfloat16", "int8"):
+        raise _bad(f"its precision is {precision!r}")
+    if not isinstance(content, dict):
+        raise _bad("its content is no object")
+    if not isinstance(rows, dict) or not all(type(count) is int and count >= 0 for count in rows.values()):
+        raise _bad("its numbers of rows are malformed")
+    return _Header(dim, precision, rows, content)
+
+
+def _encode_bfloat16(row: Embeddings) -> bytes:
+    bits = round_to_bfloat16(row)
+    if ((bits & 0x7F80) == 0x7F80).any():
+        raise BadSampleError("not_finite", "an embedding holds a number too large for bfloat16")
+    # With the sign last, one byte is the exponent alone, which takes few values; the other is as good as random.
+    planes = ((bits << 1) | (bits >> 15)).astype("<u2").view(np.uint8)
+    return planes[0::2].tobytes() + _deflate(planes[1::2].tobytes())
+
+
+def _decode_bfloat16(stored: bytes, dim: int) -> Embeddings:
+    rotated = np.empty(dim, "<u2")
+    planes = rotated.view(np.uint8)
+    planes[0::2] = np.frombuffer(stored, np.uint8, dim)
+    planes[1::2] = np.frombuffer(_inflate(stored[dim:], dim), np.uint8)
+    bits = (rotated >> 1) | (rotated << 15)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _encode_int8(row: Embeddings) -> bytes:
+    largest = float(np.abs(row).max())
+    if largest > _LARGEST * _GREATEST_SCALE:
+        raise BadSampleError("not_finite", "an embedding holds a number too large for int8")
+    fraction, exponent = math.frexp(largest / _LARGEST)
+    scale = max(math.ldexp(math.ceil(fraction * 2**_SCALE_BITS), exponent - _SCALE_BITS), _SMALLEST_SCALE)
+    levels = np.rint(row.astype(np.float64) / scale).astype(np.int8)
+    return _SCALE.pack(scale) + _deflate(levels.tobytes())
+
+
+def _decode_int8(stored: bytes, dim: int) -> Embeddings:
+    (scale,) = _SCALE.unpack_from(stored)
+    if not 0 < scale <= _GREATEST_SCALE:
+        raise _bad(f"the scale of a row is {scale}")
+    levels = np.frombuffer(_inflate(stored[_SCALE.size :], dim), np.int8)
+    return levels.astype(np.float32) * np.float32(scale)
+
+
+def _deflate(plane: bytes) -> bytes:
+    """Return the plane, Huffman-coded where that is shorter; its length says which."""
+    # Neighbouring numbers have nothing in common, so that a search for repetitions only costs.
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    compressed = stream.compress(plane) + stream.flush()
+    return compressed if len(compressed) < len(plane) else plane
+
+
+def _inflate(stored: bytes, dim: int) -> bytes:
+    if len(stored) == dim:
+        return stored
+    stream = zlib.decompressobj(-15)
+    try:
+        plane = stream.decompress(stored, dim + 1)
+    except zlib.error as error:
+        raise _bad(f"a row is malformed: {error}") from None
+    if len(plane) != dim or not stream.eof or stream.unused_data:
+        raise _bad(f"a row does not hold the {dim} numbers that the header says")
+    return plane

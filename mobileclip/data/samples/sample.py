@@ -1,0 +1,361 @@
+"""Samples in memory: an image with its captions, and what the teachers said about them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import numpy as np
+from attrs import validators
+
+from mobileclip.data.augmentation.replay import AugmentationParams
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
+from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, as_float32
+from mobileclip.data.skips import BadSampleError
+from mobileclip.storage import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Layout = Literal["npz", "pth.gz", "compact", "compact8"]
+
+LAYOUTS: tuple[Layout, ...] = ("npz", "pth.gz", "compact", "compact8")
+
+# The name of the only caption set of the first public release; later ones append a name of their own.
+SYN_TEXT = "syn_text"
+SYN_NAME = re.compile(r"syn_text(_\w+)?")
+
+_KEY = re.compile(r"(?:[^/]+/)*[^/.]+")
+# What nearly all keys are.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
+# What would break a row of a report, end a name or turn the direction of writing.
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_MAX_KEY_BYTES = 1024
+# A text tower reads some 77 tokens; what is longer than a chapter would only cost time.
+_MAX_CAPTION_BYTES = 2**16
+_MAX_CAPTIONS = 10_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Members that every sample has a field for; the reinforced ones' are refused where they would be written.
+_OWN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", "paug.json", "reinforced"))
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise ValueError(f"expected a sequence of captions, not one string {values[:40]!r}; wrap it in a tuple")
+    return tuple(values)
+
+
+def _augmentations(values: Iterable[AugmentationParams]) -> tuple[AugmentationParams, ...]:
+    return tuple(values)
+
+
+def _text_sets(sets: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: _texts(texts) for name, texts in sets.items()}
+
+
+def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
+    return {name: as_float32(value) for name, value in sets.items()}
+
+
+def check_key(key: str) -> None:
+    """Raise unless a key can name members of a shard, files and rows of reports, here and on other systems.
+
+    Bytes that are no text, as Python reads them from a tar file, may be part of it.
+
+    Raises:
+        BadSampleError: with the reason `bad_key`.
+    """
+    if _PLAIN_KEY.fullmatch(key):
+        return
+    if not _KEY.fullmatch(key) or key.startswith("__"):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} is empty, has dots or starts with two underscores")
+    if not is_showable(key):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} has control characters")
+    if not {".", ".."}.isdisjoint(re.split(r"[/\\]", key)) or _DRIVE.match(key):
+        raise BadSampleError("bad_key", f"key {printable(key)!r} leads out of its folder")
+    try:
+        num_bytes = len(key.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:
+        raise BadSampleError("bad_key", f"key {printable(key)!r} has half a character") from None
+    if num_bytes > _MAX_KEY_BYTES:
+        raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {_MAX_KEY_BYTES:,}")
+
+
+def is_showable(text: str) -> bool:
+    """Return whether a name has nothing that breaks a row, ends a name or turns the direction of writing."""
+    return not _UNSHOWABLE.search(text)
+
+
+def drop_blank(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the captions that have more than white space; samples refuse the others."""
+    return tuple(text for text in texts if text.strip())
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ImageTextSample:
+    """An image with its captions.
+
+    Args:
+        key: unique name; no dots, which separate it from the members' extensions in a shard.
+        captions: the real captions, at least one, none of them blank.
+        syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; none of them blank.
+        image: the encoded image, or None where a data set is published without images.
+        image_extension: of the image's file, one of `IMAGE_EXTENSIONS`: jpg, jpeg, png, webp, and more.
+        url: where the image came from, where that is known.
+        metadata: whatever else is known, for JSON.
+        others: members that the library does not know, by extension in lower case; they pass through untouched.
+
+    Raises:
+        BadSampleError: if something is missing or malformed; a ValueError.
+    """
+
+    key: str
+    captions: tuple[str, ...] = attrs.field(converter=_texts)
+    syn_captions: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_text_sets)
+    image: bytes | None = attrs.field(default=None, repr=lambda data: "None" if data is None else f"{len(data)} bytes")
+    image_extension: str = attrs.field(default="jpg", validator=validators.in_(IMAGE_EXTENSIONS))
+    url: str | None = None
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    others: Mapping[str, bytes] = attrs.field(factory=dict, repr=lambda others: repr(sorted(others)))
+
+    def __attrs_post_init__(self) -> None:
+        check_key(self.key)
+        if not self.captions:
+            raise BadSampleError("no_caption", f"sample {self.key!r} has no caption; at least one is expected")
+        self._check_texts("captions", self.captions)
+        for name, texts in self.syn_captions.items():
+            if not SYN_NAME.fullmatch(name):
+                raise BadSampleError("bad_json", f"caption set {name!r} must be called syn_text or syn_text_NAME")
+            self._check_texts(name, texts)
+        num_captions = len(self.captions) + sum(map(len, self.syn_captions.values()))
+        if num_captions > _MAX_CAPTIONS:
+            raise BadSampleError("too_large", f"it has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
+        if self.url is not None and len(self.url) > _MAX_CAPTION_BYTES:
+            raise BadSampleError("too_large", f"its address has {len(self.url):,} characters")
+        for extension in self.others:
+            self._check_other(extension)
+
+    def _check_texts(self, name: str, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            if not text.strip():
+                raise BadSampleError("no_caption", f"{name} of {self.key!r} has a blank one; leave it out")
+            try:
+                num_bytes = len(text.encode())
+            except UnicodeEncodeError:
+                raise BadSampleError("bad_text", f"{name} of {self.key!r} cannot be UTF-8: {text!a}") from None
+            if num_bytes > _MAX_CAPTION_BYTES:
+                raise BadSampleError(
+                    "too_large", f"a caption has {num_bytes:,} bytes, more than {_MAX_CAPTION_BYTES:,}"
+                )
+
+    def _check_other(self, extension: str) -> None:
+        if not extension or "/" in extension or extension != extension.lower() or not is_showable(extension):
+            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} is no extension in lower case")
+        # The first image extension there is would be taken for the image when the sample is read again.
+        first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1
+        if extension in _OWN_MEMBERS or extension in IMAGE_EXTENSIONS[:first]:
+            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} has a field of its own")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class AugmentedSample(ImageTextSample):
+    """A sample with the augmentations that the teachers saw.
+
+    Args:
+        augmentations: A stored augmentations of the image.
+        image_sha256: SHA-256 of the encoded image that they were made for, in hexadecimal; None where it is not known,
+            as in the public data sets.
+
+    Raises:
+        BadSampleError: if something is missing or malformed; a ValueError.
+    """
+
+    augmentations: tuple[AugmentationParams, ...] = attrs.field(converter=_augmentations)
+    image_sha256: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if not self.augmentations:
+            raise BadSampleError("bad_augmentation", f"sample {self.key!r} has no stored augmentation")
+        if len({params.image_size for params in self.augmentations}) > 1:
+            raise BadSampleError("bad_augmentation", f"the augmentations of {self.key!r} were made for several sizes")
+        if self.image_sha256 is not None and not _SHA256.fullmatch(self.image_sha256):
+            raise BadSampleError("bad_json", f"{self.image_sha256!r} is no SHA-256 in hexadecimal")
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Width and height, in pixels, of the image that the augmentations were made for, where they are known."""
+        return self.augmentations[0].image_size
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ReinforcedSample(AugmentedSample):
+    """A sample with what the teachers and the captioner said about it.
+
+    Args:
+        image_emb: (A, D), the teachers' embeddings of the augmented images, concatenated; float32.
+        text_emb: (number of captions, D), the teachers' embeddings of the captions; float32.
+        syn_text_emb: the embeddings of the sets in `syn_captions` by the same names, (number of captions, D) each;
+            float32.
+
+    Raises:
+        BadSampleError: if something is missing, not finite, or the numbers of rows or the dims disagree; a ValueError.
+    """
+
+    image_emb: Embeddings = attrs.field(converter=as_float32, repr=lambda emb: f"<{emb.shape}>")
+    text_emb: Embeddings = attrs.field(converter=as_float32, repr=lambda emb: f"<{emb.shape}>")
+    syn_text_emb: Mapping[str, Embeddings] = attrs.field(factory=dict, converter=_embedding_sets, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if set(self.syn_captions) != set(self.syn_text_emb):
+            raise BadSampleError(
+                "missing_member",
+                f"synthetic captions {sorted(self.syn_captions)} and embeddings {sorted(self.syn_text_emb)} of "
+                f"{self.key!r} name different sets",
+            )
+        dim = self.image_emb.shape[-1] if self.image_emb.ndim == 2 else 0
+        arrays = {"image_emb": self.image_emb, "text_emb": self.text_emb}
+        arrays |= {f"{name}_emb": emb for name, emb in self.syn_text_emb.items()}
+        counts = {"image_emb": len(self.augmentations), "text_emb": len(self.captions)}
+        counts |= {f"{name}_emb": len(texts) for name, texts in self.syn_captions.items()}
+        for name, emb in arrays.items():
+            check_shape(name, emb.shape, counts[name], dim)
+            if not np.isfinite(emb).all():
+                raise BadSampleError("not_finite", f"{name} of {self.key!r} holds NaN or infinity")
+
+    @property
+    def dim(self) -> int:
+        """Dim of the concatenated teacher embeddings."""
+        return int(self.image_emb.shape[1])
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StoredSample(AugmentedSample):
+    """A reinforced sample whose embeddings are still as they are stored: what is not asked for is not decoded.
+
+    Args:
+        embeddings: the stored arrays.
+        places: where the rows are: by `image_emb`, `text_emb` and `NAME_emb` for every set of synthetic captions, the
+            name of a stored array and an index for each row.
+
+    Raises:
+        BadSampleError: if something is missing or malformed; a ValueError.
+    """
+
+    embeddings: EmbeddingRows = attrs.field(repr=False)
+    places: Mapping[str, tuple[tuple[str, int], ...]] = attrs.field(repr=False)
+
+    @property
+    def dim(self) -> int:
+        """Dim of the concatenated teacher embeddings."""
+        return self.embeddings.shapes["image_emb"][1]
+
+    def row(self, name: str, index: int) -> Embeddings:
+        """Return the teachers' embedding of one augmentation or caption.
+
+        Shape:
+            (D,), float32.
+
+        Args:
+            name: `image_emb`, `text_emb` or, for a set of synthetic captions, `NAME_emb`.
+            index: which of the augmentations or captions.
+
+        Raises:
+            BadSampleError: if it is damaged.
+        """
+        return self.embeddings.row(*self.places[name][index])
+
+    def decoded(self) -> ReinforcedSample:
+        """Return the sample with all its embeddings in memory.
+
+        Raises:
+            BadSampleError: if one is damaged.
+        """
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(AugmentedSample)}
+        return ReinforcedSample(
+            **fields,
+            image_emb=self._array("image_emb"),
+            text_emb=self._array("text_emb"),
+            syn_text_emb={name: self._array(f"{name}_emb") for name in self.syn_captions},
+        )
+
+    def _array(self, name: str) -> Embeddings:
+        array = np.empty((len(self.places[name]), self.dim), np.float32)
+        # Where rows are inflated one after another, the last one brings all others along.
+        for index in reversed(range(len(array))):
+            array[index] = self.row(name, index)
+        return array
+
+
+def check_shape(name: str, shape: tuple[int, ...], count: int, dim: int) -> None:
+    """Raise unless an array of embeddings has `count` rows of `dim` numbers.
+
+    Raises:
+        BadSampleError: if it does not.
+    """
+    if len(shape) != 2 or shape[0] != count:
+        raise BadSampleError("row_count", f"{name} has shape {shape}, but there are {count} images or captions for it")
+    if shape[1] != dim or dim == 0:
+        raise BadSampleError("wrong_dim", f"{name} has dim {shape[1]}, image_emb has {dim}")
+
+
+def hash_image(image: bytes) -> str:
+    """Return what `image_sha256` holds of an encoded image: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(image).hexdigest()
+
+
+def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
+    """Raise unless an image is the one that the sample's augmentations were made for, as far as that is known.
+
+    Replayed on another copy, crops show something else than the teachers saw, or leave the image.
+
+    Args:
+        sample: a stored or a reinforced sample.
+        image: the encoded image at hand.
+        size: its width and height, in pixels.
+
+    Raises:
+        BadSampleError: with the reason `wrong_image`, if the hash or the size differs, or a crop leaves the image.
+    """
+    if sample.image_sha256 is not None and hash_image(image) != sample.image_sha256:
+        raise BadSampleError(
+            "wrong_image",
+            f"the augmentations were made for an image with SHA-256 {sample.image_sha256[:12]}, but this one has "
+            f"{hash_image(image)[:12]}; replay needs the very copy of the image that was reinforced",
+        )
+    if sample.image_size == size:
+        return  # their crops were held against it when they were made
+    try:
+        for params in sample.augmentations:
+            params.check_fits(size)
+    except ValueError as error:
+        raise BadSampleError("wrong_image", str(error)) from None
+
+
+def decode_image(data: bytes, *, reduce: int = 1, limits: ImageLimits = LIMITS) -> Image.Image:
+    """Return the image in RGB, as the public data sets' augmentations saw it.
+
+    EXIF orientation is not applied: stored crops refer to the pixels as they are encoded.
+
+    Args:
+        data: the encoded image.
+        reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
+        limits: of the work and memory that it may cost.
+
+    Raises:
+        BadSampleError: if the image cannot be decoded to its end, cannot be made RGB, or is beyond a limit.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
+        warnings.simplefilter("ignore")
+        try:
+            return load_image(data, orient=False, reduce=reduce, limits=limits)
+        except ImageError as error:
+            raise BadSampleError(f"image_{error.reason}", error.message) from None

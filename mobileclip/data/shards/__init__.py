@@ -1,0 +1,1 @@
+"""Many samples in one file: tar files, how they are written, and the card that says what a data set is."""

@@ -1,0 +1,177 @@
+"""The data card beside reinforced shards: what made them and what came out. Training reads it before it trusts them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.data.samples.sample import Layout
+from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
+
+CARD = "reinforcement.json"
+# A card has a few teachers and a few counts.
+_MAX_BYTES = 2**24
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TeacherEntry:
+    """One teacher.
+
+    Args:
+        name: of the model and its pretraining.
+        weights_sha256: hash of its weights; a name alone does not tell two files apart.
+        dim: columns of the stored embeddings that are its, in the order of the teachers.
+        logit_scale: what it multiplies cosine similarities with.
+        image: its image contract: size, interpolation, mean and std.
+        spec: how to build it again, as JSON; None where it was built by hand.
+    """
+
+    name: str
+    weights_sha256: str
+    dim: int = attrs.field(validator=validators.gt(0))
+    logit_scale: float
+    image: ImageInput
+    spec: Mapping[str, Any] | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CaptionerEntry:
+    """Who wrote the synthetic captions.
+
+    Args:
+        name: of the model and its pretraining.
+        weights_sha256: hash of its weights.
+        caption_set: name of its captions' set.
+        seed: of the captions.
+        spec: its settings, as JSON: number of captions, top-p, ...
+    """
+
+    name: str
+    weights_sha256: str
+    caption_set: str
+    seed: int
+    spec: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ReinforcementCard:
+    """What made the shards of a directory, and what is in them.
+
+    Args:
+        teachers: whose embeddings are concatenated, in order; none where there are only captions so far.
+        captioners: who wrote the synthetic captions, earlier steps first.
+        augmentation: the policy; None where there are only captions so far.
+        num_augmentations: stored augmentations per image.
+        seed: of the augmentations.
+        layout: form of the embeddings.
+        versions: of the packages that the first run used; decoders and resizing may differ in the last bit.
+        num_shards: finished shards that hold samples.
+        num_samples: samples in them.
+        num_bytes: their size.
+        skipped: samples left out, by reason.
+    """
+
+    teachers: tuple[TeacherEntry, ...] = ()
+    captioners: tuple[CaptionerEntry, ...] = ()
+    augmentation: AugmentationSpec | None = None
+    num_augmentations: int = attrs.field(default=0, validator=validators.ge(0))
+    seed: int = 0
+    layout: Layout
+    versions: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    num_shards: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_samples: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    num_bytes: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
+    skipped: Mapping[str, int] = attrs.field(factory=dict, eq=False)
+
+    @property
+    def teacher_dims(self) -> tuple[int, ...]:
+        """Dims of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.dim for teacher in self.teachers)
+
+    @property
+    def teacher_logit_scales(self) -> tuple[float, ...]:
+        """Logit scales of the teachers, as the distillation loss takes them."""
+        return tuple(teacher.logit_scale for teacher in self.teachers)
+
+    def in_columns(self, columns: tuple[int, int]) -> ReinforcementCard:
+        """Return the card of those teachers whose embeddings are the given columns, the last one excluded.
+
+        Raises:
+            ValueError: if the columns cut through a teacher's, or hold none's.
+        """
+        stops = list(itertools.accumulate(self.teacher_dims))
+        places = [(stop - dim, stop) for dim, stop in zip(self.teacher_dims, stops, strict=True)]
+        chosen = [place for place in places if columns[0] <= place[0] and place[1] <= columns[1]]
+        if not chosen or (chosen[0][0], chosen[-1][1]) != columns:
+            raise ValueError(f"columns {columns} are not those of whole teachers, whose own are {places}")
+        teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
+        return attrs.evolve(self, teachers=tuple(teachers))
+
+    def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> None:
+        """Refuse a loss that splits or scales the stored embeddings otherwise than the teachers did.
+
+        Args:
+            dims: of the loss's teachers, in order.
+            logit_scales: of the loss's teachers, in order.
+
+        Raises:
+            ValueError: if they differ from the card's.
+        """
+        for what, stored, wanted in (
+            ("teacher_dims", self.teacher_dims, tuple(dims)),
+            ("teacher_logit_scales", self.teacher_logit_scales, tuple(logit_scales)),
+        ):
+            if stored != wanted:
+                names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
+                raise ValueError(
+                    f"the loss has {what}={wanted}, but the data was reinforced by {names} with {stored}; "
+                    f"give the loss {what}={stored}"
+                )
+
+
+def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
+    """Return the card of a directory of reinforced shards.
+
+    Args:
+        directory: local or an address.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    card = find_card(directory)
+    if card is None:
+        raise ValueError(f"{os.fspath(directory)} holds no {CARD}, so it was not reinforced by this library")
+    return card
+
+
+def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
+    """Return the card of a directory, or None where there is none.
+
+    Args:
+        directory: local or an address.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = storage.join(os.fspath(directory), CARD)
+    if not storage.exists(path):
+        return None
+    try:
+        return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), ReinforcementCard)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:
+    """Write the card; the old one is there until the new one is complete."""
+    with storage.atomic_write(storage.join(os.fspath(directory), CARD)) as stream:
+        stream.write((to_json(card, indent=1) + "\n").encode())

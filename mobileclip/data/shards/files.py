@@ -1,0 +1,318 @@
+"""Shards: tar files of samples, read whatever state they are in, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeVar, cast
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, sample_members
+from mobileclip.data.samples.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
+from mobileclip.data.shards.tar import START_BYTES, is_compressed, read_members, split_name, tar_members
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
+
+Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+SampleType = TypeVar("SampleType")
+PathType = TypeVar("PathType", bound=str | os.PathLike[str])
+
+# What webdataset opens by running a program.
+_PROGRAMS = ("pipe:", "ais://", "ftps://", "htgs://", "scp://", "sftp://")
+
+
+@attrs.define(kw_only=True)
+class RawSample:
+    """What a shard holds under one key.
+
+    Args:
+        key: the members' common name, up to the first dot.
+        shard: where it was read.
+        members: extension in lower case to content.
+        problem: why it cannot be used: a member came more than once, or is too large; the first such reason.
+        num_bytes: of all members.
+    """
+
+    key: str
+    shard: str
+    members: dict[str, bytes] = attrs.field(factory=dict)
+    problem: BadSampleError | None = None
+    num_bytes: int = 0
+
+    def enter(self, name: str, extension: str, content: bytes | None, limits: SampleLimits) -> None:
+        """Enter a member, or note why the sample cannot be used; None is the content of one that is too large."""
+        if content is None:
+            self._refuse("too_large", f"{extension} has more than {limits.member_bytes:,} bytes")
+        elif len(name) > limits.name_bytes:
+            self._refuse("too_large", f"a member's name has more than {limits.name_bytes:,} bytes")
+        elif extension in self.members:
+            self._refuse("duplicate_member", f"{extension} is there more than once")
+        elif len(self.members) == limits.num_members:
+            self._refuse("too_large", f"it has more than {limits.num_members:,} members")
+        elif self.num_bytes + len(content) > limits.sample_bytes:
+            self._refuse("too_large", f"it has more than {limits.sample_bytes:,} bytes")
+        else:
+            self.members[extension] = content
+            self.num_bytes += len(content)
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        self.problem = self.problem or BadSampleError(reason, detail)
+
+
+def expand_shards(shards: Shards) -> tuple[str, ...]:
+    """Return the paths or addresses of all shards.
+
+    Args:
+        shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several of them separated by `::`, or a
+            sequence of paths and patterns. Addresses are those of `mobileclip.storage` (`s3://`, `gs://`, `https://`)
+            and of webdataset (`pipe:`).
+
+    Raises:
+        ValueError: if there is none, a pattern is malformed, or an address cannot be opened by what is installed.
+    """
+    from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
+
+    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    try:
+        expanded = [shard for pattern in patterns for shard in expand_urls(os.fspath(pattern))]
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"the shard patterns {patterns} cannot be expanded: {error}") from None
+    if not expanded:
+        raise ValueError("no shards were given; expected paths or a pattern such as 'train/{00000..00127}.tar'")
+    for address in {shard.partition("://")[0]: shard for shard in expanded if "://" in shard}.values():
+        if not runs_program(address):
+            storage.check_address(address)
+    return tuple(expanded)
+
+
+def runs_program(shard: str) -> bool:
+    """Return whether webdataset runs a program to open the shard, such as `pipe:`."""
+    return shard == "-" or shard.startswith(_PROGRAMS)
+
+
+def read_shard(
+    shard: str, on_skip: Callable[[Skip], None], limits: SampleLimits = SAMPLE_LIMITS
+) -> Iterator[RawSample]:
+    """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
+
+    The reason `connection_failed` means that its store could not be reached; the shard may be whole.
+
+    Args:
+        shard: path or address.
+        on_skip: called with what had to be left out.
+        limits: of what is read; a sample beyond them has a `problem`.
+    """
+    num_read = 0
+    try:
+        with _open(shard) as stream:
+            for raw in _group(shard, read_members(stream, limits), limits):
+                num_read += 1
+                yield raw
+    except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+        reason = "truncated_shard" if num_read else "unreadable_shard"
+        if isinstance(error, storage.StorageError):
+            reason = "connection_failed"
+        detail = f"after {num_read} samples: {type(error).__name__}: {error}"
+        on_skip(Skip(reason=reason, key="", shard=shard, detail=detail))
+
+
+def parse(
+    raw: RawSample, parser: Callable[[str, Mapping[str, bytes]], SampleType], on_skip: Callable[[Skip], None]
+) -> SampleType | None:
+    """Return the sample that `parser` makes of the members, or None after reporting why there is none."""
+
+    def parsed() -> SampleType:
+        if raw.problem is not None:
+            raise raw.problem
+        return parser(raw.key, raw.members)
+
+    return attempt(parsed, key=raw.key, shard=raw.shard, on_skip=on_skip)
+
+
+def read_reinforced_samples(
+    shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
+) -> Iterator[ReinforcedSample]:
+    """Yield every usable reinforced sample of the shards, in order; the others are counted and logged.
+
+    Args:
+        shards: paths or patterns, as `expand_shards` takes them.
+        report: counts what was read and what was left out.
+        limits: of what is read.
+    """
+    return _read(shards, parse_reinforced_sample, SkipReport() if report is None else report, limits)
+
+
+def read_samples(
+    shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
+) -> Iterator[ImageTextSample]:
+    """Yield every usable image-text sample of the shards, in order; the others are counted and logged.
+
+    Args:
+        shards: paths or patterns, as `expand_shards` takes them.
+        report: counts what was read and what was left out.
+        limits: of what is read.
+    """
+    return _read(shards, parse_sample, SkipReport() if report is None else report, limits)
+
+
+def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
+    """Return the number of keys in shards, from the tar headers alone; that is fast on disk only.
+
+    Args:
+        shards: paths or patterns, as `expand_shards` takes them.
+        limits: of what is read.
+
+    Raises:
+        ValueError: if a shard cannot be read or breaks off.
+    """
+    count = 0
+    for shard in expand_shards(shards):
+        before = None
+        try:
+            with storage.open_read(shard) as stream:
+                for parts in map(split_name, _names(stream, limits)):
+                    if parts is not None:
+                        count += parts[0] != before
+                        before = parts[0]
+        except Exception as error:  # noqa: BLE001 - as in read_shard
+            raise ValueError(
+                storage.without_secrets(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}")
+            ) from None
+    return count
+
+
+def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:
+    """Write samples to a shard and return its path; the file appears when it is complete, and never otherwise.
+
+    Equal samples give equal bytes.
+
+    Args:
+        path: the tar file, or its address; replaced where it exists.
+        samples: plain or reinforced samples, at least one.
+        layout: how embeddings are stored, as `sample_members` takes it.
+
+    Raises:
+        ValueError: if there is no sample, a key comes twice, the layout is unknown, or the address cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    return write_shard_members(path, ((sample.key, sample_members(sample, layout)) for sample in samples))
+
+
+def write_shard_members(path: PathType, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> PathType:
+    """Write the members of samples to a shard and return its path, as `write_shard` does.
+
+    Args:
+        path: the tar file, or its address; replaced where it exists.
+        samples: key of each, and content by extension; at least one.
+
+    Raises:
+        ValueError: if there is no sample, a key comes twice, or the address cannot be written.
+    """
+    from webdataset import TarWriter  # type: ignore[import-untyped]
+
+    keys: set[str] = set()
+    with storage.atomic_write(path) as stream:
+        with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
+            for key, members in samples:
+                if key in keys:
+                    raise ValueError(f"key {key!r} comes twice in {path}; keys must be unique")
+                keys.add(key)
+                writer.write({"__key__": key, **members})
+        if not keys:
+            raise ValueError(f"there are no samples to write to {path}")
+    return path
+
+
+def write_shards(
+    directory: str | os.PathLike[str],
+    samples: Iterable[ImageTextSample],
+    *,
+    layout: Layout = "npz",
+    samples_per_shard: int = 1000,
+) -> list[Path]:
+    """Write samples to as many shards as they need, `00000000.tar` and so on, and return the paths.
+
+    Args:
+        directory: created where it is missing.
+        samples: plain or reinforced samples.
+        layout: how embeddings are stored, as `sample_members` takes it.
+        samples_per_shard: at most so many in each.
+
+    Raises:
+        ValueError: if there is no sample, or a key comes twice in a shard.
+    """
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard must be at least 1, not {samples_per_shard}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    remaining = iter(samples)
+    paths: list[Path] = []
+    while batch := list(islice(remaining, samples_per_shard)):
+        paths.append(write_shard(directory / f"{len(paths):08d}.tar", batch, layout=layout))
+    if not paths:
+        raise ValueError(f"there are no samples to write to {directory}")
+    return paths
+
+
+def _open(shard: str) -> AbstractContextManager[IO[bytes]]:
+    if not runs_program(shard):
+        return storage.open_read(shard)
+    from webdataset.gopen import gopen  # type: ignore[import-untyped]
+
+    return cast("AbstractContextManager[IO[bytes]]", gopen(shard))
+
+
+def _names(stream: IO[bytes], limits: SampleLimits) -> Iterator[str]:
+    """Yield the names of the files in a tar file, which is not read where it can be jumped over."""
+    if is_compressed(stream.read(START_BYTES)):
+        stream.seek(0)
+        yield from (name for name, _ in read_members(stream, limits))
+        return
+    end = stream.seek(0, os.SEEK_END)
+    for member in tar_members(stream):
+        if member.offset + member.size > end:
+            raise tarfile.ReadError(f"the archive ends within {storage.printable(member.name)}")
+        yield member.name
+
+
+def _group(shard: str, members: Iterable[tuple[str, bytes | None]], limits: SampleLimits) -> Iterator[RawSample]:
+    raw: RawSample | None = None
+    try:
+        for name, content in members:
+            parts = split_name(name)
+            if parts is None:
+                continue
+            key, extension = parts
+            if raw is None or raw.key != key:
+                if raw is not None:
+                    yield raw
+                raw = RawSample(key=key, shard=shard)
+            raw.enter(name, extension, content, limits)
+    except Exception:
+        # What came before the break may be complete; its parser decides.
+        if raw is not None:
+            yield raw
+        raise
+    if raw is not None:
+        yield raw
+
+
+def _read(
+    shards: Shards,
+    parser: Callable[[str, Mapping[str, bytes], SampleLimits], SampleType],
+    report: SkipReport,
+    limits: SampleLimits,
+) -> Iterator[SampleType]:
+    for shard in expand_shards(shards):
+        for raw in read_shard(shard, report.add, limits):
+            sample = parse(raw, lambda key, members: parser(key, members, limits), report.add)
+            if sample is not None:
+                report.num_read += 1
+                yield sample

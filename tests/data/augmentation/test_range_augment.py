@@ -1,0 +1,186 @@
+"""RangeAugment: its strength follows the target, its ranges stay in their bounds, and nothing else is trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import RangeAugmentSpec
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
+from mobileclip.serialization import from_json, to_json
+
+PICTURES = Path(__file__).parents[2] / "golden" / "augment" / "images"
+BOUNDS = {
+    "brightness": ((0.1, 0.9), (1.1, 10.0)),
+    "contrast": ((0.1, 0.9), (1.1, 10.0)),
+    "noise": ((0.0, 5e-5), (1e-4, 1.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    many = []
+    for path in sorted(PICTURES.glob("*.png")):
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((48, 48))
+        many += [torch.from_numpy(np.array(small.rotate(90 * turn))) for turn in range(4)]
+    return torch.stack(many).permute(0, 3, 1, 2) / 255
+
+
+def psnr(module, images, generator) -> float:
+    with torch.no_grad():
+        errors = [(module(images, progress=0.0, generator=generator)[0] - images).square().mean() for _ in range(20)]
+    return -10 * math.log10(torch.stack(errors).mean())
+
+
+def assert_bounds(module) -> None:
+    for name, ends in BOUNDS.items():
+        for value, (least, most) in zip(getattr(module, name).range().tolist(), ends, strict=True):
+            assert least - 1e-6 <= value <= most + 1e-6
+
+
+def test_the_ranges_learn_the_target(images):
+    reached = {}
+    for target in (30.0, 22.0, 15.0):
+        module = RangeAugmentSpec(target_psnr=(target, target)).build()
+        optimizer = torch.optim.Adam(module.parameters(), 0.05)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(100):
+            loss = module(images, progress=0.0, generator=generator)[1]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert_bounds(module)
+        reached[target] = psnr(module, images, generator)
+    assert all(abs(value - target) < 3.5 for target, value in reached.items())
+
+
+def test_an_unreachable_target_ends_at_the_least_ranges(images):
+    module = RangeAugmentSpec(target_psnr=(60.0, 60.0)).build()
+    optimizer = torch.optim.Adam(module.parameters(), 0.3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        loss = module(images, progress=0.0, generator=generator)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert_bounds(module)
+    np.testing.assert_allclose(module.brightness.range().tolist(), (0.9, 1.1), atol=0.02)
+    np.testing.assert_allclose(module.noise.range()[1].item(), 0.0, atol=0.01)
+
+
+def test_ranges_at_the_start():
+    module = RangeAugmentSpec().build()
+    for name, expected in (("brightness", (0.5, 1.5)), ("contrast", (0.5, 1.5)), ("noise", (2.5e-5, 0.1))):
+        np.testing.assert_allclose(getattr(module, name).range().tolist(), expected, rtol=1e-4)
+    assert sorted(name for name, _ in module.named_parameters()) == ["brightness.ends", "contrast.ends", "noise.ends"]
+    assert list(module.state_dict()) == ["brightness.ends", "contrast.ends", "noise.ends"]
+
+
+def test_the_target_follows_a_half_cosine_from_the_first_to_the_last():
+    module = RangeAugmentSpec(target_psnr=(40, 20)).build()
+    assert module.target_error(0.0) == pytest.approx(1e-4)
+    assert module.target_error(1.0) == pytest.approx(1e-2)
+    assert module.target_error(0.5) == pytest.approx((1e-4 + 1e-2) / 2)
+    steps = [module.target_error(place / 20) for place in range(21)]
+    assert steps == sorted(steps)
+
+
+def test_the_loss_is_the_distance_of_every_images_error(images):
+    module = RangeAugmentSpec(weight=7.0).build()
+    augmented, loss = module(images, progress=0.25, generator=torch.Generator().manual_seed(3))
+    errors = (255 * (augmented - images)).square().mean(dim=(1, 2, 3))
+    target = 255**2 * module.target_error(0.25)
+    expected = 7 / 255**2 * torch.nn.functional.smooth_l1_loss(errors, torch.full_like(errors, target))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_gradients_reach_the_ranges_alone(images):
+    module = RangeAugmentSpec().build()
+    source = images.clone().requires_grad_()
+    augmented, loss = module(source, progress=0.5, generator=torch.Generator().manual_seed(0))
+    (augmented.square().sum() + loss).backward()
+    assert source.grad is None
+    for parameter in module.parameters():
+        assert parameter.grad.abs().min() > 0
+
+
+def test_equal_generators_give_equal_images(images):
+    module = RangeAugmentSpec().build()
+    one, other, third = (
+        module(images, progress=0.0, generator=torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert not torch.equal(one, third)
+    torch.manual_seed(5)
+    first = module(images, progress=0.0)[0]
+    torch.manual_seed(5)
+    torch.testing.assert_close(module(images, progress=0.0)[0], first, rtol=0, atol=0)
+
+
+def test_normalised_images_come_back_normalised(images):
+    module = RangeAugmentSpec().build()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_MEAN, OPENAI_STD))
+    plain, expected = module(images, progress=0.5, generator=torch.Generator().manual_seed(1))
+    normalised, loss = module(
+        (images - mean) / std,
+        progress=0.5,
+        mean=OPENAI_MEAN,
+        std=OPENAI_STD,
+        generator=torch.Generator().manual_seed(1),
+    )
+    torch.testing.assert_close(normalised * std + mean, plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+
+
+@pytest.mark.parametrize(("fraction", "batch", "least", "most"), [(0.5, 12, 6, 12), (1.0, 12, 12, 12), (0.1, 3, 1, 3)])
+def test_each_operation_changes_a_fraction_of_the_images(images, fraction, batch, least, most):
+    module = RangeAugmentSpec(fraction=fraction).build()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        augmented, _ = module(images[:batch], progress=0.0, generator=generator)
+        changed = (augmented != images[:batch]).flatten(1).any(dim=1).sum().item()
+        assert least <= changed <= most
+
+
+def test_evaluation_changes_nothing(images):
+    module = RangeAugmentSpec().build().eval()
+    augmented, loss = module(images, progress=0.5)
+    assert augmented is images
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(images, dtype):
+    augmented, loss = RangeAugmentSpec().build()(images.to(dtype), progress=0.0)
+    assert augmented.dtype == dtype
+    assert loss.dtype == torch.float32
+
+
+def test_a_module_that_moves_and_a_spec_that_travels():
+    spec = RangeAugmentSpec(target_psnr=[30, 20], weight=1.0)
+    assert from_json(to_json(spec), RangeAugmentSpec) == spec
+    assert isinstance(hash(spec), int)
+    module = spec.build().to(torch.float64)
+    assert module.brightness.range().dtype == torch.float64
+    assert "target_psnr=(30.0, 20.0)" in repr(module)
+
+
+def test_bad_input(images):
+    module = RangeAugmentSpec().build()
+    with pytest.raises(ValueError, match="expected a batch of float images"):
+        module((255 * images).to(torch.uint8), progress=0.0)
+    with pytest.raises(ValueError, match="expected a batch of float images"):
+        module(images[0], progress=0.0)
+    with pytest.raises(ValueError, match=r"progress is a fraction of the training, from 0 to 1, not 1\.5"):
+        module(images, progress=1.5)
+    for changes in ({"target_psnr": (0, 20)}, {"weight": 0}, {"fraction": 0}, {"fraction": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            RangeAugmentSpec(**changes)

@@ -1,0 +1,359 @@
+"""Replay against the golden records and torchvision; sampling against torchvision's distribution."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode, RandAugment, RandomResizedCrop
+from torchvision.transforms import functional as TF
+from torchvision.transforms.autoaugment import _apply_op
+
+from mobileclip.data import (
+    AugmentationParams,
+    AugmentationSpec,
+    augmentation_rng,
+    augmentations,
+    crop_augmentation,
+    datacompdr_augmentation,
+)
+from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
+from mobileclip.serialization import from_json, to_json
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden" / "augment"
+RECORDS = json.loads((GOLDEN / "replay.json").read_text())["records"]
+CONSTANT = "[[48, 154, 156, 180], [[3, 30.45317268371582], [12, 0.0]]]"
+NAMES = [operation.name for operation in OPERATIONS]
+
+
+def picture(name: str) -> Image.Image:
+    with Image.open(GOLDEN / "images" / name) as image:
+        return image.convert("RGB")
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise shows every pixel that is off by one, which smooth photographs may hide."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+class TestGolden:
+    @pytest.mark.parametrize("size", [224, 256])
+    def test_every_record_is_identical(self, size):
+        augmentation = datacompdr_augmentation(size)
+        images = {record["image"]: picture(record["image"]) for record in RECORDS}
+        for record in RECORDS:
+            replayed = augmentation.apply(images[record["image"]], augmentation.decompress(record["param_aug"]))
+            digest = hashlib.sha256(np.asarray(replayed).tobytes()).hexdigest()
+            assert replayed.size == (size, size)
+            assert digest == record["outputs"][str(size)]["sha256"], record["param_aug"]
+
+    def test_every_operation_is_covered(self):
+        assert {index for record in RECORDS for index, _ in record["param_aug"][1]} == set(range(len(OPERATIONS)))
+
+    def test_compression_gives_the_stored_form_back(self):
+        augmentation = datacompdr_augmentation(224)
+        for record in RECORDS:
+            compressed = augmentation.compress(augmentation.decompress(record["param_aug"]))
+            assert json.loads(json.dumps(compressed)) == record["param_aug"]
+
+    def test_sampled_magnitudes_are_the_stored_ones(self):
+        sampled = {
+            (index, magnitude)
+            for key in range(400)
+            for index, magnitude in datacompdr_augmentation(224)
+            .sample(augmentation_rng(0, str(key), 0), (360, 240))
+            .operations
+        }
+        assert {tuple(operation) for record in RECORDS for operation in record["param_aug"][1]} <= sampled
+        assert len(sampled) == 14 + 9
+
+    def test_any_mode_is_replayed_as_rgb(self):
+        record = RECORDS[0]
+        augmentation = datacompdr_augmentation(64)
+        params = augmentation.decompress(record["param_aug"])
+        image = picture(record["image"])
+        expected = np.asarray(augmentation.apply(image, params))
+        np.testing.assert_array_equal(np.asarray(augmentation.apply(image.convert("RGBA"), params)), expected)
+
+
+class TestTorchvision:
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("size", [224, 65])
+    def test_operation(self, name, size):
+        index = NAMES.index(name)
+        operation = OPERATIONS[index]
+        table = magnitudes(31, size)[index]
+        for image in (noise(size, size), picture("chelsea.png").resize((size, size))):
+            for magnitude in sorted(
+                {sign * value for value in table[::3] for sign in ((1, -1) if operation.signed else (1,))}
+            ):
+                expected = _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
+                np.testing.assert_array_equal(
+                    np.asarray(operation.apply(image, magnitude)), np.asarray(expected), err_msg=f"{name} {magnitude}"
+                )
+
+    @given(
+        st.sampled_from(range(1, 6)),
+        st.floats(-0.5, 0.5),
+        st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        st.integers(0, 9),
+    )
+    def test_geometry(self, index, strength, size, seed):
+        magnitude = strength * {3: size[0], 4: size[1], 5: 90}.get(index, 1)
+        image = noise(*size, seed)
+        expected = _apply_op(image, NAMES[index], magnitude, InterpolationMode.NEAREST, None)
+        np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
+
+    @given(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.floats(-0.9, 0.9), st.integers(0, 9))
+    def test_sharpness(self, size, magnitude, seed):
+        image, index = noise(*size, seed), NAMES.index("Sharpness")
+        expected = _apply_op(image, "Sharpness", magnitude, InterpolationMode.NEAREST, None)
+        np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
+
+    @pytest.mark.parametrize("num_bins", [2, 10, 31])
+    @pytest.mark.parametrize("side", [64, 224, 256])
+    def test_magnitudes(self, num_bins, side):
+        space = RandAugment()._augmentation_space(num_bins, (side, side))
+        assert list(space) == NAMES
+        for operation, table, (expected, signed) in zip(
+            OPERATIONS, magnitudes(num_bins, side), space.values(), strict=True
+        ):
+            values = expected.tolist() if expected.ndim else [0.0] * num_bins
+            assert list(table) == values, operation.name
+            assert operation.signed == signed
+
+    @given(st.data())
+    def test_crop(self, data):
+        width, height = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
+        top, left = data.draw(st.tuples(st.integers(0, height - 1), st.integers(0, width - 1)))
+        crop = (top, left, *data.draw(st.tuples(st.integers(1, height - top), st.integers(1, width - left))))
+        interpolation = data.draw(st.sampled_from(["bilinear", "bicubic"]))
+        size = data.draw(st.integers(1, 64))
+        augmentation = AugmentationSpec(size=size, interpolation=interpolation)
+        image = noise(width, height)
+        expected = TF.resized_crop(image, *crop, [size, size], InterpolationMode(interpolation))
+        replayed = augmentation.apply(image, AugmentationParams(crop=crop))
+        np.testing.assert_array_equal(np.asarray(replayed), np.asarray(expected))
+
+
+def crops_of_both(size: tuple[int, int], count: int = 4000, **choices: tuple[float, float]) -> tuple[np.ndarray, ...]:
+    augmentation = AugmentationSpec(size=224, num_operations=0, **choices)
+    ours = np.array([augmentation.sample(augmentation_rng(1, "crop", index), size).crop for index in range(count)])
+    torch.manual_seed(0)
+    image = torch.zeros(1, size[1], size[0])
+    scale, ratio = list(augmentation.scale), list(augmentation.ratio)
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(count)])
+    return ours, theirs
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Kolmogorov-Smirnov: the largest difference of two empirical distributions."""
+    points = np.concatenate([first, second])
+    both = (np.searchsorted(np.sort(values), points, side="right") / len(values) for values in (first, second))
+    return float(np.abs(np.subtract(*both)).max())
+
+
+class TestSampling:
+    @pytest.mark.parametrize("size", [(360, 240), (239, 360), (500, 500), (600, 100), (7, 5)])
+    def test_crops_are_distributed_as_torchvisions(self, size):
+        ours, theirs = crops_of_both(size)
+        # The two samples of 4000 from one distribution differ by more than 0.0436 once in 1000 times.
+        for what in ("top", "left", "height", "width"):
+            column = ["top", "left", "height", "width"].index(what)
+            assert distance(ours[:, column], theirs[:, column]) < 0.0436, what
+        areas = [crops[:, 2] * crops[:, 3] for crops in (ours, theirs)]
+        aspects = [crops[:, 3] / crops[:, 2] for crops in (ours, theirs)]
+        assert distance(*areas) < 0.0436
+        assert distance(*aspects) < 0.0436
+
+    @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (1, 300), (300, 1), (1, 1)])
+    def test_an_image_too_narrow_for_any_crop_gets_the_central_one(self, size):
+        choices = {"scale": (1.0, 1.0)}
+        ours, theirs = crops_of_both(size, count=20, **choices)
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(np.unique(ours, axis=0)) == 1
+
+    @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(0, 2**32))
+    def test_crops_stay_inside(self, width, height, seed):
+        top, left, crop_height, crop_width = (
+            datacompdr_augmentation(224).sample(augmentation_rng(seed, "k", 0), (width, height)).crop
+        )
+        assert 0 <= top <= height - crop_height
+        assert 0 <= left <= width - crop_width
+        assert min(crop_height, crop_width) >= 1
+
+    def test_operations_and_signs_are_drawn_evenly(self):
+        augmentation = datacompdr_augmentation(224)
+        drawn = [
+            operation
+            for index in range(7000)
+            for operation in augmentation.sample(augmentation_rng(2, "op", index), (100, 100)).operations
+        ]
+        counts = np.bincount([index for index, _ in drawn], minlength=14)
+        assert ((counts - 1000) ** 2 / 1000).sum() < 34.5  # chi-squared with 13 degrees of freedom, one in 1000
+        signs = [magnitude > 0 for index, magnitude in drawn if OPERATIONS[index].signed]
+        assert abs(np.mean(signs) - 0.5) < 4 * 0.5 / np.sqrt(len(signs))
+        pairs = {(first, second) for (first, _), (second, _) in zip(drawn[::2], drawn[1::2], strict=True)}
+        assert len(pairs) == 14 * 14
+
+    def test_a_sample_is_a_constant(self):
+        """Stored here, so that no version of numpy or of this library changes what a seed means."""
+        params = datacompdr_augmentation(224).sample(augmentation_rng(0, "000100000000", 3), (360, 240))
+        assert json.dumps(datacompdr_augmentation(224).compress(params)) == CONSTANT
+
+    def test_the_same_in_any_process_and_order(self):
+        keys = [(f"key{number}", index) for number in range(5) for index in range(3)]
+        ours = {key: sampled(*key) for key in keys}
+        random.Random(0).shuffle(keys)
+        assert {key: sampled(*key) for key in keys} == ours
+        script = (
+            "from mobileclip.data import augmentation_rng, datacompdr_augmentation as policy\n"
+            "print([policy(224).compress(policy(224).sample(augmentation_rng(0, f'key{n}', i), (640, 480)))"
+            " for n in range(5) for i in range(3)])\n"
+            "import sys, mobileclip.losses\n"
+            "print(sorted(sys.modules.keys() & {'torchvision', 'webdataset', 'tokenizers', 'ftfy', 'cattrs', 'tyro'}))"
+        )
+        environment = os.environ | {"PYTHONHASHSEED": "7"}
+        printed = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+        ).stdout
+        numbers, slow_imports = printed.splitlines()
+        assert numbers == str([ours[f"key{n}", i] for n in range(5) for i in range(3)])
+        assert slow_imports == "[]"
+
+    def test_seed_key_and_index_all_count(self):
+        arguments = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1), (0, "a0", 0), (0, "a\x1fint", 0), (-1, "ä", 0)]
+        crops = {datacompdr_augmentation(224).sample(augmentation_rng(*one), (1000, 900)).crop for one in arguments}
+        assert len(crops) == len(arguments)
+
+
+def sampled(key: str, index: int) -> list:
+    augmentation = datacompdr_augmentation(224)
+    return augmentation.compress(augmentation.sample(augmentation_rng(0, key, index), (640, 480)))
+
+
+class TestParams:
+    @given(st.integers(0, 2**64), st.text(), st.integers(0, 40), st.integers(1, 4000), st.integers(1, 4000))
+    def test_compression_is_exact(self, seed, key, index, width, height):
+        augmentation = datacompdr_augmentation(224)
+        params = augmentation.sample(augmentation_rng(seed, key, index), (width, height))
+        stored = json.loads(json.dumps(augmentation.compress(params)))
+        assert augmentation.decompress(stored, (width, height)) == params
+
+    def test_replay_is_a_function(self):
+        augmentation = datacompdr_augmentation(96)
+        image = picture("coffee.png")
+        before = image.tobytes()
+        params = augmentation.sample(augmentation_rng(5, "coffee", 1), image.size)
+        first, second = augmentation.apply(image, params), augmentation.apply(image.copy(), params)
+        assert first.tobytes() == second.tobytes()
+        assert image.tobytes() == before
+
+    def test_another_size_of_the_image_is_refused(self):
+        augmentation = datacompdr_augmentation(224)
+        image = picture("coffee.png")
+        params = augmentation.sample(augmentation_rng(0, "coffee", 0), image.size)
+        with pytest.raises(ValueError, match="made for an image of 360x240 pixels, but this one has 180x120"):
+            augmentation.apply(image.resize((180, 120)), params)
+
+    def test_a_crop_that_leaves_the_image_is_refused(self):
+        augmentation = datacompdr_augmentation(224)
+        params = augmentation.decompress([[0, 100, 240, 261], []])
+        with pytest.raises(ValueError, match=r"crop \(0, 100, 240, 261\).*leaves the image of 360x240"):
+            augmentation.apply(picture("coffee.png"), params)
+        with pytest.raises(ValueError, match="leaves the image"):
+            AugmentationParams(crop=(0, 0, 10, 10), image_size=(9, 10))
+
+    def test_most_crops_of_the_golden_records_leave_a_half_size_copy(self):
+        augmentation = datacompdr_augmentation(224)
+        refused = 0
+        for record in RECORDS:
+            image = picture(record["image"])
+            half = image.resize((image.width // 2, image.height // 2))
+            try:
+                augmentation.apply(half, augmentation.decompress(record["param_aug"]))
+            except ValueError:
+                refused += 1
+        assert refused > 0.9 * len(RECORDS)
+
+    @pytest.mark.parametrize(
+        ("compressed", "message"),
+        [
+            (None, "not a stored augmentation"),
+            (7, "not a stored augmentation"),
+            ([], "not a stored augmentation"),
+            ([[1, 2, 3], []], "not a stored augmentation"),
+            ([[1, 2, 3, 4], [[1]]], "not a stored augmentation"),
+            ([[1, 2, 3, 4], [[1, "strong"]]], "not a stored augmentation"),
+            ([[1, 2, 3, 4], 5], "not a stored augmentation"),
+            ([[1, 2, 3, 4], [], []], "not a stored augmentation"),
+            ([[1, 2, 3, 4.5], []], "whole numbers"),
+            ([[-1, 2, 3, 4], []], "starts outside"),
+            ([[1, 2, 0, 4], []], "is empty"),
+            ([[1, 2, 3, 4], [[14, 0.0]]], "operation 14 is unknown; expected an index from 0 to 13"),
+            ([[1, 2, 3, 4], [["ShearX", 0.0]]], "operation 'ShearX' is unknown"),
+            ([[1, 2, 3, 4], [[1, float("nan")]]], "magnitude of operation ShearX is nan"),
+        ],
+    )
+    def test_malformed_parameters_are_refused(self, compressed, message):
+        with pytest.raises(ValueError, match=message):
+            datacompdr_augmentation(224).decompress(compressed)
+
+    @pytest.mark.parametrize("compressed", [[[1, 2, 3, 4]], [[1, 2, 3, 4], None], [[1, 2, 3, 4], []]])
+    def test_no_operations(self, compressed):
+        assert datacompdr_augmentation(224).decompress(compressed) == AugmentationParams(crop=(1, 2, 3, 4))
+
+
+class TestSpec:
+    def test_translations_can_follow_the_size(self):
+        """Half the size, half the translation: the student sees the part that the teachers saw."""
+        params = AugmentationParams(crop=(0, 0, 224, 224), operations=((3, 60.0), (4, -40.0)))
+        image = Image.fromarray(np.kron(np.asarray(noise(112, 112)), np.ones((2, 2, 1), np.uint8)))
+        large = np.asarray(AugmentationSpec(size=224).apply(image, params))
+        small = AugmentationSpec(size=112, scale_translations=True, interpolation="bilinear").apply(image, params)
+        fixed = AugmentationSpec(size=112, interpolation="bilinear").apply(image, params)
+        black = [(np.asarray(pixels).sum(axis=2) == 0).all(axis=0).sum() for pixels in (large, small, fixed)]
+        assert black == [60, 30, 60]
+
+    def test_round_trip_and_registry(self):
+        spec = AugmentationSpec(size=192, scale=[0.5, 1], num_operations=1, interpolation="bilinear")
+        assert from_json(to_json(spec), AugmentationSpec) == spec
+        assert augmentations.resolve("datacompdr")(256) == datacompdr_augmentation(256) == AugmentationSpec(size=256)
+        assert augmentations.resolve("crop")(64) == crop_augmentation(64)
+        assert crop_augmentation(64).sample(augmentation_rng(0, "a", 0), (50, 50)).operations == ()
+
+    @pytest.mark.parametrize(
+        "choices",
+        [
+            {"size": 0},
+            {"scale": (0.0, 1.0)},
+            {"scale": (0.5, 0.4)},
+            {"scale": (0.5, 1.1)},
+            {"ratio": (0.0, 1.0)},
+            {"magnitude": 31},
+            {"magnitude": -1},
+            {"num_operations": -1},
+            {"num_bins": 1},
+            {"interpolation": "nearest"},
+        ],
+    )
+    def test_bad_choices_are_refused(self, choices):
+        with pytest.raises(ValueError, match=next(iter(choices))):
+            AugmentationSpec(**({"size": 224} | choices))
+
+    def test_an_empty_image_is_refused(self):
+        with pytest.raises(ValueError, match="0x5 pixels"):
+            datacompdr_augmentation(224).sample(augmentation_rng(0, "a", 0), (0, 5))

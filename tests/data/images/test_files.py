@@ -1,0 +1,154 @@
+"""Which files of a folder are images, and that no other vanishes uncounted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.data import SkipReport
+from mobileclip.data.images.files import describe_left_out, find_images, list_folder
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS, IMAGE_FORMATS, find_format, is_image_name
+from mobileclip.data.sources import ClassFolderSource, FolderSource
+
+PACKAGE = Path(storage.__file__).parents[1]
+
+
+def filled(base: Path, *names: str) -> Path:
+    for name in names:
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_bytes(b"x")
+    return base
+
+
+def reasons(skips) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for skip in skips:
+        found.setdefault(skip.reason, []).append(skip.key)
+    return found
+
+
+def test_every_format_is_found_by_every_one_of_its_names(tmp_path):
+    names = [f"a/{number}.{extension.upper()}" for number, extension in enumerate(IMAGE_EXTENSIONS)]
+    assert sorted(list_folder(filled(tmp_path, *names)).images) == sorted(names)
+    assert {"jpg", "jfif", "avif", "bmp", "tif", "tiff", "gif", "webp"} <= set(IMAGE_EXTENSIONS)
+    assert len(set(IMAGE_EXTENSIONS)) == len(IMAGE_EXTENSIONS)
+    assert [is_image_name(name) for name in ("a.jpg", "jpg", "a.heic", ".jpg.txt", "a.")] == [True, *[False] * 4]
+
+
+def test_no_format_begins_like_another():
+    starts = [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBPVP8X", b"GIF89a", b"BM", b"MM\0*"]
+    starts += [b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif"]
+    assert [find_format(start) for start in starts] == list(IMAGE_FORMATS)
+    others = [b"", b"%!PS-Adobe", b"%PDF-1.7", b"<svg", b"8BPS", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"P6 1 1 255 "]
+    assert [find_format(other) for other in others] == [None] * len(others)
+
+
+def test_everything_that_is_left_out_is_named(tmp_path):
+    base = filled(
+        tmp_path / "photos",
+        "a.jpg",
+        "b/c.HEIC",
+        "b/.cache/d.jpg",
+        ".DS_Store",
+        "__MACOSX/e.jpg",
+        "notes.txt",
+        "b/f.avif",
+    )
+    os.mkfifo(base / "pipe.jpg")
+    (base / "loop.jpg").symlink_to("loop.jpg")
+    (base / "gone.jpg").symlink_to("nowhere.jpg")
+    (base / "linked.jpg").symlink_to("a.jpg")
+    (base / "again").symlink_to(base, target_is_directory=True)
+    found = list_folder(base)
+    assert found.images == ("a.jpg", "b/f.avif", "linked.jpg")
+    assert reasons(found.left_out()) == {
+        "linked_folder": ["again"],
+        "broken_link": ["gone.jpg", "loop.jpg"],
+        "special_file": ["pipe.jpg"],
+        "hidden_file": [".DS_Store", "__MACOSX/e.jpg", "b/.cache/d.jpg"],
+        "other_file": ["b/c.HEIC", "notes.txt"],
+    }
+    assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.HEIC"]
+    assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
+    assert "2 no images by their names: .heic (1), .txt (1)" in describe_left_out(found.left_out())
+
+
+def test_a_folder_and_the_command_leave_out_the_same(tmp_path):
+    filled(tmp_path, "cat/a.jpg", "cat/b.jfif", "cat/c.heic", "cat/.d.jpg", "dog/e.tiff", "dog/f.psd")
+    images, left_out = find_images(tmp_path)
+    for source in (FolderSource(path=tmp_path), ClassFolderSource(path=tmp_path)):
+        (unit,) = source.units()
+        assert sorted(str(tmp_path / item.image) for item in unit.items) == [str(path) for path in images]
+        assert sorted(skip.key for skip in unit.left_out) == sorted(skip.key for skip in left_out)
+        report = SkipReport(log=False)
+        list(unit.read(report))
+        assert (report.counts["hidden_file"], report.counts["other_file"]) == (1, 2)
+
+
+def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path):
+    path = filled(tmp_path, ".hidden.dat") / ".hidden.dat"
+    assert find_images(path) == ([path], ())
+    with pytest.raises(ValueError, match=r"holds no images \(jpg, jpeg"):
+        find_images(tmp_path)
+
+
+def test_names_that_are_no_text(tmp_path):
+    name = os.fsdecode(b"\xff\xfe.jpg")
+    other = os.fsdecode(b"\xff\n.heic")
+    try:
+        filled(tmp_path, name, other)
+    except OSError:
+        pytest.skip("this system's names are text")
+    found = list_folder(tmp_path)
+    assert found.images == (name,)
+    (skip,) = found.left_out()
+    skip.key.encode()
+    assert "\n" not in skip.key
+
+
+def test_folders_in_folders_without_end(tmp_path):
+    place = os.open(tmp_path, os.O_RDONLY)
+    deep = "d/" * 980
+    current = place
+    for _ in range(980):
+        os.mkdir("d", dir_fd=current)
+        below = os.open("d", os.O_RDONLY, dir_fd=current)
+        os.close(current)
+        current = below
+    os.close(os.open("a.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=current))
+    os.close(current)
+    try:
+        assert list_folder(tmp_path).images == (f"{deep}a.jpg",)
+    finally:
+        # Python's own way of removing a tree goes no deeper than it can call itself.
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+
+
+def test_a_listing_without_a_listener_still_works(tmp_path):
+    os.mkfifo(filled(tmp_path, "a") / "pipe")
+    assert list(storage.find_files(tmp_path)) == ["a"]
+
+
+def test_nobody_else_opens_images_or_lists_their_names():
+    opening, listing = [], []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        opening += [path.name] * text.count("Image.open(")
+        named = sum(
+            bool(re.search(rf"""["'][.]?{name}["']""", text)) for name in ("jpe?g", "png", "webp", "tiff?", "gif")
+        )
+        listing += [path.name] * (named > 1)
+    for folder in ("recipes", "examples"):
+        for path in (PACKAGE.parent / folder).rglob("*.py"):
+            # What runs without the package names the formats itself.
+            opening += [path.name] * re.sub(r"Image\.open\([^()]*formats=", "", path.read_text("utf-8")).count(
+                "Image.open("
+            )
+    assert opening == ["opening.py"]
+    # A sheet of samples is written in three formats.
+    assert listing == ["data.py", "formats.py"]

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torchvision import transforms
+
+from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+
+PLAIN = ImageInput(size=32)
+NORMALIZED = ImageInput(size=32, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+
+
+def noise(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """Noise with hard edges: every tap of the filter and every rounding shows."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels[pixels < 40] = 0
+    pixels[pixels > 215] = 255
+    return Image.fromarray(pixels).convert(mode)
+
+
+def torchvision_transform(contract: ImageInput) -> transforms.Compose:
+    interpolation = transforms.InterpolationMode(contract.interpolation)
+    steps = [
+        transforms.Resize(contract.size, interpolation=interpolation),
+        transforms.CenterCrop(contract.size),
+        transforms.ToTensor(),
+    ]
+    if (contract.mean, contract.std) != ((0, 0, 0), (1, 1, 1)):
+        steps.append(transforms.Normalize(contract.mean, contract.std))
+    return transforms.Compose(steps)
+
+
+def same_as_torchvision(image: Image.Image, contract: ImageInput) -> None:
+    ours, theirs = ImageTransform(contract), torchvision_transform(contract)
+    result, expected = ours(image), theirs(image)
+    assert result.dtype == torch.float32
+    assert result.shape == (3, contract.size, contract.size)
+    assert result.is_contiguous()
+    assert torch.equal(result, expected)
+    pixels = ours.pixels(image)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, np.asarray(transforms.Compose(theirs.transforms[:2])(image)))
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    width=st.integers(1, 150),
+    height=st.integers(1, 150),
+    size=st.integers(1, 80),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    statistics=st.sampled_from([((0, 0, 0), (1, 1, 1)), (OPENAI_MEAN, OPENAI_STD), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]),
+)
+def test_equals_torchvision(width, height, size, interpolation, statistics):
+    assume(size * size * max(width, height) / min(width, height) < 300_000)
+    mean, std = statistics
+    contract = ImageInput(size=size, interpolation=interpolation, mean=mean, std=std)
+    same_as_torchvision(noise(width, height, seed=width * 151 + height), contract)
+
+
+@pytest.mark.parametrize("size", [224, 256])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        (640, 480),
+        (480, 641),
+        (333, 500),
+        (1023, 767),
+        (256, 256),
+        (224, 224),
+        (257, 255),
+        (100, 75),
+        (17, 33),
+        (2048, 300),
+    ],
+)
+def test_equals_torchvision_at_the_models_sizes(width, height, interpolation, size):
+    same_as_torchvision(noise(width, height), ImageInput(size=size, interpolation=interpolation))
+
+
+@pytest.mark.parametrize("contract", [PLAIN, NORMALIZED], ids=["plain", "normalized"])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 1), (1, 2), (2, 1), (1, 100), (100, 1), (3000, 3), (3, 3001), (31, 32), (33, 32)]
+)
+def test_equals_torchvision_at_the_edges(width, height, contract):
+    same_as_torchvision(noise(width, height), contract)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb_first(mode):
+    image = noise(50, 40, mode=mode)
+    assert torch.equal(ImageTransform(PLAIN)(image), torchvision_transform(PLAIN)(image.convert("RGB")))
+
+
+def test_every_pixel_value_is_scaled_and_normalized_as_torchvision_does():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    for contract in (PLAIN, NORMALIZED):
+        theirs = transforms.Compose(torchvision_transform(contract).transforms[2:])
+        assert torch.equal(ImageTransform(contract).normalize(pixels), theirs(Image.fromarray(pixels)))
+
+
+def test_normalize_takes_batches_and_tensors():
+    transform = ImageTransform(NORMALIZED)
+    images = [noise(40, 30, seed=seed) for seed in range(3)]
+    pixels = np.stack([transform.pixels(image) for image in images])
+    batch = transform.normalize(pixels)
+    assert torch.equal(batch, torch.stack([transform(image) for image in images]))
+    assert torch.equal(batch, transform.normalize(torch.from_numpy(pixels)))
+    assert torch.equal(batch[None], transform.normalize(pixels[None]))
+
+
+def test_normalize_leaves_its_input_alone():
+    pixels = ImageTransform(NORMALIZED).pixels(noise(40, 30))
+    before = pixels.copy()
+    ImageTransform(NORMALIZED).normalize(pixels)
+    assert np.array_equal(pixels, before)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 3), np.uint8),
+    ],
+)
+def test_normalize_refuses_other_pixels(pixels):
+    with pytest.raises(ValueError, match=r"expected uint8 pixels of shape \(\.\.\., height, width, 3\), got"):
+        ImageTransform(PLAIN).normalize(pixels)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), "cat.jpg", None])
+def test_transform_takes_pil_images_only(image):
+    with pytest.raises(ValueError, match=r"expected a PIL image, got .*; load_image opens paths"):
+        ImageTransform(PLAIN)(image)
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (0, 10), (10, 0)])
+def test_extreme_shapes_are_refused_before_memory_is_taken(size):
+    with pytest.raises(ImageError, match=rf"is {size[0]} x {size[1]}") as caught:
+        ImageTransform(ImageInput(size=256))(Image.new("RGB", size))
+    assert caught.value.reason == "extreme_shape"
+
+
+def test_transform_pickles_compares_and_shows_its_contract():
+    transform = ImageTransform(NORMALIZED)
+    twin = pickle.loads(pickle.dumps(transform))
+    assert twin == transform == copy.deepcopy(transform)
+    assert twin != ImageTransform(PLAIN)
+    assert torch.equal(twin(noise(40, 30)), transform(noise(40, 30)))
+    assert repr(transform) == f"ImageTransform(image_input={NORMALIZED!r})"
+    with pytest.raises(TypeError, match="image_input"):
+        ImageTransform(256)
+
+
+# What is read.
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_every_kind_of_source(tmp_path, kind):
+    image = noise(20, 10)
+    data = encoded(image, kind)
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        for source in (path, str(path), data, io.BytesIO(data), file, image):
+            assert np.array_equal(rgb(load_image(source)), np.asarray(image))
+            assert np.array_equal(rgb(load_image(source, orient=False)), np.asarray(image))
+
+
+def test_what_is_read_outlives_its_file(tmp_path):
+    path = tmp_path / "image.png"
+    noise(20, 10).save(path)
+    images = [load_image(path), load_image(path, orient=False)]
+    path.unlink()
+    for image in images:
+        assert np.array_equal(rgb(pickle.loads(pickle.dumps(image))), np.asarray(noise(20, 10)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(orientation):
+    image = noise(24, 16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, "PNG", exif=exif)
+    upright = rgb(load_image(data))
+    assert np.array_equal(upright, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+    assert upright.shape[:2] == ((24, 16) if orientation >= 5 else (16, 24))
+    assert np.array_equal(rgb(load_image(data, orient=False)), np.asarray(image))
+    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)))), np.asarray(image))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0", b"Exif\0\0" + b"\xff" * 40]
+)
+def test_broken_orientation_turns_nothing(exif):
+    data = encoded(noise(24, 16), "JPEG", exif=exif)
+    assert np.array_equal(rgb(load_image(data)), rgb(load_image(data, orient=False)))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr"])
+def test_gray_and_print_colours_are_converted(mode):
+    image = noise(20, 10, mode=mode)
+    expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(rgb(load_image(encoded(image, "TIFF"))), expected)
+    assert np.array_equal(rgb(load_image(image)), expected)
+
+
+def test_cmyk_jpeg():
+    data = encoded(noise(20, 10, mode="CMYK"), "JPEG")
+    assert np.array_equal(rgb(load_image(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_transparency_is_dropped():
+    colour, alpha = noise(20, 10), noise(20, 10, seed=1, mode="L")
+    image = colour.copy()
+    image.putalpha(alpha)
+    assert np.array_equal(rgb(load_image(encoded(image, "PNG"))), np.asarray(colour))
+    gray = colour.convert("L")
+    gray.putalpha(alpha)
+    assert np.array_equal(rgb(load_image(encoded(gray, "PNG"))), np.asarray(colour.convert("L").convert("RGB")))
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([0, 128, 255, 7])])
+def test_palette_with_transparency(transparency):
+    image = noise(20, 10).quantize(16)
+    data = encoded(image, "PNG", transparency=transparency)
+    assert Image.open(io.BytesIO(data)).mode == "P"
+    assert np.array_equal(rgb(load_image(data)), np.asarray(image.convert("RGB")))
+
+
+def test_first_frame_of_several():
+    frames = [noise(20, 10, seed=seed).quantize(64) for seed in range(3)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.array_equal(rgb(load_image(data)), np.asarray(frames[0].convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8(kind):
+    values = np.array([[0, 127, 128, 129, 257, 32767, 32768, 40000, 65406, 65407, 65535]], dtype=np.uint16)
+    data = encoded(Image.fromarray(values), kind)
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert np.array_equal(rgb(load_image(data)), expected[..., None].repeat(3, axis=2))
+    wide = Image.fromarray(values.astype(np.int32))
+    assert wide.mode == "I"
+    assert np.array_equal(rgb(load_image(wide)), expected[..., None].repeat(3, axis=2))
+
+
+def test_big_endian_16_bits():
+    values = np.array([[0, 300, 40000, 65535]], dtype=">u2")
+    image = Image.frombytes("I;16B", (4, 1), values.tobytes())
+    assert rgb(load_image(image))[0, :, 0].tolist() == [0, 1, 156, 255]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("F", (4, 4), 0.5),
+        Image.new("I", (4, 4), 70_000),
+        Image.new("I", (4, 4), -1),
+        Image.new("La", (4, 4)),
+    ],
+    ids=["float", "32 bits", "negative", "premultiplied"],
+)
+def test_no_rgb_in_it(image):
+    with pytest.raises(ImageError) as caught:
+        load_image(image)
+    assert caught.value.reason == "unsupported_mode"
+
+
+# What is refused.
+
+
+def refused(source: object, reason: str, *words: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(source)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.reason == reason
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    refused(tmp_path / "nothing.jpg", "missing_file", "nothing.jpg", "does not exist")
+
+
+def test_folder(tmp_path):
+    refused(tmp_path, "unreadable", tmp_path.name)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"\xff\xd8", bytes(1000)])
+def test_no_image(tmp_path, data):
+    refused(data, "not_an_image", f"image of {len(data)} bytes")
+    path = tmp_path / "page.jpg"
+    path.write_bytes(data)
+    refused(path, "not_an_image", "page.jpg")
+    with path.open("rb") as file:
+        refused(file, "not_an_image", "page.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_truncated(tmp_path, kind):
+    path = tmp_path / "half"
+    data = encoded(noise(64, 64), kind)
+    path.write_bytes(data[: len(data) // 2])
+    refused(path, "truncated", "half", "fetch it again")
+
+
+def test_truncated_pil_image_that_was_not_decoded_yet():
+    data = encoded(noise(64, 64), "JPEG")
+    image = Image.open(io.BytesIO(data[: len(data) // 2]))
+    refused(image, "truncated")
+    with pytest.raises(ImageError, match="is truncated"):
+        ImageTransform(PLAIN)(Image.open(io.BytesIO(data[: len(data) // 2])))
+
+
+def test_corrupt():
+    data = bytearray(encoded(noise(64, 64), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    refused(bytes(data), "corrupt", "cannot be decoded")
+
+
+# Whatever is wrong with bytes; what is wrong with a file is not among them.
+REASONS = {
+    "not_an_image",
+    "truncated",
+    "corrupt",
+    "too_large",
+    "too_many_scans",
+    "too_many_parts",
+    "unsupported_mode",
+    "unsupported_format",
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]),
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
+    cut=st.none() | st.integers(0, 10**6),
+)
+def test_broken_bytes_give_an_image_or_an_image_error(kind, places, cut):
+    data = bytearray(encoded(noise(16, 16), kind))
+    for place, value in places:
+        data[place % len(data)] = value
+    if cut is not None:
+        data = data[: cut % len(data)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert load_image(bytes(data)).mode == "RGB"
+        except ImageError as error:
+            assert error.reason in REASONS  # noqa: PT017
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The start of a PNG that claims a size: enough for Pillow to refuse it."""
+    data = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("num_limits", [1.01, 1.5, 3])
+def test_too_large(num_limits):
+    width = 10_000
+    height = int(num_limits * ImageLimits().num_pixels / width)
+    with warnings.catch_warnings():
+        # Pillow warns of what is between its own limit and twice that.
+        warnings.simplefilter("ignore")
+        refused(png_header(width, height), "too_large", "too large")
+
+
+def test_the_limit_is_one_of_the_spec():
+    image = noise(40, 30)
+    data = encoded(image, "PNG")
+    with pytest.raises(ImageError, match=r"40 x 30 pixels, the limit is 1,199; .* raise num_pixels of ImageLimits"):
+        load_image(data, limits=ImageLimits(num_pixels=40 * 30 - 1))
+    assert np.array_equal(rgb(load_image(data, limits=ImageLimits(num_pixels=40 * 30))), np.asarray(image))
+    assert np.array_equal(rgb(load_image(image, limits=ImageLimits(num_pixels=1))), np.asarray(image))
+
+
+@pytest.mark.parametrize("source", [None, 3, np.zeros((4, 4, 3), np.uint8)])
+def test_not_a_source(source):
+    with pytest.raises(ValueError, match="expected a path, bytes, a file opened for reading bytes or a PIL image"):
+        load_image(source)
+
+
+def test_errors_survive_the_way_out_of_a_worker():
+    error = pickle.loads(pickle.dumps(ImageError("truncated", "image 'a.jpg' is truncated")))
+    assert (error.reason, str(error)) == ("truncated", "image 'a.jpg' is truncated")
+
+
+def test_importing_needs_no_torchvision():
+    code = "import sys, mobileclip.data.images.transform; assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.parametrize("contract", [ImageInput(size=5), ImageInput(size=5, mean=OPENAI_MEAN, std=OPENAI_STD)])
+def test_images_normalised_one_by_one(contract):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 7, 5, 3), dtype=np.uint8)
+    transform = ImageTransform(contract)
+    batch = torch.full((4, 3, 7, 5), torch.nan)
+    assert transform.normalize_each(list(pixels), batch) is batch
+    torch.testing.assert_close(batch, transform.normalize(pixels), rtol=0, atol=0)

@@ -1,0 +1,253 @@
+"""Decoding no more than an augmentation looks at: the same pixels, or for `fast` nearly the same, sooner."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mobileclip.data import (
+    AugmentationParams,
+    BadSampleError,
+    ImageLimits,
+    augmentation_rng,
+    crop_augmentation,
+    datacompdr_augmentation,
+    decode_image,
+)
+from mobileclip.data.images.jpeg import cut_below, read_frame
+from mobileclip.data.images.turbojpeg import decode_jpeg
+from mobileclip.data.loading.decode import SourceImage
+
+PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
+
+
+def picture(place: int = 0, mode: str = "RGB") -> Image.Image:
+    with Image.open(PICTURES[place]) as image:
+        return image.convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"quality": 90} | options if kind == "JPEG" else options))
+    return stream.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+class TestFrame:
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    @pytest.mark.parametrize("restart", [{}, {"restart_marker_rows": 1}])
+    def test_rows_above_the_cut_stay_the_same(self, mode, subsampling, restart):
+        data = encoded(picture(1, mode), subsampling=subsampling, **restart)
+        frame = read_frame(data)
+        assert frame.size == picture(1).size
+        whole = pixels(data)
+        for bottom in range(1, frame.height + 1, 3):
+            made, height = cut_below(data, frame, bottom)
+            cut = pixels(made)
+            assert len(cut) == height
+            assert bottom <= len(cut) <= bottom + 1.5 * frame.row_group + 1
+            np.testing.assert_array_equal(cut[:bottom], whole[:bottom])
+
+    def test_headers_that_are_passed_over(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encoded(picture(), exif=exif, icc_profile=b"x" * 1000, comment=b"hello", dpi=(300, 300))
+        assert read_frame(data).size == picture().size
+
+    def test_several_scans_are_not_cut(self):
+        data = encoded(picture(), progressive=True)
+        frame = read_frame(data)
+        assert frame.size == picture().size
+        assert cut_below(data, frame, 10) == (data, frame.height)
+
+    def test_what_is_no_frame(self):
+        for data in (
+            encoded(picture(0, "CMYK")),
+            encoded(picture(), "PNG"),
+            b"",
+            encoded(picture())[:30],
+        ):
+            assert read_frame(data) is None
+        two = io.BytesIO()
+        picture().save(two, "MPO", save_all=True, append_images=[picture(1)])
+        assert read_frame(two.getvalue()) is None
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_any_bytes(self, data):
+        start = encoded(picture().resize((40, 30)))
+        changed = bytearray(start)
+        for _ in range(data.draw(st.integers(1, 4))):
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        frame = read_frame(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+        assert frame is None or min(frame.size) > 0
+
+
+class TestExact:
+    @pytest.mark.parametrize("place", range(3))
+    @pytest.mark.parametrize("form", ["jpeg", "progressive", "png", "grey", "cmyk", "webp"])
+    def test_the_pixels_of_the_augmentation(self, place, form):
+        image = picture(place, {"grey": "L", "cmyk": "CMYK"}.get(form, "RGB"))
+        kind = form.upper() if form in ("png", "webp") else "JPEG"
+        data = encoded(image, kind, **({"progressive": True} if form == "progressive" else {}))
+        sizes = [datacompdr_augmentation(size) for size in (64, 48)]
+        for index in range(12):
+            source = SourceImage(data)
+            assert source.size == image.size
+            params = sizes[0].sample(augmentation_rng(0, form, index), source.size)
+            for augmentation, made in zip(sizes, source.replay(sizes, params), strict=True):
+                expected = augmentation.apply(decode_image(data), params)
+                np.testing.assert_array_equal(made, np.asarray(expected))
+                assert made.flags.writeable
+
+    @pytest.mark.parametrize("missing", [1, 2, 3, 500])
+    def test_truncated_files_are_found_even_where_the_crop_is_whole(self, missing):
+        data = encoded(picture())[:-missing]
+        params = AugmentationParams(crop=(0, 0, 20, 20))
+        with pytest.raises(BadSampleError) as caught:
+            SourceImage(data).replay([crop_augmentation(16)], params)
+        assert caught.value.reason == "image_truncated"
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+    def test_bombs(self, kind):
+        data = encoded(picture(), kind)
+        with pytest.raises(BadSampleError) as caught:
+            SourceImage(data, ImageLimits(num_pixels=360 * 360 - 1))
+        assert caught.value.reason == "image_too_large"
+        assert SourceImage(data, ImageLimits(num_pixels=360 * 360)).size == (360, 360)
+
+
+class TestSimplejpeg:
+    """The same pixels, and the same refusals, as Pillow alone."""
+
+    @pytest.fixture
+    @staticmethod
+    def without(monkeypatch):
+        """Return what decodes without simplejpeg."""
+
+        def decode(data, *arguments):
+            with monkeypatch.context() as context:
+                context.setattr("mobileclip.data.images.turbojpeg._decoder", lambda: None)
+                return SourceImage(data).replay(*arguments)
+
+        return decode
+
+    def test_it_is_there(self):
+        assert decode_jpeg(encoded(picture()), picture().size, reduce=1, strict=True).shape == (360, 360, 3)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}])
+    @pytest.mark.parametrize("size", [(360, 360), (301, 197), (33, 71)])
+    def test_equal_pixels(self, without, mode, options, size):
+        data = encoded(picture(1, mode).resize(size), **options)
+        for side, decode in itertools.product((16, 64, 200), ("exact", "fast")):
+            augmentation = datacompdr_augmentation(side)
+            for index in range(4):
+                params = augmentation.sample(augmentation_rng(0, "x", index), size)
+                (made,) = SourceImage(data).replay([augmentation], params, decode)
+                np.testing.assert_array_equal(made, without(data, [augmentation], params, decode)[0])
+                assert made.flags.writeable
+
+    @pytest.mark.parametrize("reduce", [1, 2, 4, 8])
+    def test_equal_pixels_at_a_part_of_the_size(self, reduce):
+        data = encoded(picture().resize((301, 197)))
+        made = decode_jpeg(data, (301, 197), reduce=reduce, strict=True)
+        np.testing.assert_array_equal(made, np.asarray(decode_image(data, reduce=reduce)))
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def test_damage(self, without, data):
+        start = encoded(picture().resize((80, 60)))
+        changed = bytearray(start)
+        for _ in range(data.draw(st.integers(1, 4))):
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        damaged = bytes(changed[: len(changed) - data.draw(st.sampled_from((0, 0, 1, 200)))])
+        arguments = [crop_augmentation(32)], AugmentationParams(crop=(2, 3, 30, 40))
+
+        def outcome(decode):
+            try:
+                return decode(damaged, *arguments)[0].tolist()
+            except BadSampleError as error:
+                return error.reason
+
+        made, expected = outcome(lambda one, *others: SourceImage(one).replay(*others)), outcome(without)
+        # Pillow goes on reading behind the rows that are needed, and refuses some files for what it finds there.
+        assert made == expected or (expected == "image_corrupt" and isinstance(made, list))
+
+
+class TestFast:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def large() -> bytes:
+        return encoded(picture().resize((1400, 1400), Image.Resampling.BICUBIC))
+
+    @pytest.mark.parametrize(
+        ("side", "factor"), [(1400, 4), (1024, 4), (1023, 2), (512, 2), (511, 1), (256, 1), (100, 1)]
+    )
+    def test_no_more_is_left_out_than_the_output_can_miss(self, large, side, factor, monkeypatch):
+        reductions = []
+        monkeypatch.setattr(
+            "mobileclip.data.loading.decode.decode_jpeg",
+            lambda *arguments, reduce, **options: (
+                reductions.append(reduce) or decode_jpeg(*arguments, reduce=reduce, **options)
+            ),
+        )
+        params = AugmentationParams(crop=(0, 0, side, 1400))
+        (made,) = SourceImage(large).replay([crop_augmentation(256)], params, "fast")
+        assert reductions == [factor]
+        assert made.shape == (256, 256, 3)
+
+    def test_near_the_exact_pixels_at_every_offset(self, large):
+        """A crop that starts between the reduced pixels would be seen as an edge that moved."""
+        augmentation = crop_augmentation(256)
+        for offset in range(8):
+            params = AugmentationParams(crop=(offset, 2 * offset + 1, 1100 + offset, 1090 - offset))
+            source = SourceImage(large)
+            (exact,), (fast,) = (source.replay([augmentation], params, decode) for decode in ("exact", "fast"))
+            difference = exact.astype(float) - fast
+            assert np.abs(difference).mean() < 2
+            assert 10 * np.log10(255**2 / (difference**2).mean()) > 36
+
+    @pytest.mark.parametrize("form", ["jpeg", "png", "webp", "grey"])
+    def test_what_is_not_reduced_is_exact_but_for_the_rounding_of_the_filter(self, form):
+        image = picture(0, "L" if form == "grey" else "RGB")
+        data = encoded(image, form.upper() if form in ("png", "webp") else "JPEG")
+        augmentation = crop_augmentation(192)
+        params = AugmentationParams(crop=(11, 0, 240, 255))
+        (exact,), (fast,) = (SourceImage(data).replay([augmentation], params, decode) for decode in ("exact", "fast"))
+        difference = np.abs(exact.astype(int) - fast)
+        assert difference.max() <= 3
+        assert difference.mean() < 0.3
+
+    @pytest.mark.parametrize("form", ["progressive", "grey"])
+    def test_other_jpegs(self, form):
+        image = picture(0, "L" if form == "grey" else "RGB").resize((700, 700))
+        data = encoded(image, **({"progressive": True} if form == "progressive" else {}))
+        augmentation = datacompdr_augmentation(128)
+        params = augmentation.sample(augmentation_rng(0, "a", 1), image.size)
+        (exact,), (fast,) = (SourceImage(data).replay([augmentation], params, decode) for decode in ("exact", "fast"))
+        assert exact.shape == fast.shape == (128, 128, 3)
+        assert 0 < np.abs(exact.astype(float) - fast).mean() < 2
+
+    def test_several_sizes_and_the_operations(self, large):
+        augmentations = [datacompdr_augmentation(size) for size in (96, 64)]
+        params = AugmentationParams(crop=(3, 5, 900, 800), operations=[(11, 100.0)])
+        made = SourceImage(large).replay(augmentations, params, "fast")
+        for augmentation, fast in zip(augmentations, made, strict=True):
+            without = SourceImage(large).replay([augmentation], attrs.evolve(params, operations=()), "fast")[0]
+            assert fast.shape == (augmentation.size, augmentation.size, 3)
+            assert fast.flags.writeable
+            np.testing.assert_array_equal(fast, np.where(without < 100, without, 255 - without))

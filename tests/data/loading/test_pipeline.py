@@ -1,0 +1,579 @@
+"""Named batches: what they hold, that they depend on nothing else, and where skipped samples end up."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip import storage
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTextSample,
+    ReinforcedBatch,
+    ReinforcedPipelineSpec,
+    StreamPosition,
+    Tokenizer,
+    decode_image,
+    hash_image,
+    write_shard,
+    write_shards,
+)
+from mobileclip.data.loading.batch import join_batches
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+from mobileclip.serialization import from_json, to_json
+from tests.data.made_samples import encoded, golden, make_sample, write_raw
+
+IMAGE = ImageInput(size=16)
+NUM_SAMPLES = 23
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, object]:
+    return {sample.key: sample for sample in map(make_sample, range(NUM_SAMPLES))}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, samples) -> str:
+    directory = tmp_path_factory.mktemp("shards")
+    write_shards(directory, samples.values(), samples_per_shard=5)
+    return str(directory / "{00000000..00000004}.tar")
+
+
+def spec(shards: object, **changes: object) -> ReinforcedPipelineSpec:
+    choices = {"shards": shards, "batch_size": 4, "image": IMAGE, "shuffle_buffer": 6} | changes
+    return ReinforcedPipelineSpec(**choices)
+
+
+def rows(batches: object) -> dict[str, str]:
+    """Return a digest of everything in the batches, by the sample's key."""
+    digests: dict[str, str] = {}
+    for batch in batches:
+        for index, key in enumerate(batch.keys):
+            tensors = batch.rows(index, index + 1).as_dict()
+            content = b"".join(
+                name.encode() + value.numpy().tobytes() for name, value in tensors.items() if name != "keys"
+            )
+            assert key not in digests
+            digests[key] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+class TestBatches:
+    def test_every_row_belongs_together(self, shards, samples):
+        """Find the augmentation and the captions by the teachers' rows and make the same of the sample again."""
+        tokenizer = Tokenizer()
+        seen = []
+        for batch in spec(shards, drop_last=False).build():
+            assert batch.image.dtype == batch.teacher_image.dtype == torch.float32
+            assert batch.image.shape == (len(batch), 3, 16, 16)
+            assert batch.text.dtype == batch.syn_text.dtype == torch.int64
+            assert batch.text.shape == batch.syn_text.shape == (len(batch), 77)
+            assert batch.image.is_contiguous()
+            for row, key in enumerate(batch.keys):
+                sample = samples[key]
+                index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
+                synthetic = sample.syn_text_emb["syn_text"].tolist().index(batch.teacher_syn_text[row].tolist())
+                replayed = AugmentationSpec(size=16).apply(decode_image(sample.image), sample.augmentations[index])
+                pixels = torch.from_numpy(np.asarray(replayed).copy()).permute(2, 0, 1)
+                torch.testing.assert_close(batch.image[row], pixels / 255, rtol=0, atol=0)
+                assert batch.teacher_text[row].tolist() == sample.text_emb[0].tolist()
+                assert batch.text[row].tolist() == tokenizer(sample.captions)[0].tolist()
+                assert batch.syn_text[row].tolist() == tokenizer(sample.syn_captions["syn_text"])[synthetic].tolist()
+                seen.append(key)
+        assert sorted(seen) == sorted(samples)
+
+    def test_golden_shards(self):
+        shards = [golden(name) for name in ("npz", "bf16")]
+        pipeline = spec(shards, batch_size=6, image=ImageInput(size=256)).build()
+        (batch,) = pipeline
+        assert batch.teacher_image.shape == batch.teacher_text.shape == batch.teacher_syn_text.shape == (6, 1536)
+        assert batch.image.shape == (6, 3, 256, 256)
+        assert str(pipeline.report) == "6 samples read, nothing skipped"
+
+    def test_normalisation(self, shards):
+        raw = rows_by_key(spec(shards, drop_last=False).build())
+        contract = attrs.evolve(IMAGE, mean=OPENAI_MEAN, std=OPENAI_STD)
+        for key, image in rows_by_key(spec(shards, image=contract, drop_last=False).build()).items():
+            mean, std = torch.tensor(OPENAI_MEAN).view(3, 1, 1), torch.tensor(OPENAI_STD).view(3, 1, 1)
+            torch.testing.assert_close(image, (raw[key] - mean) / std, rtol=0, atol=0)
+
+    def test_without_synthetic_captions(self, shards):
+        batch = next(iter(spec(shards, captions="real").build()))
+        assert set(batch.as_dict()) == {"keys", "image", "text", "teacher_image", "teacher_text"}
+
+    @pytest.mark.parametrize("reinforced", [True, False])
+    def test_choices_of_captions(self, shards, samples, reinforced):
+        """Whatever is chosen, text and embeddings are of one caption."""
+        ids = {}
+        for sample in samples.values():
+            for name, texts in (("text_emb", sample.captions), ("syn_text_emb", sample.syn_captions["syn_text"])):
+                for index, text in enumerate(texts):
+                    emb = sample.text_emb if name == "text_emb" else sample.syn_text_emb["syn_text"]
+                    ids[tuple(Tokenizer()(text)[0].tolist())] = (sample.key, name, emb[index].tolist())
+        kinds = {}
+        for captions in ("real", "synthetic", "either", "both"):
+            pipeline = spec(shards, captions=captions, reinforced=reinforced, drop_last=False).build()
+            kinds[captions] = Counter()
+            for batch in pipeline.epoch(0):
+                assert (batch.syn_text is not None) == (captions == "both")
+                assert (batch.teacher_text is not None) == reinforced
+                assert (batch.teacher_syn_text is not None) == (reinforced and captions == "both")
+                for row, key in enumerate(batch.keys):
+                    found, kind, emb = ids[tuple(batch.text[row].tolist())]
+                    assert found == key
+                    kinds[captions][kind] += 1
+                    if reinforced:
+                        assert batch.teacher_text[row].tolist() == emb
+                    if batch.syn_text is not None:
+                        found, kind, emb = ids[tuple(batch.syn_text[row].tolist())]
+                        assert (found, kind) == (key, "syn_text_emb")
+                        assert not reinforced or batch.teacher_syn_text[row].tolist() == emb
+        assert kinds["real"] == kinds["both"] == {"text_emb": NUM_SAMPLES}
+        assert kinds["synthetic"] == {"syn_text_emb": NUM_SAMPLES}
+        assert min(kinds["either"]["text_emb"], kinds["either"]["syn_text_emb"]) > 5
+        assert kinds["either"].total() == NUM_SAMPLES
+
+    def test_captions_by_default(self):
+        assert spec("a.tar").captions == "both"
+        assert spec("a.tar", reinforced=False).captions == "real"
+
+    def test_samples_without_synthetic_captions(self, tmp_path):
+        many = [make_sample(0), make_sample(1, syn_captions={}, syn_text_emb={})]
+        path = write_shard(tmp_path / "a.tar", many)
+        for captions, keys in (("synthetic", ["000000"]), ("both", ["000000"]), ("either", ["000000", "000001"])):
+            pipeline = spec(path, captions=captions, drop_last=False).build()
+            assert sorted(key for batch in pipeline for key in batch.keys) == keys
+            assert pipeline.report.keys("no_syn_caption") == (() if captions == "either" else ("000001",))
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_online_images_are_the_stored_augmentation_at_the_teachers_sizes(self, shards, samples, num_workers):
+        pipeline = spec(shards, online=(24, 12), drop_last=False, num_workers=num_workers).build()
+        for batch in pipeline:
+            assert [(side, images.shape) for side, images in batch.online_images.items()] == [
+                (24, (len(batch), 3, 24, 24)),
+                (12, (len(batch), 3, 12, 12)),
+            ]
+            torch.testing.assert_close(Tokenizer()(batch.captions), batch.text)
+            torch.testing.assert_close(Tokenizer()(batch.syn_captions), batch.syn_text)
+            for row, key in enumerate(batch.keys):
+                sample = samples[key]
+                index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
+                for side, images in batch.online_images.items():
+                    assert images.dtype == torch.uint8
+                    replayed = AugmentationSpec(size=side).apply(
+                        decode_image(sample.image), sample.augmentations[index]
+                    )
+                    assert images[row].permute(1, 2, 0).numpy().tobytes() == replayed.tobytes()
+
+    def test_online_images_of_sampled_augmentations_move_by_the_same_fraction(self, tmp_path):
+        """At three times the side, an image that was moved has bands of black that are three times as broad."""
+        white = Image.new("RGB", (64, 64), (255, 255, 255))
+        stream = io.BytesIO()
+        white.save(stream, "PNG")
+        many = [
+            ImageTextSample(key=f"{n}", captions=("a",), image=stream.getvalue(), image_extension="png")
+            for n in range(60)
+        ]
+        path = write_shard(tmp_path / "a.tar", many)
+        (batch,) = spec(path, reinforced=False, online=(48,), batch_size=60).build()
+        small = (batch.image == 0).all(dim=1)
+        large = (batch.online_images[48] == 0).all(dim=1)
+        # Translations alone give bands that reach from one side to the other.
+        moved = [row for row in range(60) if 0 < (bands := small[row].all(dim=1).sum()) < 16 and bands < 8]
+        assert len(moved) >= 3
+        for row in moved:
+            wide = large[row].all(dim=1).sum().item()
+            assert abs(wide - 3 * small[row].all(dim=1).sum().item()) <= 3
+        assert batch.syn_captions is None
+
+    def test_unreinforced(self, shards):
+        pipeline = spec(shards, reinforced=False, drop_last=False).build()
+        batches = list(pipeline.epoch(0))
+        assert set(batches[0].as_dict()) == {"keys", "image", "text"}
+        again = rows(pipeline.epoch(0))
+        assert rows(batches) == again
+        other = rows(pipeline.epoch(1))
+        assert other.keys() == again.keys()
+        assert sum(other[key] == again[key] for key in other) <= 1
+
+    def test_plain_shards(self, tmp_path):
+        samples = [ImageTextSample(key=f"{n}", captions=(f"{n}",), image=encoded(30, 20, n, "jpeg")) for n in range(4)]
+        path = write_shard(tmp_path / "a.tar", samples)
+        (batch,) = spec(path, reinforced=False).build()
+        assert sorted(batch.keys) == ["0", "1", "2", "3"]
+
+    def test_named_sets_are_all_drawn_from(self, tmp_path):
+        sets = {"syn_text_a": ("a1", "a2"), "syn_text_b": ("b1",), "syn_text_empty": ()}
+        emb = {name: np.full((len(texts), 6), ord(name[-1]), np.float32) for name, texts in sets.items()}
+        many = [make_sample(number, syn_captions=sets, syn_text_emb=emb) for number in range(40)]
+        path = write_shard(tmp_path / "a.tar", many)
+        (batch,) = spec(path, batch_size=40).build()
+        drawn = Counter(batch.teacher_syn_text[:, 0].tolist())
+        assert drawn.keys() == {float(ord("a")), float(ord("b"))}
+        assert min(drawn.values()) > 8
+        expected = Tokenizer()(["a1", "a2", "b1"])
+        for row in range(40):
+            (place,) = (expected == batch.syn_text[row]).all(dim=1).nonzero()
+            assert (place.item() == 2) == (batch.teacher_syn_text[row, 0].item() == ord("b"))
+
+    def test_several_real_captions_are_all_drawn_from(self, tmp_path):
+        captions = ("one", "two", "three")
+        many = [make_sample(n, captions=captions, text_emb=np.eye(3, 6, dtype=np.float32)) for n in range(40)]
+        (batch,) = spec(write_shard(tmp_path / "a.tar", many), batch_size=40).build()
+        drawn = batch.teacher_text.argmax(dim=1)
+        assert len(drawn.unique()) == 3
+        torch.testing.assert_close(batch.text, Tokenizer()(captions)[drawn])
+
+    def test_compact_shards_give_the_batches_that_bfloat16_ones_give(self, tmp_path, samples):
+        batches = {}
+        for layout in ("pth.gz", "compact", "compact8"):
+            path = write_shard(tmp_path / f"{layout}.tar", samples.values(), layout=layout)
+            (batches[layout],) = spec(path, batch_size=NUM_SAMPLES).build()
+        assert rows([batches["compact"]]) == rows([batches["pth.gz"]])
+        assert batches["compact8"].keys == batches["compact"].keys
+        for name in ("image", "text", "syn_text"):
+            torch.testing.assert_close(getattr(batches["compact8"], name), getattr(batches["compact"], name))
+        for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+            torch.testing.assert_close(
+                getattr(batches["compact8"], name), getattr(batches["compact"], name), rtol=0.01, atol=0.02
+            )
+
+    def test_another_copy_of_the_image_is_refused(self, tmp_path):
+        good = make_sample(0)
+        hashes = {number: hash_image(make_sample(number).image) for number in range(3)}
+        many = [make_sample(number, image_sha256=sha256) for number, sha256 in hashes.items()]
+        many[1] = attrs.evolve(many[1], image=good.image)
+        pipeline = spec(write_shard(tmp_path / "a.tar", many, layout="compact"), batch_size=2).build()
+        (batch,) = pipeline
+        assert sorted(batch.keys) == ["000000", "000002"]
+        assert pipeline.report.keys("wrong_image") == ("000001",)
+
+    def test_own_tokenizer(self, shards):
+        class Lengths:
+            def __call__(self, texts):
+                return torch.tensor([[len(text)] for text in texts])
+
+        batch = next(iter(spec(shards).build(tokenizer=Lengths())))
+        assert batch.text.shape == (4, 1)
+
+
+def rows_by_key(batches: object) -> dict[str, torch.Tensor]:
+    return {key: batch.image[row] for batch in batches for row, key in enumerate(batch.keys)}
+
+
+class TestReproducibility:
+    def test_workers_change_nothing(self, shards):
+        alone = spec(shards, drop_last=False).build()
+        expected = [rows(alone.epoch(epoch)) for epoch in range(2)]
+        assert len(expected[0]) == NUM_SAMPLES
+        for num_workers in (1, 2):
+            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
+            assert [rows(pipeline.epoch(epoch)) for epoch in range(2)] == expected
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_batches_are_the_same_again(self, shards, num_workers):
+        first, second = (
+            [batch.keys for batch in spec(shards, num_workers=num_workers, epochs=2).build()] for _ in range(2)
+        )
+        assert first == second
+
+    def test_epochs_and_seeds_differ(self, shards):
+        def one(seed: int, epoch: int) -> tuple[list, dict]:
+            batches = list(spec(shards, seed=seed, drop_last=False).build().epoch(epoch))
+            return [batch.keys for batch in batches], rows(batches)
+
+        order, content = one(0, 0)
+        for seed, epoch in ((0, 1), (1, 0)):
+            other_order, other_content = one(seed, epoch)
+            assert other_order != order
+            assert other_content.keys() == content.keys()
+            differing = sum(other_content[key] != content[key] for key in content)
+            assert differing > NUM_SAMPLES / 2
+
+    def test_in_order(self, shards, samples):
+        batches = spec(shards, shuffle=False, drop_last=False).build()
+        assert [key for batch in batches for key in batch.keys] == sorted(samples)
+
+    def test_the_order_is_well_mixed(self, shards, samples):
+        pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES).build()
+        places = np.zeros((60, NUM_SAMPLES))
+        for epoch in range(60):
+            order = [key for batch in pipeline.epoch(epoch) for key in batch.keys]
+            places[epoch] = [order.index(key) for key in sorted(samples)]
+        means = places.mean(axis=0)
+        spread = NUM_SAMPLES / np.sqrt(12 * 60)
+        assert np.abs(means - (NUM_SAMPLES - 1) / 2).max() < 4.5 * spread
+
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_length(self, shards, drop_last, num_workers):
+        pipeline = spec(shards, drop_last=drop_last, num_workers=num_workers, epochs=2, num_samples=NUM_SAMPLES).build()
+        sizes = [len(batch) for batch in pipeline]
+        assert len(sizes) == len(pipeline) == 2 * (5 if drop_last else 6)
+        assert sizes.count(4) == 10
+
+    def test_unknown_length(self, shards):
+        with pytest.raises(TypeError, match="give num_samples"):
+            len(spec(shards).build())
+
+    def test_processes_share_the_samples(self, shards, samples, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        keys = []
+        for rank in range(2):
+            monkeypatch.setenv("RANK", str(rank))
+            keys.append(set(rows(spec(shards, drop_last=False).build())))
+        assert keys[0].isdisjoint(keys[1])
+        assert keys[0] | keys[1] == set(samples)
+        monkeypatch.setenv("WORLD_SIZE", "6")
+        with pytest.raises(ValueError, match="5 shards cannot be dealt out to 6 processes"):
+            spec(shards).build()
+
+    def test_an_epoch_can_be_left_early(self, shards):
+        for num_workers in (0, 2):
+            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
+            expected = rows(pipeline.epoch(1))
+            next(iter(pipeline.epoch(0)))
+            assert rows(pipeline.epoch(1)) == expected
+
+
+class TestStream:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_resuming_gives_the_same_batches(self, shards, num_workers):
+        pipeline = spec(shards, num_workers=num_workers).build()
+        stream = pipeline.stream()
+        whole = [next(stream) for _ in range(12)]
+        for start in (0, 3, 5, 8):
+            resumed = spec(shards, num_workers=num_workers).build().stream(StreamPosition(first_batch=start))
+            for batch in whole[start:]:
+                other = next(resumed)
+                assert other.keys == batch.keys
+                torch.testing.assert_close(other.image, batch.image, rtol=0, atol=0)
+
+    def test_epochs_have_equal_length_even_where_samples_are_lost(self, tmp_path):
+        broken = [make_sample(n, image=b"broken" if n % 3 == 0 else encoded(40, 30, n)) for n in range(12)]
+        path = write_shard(tmp_path / "a.tar", broken)
+        stream = spec(path, shuffle=False).build().stream()
+        keys = [next(stream).keys for _ in range(6)]
+        assert keys[0] == keys[2] == keys[3]
+        assert keys[1] == keys[4]
+
+    def test_too_few_samples(self, shards):
+        with pytest.raises(ValueError, match=r"23 samples do not fill a batch of 24$"):
+            next(spec(shards, batch_size=24).build().stream())
+
+    def test_nothing_but_incomplete_batches(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(1, image=b"broken")])
+        with pytest.raises(ValueError, match="epoch 0 has no complete batch of 2 samples: 1 samples read, 1 skipped"):
+            next(spec(path, batch_size=2).build().stream())
+
+
+class TestSkips:
+    """Whatever happens in a worker is counted by the process that trains."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def damaged(tmp_path_factory) -> list[str]:
+        directory = tmp_path_factory.mktemp("damaged")
+        small = make_sample(0, size=(40, 30)).augmentations
+        bad = [
+            make_sample(0),
+            make_sample(1, image=None),
+            make_sample(2, image=b"no image"),
+            make_sample(3, image=encoded(40, 30)[:-300]),
+            make_sample(4, image=encoded(20, 15), augmentations=small),
+            make_sample(5, dim=7),
+            make_sample(6, syn_captions={}, syn_text_emb={}),
+            make_sample(7),
+        ]
+        first = write_shard(directory / "0.tar", bad)
+        second = write_shard(directory / "1.tar", [make_sample(number) for number in range(8, 14)])
+        second.write_bytes(second.read_bytes()[:-12000])
+        third = write_raw(directory / "2.tar", {"x": {"txt": b"only a caption"}})
+        return [str(first), str(second), third, str(directory / "missing.tar")]
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_every_reason_arrives(self, damaged, num_workers, caplog):
+        pipeline = spec(damaged, batch_size=2, num_workers=num_workers, drop_last=False, epochs=2).build()
+        with caplog.at_level(logging.WARNING, logger="mobileclip"):
+            batches = list(pipeline)
+        report = pipeline.report
+        assert report.counts.pop("missing_member") in {1, 2}  # the cut may have torn the last sample apart
+        assert report.counts == {
+            "no_image": 1,
+            "image_not_an_image": 1,
+            "image_truncated": 1,
+            "wrong_image": 1,
+            "wrong_dim": 1,
+            "no_syn_caption": 1,
+            "truncated_shard": 1,
+            "unreadable_shard": 1,
+        }
+        assert report.keys("wrong_image") == ("000004",)
+        assert report.keys("image_truncated") == ("000003",)
+        assert "made for an image of 40x30 pixels, but this one has 20x15" in report.named["wrong_image"][0].detail
+        assert report.num_read * 2 == sum(map(len, batches))
+        assert {"000000", "000007", "000008"} <= {key for batch in batches for key in batch.keys}
+        assert "skipped 000004" in caplog.text
+
+    def test_nothing_usable_is_an_error(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [make_sample(number, image=None) for number in range(3)])
+        with pytest.raises(ValueError, match=r"not one sample of 1 shards can be used: .*3 no_image"):
+            list(spec(path).build())
+
+    def test_unreinforced_shards_read_as_reinforced(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [ImageTextSample(key="a", captions=("a",), image=encoded(9, 9))])
+        with pytest.raises(ValueError, match="1 missing_member"):
+            list(spec(path).build())
+
+    def test_no_shard_exists(self, tmp_path):
+        with pytest.raises(ValueError, match=r"none of the 3 shards exists, the first is .*0\.tar"):
+            spec(str(tmp_path / "{0..2}.tar")).build()
+
+    def test_the_expected_dim_can_be_given(self, damaged):
+        pipeline = spec(damaged, batch_size=1, teacher_dim=7).build()
+        batches = list(pipeline)
+        assert [batch.keys for batch in batches] == [("000005",)]
+
+
+class TestSpec:
+    def test_round_trip(self):
+        made = spec([Path("a.tar"), "b{0..1}.tar"], augmentation=AugmentationSpec(size=16), num_samples=5)
+        assert made.shards == ("a.tar", "b{0..1}.tar")
+        assert from_json(to_json(made), ReinforcedPipelineSpec) == made
+        assert isinstance(hash(made), int)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"batch_size": 0},
+            {"epochs": 0},
+            {"num_workers": -1},
+            {"shuffle_buffer": 0},
+            {"num_samples": 0},
+            {"teacher_dim": 0},
+            {"captions": "some"},
+            {"sampling": "once"},
+            {"decode": "half"},
+            {"online": (0,)},
+            {"online": (32, 32)},
+        ],
+    )
+    def test_bad_choices(self, changes):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            spec("a.tar", **changes)
+
+    def test_sizes_agree(self):
+        with pytest.raises(ValueError, match="images of 32 pixels and the image contract wants 16"):
+            spec("a.tar", augmentation=AugmentationSpec(size=32))
+
+
+class TestBatchValue:
+    def batch(self, number: int, count: int) -> ReinforcedBatch:
+        return ReinforcedBatch(
+            keys=tuple(f"{number}{index}" for index in range(count)),
+            image=torch.full((count, 3, 2, 2), float(number)),
+            text=torch.full((count, 4), number),
+        )
+
+    def test_joining_and_cutting(self):
+        joined = join_batches([self.batch(1, 2), self.batch(2, 3)])
+        assert joined.keys == ("10", "11", "20", "21", "22")
+        assert joined.text[:, 0].tolist() == [1, 1, 2, 2, 2]
+        assert joined.syn_text is None
+        part = joined.rows(1, 3)
+        assert part.keys == ("11", "20")
+        assert part.image[:, 0, 0, 0].tolist() == [1.0, 2.0]
+
+    def test_online_parts(self):
+        def made(number: int, count: int) -> ReinforcedBatch:
+            texts = tuple(f"{number} {index}" for index in range(count))
+            images = {4: torch.full((count, 3, 4, 4), number, dtype=torch.uint8)}
+            return attrs.evolve(self.batch(number, count), online_images=images, captions=texts)
+
+        joined = join_batches([made(1, 2), made(2, 3)])
+        assert joined.captions == ("1 0", "1 1", "2 0", "2 1", "2 2")
+        assert joined.online_images[4][:, 0, 0, 0].tolist() == [1, 1, 2, 2, 2]
+        part = joined.rows(1, 3)
+        assert part.captions == ("1 1", "2 0")
+        assert part.online_images[4][:, 0, 0, 0].tolist() == [1, 2]
+        assert part.syn_captions is None
+        assert part.to("meta").online_images[4].device.type == "meta"
+        assert pickle.loads(pickle.dumps(part)).online_images[4].shape == (2, 3, 4, 4)
+
+    def test_moving_and_pickling(self):
+        batch = self.batch(1, 2).to("meta")
+        assert batch.image.device.type == batch.text.device.type == "meta"
+        copy = pickle.loads(pickle.dumps(self.batch(3, 1)))
+        assert copy.keys == ("30",)
+        assert len(copy) == 1
+
+
+def test_some_of_the_teachers_columns(tmp_path):
+    paths = write_shards(tmp_path, [make_sample(number) for number in range(6)])
+    whole = next(iter(spec(paths, batch_size=6, shuffle=False).build()))
+    part = next(iter(spec(paths, batch_size=6, shuffle=False, teacher_columns=(4, 6)).build()))
+    for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, 4:6], rtol=0, atol=0)
+    pipeline = spec(paths, batch_size=6, teacher_columns=(4, 8)).build()
+    with pytest.raises(ValueError, match="not one sample of 1 shards can be used"):
+        next(iter(pipeline))
+    assert pipeline.report.counts == {"wrong_dim": 6}
+    with pytest.raises(ValueError, match="teacher_columns are the first column and the one behind the last"):
+        spec(paths, teacher_columns=(4, 4))
+
+
+class TestWaiting:
+    @pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
+    def test_a_worker_that_is_stopped_is_named(self, shards, place):
+        """It would hold the run, and even the end of the program, for ever."""
+        pipeline = spec(shards, num_workers=2, batch_size=1, worker_seconds=2.0).build()
+        batches = pipeline.epoch(0)
+        next(batches)
+        stopped = sorted(multiprocessing.active_children(), key=lambda child: child.pid)[place]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            with pytest.raises(
+                TimeoutError, match=rf"for 2 s from .*worker {place} \(process {stopped.pid}\), last at .*\.tar"
+            ):
+                list(batches)
+        finally:
+            stopped.kill()
+        assert time.monotonic() - started < 20
+        assert multiprocessing.active_children() == []
+
+    def test_how_long_is_waited_makes_no_other_run(self, shards):
+        patient = spec(shards, worker_seconds=9.0, stores=storage.StoreLimits(stall_seconds=9.0))
+        assert patient == spec(shards)
+        assert from_json(to_json(patient), ReinforcedPipelineSpec).stores.stall_seconds == 9.0
+        with pytest.raises(ValueError, match="worker_seconds"):
+            spec(shards, worker_seconds=0.0)
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_stores_are_waited_for_as_the_spec_says(self, shards, num_workers):
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            hung = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.tar"
+            limits = storage.StoreLimits(answer_seconds=0.2, retry_delays_seconds=())
+            pipeline = spec(
+                (shards, hung), num_workers=num_workers, stores=limits, teacher_dim=6, num_samples=NUM_SAMPLES
+            ).build()
+            started = time.monotonic()
+            assert sum(len(batch) for batch in pipeline.epoch(0)) == NUM_SAMPLES // 4 * 4
+            assert time.monotonic() - started < 15
+        assert pipeline.report.counts["connection_failed"] == 1
+        assert storage.store_limits() == storage.StoreLimits()

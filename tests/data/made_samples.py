@@ -1,0 +1,81 @@
+"""Reinforced samples and raw shards for the tests of this folder."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import attrs
+import numpy as np
+from PIL import Image
+
+from mobileclip.data import ImageTextSample, ReinforcedSample, augmentation_rng, datacompdr_augmentation
+from mobileclip.data.shards.files import read_shard
+
+SHARDS = Path(__file__).parents[1] / "golden" / "shards"
+
+
+def golden(name: str) -> str:
+    return str(SHARDS / f"datacompdr_{name}.tar")
+
+
+def golden_members(name: str = "npz") -> dict[str, dict[str, bytes]]:
+    skips: list = []
+    members = {raw.key: dict(raw.members) for raw in read_shard(golden(name), skips.append)}
+    assert not skips
+    return members
+
+
+def write_raw(path: Path, samples: Mapping[str, Mapping[str, bytes]] | Iterable[tuple[str, bytes]]) -> str:
+    """Write whatever is given, however wrong, without the library's own writer."""
+    if isinstance(samples, Mapping):
+        samples = [
+            (f"{key}.{extension}", data) for key, members in samples.items() for extension, data in members.items()
+        ]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in samples:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return str(path)
+
+
+def encoded(width: int, height: int, seed: int = 0, kind: str = "png") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+def make_sample(number: int, *, size: tuple[int, int] = (40, 30), dim: int = 6, **changes: object) -> ReinforcedSample:
+    """Return a small sample in which every number is its own."""
+    rng = np.random.default_rng(number)
+    key = f"{number:06d}"
+    augmentation = datacompdr_augmentation(32)
+    fields = {
+        "key": key,
+        "captions": (f"picture {number}",),
+        "image": encoded(*size, seed=number),
+        "image_extension": "png",
+        "augmentations": [augmentation.sample(augmentation_rng(0, key, index), size) for index in range(3)],
+        "image_emb": rng.standard_normal((3, dim)).astype(np.float32),
+        "text_emb": rng.standard_normal((1, dim)).astype(np.float32),
+        "syn_captions": {"syn_text": (f"first of {number}", f"second of {number}")},
+        "syn_text_emb": {"syn_text": rng.standard_normal((2, dim)).astype(np.float32)},
+    }
+    return ReinforcedSample(**(fields | changes))
+
+
+def assert_same(first: ImageTextSample, second: ImageTextSample, tolerance: float = 0.0) -> None:
+    for field in attrs.fields(type(first)):
+        if not field.name.endswith("_emb"):
+            assert getattr(first, field.name) == getattr(second, field.name), field.name
+    if not isinstance(first, ReinforcedSample):
+        return
+    np.testing.assert_allclose(first.image_emb, second.image_emb, rtol=tolerance)
+    np.testing.assert_allclose(first.text_emb, second.text_emb, rtol=tolerance)
+    assert first.syn_text_emb.keys() == second.syn_text_emb.keys()
+    for name, emb in first.syn_text_emb.items():
+        np.testing.assert_allclose(emb, second.syn_text_emb[name], rtol=tolerance)

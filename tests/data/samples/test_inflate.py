@@ -1,0 +1,130 @@
+"""Inflating by zlib-ng, which is installed for the tests, against zlib."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+
+import numpy as np
+import pytest
+
+from mobileclip.data.samples import inflate as module
+from mobileclip.data.samples.inflate import InflatedFile, InflateStream, TooLargeError, gunzip
+
+CONTENT = np.random.default_rng(0).standard_normal(5000).astype(np.float32).tobytes() + b"again " * 1000
+
+
+@pytest.fixture(params=["zlib-ng", "zlib"])
+def library(request, monkeypatch):
+    if request.param == "zlib":
+        monkeypatch.setattr(module, "_library", lambda: zlib)
+    else:
+        assert module._library().__name__ == "zlib_ng.zlib_ng"
+
+
+@pytest.mark.usefixtures("library")
+class TestInflate:
+    def test_whole(self):
+        for limit in (len(CONTENT), 2 * len(CONTENT), 2**40):
+            assert gunzip(gzip.compress(CONTENT), limit=limit) == CONTENT
+
+    def test_parts_and_padding(self):
+        parts = gzip.compress(CONTENT[:700]) + gzip.compress(b"") + gzip.compress(CONTENT[700:]) + bytes(30)
+        assert gunzip(parts, limit=len(CONTENT)) == CONTENT
+        with pytest.raises(TooLargeError):
+            gunzip(parts, limit=len(CONTENT) - 1)
+        with pytest.raises(ValueError, match="more than 64 parts"):
+            gunzip(gzip.compress(b"") * 65, limit=1)
+
+    def test_no_more_than_the_limit_is_inflated(self, monkeypatch):
+        bomb = gzip.compress(bytes(2**26))
+        inflated = []
+
+        class Counting:
+            def __init__(self, *args):
+                self._stream = library.decompressobj(*args)
+
+            def decompress(self, data, max_length):
+                content = self._stream.decompress(data, max_length)
+                inflated.append(len(content))
+                return content
+
+            def __getattr__(self, name):
+                return getattr(self._stream, name)
+
+        library = module._library()
+        monkeypatch.setattr(
+            module, "_library", lambda: type("Library", (), {"decompressobj": Counting, "error": library.error})
+        )
+        with pytest.raises(TooLargeError, match="more than the 5,000 bytes"):
+            gunzip(bomb, limit=5000)
+        assert inflated == [5001]
+
+    @pytest.mark.parametrize("step", [1000, 7777, len(CONTENT)])
+    def test_in_steps(self, step):
+        compressor = zlib.compressobj(wbits=-15)
+        stream, made = InflateStream(compressor.compress(CONTENT) + compressor.flush() + b"behind it", -15), b""
+        while len(made) < len(CONTENT):
+            more = stream.read(step)
+            made += more
+            assert len(more) == min(step, len(CONTENT) - len(made) + len(more))
+            assert made == CONTENT[: len(made)]
+        assert stream.read(step) == b""
+
+    def test_cut_off(self):
+        compressor = zlib.compressobj(wbits=-15)
+        whole = compressor.compress(CONTENT) + compressor.flush()
+        made = InflateStream(whole[: len(whole) // 2], -15).read(len(CONTENT))
+        assert 0 < len(made) < len(CONTENT)
+        assert CONTENT.startswith(made)
+
+    def test_damage(self):
+        with pytest.raises(zlib.error, match="header"):
+            gunzip(b"nothing that gzip wrote", limit=10)
+        with pytest.raises(zlib.error, match="incomplete"):
+            gunzip(gzip.compress(CONTENT)[:-20], limit=10**6)
+        with pytest.raises(zlib.error, match="block type"):
+            InflateStream(b"\xff\xff\xff", -15).read(10)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+class TestInflatedFile:
+    def opened(self, data, inflation=256):
+        stream = io.BytesIO(data)
+        return InflatedFile(stream, stream.read(10), inflation=inflation)
+
+    @pytest.mark.parametrize("step", [1, 1000, 2**20])
+    def test_reads_on(self, compress, step):
+        data = CONTENT[:3000] if step == 1 else CONTENT * 3
+        file = self.opened(compress(data))
+        made = b""
+        while piece := file.read(step):
+            assert len(piece) == min(step, len(data) - len(made))
+            made += piece
+        assert made == data
+        assert file.read(1) == b""
+
+    def test_parts_and_padding(self, compress):
+        file = self.opened(compress(CONTENT[:700]) + compress(b"") + compress(CONTENT[700:]) + bytes(32))
+        assert file.read(10**6) == CONTENT
+
+    @pytest.mark.parametrize("kept", [9, 30, -1])
+    def test_cut(self, compress, kept):
+        with pytest.raises(EOFError, match="before its end mark"):
+            self.opened(compress(CONTENT)[:kept]).read(10**6)
+
+    def test_damage(self, compress):
+        data = bytearray(compress(CONTENT))
+        data[len(data) // 2] ^= 0xFF
+        with pytest.raises((OSError, EOFError)):
+            self.opened(bytes(data)).read(10**6)
+
+    def test_bombs(self, compress):
+        data = compress(bytes(2**27))
+        assert self.opened(data, inflation=2**22).read(2**26 + 2**25) == bytes(2**26 + 2**25)
+        with pytest.raises(TooLargeError, match="more than 2 times its size; if it is no bomb, raise"):
+            self.opened(data, inflation=2).read(2**26 + 2**25)

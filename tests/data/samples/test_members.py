@@ -1,0 +1,533 @@
+"""Samples as members: every layout read and written, and what is wrong with a broken one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import string
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data import (
+    LAYOUTS,
+    AugmentationParams,
+    BadSampleError,
+    ImageTextSample,
+    ReinforcedSample,
+    check_layout,
+    hash_image,
+    json_captions,
+)
+from mobileclip.data.samples.compact import CompactRecord, write_record
+from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
+from tests.data.made_samples import assert_same, golden_members, make_sample
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def pth(value: object, times: int = 1) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    data = stream.getvalue()
+    for _ in range(times):
+        data = gzip.compress(data)
+    return data
+
+
+def stored_arrays(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data)) as arrays:
+        return dict(arrays)
+
+
+def embeddings(*rows: int, dim: int = 4) -> list[np.ndarray]:
+    return [np.random.default_rng(count).standard_normal((count, dim)).astype(np.float32) for count in rows]
+
+
+def plain(sample: ImageTextSample) -> ImageTextSample:
+    return ImageTextSample(**{field.name: getattr(sample, field.name) for field in attrs.fields(ImageTextSample)})
+
+
+class TestGolden:
+    @pytest.mark.parametrize(("name", "image"), [("npz", True), ("bf16", True), ("noimage_bf16", False)])
+    def test_members_are_understood(self, name, image):
+        for key, members in golden_members(name).items():
+            sample = parse_reinforced_sample(key, members)
+            assert (sample.image is not None) == image
+            assert sample.captions == (members["txt"].decode(),)
+            assert sample.url == members["url.txt"].decode()
+            assert sample.metadata == json.loads(members["json"])
+            assert list(sample.syn_captions["syn_text"]) == json.loads(members["syn.json"])["syn_text"]
+            stored = json.loads(members["paug.json"])["param_aug"]
+            assert [list(params.crop) for params in sample.augmentations] == [crop for crop, _ in stored]
+            assert sample.image_emb.shape == (3, 1536)
+            assert sample.text_emb.shape == (1, 1536)
+            assert sample.syn_text_emb["syn_text"].shape == (5, 1536)
+            assert sample.image_emb.dtype == np.float32
+            norms = np.linalg.norm(sample.image_emb.reshape(3, 2, 768), axis=2)
+            np.testing.assert_allclose(norms, 1, atol=2e-3)
+
+    def test_rows_go_to_their_captions(self):
+        for key, members in golden_members("npz").items():
+            sample = parse_reinforced_sample(key, members)
+            arrays = stored_arrays(members["npz"])
+            np.testing.assert_array_equal(sample.image_emb, arrays["image_emb"])
+            np.testing.assert_array_equal(sample.text_emb, arrays["text_emb"][:1])
+            np.testing.assert_array_equal(sample.syn_text_emb["syn_text"], arrays["text_emb"][1:])
+
+    @pytest.mark.parametrize(("name", "layout"), [("npz", "npz"), ("bf16", "pth.gz"), ("noimage_bf16", "pth.gz")])
+    def test_what_is_written_has_the_public_members_and_dtypes(self, name, layout):
+        for key, members in golden_members(name).items():
+            sample = parse_reinforced_sample(key, members)
+            written = sample_members(sample, layout)
+            assert written.keys() == members.keys()
+            for extension in members.keys() - {layout}:
+                if extension.endswith("json"):
+                    assert json.loads(written[extension]) == json.loads(members[extension])
+                else:
+                    assert written[extension] == members[extension]
+            assert_same(parse_reinforced_sample(key, written), sample)
+
+    @pytest.mark.parametrize("layout", ["npz", "pth.gz"])
+    def test_the_public_loader_reads_what_is_written(self, layout):
+        """Index the members as the release does, after webdataset's own decoding."""
+        from webdataset.autodecode import Decoder
+
+        key, members = next(iter(golden_members("npz").items()))
+        sample = parse_reinforced_sample(key, members)
+        written = sample_members(sample, layout)
+        decoded = Decoder([])({"__key__": key, **{name: written[name] for name in ("paug.json", "syn.json", layout)}})
+        arrays = decoded[layout]
+        expected_dtype = np.dtype("float32") if layout == "npz" else torch.bfloat16
+        for index, params in enumerate(decoded["paug.json"]["param_aug"]):
+            assert tuple(params[0]) == sample.augmentations[index].crop
+            assert arrays["image_emb"].dtype == expected_dtype
+        all_texts = arrays["text_emb"]
+        assert all_texts.shape == (1 + len(decoded["syn.json"]["syn_text"]), 1536)
+        np.testing.assert_allclose(
+            torch.as_tensor(all_texts[1 + 2]).float(), sample.syn_text_emb["syn_text"][2], rtol=2**-8
+        )
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize(
+        ("layout", "tolerance"), [("npz", 0.0), ("pth.gz", 2**-8), ("compact", 2**-8), ("compact8", None)]
+    )
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {},
+            {"image": None, "image_extension": "jpg"},
+            {"url": "https://example.com/ä.jpg", "metadata": {"uid": "a", "nested": {"sha256": "0"}}},
+            {"captions": ("Zürich 🏔", "second\nline", "third"), "text_emb": np.arange(18.0).reshape(3, 6)},
+            {"syn_captions": {}, "syn_text_emb": {}},
+            {
+                "syn_captions": {"syn_text_coca": ("a", "b"), "syn_text_blip2": ("c",)},
+                "syn_text_emb": {"syn_text_coca": np.ones((2, 6)), "syn_text_blip2": np.zeros((1, 6))},
+            },
+            {"syn_captions": {"syn_text_coca": ("a",)}, "syn_text_emb": {"syn_text_coca": np.ones((1, 6))}},
+            {"augmentations": [AugmentationParams(crop=(0, 0, 5, 5))], "image_emb": np.ones((1, 6))},
+            {"image_sha256": "0123456789abcdef" * 4},
+            {"others": {"cls": b"3", "mask.png": b"\x89", "webp": b"", "_x": b"y", "a.b.c": b"z"}},
+        ],
+        ids=[
+            "plain",
+            "no image",
+            "metadata",
+            "captions",
+            "no synthetic",
+            "named sets",
+            "one named set",
+            "size unknown",
+            "hash",
+            "others",
+        ],
+    )
+    def test_members(self, layout, tolerance, changes):
+        sample = make_sample(1, **changes)
+        written = sample_members(sample, layout)
+        read = parse_reinforced_sample(sample.key, written)
+        if tolerance is None:  # the error is relative to the largest number of a row, as the record's tests check
+            assert sample_members(read, layout) == written
+        else:
+            assert_same(read, sample, tolerance)
+        assert sample_members(sample, layout) == written
+        assert_same(parse_sample(sample.key, written), plain(sample))
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_the_image_s_size_and_hash_travel(self, layout):
+        sample = make_sample(1, size=(40, 30))
+        sample = attrs.evolve(sample, image_sha256=hash_image(sample.image))
+        read = parse_reinforced_sample(sample.key, sample_members(sample, layout))
+        assert {params.image_size for params in read.augmentations} == {(40, 30)}
+        assert read.image_sha256 == sample.image_sha256
+
+    def test_what_stands_beside_the_augmentations(self):
+        sample = make_sample(1, image_sha256="0" * 64)
+        stored = json.loads(sample_members(sample)["paug.json"])
+        assert stored.keys() == {"param_aug", "image_size", "image_sha256"}
+
+    @pytest.mark.parametrize("layout", ["compact", "compact8"])
+    def test_the_compact_layouts_have_one_member_for_everything(self, layout):
+        sample = make_sample(1, captions=("a", "b"), text_emb=np.ones((2, 6)))
+        assert sample_members(sample, layout).keys() == {"png", "txt", "reinforced"}
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_rows_alone_are_those_of_the_whole(self, layout):
+        for key, members in golden_members("npz").items():
+            written = sample_members(parse_reinforced_sample(key, members), layout)
+            whole, stored = parse_reinforced_sample(key, written), parse_stored_sample(key, written)
+            assert stored.dim == whole.dim == 1536
+            for index in range(3):
+                np.testing.assert_array_equal(stored.row("image_emb", index), whole.image_emb[index])
+            np.testing.assert_array_equal(stored.row("text_emb", 0), whole.text_emb[0])
+            np.testing.assert_array_equal(stored.row("syn_text_emb", 4), whole.syn_text_emb["syn_text"][4])
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_plain_samples_keep_their_captions_in_every_layout(self, layout):
+        sample = ImageTextSample(
+            key="k", captions=("a", "b"), syn_captions={"syn_text": ("c", "d"), "syn_text_x": ("e",)}, image=b"i"
+        )
+        written = sample_members(sample, layout)
+        assert written.keys() == {"jpg", "txt", "syn.json"}
+        assert_same(parse_sample("k", written), sample)
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_a_reinforced_sample_read_as_plain_keeps_all_captions_and_no_embedding(self, layout):
+        sample = make_sample(2, captions=("a", "b"), text_emb=np.ones((2, 6)), others={"cls": b"1"})
+        read = parse_sample(sample.key, sample_members(sample, layout))
+        assert (read.captions, read.syn_captions, read.others) == (sample.captions, sample.syn_captions, {"cls": b"1"})
+        assert type(read) is ImageTextSample
+
+    def test_plain_with_several_captions(self):
+        sample = ImageTextSample(key="k", captions=("a cat", "a tabby cat", "ein Kater"))
+        assert parse_sample("k", sample_members(sample)).captions == sample.captions
+
+    def test_plain(self):
+        sample = ImageTextSample(key="a/b", captions=["one"], image=b"x", image_extension="webp", url="u")
+        read = parse_sample("a/b", sample_members(sample))
+        assert (read.captions, read.image, read.image_extension, read.url) == (("one",), b"x", "webp", "u")
+
+
+# Seven in eight code points are not printable, so they are left out of the alphabet rather than filtered afterwards.
+printable = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+caption = st.text(printable, min_size=1, max_size=12).filter(str.strip)
+captions = st.lists(caption, max_size=3).map(tuple)
+
+
+@st.composite
+def reinforced(draw: st.DrawFn) -> ReinforcedSample:
+    """Draw whatever a sample may be."""
+    dim = draw(st.integers(1, 24))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+
+    def embed(count: int) -> np.ndarray:
+        return (rng.standard_normal((count, dim)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
+
+    size = draw(st.none() | st.tuples(st.integers(9, 99), st.integers(9, 99)))
+    augmentation = st.builds(
+        AugmentationParams,
+        crop=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 5), st.integers(1, 5)),
+        operations=st.lists(st.tuples(st.integers(0, 13), st.floats(-30, 30)), max_size=2),
+        image_size=st.just(size),
+    )
+    augmentations = draw(st.lists(augmentation, min_size=1, max_size=3))
+    real = draw(st.lists(caption, min_size=1, max_size=3))
+    names = st.sampled_from(["syn_text", "syn_text_coca", "syn_text_7"])
+    sets = draw(st.dictionaries(names, captions, max_size=3))
+    extension = st.text(string.ascii_lowercase + "._", min_size=1, max_size=8).filter(lambda name: "npz" not in name)
+    known = {"jpg", "jpeg", "png", "webp", "txt", "json", "url.txt", "syn.json", "paug.json", "pth.gz", "reinforced"}
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+        max_leaves=4,
+    )
+    return ReinforcedSample(
+        key=draw(st.sampled_from(["000001", "folder/k-1"])),
+        captions=real,
+        syn_captions=sets,
+        image=draw(st.none() | st.binary(max_size=20)),
+        url=draw(st.none() | caption),
+        metadata=draw(st.dictionaries(st.text(max_size=5), json_values, max_size=2)),
+        others=draw(
+            st.dictionaries(extension.filter(lambda name: name not in known), st.binary(max_size=9), max_size=2)
+        ),
+        augmentations=augmentations,
+        image_sha256=draw(st.none() | st.binary(max_size=3).map(hash_image)),
+        image_emb=embed(len(augmentations)),
+        text_emb=embed(len(real)),
+        syn_text_emb={name: embed(len(texts)) for name, texts in sets.items()},
+    )
+
+
+class TestAnySample:
+    """Hypothesis looks for a sample that some layout does not give back."""
+
+    @given(reinforced())
+    @settings(max_examples=60, deadline=None)
+    def test_between_all_layouts(self, sample):
+        def through(given_sample: ReinforcedSample, layout: str) -> ReinforcedSample:
+            return parse_reinforced_sample(sample.key, sample_members(given_sample, layout))
+
+        assert_same(through(sample, "npz"), sample)
+        rounded = through(sample, "pth.gz")
+        eight_bit = through(sample, "compact8")
+        for layout in LAYOUTS:
+            assert_same(through(through(sample, "compact"), layout), through(rounded, layout))
+        for layout in ("npz", "compact8"):
+            assert_same(through(eight_bit, layout), eight_bit)
+        for layout in LAYOUTS:
+            assert_same(parse_sample(sample.key, sample_members(sample, layout)), plain(sample))
+
+
+class TestForms:
+    """Forms that are met in the wild."""
+
+    def members(self, **changes: bytes | None) -> dict[str, bytes]:
+        image, text, synthetic = embeddings(2, 1, 2)
+        members = {
+            "txt": b"caption",
+            "paug.json": b'{"param_aug": [[[0, 0, 5, 5], [[1, 0.1]]], [[1, 1, 5, 5], null]]}',
+            "syn.json": b'{"syn_text": ["a", "b"]}',
+            "npz": npz(image_emb=image, text_emb=np.concatenate([text, synthetic])),
+        } | changes
+        return {name: data for name, data in members.items() if data is not None}
+
+    def test_augmentations_as_a_string(self):
+        plain = parse_reinforced_sample("k", self.members())
+        stored = json.loads(self.members()["paug.json"])
+        stored["param_aug"] = json.dumps(stored["param_aug"])
+        read = parse_reinforced_sample("k", self.members(**{"paug.json": json.dumps(stored).encode()}))
+        assert read.augmentations == plain.augmentations
+
+    @pytest.mark.parametrize("times", [0, 1, 2])
+    def test_embeddings_compressed_never_once_and_twice(self, times):
+        image, text = embeddings(2, 3)
+        data = pth({"image_emb": torch.tensor(image), "text_emb": torch.tensor(text).bfloat16()}, times)
+        read = parse_reinforced_sample("k", self.members(npz=None, **{"pth.gz": data}))
+        np.testing.assert_array_equal(read.image_emb, image)
+        assert read.text_emb.dtype == np.float32
+
+    def test_float32_is_preferred_over_bfloat16(self):
+        image, text = embeddings(2, 3)
+        data = pth({"image_emb": torch.zeros(2, 4), "text_emb": torch.zeros(3, 4)})
+        both = self.members(npz=npz(image_emb=image, text_emb=text), **{"pth.gz": data})
+        np.testing.assert_array_equal(parse_reinforced_sample("k", both).image_emb, image)
+
+    def test_other_keys_of_syn_json_are_left_alone(self):
+        read = parse_reinforced_sample("k", self.members(**{"syn.json": b'{"syn_text": ["a", "b"], "model": "coca"}'}))
+        assert read.syn_captions == {"syn_text": ("a", "b")}
+
+    def test_one_named_set_in_one_array(self):
+        read = parse_reinforced_sample("k", self.members(**{"syn.json": b'{"syn_text_coca": ["a", "b"]}'}))
+        assert read.syn_text_emb["syn_text_coca"].shape == (2, 4)
+
+    def test_blank_captions_are_left_out_with_their_rows(self):
+        image, text, synthetic, more = embeddings(2, 1, 3, 2)
+        read = parse_reinforced_sample(
+            "k",
+            self.members(
+                **{"syn.json": b'{"syn_text": ["a", " ", "b"], "more_text": ["", "c"]}'},
+                npz=npz(image_emb=image, text_emb=text, syn_text_emb=synthetic, more_text_emb=more),
+            ),
+        )
+        assert (read.captions, read.syn_captions) == (("caption", "c"), {"syn_text": ("a", "b")})
+        np.testing.assert_array_equal(read.text_emb, np.stack([text[0], more[1]]))
+        np.testing.assert_array_equal(read.syn_text_emb["syn_text"], synthetic[[0, 2]])
+        for layout in ("npz", "compact"):
+            again = parse_reinforced_sample("k", sample_members(read, layout))
+            assert again.captions == read.captions
+            assert again.syn_captions == read.syn_captions
+
+    def test_a_set_of_blank_captions_is_empty(self):
+        read = parse_reinforced_sample("k", self.members(**{"syn.json": b'{"syn_text": ["", "\\n"]}'}))
+        assert read.syn_captions == {"syn_text": ()}
+        assert read.syn_text_emb["syn_text"].shape == (0, 4)
+
+    def test_a_further_caption_takes_the_place_of_a_blank_one(self):
+        read = parse_sample("k", {"txt": b" \n", "syn.json": b'{"more_text": ["a"]}'})
+        assert read.captions == ("a",)
+
+    def test_captions_in_json(self):
+        metadata = {"text": "a", "texts": ["b", "a", " "], "caption": None, "captions": ["c"], "id": 7}
+        read = parse_sample("k", {"json": json.dumps(metadata).encode(), "jpg": b"i"})
+        assert (read.captions, read.metadata) == (("c", "a", "b"), metadata)
+        written = sample_members(read)
+        assert written["txt"] == b"c"
+        assert_same(parse_sample("k", written), read)
+        beside = parse_sample("k", {"json": json.dumps(metadata).encode(), "txt": b"own"})
+        assert beside.captions == ("own",)
+
+    def test_captions_in_json_have_rows_as_one_in_txt_has(self):
+        image, text = embeddings(2, 4)
+        members = self.members(txt=None, json=b'{"captions": ["a", "b"]}', npz=npz(image_emb=image, text_emb=text))
+        read = parse_reinforced_sample("k", members | {"syn.json": b'{"syn_text": ["c", "d"]}'})
+        np.testing.assert_array_equal(read.text_emb, text[:2])
+        np.testing.assert_array_equal(read.syn_text_emb["syn_text"], text[2:])
+
+    @pytest.mark.parametrize("value", [7, ["a", 7], {"a": "b"}, [["a"]]])
+    def test_captions_in_json_must_be_captions(self, value):
+        with pytest.raises(BadSampleError, match="captions is not a list of captions") as caught:
+            json_captions({"captions": value})
+        assert caught.value.reason == "bad_json"
+
+    def test_unknown_members_pass_to_the_byte(self):
+        members = self.members(jpg=b"i", png=b"p", cls=b"7", **{"mask.png": b"m", "": b"nameless"})
+        for parser in (parse_sample, parse_reinforced_sample):
+            read = parser("k", members)
+            assert read.image == b"i"
+            assert read.others == {"png": b"p", "cls": b"7", "mask.png": b"m"}
+            for layout in LAYOUTS:
+                assert {"png": b"p", "cls": b"7", "mask.png": b"m"}.items() <= sample_members(read, layout).items()
+
+    def test_arrays_of_a_plain_sample_are_its_own(self):
+        read = parse_sample("k", {"txt": b"a", "npz": b"features"})
+        assert read.others == {"npz": b"features"}
+        assert sample_members(read)["npz"] == b"features"
+        sample = make_sample(0, others=read.others)
+        for layout in ("compact", "compact8"):
+            assert parse_reinforced_sample(sample.key, sample_members(sample, layout)).others == read.others
+            check_layout(read, layout)
+        for layout, check in itertools.product(("npz", "pth.gz"), (check_layout, sample_members)):
+            with pytest.raises(BadSampleError, match="a member npz of its own; choose the compact layout") as caught:
+                check(sample, layout)
+            assert caught.value.reason == "bad_member"
+        with pytest.raises(BadSampleError, match="a member npz of its own"):
+            check_layout(read, "npz")
+
+    def test_metadata_that_utf8_cannot_spell(self):
+        read = parse_sample("k", {"txt": b"a", "json": b'{"x": "\\ud800"}'})
+        assert_same(parse_sample("k", sample_members(read)), read)
+
+    def record(self, **changes: object) -> bytes:
+        image, text, synthetic = embeddings(2, 1, 2)
+        content = {
+            "paug.json": json.loads(self.members()["paug.json"]),
+            "syn.json": {"syn_text": ["a", "b"]},
+        } | changes
+        return write_record(content, {"image_emb": image, "text_emb": text, "syn_text_emb": synthetic}, "bfloat16")
+
+    def test_a_record_is_preferred(self):
+        read = parse_reinforced_sample("k", self.members(reinforced=self.record(), npz=b"broken"))
+        expected = parse_reinforced_sample("k", {"txt": b"caption", "reinforced": self.record()})
+        assert_same(read, expected)
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"paug.json": None}, "bad_json"),
+            ({"paug.json": {}}, "bad_json"),
+            ({"paug.json": {"param_aug": []}}, "bad_augmentation"),
+            ({"paug.json": {"param_aug": [[[0, 0, 5, 5], []]]}}, "row_count"),
+            ({"syn.json": []}, "bad_json"),
+            ({"syn.json": {"syn_text": "a"}}, "bad_json"),
+            ({"syn.json": {"syn_text": ["a"]}}, "row_count"),
+            ({"syn.json": {"syn_text_b": ["a", "b"]}}, "row_count"),
+            ({"syn.json": {"syn_text": ["a", "b"], "more_text": ["c"]}}, "missing_member"),
+        ],
+    )
+    def test_a_record_that_disagrees_with_itself_is_refused(self, changes, reason):
+        members = {"txt": b"caption", "reinforced": self.record(**changes)}
+        with pytest.raises(BadSampleError) as caught:
+            parse_reinforced_sample("k", members)
+        assert caught.value.reason == reason
+
+    def test_damage_to_one_row_costs_no_other(self):
+        damaged = self.record()[:-1] + b"\x00"
+        assert CompactRecord(self.record()).row("syn_text_emb", 1).any()
+        stored = parse_stored_sample("k", {"txt": b"caption", "reinforced": damaged})
+        assert stored.row("syn_text_emb", 0).shape == (4,)
+        for read in (lambda: stored.row("syn_text_emb", 1), stored.decoded):
+            with pytest.raises(BadSampleError) as caught:
+                read()
+            assert caught.value.reason == "bad_record"
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"txt": None}, "missing_member"),
+            ({"paug.json": None}, "missing_member"),
+            ({"npz": None}, "missing_member"),
+            ({"syn.json": None}, "row_count"),
+            ({"txt": None, "json": b'{"id": 1}'}, "missing_member"),
+            ({"txt": None, "json": b'{"caption": 1}'}, "bad_json"),
+            ({"txt": b" \n\t"}, "no_caption"),
+            ({"txt": b""}, "no_caption"),
+            ({"txt": b"\xff\xfe"}, "bad_text"),
+            ({"syn.json": b'{"syn_text": ["a", "\\ud800"]}'}, "bad_text"),
+            ({"reinforced": b""}, "bad_record"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [1e999, 4]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], []]], "image_sha256": 7}'}, "bad_json"),
+            (
+                {"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], []]], "image_sha256": "7"}'},
+                "bad_json",
+            ),
+            ({"url.txt": b"\xff"}, "bad_text"),
+            ({"json": b"{"}, "bad_json"),
+            ({"json": b"[]"}, "bad_json"),
+            ({"paug.json": b""}, "bad_json"),
+            ({"paug.json": b"\xff"}, "bad_text"),
+            ({"paug.json": b"[" * 100_000}, "bad_json"),
+            ({"paug.json": b"{}"}, "bad_json"),
+            ({"paug.json": b'{"param_aug": []}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": 7}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": "nonsense"}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5], []]]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], [[99, 1.0]]]]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4, 4]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]]}'}, "row_count"),
+            ({"syn.json": b'{"syn_text": "a"}'}, "bad_json"),
+            ({"syn.json": b'{"syn_text": ["a", 1]}'}, "bad_json"),
+            ({"syn.json": b'{"syn_text": ["a"]}'}, "row_count"),
+            ({"syn.json": b'{"syn_text_a": ["a"], "syn_text_b": ["b"]}'}, "missing_member"),
+            ({"npz": b""}, "bad_embedding"),
+            ({"npz": b"PK\x03\x04 and no more"}, "bad_embedding"),
+            ({"npz": npz(image_emb=embeddings(2)[0])}, "missing_member"),
+            ({"npz": npz(text_emb=embeddings(3)[0])}, "missing_member"),
+            ({"npz": npz(image_emb=embeddings(1)[0], text_emb=embeddings(3)[0])}, "row_count"),
+            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(2)[0])}, "row_count"),
+            ({"npz": npz(image_emb=embeddings(2)[0][0], text_emb=embeddings(3)[0])}, "row_count"),
+            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(3, dim=5)[0])}, "wrong_dim"),
+            ({"npz": npz(image_emb=embeddings(2, dim=0)[0], text_emb=embeddings(3, dim=0)[0])}, "wrong_dim"),
+            ({"npz": npz(image_emb=embeddings(2)[0] * np.nan, text_emb=embeddings(3)[0])}, "not_finite"),
+            ({"npz": npz(image_emb=embeddings(2)[0], text_emb=embeddings(3)[0] * np.inf)}, "not_finite"),
+            ({"npz": npz(image_emb=np.array(["a"]), text_emb=embeddings(3)[0])}, "bad_embedding"),
+            ({"npz": npz(image_emb=np.array([{}], dtype=object), text_emb=embeddings(3)[0])}, "bad_embedding"),
+            ({"npz": None, "pth.gz": b""}, "bad_embedding"),
+            ({"npz": None, "pth.gz": b"\x1f\x8b broken"}, "bad_embedding"),
+            ({"npz": None, "pth.gz": pth([1, 2])}, "bad_embedding"),
+            ({"npz": None, "pth.gz": pth({"image_emb": "text"})}, "bad_embedding"),
+            ({"npz": None, "pth.gz": pth({"image_emb": torch.zeros(2, 4), "text_emb": torch.zeros(3, 4)})[:-40]}, None),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, changes, reason):
+        with pytest.raises(BadSampleError) as caught:
+            parse_reinforced_sample("k", self.members(**changes))
+        assert caught.value.reason == (reason or "bad_embedding")
+        assert len(caught.value.detail) > 10
+        assert str(caught.value).startswith(caught.value.reason)
+
+    def test_a_pickle_is_not_run(self, tmp_path):
+        class Harmful:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "written"), "w"))
+
+        for member in (
+            {"npz": npz(image_emb=np.array([Harmful()], dtype=object))},
+            {"npz": None, "pth.gz": pth(Harmful())},
+        ):
+            with pytest.raises(BadSampleError) as caught:
+                parse_reinforced_sample("k", self.members(**member))
+            assert caught.value.reason == "bad_embedding"
+        assert not (tmp_path / "written").exists()

@@ -1,0 +1,130 @@
+"""Rows of an npz: those of numpy, and damage that is noticed."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data.samples.embeddings import read_embeddings, write_npz
+from mobileclip.data.samples.inflate import InflateStream
+from mobileclip.data.samples.npz import NpzRows
+from mobileclip.data.skips import BadSampleError
+
+LIMIT = 2**20
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "image_emb": RNG.standard_normal((5, 48)).astype(np.float32),
+    "text_emb": RNG.standard_normal((3, 48)).astype(np.float32),
+}
+DATA = write_npz(ARRAYS)
+
+
+def saved(compressed: bool = True, **arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<f8", ">f4", "i1"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_rows_in_any_order(compressed, dtype):
+    arrays = {name: (4 * array).astype(dtype) for name, array in ARRAYS.items()}
+    rows = read_embeddings("a.npz", saved(compressed, **arrays), limit=LIMIT)
+    assert rows.shapes == {"image_emb": (5, 48), "text_emb": (3, 48)}
+    for name, index in (("text_emb", 2), ("image_emb", 1), ("image_emb", 4), ("text_emb", 0), ("image_emb", 0)):
+        row = rows.row(name, index)
+        assert row.dtype == np.float32
+        np.testing.assert_array_equal(row, arrays[name][index].astype(np.float32))
+
+
+def test_no_more_is_inflated_than_the_row_needs(monkeypatch):
+    inflated = []
+
+    class Counting(InflateStream):
+        def read(self, size):
+            content = super().read(size)
+            inflated.append(len(content))
+            return content
+
+    monkeypatch.setattr("mobileclip.data.samples.npz.InflateStream", Counting)
+    rows = NpzRows(DATA, limit=LIMIT)
+    rows.row("image_emb", 1)
+    rows.row("image_emb", 0)
+    assert sum(inflated) == 2 * 128 + 2 * 48 * 4
+    rows.row("image_emb", 2)
+    assert sum(inflated) == 2 * 128 + 3 * 48 * 4
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_rows_of_columns(compressed):
+    array = np.asfortranarray(ARRAYS["image_emb"])
+    rows = NpzRows(saved(compressed, image_emb=array), limit=LIMIT)
+    assert rows.shapes == {"image_emb": (5, 48)}
+    for index in (3, 0, 4):
+        np.testing.assert_array_equal(rows.row("image_emb", index), array[index])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0, 5)])
+def test_arrays_without_rows(shape):
+    assert NpzRows(saved(image_emb=np.zeros(shape)), limit=LIMIT).shapes == {"image_emb": shape}
+
+
+@pytest.mark.parametrize("array", [np.array(["text"]), np.array([None], dtype=object), np.zeros(2, "V3")])
+def test_no_arrays_of_numbers(array):
+    with pytest.raises(BadSampleError, match="it holds something else than arrays of numbers"):
+        read_embeddings("a.npz", saved(image_emb=array), limit=LIMIT)
+
+
+def test_a_number_too_large_for_float32():
+    rows = NpzRows(saved(image_emb=np.full((1, 2), 1e300)), limit=LIMIT)
+    with pytest.raises(BadSampleError, match="not_finite"):
+        rows.row("image_emb", 0)
+
+
+def test_no_such_row():
+    with pytest.raises(IndexError, match="there are 5 rows, there is no row 5"):
+        NpzRows(DATA, limit=LIMIT).row("image_emb", 5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, len(DATA) - 1), change=st.integers(1, 255))
+def test_whoever_reads_to_the_end_notices_every_changed_byte(place, change):
+    damaged = bytearray(DATA)
+    damaged[place] ^= change
+    try:
+        rows = read_embeddings("a.npz", bytes(damaged), limit=LIMIT)
+        read = {name: [rows.row(name, index) for index in reversed(range(len(ARRAYS[name])))] for name in rows.shapes}
+    except (BadSampleError, KeyError):
+        return
+    # What changed was a time, a version or a name, but no number.
+    for name in set(read) & set(ARRAYS):
+        np.testing.assert_array_equal(read[name][::-1], ARRAYS[name])
+
+
+def test_wild_numbers_of_a_damaged_stream():
+    wild = {"image_emb": np.full((2, 8), 1e30, np.float32)}
+    rows = NpzRows(write_npz(wild), limit=LIMIT)
+    with pytest.raises(BadSampleError, match=r"row 0 of image_emb holds 1e\+30: it is damaged"):
+        rows.row("image_emb", 0)
+    rows.row("image_emb", 1)  # the end: the checksum says that they are meant
+    np.testing.assert_array_equal(rows.row("image_emb", 0), wild["image_emb"][0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite(value):
+    array = ARRAYS["image_emb"].copy()
+    array[2, 7] = value
+    rows = NpzRows(write_npz({"image_emb": array}), limit=LIMIT)
+    rows.row("image_emb", 1)
+    with pytest.raises(BadSampleError, match="row 2 of image_emb holds NaN or infinity"):
+        rows.row("image_emb", 2)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200, len(DATA) // 2])
+def test_cut_files(cut):
+    with pytest.raises(BadSampleError, match="it is no zip file"):
+        read_embeddings("a.npz", DATA[:-cut], limit=LIMIT)

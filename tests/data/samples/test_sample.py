@@ -1,0 +1,192 @@
+"""Samples in memory: what is refused, whose image it is, and how images are decoded."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import (
+    AugmentationParams,
+    BadSampleError,
+    ImageLimits,
+    ImageTextSample,
+    check_source_image,
+    decode_image,
+    drop_blank,
+    hash_image,
+)
+from tests.data.made_samples import assert_same, encoded, make_sample
+
+
+class TestConstruction:
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"key": "a.b"}, "bad_key"),
+            ({"key": ""}, "bad_key"),
+            ({"key": "__meta"}, "bad_key"),
+            ({"captions": ()}, "no_caption"),
+            ({"augmentations": ()}, "bad_augmentation"),
+            ({"image_emb": np.ones((2, 6))}, "row_count"),
+            ({"text_emb": np.ones((1, 7))}, "wrong_dim"),
+            ({"syn_captions": {}}, "missing_member"),
+            ({"syn_captions": {"other": ("a",)}, "syn_text_emb": {"other": np.ones((1, 6))}}, "bad_json"),
+        ],
+    )
+    def test_a_sample_that_disagrees_with_itself_is_refused(self, changes, reason):
+        with pytest.raises(BadSampleError) as caught:
+            make_sample(0, **changes)
+        assert caught.value.reason == reason
+
+    def test_augmentations_of_two_sizes_are_refused(self):
+        mixed = [*make_sample(0).augmentations[:2], AugmentationParams(crop=(0, 0, 1, 1), image_size=(9, 9))]
+        with pytest.raises(ValueError, match="several sizes"):
+            make_sample(0, augmentations=mixed)
+
+    def test_one_string_is_not_a_sequence_of_captions(self):
+        with pytest.raises(ValueError, match="wrap it in a tuple"):
+            make_sample(0, captions="a cat")
+
+    def test_tensors_are_taken_in_any_precision(self):
+        emb = torch.randn(3, 6, dtype=torch.bfloat16)
+        sample = make_sample(0, image_emb=emb)
+        assert sample.image_emb.dtype == np.float32
+        np.testing.assert_array_equal(sample.image_emb, emb.float().numpy())
+
+    def test_pickles(self):
+        assert_same(pickle.loads(pickle.dumps(make_sample(3))), make_sample(3))
+
+    def test_unknown_extension(self):
+        with pytest.raises(ValueError, match="image_extension"):
+            make_sample(0, image_extension="psd")
+
+    def test_synthetic_captions_need_no_embeddings(self):
+        sample = ImageTextSample(key="k", captions=("a",), syn_captions={"syn_text": ["b", "c"], "syn_text_x": ()})
+        assert sample.syn_captions == {"syn_text": ("b", "c"), "syn_text_x": ()}
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"captions": ("a", " \n")}, "no_caption"),
+            ({"captions": ("",)}, "no_caption"),
+            ({"captions": ("\ud800",)}, "bad_text"),
+            ({"key": "\ud800"}, "bad_key"),
+            ({"key": "é" * 2000}, "bad_key"),
+            ({"syn_captions": {"syn_text": ("a", "\u3000")}}, "no_caption"),
+            ({"syn_captions": {"syn_text": ("\udfff",)}}, "bad_text"),
+            ({"syn_captions": {"more_text": ("a",)}}, "bad_json"),
+            ({"syn_captions": {"syn_text_": ("a",)}}, "bad_json"),
+            ({"others": {"": b""}}, "bad_member"),
+            ({"others": {"JPG": b""}}, "bad_member"),
+            ({"others": {"a/b": b""}}, "bad_member"),
+            *(
+                ({"others": {name: b""}}, "bad_member")
+                for name in ("txt", "json", "paug.json", "syn.json", "reinforced")
+            ),
+            ({"others": {"webp": b""}}, "bad_member"),
+            ({"others": {"jpg": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
+            ({"others": {"png": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
+        ],
+    )
+    def test_plain_samples_that_cannot_be_stored_are_refused(self, changes, reason):
+        with pytest.raises(BadSampleError) as caught:
+            ImageTextSample(**({"key": "k", "captions": ("a",)} | changes))
+        assert caught.value.reason == reason
+
+    def test_other_members_are_taken(self):
+        others = {"cls": b"7", "mask.png": b"x", "png": b"y", "npz": b"features", "_x": b""}
+        sample = ImageTextSample(key="k", captions=("a",), image=b"i", others=others)
+        assert sample.others == others
+        assert "7" not in repr(sample)
+
+    @pytest.mark.parametrize("value", ["", "0" * 63, "A" * 64, "g" * 64])
+    def test_no_hash(self, value):
+        with pytest.raises(BadSampleError, match="no SHA-256"):
+            make_sample(0, image_sha256=value)
+
+    def test_drop_blank(self):
+        assert drop_blank(["a", "", " b ", "\t\u2003"]) == ("a", " b ")
+
+
+class TestSourceImage:
+    """Whether the image at hand is the one that was reinforced."""
+
+    image = encoded(40, 30, seed=0)
+
+    def test_the_very_image(self):
+        for sha256 in (None, hash_image(self.image)):
+            check_source_image(make_sample(0, image_sha256=sha256), self.image, (40, 30))
+
+    @pytest.mark.parametrize(
+        ("changes", "size", "message"),
+        [
+            ({"image_sha256": "0" * 64}, (40, 30), "with SHA-256 000000000000, but this one has"),
+            ({}, (20, 15), "made for an image of 40x30 pixels, but this one has 20x15"),
+            ({}, (80, 60), "made for an image of 40x30 pixels, but this one has 80x60"),
+            (
+                {
+                    "augmentations": [
+                        AugmentationParams(crop=crop) for crop in ((0, 0, 5, 5), (0, 3, 5, 38), (1, 1, 2, 2))
+                    ]
+                },
+                (40, 30),
+                "leaves the image",
+            ),
+        ],
+    )
+    def test_another_image(self, changes, size, message):
+        with pytest.raises(BadSampleError, match=message) as caught:
+            check_source_image(make_sample(0, **changes), self.image, size)
+        assert caught.value.reason == "wrong_image"
+
+    def test_equal_pixels_encoded_anew_are_another_image(self):
+        stream = io.BytesIO()
+        Image.open(io.BytesIO(self.image)).save(stream, "png", compress_level=0)
+        with pytest.raises(BadSampleError, match="needs the very copy"):
+            check_source_image(make_sample(0, image_sha256=hash_image(self.image)), stream.getvalue(), (40, 30))
+
+
+class TestDecodeImage:
+    def test_pixels(self):
+        data = encoded(5, 7, seed=3)
+        image = decode_image(data)
+        assert (image.mode, image.size) == ("RGB", (5, 7))
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data))))
+
+    def test_orientation_stays_as_encoded(self):
+        stream = io.BytesIO()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (8, 4)).save(stream, "JPEG", exif=exif)
+        assert decode_image(stream.getvalue()).size == (8, 4)
+
+    @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+    def test_every_mode_becomes_rgb(self, mode):
+        stream = io.BytesIO()
+        Image.new(mode, (3, 2)).save(stream, "TIFF")
+        assert decode_image(stream.getvalue()).mode == "RGB"
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "image_not_an_image"),
+            (b"not an image", "image_not_an_image"),
+            (encoded(20, 20)[:200], "image_truncated"),
+            (encoded(20, 20, kind="jpeg")[:-100], "image_truncated"),
+        ],
+    )
+    def test_broken_bytes(self, data, reason):
+        with pytest.raises(BadSampleError) as caught:
+            decode_image(data)
+        assert caught.value.reason == reason
+
+    @pytest.mark.parametrize("limit", [90, 40])
+    def test_too_many_pixels(self, limit):
+        with pytest.raises(BadSampleError) as caught:
+            decode_image(encoded(10, 10), limits=ImageLimits(num_pixels=limit))
+        assert caught.value.reason == "image_too_large"

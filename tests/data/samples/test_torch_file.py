@@ -1,0 +1,175 @@
+"""Tensors of a file that torch wrote: those of torch, and nothing that is run."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data.samples.embeddings import read_embeddings, write_pth_gz
+from mobileclip.data.samples.torch_file import TorchRows
+from mobileclip.data.skips import BadSampleError
+
+LIMIT = 2**20
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "image_emb": RNG.standard_normal((5, 24)).astype(np.float32),
+    "text_emb": RNG.standard_normal((3, 24)).astype(np.float32),
+}
+
+
+def saved(value: object, **options: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])
+def test_rows_in_any_order(dtype):
+    tensors = {name: torch.from_numpy(array).to(dtype) for name, array in ARRAYS.items()}
+    rows = TorchRows(saved(tensors))
+    assert rows.shapes == {"image_emb": (5, 24), "text_emb": (3, 24)}
+    for name, index in (("text_emb", 2), ("image_emb", 1), ("text_emb", 0), ("image_emb", 4)):
+        row = rows.row(name, index)
+        assert row.dtype == np.float32
+        np.testing.assert_array_equal(row, tensors[name][index].float().numpy())
+
+
+def test_many_arrays_and_long_descriptions():
+    tensors = {f"syn_text_{number}_emb": torch.randn(number % 7 + 1, 300).bfloat16() for number in range(40)}
+    rows = TorchRows(saved(tensors))
+    for name, tensor in tensors.items():
+        assert rows.shapes[name] == tuple(tensor.shape)
+        np.testing.assert_array_equal(rows.row(name, len(tensor) - 1), tensor[-1].float().numpy())
+
+
+def test_tensors_that_share_a_storage():
+    whole = torch.from_numpy(ARRAYS["image_emb"])
+    rows = TorchRows(saved({"image_emb": whole[1:4], "text_emb": whole[4:]}))
+    np.testing.assert_array_equal(rows.row("image_emb", 2), ARRAYS["image_emb"][3])
+    np.testing.assert_array_equal(rows.row("text_emb", 0), ARRAYS["image_emb"][4])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"image_emb": torch.randn(4, 3).T, "text_emb": torch.randn(1, 4)},
+        {"image_emb": torch.nn.Parameter(torch.randn(2, 3))},
+        {"image_emb": torch.randn(1, 3).expand(5, 3), "text_emb": torch.randn(9, 7)[2:8:2, 1:4]},
+        {"image_emb": torch.zeros(0, 3)},
+    ],
+)
+def test_any_place_of_the_numbers(value):
+    rows = read_embeddings("a.pth.gz", saved(value), limit=LIMIT)
+    assert rows.shapes == {name: tuple(tensor.shape) for name, tensor in value.items()}
+    for name, tensor in value.items():
+        for index in range(len(tensor)):
+            np.testing.assert_array_equal(rows.row(name, index), tensor[index].detach().numpy())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"image_emb": torch.zeros(4, 3, 2)}, {"image_emb": torch.ones(2, 3, dtype=torch.int64)}],
+)
+def test_other_tensors_are_refused(value):
+    with pytest.raises(BadSampleError, match=r"bad_embedding: a.pth.gz: it holds"):
+        read_embeddings("a.pth.gz", saved(value), limit=LIMIT)
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"image_emb": "text"}, {1: torch.zeros(1, 2)}, torch.zeros(2, 2), {}])
+def test_no_dictionary_of_tensors(value):
+    data = saved(value)
+    if value != {}:
+        with pytest.raises(ValueError, match=r"it holds|malformed|instruction"):
+            TorchRows(data)
+    else:
+        assert TorchRows(data).shapes == {}
+
+
+def test_nothing_is_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    with pytest.raises(ValueError, match=r"it calls .io open., which could run anything"):
+        TorchRows(saved({"image_emb": Harmful()}))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite(value):
+    array = ARRAYS["image_emb"].copy()
+    array[2, 7] = value
+    rows = read_embeddings("a.pth.gz", write_pth_gz({"image_emb": array}), limit=LIMIT)
+    assert isinstance(rows, TorchRows)
+    rows.row("image_emb", 1)
+    with pytest.raises(BadSampleError, match="row 2 of image_emb holds NaN or infinity"):
+        rows.row("image_emb", 2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_descriptions(data):
+    """Whatever the bytes, the file is read or refused, and what is read has the shape that it says."""
+    damaged = bytearray(saved({name: torch.from_numpy(array) for name, array in ARRAYS.items()}))
+    start = damaged.index(b"data.pkl")
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(start, start + 300))] = data.draw(st.integers(0, 255))
+    try:
+        rows = TorchRows(bytes(damaged))
+    except ValueError:
+        return
+    for name, (count, dim) in rows.shapes.items():
+        with suppress(BadSampleError):
+            assert count == 0 or rows.row(name, 0).shape == (dim,)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"), [(b"QK\x00", b"Qh\x00"), (b"K\x06K\x04\x86", b"h\x00K\x04\x86")], ids=["offset", "shape"]
+)
+def test_a_number_that_is_none(said, instead):
+    """The dictionary itself, once more, where a number is expected."""
+    data = saved({"image_emb": torch.zeros(6, 4)})
+    assert data.count(said) == 1
+    with pytest.raises(ValueError, match="its description is malformed"):
+        TorchRows(data.replace(said, instead))
+
+
+def test_other_protocols():
+    data = saved({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+    with pytest.raises(ValueError, match="no pickle of the protocol 2"):
+        TorchRows(data)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        gzip.compress,
+        lambda data: gzip.compress(gzip.compress(data)),
+        lambda data: gzip.compress(data[:700]) + gzip.compress(data[700:]),
+        lambda data: gzip.compress(data) + bytes(20),
+        bytes,
+    ],
+)
+def test_however_it_is_compressed(compress):
+    data = compress(saved({name: torch.from_numpy(array) for name, array in ARRAYS.items()}))
+    rows = read_embeddings("a.pth.gz", data, limit=LIMIT)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(rows.row(name, 2), array[2])
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1], lambda data: data[:-4] + b"\xff" * 4, lambda data: data[:200]]
+)
+def test_damaged_compression(change):
+    data = change(write_pth_gz(ARRAYS))
+    with pytest.raises(BadSampleError) as caught:
+        read_embeddings("a.pth.gz", data, limit=LIMIT)
+    assert caught.value.reason == "bad_embedding"

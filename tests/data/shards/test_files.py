@@ -1,0 +1,304 @@
+"""Shards: read whole, cut, damaged and missing; written whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data import (
+    LAYOUTS,
+    ImageTextSample,
+    Skip,
+    SkipReport,
+    count_samples,
+    expand_shards,
+    read_reinforced_samples,
+    read_samples,
+    write_shard,
+    write_shards,
+)
+from mobileclip.data.skips import MAX_LOGGED, MAX_NAMED
+from tests.data.made_samples import golden, golden_members, make_sample, write_raw
+
+KEYS = [f"00010000000{number}" for number in range(3)]
+MEMBERS = golden_members("npz")
+
+
+def read(shards: object) -> tuple[list[str], SkipReport]:
+    report = SkipReport(log=False)
+    keys = [sample.key for sample in read_reinforced_samples(shards, report)]
+    assert report.num_read == len(keys)
+    return keys, report
+
+
+class TestExpand:
+    def test_patterns(self):
+        assert expand_shards("a/{00..02}.tar") == ("a/00.tar", "a/01.tar", "a/02.tar")
+        assert expand_shards([Path("x.tar"), "{y,z}.tar"]) == ("x.tar", "y.tar", "z.tar")
+        assert expand_shards("a.tar::b{1..2}.tar") == ("a.tar", "b1.tar", "b2.tar")
+        assert expand_shards(Path("one.tar")) == ("one.tar",)
+
+    @pytest.mark.parametrize("shards", [[], ()])
+    def test_nothing(self, shards):
+        with pytest.raises(ValueError, match="no shards were given"):
+            expand_shards(shards)
+
+    def test_malformed(self):
+        with pytest.raises(ValueError, match="cannot be expanded"):
+            expand_shards("a/{00..02.tar")
+
+
+class TestRead:
+    @pytest.mark.parametrize(("name", "count"), [("npz", 3), ("bf16", 3), ("noimage_bf16", 2)])
+    def test_golden(self, name, count):
+        keys, report = read(golden(name))
+        assert len(keys) == count == count_samples(golden(name))
+        assert report.num_skipped == 0
+        assert str(report) == f"{count} samples read, nothing skipped"
+
+    def test_plain_reading_needs_no_embeddings(self, tmp_path):
+        plain = {key: {"jpg": members["jpg"], "txt": members["txt"]} for key, members in MEMBERS.items()}
+        report = SkipReport()
+        samples = list(read_samples(write_raw(tmp_path / "a.tar", plain), report))
+        assert [sample.key for sample in samples] == KEYS
+        assert report.num_skipped == 0
+
+    def test_names_in_folders_and_upper_case_extensions(self, tmp_path):
+        members = MEMBERS[KEYS[0]]
+        names = [(f"./part/{KEYS[0]}.{name.upper()}", data) for name, data in members.items()]
+        keys, report = read(
+            write_raw(tmp_path / "a.tar", [("__index__/0.json", b""), ("__x__.json", b""), ("README", b""), *names])
+        )
+        assert keys == [f"part/{KEYS[0]}"]
+        assert report.num_skipped == 0
+
+    def test_a_compressed_shard(self, tmp_path):
+        path = tmp_path / "a.tar.gz"
+        path.write_bytes(gzip.compress(Path(golden("npz")).read_bytes()))
+        assert read(path)[0] == KEYS
+        path.write_bytes(path.read_bytes()[:-5000])
+        keys, report = read(path)
+        assert keys == KEYS[: len(keys)]
+        assert report.counts["truncated_shard"] == 1
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            ({"txt": None}, "missing_member"),
+            ({"npz": None}, "missing_member"),
+            ({"npz": MEMBERS[KEYS[1]]["npz"][:-100]}, "bad_embedding"),
+            ({"paug.json": b"{"}, "bad_json"),
+            ({"syn.json": b'{"syn_text": []}'}, "row_count"),
+        ],
+    )
+    def test_a_bad_sample_is_named_and_its_neighbours_are_read(self, tmp_path, damage, reason):
+        samples = {key: dict(members) for key, members in MEMBERS.items()}
+        for name, data in damage.items():
+            samples[KEYS[1]][name] = data
+            if data is None:
+                del samples[KEYS[1]][name]
+        shard = write_raw(tmp_path / "a.tar", samples)
+        keys, report = read(shard)
+        assert keys == [KEYS[0], KEYS[2]]
+        assert report.counts == {reason: 1}
+        assert report.keys(reason) == (KEYS[1],)
+        assert report.named[reason][0].shard == shard
+
+    def test_a_member_that_comes_twice(self, tmp_path):
+        names = [(f"{key}.{name}", data) for key, members in MEMBERS.items() for name, data in members.items()]
+        names.insert(2, (f"{KEYS[0]}.jpg", b"another"))
+        keys, report = read(write_raw(tmp_path / "a.tar", names))
+        assert keys == KEYS[1:]
+        assert report.keys("duplicate_member") == (KEYS[0],)
+
+    def test_a_sample_torn_apart(self, tmp_path):
+        names = [(f"{key}.{name}", data) for key, members in MEMBERS.items() for name, data in members.items()]
+        names.append(names.pop(0))
+        keys, report = read(write_raw(tmp_path / "a.tar", names))
+        assert keys == KEYS
+        assert report.keys("missing_member") == (KEYS[0],)
+
+
+class TestBrokenShards:
+    data = Path(golden("npz")).read_bytes()
+
+    def ends(self) -> list[int]:
+        """Where the last byte of every sample is."""
+        with tarfile.open(golden("npz")) as tar:
+            members = tar.getmembers()
+        return [
+            max(member.offset_data + member.size for member in members if member.name.startswith(key)) for key in KEYS
+        ]
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def test_cut_anywhere(self, tmp_path, data):
+        with tarfile.open(golden("npz")) as tar:
+            boundaries = [member.offset for member in tar] + [member.offset_data for member in tar]
+        cut = data.draw(st.one_of(st.integers(0, max(self.ends())), st.sampled_from(boundaries)))
+        path = tmp_path / "cut.tar"
+        path.write_bytes(self.data[:cut])
+        keys, report = read(path)
+        whole = [key for key, end in zip(KEYS, self.ends(), strict=True) if end <= cut]
+        assert keys[: len(whole)] == whole
+        assert len(keys) <= len(whole) + 1  # the last one may miss nothing but its address
+        assert report.counts["truncated_shard"] + report.counts["unreadable_shard"] == 1
+        assert report.named.keys() <= {"truncated_shard", "unreadable_shard", "missing_member"}
+
+    def test_cut_between_two_samples(self, tmp_path):
+        """tarfile and webdataset take this for the end of the archive and say nothing."""
+        with tarfile.open(golden("npz")) as tar:
+            cut = next(member.offset for member in tar if member.name.startswith(KEYS[2]))
+        path = tmp_path / "cut.tar"
+        path.write_bytes(self.data[:cut])
+        keys, report = read(path)
+        assert keys == KEYS[:2]
+        assert "after 2 samples" in report.named["truncated_shard"][0].detail
+        with pytest.raises(ValueError, match="cannot be counted"):
+            count_samples(path)
+
+    def test_garbage_between_two_samples(self, tmp_path):
+        with tarfile.open(golden("npz")) as tar:
+            place = next(member.offset for member in tar if member.name.startswith(KEYS[1]))
+        path = tmp_path / "garbage.tar"
+        path.write_bytes(self.data[:place] + b"\x07" * 512 + self.data[place + 512 :])
+        keys, report = read([path, golden("bf16")])
+        assert keys[0] == KEYS[0]
+        assert len(keys) == 4
+        assert report.counts == {"truncated_shard": 1}
+
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.integers(0, len(data) - 1), st.integers(1, 255))
+    def test_one_byte_changed_is_never_fatal(self, tmp_path, place, change):
+        damaged = bytearray(self.data)
+        damaged[place] ^= change
+        path = tmp_path / "damaged.tar"
+        path.write_bytes(damaged)
+        keys, report = read([path, golden("bf16")])
+        assert keys[-3:] == [f"00020000000{number}" for number in range(3)]
+        assert len(keys) + report.num_skipped >= 4
+
+    @pytest.mark.parametrize("content", [None, b"", b"\x00", b"hello" * 1000])
+    def test_unreadable(self, tmp_path, content):
+        path = tmp_path / "a.tar"
+        if content is not None:
+            path.write_bytes(content)
+        keys, report = read([path, golden("npz")])
+        assert keys == KEYS
+        assert report.counts == {"unreadable_shard": 1}
+        assert report.named["unreadable_shard"][0] == Skip(
+            reason="unreadable_shard", key="", shard=str(path), detail=report.named["unreadable_shard"][0].detail
+        )
+
+    def test_a_command_that_fails(self):
+        keys, report = read(["pipe:exit 3", f"pipe:cat {golden('npz')}"])
+        assert keys == KEYS
+        assert report.counts == {"unreadable_shard": 1}
+
+
+class TestWrite:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_round_trip_and_equal_bytes(self, tmp_path, layout):
+        samples = [make_sample(number) for number in range(7)]
+        paths = write_shards(tmp_path / "new", iter(samples), layout=layout, samples_per_shard=3)
+        assert [path.name for path in paths] == ["00000000.tar", "00000001.tar", "00000002.tar"]
+        assert [count_samples(path) for path in paths] == [3, 3, 1]
+        report = SkipReport()
+        back = list(read_reinforced_samples(str(tmp_path / "new" / "{00000000..00000002}.tar"), report))
+        assert report.num_skipped == 0
+        for sample, original in zip(back, samples, strict=True):
+            assert (sample.key, sample.image, sample.augmentations) == (
+                original.key,
+                original.image,
+                original.augmentations,
+            )
+            rtol, atol = {"npz": (0, 0), "compact8": (0, 0.02)}.get(layout, (2**-8, 0))
+            np.testing.assert_allclose(sample.image_emb, original.image_emb, rtol=rtol, atol=atol)
+        again = write_shards(tmp_path / "again", samples, layout=layout, samples_per_shard=3)
+        assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+    @pytest.mark.parametrize(("name", "layout"), [("npz", "npz"), ("bf16", "pth.gz"), ("noimage_bf16", "pth.gz")])
+    def test_members_are_those_of_the_public_releases(self, tmp_path, name, layout):
+        path = write_shard(tmp_path / "a.tar", read_reinforced_samples(golden(name)), layout=layout)
+        with tarfile.open(path) as ours, tarfile.open(golden(name)) as theirs:
+            assert ours.getnames() == theirs.getnames()
+
+    def test_nothing_appears_until_it_is_complete(self, tmp_path):
+        path = tmp_path / "a.tar"
+        write_shard(path, [make_sample(0)])
+        before = path.read_bytes()
+
+        def interrupted():
+            yield make_sample(1)
+            assert [file.name for file in tmp_path.glob("*.tar")] == ["a.tar"]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_shard(path, interrupted())
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_plain_samples(self, tmp_path):
+        path = write_shard(tmp_path / "a.tar", [ImageTextSample(key="k", captions=("a", "b"), image=b"x")])
+        with tarfile.open(path) as tar:
+            assert tar.getnames() == ["k.jpg", "k.syn.json", "k.txt"]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_other_members_pass_through(self, tmp_path, layout):
+        content = {"png": b"p", "mask.png": b"m" * 2000, "cls": b"7", "_seen": b"", "txt": b"t", "jpg": b"i"}
+        source = write_raw(tmp_path / "raw.tar", {"a": content, "b": {"txt": b"t"}})
+        for reader, path in ((read_samples, source), (read_samples, tmp_path / "plain.tar")):
+            write_shard(tmp_path / "plain.tar", list(reader(path)), layout=layout)
+        with tarfile.open(tmp_path / "plain.tar") as tar:
+            assert {member.name: tar.extractfile(member).read() for member in tar} == {
+                **{f"a.{name}": data for name, data in content.items()},
+                "b.txt": b"t",
+            }
+        sample = make_sample(0, others={"mask.png": b"m", "_seen": b"x"})
+        path = write_shard(tmp_path / "reinforced.tar", [sample], layout=layout)
+        assert next(iter(read_reinforced_samples(path))).others == sample.others
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(ValueError, match="'000001' comes twice"):
+            write_shard(tmp_path / "a.tar", [make_sample(1), make_sample(1)])
+        with pytest.raises(ValueError, match="no samples to write"):
+            write_shard(tmp_path / "a.tar", [])
+        with pytest.raises(ValueError, match="no samples to write"):
+            write_shards(tmp_path, [])
+        with pytest.raises(ValueError, match=r"unknown layout 'zip'; expected one of npz, pth\.gz, compact, compact8"):
+            write_shard(tmp_path / "a.tar", [make_sample(1)], layout="zip")
+        with pytest.raises(ValueError, match="at least 1, not 0"):
+            write_shards(tmp_path, [make_sample(1)], samples_per_shard=0)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestReport:
+    def test_counts_are_complete_and_names_are_bounded(self, caplog):
+        report = SkipReport()
+        with caplog.at_level(logging.WARNING, logger="mobileclip"):
+            report.extend(
+                Skip(reason="bad_json", key=f"{number}", shard="s.tar", detail="d") for number in range(MAX_NAMED + 5)
+            )
+            report.add(Skip(reason="truncated_shard", key="", shard="s.tar", detail="after 3"))
+        assert report.counts == {"bad_json": MAX_NAMED + 5, "truncated_shard": 1}
+        assert report.num_skipped == MAX_NAMED + 6
+        assert len(report.keys("bad_json")) == MAX_NAMED
+        assert report.keys("unheard of") == ()
+        assert len(caplog.records) == MAX_LOGGED + 1
+        assert "skipped 0 of s.tar: bad_json: d" in caplog.text
+        assert "more of this kind are only counted" in caplog.records[MAX_LOGGED - 1].message
+        assert "the rest of the shard" in caplog.records[-1].message
+        assert str(report) == "0 samples read, 1006 skipped: 1005 bad_json, 1 truncated_shard"
+
+    def test_without_a_report_skips_are_still_logged(self, tmp_path, caplog):
+        samples = {key: dict(members) for key, members in MEMBERS.items()}
+        del samples[KEYS[0]]["txt"]
+        assert len(list(read_reinforced_samples(write_raw(tmp_path / "a.tar", samples)))) == 2
+        assert f"skipped {KEYS[0]}" in caplog.text

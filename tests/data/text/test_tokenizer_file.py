@@ -1,0 +1,216 @@
+"""Ids of a `tokenizer.json`: those of the library that wrote it, for tokenizers of every kind."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+import time
+
+import attrs
+import pytest
+import tokenizers
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data import Tokenizer, read_text_input
+from mobileclip.data.text.tokenizer_parts import PATTERNS
+from mobileclip.inputs import TextInput, TokenizerFile
+from mobileclip.serialization import from_json, to_json
+from tests.data.tokenizer_files import KINDS, SENTENCES, TEXTS
+
+ALL = pytest.mark.parametrize("kind", KINDS)
+SPECIAL = {
+    "bert": {"start_id": 2, "end_id": 3, "pad_id": 0},
+    "t5": {"start_id": None, "end_id": 1, "pad_id": 0},
+    "gpt": {"start_id": 0, "end_id": 1, "pad_id": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizers")
+    for name, kind in KINDS.items():
+        kind().save(str(path / f"{name}.json"))
+    return path
+
+
+def reference(folder, kind, length):
+    """The library itself, cut and padded."""
+    made = tokenizers.Tokenizer.from_file(str(folder / f"{kind}.json"))
+    made.enable_truncation(length)
+    made.enable_padding(length=length, pad_id=SPECIAL[kind]["pad_id"], pad_token="the id alone counts")
+    return made
+
+
+@ALL
+@pytest.mark.parametrize("length", [3, 12, 77])
+def test_ids_are_the_librarys(folder, kind, length):
+    tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json", context_length=length))
+    made = reference(folder, kind, length)
+    ids = tokenizer(TEXTS)
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [made.encode(text).ids for text in TEXTS]
+    assert tokenizer(SENTENCES[0]).tolist() == ids[:1].tolist()
+    assert tokenizer([]).shape == (0, length)
+
+
+@ALL
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_ids_of_any_text_are_the_librarys(folder, kind, text):
+    tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json", context_length=12))
+    assert tokenizer(text).tolist() == [reference(folder, kind, 12).encode(text).ids]
+    made = tokenizers.Tokenizer.from_file(str(folder / f"{kind}.json"))
+    assert tokenizer.encode(text) == made.encode(text, add_special_tokens=False).ids
+
+
+@ALL
+def test_the_contract_tells_what_stands_around_a_text(folder, kind):
+    contract = read_text_input(folder / f"{kind}.json", context_length=12)
+    made = tokenizers.Tokenizer.from_file(str(folder / f"{kind}.json"))
+    assert {name: getattr(contract, name) for name in SPECIAL[kind]} == SPECIAL[kind]
+    assert contract.pooled_id == contract.end_id
+    assert contract.vocab_size == made.get_vocab_size()
+    assert contract.tokenizer.sha256 == hashlib.sha256((folder / f"{kind}.json").read_bytes()).hexdigest()
+    rows = Tokenizer(contract)(TEXTS)
+    assert (rows == contract.end_id).any(1).all()
+
+
+@ALL
+def test_json_holds_the_name_alone(folder, kind):
+    contract = read_text_input(folder / f"{kind}.json")
+    text = to_json(contract)
+    assert len(text) < 250
+    named = from_json(text, TextInput)
+    assert named == contract
+    assert hash(named) == hash(contract)
+    assert named.tokenizer.content is None
+    with pytest.raises(ValueError, match=f"names the tokenizer {contract.tokenizer.sha256[:12]}, whose text is not"):
+        Tokenizer(named)
+
+
+def test_contracts_without_a_tokenizer_are_written_as_before():
+    assert to_json(TextInput()) == '{"context_length": 77, "vocab_size": 49408, "pad_id": 0}'
+    assert TextInput().pooled_id is None
+
+
+@ALL
+def test_what_to_json_writes_gives_the_same_rows(folder, kind):
+    tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json", context_length=12))
+    whole = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    assert [whole.encode(text).ids for text in TEXTS] == tokenizer(TEXTS).tolist()
+
+
+@ALL
+def test_decode(folder, kind):
+    tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json"))
+    text = "a photo of a cat on the grass"
+    assert tokenizer.decode(tokenizer(text)[0]) == text
+    with pytest.raises(ValueError, match="is not in the vocabulary"):
+        tokenizer.decode([tokenizer.vocab_size])
+
+
+@ALL
+def test_copies_and_pickles_give_the_same_rows(folder, kind):
+    tokenizer = Tokenizer(read_text_input(folder / f"{kind}.json", context_length=12))
+    for twin in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+        assert twin == tokenizer
+        assert twin(TEXTS).tolist() == tokenizer(TEXTS).tolist()
+
+
+def test_what_the_file_says_of_cutting_and_padding_is_overridden(folder, tmp_path):
+    made = tokenizers.Tokenizer.from_file(str(folder / "bert.json"))
+    expected = Tokenizer(read_text_input(folder / "bert.json", context_length=12))
+    made.enable_truncation(5, direction="left")
+    made.enable_padding(length=9, direction="left", pad_id=4, pad_token="[MASK]")
+    made.save(str(tmp_path / "t.json"))
+    contract = read_text_input(tmp_path / "t.json", context_length=12)
+    assert contract.pad_id == 4
+    rows = Tokenizer(contract)(TEXTS)
+    ended = rows.where(rows != 4, 0)
+    assert ended.tolist() == expected(TEXTS).tolist()
+
+
+def test_halves_of_characters_are_read_as_unknown_ones(folder):
+    tokenizer = Tokenizer(read_text_input(folder / "gpt.json", context_length=12))
+    assert tokenizer(["a \ud800 b", "\ud83d\ude00"]).tolist() == tokenizer(["a \ufffd b", "😀"]).tolist()
+
+
+def test_another_file_is_refused(folder):
+    contract = read_text_input(folder / "bert.json")
+    other = (folder / "t5.json").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="is not the one that the model was trained with: its SHA-256 is"):
+        attrs.evolve(contract.tokenizer, content=other)
+    with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
+        TokenizerFile(sha256="f" * 63, end_id=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start_id": 4}, {"start_id": None}, {"end_id": 4}],
+    ids=["another start", "no start", "another end"],
+)
+def test_a_contract_that_says_otherwise_than_its_file_is_refused(folder, change):
+    contract = read_text_input(folder / "bert.json")
+    other = attrs.evolve(contract, tokenizer=attrs.evolve(contract.tokenizer, **change))
+    with pytest.raises(ValueError, match="the tokenizer has the start token 2, the end token 3"):
+        Tokenizer(other)
+
+
+def test_a_contract_may_have_more_ids_than_its_file_and_not_fewer(folder):
+    contract = read_text_input(folder / "bert.json", context_length=12)
+    wider = Tokenizer(attrs.evolve(contract, vocab_size=512))
+    assert wider(TEXTS).tolist() == Tokenizer(contract)(TEXTS).tolist()
+    with pytest.raises(ValueError, match=f"ids up to {contract.vocab_size - 1}, and the contract says"):
+        Tokenizer(attrs.evolve(contract, vocab_size=contract.vocab_size - 1))
+
+
+@pytest.mark.parametrize("name", ["start_id", "end_id"])
+def test_ids_of_a_contract_are_below_its_vocabulary(folder, name):
+    contract = read_text_input(folder / "bert.json")
+    with pytest.raises(ValueError, match=f"{name}=5000 is none of the"):
+        attrs.evolve(contract, tokenizer=attrs.evolve(contract.tokenizer, **{name: 5000}))
+
+
+def written(tmp_path, made, **changes):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(made.to_str()), **changes}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"post_processor": None}, r"expected one token behind a text.*TemplateProcessing"),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["[UNK]", 1], "cls": ["[CLS]", 2]}}, "what is unknown"),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["a", 20], "cls": ["[CLS]", 2]}}, "stands for words too"),
+        ({"added_tokens": []}, "stands for words too"),
+    ],
+    ids=["no end", "the unknown as end", "a word as end", "an end that is not special"],
+)
+def test_a_tokenizer_with_which_towers_would_pool_elsewhere_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_text_input(written(tmp_path, KINDS["bert"](), **changes))
+
+
+def test_texts_that_fail_are_told_of(tmp_path):
+    """A table whose entries point nowhere: the library's panic is an error like any other."""
+    table = "AAQAAP" + "///3" * 3 + "//38AAAA"
+    path = written(tmp_path, KINDS["t5"](), normalizer={"type": "Precompiled", "precompiled_charsmap": table})
+    with pytest.raises(ValueError, match=r"is no tokenizer.json that can be used"):
+        read_text_input(path)
+
+
+@pytest.mark.parametrize("text", ["a", " ", "\n", "1", "'", "ab 1'\n", "!", "é", "\r\n ", "A!"])
+def test_known_patterns_take_time_in_proportion(text):
+    """One that does not either takes for ever with a text of this length, or stops at the library's limit: an error."""
+    long = text * (100_000 // len(text))
+    for pattern in PATTERNS:
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
+        start = time.perf_counter()
+        assert "".join(piece for piece, _ in split.pre_tokenize_str(long)) == long
+        assert time.perf_counter() - start < 20
+        assert not split.pre_tokenize_str("")
