@@ -162,8 +162,9 @@ class TestCalls:
             torch.testing.assert_close(inputs[name].grad.double(), exact[name].grad, rtol=1e-3, atol=2e-5)
 
 
-def test_every_registered_loss_is_here():
-    assert {type(spec) for spec in SPECS.values()} == set(losses.values())
+def test_every_loss_of_images_and_texts_is_here():
+    ours = {spec for spec in losses.values() if spec.__module__.startswith("mobileclip.losses")}
+    assert ours <= {type(spec) for spec in SPECS.values()} <= set(losses.values())
 
 
 @each_loss

