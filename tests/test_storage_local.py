@@ -67,11 +67,11 @@ def closed(tmp_path):
 class TestExclusive:
     def test_many_processes_never_enter_together(self, tmp_path):
         processes = [
-            subprocess.Popen([sys.executable, "-c", ENTERING, str(tmp_path), "2"], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen([sys.executable, "-c", ENTERING, str(tmp_path), "1"], stdout=subprocess.PIPE, text=True)
             for _ in range(4)
         ]
         counts = [tuple(map(int, process.communicate()[0].split())) for process in processes]
-        assert sum(entered for entered, _ in counts) > 100
+        assert sum(entered for entered, _ in counts) > 50
         assert sum(double for _, double in counts) == 0
         assert [path.name for path in tmp_path.iterdir()] == [".lock"], "whoever waits must wait for this file"
 

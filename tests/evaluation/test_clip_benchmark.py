@@ -144,7 +144,8 @@ def require_parity(folder, checkpoint, name, clip_benchmark_metrics, *, least, m
     require_equal(hosted.result.metrics, converted, allowed)
 
 
-@pytest.mark.parametrize("kind", ["classification", pytest.param("retrieval", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classification", "retrieval"])
 def test_metrics_are_those_of_clip_benchmark(kind, folders, model, checkpoint, tmp_path, clip_benchmark_metrics):  # noqa: PLR0917
     name = write_for_open_clip(model, tmp_path / "open_clip")
     require_parity(folders[kind == "retrieval"], checkpoint, name, clip_benchmark_metrics, least=0.03)

@@ -23,6 +23,7 @@ from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
 from tests.golden.checkpoints import golden
 
 pytestmark = [
+    pytest.mark.slow,  # a minute, most of which goes into the export and the browser
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
     pytest.mark.skipif(NPM is None, reason="no npm on this machine: apt-get install npm"),
 ]

@@ -113,9 +113,8 @@ def test_gives_the_models_embeddings(plain, convolutional):
     torch.testing.assert_close(ours, convolutional.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "export", [pytest.param("plain", marks=pytest.mark.slow), pytest.param("half", marks=pytest.mark.slow), "picture"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("export", ["plain", "half", "picture"])
 def test_measures_again_what_the_report_says(export, request):
     folder = request.getfixturevalue(export)
     report = verify_export(folder)
@@ -203,6 +202,7 @@ def test_layers_beyond_half_precision_stay_in_float32(tmp_path):
     assert types(read_program(folder / "text.mlpackage"), "linear") == {"fp16", "fp32"}
 
 
+@pytest.mark.slow
 def test_int8_holds_every_layer_in_8_bits(int8_text, convolutional):
     encoder = reparameterize(convolutional).text_encoder
     layers = [m for m in encoder.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
@@ -226,6 +226,7 @@ def test_int8_holds_every_layer_in_8_bits(int8_text, convolutional):
         ), layer
 
 
+@pytest.mark.slow
 def test_int8_leaves_what_is_no_layer(int8_text):
     for operation in operations(int8_text, "matmul"):
         assert {one.op.op_type for one in (operation.x, operation.y)}.isdisjoint(
@@ -237,6 +238,7 @@ def test_int8_leaves_what_is_no_layer(int8_text):
     assert types(int8_text, "reduce_l2_norm") == {"fp32"}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_int8_is_near_the_model(int8_text, convolutional):
     tokens = Tokenizer(TOKENS)(bundled_samples().captions)
@@ -253,6 +255,7 @@ def test_int8_leaves_layers_of_the_fallback(convolutional, int8_text, tmp_path):
     assert operations(program, "linear")[-1].weight.op.op_type == "const"
 
 
+@pytest.mark.slow
 def test_ranges_are_those_of_the_calibration(convolutional, int8_text, tmp_path):
     tokens = calibration_of(reparameterize(convolutional).text_encoder)
     other = eight_bit(convolutional, "text", tmp_path / "text.mlpackage", calibration=tokens[:1])

@@ -161,6 +161,7 @@ def test_int8_is_all_but_the_fallback_and_tables_are_float16(text):
     assert not is_stored(table, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_attention_is_xnnpacks(tower, request):
     """Nothing of it is left to the kernels that ExecuTorch itself has."""

@@ -119,6 +119,7 @@ def test_ranges_are_those_of_the_calibration_data(transformers, tmp_path):
     assert zero == pytest.approx(-least / scale, abs=0.51)
 
 
+@pytest.mark.slow
 def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
     export = tower_export(convolutional, "text")
     graph, stored, _ = written(export, tmp_path)
@@ -128,7 +129,14 @@ def test_tables_that_are_looked_up_are_float16(convolutional, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tower": "image", "dynamic_batch": True, "preprocess": "uint8", "normalize": False}]
+    "options",
+    [
+        {},
+        pytest.param(
+            {"tower": "image", "dynamic_batch": True, "preprocess": "uint8", "normalize": False},
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_embeddings_are_near_the_models(transformers, tmp_path, options):
     spec = ExportSpec(out=tmp_path / "out", precision="int8", **options)
@@ -219,6 +227,7 @@ def test_towers_that_pass_alone_and_not_together_are_written_again(tmp_path):
     assert read_report(folder).passed
 
 
+@pytest.mark.slow
 def test_an_export_that_cannot_pass_is_status_1_and_is_kept(tmp_path, capsys):
     """Too many layers cannot be rounded; and the ranges come from the data set that the command names."""
     model = outlying(TRANSFORMERS, norms=["attention_norm", "ffn_norm", "norm"])

@@ -16,6 +16,8 @@ from mobileclip.export.targets import targets
 from mobileclip.inference.openvino_quiet import import_quietly
 from tests.export.models import few_samples, int8_export
 
+pytestmark = pytest.mark.slow  # half a minute; that of ONNX, whose layers are chosen alike, runs by default
+
 ov = import_quietly("openvino")
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 

@@ -34,7 +34,14 @@ def change(folder, edit):
     (folder / "mobileclip.json").write_text(json.dumps(contract))
 
 
-@pytest.mark.parametrize("export", ["plain_onnx", pytest.param("half_onnx", marks=pytest.mark.slow), "plain_torch"])
+@pytest.mark.parametrize(
+    "export",
+    [
+        pytest.param("plain_onnx", marks=pytest.mark.slow),
+        pytest.param("half_onnx", marks=pytest.mark.slow),
+        "plain_torch",
+    ],
+)
 def test_measures_again_what_the_report_says(export, request):
     folder = request.getfixturevalue(export)
     report = verify_export(folder)

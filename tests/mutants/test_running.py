@@ -21,7 +21,7 @@ FAILS_ALWAYS = "def test_double():\n    assert double(1) == 3\n"
 @pytest.mark.parametrize(
     ("test", "outcome"),
     [
-        (CAUGHT, "caught"),
+        pytest.param(CAUGHT, "caught", marks=pytest.mark.slow),
         (LIVED, "lived"),
         pytest.param(FAILS_ONCE, "unconfirmed", marks=pytest.mark.slow),
         pytest.param(FAILS_ALWAYS, "unconfirmed", marks=pytest.mark.slow),

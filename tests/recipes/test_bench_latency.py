@@ -82,13 +82,14 @@ def test_exports_are_compared_within_their_runtime():
     assert [result.runtime_ratio is None for result in results] == [True, True, True, False]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("runtime", "batch_size", "error"),
     [
-        pytest.param("onnxruntime", 1, 1e-4, marks=pytest.mark.slow),
+        ("onnxruntime", 1, 1e-4),
         ("onnxruntime", 3, 1e-4),
-        pytest.param("openvino_bf16", 1, 0.03, marks=pytest.mark.slow),
+        ("openvino_bf16", 1, 0.03),
     ],
 )
 def test_the_rival_is_exported_as_ours_is(tmp_path, runtime, batch_size, error):

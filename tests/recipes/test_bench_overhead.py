@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 from bench_overhead import ALL_ONLINE, PLAIN, REINFORCED, TEACHERS_ONLINE, Bench, Measured, OverheadBenchSpec, measure
 from tiny_models import write_tiny_models
 
@@ -8,6 +9,7 @@ from mobileclip.data import read_reinforced_samples
 from tests.encoders.small import SMALL_MCT
 
 
+@pytest.mark.slow
 def test_every_way_trains_and_is_timed(tmp_path, capsys):
     tiny = write_tiny_models(tmp_path / "models")
     spec = OverheadBenchSpec(

@@ -144,6 +144,7 @@ def test_what_cannot_be_seen_is_left_out():
     assert render("<svg", 16) is None
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_pictures():
     circle = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="{}"/></svg>'
     svgs = [circle.format(1 + index / 100) for index in range(210)]

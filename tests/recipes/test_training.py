@@ -89,6 +89,7 @@ def test_s2_for_two_steps_then_again(world, capsys):
         run_tiny(world, "train_s2", arguments=["--training.seed", "1"])
 
 
+@pytest.mark.slow
 def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world, plain, tmp_path):
     """Their numbers are those of the model that the run leaves, and the run is the one that nobody looked at."""
     folders = write_scene_benchmarks(tmp_path, 12)

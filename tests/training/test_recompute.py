@@ -111,6 +111,7 @@ def test_a_whole_model_trains_alike():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_compiled_in_one_graph_it_gives_the_same(name):
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings
 from tests.training.finetuning.models import fresh
 
 
+@cache
 def pair(spec=SMALL):
     before, after = fresh(spec, seed=0), fresh(spec, seed=1)
     with torch.no_grad():
