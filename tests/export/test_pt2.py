@@ -1,6 +1,7 @@
 """Exported programs from strangers: what is not known to run nothing is refused, and what we write is known."""
 
 import contextlib
+import json
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from mobileclip.export import ExportSpec, export_model, read_contract
 from mobileclip.export.targets import targets
 from mobileclip.export.targets.pt2 import check_pt2, load_pt2
-from tests.export.hostile import ARCHIVES, CONTENTS, make, read_pt2, write_pt2
+from tests.export.hostile import ARCHIVES, CONTENTS, WEIGHTS, make, read_pt2, write_pt2
 from tests.export.models import SHALLOW, seeing
 
 
@@ -82,3 +83,16 @@ def test_a_sound_program_is_the_same_when_it_is_written_again(sound, tmp_path):
     write_pt2(tmp_path / "text.pt2", read_pt2(sound))
     module = load_pt2(tmp_path / "text.pt2").module()
     assert torch.equal(module(TOKENS), torch.export.load(sound).module()(TOKENS))
+
+
+def test_weights_of_another_type_than_the_program_takes_are_refused(sound, tmp_path):
+    """A run without numbers does not notice: not every operation looks at its bias then."""
+    members = read_pt2(sound)
+    table = json.loads(members[WEIGHTS])
+    metas = {name: entry["tensor_meta"] for name, entry in table["config"].items()}
+    name = next(name for name in metas if name.endswith("bias"))
+    metas[name]["dtype"] = 1  # uint8
+    members[WEIGHTS] = json.dumps(table).encode()
+    write_pt2(tmp_path / "text.pt2", members)
+    with pytest.raises(ValueError, match=rf"the weight {name} is missing, or of another type or shape"):
+        load_pt2(tmp_path / "text.pt2")

@@ -62,13 +62,36 @@ def load_pt2(path: Path) -> torch.export.ExportedProgram:
         stream.seek(0)
         try:
             with quiet():
-                return torch.export.load(stream)
+                program = torch.export.load(stream)
         except Exception as error:
             # Whatever a damaged file, or a newer format, makes PyTorch raise.
             raise ValueError(
                 f"{path} cannot be read by PyTorch {torch.__version__} ({type(error).__name__}: {printable(error)}); "
                 "update PyTorch, or export the model again"
             ) from error
+    _check_numbers(program, path)
+    return program
+
+
+def _check_numbers(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Refuse weights of another type or shape than the program takes, which operations find out only when they run."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names |= signature.inputs_to_lifted_tensor_constants
+    held = {**program.constants, **program.state_dict}
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in names:
+            continue
+        found, taken = held.get(names[node.name]), node.meta.get("val")
+        if (
+            not isinstance(found, Tensor)
+            or not isinstance(taken, Tensor)
+            or (found.dtype, found.shape) != (taken.dtype, taken.shape)
+        ):
+            raise ValueError(
+                f"{path}: the weight {printable(names[node.name])} is missing, or of another type or shape than the "
+                "program takes; export the model again"
+            )
 
 
 def check_cost(module: nn.Module, inputs: Tensor, path: Path) -> None:
