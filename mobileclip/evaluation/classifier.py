@@ -23,7 +23,7 @@ from mobileclip.data.sources.opening import name_of
 from mobileclip.encoders import Classifier
 from mobileclip.evaluation.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.decoding import decode_ahead
-from mobileclip.evaluation.hook import same_random_numbers, unless_it_fails
+from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.ranking import hit_probability
 from mobileclip.reparam import reparameterize
 
@@ -60,10 +60,15 @@ def evaluate_classifier(
             is in training mode.
         OSError: if it cannot be read.
     """
-    opened = open_class_data(data)
-    numbers, report = _numbers(model, opened), SkipReport()
-    parser = LabelParser(num_classes=len(numbers), class_names=opened.class_names or model.class_names)
-    samples = _samples(opened.reader, parser, report)
+    return _evaluated(model, open_class_data(data), _shown(data), batch_size=batch_size, num_threads=num_threads)
+
+
+def _evaluated(
+    model: Classifier, data: ClassData, name: str, *, batch_size: int, num_threads: int | None
+) -> ClassifierEvaluation:
+    numbers, report = _numbers(model, data), SkipReport()
+    parser = LabelParser(num_classes=len(numbers), class_names=data.class_names or model.class_names)
+    samples = _samples(data.reader, parser, report)
     transform = ImageTransform(model.spec.image.input)
     decoded = _decoded(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
     folded, device = reparameterize(model), next(model.parameters()).device
@@ -75,7 +80,7 @@ def evaluate_classifier(
             labels.append(numbers[[sample.label for sample, _ in batch]])
             hits.append(_hits(logits, labels[-1]))
     if not hits:
-        raise ValueError(f"no image of {_shown(data)} can be classified: {report}")
+        raise ValueError(f"no image of {name} can be classified: {report}")
     together = Hits(**{name: torch.cat([getattr(each, name) for each in hits]) for name in attrs.fields_dict(Hits)})
     result = mean_hits(together, torch.cat(labels), num_classes=model.head.out_features)
     return ClassifierEvaluation(result=result, report=report)
@@ -99,29 +104,22 @@ def classifier_hook(
         ValueError: if there is no such data.
         OSError: if it cannot be read.
     """
-    for place in data:
-        open_class_data(place)
-
-    def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
-        assert isinstance(model, Classifier), "a run with labels trains a classifier"
-        metrics: dict[str, float] = {}
-        for place in data:
-            measure = partial(_measured, model, place, batch_size=batch_size, num_threads=num_threads)
-            metrics |= unless_it_fails(measure, _shown(place), num_steps)
-        return metrics
-
-    return evaluate
+    measures = [
+        (name, partial(_measured, open_class_data(place), name, batch_size=batch_size, num_threads=num_threads))
+        for name, place in zip(map(_shown, data), data, strict=True)
+    ]
+    return hook_of(measures, Classifier)
 
 
-def _measured(model: Classifier, data: Shards, *, batch_size: int, num_threads: int | None) -> dict[str, float]:
-    with same_random_numbers(model):
-        found = evaluate_classifier(model, data, batch_size=batch_size, num_threads=num_threads)
+def _measured(
+    data: ClassData, name: str, model: Classifier, *, batch_size: int, num_threads: int | None
+) -> dict[str, float]:
+    found = _evaluated(model, data, name, batch_size=batch_size, num_threads=num_threads)
     result = found.result
     values = {"acc1": result.top1, "mean_per_class_recall": result.mean_per_class}
     if result.num_classes >= 5:
         values["acc5"] = result.top5
-    values["num_skipped"] = found.report.num_skipped
-    return {f"{_shown(data)}/{name}": value for name, value in values.items()}
+    return {**values, "num_skipped": found.report.num_skipped}
 
 
 def _shown(data: Shards) -> str:

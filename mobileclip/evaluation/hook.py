@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from mobileclip.evaluation.scoring import require_metric
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
+
+ModelType = TypeVar("ModelType", bound=nn.Module)
 
 
 def evaluation_hook(
@@ -64,36 +67,54 @@ def evaluation_hook(
     for benchmark in opened:
         _require_data(benchmark)
 
+    measures = [
+        (benchmark.name, partial(_measured, benchmark, batch_size=batch_size, num_threads=num_threads))
+        for benchmark in opened
+    ]
+    return hook_of(measures, DualEncoder)
+
+
+def _measured(
+    benchmark: Benchmark, model: DualEncoder, *, batch_size: int, num_threads: int | None
+) -> dict[str, float]:
+    evaluation = evaluate_benchmark(
+        model,
+        benchmark,
+        transform=ImageTransform(model.spec.image.input),
+        tokenize=Tokenizer(model.spec.text.input),
+        batch_size=batch_size,
+        num_threads=num_threads,
+        show_progress=False,
+    )
+    values = {name: value for name, value in evaluation.result.metrics.items() if name != MAIN_METRIC}
+    return {**values, "num_skipped": evaluation.report.num_skipped}
+
+
+def hook_of(
+    measures: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
+) -> Callable[[nn.Module, int], Mapping[str, float]]:
+    """Return what evaluates a model in training by several measures, and leaves torch's random numbers as they were.
+
+    A measure that fails is logged, and its numbers are missing.
+
+    Args:
+        measures: name of each data set, and what gives its metrics by name; the hook gives them as `NAME/METRIC`.
+        kind: of model that they measure.
+    """
+
     def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
-        assert isinstance(model, DualEncoder), "a run trains a dual encoder"
+        assert isinstance(model, kind), f"the run trains a {type(model).__name__}, and the hook is for {kind.__name__}"
         metrics: dict[str, float] = {}
-        for benchmark in opened:
-            measure = partial(_measured, model, benchmark, batch_size=batch_size, num_threads=num_threads)
-            metrics |= unless_it_fails(measure, benchmark.name, num_steps)
+        for name, measure in measures:
+            with _same_random_numbers(model):
+                values = _unless_it_fails(partial(measure, model), name, num_steps)
+            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
         return metrics
 
     return evaluate
 
 
-def _measured(
-    model: DualEncoder, benchmark: Benchmark, *, batch_size: int, num_threads: int | None
-) -> dict[str, float]:
-    with same_random_numbers(model):
-        evaluation = evaluate_benchmark(
-            model,
-            benchmark,
-            transform=ImageTransform(model.spec.image.input),
-            tokenize=Tokenizer(model.spec.text.input),
-            batch_size=batch_size,
-            num_threads=num_threads,
-            show_progress=False,
-        )
-    values = {name: value for name, value in evaluation.result.metrics.items() if name != MAIN_METRIC}
-    values["num_skipped"] = evaluation.report.num_skipped
-    return {f"{benchmark.name}/{name}": value for name, value in values.items()}
-
-
-def unless_it_fails(measure: Callable[[], dict[str, float]], name: str, num_steps: int) -> dict[str, float]:
+def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_steps: int) -> Mapping[str, float]:
     """Return the metrics, or none: days of training are worth more than one evaluation, whatever is wrong with it.
 
     Args:
@@ -126,7 +147,7 @@ def _require_data(benchmark: Benchmark) -> None:
 
 
 @contextmanager
-def same_random_numbers(model: nn.Module) -> Iterator[None]:
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
     """Give torch's random numbers back as they were: a block of someone else's may draw some whenever it is called."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
