@@ -8,7 +8,6 @@ from typing import Annotated
 
 import attrs
 import tyro
-from training.following import Given, following_pipeline, following_training
 from training.rows import OUTPUTS, Kind, run_as, train_and_plot
 
 from mobileclip.data import LabelledPipelineSpec, find_class_names
@@ -18,6 +17,8 @@ from mobileclip.terminal import say
 from mobileclip.training import ClassifierRunSpec, TrainingSpec
 
 from .tiny import tiny_run
+
+SHAPES = OUTPUTS / "tiny" / "shapes"
 
 Recipe = Callable[[], ClassifierRunSpec]
 
@@ -61,7 +62,7 @@ def run_recipe(
     recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> None:
     """Read the command line and train, or say what is missing; arguments as those of `training.run_recipe`."""
-    kind = Kind(spec=ClassifierRunSpec, command=Command, defaults=_defaults, resolve=resolve, train=_train)
+    kind = Kind(spec=ClassifierRunSpec, command=Command, resolve=resolve, train=_train)
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -84,7 +85,7 @@ def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
     )
     spec = ClassifierRunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
     if command.tiny:
-        return tiny_run(spec, OUTPUTS / "tiny" / "shapes")
+        return tiny_run(spec, SHAPES)
     if not spec.data.shards and not command.show:
         raise ValueError(
             "--data is missing: a folder with a folder of images for every class, such as imagenet/train, or shards\n"
@@ -94,21 +95,10 @@ def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
     return spec
 
 
-def _defaults(spec: ClassifierRunSpec, arguments: Sequence[str], row: str) -> Command:
-    given = Given(arguments)
-    return Command(
-        pipeline=following_pipeline(spec.data, given),
-        training=following_training(spec.training, given),
-        initial_weights=spec.initial_weights,
-        row=row,
-    )
-
-
-def _train(spec: ClassifierRunSpec, command: Command, name: str) -> None:
-    output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+def _train(spec: ClassifierRunSpec, command: Command, output: Path, name: str) -> None:
     validation = command.validation
     if command.tiny and not command.data:
-        validation = (*validation, str(OUTPUTS / "tiny" / "shapes" / "val"))
+        validation = (*validation, str(SHAPES / "val"))
     evaluate = (lambda _: classifier_hook(validation)) if validation else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
     if model is not None:

@@ -17,7 +17,6 @@ from mobileclip.losses import DistillingLossSpec
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec, TrainingSpec
 
-from .following import Given, following_pipeline, following_training
 from .rows import OUTPUTS, Kind, run_as, train_and_plot
 from .tiny import tiny_run
 from .validation import measured_on
@@ -79,7 +78,7 @@ def run_recipe(
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    kind = Kind(spec=RunSpec, command=Command, defaults=_defaults, resolve=resolve, train=_train)
+    kind = Kind(spec=RunSpec, command=Command, resolve=resolve, train=_train)
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -127,16 +126,6 @@ def _text_input(chosen: TextInput, tokenizer: str | None) -> TextInput:
     return own
 
 
-def _defaults(spec: RunSpec, arguments: Sequence[str], row: str) -> Command:
-    given = Given(arguments)
-    return Command(
-        pipeline=following_pipeline(spec.data, given),
-        training=following_training(spec.training, given),
-        initial_weights=spec.initial_weights,
-        row=row,
-    )
-
-
 def _no_data(spec: RunSpec) -> str:
     if not spec.data.reinforced:
         return (
@@ -155,8 +144,7 @@ def _no_data(spec: RunSpec) -> str:
     )
 
 
-def _train(spec: RunSpec, command: Command, name: str) -> None:
-    output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+def _train(spec: RunSpec, command: Command, output: Path, name: str) -> None:
     measured = command.validation or command.evaluate
     evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)

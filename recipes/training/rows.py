@@ -12,7 +12,9 @@ import tyro
 from command_line import reported, show, typed, written_run
 
 from mobileclip.terminal import console, say
-from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, plot_curves, run
+from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
+
+from .following import Given, following_pipeline, following_training
 
 OUTPUTS = Path("outputs")
 
@@ -21,6 +23,18 @@ _CONFIG = (tyro.conf.AvoidSubcommands,)
 
 class Flags(Protocol):
     """What every recipe is told on the command line."""
+
+    def __init__(self, *, pipeline: Any, training: TrainingSpec, initial_weights: Path | None, row: str) -> None: ...
+
+    @property
+    def output(self) -> Path | None:
+        """Folder of the run; None for the one that has its name."""
+        ...
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it tries the whole path with a shallow model."""
+        ...
 
     @property
     def show(self) -> bool:
@@ -44,16 +58,14 @@ class Kind(Generic[Spec, FlagsType]):
     Args:
         spec: class of its runs.
         command: what it is told on the command line.
-        defaults: from a run's choices, the command line and the row to what the command line is read over.
         resolve: from a run's choices to those with what the command line says instead.
-        train: runs it, under a name.
+        train: runs it into a folder, under a name.
     """
 
     spec: type[Spec]
     command: type[FlagsType]
-    defaults: Callable[[Spec, Sequence[str], str], FlagsType]
     resolve: Callable[[Spec, FlagsType], Spec]
-    train: Callable[[Spec, FlagsType, str], None]
+    train: Callable[[Spec, FlagsType, Path, str], None]
 
 
 def run_as(
@@ -82,7 +94,7 @@ def run_as(
             chosen, command = written, _parsed(kind, written, description, rest)
         elif rows:
             titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
-            defaults = {row: (title, kind.defaults(rows[row](), rest, row)) for row, title in titles.items()}
+            defaults = {row: (title, _defaults(kind, rows[row](), rest, row)) for row, title in titles.items()}
             command = tyro.extras.overridable_config_cli(defaults, description=description, args=rest, config=_CONFIG)
             chosen, name = rows[command.row](), f"{name}-{command.row}"
         else:
@@ -93,7 +105,8 @@ def run_as(
         if command.show:
             show(spec)
             return
-        kind.train(spec, command, name)
+        output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+        kind.train(spec, command, output, name)
 
 
 def train_and_plot(
@@ -116,8 +129,19 @@ def train_and_plot(
 
 
 def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
-    default = kind.defaults(chosen, arguments, "")
+    default = _defaults(kind, chosen, arguments, "")
     return tyro.cli(kind.command, default=default, description=description, args=arguments, config=_CONFIG)
+
+
+def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:
+    """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
+    given = Given(arguments)
+    return kind.command(
+        pipeline=following_pipeline(chosen.data, given),
+        training=following_training(chosen.training, given),
+        initial_weights=chosen.initial_weights,
+        row=row,
+    )
 
 
 def _as_paragraphs(header: str) -> str:
