@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import attrs
+
+from tests.stores import serving
 
 OWNER, READER = "hf_owner", "hf_reader"
 """Tokens: of one who may write everywhere, and of one who may write nowhere."""
@@ -257,11 +258,5 @@ def hub_server() -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     hub = Hub(url=f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(server):
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -88,19 +88,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(server: http.server.ThreadingHTTPServer) -> Iterator[None]:
+    """Answer requests in a thread of its own for as long as the context lasts."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def web_server() -> Iterator[Web]:
     """Yield a server on this machine."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     web = Web(url=f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(server):
         yield web
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @attrs.frozen

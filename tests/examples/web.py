@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 import subprocess
-import threading
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +24,7 @@ from mobileclip.export.measured import as_taken
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts
+from tests.stores import serving
 
 SOURCE = Path(__file__).parents[2] / "examples" / "web"
 NPM = shutil.which("npm")
@@ -62,12 +62,9 @@ def served(folder):
         def log_message(self, format, *args):  # noqa: A002  the name that the standard library has
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
 
 
 def write_values(folder):
