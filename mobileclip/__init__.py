@@ -4,8 +4,8 @@ from mobileclip import extras
 from mobileclip.blocks import build_model
 from mobileclip.encoders import specs
 from mobileclip.inference import optimize
-from mobileclip.pipeline import ImageTextModel, load
-from mobileclip.release import create_model_and_transforms, get_tokenizer
+from mobileclip.inference.zero_shot import ImageTextModel, load
+from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
 from mobileclip.reparam import reparameterize
 
 __all__ = [

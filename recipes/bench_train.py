@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.hardware.precision import WidePrecision
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.precision import WidePrecision
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec

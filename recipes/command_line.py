@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mobileclip.interruption import interruptible
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import shown
+from mobileclip.terminal.interruption import interruptible
 
 GOES_ON = "what was finished is kept; the same command goes on from there"
 RUN = "--run"

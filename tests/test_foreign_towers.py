@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.catalogue import describe
 from mobileclip.cli import main
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
 from mobileclip.evaluation import evaluate_benchmark, open_benchmark
@@ -16,6 +15,7 @@ from mobileclip.export import ExportSpec, bundled_samples, export_model, read_co
 from mobileclip.export.describing import contract_of
 from mobileclip.export.export import tower_export
 from mobileclip.inference import prepared
+from mobileclip.inference.catalogue import describe
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics, train

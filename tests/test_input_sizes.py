@@ -12,8 +12,8 @@ from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation.candidates import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model
+from tests.cli.test_cli import run
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised
-from tests.test_cli import run
 
 SIZES = {"image_size": 96, "context_length": 8}
 OPTIONS = ("--image-size", 96, "--context-length", 8)

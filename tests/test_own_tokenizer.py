@@ -22,10 +22,10 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.reinforce.teachers import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
+from tests.cli.test_cli import run as run_command
 from tests.data.made_samples import make_sample
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.export.models import VIT, few_samples, seeing
-from tests.test_cli import run as run_command
 
 ALL = pytest.mark.parametrize("kind", KINDS)
 

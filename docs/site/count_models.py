@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobileclip import reparameterize
 from mobileclip.blocks import models, set_attention_backend
-from mobileclip.catalogue import describe
 from mobileclip.encoders import DualEncoderSpec
+from mobileclip.inference.catalogue import describe
 
 FILE = Path(__file__).with_name("models.json")
 

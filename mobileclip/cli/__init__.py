@@ -15,8 +15,8 @@ from mobileclip.cli import export as export_commands
 from mobileclip.cli import hub as hub_commands
 from mobileclip.cli import models
 from mobileclip.extras import VERSION
-from mobileclip.interruption import interruptible
 from mobileclip.terminal import say
+from mobileclip.terminal.interruption import interruptible
 
 _KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 

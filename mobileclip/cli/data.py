@@ -159,7 +159,7 @@ def verify(
         seed: of the choice of samples.
         quiet: show no progress.
     """
-    from mobileclip.devices import pick_device
+    from mobileclip.hardware.devices import pick_device
     from mobileclip.reinforce import verify as verify_directory
 
     require_at_least(0, samples=samples)

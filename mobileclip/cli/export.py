@@ -58,7 +58,7 @@ def export(
     from mobileclip.export import export_model, read_report
     from mobileclip.export.contract import CONTRACT
     from mobileclip.export.targets import targets
-    from mobileclip.pipeline import require_model
+    from mobileclip.inference.zero_shot import require_model
 
     targets.resolve(spec.target).check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)

@@ -58,8 +58,8 @@ def classify(
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.devices import pick_device
-    from mobileclip.pipeline import load, require_labels, require_model
+    from mobileclip.hardware.devices import pick_device
+    from mobileclip.inference.zero_shot import load, require_labels, require_model
 
     require_labels(labels, template)
     require_file(image, "an image file")
@@ -118,8 +118,8 @@ def embed(
     """
     from mobileclip.data.skips import SkipReport
     from mobileclip.data.sources.opening import is_gathered, require_data_set
-    from mobileclip.devices import pick_device
-    from mobileclip.embedding import (
+    from mobileclip.hardware.devices import pick_device
+    from mobileclip.inference.embedding import (
         SUFFIXES,
         embed_files,
         gathered_pictures,
@@ -127,7 +127,7 @@ def embed(
         read_texts,
         write_embeddings,
     )
-    from mobileclip.pipeline import load_identified, require_model
+    from mobileclip.inference.zero_shot import load_identified, require_model
 
     require_at_least(1, batch_size=batch_size)
     if overwrite and append:
@@ -217,7 +217,7 @@ def convert(
 
     from mobileclip.encoders import save_model
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
-    from mobileclip.pipeline import CHECKPOINT_SUFFIXES
+    from mobileclip.inference.zero_shot import CHECKPOINT_SUFFIXES
     from mobileclip.reparam import reparameterize
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
@@ -241,7 +241,7 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     Args:
         as_json: print one JSON object per model instead of a table.
     """
-    from mobileclip.catalogue import rows
+    from mobileclip.inference.catalogue import rows
 
     if as_json:
         for row in rows():
@@ -263,7 +263,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None
     Args:
         model: a name, a checkpoint file in any known layout, or hf-hub:owner/name.
     """
-    from mobileclip.catalogue import describe
+    from mobileclip.inference.catalogue import describe
 
     say_json(describe(model), indent=2)
 

@@ -15,8 +15,8 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeVar
 
-from mobileclip.interruption import ending, leave_to_parent
 from mobileclip.storage import printable
+from mobileclip.terminal.interruption import ending, leave_to_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from mobileclip.encoders.checks import WIDTH, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_spec
 from mobileclip.encoders.initialization import initialize_linear
-from mobileclip.repeated import repeated
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, repeated, strict
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -25,7 +25,7 @@ from mobileclip.data.sources.public_layout import (
 )
 from mobileclip.evaluation.metadata import metadata_fields, needs_metadata, parse_metadata
 from mobileclip.evaluation.suite import suite_entry
-from mobileclip.repeated import repeated
+from mobileclip.strict import repeated
 
 Kind = LayoutKind
 

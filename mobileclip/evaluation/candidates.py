@@ -18,14 +18,14 @@ from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.features import Transform
 from mobileclip.evaluation.published import published_models
-from mobileclip.pipeline import load_stored, require_model
-from mobileclip.precision import DTYPES, WidePrecision
+from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.inference.zero_shot import load_stored, require_model
 from mobileclip.serialization import to_json
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
-    from mobileclip.open_clip_models import OpenClipSource
+    from mobileclip.interop.open_clip_models import OpenClipSource
 
 _OPEN_CLIP = "open_clip:"
 
@@ -220,7 +220,7 @@ def _ours(
 
 
 def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
-    from mobileclip.open_clip_models import image_input, load_open_clip
+    from mobileclip.interop.open_clip_models import image_input, load_open_clip
 
     source = _open_clip_source(text)
     from open_clip.transform import PreprocessCfg, image_transform_v2  # type: ignore[import-untyped]
@@ -240,7 +240,7 @@ def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
 
 def _open_clip_source(text: str) -> OpenClipSource:
     """Return which model of open_clip is meant; it is there, as far as that shows without a connection."""
-    from mobileclip.open_clip_models import OpenClipSource, open_clip_package
+    from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package
 
     package = open_clip_package()
     if text.startswith(("hf-hub:", "local-dir:")):

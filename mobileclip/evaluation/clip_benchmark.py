@@ -44,7 +44,7 @@ def load_mobileclip(
         CheckpointError: if the file does not fit the model.
         FileNotFoundError: if there is no such file.
     """
-    from mobileclip.pipeline import load
+    from mobileclip.inference.zero_shot import load
 
     if cache_dir is not None:
         raise ValueError(

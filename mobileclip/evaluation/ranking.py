@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mobileclip.devices import in_float64
+from mobileclip.hardware.devices import in_float64
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,6 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources import LineAccess
-from mobileclip.devices import AUTO, pick_device
 from mobileclip.evaluation.batch_size import find_batch_size
 from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of, unchanging
@@ -33,7 +32,8 @@ from mobileclip.evaluation.tagging import SpacyTagger
 from mobileclip.evaluation.tasks import ORDERS, SuiteName, Task, find_task, suite_tasks
 from mobileclip.evaluation.timing import measure_latency
 from mobileclip.extras import VERSION
-from mobileclip.precision import WidePrecision
+from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware.precision import WidePrecision
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.export.spec import InputDtype, Preprocess, Tower
+from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.precision import Precision
 from mobileclip.serialization import to_json
 from mobileclip.storage import printable
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -137,7 +137,7 @@ class Contract:
         text: what the text file takes, where there is one.
         files: names of all other files to their SHA-256.
         versions: of the libraries that wrote the export.
-        weights_sha256: of the folded float32 weights that were exported, as `mobileclip.weights` counts them.
+        weights_sha256: of the folded float32 weights that were exported, as `tensor_files.weights` counts them.
         spec: the model's spec, as in our checkpoints.
         licence: of the code and of published weights.
     """

@@ -7,7 +7,6 @@ from typing import cast
 
 from torch import nn
 
-from mobileclip.catalogue import LICENCE
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
@@ -16,9 +15,10 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
 from mobileclip.extras import VERSION
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
+from mobileclip.inference.catalogue import LICENCE
 from mobileclip.serialization import to_json
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 
 def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import Tower
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

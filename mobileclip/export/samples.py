@@ -8,7 +8,7 @@ from importlib import resources
 import attrs
 from attrs import validators
 
-from mobileclip.repeated import repeated
+from mobileclip.strict import repeated
 
 _FOLDER = "pictures"
 

@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-from mobileclip.precision import PRECISIONS, Precision
+from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.strict import strict
 
 Tower = Literal["image", "text"]

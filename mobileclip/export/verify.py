@@ -16,7 +16,7 @@ from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import EXAMPLE_BATCH, check_versions
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 from mobileclip.progress import track
 from mobileclip.storage import printable
 

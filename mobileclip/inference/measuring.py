@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mobileclip.devices import in_float64
+from mobileclip.hardware.devices import in_float64
 
 # Milliseconds.
 _SHORT = 500

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.inference.forms import reads_text
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
-from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.extras import needed
+from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inference.openvino_quiet import converted, import_quietly
-from mobileclip.precision import WidePrecision
 
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.

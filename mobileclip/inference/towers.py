@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
+from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inference.forms import (
     PreparedTower,
     causal_pool,
@@ -21,7 +22,6 @@ from mobileclip.inference.forms import (
     with_one_token,
 )
 from mobileclip.inference.programs import Program, openvino_program, torch_program
-from mobileclip.precision import DTYPES, WidePrecision
 
 Engine = Literal["eager", "compiled", "openvino"]
 

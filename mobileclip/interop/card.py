@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from mobileclip.catalogue import num_parameters, type_of
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, native
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
 from mobileclip.encoders.families import TextEncoderSpec
 from mobileclip.extras import install
+from mobileclip.inference.catalogue import num_parameters, type_of
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.storage import printable
 

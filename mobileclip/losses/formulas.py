@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.devices import in_float64
+from mobileclip.hardware.devices import in_float64
 from mobileclip.losses.specs import LossSpec, LossTerms, PairLossSpec
 
 

@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from mobileclip.data import ImageTextSample, SkipReport, Unit
-from mobileclip.devices import AUTO, pick_device
+from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ShardWorker, default_num_threads, unheard
 

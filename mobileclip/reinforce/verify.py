@@ -28,7 +28,7 @@ from mobileclip.data import (
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.skips import attempt
-from mobileclip.devices import AUTO, pick_device
+from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry

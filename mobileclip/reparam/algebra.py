@@ -12,7 +12,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from mobileclip import devices
+from mobileclip.hardware import devices
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -2,5 +2,6 @@
 
 from mobileclip.strict.fields import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, strict
 from mobileclip.strict.json_text import parse_json
+from mobileclip.strict.repeated import repeated
 
-__all__ = ["LEFT_OUT_AT_DEFAULT", "NOT_IN_JSON", "fitting", "parse_json", "strict"]
+__all__ = ["LEFT_OUT_AT_DEFAULT", "NOT_IN_JSON", "fitting", "parse_json", "repeated", "strict"]

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mobileclip.devices import AUTO, pick_device
+from mobileclip.hardware.devices import AUTO, pick_device
 
 T = TypeVar("T")
 

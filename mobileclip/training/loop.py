@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from mobileclip.data import Batch, BatchSource
-from mobileclip.devices import in_float64
-from mobileclip.interruption import postponed
+from mobileclip.hardware.devices import in_float64
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.storage import exclusive, write_text
+from mobileclip.terminal.interruption import postponed
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage

@@ -13,12 +13,12 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, find_card
-from mobileclip.devices import AUTO
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
+from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.interruption import postponed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+from mobileclip.terminal.interruption import postponed
 from mobileclip.training.classification import CrossEntropySpec
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import train

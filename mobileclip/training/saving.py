@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 from torch import nn
 
-from mobileclip.interruption import Interrupted, Postponed
+from mobileclip.terminal.interruption import Interrupted, Postponed
 from mobileclip.training.finetuning.lora import merged
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import RangeAugmentSpec
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.losses import LossSpec
-from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec

@@ -11,8 +11,8 @@ import tyro
 from training.rows import OUTPUTS, Kind, run_as, train_and_plot
 
 from mobileclip.data import LabelledPipelineSpec, find_class_names
-from mobileclip.devices import AUTO
 from mobileclip.evaluation import classifier_hook
+from mobileclip.hardware.devices import AUTO
 from mobileclip.terminal import say
 from mobileclip.training import ClassifierRunSpec, TrainingSpec
 

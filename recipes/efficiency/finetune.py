@@ -28,9 +28,9 @@ from mobileclip.reinforce import normalize_pixels
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path
 from mobileclip.tensor_files import read_tensors
+from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
-from mobileclip.weights import weights_sha256
 
 from .data import Roles
 from .views import weak_augmentation

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.interruption import ending, save_for_parent
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, say
+from mobileclip.terminal.interruption import ending, save_for_parent
 from mobileclip.training import read_metrics
 
 from .data import load_roles

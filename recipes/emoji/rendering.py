@@ -18,7 +18,7 @@ from PIL import Image
 
 from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.images.opening import open_image
-from mobileclip.interruption import ending, leave_to_parent
+from mobileclip.terminal.interruption import ending, leave_to_parent
 
 # Fewer drawings than this are done before another process has started.
 _MIN_PARALLEL = 200

@@ -21,7 +21,7 @@ from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path, write_text
 from mobileclip.tensor_files import read_tensors
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 from .dataset import EmojiDataset, EmojiSplit
 from .heads import HeadData, HeadSpec, ProjectionHead, train_head

@@ -10,8 +10,8 @@ from attrs import validators
 from tyro.conf import OmitArgPrefixes
 
 from mobileclip.data import LineAccess, ReinforcedPipelineSpec, crop_augmentation
-from mobileclip.devices import AUTO
 from mobileclip.encoders import DualEncoderSpec
+from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
 from mobileclip.training.distributed import COLLECTIVE_SECONDS

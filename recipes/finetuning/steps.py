@@ -11,12 +11,12 @@ from torch import nn
 
 from mobileclip.data import BatchSource, ReinforcedBatch
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
-from mobileclip.interruption import postponed
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
+from mobileclip.terminal.interruption import postponed
 from mobileclip.training import TrainingSpec, World, train
 from mobileclip.training.finetuning import labelled_contrastive, with_labels
 

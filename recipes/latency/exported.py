@@ -16,7 +16,7 @@ from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import encoder_for
 from mobileclip.export.graph import TowerExport
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 
 Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]
 _CHOICES: dict[Runtime, tuple[str, Precision]] = {

@@ -11,8 +11,8 @@ import torch
 from latency.exported import Runtime
 from latency.spec import LatencyBenchSpec
 from latency.ways import Latency
+from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inference import processor
-from mobileclip.precision import WidePrecision
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_write
 

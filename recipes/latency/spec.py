@@ -12,7 +12,7 @@ from bench_models import PUBLISHED, Size, Tower
 
 from latency.exported import Runtime
 from latency.ways import Case
-from mobileclip.precision import WidePrecision
+from mobileclip.hardware.precision import WidePrecision
 
 
 @attrs.frozen(kw_only=True)

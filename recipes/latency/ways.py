@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from latency.exported import Runtime, exported
 from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inference import optimize_tower, prepared_tower
-from mobileclip.precision import WidePrecision
 from mobileclip.reparam import reparameterize
 
 Way = Literal[

@@ -27,7 +27,7 @@ from mobileclip.evaluation import (
     score,
 )
 from mobileclip.evaluation.classification import fill_templates
-from mobileclip.pipeline import ImageTextModel
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 

@@ -12,7 +12,7 @@ from emoji.teachers import PROMPTS
 
 import mobileclip
 from mobileclip.data import decode_image
-from mobileclip.pipeline import ImageTextModel
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.terminal import print_table, say
 from mobileclip.training import plot_curves
 

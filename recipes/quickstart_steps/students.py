@@ -13,10 +13,10 @@ import torch
 
 from mobileclip.data import read_card
 from mobileclip.encoders import save_model
-from mobileclip.interruption import ending, save_for_parent
 from mobileclip.losses import LossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
+from mobileclip.terminal.interruption import ending, save_for_parent
 from mobileclip.training import read_metrics, train
 
 from .spec import QuickstartSpec, student

@@ -11,7 +11,7 @@ import attrs
 import tyro
 
 from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
-from mobileclip.devices import AUTO
+from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.terminal import say

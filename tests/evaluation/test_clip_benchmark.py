@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mobileclip.data import SkipReport
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import clip_benchmark, evaluate_benchmark, extract_features, open_benchmark, score
-from mobileclip.pipeline import load
+from mobileclip.inference.zero_shot import load
 from tests.evaluation.scene_models import (
     COUNT,
     scene_pictures,

@@ -24,10 +24,10 @@ from mobileclip.evaluation.outcomes import (
 from mobileclip.evaluation.report import paired_table, results_table
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.summary import summarize
+from tests.cli.test_cli import run
 from tests.data.test_opening import class_folder
 from tests.evaluation.test_own_data import colours  # noqa: F401  a fixture
 from tests.evaluation.test_scoring import case_of
-from tests.test_cli import run
 
 KEYS = tuple(f"{number:03d}" for number in range(200))
 

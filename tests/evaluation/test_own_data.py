@@ -14,10 +14,10 @@ from mobileclip.evaluation import EvaluationSpec, evaluate_models, open_benchmar
 from mobileclip.evaluation.candidates import Candidate, asked, require_candidates
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.reparam import reparameterize
+from tests.cli.test_cli import run
 from tests.data.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
 from tests.evaluation.models import ColourModel, tokenize
-from tests.test_cli import run
 
 
 def pixels(image):

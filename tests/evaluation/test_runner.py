@@ -47,9 +47,9 @@ from mobileclip.evaluation.suite import folder_names, published_page, suite_entr
 from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks import SUITES
 from mobileclip.evaluation.timing import measure_latency
+from tests.cli.test_cli import run as command
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 from tests.stores import web_server
-from tests.test_cli import run as command
 
 TEMPLATES = ("a drawing of a {}", "{} on the left")
 COUNT = 24

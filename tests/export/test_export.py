@@ -18,7 +18,7 @@ from mobileclip.export.export import tower_export
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
 from mobileclip.reparam import reparameterize
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
 
 

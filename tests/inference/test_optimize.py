@@ -18,7 +18,7 @@ from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, opt
 from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.inference.programs import openvino_program
-from mobileclip.pipeline import ImageTextModel
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import is_folded, reparameterize
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 

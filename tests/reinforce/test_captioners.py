@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import CONFIGS, write_tiny_models
 
-from mobileclip.open_clip_models import load_open_clip
+from mobileclip.interop.open_clip_models import load_open_clip
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import captioners as registry
 from mobileclip.reinforce.captioners.coca import Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.serialization import from_json, to_json
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture
 from tests.reinforce.plugins import install_plugin

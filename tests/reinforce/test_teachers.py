@@ -21,7 +21,7 @@ from mobileclip.reinforce.teachers import (
 )
 from mobileclip.reinforce.teachers import teachers as registry
 from mobileclip.serialization import from_json, to_json
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 from tests.encoders.small import SMALL, SMALL_VIT, randomised
 from tests.reinforce.conftest import tiny_teacher
 from tests.reinforce.plugins import install_plugin

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_models import CONFIGS, write_tiny_models
 
 from mobileclip.data import ImageTransform
-from mobileclip.open_clip_models import image_input
+from mobileclip.interop.open_clip_models import image_input
 from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
 from tests.reinforce.conftest import picture
 

@@ -18,8 +18,8 @@ import torch
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.interruption import interruptible
 from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.terminal.interruption import interruptible
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.interruption import Interrupted
+from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, run, train
 from tests.training.program import (
     are_gone,

@@ -34,9 +34,9 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards
 from mobileclip.data.skips import SkipReport
 from mobileclip.inputs import ImageInput
-from mobileclip.interruption import serve_loader
 from mobileclip.storage import StoreLimits, printable
 from mobileclip.strict import strict
+from mobileclip.terminal.interruption import serve_loader
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mobileclip.data.samples.embeddings import Embeddings
 from mobileclip.data.skips import BadSampleError
-from mobileclip.precision import StoredPrecision
+from mobileclip.hardware.precision import StoredPrecision
 
 MAGIC = b"MCRF"
 VERSION = 1

@@ -16,8 +16,7 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit
-from mobileclip.repeated import repeated
-from mobileclip.strict import parse_json, strict
+from mobileclip.strict import parse_json, repeated, strict
 
 NAMES = ("classes.json", "classes.txt")
 

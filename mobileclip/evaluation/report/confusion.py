@@ -13,7 +13,7 @@ from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.classification import ensemble_prompts
 from mobileclip.evaluation.features import Features
 from mobileclip.evaluation.report.pictures import Picture
-from mobileclip.repeated import repeated
+from mobileclip.strict import repeated
 
 _CHUNK = 4096
 _MOST_MISTAKES = 3

@@ -13,7 +13,7 @@ from attrs import validators
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
-from mobileclip.repeated import repeated
+from mobileclip.strict import repeated
 
 Source = Literal["measured", "published"]
 

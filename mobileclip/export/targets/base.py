@@ -13,7 +13,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]

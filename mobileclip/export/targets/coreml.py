@@ -22,7 +22,7 @@ from mobileclip.export.targets.coreml_convert import convert
 from mobileclip.export.targets.coreml_int8 import quantized_program
 from mobileclip.export.targets.mil import MilProgram, quiet, read_program
 from mobileclip.extras import needed
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 
 _IS_MAC = sys.platform == "darwin"
 

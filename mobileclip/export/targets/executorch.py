@@ -24,7 +24,7 @@ from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.pte import METHOD, read_pte
 from mobileclip.extras import needed
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 
 _STANDARD_ERROR = 2
 

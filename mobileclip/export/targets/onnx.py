@@ -18,7 +18,7 @@ from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.onnx_checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
 from mobileclip.extras import needed
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:

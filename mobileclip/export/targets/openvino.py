@@ -17,8 +17,8 @@ from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.targets.openvino_checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino_int8 import quantized
 from mobileclip.extras import needed
+from mobileclip.hardware.precision import Precision
 from mobileclip.inference.openvino_quiet import converted, import_quietly
-from mobileclip.precision import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,

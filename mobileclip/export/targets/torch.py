@@ -16,7 +16,7 @@ from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.pt2 import check_cost, load_pt2
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch_int8 import quantized_program
-from mobileclip.precision import Precision
+from mobileclip.hardware.precision import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # `aten.relu_.default`; not `aten.__and__.Tensor`.

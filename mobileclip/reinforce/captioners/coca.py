@@ -11,16 +11,16 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from mobileclip import devices
 from mobileclip.data import ImageTransform
-from mobileclip.open_clip_models import (
+from mobileclip.hardware import devices
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.interop.open_clip_models import (
     OpenClipModel,
     OpenClipSource,
     image_input,
     load_open_clip,
     open_clip_package,
 )
-from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners

@@ -19,13 +19,13 @@ import torch
 from attrs import validators
 
 from mobileclip.data import Unit
-from mobileclip.devices import all_devices, pick_device
-from mobileclip.interruption import leave_to_parent
+from mobileclip.hardware.devices import all_devices, pick_device
 from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.engines.inline import one_after_another
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import OnSamples, ShardWorker, default_num_threads
 from mobileclip.storage import StoreLimits, printable, use_limits
+from mobileclip.terminal.interruption import leave_to_parent
 
 # Signs of life in the time after which their absence counts.
 _BEATS = 10

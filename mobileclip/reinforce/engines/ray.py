@@ -15,8 +15,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import Unit
-from mobileclip.devices import pick_device
 from mobileclip.extras import needed
+from mobileclip.hardware.devices import pick_device
 from mobileclip.reinforce.engines.base import Engine, Entries
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec

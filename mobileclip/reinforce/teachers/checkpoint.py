@@ -11,12 +11,12 @@ from attrs import validators
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.reparam import reparameterize
 from mobileclip.strict import strict
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 
 @teachers.register("checkpoint")

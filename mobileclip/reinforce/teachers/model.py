@@ -11,7 +11,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.inputs import ImageInput
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 MAX_BATCH = 128
 

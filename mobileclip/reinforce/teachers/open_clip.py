@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 from attrs import validators
 
-from mobileclip.open_clip_models import OpenClipSource, image_input, load_open_clip
-from mobileclip.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.interop.open_clip_models import OpenClipSource, image_input, load_open_clip
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.strict import strict

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mobileclip.cli import main
-from mobileclip.embedding import read_embeddings
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.inference.embedding import read_embeddings
 from tests.encoders.small import SMALL, randomised
 
 IMAGES = "tests/golden/augment/images"
@@ -95,8 +95,8 @@ def forbid_models(monkeypatch):
     def read(*_, **__):
         raise AssertionError("a model was read before the arguments were looked at")
 
-    monkeypatch.setattr("mobileclip.pipeline.read_checkpoint", read)
-    monkeypatch.setattr("mobileclip.pipeline.load_model", read)
+    monkeypatch.setattr("mobileclip.inference.zero_shot.read_checkpoint", read)
+    monkeypatch.setattr("mobileclip.inference.zero_shot.load_model", read)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_progress_shows_a_hostile_title_and_detail(capsys):
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_live_bar_takes_no_markup(is_terminal):
-    from mobileclip.terminal import _console_class
+    from mobileclip.terminal.printing import _console_class
 
     stream = io.StringIO()
     screen = _console_class()(file=stream, force_terminal=is_terminal, width=250, markup=False, emoji=False)

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import write_shard
+from tests.cli.test_cli import run
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
-from tests.test_cli import run
-from tests.test_storage_local import nobody
+from tests.storage.test_local import nobody
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
-from mobileclip.pipeline import spec_called
+from mobileclip.inference.zero_shot import spec_called
 from mobileclip.serialization import to_json
 
 LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"

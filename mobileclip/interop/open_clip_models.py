@@ -19,11 +19,11 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.extras import needed
+from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inputs import ImageInput
-from mobileclip.precision import DTYPES, WidePrecision
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import read_tensors
-from mobileclip.weights import weights_sha256
+from mobileclip.tensor_files.weights import weights_sha256
 
 _SCHEMES = ("hf-hub:", "local-dir:")
 _LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError)

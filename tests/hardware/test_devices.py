@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mobileclip import devices
-from mobileclip.devices import all_devices, in_float64, pick_device
 from mobileclip.evaluation.ranking import hit_probability
+from mobileclip.hardware import devices
+from mobileclip.hardware.devices import all_devices, in_float64, pick_device
 from mobileclip.inference.measuring import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl
 from mobileclip.reparam import reparameterize

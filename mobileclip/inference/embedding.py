@@ -18,10 +18,10 @@ from mobileclip import storage
 from mobileclip.data.images.transform import ImageError, ImageSource
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources import LineAccess, as_source
-from mobileclip.identity import ModelIdentity
-from mobileclip.pipeline import ImageTextModel
+from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
-from mobileclip.repeated import repeated
+from mobileclip.strict import repeated
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:

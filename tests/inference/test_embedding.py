@@ -6,9 +6,9 @@ import attrs
 import numpy as np
 import pytest
 
-from mobileclip.embedding import Embeddings, read_embeddings, read_texts, write_embeddings
-from mobileclip.identity import ModelIdentity
-from mobileclip.pipeline import load_identified
+from mobileclip.inference.embedding import Embeddings, read_embeddings, read_texts, write_embeddings
+from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.zero_shot import load_identified
 from tests.encoders.small import SMALL, randomised
 
 MODEL = ModelIdentity(weights_sha256="a" * 64, spec="{}", version="1")

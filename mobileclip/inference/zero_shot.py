@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
 from mobileclip.extras import VERSION
-from mobileclip.identity import ModelIdentity
 from mobileclip.inference import by_length, prepared
+from mobileclip.inference.identity import ModelIdentity
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
-from mobileclip.repeated import repeated
 from mobileclip.serialization import to_json
+from mobileclip.strict import repeated
+from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
-from mobileclip.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.data.images.transform import ImageSource

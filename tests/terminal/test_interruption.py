@@ -15,8 +15,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from mobileclip import interruption
-from mobileclip.interruption import Interrupted, ending, interruptible, leave_to_parent, postponed, serve_loader
+from mobileclip.terminal import interruption
+from mobileclip.terminal.interruption import (
+    Interrupted,
+    ending,
+    interruptible,
+    leave_to_parent,
+    postponed,
+    serve_loader,
+)
 
 BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 

@@ -9,7 +9,7 @@ from huggingface_hub import metadata_load
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult, write_results
 from mobileclip.interop import from_pretrained
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 
 def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):

@@ -1,0 +1,1 @@
+"""Where numbers are computed, and in what: one choice of device for every command, one name for each precision."""

@@ -1,0 +1,5 @@
+"""What a person sees and presses: every line, table and log (`printing`), and Ctrl-C and SIGTERM (`interruption`)."""
+
+from mobileclip.terminal.printing import console, get_logger, print_table, say, say_json, shown
+
+__all__ = ["console", "get_logger", "print_table", "say", "say_json", "shown"]
