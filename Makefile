@@ -33,7 +33,7 @@ test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." go
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -rs $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python recipes/quickstart.py $(ARGS)
