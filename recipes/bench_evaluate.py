@@ -42,7 +42,7 @@ from fitted_model import fitted_model
 from mobileclip.data import ImageTransform, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder, MCiSpec
 from mobileclip.evaluation import Benchmark, BenchmarkSample, evaluate_benchmark, open_benchmark, write_benchmark
-from mobileclip.evaluation.inference import KnownTexts
+from mobileclip.evaluation.encoding.inference import KnownTexts
 from mobileclip.extras import install
 from mobileclip.terminal import print_table
 

@@ -90,7 +90,7 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
         models: models and data sets.
         spec: how they are evaluated.
     """
-    from mobileclip.evaluation.tasks import is_data_set
+    from mobileclip.evaluation.tasks.catalogue import is_data_set
 
     data = tuple(one for one in models if is_data_set(one))
     others = tuple(one for one in models if one not in data)

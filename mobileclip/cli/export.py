@@ -137,7 +137,7 @@ def _samples(path: str, max_images: int, lines: LineAccess) -> Samples:
 
 def _captions(benchmark: Benchmark, samples: list[BenchmarkSample]) -> tuple[str, ...]:
     """Return the distinct texts that images are ranked against."""
-    from mobileclip.evaluation.classification import fill_templates
+    from mobileclip.evaluation.metrics.classification import fill_templates
 
     if benchmark.kind == "retrieval":
         texts = [caption for sample in samples for caption in sample.captions]

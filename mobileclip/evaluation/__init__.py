@@ -1,32 +1,38 @@
 """How good a model is on data that it has not been trained on."""
 
-from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, open_benchmark
 from mobileclip.evaluation.cache import FeatureCache
 from mobileclip.evaluation.candidates import Candidate, candidate_of, open_candidate
-from mobileclip.evaluation.classification import (
+from mobileclip.evaluation.classifier import ClassifierEvaluation, classifier_hook, evaluate_classifier
+from mobileclip.evaluation.comparison import ComparisonRow, compare_results
+from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, open_benchmark
+from mobileclip.evaluation.datasets.writing import write_benchmark
+from mobileclip.evaluation.encoding.embedding import (
+    ImageTextModel,
+    Tokenize,
+    embed_images,
+    embed_labelled_images,
+    embed_texts,
+)
+from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.evaluation.metrics.classification import (
     ClassificationResult,
     classification_accuracy,
     embed_classes,
     ensemble_prompts,
     zero_shot_classification,
 )
-from mobileclip.evaluation.classifier import ClassifierEvaluation, classifier_hook, evaluate_classifier
-from mobileclip.evaluation.comparison import ComparisonRow, compare_results
-from mobileclip.evaluation.embedding import ImageTextModel, Tokenize, embed_images, embed_labelled_images, embed_texts
-from mobileclip.evaluation.evaluate import Evaluation, evaluate_benchmark
-from mobileclip.evaluation.features import Features, extract_features
-from mobileclip.evaluation.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
-from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.evaluation.intervals import Interval, PairedDifference, paired_difference, proportion_interval
+from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
+from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
+from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
-from mobileclip.evaluation.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
 from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
-from mobileclip.evaluation.scoring import Score, score
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
-from mobileclip.evaluation.tasks import SUITES, Task, find_task, suite_tasks
-from mobileclip.evaluation.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
-from mobileclip.evaluation.writing import write_benchmark
+from mobileclip.evaluation.tasks.catalogue import SUITES, Task, find_task, suite_tasks
+from mobileclip.evaluation.tasks.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
+from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation, evaluate_benchmark
+from mobileclip.evaluation.tasks.zero_shot.scoring import Score, score
 
 __all__ = [
     "SUITE",

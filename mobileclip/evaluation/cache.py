@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.evaluation.benchmark import Benchmark
 from mobileclip.evaluation.candidates import Candidate
-from mobileclip.evaluation.classification import fill_templates
-from mobileclip.evaluation.features import Features, extract_features
-from mobileclip.evaluation.inference import KnownTexts, encoding
+from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.encoding.inference import KnownTexts, encoding
+from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)

@@ -21,10 +21,10 @@ from mobileclip.data.shards.files import Shards, parse
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.opening import name_of
 from mobileclip.encoders import Classifier
-from mobileclip.evaluation.classification import ClassificationResult, Hits, mean_hits
-from mobileclip.evaluation.decoding import decode_ahead
+from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.hook import hook_of
-from mobileclip.evaluation.ranking import hit_probability
+from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
+from mobileclip.evaluation.metrics.ranking import hit_probability
 from mobileclip.reparam import reparameterize
 
 

@@ -15,10 +15,10 @@ from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources import LineAccess
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
-from mobileclip.evaluation.evaluate import evaluate_benchmark
+from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.results import MAIN_METRIC
-from mobileclip.evaluation.scoring import require_metric
+from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
+from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)

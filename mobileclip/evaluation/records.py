@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from mobileclip import storage
-from mobileclip.evaluation.evaluate import Evaluation
 from mobileclip.evaluation.results import DatasetResult, read_results
+from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation
 
 _FIELDS = ("left_out", "absent_classes", "evaluated", "interval")
 # Holding it takes milliseconds.

@@ -15,22 +15,22 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources import LineAccess
-from mobileclip.evaluation.batch_size import find_batch_size
-from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of, unchanging
 from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
-from mobileclip.evaluation.embedding import Tokenize
-from mobileclip.evaluation.evaluate import Evaluation
-from mobileclip.evaluation.features import Features, Transform, extract_features
-from mobileclip.evaluation.inference import KnownTexts
-from mobileclip.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
+from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
+from mobileclip.evaluation.encoding.batch_size import find_batch_size
+from mobileclip.evaluation.encoding.embedding import Tokenize
+from mobileclip.evaluation.encoding.features import Features, Transform, extract_features
+from mobileclip.evaluation.encoding.inference import KnownTexts
+from mobileclip.evaluation.encoding.timing import measure_latency
+from mobileclip.evaluation.metrics.outcomes import Outcomes, read_outcomes, write_outcomes
 from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.report.values import Latency
-from mobileclip.evaluation.scoring import require_metric, score
-from mobileclip.evaluation.tagging import SpacyTagger
-from mobileclip.evaluation.tasks import ORDERS, SuiteName, Task, find_task, suite_tasks
-from mobileclip.evaluation.timing import measure_latency
+from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger
+from mobileclip.evaluation.tasks.catalogue import ORDERS, SuiteName, Task, find_task, suite_tasks
+from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation
+from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.hardware.precision import WidePrecision
@@ -39,8 +39,8 @@ from mobileclip.strict import strict
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mobileclip.evaluation.aro import Aro
     from mobileclip.evaluation.report import DatasetDetails
+    from mobileclip.evaluation.tasks.aro import Aro
 
 
 class _Options(TypedDict):
@@ -364,17 +364,17 @@ class _Evaluator:
 
     def _other(self, task: Task) -> Evaluation:
         """Evaluate what is no data set of the public layout."""
-        from mobileclip.evaluation.winogavil import evaluate_winogavil, open_winogavil
+        from mobileclip.evaluation.tasks.winogavil import evaluate_winogavil, open_winogavil
 
         options = self._options()
         if task.kind == "winogavil":
             return evaluate_winogavil(self.candidate.model, open_winogavil(task.path), **options)
-        from mobileclip.evaluation.aro import evaluate_aro
+        from mobileclip.evaluation.tasks.aro import evaluate_aro
 
         return evaluate_aro(self.candidate.model, self._aro(task), **options)
 
     def _aro(self, task: Task) -> Aro:
-        from mobileclip.evaluation.aro import PARTS, open_aro, order_task
+        from mobileclip.evaluation.tasks.aro import PARTS, open_aro, order_task
 
         tagger = SpacyTagger(self.spec.tagger) if task.key.endswith("_order") else None
         if task.kind == "order":

@@ -17,9 +17,9 @@ from mobileclip.evaluation import (
     embed_images,
     embed_texts,
 )
-from mobileclip.evaluation.classification import classification_hits
-from mobileclip.evaluation.decoding import decode_ahead
-from mobileclip.evaluation.retrieval import caption_hits
+from mobileclip.evaluation.encoding.decoding import decode_ahead
+from mobileclip.evaluation.metrics.classification import classification_hits
+from mobileclip.evaluation.metrics.retrieval import caption_hits
 
 from .tasks import Task, label_of
 

@@ -26,7 +26,7 @@ from mobileclip.evaluation import (
     retrieval_recall,
     score,
 )
-from mobileclip.evaluation.classification import fill_templates
+from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble

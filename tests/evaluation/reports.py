@@ -18,9 +18,9 @@ from mobileclip.evaluation.report import (
     published_model,
     write_report,
 )
+from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
-from tests.evaluation.test_benchmark import write_shard
-from tests.evaluation.test_evaluate import encoded, to_tensor
+from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 
 # Each holds the colour that the small model knows, and something that must only ever be shown.
 CLASS_NAMES = (

@@ -39,14 +39,14 @@ from mobileclip.evaluation import (
     suite_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.batch_size import find_batch_size, fitting, free_memory
 from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
-from mobileclip.evaluation.features import extract_features
+from mobileclip.evaluation.encoding.batch_size import find_batch_size, fitting, free_memory
+from mobileclip.evaluation.encoding.features import extract_features
+from mobileclip.evaluation.encoding.timing import measure_latency
 from mobileclip.evaluation.records import read_records
 from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
 from mobileclip.evaluation.summary import summarize, write_summary
-from mobileclip.evaluation.tasks import SUITES
-from mobileclip.evaluation.timing import measure_latency
+from mobileclip.evaluation.tasks.catalogue import SUITES
 from tests.cli.test_cli import run as command
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 from tests.stores import web_server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mobileclip.evaluation.ranking import hit_probability
+from mobileclip.evaluation.metrics.ranking import hit_probability
 from mobileclip.hardware import devices
 from mobileclip.hardware.devices import all_devices, in_float64, pick_device
 from mobileclip.inference.measuring import largest_error, smallest_cosine

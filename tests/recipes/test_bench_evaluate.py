@@ -13,7 +13,7 @@ import pytest
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import BenchmarkSample, open_benchmark, write_benchmark
 from recipes.bench_evaluate import Comparison, EvaluateBenchSpec, Seconds, cut, run, timed
-from tests.evaluation.test_writing import PICTURES
+from tests.evaluation.datasets.test_writing import PICTURES
 from tests.recipes.drawings import write_packages
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.evaluation.benchmark import Benchmark
-from mobileclip.evaluation.classification import ensemble_prompts
-from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.metrics.classification import ensemble_prompts
 from mobileclip.evaluation.report.pictures import Picture
 from mobileclip.strict import repeated
 

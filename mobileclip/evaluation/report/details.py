@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from mobileclip.evaluation.benchmark import Benchmark, Kind
-from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.datasets.benchmark import Benchmark, Kind
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.report.confusion import ConfusedClass, worst_classes
 from mobileclip.evaluation.report.examples import (
     ImageQuery,
@@ -15,8 +15,8 @@ from mobileclip.evaluation.report.examples import (
     text_queries,
 )
 from mobileclip.evaluation.report.pictures import find_images
-from mobileclip.evaluation.scoring import absent_classes
 from mobileclip.evaluation.suite import key_and_title
+from mobileclip.evaluation.tasks.zero_shot.scoring import absent_classes
 
 
 @attrs.frozen(kw_only=True)

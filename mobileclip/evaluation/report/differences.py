@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 
 from mobileclip.evaluation.comparison import ComparisonRow, compare_result, compare_results
-from mobileclip.evaluation.intervals import PairedDifference
+from mobileclip.evaluation.metrics.intervals import PairedDifference
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE

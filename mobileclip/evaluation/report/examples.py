@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.evaluation.benchmark import Benchmark
-from mobileclip.evaluation.features import Features
+from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.report.pictures import Found, Picture
 
 

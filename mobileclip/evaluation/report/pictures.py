@@ -10,7 +10,7 @@ from PIL import Image
 
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, SkipReport
-from mobileclip.evaluation.benchmark import Benchmark
+from mobileclip.evaluation.datasets.benchmark import Benchmark
 
 # On a page they are shown at half of that, so that they are sharp on a screen of two pixels to one.
 LONGEST_SIDE = 192

@@ -11,7 +11,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.evaluation.outcomes import Outcomes
+from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.strict import repeated
 

@@ -1,0 +1,1 @@
+"""What a model is evaluated on: pictures with labels or captions, wherever they are."""

@@ -1,0 +1,270 @@
+"""A data set to evaluate on: whatever a person has, and the public layout of the field with its groups and metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data import ImageTextSample
+from mobileclip.data.shards.files import count_samples, parse, read_shard
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.sources import LineAccess, Source, label_of, open_data_set
+from mobileclip.data.sources.opening import LINES, name_of
+from mobileclip.data.sources.public_layout import (
+    SPLIT,
+    LayoutKind,
+    caption_lines,
+    image_of,
+    is_public_layout,
+    parse_label,
+    read_public_layout,
+)
+from mobileclip.evaluation.datasets.metadata import metadata_fields, needs_metadata, parse_metadata
+from mobileclip.evaluation.suite import suite_entry
+from mobileclip.strict import repeated
+
+Kind = LayoutKind
+
+_LEFT = "fetch what is missing, or pass allow_missing=True to evaluate on what is left"
+
+
+@attrs.frozen(kw_only=True)
+class BenchmarkSample:
+    """One image to evaluate on.
+
+    Args:
+        key: its name in the shard.
+        image: the encoded image.
+        label: index of its class; None for retrieval.
+        captions: its captions; empty for classification.
+        metadata: what `metadata_fields` names, for the data sets whose images belong to groups.
+    """
+
+    key: str
+    image: bytes = attrs.field(repr=lambda data: f"{len(data)} bytes")
+    label: int | None = None
+    captions: tuple[str, ...] = ()
+    metadata: tuple[int, ...] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Benchmark:
+    """A data set to evaluate on.
+
+    Args:
+        name: of its folder, without `wds_` and `_test`.
+        kind: what its samples have beside the image.
+        class_names: in the order of the labels; empty for retrieval.
+        templates: prompts with one `{}` where the name goes; empty for retrieval.
+        shards: paths or addresses, in the public layout.
+        source: where the samples are otherwise; None in the public layout.
+        allow_missing: evaluate on what is left where a shard is missing, cannot be read or breaks off; how many images
+            that costs is not known, so that without it nothing is evaluated at all.
+    """
+
+    name: str
+    kind: Kind
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    shards: tuple[str, ...] = ()
+    source: Source | None = None
+    allow_missing: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths and addresses of the files that its samples come from."""
+        if self.source is None:
+            return self.shards
+        return tuple(dict.fromkeys(file for unit in self.source.units() for file in unit.files()))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What tells the parts of a source apart from what they were, beside the content of its files."""
+        return () if self.source is None else tuple(unit.fingerprint() for unit in self.source.units())
+
+    def num_samples(self) -> int | None:
+        """Return how many samples there are, those that cannot be used included; None where only reading would tell.
+
+        Raises:
+            ValueError: if a shard on disk is missing, or breaks off.
+        """
+        if self.source is None:
+            is_far = any(storage.is_remote(shard) for shard in self.shards)
+            return None if is_far else count_samples(self.shards)
+        counts = [unit.count() for unit in self.source.units()]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def samples(self, report: SkipReport) -> Iterator[BenchmarkSample]:
+        """Yield the samples of all shards; what cannot be used is counted and named in `report`.
+
+        A key that comes again in a shard is skipped, and so is one with the very same content in another shard: that is
+        a copy.
+
+        Args:
+            report: the reasons are those of `read_shard`, missing_shard, duplicate_key, no_image, no_label,
+                several_labels, bad_label and no_caption; for data sets of groups no_metadata and bad_metadata.
+
+        Raises:
+            ValueError: if a shard is missing, cannot be read or breaks off, and `allow_missing` is false; the message
+                names it.
+        """
+        if self.source is not None:
+            yield from self._of_source(self.source, report)
+            return
+        contents: set[int] = set()
+        on_skip = report.add if self.allow_missing else partial(self._add_or_refuse, report)
+        for shard in self._shards_there(report):
+            keys: set[str] = set()
+            for raw in read_shard(shard, on_skip):
+                content = hash((raw.key, frozenset(raw.members.items())))
+                if raw.key in keys or content in contents:
+                    detail = f"the key came before {'here' if raw.key in keys else 'in another shard'}"
+                    report.add(Skip(reason="duplicate_key", key=raw.key, shard=shard, detail=detail))
+                    continue
+                keys.add(raw.key)
+                contents.add(content)
+                sample = parse(raw, self._sample, report.add)
+                if sample is not None:
+                    report.num_read += 1
+                    yield sample
+
+    def _of_source(self, source: Source, report: SkipReport) -> Iterator[BenchmarkSample]:
+        places = {name: index for index, name in enumerate(self.class_names)}
+        for unit in source.units():
+            for sample in unit.read(report):
+                converted = _converted(sample, places)
+                if isinstance(converted, BadSampleError):
+                    report.num_read -= 1
+                    report.add(Skip(reason=converted.reason, key=sample.key, shard=self.name, detail=converted.detail))
+                else:
+                    yield converted
+
+    def _shards_there(self, report: SkipReport) -> tuple[str, ...]:
+        """Return the shards without those that are missing on disk; others show when they are opened."""
+        missing = [shard for shard in self.shards if not (storage.is_remote(shard) or storage.exists(shard))]
+        if missing and not self.allow_missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise ValueError(
+                f"{len(missing)} of the {len(self.shards)} shards of {self.name} are missing: {', '.join(missing[:5])}"
+                f"{more}; {_LEFT}"
+            )
+        report.extend(Skip(reason="missing_shard", key="", shard=shard, detail="no such file") for shard in missing)
+        return tuple(shard for shard in self.shards if shard not in missing)
+
+    def _add_or_refuse(self, report: SkipReport, skip: Skip) -> None:
+        report.add(skip)
+        if not skip.key:
+            raise ValueError(
+                f"images of {self.name} are missing: {skip.shard}: {skip.reason} {skip.detail}; {_LEFT}"
+            ) from None
+
+    def _sample(self, key: str, members: Mapping[str, bytes]) -> BenchmarkSample:
+        extension = image_of(members)
+        retrieval = self.kind == "retrieval"
+        return BenchmarkSample(
+            key=key,
+            image=members[extension],
+            label=None if retrieval else parse_label(members.get("cls"), len(self.class_names)),
+            captions=caption_lines(members.get("txt")) if retrieval else (),
+            metadata=self._metadata(members.get("npy")),
+        )
+
+    def _metadata(self, stored: bytes | None) -> tuple[int, ...] | None:
+        fields = metadata_fields(self.name)
+        if not fields or (stored is None and not needs_metadata(self.name)):
+            return None
+        return parse_metadata(stored, fields)
+
+
+def require_different_names(names: Iterable[str]) -> None:
+    """Refuse data sets whose results could be taken for each other's.
+
+    Args:
+        names: of data sets, or their keys.
+
+    Raises:
+        ValueError: if one comes twice.
+    """
+    if twice := repeated(names):
+        raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
+
+
+def open_benchmark(
+    path: str | os.PathLike[str],
+    *,
+    split: str = SPLIT,
+    allow_missing: bool = False,
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+) -> Benchmark:
+    """Return a data set, having read its names and templates; images are read when they are asked for.
+
+    Args:
+        path: any data set, see `open_data_set`: a folder of classes, one of captions, JSON lines, shards, or a folder
+            in the public layout; an address of one in the public layout, or its page on the Hugging Face hub, such as
+            `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
+        split: the folder of the shards in the public layout.
+        allow_missing: see `Benchmark`.
+        lines: what the lines of a `.jsonl` file may name.
+
+    Raises:
+        ValueError: if there is no data set; the message says what is there and what is expected. In the public layout,
+            if a file of names or templates is missing or malformed, or there are more shards than it says.
+        OSError: if a store cannot be reached.
+    """
+    text = os.fspath(path)
+    if split != SPLIT or _is_layout(text):
+        layout = read_public_layout(text, split=split)
+        return Benchmark(
+            name=layout.name,
+            kind=layout.kind,
+            class_names=layout.class_names,
+            templates=layout.templates,
+            shards=layout.shards,
+            allow_missing=allow_missing,
+        )
+    opened = open_data_set(text, lines=lines)
+    if opened.kind == "classes" and len(opened.class_names) < 2:
+        raise ValueError(f"{text} has one class alone, {opened.class_names[0]!r}; expected several to choose from")
+    return Benchmark(
+        name=benchmark_name(text),
+        kind="classification" if opened.kind == "classes" else "retrieval",
+        class_names=opened.class_names,
+        templates=opened.templates,
+        source=opened.source,
+        allow_missing=allow_missing,
+    )
+
+
+def benchmark_name(path: str) -> str:
+    """Return what the data set at a path is called; a person's own is not taken for one of the suite.
+
+    Args:
+        path: see `open_benchmark`; nothing is read.
+    """
+    name = name_of(path)
+    return name if _is_layout(path) or suite_entry(name) is None else f"{name} (own)"
+
+
+def _is_layout(text: str) -> bool:
+    """Return whether a path is of the public layout; an address that names no file is taken for one."""
+    if storage.is_remote(text):
+        name = storage.file_name(text.rstrip("/")).lower()
+        return not (".tar" in name or name.endswith(LINES) or "{" in text)
+    return is_public_layout(text)
+
+
+def _converted(sample: ImageTextSample, places: Mapping[str, int]) -> BenchmarkSample | BadSampleError:
+    if sample.image is None:
+        return BadSampleError("no_image", "there is a text alone")
+    if not places:
+        return BenchmarkSample(key=sample.key, image=sample.image, captions=tuple(sample.captions))
+    label = label_of(sample)
+    if label is None:
+        return BadSampleError("no_label", "its metadata has no name of a class as `label`")
+    if label not in places:
+        return BadSampleError("bad_label", f"there is no class {label!r}")
+    return BenchmarkSample(key=sample.key, image=sample.image, label=places[label])

@@ -1,0 +1,210 @@
+"""How right a model was on each image: what an interval, and a paired comparison with another model, are made of."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
+from mobileclip.evaluation.metrics.worst_group import paired_worst_group, worst_group_interval
+from mobileclip.terminal import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+logger = get_logger(__name__)
+
+_NOT_A_NAME = re.compile(r"[^\w.+-]+")
+_MAX_BYTES = 1 << 28
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Outcomes:
+    """The main metric of a data set, taken apart: its values, whose mean, or mean in the worst group, it is.
+
+    Shape:
+        values, groups: `(images,)`.
+
+    Args:
+        asked: hash of the keys of the images in order; two models were asked the same where it is equal.
+        values: how right the model was, by image: 0 or 1 for top-1 accuracy; a fraction for retrieval, of an image and
+            its captions; for a mean over classes, what the image adds to it, times the number of images; for macro F1,
+            see `macro_f1_values`.
+        num_effective: as many images of equal weight would make the metric as sure.
+        groups: number of each image's group where the worst group counts.
+
+    Raises:
+        ValueError: if there are more or fewer groups than values.
+    """
+
+    asked: str
+    values: NDArray[np.float32]
+    num_effective: float
+    groups: NDArray[np.int64] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.groups is not None and self.groups.shape != self.values.shape:
+            raise ValueError(f"there are groups {self.groups.shape} for values {self.values.shape}, expected as many")
+
+    @property
+    def interval(self) -> Interval:
+        """Where the true metric lies with 95 % confidence: `proportion_interval`, or `worst_group_interval`."""
+        values = self.values.astype(np.float64)
+        if self.groups is not None:
+            return worst_group_interval(self.groups, values)
+        # What rounding leaves of a whole number is that number.
+        total = max(1, math.floor(self.num_effective + 1e-6))
+        share = min(1.0, max(0.0, float(np.mean(values))))
+        return proportion_interval(share * total, total)
+
+    def compared_with(self, other: Outcomes) -> PairedDifference | None:
+        """Return how much better this model is than another one, or None where they were not asked the same."""
+        if self.asked != other.asked or len(self.values) != len(other.values):
+            return None
+        if self.groups is None or other.groups is None:
+            return paired_difference(other.values, self.values) if self.groups is other.groups else None
+        if not np.array_equal(self.groups, other.groups):
+            return None
+        return paired_worst_group(self.groups, other.values.astype(np.float64), self.values.astype(np.float64))
+
+
+def outcomes_of(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
+    """Return the outcomes of a metric that is a mean over images.
+
+    Args:
+        keys: of the images.
+        values: how right the model was on each.
+        weights: of the images, adding up to one; equal ones if left out.
+    """
+    each = np.asarray(values, dtype=np.float64)
+    shares = np.full(len(each), 1 / len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return Outcomes(
+        asked=_hash(keys), values=(each * shares * len(each)).astype(np.float32), num_effective=effective_number(shares)
+    )
+
+
+def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
+    """Return the outcomes of a metric that is a mean over questions, of which several may be about one image.
+
+    Questions about one image are not independent: an image counts once, with the mean of its questions.
+
+    Args:
+        keys: of the image that each question is about.
+        values: how right the model was on each question.
+        weights: of the questions, adding up to one; equal ones if left out. Images without weight are left out.
+
+    Source: Kish, "Survey sampling", 1965, for clusters.
+    """
+    each = np.asarray(values, dtype=np.float64)
+    shares = np.full(len(each), 1 / len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
+    images = list(dict.fromkeys(key for key, share in zip(keys, shares, strict=True) if share > 0))
+    place = {key: number for number, key in enumerate(images)}
+    counted = shares > 0
+    of_images = np.array([place[key] for key, counts in zip(keys, counted, strict=True) if counts])
+    weight = np.bincount(of_images, weights=shares[counted])
+    return outcomes_of(images, np.bincount(of_images, weights=(shares * each)[counted]) / weight, weight / weight.sum())
+
+
+def worst_group_outcomes(keys: Sequence[str], values: ArrayLike, groups: ArrayLike) -> Outcomes:
+    """Return the outcomes of the accuracy in the worst group.
+
+    Args:
+        keys: of the images.
+        values: how right the model was on each.
+        groups: number of each image's group.
+    """
+    return attrs.evolve(outcomes_of(keys, values), groups=np.asarray(groups, dtype=np.int64))
+
+
+def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike) -> Outcomes:
+    """Return the outcomes of macro F1.
+
+    As many images of equal weight are as sure as have a share's variance, `F1 (1 - F1) / n`, where the values' is as
+    large; and no more than unequal classes leave, since values that are all alike say nothing of what was not seen.
+
+    Args:
+        keys: of the images.
+        values: from `macro_f1_values`.
+        labels: index of the class that each image belongs to.
+
+    Source: Takahashi et al., "Confidence interval for micro-averaged F1 and macro-averaged F1 scores", 2022, for the
+    variance.
+    """
+    each, most = np.asarray(values, dtype=np.float64), effective_number(class_weights(labels))
+    mean, variance = float(each.mean()), float(each.var()) / len(each)
+    # What rounding leaves of no variance would be worth millions of images; there are no more than `most`.
+    worth = max(1.0, mean * (1 - mean) / variance) if variance > 0 else most
+    return attrs.evolve(outcomes_of(keys, each), num_effective=min(most, worth))
+
+
+def class_weights(labels: ArrayLike) -> NDArray[np.float64]:
+    """Return the weights of questions, adding up to one, that make every class, or group, that is there count alike."""
+    _, places, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / (counts[places] * len(counts)))
+
+
+def effective_number(weights: NDArray[np.float64]) -> float:
+    """Return how many images of equal weight are as sure as those of these weights: `1 / sum(w^2)`.
+
+    Source: Kish, "Survey sampling", 1965.
+    """
+    return float(1 / np.square(weights).sum())
+
+
+def write_outcomes(folder: Path, key: str, evaluated: str, outcomes: Outcomes) -> None:
+    """Write the outcomes of a data set beside a model's results.
+
+    Args:
+        folder: of the model's results.
+        key: of the data set.
+        evaluated: hash of what they depend on: those of another evaluation are not read for it.
+        outcomes: of the main metric.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    stream = io.BytesIO()
+    about = {"asked": outcomes.asked, "evaluated": evaluated, "num_effective": outcomes.num_effective}
+    groups = np.empty(0, dtype=np.int64) if outcomes.groups is None else outcomes.groups
+    np.savez_compressed(stream, about=np.array(json.dumps(about)), values=outcomes.values, groups=groups)
+    path = _path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.atomic_write(path) as file:
+        file.write(stream.getvalue())
+
+
+def read_outcomes(folder: Path, key: str, evaluated: str) -> Outcomes | None:
+    """Return what `write_outcomes` wrote of this very evaluation, or None."""
+    path = _path(folder, key)
+    if not path.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path, limit=_MAX_BYTES)), allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            values = stored["values"]
+            groups = stored["groups"] if "groups" in stored and len(stored["groups"]) else None
+        if about["evaluated"] != evaluated:
+            return None
+        return Outcomes(asked=about["asked"], values=values, num_effective=about["num_effective"], groups=groups)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, the results are there without it
+        logger.warning("%s is damaged, and models are compared without it: %s", path, error)
+        return None
+
+
+def _hash(keys: Sequence[str]) -> str:
+    return sha256(json.dumps(list(keys), ensure_ascii=True).encode()).hexdigest()
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / "outcomes" / f"{_NOT_A_NAME.sub('-', key)[:80]}-{sha256(key.encode()).hexdigest()[:8]}.npz"

@@ -1,0 +1,11 @@
+"""ARO: whether a model knows a sentence from a bag of its words.
+
+Source: Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to do about
+it?" (arXiv 2210.01936).
+"""
+
+from mobileclip.evaluation.tasks.aro.evaluate import evaluate_aro
+from mobileclip.evaluation.tasks.aro.opening import open_aro, order_task
+from mobileclip.evaluation.tasks.aro.tasks import PARTS, Aro, Case, OrderTask, PairTask, Part, Picture
+
+__all__ = ["PARTS", "Aro", "Case", "OrderTask", "PairTask", "Part", "Picture", "evaluate_aro", "open_aro", "order_task"]

@@ -1,0 +1,168 @@
+"""What there is to evaluate on: the suites by name, and where their data are found."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.sources.opening import is_place, require_data_set
+from mobileclip.evaluation.datasets.benchmark import benchmark_name
+from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
+
+SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
+Kind = Literal["benchmark", "winogavil", "aro", "order"]
+
+WINOGAVIL = "misc/winogavil"
+ARO = {
+    "aro/vg_relation": "VG-Relation",
+    "aro/vg_attribution": "VG-Attribution",
+    "aro/coco_order": "COCO-Order",
+    "aro/flickr30k_order": "Flickr30k-Order",
+}
+# Whose captions can be put out of order.
+ORDERS = {
+    "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+    "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
+}
+
+SUITES: dict[SuiteName, tuple[str, ...]] = {
+    "quick": (
+        "vtab/pets",
+        "vtab/dtd",
+        "fgvc_aircraft",
+        "renderedsst2",
+        "vtab/kitti_closest_vehicle_distance",
+        "retrieval/flickr_1k_test_image_text_retrieval",
+    ),
+    "imagenet": (
+        "imagenet1k",
+        "imagenetv2",
+        "imagenet-a",
+        "imagenet-r",
+        "imagenet_sketch",
+        "imagenet-o",
+        "objectnet",
+    ),
+    "retrieval": (
+        "retrieval/flickr_1k_test_image_text_retrieval",
+        "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+    ),
+    "aro": tuple(ARO),
+    "full": tuple(entry.key for entry in SUITE),
+}
+"""Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
+38 whose mean the papers report."""
+
+_NAMES = {entry.key: entry.name for entry in SUITE}
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """One thing to evaluate on.
+
+    Args:
+        key: what results call it.
+        name: what tables call it.
+        kind: how it is evaluated; an `order` is made here from a data set of captions.
+        path: folder or address of its data.
+    """
+
+    key: str
+    name: str
+    kind: Kind
+    path: str
+
+
+def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[Task, ...]:
+    """Return the tasks of a suite.
+
+    Args:
+        suite: which.
+        data: where they are; see `find_task`.
+
+    Raises:
+        ValueError: if the suite is unknown; see `find_task`.
+    """
+    if suite not in get_args(SuiteName):
+        raise ValueError(f"there is no suite {suite!r}; expected one of {', '.join(get_args(SuiteName))}")
+    return tuple(find_task(key, data) for key in SUITES[suite])
+
+
+def find_task(name: str, data: str | None = None) -> Task:
+    """Return the task that a person means; nothing is read but, on disk, whether there is such a place.
+
+    Args:
+        name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`.
+        data: folder or address that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
+            `winogavil` and ARO's in `aro`, without which its orders are made from the captions of COCO and Flickr30k;
+            or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the data sets of the suite are
+            read from the hub, where they are published.
+
+    Raises:
+        ValueError: if there is no such data set, or its data are not where they should be; the message says what was
+            looked for.
+    """
+    if name in ORDERS and not _is_beside(data, "aro"):
+        return Task(key=name, name=ARO[name], kind="order", path=_folder(ORDERS[name], data))
+    if name in ARO:
+        return Task(key=name, name=ARO[name], kind="aro", path=_beside(data, "aro", name))
+    if name == WINOGAVIL:
+        return Task(key=name, name=_NAMES[name], kind="winogavil", path=_beside(data, "winogavil", name))
+    if name in _NAMES:
+        return Task(key=name, name=_NAMES[name], kind="benchmark", path=_folder(name, data))
+    if is_place(name):
+        require_data_set(name)
+        key, title = key_and_title(benchmark_name(name))
+        return Task(key=key, name=title, kind="benchmark", path=name)
+    near = difflib.get_close_matches(name, (*_NAMES, *ARO), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a place of "
+        f"one{hint}"
+    )
+
+
+def is_data_set(name: str) -> bool:
+    """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
+    return name in _NAMES or name in ARO or is_place(name)
+
+
+def _folder(key: str, data: str | None) -> str:
+    if data is None:
+        return published_page(key)
+    names = folder_names(key)
+    if "{name}" in data:
+        return data.replace("{name}", names[0])
+    folders = [storage.join(data, folder) for name in names for folder in (f"wds_{name}_test", f"wds_{name}", name)]
+    if storage.is_remote(data):
+        return folders[0]
+    found = next((folder for folder in folders if Path(folder).is_dir()), None)
+    if found is None:
+        looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
+        raise ValueError(f"{key} is not in {data}: none of {looked} is there; {published_page(key)} has it")
+    return found
+
+
+def _beside(data: str | None, folder: str, key: str) -> str:
+    where = {
+        "aro": "docs/aro.md says how to get it",
+        "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
+    }[folder]
+    if data is None or "{name}" in data:
+        raise ValueError(f"{key} is not read from the hub: give the folder that has {folder}/ in it; {where}")
+    if not _is_beside(data, folder):
+        raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {where}")
+    return storage.join(data, folder)
+
+
+def _is_beside(data: str | None, folder: str) -> bool:
+    """Return whether there is such a folder, as far as that can be known."""
+    if data is None or "{name}" in data:
+        return False
+    path = storage.join(data, folder)
+    return storage.is_remote(path) or Path(path).is_dir()

@@ -1,6 +1,0 @@
-"""WinoGAViL: which of five to twelve images does a cue go with?"""
-
-from mobileclip.evaluation.winogavil.evaluate import evaluate_winogavil
-from mobileclip.evaluation.winogavil.opening import WinoGavil, WinoGavilInstance, open_winogavil
-
-__all__ = ["WinoGavil", "WinoGavilInstance", "evaluate_winogavil", "open_winogavil"]

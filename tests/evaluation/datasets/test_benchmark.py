@@ -1,0 +1,261 @@
+"""Data sets in the layout that the field shares them in: what is read, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mobileclip.data import SkipReport
+from mobileclip.evaluation import open_benchmark
+from mobileclip.evaluation.metrics.classification import fill_templates
+from tests.stores import web_server
+
+IMAGE = min((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png")).read_bytes()
+
+
+def write_shard(path, members):
+    write_members(path, members.items())
+
+
+def write_members(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two shards of a data set for classification."""
+    root = tmp_path / "wds_vtab-pets_test"
+    write_shard(
+        root / "test" / "0.tar",
+        {"a.png": IMAGE, "a.cls": b"1\n", "b.png": IMAGE, "b.cls": b"0", "b.npy": b"groups", "b.json": b"{}"},
+    )
+    write_shard(root / "test" / "1.tar", {"c.webp": b"whatever", "c.cls": b"2"})
+    (root / "test" / "nshards.txt").write_text("2\n")
+    (root / "classnames.txt").write_text("cat\ndog\ndog")
+    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na bad photo of a {c}.\n")
+    return root
+
+
+@pytest.fixture
+def flickr(tmp_path):
+    root = tmp_path / "flickr"
+    write_shard(
+        root / "test" / "0.tar", {"a.jpg": IMAGE, "a.txt": b"one\n\ntwo words\n", "b.jpg": IMAGE, "b.txt": b"\n"}
+    )
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "dataset_type.txt").write_text("retrieval\n")
+    return root
+
+
+def test_classification(pets):
+    benchmark = open_benchmark(pets)
+    assert (benchmark.name, benchmark.kind) == ("vtab-pets", "classification")
+    # Two classes may have one name, as some have in ImageNet.
+    assert benchmark.class_names == ("cat", "dog", "dog")
+    assert benchmark.templates == ("a photo of a {}.", "a bad photo of a {}.")
+    report = SkipReport()
+    samples = list(benchmark.samples(report))
+    assert [(sample.key, sample.label, sample.metadata) for sample in samples] == [
+        ("a", 1, None),
+        ("b", 0, None),  # pets belong to no groups, whatever lies beside them
+        ("c", 2, None),
+    ]
+    assert samples[0].image == IMAGE
+    assert (report.num_read, report.num_skipped) == (3, 0)
+
+
+def test_retrieval(flickr):
+    benchmark = open_benchmark(flickr)
+    assert (benchmark.name, benchmark.kind, benchmark.class_names) == ("flickr", "retrieval", ())
+    report = SkipReport()
+    (sample,) = benchmark.samples(report)
+    assert (sample.key, sample.captions, sample.label) == ("a", ("one", "two words"), None)
+    assert report.keys("no_caption") == ("b",)
+
+
+def test_from_a_web_address(pets):
+    with web_server() as site:
+        for path in pets.rglob("*.*"):
+            site.files[f"/{path.relative_to(pets.parent)}"] = path.read_bytes()
+        benchmark = open_benchmark(f"{site.url}/wds_vtab-pets_test/")
+        local = open_benchmark(pets)
+        shards = tuple(f"{site.url}/wds_vtab-pets_test/test/{number}.tar" for number in range(2))
+        assert benchmark == attrs.evolve(local, shards=shards)
+        assert list(benchmark.samples(SkipReport())) == list(local.samples(SkipReport()))
+
+
+def test_a_page_of_the_hub_stands_for_its_files(monkeypatch):
+    asked = []
+
+    def read(path, *, limit):
+        asked.append(path)
+        return b"1"[:limit]
+
+    monkeypatch.setattr("mobileclip.storage.read_bytes", read)
+    monkeypatch.setattr("mobileclip.storage.exists", lambda path: path.endswith("dataset_type.txt"))
+    page = "https://huggingface.co/datasets/somebody/wds_mnist_test"
+    for address in (page, f"{page}/tree/main"):
+        with pytest.raises(ValueError, match="says '1', expected classification or retrieval"):
+            open_benchmark(address)
+        assert asked.pop() == f"{page}/resolve/main/dataset_type.txt"
+
+
+def test_what_cannot_be_used_is_named(pets):
+    write_shard(
+        pets / "test" / "0.tar",
+        {
+            "image.cls": b"0",
+            "label.png": IMAGE,
+            "two.png": IMAGE,
+            "two.cls": b"0 1",
+            "lines.png": IMAGE,
+            "lines.cls": b"1\n2\n",
+            "commas.png": IMAGE,
+            "commas.cls": b"0, 2",
+            "high.png": IMAGE,
+            "high.cls": b"3",
+            "low.png": IMAGE,
+            "low.cls": b"-1",
+            "empty.png": IMAGE,
+            "empty.cls": b"",
+            "long.png": IMAGE,
+            "long.cls": b"1" * 5000,
+            "word.png": IMAGE,
+            "word.cls": "²".encode(),
+            "good.png": IMAGE,
+            "good.cls": b"2",
+        },
+    )
+    report = SkipReport(log=False)
+    assert [sample.key for sample in open_benchmark(pets).samples(report)] == ["good", "c"]
+    assert report.keys("no_image") == ("image",)
+    assert report.keys("no_label") == ("label",)
+    assert report.keys("several_labels") == ("two", "lines", "commas")
+    assert report.keys("bad_label") == ("high", "low", "empty", "long", "word")
+    assert report.named["several_labels"][0].detail == ".cls holds '0 1', expected the number of one class"
+    assert report.named["bad_label"][0].detail == "label 3, but there are 3 classes, from 0"
+    assert (report.num_read, report.num_skipped) == (2, 10)
+
+
+def test_keys_that_come_again(pets):
+    one = {"a.png": IMAGE, "a.cls": b"1"}
+    # A tar file may hold a name twice; the same key, with another one between, is another sample to a reader.
+    write_members(
+        pets / "test" / "0.tar", [*one.items(), ("b.png", IMAGE), ("b.cls", b"0"), ("a.png", IMAGE), ("a.cls", b"2")]
+    )
+    # Of another shard, the same content is a copy, and other content under a key that each shard counts anew is not.
+    write_shard(pets / "test" / "1.tar", one | {"b.png": IMAGE, "b.cls": b"2"})
+    report = SkipReport(log=False)
+    samples = list(open_benchmark(pets).samples(report))
+    assert [(sample.key, sample.label) for sample in samples] == [("a", 1), ("b", 0), ("b", 2)]
+    assert [(skip.key, skip.shard[-5:], skip.detail) for skip in report.named["duplicate_key"]] == [
+        ("a", "0.tar", "the key came before here"),
+        ("a", "1.tar", "the key came before in another shard"),
+    ]
+    assert (report.num_read, report.num_skipped) == (3, 2)
+    write_members(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
+    report = SkipReport(log=False)
+    assert len(list(open_benchmark(pets).samples(report))) == 2
+    assert report.keys("duplicate_member") == ("c",)
+
+
+class TestLostShards:
+    def read(self, root, **options):
+        report = SkipReport(log=False)
+        return [sample.key for sample in open_benchmark(root, **options).samples(report)], report
+
+    def test_missing(self, pets):
+        (pets / "test" / "0.tar").unlink()
+        with pytest.raises(
+            ValueError, match=r"1 of the 2 shards of vtab-pets are missing: .*/0\.tar; fetch what is mis"
+        ):
+            self.read(pets)
+        keys, report = self.read(pets, allow_missing=True)
+        assert keys == ["c"]
+        assert report.counts == {"missing_shard": 1}
+        assert report.named["missing_shard"][0].shard.endswith("0.tar")
+        (pets / "test" / "nshards.txt").write_text("9")
+        with pytest.raises(
+            ValueError, match=r"8 of the 9 shards of vtab-pets are missing: .*/5\.tar and 3 more; fetch"
+        ):
+            self.read(pets)
+
+    def test_fewer_than_there_are(self, pets):
+        (pets / "test" / "nshards.txt").write_text("1")
+        with pytest.raises(
+            ValueError, match=r"says that there are 1 shards, but 1\.tar is there too; correct the number"
+        ):
+            open_benchmark(pets)
+
+    @pytest.mark.parametrize(("within", "reason"), [("b.png", "truncated_shard"), ("a.png", "unreadable_shard")])
+    def test_broken_off(self, pets, within, reason):
+        path = pets / "test" / "0.tar"
+        with tarfile.open(path) as tar:
+            end = tar.getmember(within).offset_data + (50 if within == "b.png" else -1)
+        path.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(
+            ValueError, match=rf"images of vtab-pets are missing: .*0\.tar: {reason} after .*allow_missing"
+        ):
+            self.read(pets)
+        keys, report = self.read(pets, allow_missing=True)
+        assert keys == (["a", "c"] if within == "b.png" else ["c"])
+        assert report.counts[reason] == 1
+
+    def test_of_a_store(self, pets):
+        with web_server() as site:
+            for path in pets.rglob("*.*"):
+                site.files[f"/{path.relative_to(pets.parent)}"] = path.read_bytes()
+            del site.files["/wds_vtab-pets_test/test/1.tar"]
+            root = f"{site.url}/wds_vtab-pets_test"
+            with pytest.raises(ValueError, match=r"images of vtab-pets are missing: http.*1\.tar: unreadable_shard"):
+                self.read(root)
+            keys, report = self.read(root, allow_missing=True)
+        assert keys == ["a", "b"]
+        assert report.counts == {"unreadable_shard": 1}
+
+
+def test_a_template_may_be_the_name_alone(pets):
+    (pets / "zeroshot_classification_templates.txt").write_text("{c}\n")
+    (pets / "classnames.txt").write_text("cat\ndog\n{c} {}\n", encoding="utf-8-sig")
+    benchmark = open_benchmark(pets)
+    assert benchmark.templates == ("{}",)
+    assert fill_templates(benchmark.class_names, benchmark.templates) == ["cat", "dog", "{c} {}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test/nshards.txt", None, "nshards.txt is missing: how many shards"),
+        ("test/nshards.txt", "two", "holds 'two', expected a number of shards"),
+        ("test/nshards.txt", "0", "holds '0', expected a number of shards"),
+        ("classnames.txt", None, "classnames.txt is missing: the names of the classes, one a line"),
+        ("classnames.txt", "", "classnames.txt is empty"),
+        ("classnames.txt", "cat\n\ndog", "line 2: class 1 has no name"),
+        ("zeroshot_classification_templates.txt", "a {c}\n\n", "line 2: '' needs one {c} where the name goes"),
+        ("zeroshot_classification_templates.txt", "a photo", "line 1: 'a photo' needs one {c}"),
+        ("zeroshot_classification_templates.txt", "{c} {c}", "line 1: '{c} {c}' needs one {c}"),
+        (
+            "zeroshot_classification_templates.txt",
+            "{} {c}",
+            "line 1: '{} {c}' needs one {c} where the name goes, no {}",
+        ),
+        ("zeroshot_classification_templates.txt", "", "is empty: the prompts, one a line"),
+        ("dataset_type.txt", "detection", "says 'detection', expected classification or retrieval"),
+    ],
+)
+def test_malformed_descriptions(pets, name, content, message):
+    (pets / name).unlink(missing_ok=True)
+    if content is not None:
+        (pets / name).write_text(content)
+    with pytest.raises(ValueError, match=r".") as caught:
+        open_benchmark(pets)
+    assert message in str(caught.value)

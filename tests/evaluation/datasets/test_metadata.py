@@ -1,0 +1,126 @@
+"""The groups that images belong to: what is read of a numpy file, and what is said of one that is none."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from mobileclip.data import SkipReport
+from mobileclip.data.skips import BadSampleError
+from mobileclip.evaluation import extract_features, open_benchmark, suite_entry
+from mobileclip.evaluation.datasets.metadata import metadata_fields, needs_metadata, parse_metadata
+from tests.evaluation.datasets.test_benchmark import IMAGE, write_shard
+from tests.evaluation.models import ColourModel, tokenize
+from tests.evaluation.tasks.test_evaluate import to_tensor
+
+FIELDS = ("region", "country")
+
+
+def stored(array, *, pickled=False):
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=pickled)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, np.float32, np.float64])
+def test_numbers_of_any_kind(dtype):
+    assert parse_metadata(stored(np.array([3, 17], dtype)), FIELDS) == (3, 17)
+
+
+def test_fractions_are_cut_off():
+    assert parse_metadata(stored(np.array([2.0, 788.9])), FIELDS) == (2, 788)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "detail"),
+    [
+        (None, "no_metadata", "there is no .npy with its region, country"),
+        (b"groups", "bad_metadata", "no array of numbers"),
+        (b"", "bad_metadata", "no array of numbers"),
+        (stored(np.array([1, 2]))[:-4], "bad_metadata", "no array of numbers"),
+        (stored(np.array([1, 2])).replace(b"(2,)", b"(" + b"9" * 17 + b",)"), "bad_metadata", "no array of numbers"),
+        (pickle.dumps([1, 2]), "bad_metadata", "no array of numbers"),
+        (stored(np.array([1, None]), pickled=True), "bad_metadata", "no array of numbers"),
+        (stored(np.array([1, 2, 3])), "bad_metadata", r"int64 of shape \(3,\), expected 2 numbers: region, country"),
+        (stored(np.array([[1, 2]])), "bad_metadata", r"shape \(1, 2\)"),
+        (stored(np.array(["1", "2"])), "bad_metadata", "no array of numbers"),
+        (stored(np.array([True, False])), "bad_metadata", "no array of numbers"),
+        (stored(np.array([1, -1])), "bad_metadata", r"\[1, -1\], expected numbers from 0"),
+        (stored(np.array([1, np.nan])), "bad_metadata", "expected numbers from 0"),
+        (stored(np.array([1, 1e30])), "bad_metadata", "expected numbers from 0"),
+    ],
+)
+def test_what_is_no_metadata(content, reason, detail):
+    with pytest.raises(BadSampleError, match=detail) as caught:
+        parse_metadata(content, FIELDS)
+    assert caught.value.reason == reason
+
+
+def test_several_arrays_are_not_one():
+    stream = io.BytesIO()
+    np.savez(stream, a=np.array([1, 2]))
+    with pytest.raises(BadSampleError, match="no array of numbers"):
+        parse_metadata(stream.getvalue(), FIELDS)
+
+
+def test_folders_as_they_are_published():
+    for folder in ("fairness-dollar_street", "dollar_street"):
+        assert suite_entry(folder).key == "fairness/dollar_street"
+        assert metadata_fields(folder) == ("income_ds", "income_meta", "region")
+        assert needs_metadata(folder)
+    assert len(metadata_fields("wilds-iwildcam")) == 9
+    assert not needs_metadata("wilds-iwildcam")
+    assert metadata_fields("vtab-pets") == metadata_fields("unheard-of") == ()
+
+
+@pytest.fixture
+def members():
+    members = {}
+    for number in range(4):
+        members |= {f"{number}.png": IMAGE, f"{number}.cls": b"0", f"{number}.npy": stored(np.array([number, 5]))}
+    return members
+
+
+def write_benchmark(root, members):
+    write_shard(root / "test" / "0.tar", members)
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("red\nblue")
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
+    return open_benchmark(root)
+
+
+def extract(benchmark, report):
+    return extract_features(
+        ColourModel(), benchmark, report, transform=to_tensor, tokenize=tokenize, batch_size=3, show_progress=False
+    )
+
+
+def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):
+    members["1.npy"] = stored(np.array([1, 2, 3]))
+    del members["2.npy"]
+    benchmark = write_benchmark(tmp_path / "wds_geode_test", members)
+    report = SkipReport(log=False)
+    features = extract(benchmark, report)
+    assert features.keys == ("0", "3")
+    assert torch.equal(features.metadata, torch.tensor([[0, 5], [3, 5]]))
+    assert report.keys("bad_metadata") == ("1",)
+    assert report.keys("no_metadata") == ("2",)
+    assert report.num_read == 2
+
+
+def test_groups_that_no_metric_needs_may_be_missing(tmp_path, members):
+    whole = {name: stored(np.array([1, 2, 0])) if name.endswith("npy") else data for name, data in members.items()}
+    benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
+    assert extract(benchmark, SkipReport()).metadata.tolist() == [[1, 2, 0]] * 4
+    del whole["3.npy"]
+    benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
+    report = SkipReport()
+    features = extract(benchmark, report)
+    assert features.metadata is None
+    assert (len(features.keys), report.num_skipped) == (4, 0)
+    assert extract(attrs.evolve(benchmark, name="colours"), SkipReport()).metadata is None

