@@ -27,8 +27,8 @@ from mobileclip.data.joining.report import LEDGER, JoinedShard, JoinReport, make
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
-from mobileclip.data.shards.files import RawSample, expand_shards, read_shard
-from mobileclip.data.shards.tar import read_up_to, write_end, write_member
+from mobileclip.data.shards.files import RawSample, expand_shards, read_shard, write_shard_members
+from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.data.workers import SHARD_SECONDS, workers
 from mobileclip.progress import Progress
@@ -377,11 +377,7 @@ def _write(path: str, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
     if first is None:
         storage.remove(path)
         return
-    with storage.atomic_write(path) as stream:
-        for key, members in chain([first], samples):
-            for extension in sorted(members):
-                write_member(stream, f"{key}.{extension}", members[extension])
-        write_end(stream)
+    write_shard_members(path, chain([first], samples))
 
 
 def _size(path: str) -> int | None:

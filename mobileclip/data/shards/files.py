@@ -16,7 +16,15 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, sample_members
 from mobileclip.data.samples.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
-from mobileclip.data.shards.tar import START_BYTES, is_compressed, read_members, split_name, tar_members
+from mobileclip.data.shards.tar import (
+    START_BYTES,
+    is_compressed,
+    read_members,
+    split_name,
+    tar_members,
+    write_end,
+    write_member,
+)
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -215,16 +223,15 @@ def write_shard_members(path: PathType, samples: Iterable[tuple[str, Mapping[str
     Raises:
         ValueError: if there is no sample, a key comes twice, or the address cannot be written.
     """
-    from webdataset import TarWriter  # type: ignore[import-untyped]
-
     keys: set[str] = set()
     with storage.atomic_write(path) as stream:
-        with TarWriter(stream, encoder=False, mtime=0, keep_meta=True) as writer:
-            for key, members in samples:
-                if key in keys:
-                    raise ValueError(f"key {key!r} comes twice in {path}; keys must be unique")
-                keys.add(key)
-                writer.write({"__key__": key, **members})
+        for key, members in samples:
+            if key in keys:
+                raise ValueError(f"key {key!r} comes twice in {path}; keys must be unique")
+            keys.add(key)
+            for extension in sorted(members):
+                write_member(stream, f"{key}.{extension}", members[extension])
+        write_end(stream)
         if not keys:
             raise ValueError(f"there are no samples to write to {path}")
     return path

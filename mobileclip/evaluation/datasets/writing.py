@@ -11,7 +11,8 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.images.formats import find_format
-from mobileclip.data.shards.tar import split_name, write_end, write_member
+from mobileclip.data.shards.files import write_shard_members
+from mobileclip.data.shards.tar import split_name
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
 
 # CLIP_benchmark's decoders take these.
@@ -57,14 +58,12 @@ def write_benchmark(
     keys: set[str] = set()
     remaining = iter(samples)
     while batch := list(islice(remaining, samples_per_shard)):
-        with storage.atomic_write(storage.join(shards, f"{num_shards}.tar")) as stream:
-            for sample in batch:
-                if sample.key in keys:
-                    raise ValueError(f"key {sample.key!r} comes twice; keys must be unique")
-                keys.add(sample.key)
-                for extension, content in _members(sample, kind, num_classes=len(class_names)).items():
-                    write_member(stream, f"{sample.key}.{extension}", content)
-            write_end(stream)
+        for sample in batch:
+            if sample.key in keys:
+                raise ValueError(f"key {sample.key!r} comes twice; keys must be unique")
+            keys.add(sample.key)
+        members = ((one.key, _members(one, kind, num_classes=len(class_names))) for one in batch)
+        write_shard_members(storage.join(shards, f"{num_shards}.tar"), members)
         num_shards += 1
     if not num_shards:
         raise ValueError(f"there are no samples to write to {root}")

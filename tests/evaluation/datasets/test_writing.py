@@ -65,7 +65,7 @@ def test_classes_are_read_again_as_they_were(tmp_path):
     ]
     assert (folder / "zeroshot_classification_templates.txt").read_text() == "a photo of a {c}.\n{c}\n"
     with tarfile.open(folder / "test" / "0.tar") as tar:
-        assert tar.getnames() == ["pet-0.png", "pet-0.cls", "pet-1.jpg", "pet-1.cls", "pet-2.webp", "pet-2.cls"]
+        assert tar.getnames() == ["pet-0.cls", "pet-0.png", "pet-1.cls", "pet-1.jpg", "pet-2.cls", "pet-2.webp"]
 
 
 def test_captions_are_read_again_as_they_were(tmp_path):
