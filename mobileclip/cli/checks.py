@@ -60,6 +60,25 @@ def require_file(path: str | Path, expected: str) -> None:
     raise ValueError(f"{path} is a pipe or a device, which may never end; expected {expected}")
 
 
+def require_checkpoint(source: str) -> None:
+    """Make sure that a checkpoint is on this machine, a file or the one in a folder; one on the hub is taken as it is.
+
+    Args:
+        source: a file, a folder, or `hf-hub:owner/name`.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if the folder has no file of weights, or several.
+    """
+    from mobileclip.encoders.checkpoints import PREFIX
+    from mobileclip.encoders.checkpoints.hub import local_checkpoint
+
+    if not source.startswith(PREFIX):
+        expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
+        require_there(source, expected)
+        require_file(local_checkpoint(source), expected)
+
+
 def require_at_least(least: int, **numbers: int | None) -> None:
     """Make sure that numbers are not below the least.
 

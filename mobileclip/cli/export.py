@@ -29,7 +29,7 @@ def export(
     /,
     *,
     spec: Annotated[OmitArgPrefixes[ExportSpec], arg(name="")],
-    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")] = None,
+    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
     data: str | None = None,
     max_images: int = 100,
     calibration: str | None = None,
@@ -45,7 +45,8 @@ def export(
     status is 1 where it fails all the same; the folder with its report is kept.
 
     Args:
-        model: a file of weights in any known layout, hf-hub:OWNER/NAME, or a name such as mobileclip_s0.
+        model: a file of weights in any known layout, a folder with one, hf-hub:OWNER/NAME, or a name such as
+            mobileclip_s0.
         spec: what to export, and how.
         checkpoint: weights for a model that is given by name; without it the published ones are fetched, once.
         data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from mobileclip.cli.checks import require_file
+from mobileclip.cli.checks import require_checkpoint, require_file
 from mobileclip.terminal import say
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def save(
     all, why.
 
     Args:
-        source: a checkpoint in any known layout, or hf-hub:owner/name.
+        source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         folder: where to.
         licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
@@ -89,7 +89,7 @@ def push(
     folder whose card you have edited: hf upload OWNER/NAME FOLDER.
 
     Args:
-        source: a checkpoint in any known layout, or hf-hub:owner/name.
+        source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         repository: owner and name on the hub.
         licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
@@ -134,10 +134,9 @@ def _measured(path: Path | None) -> list[DatasetResult]:
 
 def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -> nn.Module:
     """Return the model of a checkpoint in the form that it is stored in, or folded."""
-    from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint
+    from mobileclip.encoders.checkpoints import read_checkpoint
     from mobileclip.reparam import reparameterize
 
-    if not source.startswith(PREFIX):
-        require_file(source, "a checkpoint, or hf-hub:OWNER/NAME")
+    require_checkpoint(source)
     built = read_checkpoint(source, tower=tower).build()
     return reparameterize(built) if fold else built

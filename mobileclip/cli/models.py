@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.checks import require_at_least, require_file, without_repeats
+from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
 from mobileclip.data.sources import LineAccess
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
@@ -26,7 +26,7 @@ Lines = Annotated[OmitArgPrefixes[LineAccess], arg(name="")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 ImageSize = Annotated[int | None, arg(metavar="PIXELS")]
 ContextLength = Annotated[int | None, arg(metavar="TOKENS")]
-Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|hf-hub:OWNER/NAME")]
+Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")]
 
 
 def classify(
@@ -202,7 +202,7 @@ def convert(
     mobileclip convert mobileclip_s2.pt s2.safetensors --fold
 
     Args:
-        source: a checkpoint in any known layout, or hf-hub:owner/name.
+        source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         destination: the file to write; our own layout is *.safetensors.
         to: the layout: our own, the research release's, open_clip's, or timm's, which has no text towers.
         model: name of the model; found from the file if left out.
@@ -217,6 +217,7 @@ def convert(
 
     from mobileclip.encoders import save_model
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
+    from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.inference.zero_shot import CHECKPOINT_SUFFIXES
     from mobileclip.reparam import reparameterize
 
@@ -224,10 +225,9 @@ def convert(
     require_output(destination, overwrite=overwrite, suffixes=suffixes)
     if model is not None:
         resolve_spec(model)
-    if not source.startswith(PREFIX):
-        require_file(source, "a checkpoint, or hf-hub:OWNER/NAME")
-        if is_same(source, destination):
-            raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
+    require_checkpoint(source)
+    if not source.startswith(PREFIX) and is_same(local_checkpoint(source), destination):
+        raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build()) if fold else stored.build()
     save_model(converted.to(getattr(torch, dtype)), destination, layout=to)
@@ -257,11 +257,11 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     print_table(table)
 
 
-def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE")], /) -> None:
+def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) -> None:
     """Print what a model, or a checkpoint, is: its spec as JSON, its form, its size, what it expects as input.
 
     Args:
-        model: a name, a checkpoint file in any known layout, or hf-hub:owner/name.
+        model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
     """
     from mobileclip.inference.catalogue import describe
 

@@ -144,9 +144,9 @@ def open_candidate(
 
     Args:
         text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, training form or
-            folded, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say what it holds; or a model of
-            open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or `open_clip:hf-hub:OWNER/NAME`. Before any of
-            them, `LABEL=` says what tables call it.
+            folded, a folder with one, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say what it holds; or
+            a model of open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or `open_clip:hf-hub:OWNER/NAME`.
+            Before any of them, `LABEL=` says what tables call it.
         device: where it computes, such as `cuda`.
         precision: of its weights.
         image_size: side of the images, in pixels, where not the model's own; of ours alone.

@@ -25,7 +25,7 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.zero_shot import ImageTextModel, holds_weights
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import file_sha256
 
@@ -98,7 +98,7 @@ def _folded(
             raise ValueError("a model that is built already has its size; give that where it is loaded")
         return reparameterize(model).to("cpu", torch.float32)
     name = str(model)
-    if checkpoint is None and (Path(name).is_file() or name.startswith("hf-hub:")):
+    if checkpoint is None and holds_weights(name):
         return load_model(name, image_size=spec.image_size, context_length=spec.context_length)
     known = resolve_spec(name)
     if checkpoint is None and name not in PRETRAINED:

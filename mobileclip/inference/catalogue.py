@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, cast
 
 from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
@@ -13,7 +12,7 @@ from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
-from mobileclip.inference.zero_shot import spec_called
+from mobileclip.inference.zero_shot import holds_weights, spec_called
 from mobileclip.serialization import to_json
 
 LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
@@ -45,13 +44,13 @@ def describe(model: str) -> dict[str, Any]:
     """Return what a model known by name, or in a checkpoint, is.
 
     Args:
-        model: a name, a file, or `hf-hub:owner/name`.
+        model: a name, a file, a folder with one file of weights, or `hf-hub:owner/name`.
 
     Raises:
         ValueError: if it is neither a known name nor a readable checkpoint.
     """
     description: dict[str, Any] = {}
-    if Path(model).is_file() or model.startswith("hf-hub:"):
+    if holds_weights(model):
         stored = read_checkpoint(model)
         spec, form = stored.spec, stored.form
         description |= {"checkpoint": model, "layout": stored.layout, "form": form}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
+from mobileclip.encoders.checkpoints.hub import local_checkpoint
 from mobileclip.extras import VERSION
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.identity import ModelIdentity
@@ -188,7 +190,8 @@ def load(
 
     Args:
         model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
-        checkpoint: a file in any known layout, training form or folded, or `hf-hub:owner/name`.
+        checkpoint: a file in any known layout, training form or folded; a folder with one such file, which
+            `save_pretrained` writes; or `hf-hub:owner/name`.
         fold: fold branches, norms and scales, which inference wants; without it the training form stays.
         dtype: of the weights.
         device: where to.
@@ -320,9 +323,21 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
     wanted, found = _found(model, checkpoint)
     if isinstance(wanted, str):
         resolve_spec(wanted)
-    if not str(found).startswith(PREFIX) and not Path(found).is_file():
-        what = "it is a folder" if Path(found).is_dir() else "there is no such file"
-        raise FileNotFoundError(f"no checkpoint at {found}: {what}")
+    if not str(found).startswith(PREFIX) and not local_checkpoint(found).is_file():
+        raise FileNotFoundError(f"no checkpoint at {found}: there is no such file")
+
+
+def holds_weights(name: str | Path) -> bool:
+    """Return whether a file, a folder or a repository on the hub is meant, and no model by its name.
+
+    Args:
+        name: as a person gives a model; a folder that is called like a known model stands for that model.
+    """
+    text = str(name)
+    if text.startswith(PREFIX) or Path(text).is_file():
+        return True
+    is_known = any(text in registry for registry in (models, image_encoders, text_encoders))
+    return bool(text.strip()) and not is_known and Path(text).is_dir()
 
 
 def _found(
@@ -332,7 +347,7 @@ def _found(
     if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
         if str(model) in PRETRAINED:
             checkpoint = PRETRAINED[str(model)]
-        elif Path(model).is_file() or str(model).startswith(PREFIX):
+        elif holds_weights(model):
             model, checkpoint = None, model
         else:
             spec_called(model)
@@ -354,8 +369,6 @@ def spec_called(name: str | Path) -> ModelSpec:
         return resolve_spec(str(name))
     except ValueError:
         path = Path(name)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; expected a file of weights or the name of a model") from None
         if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
             raise FileNotFoundError(f"there is no checkpoint at {path}") from None
         raise

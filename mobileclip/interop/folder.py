@@ -22,7 +22,9 @@ from mobileclip.interop.timm import timm_config
 CARD, TOKENIZER = "README.md", "tokenizer.json"
 _WEIGHTS = {"mobileclip": "model.safetensors", "open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
 _CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json"}
-FILES = tuple(sorted({CARD, TOKENIZER, *_WEIGHTS.values(), *_CONFIGS.values()}))
+WEIGHTS = tuple(sorted(set(_WEIGHTS.values())))
+"""What the file of weights in a folder may be called."""
+FILES = tuple(sorted({CARD, TOKENIZER, *WEIGHTS, *_CONFIGS.values()}))
 """Every file that a folder may hold."""
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
@@ -144,8 +146,7 @@ def require_folder(place: Path, *, overwrite: bool) -> None:
         FileExistsError: if it holds something that may not be replaced.
         OSError: if it cannot be made or written to.
     """
-    weights = sorted(set(_WEIGHTS.values()))
-    marker = next((name for name in weights if (place / name).is_file()), weights[0])
+    marker = next((name for name in WEIGHTS if (place / name).is_file()), WEIGHTS[0])
     storage.require_output_folder(place, overwrite=overwrite, marker=marker)
     others = sorted(path.name for path in place.iterdir() if path.name not in FILES) if place.is_dir() else []
     if others:

@@ -13,9 +13,10 @@ from torch import nn
 
 from mobileclip.encoders import load_model
 from mobileclip.encoders.checkpoints import PREFIX
-from mobileclip.encoders.checkpoints.hub import client_errors, only_checkpoint, parsed, require_client, said
+from mobileclip.encoders.checkpoints.hub import client_errors, parsed, require_client, said
 from mobileclip.interop.card import Result
-from mobileclip.interop.folder import FILES, require_names, save_pretrained
+from mobileclip.interop.folder import CARD, FILES, require_names, save_pretrained
+from mobileclip.storage import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,8 +64,8 @@ def push_to_hub(
 ) -> Pushed:
     """Write a model to a repository on the hub, as `save_pretrained` writes it to a folder, in one commit.
 
-    The repository is made if there is none, and the branch too. Whoever is logged in pushes: `hf auth login`, or the
-    environment's HF_TOKEN.
+    The hub checks the card first; then the repository is made if there is none, and the branch too. Whoever is logged
+    in pushes: `hf auth login`, or the environment's HF_TOKEN.
 
     Args:
         model: a dual encoder, a tower or a classifier, in training form or folded.
@@ -98,6 +99,7 @@ def push_to_hub(
         failures: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, ValueError)
         try:
             api = HfApi(library_name="mobileclip")
+            _check_card(api, folder / CARD, repository)
             _open(api, repository, private=private, revision=revision)
             before = _there(api, repository, revision=revision, overwrite=overwrite)
             return _committed(api, folder, repository, before=before, revision=revision, message=message)
@@ -105,6 +107,18 @@ def push_to_hub(
             raise
         except failures as error:
             raise HubError(f"{repository} was not pushed: {said(error)}; {_advice(error)}") from error
+
+
+def _check_card(api: HfApi, card: Path, repository: str) -> None:
+    """Have the hub check a model card, as it does before it takes a commit, while there is nothing to leave behind."""
+    from huggingface_hub import get_session, hf_raise_for_status
+
+    asked = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
+    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked)
+    if response.status_code == 400:
+        problems = "; ".join(str(problem.get("message")) for problem in response.json().get("errors", []))
+        raise HubError(f"{repository} was not pushed: the hub does not take the model card: {printable(problems)}")
+    hf_raise_for_status(response)
 
 
 def _open(api: HfApi, repository: str, *, private: bool | None, revision: str | None) -> None:
@@ -189,8 +203,7 @@ def from_pretrained(
     if place.is_dir():
         if revision is not None or sha256 is not None:
             raise ValueError(f"{place} is a folder, which has no revision and no digest; leave them out")
-        files = [path.name for path in place.iterdir() if path.is_file()]
-        checkpoint = str(place / only_checkpoint(files, place))
+        checkpoint = str(place)
     else:
         wanted = parsed(f"{PREFIX}{str(name).removeprefix(PREFIX)}")
         pinned = {"revision": revision, "sha256": sha256}

@@ -124,7 +124,7 @@ def forbid_models(monkeypatch):
         (("convert", "a.jpg", "phtoos/a.safetensors/b.safetensors", "--model", "mobileclip_s9"), "did you mean"),
         (("convert", "a.pt", "a.pt", "--to", "official", "--overwrite"), "would be replaced by what is made of it"),
         (("convert", "a.pt", "./a.pt", "--to", "official"), "a.pt is there already"),
-        (("info", "phtoos"), "phtoos is a folder; expected a file of weights or the name of a model"),
+        (("info", "phtoos"), "phtoos holds no checkpoint (.safetensors, .bin, .pt)"),
         (("info", "lost.pt"), "no checkpoint at lost.pt"),
     ],
 )

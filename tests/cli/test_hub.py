@@ -1,15 +1,21 @@
 """`mobileclip hub`, run as people run it; what it pushes is tested where the hub is."""
 
+import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import metadata_load
 
+import mobileclip
+from mobileclip.cli.evaluate import divided
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.evaluation import DatasetResult, write_results
+from mobileclip.evaluation import DatasetResult, EvaluationSpec, write_results
+from mobileclip.evaluation.candidates import open_candidate
 from mobileclip.interop import from_pretrained
-from tests.cli.test_cli import run
+from tests.cli.test_cli import IMAGES, run
 
 
 def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
@@ -26,6 +32,34 @@ def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
     loaded = from_pretrained(folder, fold=False)
     assert loaded.spec == stored.spec
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in stored.tensors.items())
+
+
+def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, monkeypatch, small_file, tmp_path):
+    labels = (Path(IMAGES, "coffee.png").resolve(), "a cat", "a cup of coffee", "--json")
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "hub", "save", small_file, "model", "--licence", "mit")[0] == 0
+    of_file = run(capsys, "classify", *labels, "-c", small_file)
+    assert of_file[0] == 0
+    assert run(capsys, "classify", *labels, "-c", "model") == of_file
+    status, out, _ = run(capsys, "info", "model")
+    assert (status, json.loads(out)["checkpoint"]) == (0, "model")
+    assert run(capsys, "convert", "model", "small.safetensors")[0] == 0
+    assert mobileclip.load("model").model.spec == mobileclip.load("small.safetensors").model.spec
+    assert [one.name for one in map(open_candidate, ["model", "label=model"])] == ["model", "label"]
+    (tmp_path / "data").mkdir()
+    assert divided(["model", "data"], EvaluationSpec())[0] == ("model",)
+    status, _, err = run(capsys, "convert", "model", "model/model.safetensors", "--overwrite")
+    assert (status, "would be replaced by what is made of it" in err) == (2, True)
+    shutil.copy("small.safetensors", "model/other.safetensors")
+    status, _, err = run(capsys, "classify", *labels, "-c", "model")
+    assert (status, "model holds several checkpoints" in err) == (2, True)
+
+
+def test_a_folder_called_like_a_model_stands_for_the_model(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mobileclip_s2").mkdir()
+    status, out, _ = run(capsys, "info", "mobileclip_s2")
+    assert (status, json.loads(out)["name"]) == (0, "mobileclip_s2")
 
 
 def test_one_tower_folded(capsys, small_file, tmp_path):

@@ -58,18 +58,18 @@ class Lock:
 
 
 def fetched(checkpoint: str | Path) -> Path:
-    """Return the local path of a checkpoint, downloading it from the hub (once) if its name starts with `hf-hub:`.
+    """Return the file of a checkpoint, downloading it from the hub (once) if its name starts with `hf-hub:`.
 
     Args:
-        checkpoint: a path, or `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
+        checkpoint: a file, a folder with one file of weights, or `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the repository cannot be reached or holds no single checkpoint, or if the file is not the
-            one that its name, or an earlier download, says.
+        CheckpointError: if the folder or the repository holds no single checkpoint, or the repository cannot be
+            reached, or if the file is not the one that its name, or an earlier download, says.
     """
     if not str(checkpoint).startswith(PREFIX):
-        return Path(checkpoint)
+        return local_checkpoint(checkpoint)
     require_client(f"{checkpoint!r}, which is on the Hugging Face hub,")
     wanted = parsed(str(checkpoint))
     if wanted.sha256 is not None:
@@ -142,6 +142,21 @@ def client_errors() -> tuple[type[Exception], ...]:
 def said(error: Exception) -> str:
     """Return in one line what an error of the hub's client says."""
     return storage.printable(" ".join(str(error).split()))
+
+
+def local_checkpoint(place: str | Path) -> Path:
+    """Return a file as it is, or the one file of weights in a folder.
+
+    Args:
+        place: where it is on this machine.
+
+    Raises:
+        CheckpointError: if it is a folder that has no such file, or several of a kind.
+    """
+    place = Path(place)
+    if not place.is_dir():
+        return place
+    return place / only_checkpoint((path.name for path in place.iterdir() if path.is_file()), place)
 
 
 def only_checkpoint(files: Iterable[str], place: str | Path) -> str:

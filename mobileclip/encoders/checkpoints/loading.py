@@ -81,8 +81,8 @@ def load_model(
     transform and its tokenizer follow, and it is saved and exported as such.
 
     Args:
-        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded; or a
-            repository on the hub, `hf-hub:owner/name`.
+        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded; a folder
+            with one such file; or a repository on the hub, `hf-hub:owner/name`.
         model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
             it is left out.
         tower: load this tower alone.

@@ -13,6 +13,7 @@ from mobileclip import storage
 from mobileclip.data.sources.opening import is_place, require_data_set
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
+from mobileclip.interop.folder import WEIGHTS
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
 Kind = Literal["benchmark", "winogavil", "aro", "order"]
@@ -129,7 +130,8 @@ def find_task(name: str, data: str | None = None) -> Task:
 
 def is_data_set(name: str) -> bool:
     """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
-    return name in _NAMES or name in ARO or is_place(name)
+    is_model = any(Path(name, weights).is_file() for weights in WEIGHTS)
+    return name in _NAMES or name in ARO or (is_place(name) and not is_model)
 
 
 def _folder(key: str, data: str | None) -> str:
