@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from mobileclip.data.sources import LineAccess, as_source
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
-from mobileclip.strict import repeated
+from mobileclip.tensor_files.zips import Member, members
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def read_embeddings(path: Path) -> Embeddings:
     """
     try:
         return _of_arrays(_read_arrays(path))
-    except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is no archive of embeddings that can be used: {error}") from None
 
 
@@ -255,32 +256,25 @@ def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Embeddings:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if twice := repeated(entry.filename for entry in entries):
-            raise ValueError(f"{twice[0]} is there twice")
-        return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+    with path.open("rb") as stream:
+        found = members(stream, path.stat().st_size)
+        return {name.removesuffix(".npy"): _array(stream, name, member) for name, member in found.items()}
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+def _array(stream: IO[bytes], name: str, member: Member) -> NDArray[Any]:
     """Return an array as long as its header says, once that agrees with the archive and the archive with the file."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        raise ValueError(f"{entry.filename} is compressed, as embeddings are never written")
-    with archive.open(entry) as stream:
-        if npy.read_magic(stream) != (1, 0):
-            raise ValueError(f"{entry.filename} is no array of numpy's first format")
-        shape, in_columns, dtype = npy.read_array_header_1_0(stream)
-        if in_columns or dtype.hasobject or dtype.kind not in "fU":
-            raise ValueError(f"{entry.filename} holds {dtype}, expected float32 or texts, row by row")
-        num_bytes = math.prod(shape) * dtype.itemsize
-        content = _content(stream, num_bytes, entry)
-    return np.frombuffer(content, dtype=dtype).reshape(shape)
-
-
-def _content(stream: IO[bytes], num_bytes: int, entry: zipfile.ZipInfo) -> bytes:
-    if stream.tell() + num_bytes != entry.file_size:
-        raise ValueError(f"{entry.filename} has another size than its header says")
-    content = stream.read(num_bytes)
-    if len(content) != num_bytes:
-        raise ValueError(f"{entry.filename} is cut off")
-    return content
+    if member.is_deflated:
+        raise ValueError(f"{name} is compressed, as embeddings are never written")
+    stream.seek(member.start)
+    content = stream.read(member.size)
+    if zlib.crc32(content) != member.checksum:
+        raise ValueError(f"{name} is damaged: its checksum differs")
+    start = io.BytesIO(content)
+    if npy.read_magic(start) != (1, 0):
+        raise ValueError(f"{name} is no array of numpy's first format")
+    shape, in_columns, dtype = npy.read_array_header_1_0(start)
+    if in_columns or dtype.hasobject or dtype.kind not in "fU":
+        raise ValueError(f"{name} holds {dtype}, expected float32 or texts, row by row")
+    if start.tell() + math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"{name} has another size than its header says")
+    return np.frombuffer(content, dtype=dtype, offset=start.tell()).reshape(shape)

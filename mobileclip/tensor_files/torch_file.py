@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
 from mobileclip.tensor_files.pickles import MAX_PICKLE_BYTES, Described, Unsupported, unpickled
-from mobileclip.tensor_files.zips import Member, members
+from mobileclip.tensor_files.zips import Member, torch_members
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
@@ -21,10 +21,10 @@ STREAM_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little", signed=True)
 
 @attrs.frozen
 class _File:
-    """A file in memory as far as it is read, and where each storage lies in it."""
+    """A file in memory as far as it is read, and the bytes of each storage in it."""
 
     data: mmap.mmap
-    storages: dict[str, Member]
+    storages: dict[str, range]
 
 
 def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         is_stream = data[: len(STREAM_START)] == STREAM_START
-        described, storages = _stream(data) if is_stream else _archive(data, members(file, num_bytes))
+        described, storages = _stream(data) if is_stream else _archive(data, torch_members(file, num_bytes))
     tensors = _dictionary(described)
     contents = _File(data, storages)
     found = {name: _tensor(name, tensor, contents) for name, tensor in tensors.items()}
@@ -51,7 +51,7 @@ def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
     return found
 
 
-def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, Member]]:
+def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, range]]:
     pickle, order = found.get("data.pkl"), found.get("byteorder")
     if pickle is None:
         raise CheckpointError("it is an archive, but none of torch's: data.pkl is missing")
@@ -66,10 +66,14 @@ def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, 
     if end != pickle.size:
         raise CheckpointError("there is more behind its description")
     prefix = "data/"
-    return described, {name.removeprefix(prefix): member for name, member in found.items() if name.startswith(prefix)}
+    return described, {
+        name.removeprefix(prefix): range(member.start, member.start + member.size)
+        for name, member in found.items()
+        if name.startswith(prefix)
+    }
 
 
-def _stream(data: mmap.mmap) -> tuple[Any, dict[str, Member]]:
+def _stream(data: mmap.mmap) -> tuple[Any, dict[str, range]]:
     start = data[: MAX_PICKLE_BYTES + (1 << 16)]
     _, position = unpickled(start)
     version, position = unpickled(start, position)
@@ -81,14 +85,14 @@ def _stream(data: mmap.mmap) -> tuple[Any, dict[str, Member]]:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise CheckpointError("its list of storages is damaged")
     sizes = {tensor.storage.key: tensor.storage for tensor in _all_tensors(described)}
-    storages: dict[str, Member] = {}
+    storages: dict[str, range] = {}
     for key in keys:
         count = int.from_bytes(data[position : position + 8], "little")
         if key not in sizes or count != sizes[key].num_stored:
             raise CheckpointError(f"the storage {shown(key)} is damaged")
         size = count * _itemsize(sizes[key].dtype)
-        storages[key] = Member(position + 8, size)
         position += 8 + size
+        storages[key] = range(position - size, position)
     if position != len(data):
         raise CheckpointError("it is cut off, or there is more behind its numbers")
     return described, storages
@@ -132,7 +136,7 @@ def _tensor(name: str, described: Described, file: _File) -> Tensor:
     if isinstance(dtype, str):
         raise CheckpointError(f"the tensor {shown(name)} holds {shown(dtype)}, which is no type of weights")
     place = file.storages.get(storage.key)
-    if place is None or place.size != storage.num_stored * dtype.itemsize:
+    if place is None or len(place) != storage.num_stored * dtype.itemsize:
         raise CheckpointError(f"the numbers of the tensor {shown(name)} are missing or cut off")
     count = _product(described.shape)
     if count == 0:
@@ -146,7 +150,7 @@ def _tensor(name: str, described: Described, file: _File) -> Tensor:
             "(an expanded tensor? save a contiguous copy)"
         )
     if place.start % dtype.itemsize:
-        bytes_ = bytearray(file.data[place.start : place.start + place.size])
+        bytes_ = bytearray(file.data[place.start : place.stop])
         whole = torch.frombuffer(bytes_, dtype=dtype)
     else:
         whole = torch.frombuffer(file.data, dtype=dtype, count=storage.num_stored, offset=place.start)

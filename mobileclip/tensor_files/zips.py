@@ -1,10 +1,10 @@
-"""The zip archives that torch writes: one folder, every name once, nothing compressed, nothing overlapping."""
+"""The directory of a zip file, as numpy and torch write them: every name once, every file in bytes of its own."""
 
 from __future__ import annotations
 
 import struct
 import zipfile
-from typing import BinaryIO
+from typing import IO
 
 import attrs
 
@@ -13,78 +13,120 @@ from mobileclip.tensor_files.errors import CheckpointError, shown
 _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
-_LOCAL = struct.Struct("<4s5H3I2H")
+_LOCAL, _LENGTHS = struct.Struct("<4s5H3I2H"), struct.Struct("<2H")
+_UNSAID = 0xFFFFFFFF
 _MAX_DIRECTORY_BYTES = 1 << 24
-_ENCRYPTED = 1
+_ENCRYPTED, _UTF_8 = 1, 0x800
 
 
 @attrs.frozen
 class Member:
-    """A file in an archive: where its bytes start, and how many there are."""
-
-    start: int
-    size: int
-
-
-def members(file: BinaryIO, num_bytes: int) -> dict[str, Member]:
-    """Return the files in an archive by their names below its one folder.
+    """A file in a zip file.
 
     Args:
-        file: the archive.
+        start: of its content, as it is stored.
+        stored_size: of its content, as it is stored, in bytes.
+        size: of its content, in bytes.
+        checksum: CRC-32 of its content.
+        is_deflated: whether it is compressed.
+    """
+
+    start: int
+    stored_size: int
+    size: int
+    checksum: int
+    is_deflated: bool
+
+
+def members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRECTORY_BYTES) -> dict[str, Member]:
+    """Return the files in a zip file by name.
+
+    Args:
+        file: the zip file.
         num_bytes: its size.
+        directory_bytes: that its directory may have; a larger one is not read.
 
     Raises:
-        CheckpointError: if it is no archive of the kind that torch writes.
+        CheckpointError: if it is none, damaged, or has what no file of weights or embeddings has: a comment, a name
+            twice, files that share bytes, encryption, or a method of compression other than deflate.
     """
-    _check_directory(file, num_bytes)
+    count = _check_directory(file, num_bytes, directory_bytes)
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
         raise CheckpointError(f"its directory is damaged ({shown(str(error))})") from None
-    folders = {info.filename.partition("/")[0] for info in infos}
-    if len({info.filename for info in infos}) != len(infos) or len(folders) != 1:
-        raise CheckpointError("a name is in the archive twice, or there are several folders in it")
-    found = {info.filename.partition("/")[2]: _member(file, info) for info in infos}
+    if len(infos) != count:
+        raise CheckpointError(f"its directory names {len(infos):,} files, and says that it names {count:,}")
+    found: dict[str, Member] = {}
+    for info in infos:
+        if info.filename in found:
+            raise CheckpointError(f"{shown(info.filename)} is there twice")
+        found[info.filename] = _member(file, info)
     end = 0
     for member in sorted(found.values(), key=lambda member: member.start):
         if member.start < end:
-            raise CheckpointError("files in the archive overlap")
-        end = member.start + member.size
+            raise CheckpointError("files in it share bytes")
+        end = member.start + member.stored_size
     if end > num_bytes:
         raise CheckpointError("it is cut off")
     return found
 
 
-def _check_directory(file: BinaryIO, num_bytes: int) -> None:
-    """Refuse a directory of more bytes than any checkpoint needs, before it is read."""
-    tail_bytes = min(num_bytes, _END.size + _LOCATOR.size)
+def torch_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRECTORY_BYTES) -> dict[str, Member]:
+    """Return the files in an archive that torch wrote by their names below its one folder; nothing is compressed.
+
+    Args:
+        file: the archive.
+        num_bytes: its size.
+        directory_bytes: that its directory may have.
+
+    Raises:
+        CheckpointError: as `members` does, and if there are several folders, or a file is compressed.
+    """
+    found = members(file, num_bytes, directory_bytes=directory_bytes)
+    if len({name.partition("/")[0] for name in found}) != 1:
+        raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
+    for name, member in found.items():
+        if member.is_deflated:
+            raise CheckpointError(f"{shown(name)} in it is compressed, which torch does not do; unpack and save again")
+    return {name.partition("/")[2]: member for name, member in found.items()}
+
+
+def _check_directory(file: IO[bytes], num_bytes: int, directory_bytes: int) -> int:
+    """Return how many files a directory says it names, having refused one of more bytes than it may have."""
+    tail_bytes = min(num_bytes, _END_64.size + _LOCATOR.size + _END.size)
     file.seek(num_bytes - tail_bytes)
     tail = file.read(tail_bytes)
     if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
-        raise CheckpointError("it is damaged: cut off, or no archive that torch wrote")
-    size = _END.unpack(tail[-_END.size :])[5]
-    if len(tail) == _END.size + _LOCATOR.size and tail[:4] == b"PK\x06\x07":
-        place = _LOCATOR.unpack(tail[: _LOCATOR.size])[2]
-        if place + _END_64.size > num_bytes:
-            raise CheckpointError("its directory is damaged")
-        file.seek(place)
-        size = max(size if size != 0xFFFFFFFF else 0, _END_64.unpack(file.read(_END_64.size))[8])
-    if size > _MAX_DIRECTORY_BYTES:
-        raise CheckpointError(f"its directory has {size:,} bytes, and at most {_MAX_DIRECTORY_BYTES:,} are read")
+        raise CheckpointError("it is no zip file, or it is cut off")
+    _, _, _, _, count, size, _, comment = _END.unpack(tail[-_END.size :])
+    if comment:
+        raise CheckpointError("it is a zip file with a comment, which nothing that writes tensors leaves")
+    if len(tail) == _END_64.size + _LOCATOR.size + _END.size and tail[_END_64.size :][:4] == b"PK\x06\x07":
+        # Python looks for the longer form here, whatever the locator says.
+        longer = _END_64.unpack(tail[: _END_64.size])
+        count, size = longer[7], max(size if size != _UNSAID else 0, longer[8])
+    if size > directory_bytes:
+        raise CheckpointError(f"its directory has {size:,} bytes, and at most {directory_bytes:,} are read")
+    return int(count)
 
 
-def _member(file: BinaryIO, info: zipfile.ZipInfo) -> Member:
-    name = shown(info.filename)
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED or info.compress_size != info.file_size:
+def _member(file: IO[bytes], info: zipfile.ZipInfo) -> Member:
+    is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    if info.flag_bits & _ENCRYPTED or not (is_deflated or info.compress_type == zipfile.ZIP_STORED):
         raise CheckpointError(
-            f"{name} in it is compressed or encrypted, which torch does not do; unpack and save again"
+            f"{shown(info.filename)} in it is encrypted, or compressed by another method than deflate"
         )
-    file.seek(info.header_offset)
-    header = file.read(_LOCAL.size)
-    fields = _LOCAL.unpack(header) if len(header) == _LOCAL.size else (b"",)
-    if fields[0] != b"PK\x03\x04" or file.read(fields[9]) != info.orig_filename.encode(
-        "utf-8" if info.flag_bits & 0x800 else "cp437"
-    ):
-        raise CheckpointError(f"its directory points elsewhere than to {name}")
-    return Member(start=info.header_offset + _LOCAL.size + fields[9] + fields[10], size=info.file_size)
+    if not is_deflated and info.compress_size != info.file_size:
+        raise CheckpointError(f"{shown(info.filename)} in it has two sizes")
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
+    file.seek(max(0, info.header_offset))
+    header = file.read(_LOCAL.size + len(name))
+    if header[:4] != b"PK\x03\x04" or header[_LOCAL.size :] != name or info.header_offset < 0:
+        raise CheckpointError(f"its directory points elsewhere than to {shown(info.filename)}")
+    num_name, num_extra = _LENGTHS.unpack_from(header, _LOCAL.size - _LENGTHS.size)
+    if num_name != len(name):
+        raise CheckpointError(f"{shown(info.filename)} in it has two names")
+    start = info.header_offset + _LOCAL.size + num_name + num_extra
+    return Member(start, info.compress_size, info.file_size, info.CRC, is_deflated)

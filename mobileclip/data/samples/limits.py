@@ -13,6 +13,8 @@ _LARGEST_NUMBER_BYTES = 8
 # Of names, headers and tables.
 _OVERHEAD_BYTES = 2**20
 _POSITIVE = validators.gt(0)
+DIRECTORY_BYTES = 2**16
+"""Of the directory of an archive of embeddings, in bytes: that of some hundred arrays."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

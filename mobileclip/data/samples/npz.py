@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import zlib
@@ -13,9 +14,10 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from mobileclip.data.samples.inflate import InflateStream
-from mobileclip.data.samples.zip_directory import STORED, ZipEntry, zip_directory
+from mobileclip.data.samples.inflate import InflateStream, TooLargeError
+from mobileclip.data.samples.limits import DIRECTORY_BYTES
 from mobileclip.data.skips import BadSampleError
+from mobileclip.tensor_files.zips import Member, members
 
 MAX_HEADER_BYTES = 1024
 """As many as the header of an array of numbers may take."""
@@ -44,9 +46,12 @@ class NpzRows:
     """
 
     def __init__(self, data: bytes, *, limit: int) -> None:
-        entries = zip_directory(data, limit=limit)
-        self._arrays = {name.removesuffix(".npy"): _Array(data, entry) for name, entry in entries.items()}
-        if len(self._arrays) < len(entries):
+        found = members(io.BytesIO(data), len(data), directory_bytes=DIRECTORY_BYTES)
+        num_bytes = sum(member.size for member in found.values())
+        if num_bytes > limit:
+            raise TooLargeError(f"it holds {num_bytes:,} bytes, more than the {limit:,} that it may")
+        self._arrays = {name.removesuffix(".npy"): _Array(data, member) for name, member in found.items()}
+        if len(self._arrays) < len(found):
             raise ValueError("two arrays have one name")
 
     @property
@@ -135,18 +140,18 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
 class _Array:
     """One array, inflated as far as it was asked for."""
 
-    def __init__(self, data: bytes, entry: ZipEntry) -> None:
-        self._entry = entry
-        self._stored = memoryview(data)[entry.start : entry.start + entry.stored_size]
+    def __init__(self, data: bytes, member: Member) -> None:
+        self._member = member
+        self._stored = memoryview(data)[member.start : member.start + member.stored_size]
         self._stream = InflateStream(self._stored, -15)
         self._content = bytearray()
         self.is_verified = False
-        self._read(min(_HEADER_BYTES, entry.size))
+        self._read(min(_HEADER_BYTES, member.size))
         if int.from_bytes(self._content[8:10], "little") > _HEADER_BYTES:
-            self._read(min(MAX_HEADER_BYTES, entry.size))
+            self._read(min(MAX_HEADER_BYTES, member.size))
         self._header = read_npy_header(self._content)
         self.shape = self._header.shape
-        if self._header.num_bytes != entry.size:
+        if self._header.num_bytes != member.size:
             raise ValueError("an array has another size than its header says")
 
     def row(self, index: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -155,7 +160,7 @@ class _Array:
             raise IndexError(f"there are {count} rows, there is no row {index}")
         header = self._header
         if header.order == "F":
-            self._read(self._entry.size)
+            self._read(self._member.size)
             whole = np.frombuffer(self._content, header.dtype, count * dim, header.first)
             return _as_float32(whole.reshape(dim, count)[:, index])
         start = header.first + index * dim * header.dtype.itemsize
@@ -166,14 +171,14 @@ class _Array:
         """Have the first `size` bytes of the content at hand."""
         if size <= len(self._content):
             return
-        if self._entry.method == STORED:
+        if not self._member.is_deflated:
             self._content = bytearray(self._stored)
         else:
             self._content += self._stream.read(size - len(self._content))
         if len(self._content) < size:
             raise ValueError("an array is cut off")
-        if len(self._content) == self._entry.size:
-            if zlib.crc32(self._content) != self._entry.checksum:
+        if len(self._content) == self._member.size:
+            if zlib.crc32(self._content) != self._member.checksum:
                 raise ValueError("an array is damaged: its checksum differs")
             self.is_verified = True
 

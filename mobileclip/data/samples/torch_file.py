@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mobileclip.data.samples.zip_directory import STORED, zip_directory
+from mobileclip.data.samples.limits import DIRECTORY_BYTES
 from mobileclip.data.skips import BadSampleError
 from mobileclip.tensor_files.pickles import Described, unpickled
+from mobileclip.tensor_files.zips import torch_members
 
 # The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
 _NUMBERS: dict[torch.dtype | str, str] = {
@@ -37,22 +39,19 @@ class TorchRows:
     """
 
     def __init__(self, data: bytes) -> None:
-        found = zip_directory(data, limit=len(data))
-        entries = {name.partition("/")[2]: entry for name, entry in found.items()}
-        if not {"data.pkl", "byteorder"} <= entries.keys() or any(one.method != STORED for one in entries.values()):
+        found = torch_members(io.BytesIO(data), len(data), directory_bytes=DIRECTORY_BYTES)
+        files = {name: memoryview(data)[one.start : one.start + one.size] for name, one in found.items()}
+        if not {"data.pkl", "byteorder"} <= files.keys():
             raise ValueError("it is no file of torch's")
-        order, described = (
-            data[entries[name].start : entries[name].start + entries[name].size] for name in ("byteorder", "data.pkl")
-        )
+        order, described = bytes(files["byteorder"]), bytes(files["data.pkl"])
         if order != b"little" or len(described) > _MAX_PICKLE_BYTES:
             raise ValueError("its numbers or its description are of another kind")
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         for name, tensor in _described(described).items():
-            entry = entries.get(f"data/{tensor.storage.key}")
-            if entry is None:
+            numbers = files.get(f"data/{tensor.storage.key}")
+            if numbers is None:
                 raise ValueError("a tensor has no numbers")
-            kind = _NUMBERS[tensor.storage.dtype]
-            self._arrays[name] = _rows(np.frombuffer(data[entry.start : entry.start + entry.size], kind), tensor)
+            self._arrays[name] = _rows(np.frombuffer(numbers, _NUMBERS[tensor.storage.dtype]), tensor)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
