@@ -1,15 +1,19 @@
-"""What a pickle that torch wrote describes, read by a machine that knows few instructions and calls nothing.
+"""What a pickle that torch wrote describes, read without calling anything that it names.
 
-Python's own reader runs whatever a pickle names. This one builds dictionaries, lists, tuples, texts and numbers, and
-knows by name the functions that stand for a tensor. Everything else is refused, so that there is nothing to run.
+Python's own reader, as far as it is written in Python, has a function for every instruction. Those for dictionaries,
+lists, tuples, texts and numbers are taken; in place of those that name, call and change objects stand ours, which know
+the functions that make a tensor and call none. Everything else is refused, so that there is nothing to run.
+
+The same reader in C is no choice: nine bytes make it take gigabytes, for as many places as they say are remembered.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from pickle import UnpicklingError, _Unpickler
+from typing import Any, NoReturn
 
 import attrs
 import torch
@@ -18,11 +22,8 @@ from mobileclip.tensor_files.errors import CheckpointError, shown
 
 MAX_PICKLE_BYTES = 1 << 23
 _MAX_INSTRUCTIONS = 300_000
-_MAX_INTEGER_BYTES = 16
 _MAX_DIMS = 16
 
-_MARK = object()
-_CONSTANTS: dict[bytes, Any] = {b")": (), b"\x88": True, b"\x89": False, b"N": None, b"(": _MARK}
 _DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -87,181 +88,92 @@ def unpickled(data: bytes, position: int = 0) -> tuple[Any, int]:
     Raises:
         CheckpointError: if there is an instruction or a name that tensors do not need, or the pickle is malformed.
     """
-    machine = _Machine(data, position)
+    stream = io.BytesIO(data)
+    stream.seek(position)
     try:
-        value = machine.run()
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
+        value = _Reader(stream).load()
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
-    return value, machine.position
+    return value, stream.tell()
 
 
-class _Machine:
-    """A stack machine for pickles of the second protocol."""
+class _Reader(_Unpickler):
+    """Python's reader of pickles of the second protocol, with the instructions that tensors need."""
 
-    def __init__(self, data: bytes, position: int) -> None:
-        self.position = position
-        self._data = data
-        self._stack: list[Any] = []
-        self._memory: dict[int, Any] = {}
+    pop_mark: Callable[[], list[Any]]
 
-    def run(self) -> Any:
-        if self._take(2) != b"\x80\x02":
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, encoding="latin-1")
+        self.read, self.readline = stream.read, stream.readline
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+
+    def load(self) -> Any:
+        if self.read(2) != b"\x80\x02":
             raise CheckpointError("its description is no pickle of the protocol 2, which torch.save writes by itself")
+        read, stop = self.read, ord(".")
         for _ in range(_MAX_INSTRUCTIONS):
-            code = self._take(1)
-            if code == b".":
-                return self._stack.pop()
-            if code in _CONSTANTS:
-                self._stack.append(_CONSTANTS[code])
-                continue
+            (code,) = read(1) or _refuse_end()
+            if code == stop:
+                return self.stack.pop()
             step = _STEPS.get(code)
             if step is None:
-                raise CheckpointError(f"its description has the instruction {code!r}, which tensors do not need")
+                raise CheckpointError(
+                    f"its description has the instruction {bytes([code])!r}, which tensors do not need"
+                )
             step(self)
         raise CheckpointError(f"its description has more than {_MAX_INSTRUCTIONS:,} instructions")
 
-    def number(self, num_bytes: int, *, signed: bool = False) -> None:
-        self._stack.append(self._number(num_bytes, signed=signed))
+    def find_class(self, module: str, name: str) -> Global:
+        return Global(f"{module} {name}")
 
-    def long_number(self) -> None:
-        num_bytes = self._number(1)
-        if num_bytes > _MAX_INTEGER_BYTES:
-            raise CheckpointError(f"its description has a number of {num_bytes} bytes")
-        self.number(num_bytes, signed=True)
-
-    def fraction(self) -> None:
-        self._stack.append(struct.unpack(">d", self._take(8))[0])
-
-    def text(self, length_bytes: int, encoding: str) -> None:
-        self._stack.append(self._take(self._number(length_bytes)).decode(encoding))
-
-    def name(self) -> None:
-        self._stack.append(Global(f"{self._line()} {self._line()}"))
-
-    def empty(self, kind: type[Any]) -> None:
-        self._stack.append(kind())
-
-    def pop(self) -> None:
-        self._stack.pop()
-
-    def remember(self, num_bytes: int) -> None:
-        self._memory[self._number(num_bytes)] = self._stack[-1]
-
-    def recall(self, num_bytes: int) -> None:
-        self._stack.append(self._memory[self._number(num_bytes)])
-
-    def tuple_of(self, count: int) -> None:
-        items = self._stack[-count:]
-        if len(items) < count:
-            raise IndexError("the stack is too short")
-        self._stack[-count:] = [tuple(items)]
-
-    def tuple_since_mark(self) -> None:
-        self._stack.append(tuple(self._since_mark()))
-
-    def append(self) -> None:
-        item = self._stack.pop()
-        self._list().append(item)
-
-    def append_since_mark(self) -> None:
-        items = self._since_mark()
-        self._list().extend(items)
+    def persistent_load(self, identity: Any) -> Storage:
+        return _storage(identity)
 
     def set_item(self) -> None:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._set({key if isinstance(key, (str, int)) else _refuse_key(key): value})
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key], [value])
 
-    def set_items_since_mark(self) -> None:
-        items = self._since_mark()
-        for key in items[0::2]:
-            if not isinstance(key, (str, int)):
-                _refuse_key(key)
-        self._set(dict(zip(items[0::2], items[1::2], strict=True)))
+    def set_items(self) -> None:
+        items = self.pop_mark()
+        self._set(items[0::2], items[1::2])
 
     def call(self) -> None:
-        arguments, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(_called(function, arguments))
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.append(_called(function, arguments))
 
     def set_state(self) -> None:
         """Leave out what is set beside: the versions of a state dict, or attributes of a parameter."""
-        self._stack.pop()
-        if not isinstance(self._stack[-1], (dict, Described, Unsupported)):
+        self.stack.pop()
+        if not isinstance(self.stack[-1], (dict, Described, Unsupported)):
             raise CheckpointError("it holds an object that is no tensor")
 
-    def storage(self) -> None:
-        self._stack.append(_storage(self._stack.pop()))
-
-    def _list(self) -> list[Any]:
-        target = self._stack[-1]
-        if type(target) is not list:
-            raise TypeError("what is appended to is no list")
-        return target
-
-    def _set(self, items: dict[Any, Any]) -> None:
-        target = self._stack[-1]
+    def _set(self, keys: list[Any], values: list[Any]) -> None:
+        target = self.stack[-1]
         if type(target) is not dict:
             raise TypeError("what items are set in is no dictionary")
-        target.update(items)
-
-    def _since_mark(self) -> list[Any]:
-        place = len(self._stack) - 1
-        while self._stack[place] is not _MARK:
-            place -= 1
-            if place < 0:
-                raise IndexError("a mark is missing")
-        items = self._stack[place + 1 :]
-        del self._stack[place:]
-        return items
-
-    def _take(self, size: int) -> bytes:
-        start, self.position = self.position, self.position + size
-        if self.position > len(self._data):
-            raise CheckpointError("its description is cut off, or too long")
-        return self._data[start : self.position]
-
-    def _number(self, num_bytes: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self._take(num_bytes), "little", signed=signed)
-
-    def _line(self) -> str:
-        return self._take(self._data.index(b"\n", self.position) + 1 - self.position)[:-1].decode()
+        for key in keys:
+            if not isinstance(key, (str, int)):
+                # Not shown, and not hashed: a tuple of tuples of tuples takes for ever.
+                raise CheckpointError(f"it has a {type(key).__name__} where the name of a tensor belongs")
+        target.update(zip(keys, values, strict=True))
 
 
-_STEPS: dict[bytes, Callable[[_Machine], None]] = {
-    b"K": partial(_Machine.number, num_bytes=1),
-    b"M": partial(_Machine.number, num_bytes=2),
-    b"J": partial(_Machine.number, num_bytes=4, signed=True),
-    b"\x8a": _Machine.long_number,
-    b"G": _Machine.fraction,
-    b"X": partial(_Machine.text, length_bytes=4, encoding="utf-8"),
-    b"T": partial(_Machine.text, length_bytes=4, encoding="latin-1"),
-    b"U": partial(_Machine.text, length_bytes=1, encoding="latin-1"),
-    b"c": _Machine.name,
-    b"]": partial(_Machine.empty, kind=list),
-    b"}": partial(_Machine.empty, kind=dict),
-    b"0": _Machine.pop,
-    b"q": partial(_Machine.remember, num_bytes=1),
-    b"r": partial(_Machine.remember, num_bytes=4),
-    b"h": partial(_Machine.recall, num_bytes=1),
-    b"j": partial(_Machine.recall, num_bytes=4),
-    b"\x85": partial(_Machine.tuple_of, count=1),
-    b"\x86": partial(_Machine.tuple_of, count=2),
-    b"\x87": partial(_Machine.tuple_of, count=3),
-    b"t": _Machine.tuple_since_mark,
-    b"a": _Machine.append,
-    b"e": _Machine.append_since_mark,
-    b"s": _Machine.set_item,
-    b"u": _Machine.set_items_since_mark,
-    b"R": _Machine.call,
-    b"b": _Machine.set_state,
-    b"Q": _Machine.storage,
+# None, truth values, numbers, texts, tuples and lists; a mark; what is remembered and recalled; a name; a storage.
+_TAKEN = b"N\x88\x89KMJ\x8aGXTU)\x85\x86\x87t]ae}0(qrhjcQ"
+_STEPS: dict[int, Callable[[Any], None]] = {code: _Unpickler.dispatch[code] for code in _TAKEN} | {
+    ord("s"): _Reader.set_item,
+    ord("u"): _Reader.set_items,
+    ord("R"): _Reader.call,
+    ord("b"): _Reader.set_state,
 }
 
 
-def _refuse_key(key: Any) -> str:
-    # Not shown, and not hashed: a tuple of tuples of tuples takes for ever.
-    raise CheckpointError(f"it has a {type(key).__name__} where the name of a tensor belongs")
+def _refuse_end() -> NoReturn:
+    raise CheckpointError("its description is cut off, or too long")
 
 
 def _called(function: Any, arguments: Any) -> Any:

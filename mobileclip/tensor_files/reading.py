@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1 << 20
 def read_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file by name, and its metadata (safetensors alone has any).
 
-    Nothing in a file is executed: PyTorch's files are read by a machine that builds tensors and calls nothing. Of
+    Nothing in a file is executed: PyTorch's files are read by a reader that makes tensors and calls nothing. Of
     training checkpoints that nest the weights, the part `state_dict` is taken; the prefix `module.` of distributed
     training is dropped.
 
