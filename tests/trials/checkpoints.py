@@ -442,7 +442,7 @@ def said(folder: Path, command: list[str], expected: str) -> Outcome:
 
 COMMANDS = {
     "info": (["info", "m.safetensors"], "damaged"),
-    "info of a folder": (["info", "dir"], "folder"),
+    "info of a folder": (["info", "dir"], "dir holds no checkpoint"),
     "info of nothing": (["info", "nothing.pt"], "no checkpoint at nothing.pt"),
     "convert": (["convert", "m.safetensors", "out.safetensors"], "damaged"),
     "convert of an address that says nothing": (["convert", "hf-hub:x", "out.safetensors"], "names no checkpoint"),
