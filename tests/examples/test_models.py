@@ -1,16 +1,21 @@
 """The scripts on models of one's own, run on real parts of small size."""
 
 import importlib
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from torch import nn
 
+from mobileclip import specs
+from mobileclip.data import ImageTransform
 from mobileclip.encoders import MCiSpec, StageSpec, image_encoder_families, load_model, token_mixers
 from mobileclip.export import verify_export
 from mobileclip.inputs import ImageInput
@@ -84,15 +89,30 @@ def test_repmixer_learns_keywords(script):
         torch.testing.assert_close(folded(sounds), model(sounds), rtol=1e-4, atol=1e-4)
 
 
+def test_mci0_is_a_classifier_from_a_step_of_training_to_a_file(script, tmp_path, capsys):
+    drawn = script("drawn_classifier")
+    model, loaded, losses = drawn.main(side=64, steps=1, batch_size=4, out=tmp_path)
+    assert losses == [pytest.approx(math.log(len(drawn.SHAPES)), abs=1)]
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert loaded.spec == model.spec
+    assert loaded.spec.class_names == drawn.SHAPES
+    assert attrs.evolve(loaded.spec.image, input=specs.mci0().input) == specs.mci0().without_projection()
+    assert is_folded(loaded)
+    images, _ = drawn.batch(4, ImageTransform(loaded.spec.image.input), random.Random(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-4)
+    assert "10.89M parameters as trained, 10.83M folded" in capsys.readouterr().out
+
+
 def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path):
     script("own_parts").main(tmp_path)
-    for name in ("MCiSpec", "ConvMixerSpec"):
+    for name in ("pooling", "conv_mixer"):
         assert verify_export(tmp_path / name, show_progress=False).passed
         assert is_folded(load_model(tmp_path / f"{name}.safetensors"))
     site = tmp_path / "site"
     info = site / "own_parts-0.1.dist-info"
     info.mkdir(parents=True)
-    file = tmp_path / "ConvMixerSpec.safetensors"
+    file = tmp_path / "conv_mixer.safetensors"
     command = [sys.executable, "-m", "mobileclip.cli", "info", str(file)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT)))}
     shutil.copy(MODELS / "own_parts.py", site)
