@@ -41,8 +41,14 @@ from fitted_model import fitted_model
 
 from mobileclip.data import ImageTransform, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder, MCiSpec
-from mobileclip.evaluation import Benchmark, BenchmarkSample, evaluate_benchmark, open_benchmark, write_benchmark
-from mobileclip.evaluation.encoding.inference import KnownTexts
+from mobileclip.evaluation import (
+    Benchmark,
+    BenchmarkSample,
+    Session,
+    evaluate_benchmark,
+    open_benchmark,
+    write_benchmark,
+)
 from mobileclip.extras import install
 from mobileclip.terminal import print_table
 
@@ -160,17 +166,16 @@ def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[s
     return Models(ours=ours, theirs=(theirs, transform, open_clip.get_tokenizer(published.open_clip)))
 
 
-def evaluate_ours(models: Models, benchmark: Benchmark, known_texts: KnownTexts) -> dict[str, float]:
+def new_session(model: DualEncoder) -> Session:
+    """Return a session of our model, which knows no text yet."""
+    spec = model.spec
+    transform, tokenizer = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
+    return Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
+
+
+def evaluate_ours(session: Session, benchmark: Benchmark) -> dict[str, float]:
     """Return the metrics that we give."""
-    spec = models.ours.spec
-    evaluation = evaluate_benchmark(
-        models.ours,
-        benchmark,
-        transform=ImageTransform(spec.image.input),
-        tokenize=Tokenizer(spec.text.input),
-        show_progress=False,
-        known_texts=known_texts,
-    )
+    evaluation = evaluate_benchmark(session, benchmark)
     assert evaluation.report.num_skipped == 0, "what we wrote can be read"
     return dict(evaluation.result.metrics)
 
@@ -247,16 +252,16 @@ def compare(spec: EvaluateBenchSpec) -> Iterator[Comparison]:
     """Yield the comparison on every data set, round by round."""
     folders, images, texts = write_sets(spec)
     models = make_models(spec, images, texts)
-    known_texts: KnownTexts = {}
+    session = new_session(models.ours)
     for turn in range(spec.rounds * len(folders)):
         name = spec.sets[turn % len(folders)]
         if name == spec.sets[0]:
-            known_texts.clear()
+            session = new_session(models.ours)
         benchmark = open_benchmark(folders[name])
         samples = list(samples_of(benchmark))
         scratch = spec.output / "clip_benchmark.json"
         sides: dict[str, Callable[[], dict[str, float]]] = {
-            "ours": partial(evaluate_ours, models, benchmark, known_texts),
+            "ours": partial(evaluate_ours, session, benchmark),
             "theirs": partial(evaluate_theirs, models, benchmark, folders[name], scratch),
         }
         order = ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours")

@@ -10,7 +10,7 @@ import torch
 import mobileclip
 from mobileclip.cli import main
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
-from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from mobileclip.export.describing import contract_of
 from mobileclip.export.export import tower_export
@@ -86,9 +86,8 @@ def test_zero_shot_evaluation(file, tmp_path, capsys):
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(image)
     clip = mobileclip.load(file)
-    result = evaluate_benchmark(
-        clip.model, open_benchmark(str(folder)), transform=clip.transform, tokenize=clip.tokenizer, show_progress=False
-    ).result
+    session = Session(clip.model, transform=clip.transform, tokenize=clip.tokenizer, show_progress=False)
+    result = evaluate_benchmark(session, open_benchmark(str(folder))).result
     labels = [clip.classify(image, ["a photo of a cat", "a photo of a dog"]) for image in images[:6]]
     right = [next(iter(scores)).endswith(("cat", "dog")[number % 2]) for number, scores in enumerate(labels)]
     assert result.metrics["acc1"] == pytest.approx(sum(right) / 6)

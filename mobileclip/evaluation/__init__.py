@@ -6,32 +6,26 @@ from mobileclip.evaluation.classifier import ClassifierEvaluation, classifier_ho
 from mobileclip.evaluation.comparison import ComparisonRow, compare_results
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, open_benchmark
 from mobileclip.evaluation.datasets.writing import write_benchmark
-from mobileclip.evaluation.encoding.embedding import (
-    ImageTextModel,
-    Tokenize,
-    embed_images,
-    embed_labelled_images,
-    embed_texts,
-)
-from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.evaluation.metrics.classification import (
     ClassificationResult,
     classification_accuracy,
-    embed_classes,
     ensemble_prompts,
-    zero_shot_classification,
 )
 from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
-from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, retrieval, retrieval_recall
+from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, caption_recall, retrieval_recall
 from mobileclip.evaluation.published import published_models, published_results
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
+from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
-from mobileclip.evaluation.tasks.catalogue import SUITES, Task, find_task, suite_tasks
+from mobileclip.evaluation.tasks.catalogue import SUITES, find_task, suite_tasks
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskEntry, TaskOptions, evaluation_tasks
 from mobileclip.evaluation.tasks.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
-from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation, evaluate_benchmark
+from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
 from mobileclip.evaluation.tasks.zero_shot.scoring import Score, score
 
 __all__ = [
@@ -49,6 +43,7 @@ __all__ = [
     "Failure",
     "FeatureCache",
     "Features",
+    "FoundTask",
     "GroupAccuracy",
     "ImageTextModel",
     "Interval",
@@ -58,26 +53,27 @@ __all__ = [
     "RetrievalResult",
     "Run",
     "Score",
+    "Session",
     "SuiteEntry",
     "Task",
+    "TaskEntry",
+    "TaskOptions",
     "Tokenize",
+    "Transform",
     "WinoGavil",
     "association_score",
     "candidate_of",
+    "caption_recall",
     "classification_accuracy",
     "classifier_hook",
     "compare_results",
-    "embed_classes",
-    "embed_images",
-    "embed_labelled_images",
-    "embed_texts",
     "ensemble_prompts",
     "evaluate_benchmark",
     "evaluate_classifier",
     "evaluate_models",
     "evaluate_winogavil",
     "evaluation_hook",
-    "extract_features",
+    "evaluation_tasks",
     "find_task",
     "group_accuracy",
     "macro_f1",
@@ -89,7 +85,6 @@ __all__ = [
     "published_models",
     "published_results",
     "read_results",
-    "retrieval",
     "retrieval_recall",
     "score",
     "suite_average",
@@ -97,5 +92,4 @@ __all__ = [
     "suite_tasks",
     "write_benchmark",
     "write_results",
-    "zero_shot_classification",
 ]

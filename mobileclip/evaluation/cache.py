@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.encoding.features import Features, extract_features
-from mobileclip.evaluation.encoding.inference import KnownTexts, encoding
-from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.evaluation.datasets.content import hash_of
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
@@ -41,116 +39,51 @@ class FeatureCache:
     Args:
         folder: made where it is missing. A file that is not to the bit what was written is made again, and one that
             cannot be written is left out with a warning.
+        weights_sha256: hash of the model's weights.
+        model: the candidate's fingerprint.
     """
 
     folder: Path = attrs.field(converter=Path)
+    weights_sha256: str
+    model: str
 
-    def features(
-        self,
-        candidate: Candidate,
-        benchmark: Benchmark,
-        *,
-        batch_size: int,
-        num_threads: int | None = None,
-        show_progress: bool = True,
-        known_texts: KnownTexts | None = None,
-        content: str | None = None,
-    ) -> tuple[Features, SkipReport]:
-        """Return a model's embeddings of a data set, and what could not be used; see `extract_features`.
+    @classmethod
+    def of(cls, candidate: Candidate, folder: Path | str) -> FeatureCache:
+        """Return the cache of a model."""
+        return cls(folder=Path(folder), weights_sha256=candidate.weights_sha256, model=candidate.fingerprint)
+
+    def read(self, benchmark: Benchmark, content: str) -> tuple[Features, SkipReport] | None:
+        """Return what was kept of a data set, without the texts of its classes, or None where it must be encoded.
 
         Args:
-            candidate: the model.
             benchmark: the data set.
-            batch_size: images, or texts, encoded at once.
-            num_threads: that decode images beside the model.
-            show_progress: whether to show how far it is.
-            known_texts: embeddings of texts that need not be encoded; what is encoded comes to them.
-            content: the data set's `fingerprint`, where the caller watches it; see `unchanging`.
-
-        Raises:
-            ValueError: if the data set changes meanwhile, or no image can be used.
+            content: its `fingerprint`.
         """
-        named = benchmark.kind == "classification"
-        with unchanging(benchmark) if content is None else nullcontext(content) as made_of:
-            path = self._path(candidate, benchmark.name, made_of)
-            stored = _stored_features(path, benchmark)
-            texts = self._class_texts(candidate, benchmark, batch_size, show_progress, known_texts) if named else None
-            if stored is not None:
-                features, report = stored
-                return features if texts is None else attrs.evolve(features, text=texts), report
-            report = SkipReport()
-            features = extract_features(
-                candidate.model,
-                benchmark,
-                report,
-                transform=candidate.transform,
-                tokenize=candidate.tokenize,
-                batch_size=batch_size,
-                num_threads=num_threads,
-                show_progress=show_progress,
-                class_texts=texts,
-                known_texts=known_texts,
-            )
-        tensors = {name: value for name, value in _tensors(features).items() if not (named and name == "text")}
-        _write(path, tensors, {"keys": features.keys, "report": _report_values(report)})
-        return features, report
+        return _stored_features(self._path(benchmark.name, content), benchmark)
 
-    def holds(self, candidate: Candidate, benchmark: Benchmark) -> bool:
-        """Return whether the images of a data set were encoded before."""
-        return self._path(candidate, benchmark.name, fingerprint(benchmark)).exists()
+    def write(self, benchmark: Benchmark, content: str, features: Features, report: SkipReport) -> None:
+        """Keep what `read` returns."""
+        tensors = _tensors(features)
+        if benchmark.kind == "classification":
+            del tensors["text"]
+        header = {"keys": features.keys, "report": _report_values(report)}
+        _write(self._path(benchmark.name, content), tensors, header)
 
-    def _class_texts(
-        self,
-        candidate: Candidate,
-        benchmark: Benchmark,
-        batch_size: int,
-        show_progress: bool,  # noqa: FBT001
-        known_texts: KnownTexts | None,
-    ) -> Tensor:
-        prompts = fill_templates(benchmark.class_names, benchmark.templates)
-        path = self._path(candidate, "texts", hash_of(prompts))
-        stored = _stored_texts(path, len(prompts))
-        if stored is not None:
-            return stored
-        with encoding(candidate.model, known_texts) as encoders:
-            text = encoders.encode_texts(
-                candidate.tokenize, prompts, batch_size=batch_size, show_progress=show_progress
-            )
-        _write(path, {"text": text}, {})
-        return text
+    def read_texts(self, texts: Sequence[str]) -> Tensor | None:
+        """Return the embeddings that were kept of texts, in order, or None where they must be encoded.
 
-    def _path(self, candidate: Candidate, name: str, what: str) -> Path:
-        key = hash_of([_VERSION, candidate.fingerprint, what])
-        return self.folder / candidate.weights_sha256[:16] / f"{name}-{key[:16]}.safetensors"
+        Shape:
+            result: `(texts, dim)`.
+        """
+        return _stored_texts(self._path("texts", hash_of(list(texts))), len(texts))
 
+    def write_texts(self, texts: Sequence[str], embeddings: Tensor) -> None:
+        """Keep what `read_texts` returns."""
+        _write(self._path("texts", hash_of(list(texts))), {"text": embeddings}, {})
 
-def fingerprint(benchmark: Benchmark) -> str:
-    """Return a hash that changes when the content of a data set's shards does, or which of their samples can be used.
-
-    Raises:
-        OSError: if a shard cannot be read, or a store cannot be reached.
-    """
-    content = storage.content_hashes(benchmark.files)
-    about = [benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing]
-    return hash_of([*about, content, benchmark.units])
-
-
-@contextmanager
-def unchanging(benchmark: Benchmark) -> Iterator[str]:
-    """Yield a data set's fingerprint, and refuse what was made of it if that is another at the end.
-
-    Raises:
-        ValueError: if the data set was changed.
-    """
-    content = fingerprint(benchmark)
-    yield content
-    if fingerprint(benchmark) != content:
-        raise ValueError(f"{benchmark.name} was changed while it was evaluated; evaluate it again when it is complete")
-
-
-def hash_of(value: Any) -> str:
-    """Return the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    def _path(self, name: str, what: str) -> Path:
+        key = hash_of([_VERSION, self.model, what])
+        return self.folder / self.weights_sha256[:16] / f"{name}-{key[:16]}.safetensors"
 
 
 def _tensors(features: Features) -> dict[str, Tensor]:

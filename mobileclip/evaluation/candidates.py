@@ -15,8 +15,7 @@ import torch
 
 from mobileclip.blocks import models
 from mobileclip.encoders.checkpoints import PREFIX
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.encoding.features import Transform
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_models
 from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inference.zero_shot import load_stored, require_model

@@ -17,6 +17,7 @@ from mobileclip.data.sources import LineAccess
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.results import MAIN_METRIC
+from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
 from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric
 from mobileclip.terminal import get_logger
@@ -77,15 +78,15 @@ def evaluation_hook(
 def _measured(
     benchmark: Benchmark, model: DualEncoder, *, batch_size: int, num_threads: int | None
 ) -> dict[str, float]:
-    evaluation = evaluate_benchmark(
+    session = Session(
         model,
-        benchmark,
         transform=ImageTransform(model.spec.image.input),
         tokenize=Tokenizer(model.spec.text.input),
         batch_size=batch_size,
         num_threads=num_threads,
         show_progress=False,
     )
+    evaluation = evaluate_benchmark(session, benchmark)
     values = {name: value for name, value in evaluation.result.metrics.items() if name != MAIN_METRIC}
     return {**values, "num_skipped": evaluation.report.num_skipped}
 

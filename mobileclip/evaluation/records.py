@@ -11,7 +11,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.evaluation.results import DatasetResult, read_results
-from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation
+from mobileclip.evaluation.tasks.task import Evaluation
 
 _FIELDS = ("left_out", "absent_classes", "evaluated", "interval")
 # Holding it takes milliseconds.

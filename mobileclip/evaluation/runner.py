@@ -7,30 +7,25 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources import LineAccess
-from mobileclip.evaluation.cache import FeatureCache, fingerprint, hash_of, unchanging
 from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
-from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
-from mobileclip.evaluation.encoding.batch_size import find_batch_size
-from mobileclip.evaluation.encoding.embedding import Tokenize
-from mobileclip.evaluation.encoding.features import Features, Transform, extract_features
-from mobileclip.evaluation.encoding.inference import KnownTexts
-from mobileclip.evaluation.encoding.timing import measure_latency
+from mobileclip.evaluation.datasets.benchmark import Benchmark, require_different_names
+from mobileclip.evaluation.datasets.content import hash_of
+from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.encoding.timing import Latency, measure_latency
 from mobileclip.evaluation.metrics.outcomes import Outcomes, read_outcomes, write_outcomes
 from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record, read_records
-from mobileclip.evaluation.report.values import Latency
-from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger
-from mobileclip.evaluation.tasks.catalogue import ORDERS, SuiteName, Task, find_task, suite_tasks
-from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation
-from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
+from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.catalogue import SuiteName, find_task, suite_tasks
+from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
+from mobileclip.evaluation.tasks.zero_shot.evaluate import ZeroShotTask
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.hardware.precision import WidePrecision
@@ -40,19 +35,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mobileclip.evaluation.report import DatasetDetails
-    from mobileclip.evaluation.tasks.aro import Aro
-
-
-class _Options(TypedDict):
-    """What every evaluation takes."""
-
-    transform: Transform
-    tokenize: Tokenize
-    batch_size: int
-    num_threads: int | None
-    show_progress: bool
-    known_texts: KnownTexts
-
 
 RESULTS = "results.jsonl"
 
@@ -103,6 +85,11 @@ class EvaluationSpec:
     tagger: str = "en_core_web_sm"
     lines: LineAccess = attrs.field(factory=LineAccess)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
+
+    @property
+    def task_options(self) -> TaskOptions:
+        """How the data of tasks are opened."""
+        return TaskOptions(allow_missing=self.allow_missing, lines=self.lines, tagger=self.tagger)
 
 
 @attrs.frozen(kw_only=True)
@@ -193,7 +180,7 @@ def _evaluated(
     tasks = _tasks(spec)
     device = str(pick_device(spec.device))
     storage.require_output(spec.output / "model" / RESULTS, overwrite=True)
-    opened = _opened(tasks, spec)
+    _require(tasks, spec)
     runs, failures, shown = [], [], []
     for model in models:
         try:
@@ -211,7 +198,7 @@ def _evaluated(
         except (ValueError, OSError, ImportError) as error:
             failures.append(Failure(model=str(model), task="", message=str(error)))
             continue
-        evaluator = _Evaluator(candidate, spec, opened, for_report=for_report, console=console)
+        evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
         shown += evaluator.details
@@ -219,7 +206,7 @@ def _evaluated(
     return Run(models=tuple(runs), failures=tuple(failures), details=tuple(shown))
 
 
-def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
+def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
     if not spec.datasets:
         return suite_tasks(spec.suite, spec.data)
     tasks = tuple(find_task(name, spec.data) for name in spec.datasets)
@@ -227,46 +214,38 @@ def _tasks(spec: EvaluationSpec) -> tuple[Task, ...]:
     return tasks
 
 
-def _opened(tasks: Sequence[Task], spec: EvaluationSpec) -> dict[str, Benchmark]:
-    """Return the data sets that were asked for by themselves and are on this machine, by key, before any work."""
-    if any(task.key in ORDERS for task in tasks):
-        SpacyTagger(spec.tagger)
-    if not spec.datasets:
-        return {}
-    near = [task for task in tasks if task.kind == "benchmark" and not storage.is_remote(task.path)]
-    opened = {task.key: _open(task, spec) for task in near}
-    for benchmark in opened.values():
-        require_metric(benchmark)
-    return opened
+def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
+    """Refuse, before any work, what a task needs and is missing, and data on this machine that cannot be opened.
 
-
-def _open(task: Task, spec: EvaluationSpec) -> Benchmark:
-    return open_benchmark(task.path, allow_missing=spec.allow_missing, lines=spec.lines)
+    Of a suite, a data set that cannot be opened is named in the end, as one that cannot be read.
+    """
+    for task in tasks:
+        task.require(spec.task_options)
+        if spec.datasets and not storage.is_remote(task.path):
+            task.open(spec.task_options)
 
 
 class _Evaluator:
     """One model."""
 
     def __init__(
-        self,
-        candidate: Candidate,
-        spec: EvaluationSpec,
-        opened: Mapping[str, Benchmark],
-        *,
-        for_report: bool,
-        console: Console | None,
+        self, candidate: Candidate, spec: EvaluationSpec, *, for_report: bool, console: Console | None
     ) -> None:
-        self.candidate, self.spec, self.opened, self.console = candidate, spec, opened, console
+        self.candidate, self.spec, self.console, self.for_report = candidate, spec, console, for_report
         self.failures: list[Failure] = []
         self.details: list[DatasetDetails] = []
-        self.known_texts: KnownTexts = {}
-        self.for_report = for_report
-        self.batch_size = spec.batch_size or find_batch_size(candidate)
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
-        self.cache = FeatureCache(folder=spec.output / "features") if spec.cache else None
+        self.session = Session.of(
+            candidate,
+            batch_size=spec.batch_size,
+            num_threads=spec.num_threads,
+            show_progress=console is not None,
+            cache=spec.output / "features" if spec.cache else None,
+            seen=self._collect if for_report else None,
+        )
 
-    def run(self, tasks: Sequence[Task]) -> ModelRun:
+    def run(self, tasks: Sequence[FoundTask]) -> ModelRun:
         """Return the results of the tasks, those of earlier runs included."""
         records = read_records(self.path)
         wanted, pace = {}, Pace()
@@ -286,111 +265,45 @@ class _Evaluator:
             if record is not before:
                 pace.add(task.key, time.monotonic() - started)
             self._say(f"  {_spoken(record)}")
+        candidate = self.candidate
         return ModelRun(
-            name=self.candidate.name,
-            published=self.candidate.published,
-            weights_sha256=self.candidate.weights_sha256,
-            num_parameters=self.candidate.num_parameters,
+            name=candidate.name,
+            published=candidate.published,
+            weights_sha256=candidate.weights_sha256,
+            num_parameters=candidate.num_parameters,
             records=wanted,
             path=self.path,
             outcomes=self._outcomes(wanted),
-            latency=measure_latency(self.candidate) if self.for_report else None,
+            latency=measure_latency(candidate.model, candidate.tokenize, candidate.image_size)
+            if self.for_report
+            else None,
         )
 
     def _outcomes(self, records: Mapping[str, Record]) -> dict[str, Outcomes]:
         found = {key: read_outcomes(self.path.parent, key, _mark(record.evaluated)) for key, record in records.items()}
         return {key: outcomes for key, outcomes in found.items() if outcomes is not None}
 
-    def _record(self, task: Task, before: Record | None) -> Record:
-        if task.kind == "benchmark":
-            benchmark = self.opened.get(task.key)
-            if benchmark is None:
-                benchmark = _open(task, self.spec)
-                require_metric(benchmark)
-            texts = hash_of([benchmark.class_names, benchmark.templates])
-            with unchanging(benchmark) as content:
-                data = hash_of([content, texts])
-                if before is not None and before.answers(self.candidate.fingerprint, data) and not self.for_report:
-                    return before
-                return self._kept(self._benchmark(benchmark, content), data)
-        files = self._content(task)
-        data = hash_of([task.kind, task.path, self.spec.tagger if task.key.startswith("aro") else "", files])
-        if files is not None and before is not None and before.answers(self.candidate.fingerprint, data):
+    def _record(self, found: FoundTask, before: Record | None) -> Record:
+        """Return the result on a task, which is open for as long as it is evaluated and no longer."""
+        task = found.open(self.spec.task_options)
+        data = task.content()
+        needs_data = self.for_report and isinstance(task, ZeroShotTask)
+        if (
+            data is not None
+            and before is not None
+            and before.answers(self.candidate.fingerprint, data)
+            and not needs_data
+        ):
             return before
-        return self._kept(self._other(task), data)
-
-    def _kept(self, evaluation: Evaluation, data: str) -> Record:
-        evaluated = self._evaluated(data)
+        evaluation = task.evaluate(self.session)
+        evaluated = self._evaluated(data or hash_of(None))
         write_outcomes(self.path.parent, evaluation.result.key, _mark(evaluated), evaluation.outcomes)
         return Record.of(evaluation, evaluated)
 
-    def _content(self, task: Task) -> str | None:
-        """Return what changes with the files of a task that is no benchmark, or None where nothing says."""
-        if task.kind == "order":
-            return fingerprint(_open(task, self.spec))
-        try:
-            found = {name: mark for name, mark in storage.find_files(task.path).items() if not name.startswith(".")}
-        except ValueError:  # a web server lists nothing
-            return None
-        # What is asked lies beside the folder of pictures, of which there may be a hundred thousand files.
-        asked = sorted(name for name in found if "/" not in name)
-        hashes = storage.content_hashes(storage.join(task.path, name) for name in asked)
-        return hash_of([sorted(found.items()), hashes])
+    def _collect(self, benchmark: Benchmark, features: Features) -> None:
+        from mobileclip.evaluation.report import dataset_details
 
-    def _benchmark(self, benchmark: Benchmark, content: str) -> Evaluation:
-        features, report = self._features(benchmark, content)
-        scored = score(benchmark, features, num_skipped=report.num_skipped)
-        if self.for_report:
-            from mobileclip.evaluation.report import dataset_details
-
-            self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
-        return Evaluation(
-            result=scored.result, report=report, absent_classes=scored.absent_classes, outcomes=scored.outcomes
-        )
-
-    def _features(self, benchmark: Benchmark, content: str) -> tuple[Features, SkipReport]:
-        if self.cache is None:
-            report = SkipReport()
-            return extract_features(self.candidate.model, benchmark, report, **self._options()), report
-        return self.cache.features(
-            self.candidate,
-            benchmark,
-            batch_size=self.batch_size,
-            num_threads=self.spec.num_threads,
-            show_progress=self.console is not None,
-            known_texts=self.known_texts,
-            content=content,
-        )
-
-    def _other(self, task: Task) -> Evaluation:
-        """Evaluate what is no data set of the public layout."""
-        from mobileclip.evaluation.tasks.winogavil import evaluate_winogavil, open_winogavil
-
-        options = self._options()
-        if task.kind == "winogavil":
-            return evaluate_winogavil(self.candidate.model, open_winogavil(task.path), **options)
-        from mobileclip.evaluation.tasks.aro import evaluate_aro
-
-        return evaluate_aro(self.candidate.model, self._aro(task), **options)
-
-    def _aro(self, task: Task) -> Aro:
-        from mobileclip.evaluation.tasks.aro import PARTS, open_aro, order_task
-
-        tagger = SpacyTagger(self.spec.tagger) if task.key.endswith("_order") else None
-        if task.kind == "order":
-            return order_task(_open(task, self.spec), tagger=tagger)
-        part = next(part for part in PARTS if task.key == f"aro/{part}")
-        return open_aro(part, task.path, tagger=tagger)
-
-    def _options(self) -> _Options:
-        return {
-            "transform": self.candidate.transform,
-            "tokenize": self.candidate.tokenize,
-            "batch_size": self.batch_size,
-            "num_threads": self.spec.num_threads,
-            "show_progress": self.console is not None,
-            "known_texts": self.known_texts,
-        }
+        self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
 
     def _evaluated(self, data: str) -> dict[str, str]:
         return {

@@ -14,6 +14,7 @@ from mobileclip import specs
 from mobileclip.data import ImageTextSample, open_data_set
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import SUITES, BenchmarkSample, EvaluationSpec, find_task, write_benchmark
+from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 
 _NUM_SCENES, _NUM_KNOWN = 96, 64
 _TEMPLATES = ("a drawing of a {} and something else", "a {}")
@@ -34,7 +35,7 @@ def shrink(models: tuple[str, ...] | None, spec: EvaluationSpec) -> tuple[tuple[
     datasets: tuple[str, ...] = ()
     if spec.datasets or spec.data is not None:
         names = spec.datasets or SUITES[spec.suite]
-        tasks = [task for task in (find_task(name, spec.data) for name in names) if task.kind == "benchmark"]
+        tasks = [task for task in (find_task(name, spec.data) for name in names) if task.opener is open_zero_shot]
         opened = [open_data_set(task.path, lines=spec.lines) for task in tasks]
         datasets = tuple(first_samples(one.source, made / "samples", one.name) for one in opened)
     if models is None or not datasets:

@@ -12,11 +12,7 @@ from torch import Tensor
 
 from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer, decode_image
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation import (
-    embed_classes,
-    embed_images,
-    embed_texts,
-)
+from mobileclip.evaluation import Session
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
@@ -62,19 +58,20 @@ def evaluate_task(
         ValueError: if there is not one picture.
     """
     report = SkipReport()
-    stream = _Decoded(task, ImageTransform(model.spec.image.input), report)
-    image = embed_images(model, stream.batches())
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    session = Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
+    stream = _Decoded(task, transform, report)
+    image = session.embed_images(stream.batches())
     found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
-    tokenizer = Tokenizer(model.spec.text.input)
     if task.kind == "classes":
         labels = [label_of(sample) for sample in stream.samples]
         names = sorted({*class_names, *labels})
         place = {name: index for index, name in enumerate(names)}
-        classes = embed_classes(model, tokenizer, names, templates)
+        classes = session.embed_classes(names, templates)
         targets = torch.tensor([place[label] for label in labels])
         hits = classification_hits(image, classes, targets).top1.tolist()
         return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
-    text = embed_texts(model, tokenizer, [caption for sample in stream.samples for caption in sample.captions])
+    text = session.embed_texts([caption for sample in stream.samples for caption in sample.captions])
     hits = caption_hits(image, text, [len(sample.captions) for sample in stream.samples]).tolist()
     return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 

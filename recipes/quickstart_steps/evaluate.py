@@ -21,8 +21,8 @@ from mobileclip.evaluation import (
     BenchmarkSample,
     Features,
     RetrievalResult,
+    Session,
     evaluate_benchmark,
-    extract_features,
     retrieval_recall,
     score,
 )
@@ -57,15 +57,17 @@ def evaluate_model(
     model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
 ) -> dict[str, Scores]:
     """Return the scores of a student by split; see `evaluate_teachers`."""
-    scores = {}
+    scores, session = {}, _session(model)
     for split in splits:
-        benchmark, report = classes_of(split.name, benchmarks), SkipReport()
-        features = extract_features(
-            model.model, benchmark, report, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
-        )
+        benchmark = classes_of(split.name, benchmarks)
+        features, report = session.features(benchmark)
         _require_all(benchmark, report)
         scores[split.name] = _scores(benchmark, features, model.encode_text, split)
     return scores
+
+
+def _session(model: ImageTextModel) -> Session:
+    return Session(model.model, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH)
 
 
 def evaluate_teachers(
@@ -134,11 +136,9 @@ def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchm
     Raises:
         ValueError: if a picture cannot be used.
     """
-    found = {}
+    found, session = {}, _session(model)
     for folder, benchmark in benchmarks.items():
-        evaluation = evaluate_benchmark(
-            model.model, benchmark, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH
-        )
+        evaluation = evaluate_benchmark(session, benchmark)
         _require_all(benchmark, evaluation.report)
         found[folder] = dict(evaluation.result.metrics)
     return found

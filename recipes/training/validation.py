@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mobileclip.data import ImageTextSample, ImageTransform, LineAccess, Tokenizer, decode_image, read_samples
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
-from mobileclip.evaluation import retrieval
+from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.training import Evaluate
 
@@ -66,7 +66,10 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
 
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:
         assert isinstance(student, DualEncoder), "a run trains a dual encoder"
-        result = retrieval(student, tokenizer, images(), [sample.captions for sample in samples])
+        session = Session(student, transform=transform, tokenize=tokenizer, show_progress=False)
+        captions = [caption for sample in samples for caption in sample.captions]
+        counts = [len(sample.captions) for sample in samples]
+        result = caption_recall(session.embed_images(images()), session.embed_texts(captions), counts)
         return {
             "validation_image_to_text_recall_at_1": result.image_to_text.at1,
             "validation_text_to_image_recall_at_1": result.text_to_image.at1,

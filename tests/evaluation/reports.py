@@ -7,8 +7,7 @@ from datetime import datetime, timezone
 import attrs
 import numpy as np
 
-from mobileclip.data import SkipReport
-from mobileclip.evaluation import extract_features, open_benchmark, score
+from mobileclip.evaluation import Session, open_benchmark, score
 from mobileclip.evaluation.report import (
     Coverage,
     Latency,
@@ -69,20 +68,17 @@ def retrieval(folder, *, num_images=14, seed=0):
     return open_benchmark(root)
 
 
-def features_of(benchmark, report=None):
-    """Return what the small model makes of a data set."""
-    report = report or SkipReport(log=False)
-    return extract_features(
-        ColourModel(), benchmark, report, transform=to_tensor, tokenize=tokenize, show_progress=False
-    )
+def features_of(benchmark):
+    """Return what the small model makes of a data set, and what it cannot use."""
+    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False)
+    return session.features(benchmark)
 
 
 def measured(folder, *, name="<b>ours</b>", **options):
     """Return a model measured on both data sets, and the details of both."""
     results, coverage, details = {}, {}, []
     for benchmark in (classification(folder), retrieval(folder)):
-        report = SkipReport(log=False)
-        features = features_of(benchmark, report)
+        features, report = features_of(benchmark)
         result = score(benchmark, features).result
         results[result.key], coverage[result.key] = result, Coverage.of(report)
         details.append(dataset_details(benchmark, features, model=name))

@@ -16,9 +16,8 @@ from emoji.teachers import PROMPTS
 from fitted_model import fitted_model
 from torch.nn import functional as F
 
-from mobileclip.data import SkipReport
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import clip_benchmark, evaluate_benchmark, extract_features, open_benchmark, score
+from mobileclip.evaluation import Session, clip_benchmark, evaluate_benchmark, open_benchmark, score
 from mobileclip.inference.zero_shot import load
 from tests.evaluation.scene_models import (
     COUNT,
@@ -122,7 +121,7 @@ def require_parity(folder, checkpoint, name, clip_benchmark_metrics, *, least, m
     benchmark = open_benchmark(folder)
     clip = load(checkpoint, fold=False)
     inputs = {"transform": clip.transform, "tokenize": clip.tokenizer, "show_progress": False}
-    features = extract_features(clip.model, benchmark, SkipReport(), **inputs)
+    features, _ = Session(clip.model, **inputs).features(benchmark)
     ours = score(benchmark, features).result.metrics
     allowed = undecided(features, benchmark)
     assert tuple(allowed) == (CLASSIFICATION if benchmark.kind == "classification" else RETRIEVAL)
@@ -140,7 +139,8 @@ def require_parity(folder, checkpoint, name, clip_benchmark_metrics, *, least, m
     # open_clip's model in our evaluation, with its own transform and tokenizer.
     theirs, _, transform = open_clip.create_model_and_transforms(name)
     tokenize = open_clip.get_tokenizer(name)
-    hosted = evaluate_benchmark(theirs, benchmark, transform=transform, tokenize=tokenize, show_progress=False)
+    session = Session(theirs, transform=transform, tokenize=tokenize, show_progress=False)
+    hosted = evaluate_benchmark(session, benchmark)
     require_equal(hosted.result.metrics, converted, allowed)
 
 

@@ -28,7 +28,7 @@ from mobileclip.evaluation import (
     SUITE,
     BenchmarkSample,
     EvaluationSpec,
-    FeatureCache,
+    Session,
     SuiteEntry,
     evaluate_benchmark,
     evaluate_models,
@@ -40,7 +40,7 @@ from mobileclip.evaluation import (
     write_benchmark,
 )
 from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
-from mobileclip.evaluation.encoding.batch_size import find_batch_size, fitting, free_memory
+from mobileclip.evaluation.encoding.batch_size import fitting, free_memory
 from mobileclip.evaluation.encoding.features import extract_features
 from mobileclip.evaluation.encoding.timing import measure_latency
 from mobileclip.evaluation.records import read_records
@@ -203,11 +203,7 @@ class TestRun:
             candidate = open_candidate(str(root / f"{model.name}.safetensors"))
             for key, folder in (("vtab/pets", "wds_vtab-pets_test"), (SUITE[30].key, "wds_flickr30k")):
                 alone = evaluate_benchmark(
-                    candidate.model,
-                    open_benchmark(root / folder),
-                    transform=candidate.transform,
-                    tokenize=candidate.tokenize,
-                    show_progress=False,
+                    Session.of(candidate, show_progress=False), open_benchmark(root / folder)
                 ).result
                 assert model.records[key].result.metrics == pytest.approx(alone.metrics, abs=1e-6)
                 assert model.records[key].result.num_images == COUNT
@@ -247,11 +243,7 @@ class TestRun:
         assert counted["texts"] == 3 * len(SHAPES), "two templates, and one that the other data set has not"
         candidate = open_candidate(str(root / "model0.safetensors"))
         alone = evaluate_benchmark(
-            candidate.model,
-            open_benchmark(root / "wds_vtab-dtd_test"),
-            transform=candidate.transform,
-            tokenize=candidate.tokenize,
-            show_progress=False,
+            Session.of(candidate, show_progress=False), open_benchmark(root / "wds_vtab-dtd_test")
         )
         assert both.models[0].records["vtab/dtd"].result.metrics == pytest.approx(alone.result.metrics, abs=1e-6)
 
@@ -337,12 +329,13 @@ class TestRun:
         script = f"""
 import os
 from mobileclip.evaluation import runner
-real = runner.score
+from mobileclip.evaluation.tasks.zero_shot import evaluate
+real = evaluate.score
 def dying(benchmark, *arguments, **options):
     if "flickr" in benchmark.name:
         os.kill(os.getpid(), 9)
     return real(benchmark, *arguments, **options)
-runner.score = dying
+evaluate.score = dying
 from pathlib import Path
 spec = runner.EvaluationSpec(data={str(root)!r}, output=Path({str(root / "out")!r}),
     datasets=("vtab/pets", {SUITE[30].key!r}))
@@ -377,14 +370,13 @@ class TestCache:
             open_candidate(str(root / "model0.safetensors")),
             open_benchmark(root / "wds_vtab-pets_test"),
         )
-        cache = FeatureCache(folder=root / "features")
-        first, _ = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
-        assert cache.holds(candidate, benchmark)
+        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
+        first, _ = features_of(benchmark)
         paths = sorted((root / "features").rglob("*.safetensors"))
         assert len(paths) == 2
         for path in paths:
             path.write_bytes(path.read_bytes()[:200])
-        again, report = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        again, report = features_of(benchmark)
         assert caplog.text.count("is damaged and made again") == 2
         torch.testing.assert_close(again.image, first.image)
         torch.testing.assert_close(again.text, first.text)
@@ -399,9 +391,9 @@ class TestCache:
         ]
         benchmark = write_benchmark(root / "broken", broken)
         candidate = open_candidate(str(root / "model0.safetensors"))
-        cache = FeatureCache(folder=root / "features")
-        first, made = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
-        again, remembered = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
+        first, made = features_of(benchmark)
+        again, remembered = features_of(benchmark)
         assert made.num_skipped == 1
         assert (remembered.num_read, remembered.counts, remembered.named) == (made.num_read, made.counts, made.named)
         for name in ("image", "text", "num_captions"):
@@ -409,10 +401,10 @@ class TestCache:
 
     def test_whatever_is_wrong_with_a_file_it_is_not_taken(self, root, caplog):
         candidate = open_candidate(str(root / "model0.safetensors"))
-        cache = FeatureCache(folder=root / "features")
+        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
         named, retrieval = open_benchmark(root / "wds_vtab-pets_test"), open_benchmark(root / "wds_flickr30k")
         for benchmark in (named, retrieval):
-            cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+            features_of(benchmark)
         paths = {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
         readers = {
             "vtab-pets": lambda path: _stored_features(path, named),
@@ -434,8 +426,8 @@ class TestCache:
             open_candidate(str(root / "model0.safetensors")),
             open_benchmark(root / "wds_flickr30k"),
         )
-        cache = FeatureCache(folder=root / "features")
-        first, _ = cache.features(candidate, benchmark, batch_size=8, show_progress=False)
+        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
+        first, _ = features_of(benchmark)
         (path,) = (root / "features").rglob("*.safetensors")
         whole, random = path.read_bytes(), Random(0)
         num_seen = 0
@@ -473,7 +465,8 @@ class TestCache:
 
     def test_data_that_change_while_they_are_evaluated_are_refused(self, root, monkeypatch):
         benchmark = open_benchmark(root / "wds_vtab-pets_test")
-        cache = FeatureCache(folder=root / "features")
+        candidate = open_candidate(str(root / "model0.safetensors"))
+        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
         real = extract_features
 
         def changing(*arguments, **options):
@@ -481,11 +474,9 @@ class TestCache:
             Path(benchmark.shards[0]).write_bytes(Path(benchmark.shards[0]).read_bytes() + bytes(512))
             return found
 
-        monkeypatch.setattr("mobileclip.evaluation.cache.extract_features", changing)
+        monkeypatch.setattr("mobileclip.evaluation.session.extract_features", changing)
         with pytest.raises(ValueError, match="vtab-pets was changed while it was evaluated"):
-            cache.features(
-                open_candidate(str(root / "model0.safetensors")), benchmark, batch_size=8, show_progress=False
-            )
+            session.features(benchmark)
         assert not list((root / "features").rglob("vtab-pets*"))
 
     def test_a_full_disk_costs_the_cache_and_nothing_else(self, root, caplog, monkeypatch):
@@ -494,9 +485,8 @@ class TestCache:
             open_candidate(str(root / "model0.safetensors")),
             open_benchmark(root / "wds_flickr30k"),
         )
-        features, _ = FeatureCache(folder=root / "features").features(
-            candidate, benchmark, batch_size=8, show_progress=False
-        )
+        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
+        features, _ = session.features(benchmark)
         assert len(features.image) == COUNT
         assert "No space left on device" in caplog.text
         assert list((root / "features").rglob("*.safetensors")) == []
@@ -606,7 +596,8 @@ class TestCandidates:
             assert record.result.main_metric == pytest.approx(reduced.records[key].result.main_metric, abs=0.15)
 
     def test_latency(self, root):
-        latency = measure_latency(open_candidate(str(root / "model0.safetensors")))
+        candidate = open_candidate(str(root / "model0.safetensors"))
+        latency = measure_latency(candidate.model, candidate.tokenize, candidate.image_size)
         assert latency.source == "measured"
         assert 0 < latency.image_ms < 10_000
         count = torch.get_num_threads()
@@ -623,7 +614,8 @@ class TestBatchSize:
 
     def test_this_machine(self, root):
         assert free_memory() > 2**20
-        assert find_batch_size(open_candidate(str(root / "model0.safetensors"))) in {2**power for power in range(7)}
+        session = Session.of(open_candidate(str(root / "model0.safetensors")))
+        assert session.batch_size in {2**power for power in range(7)}
 
 
 class TestTasks:
@@ -649,7 +641,8 @@ class TestTasks:
         assert find_task("vtab/dtd", "s3://bucket/wds_{name}").path == "s3://bucket/wds_vtab-dtd"
         own = root / "wds_mine_test"
         shutil.copytree(root / "wds_vtab-pets_test", own)
-        assert attrs.astuple(find_task(str(own))) == ("mine", "mine", "benchmark", str(own))
+        found = find_task(str(own))
+        assert (found.key, found.name, found.path) == ("mine", "mine", str(own))
         assert find_task(str(root / "wds_vtab-pets_test")).key == "vtab/pets"
         with pytest.raises(ValueError, match="aro/vg_relation is not read from the hub"):
             find_task("aro/vg_relation")
@@ -658,7 +651,7 @@ class TestTasks:
 
     def test_orders_come_from_captions(self, root):
         task = find_task("aro/flickr30k_order", str(root))
-        assert (task.kind, task.path) == ("order", str(root / "wds_flickr30k"))
+        assert (task.name, task.path) == ("Flickr30k-Order", str(root / "wds_flickr30k"))
         assert find_task("aro/coco_order").path == published_page(SUITE[31].key)
 
     def test_an_order_is_evaluated(self, root):

@@ -29,7 +29,7 @@ from finetuning.tiny import TEMPLATE, World, tiny_model, write_model, write_new_
 
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
-from mobileclip.evaluation import retrieval
+from mobileclip.evaluation import Session, caption_recall
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics
@@ -201,7 +201,9 @@ def test_scores_are_those_of_the_library(world):
     samples = list(read_samples(str(world / "held-out-scenes" / "00000000.tar")))
     transform = ImageTransform(model.spec.image.input)
     images = torch.stack([transform(decode_image(sample.image)) for sample in samples])
-    found = retrieval(model, Tokenizer(model.spec.text.input), [images], [sample.captions for sample in samples])
+    session = Session(model, transform=transform, tokenize=Tokenizer(model.spec.text.input), show_progress=False)
+    text = session.embed_texts([caption for sample in samples for caption in sample.captions])
+    found = caption_recall(session.embed_images([images]), text, [len(sample.captions) for sample in samples])
     assert score.value == pytest.approx(50 * (found.image_to_text.at1 + found.text_to_image.at1))
 
 

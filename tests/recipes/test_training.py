@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training import run_recipe
 
 from mobileclip.encoders import load_model
-from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.candidates import candidate_of
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
@@ -104,9 +104,7 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
         assert 0 <= line[f"validation_{direction}_recall_at_1"] <= 1
     for folder in folders:
         benchmark, candidate = open_benchmark(folder), candidate_of(seen, name="student")
-        found = evaluate_benchmark(
-            candidate.model, benchmark, transform=candidate.transform, tokenize=candidate.tokenize, show_progress=False
-        )
+        found = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
         logged = {name: line[f"{benchmark.name}/{name}"] for name in found.result.metrics if name != "main_metric"}
         # One picture more or less, of twelve: two steps leave them close together.
         assert logged == pytest.approx({name: found.result.metrics[name] for name in logged}, abs=1.01 / 12)

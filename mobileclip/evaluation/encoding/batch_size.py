@@ -6,8 +6,7 @@ import os
 
 import torch
 
-from mobileclip.evaluation.candidates import Candidate
-from mobileclip.evaluation.encoding.inference import Encoders, encoding
+from mobileclip.evaluation.encoding.inference import Encoders
 
 # More gains nothing: on a CPU images are encoded a few at a time, and a GPU is busy by then.
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024
@@ -17,18 +16,18 @@ _COPIES = 8
 _SHARE = 0.5
 
 
-def find_batch_size(candidate: Candidate) -> int:
+def find_batch_size(encoders: Encoders, image_size: int) -> int:
     """Return a power of two: as many images as fit into half of the memory that is free.
 
     On a GPU it is tried out with twice as many images as before until they do not fit.
 
     Args:
-        candidate: on its device.
+        encoders: of the model, on its device.
+        image_size: side of the images that it takes, in pixels.
     """
-    with encoding(candidate.model) as encoders:
-        if encoders.device.type != "cuda":
-            return fitting(free_memory(), 4 * 3 * candidate.image_size**2 * _COPIES, most=MOST_ON_CPU)
-        return _tried_out(encoders, candidate.image_size)
+    if encoders.device.type != "cuda":
+        return fitting(free_memory(), 4 * 3 * image_size**2 * _COPIES, most=MOST_ON_CPU)
+    return _tried_out(encoders, image_size)
 
 
 def fitting(free: int | None, bytes_each: int, *, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Embeddings of whole data sets, gathered on the CPU."""
+"""What an evaluation needs of a model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
 
+    from PIL import Image
     from torch import Tensor, nn
 
 
@@ -39,6 +40,13 @@ class Tokenize(Protocol):
         """Return the ids."""
 
 
+class Transform(Protocol):
+    """A picture, RGB and not turned by its EXIF orientation, to the model's input `(3, size, size)`."""
+
+    def __call__(self, image: Image.Image, /) -> Tensor:
+        """Return the pixels."""
+
+
 @contextmanager
 def evaluating(model: ImageTextModel) -> Iterator[torch.device]:
     """Hold `model` in evaluation mode, without gradients, then give every module its mode back; yields its device."""
@@ -50,59 +58,3 @@ def evaluating(model: ImageTextModel) -> Iterator[torch.device]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def embed_images(model: ImageTextModel, batches: Iterable[Tensor]) -> Tensor:
-    """Return the embeddings of all images, as the model gives them (not normalised), in float32.
-
-    Shape:
-        batches: each `(batch, 3, size, size)`; result: `(images, dim)`.
-
-    Raises:
-        ValueError: if there is no image.
-    """
-    return embed_labelled_images(model, ((batch, torch.empty(len(batch), dtype=torch.long)) for batch in batches))[0]
-
-
-def embed_labelled_images(model: ImageTextModel, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of all images as `embed_images` does, and their labels.
-
-    Shape:
-        batches: each `(batch, 3, size, size)` and `(batch,)`; result: `(images, dim)` and `(images,)`.
-
-    Raises:
-        ValueError: if there is no image.
-    """
-    embeddings, labels = [], []
-    with evaluating(model) as device:
-        for image, label in batches:
-            embeddings.append(model.encode_image(image.to(device)).float().cpu())
-            labels.append(label.cpu())
-    if not embeddings:
-        raise ValueError("there are no images to evaluate on; check the path or the split")
-    return torch.cat(embeddings), torch.cat(labels)
-
-
-def embed_texts(model: ImageTextModel, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-    """Return the embeddings of all texts, as the model gives them (not normalised), in float32.
-
-    Shape:
-        result: `(texts, dim)`.
-
-    Args:
-        model: an image-text model.
-        tokenize: turns texts into the model's ids.
-        texts: at least one.
-        batch_size: texts encoded at once.
-
-    Raises:
-        ValueError: if there is no text.
-    """
-    if not texts:
-        raise ValueError("there are no texts to embed")
-    embeddings = []
-    with evaluating(model) as device:
-        for start in range(0, len(texts), batch_size):
-            tokens = tokenize(list(texts[start : start + batch_size]))
-            embeddings.append(model.encode_text(tokens.to(device)).float().cpu())
-    return torch.cat(embeddings)

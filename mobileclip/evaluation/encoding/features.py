@@ -1,27 +1,19 @@
-"""What a model makes of a data set: images are decoded by threads while others are encoded."""
+"""What a model makes of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import attrs
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
-from mobileclip.evaluation.encoding.decoding import decode_ahead
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.encoding.inference import KnownTexts, encoding
-from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.evaluation.encoding.embedding import Transform
+from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.suite import suite_entry
-from mobileclip.progress import Progress
-from mobileclip.terminal import console
-
-Transform = Callable[[Image.Image], Tensor]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -74,17 +66,12 @@ class Features:
 
 
 def extract_features(
-    model: ImageTextModel,
+    encoders: Encoders,
     benchmark: Benchmark,
     report: SkipReport,
     *,
     transform: Transform,
-    tokenize: Tokenize,
-    batch_size: int = 64,
-    num_threads: int | None = None,
-    show_progress: bool = True,
-    class_texts: Tensor | None = None,
-    known_texts: KnownTexts | None = None,
+    class_texts: Tensor | None,
 ) -> Features:
     """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
 
@@ -92,53 +79,39 @@ def extract_features(
         class_texts: `(classes * templates, dim)`.
 
     Args:
-        model: evaluated in evaluation mode, and left in the mode it came in; see `encoding`.
+        encoders: of the model.
         benchmark: the data set.
         report: see `Benchmark.samples`; reasons for images that cannot be decoded start with `image_`.
-        transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
-        tokenize: from texts to the model's ids.
-        batch_size: images, or texts, encoded at once.
-        num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is, and, where the number of images is known, how long it takes: on
-            disk and in the suite.
-        class_texts: embeddings of every class in every template, where they were computed before.
-        known_texts: embeddings that this model gave of texts with this `tokenize`: they are not encoded again, and
-            those of new texts come to them. One dictionary for several data sets, which often ask the same.
+        transform: to the model's input.
+        class_texts: embeddings of every class in every template; None where there are captions.
 
     Raises:
         ValueError: if no image can be used; the message says why.
     """
-    samples, embeddings = [], []
-    with (
-        encoding(model, known_texts) as encoders,
-        Progress(
-            benchmark.name,
-            total=num_images(benchmark) or None,
-            unit="images",
-            console=console(shown=show_progress),
-        ) as progress,
-    ):
-        decoded = _decoded(benchmark, transform, report, num_threads=num_threads, ahead=2 * batch_size)
-        while batch := list(islice(decoded, batch_size)):
-            pixels = torch.stack([pixels for _, pixels in batch])
-            embeddings.append(encoders.encode_images(pixels))
-            samples += [attrs.evolve(sample, image=b"") for sample, _ in batch]
-            progress.advance(len(batch))
-        if not samples:
-            raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
-        retrieval = benchmark.kind == "retrieval"
-        if retrieval:
-            captions = [caption for sample in samples for caption in sample.captions]
-            text = encoders.encode_texts(tokenize, captions, batch_size=batch_size, show_progress=show_progress)
-        elif class_texts is None:
-            prompts = fill_templates(benchmark.class_names, benchmark.templates)
-            text = encoders.encode_texts(tokenize, prompts, batch_size=batch_size, show_progress=show_progress)
+    samples: list[BenchmarkSample] = []
+    embeddings: list[Tensor] = []
+    encoded = encoders.encode_pictures(
+        benchmark.samples(report),
+        lambda sample: [transform(decode_image(sample.image))],
+        title=benchmark.name,
+        total=num_images(benchmark) or None,
+    )
+    for sample, found in encoded:
+        if isinstance(found, BadSampleError):
+            report.num_read -= 1
+            report.add(Skip(reason=found.reason, key=sample.key, shard=benchmark.name, detail=found.detail))
         else:
-            text = class_texts
+            samples.append(attrs.evolve(sample, image=b""))
+            embeddings += [embedding for embedding in found if embedding is not None]
+    if not samples:
+        raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+    retrieval = class_texts is None
+    if class_texts is None:
+        class_texts = encoders.encode_texts([caption for sample in samples for caption in sample.captions])
     return Features(
         keys=tuple(sample.key for sample in samples),
-        image=torch.cat(embeddings),
-        text=text,
+        image=torch.stack(embeddings),
+        text=class_texts,
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
         metadata=_metadata(samples),
@@ -160,19 +133,3 @@ def num_images(benchmark: Benchmark) -> int:
         entry = suite_entry(benchmark.name)
         return 0 if entry is None else entry.num_images
     return count
-
-
-def _decoded(
-    benchmark: Benchmark, transform: Transform, report: SkipReport, *, num_threads: int | None, ahead: int
-) -> Iterator[tuple[BenchmarkSample, Tensor]]:
-    """Yield samples with their pixels, in order, decoded by threads; broken images are reported."""
-
-    def decode(sample: BenchmarkSample) -> Tensor:
-        return transform(decode_image(sample.image))
-
-    for sample, outcome in decode_ahead(benchmark.samples(report), decode, ahead=ahead, num_threads=num_threads):
-        if isinstance(outcome, BadSampleError):
-            report.num_read -= 1
-            report.add(Skip(reason=outcome.reason, key=sample.key, shard=benchmark.name, detail=outcome.detail))
-        else:
-            yield sample, outcome

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
+from mobileclip.data.skips import BadSampleError
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, evaluating
+from mobileclip.evaluation.encoding.decoding import decode_ahead
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
 from mobileclip.inference import OptimizedDualEncoder, by_length, prepared
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
@@ -29,6 +31,10 @@ _FEW_TEXTS = 256
 # Embeddings `(dim,)`, float32 on the CPU, by text.
 KnownTexts = dict[str, Tensor]
 
+Item = TypeVar("Item")
+Views = Sequence[Tensor | None]
+"""Pixels `(3, size, size)`, or embeddings `(dim,)`, of the parts of a picture; None for one that is not there."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoders:
@@ -36,16 +42,24 @@ class Encoders:
 
     Args:
         model: in evaluation mode.
+        tokenize: from texts to the model's ids.
         device: where its weights are.
         dtype: of its weights.
+        batch_size: images, or texts, encoded at once.
+        num_threads: that decode images beside the model; by default one per core, eight at most.
+        show_progress: whether to show how far it is.
         known_texts: embeddings of texts that need not be encoded; what is encoded comes to them.
         threads: that encode side by side; None to encode one batch after another.
     """
 
     model: ImageTextModel
+    tokenize: Tokenize
     device: torch.device
-    dtype: torch.dtype = torch.float32
-    known_texts: KnownTexts = attrs.field(factory=dict)
+    dtype: torch.dtype
+    batch_size: int
+    num_threads: int | None
+    show_progress: bool
+    known_texts: KnownTexts
     threads: EncodingThreads | None = None
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -60,19 +74,49 @@ class Encoders:
             return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
 
-    def encode_texts(
-        self, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int, show_progress: bool = False
-    ) -> Tensor:
+    def encode_pictures(
+        self,
+        items: Iterable[Item],
+        views: Callable[[Item], Views],
+        *,
+        title: str,
+        total: int | None = None,
+        weigh: Callable[[Item], int] = lambda _: 1,
+    ) -> Iterator[tuple[Item, Views | BadSampleError]]:
+        """Yield items, in order, with the embeddings of their views, or with what is wrong with them.
+
+        Args:
+            items: drawn from in the caller's thread.
+            views: from an item to pixels; called in several threads, while others are encoded. A `BadSampleError` is a
+                result, other errors are raised here.
+            title: of the bar.
+            total: number of items, where it is known.
+            weigh: how many views an item has, about.
+        """
+        decoded = decode_ahead(items, views, ahead=2 * self.batch_size, weigh=weigh, num_threads=self.num_threads)
+        bar = Progress(title, total=total, unit="images", console=console(shown=self.show_progress))
+        with bar as progress:
+            while group := list(_with_views(decoded, self.batch_size)):
+                pixels = [
+                    view for _, found in group if isinstance(found, Sequence) for view in found if view is not None
+                ]
+                encoded = (row for part in _parts(pixels, self.batch_size) for row in self.encode_images(part))
+                for item, found in group:
+                    if isinstance(found, BadSampleError):
+                        yield item, found
+                    else:
+                        yield item, [None if view is None else next(encoded) for view in found]
+                progress.advance(len(group))
+
+    def encode_texts(self, texts: Sequence[str], *, show_progress: bool | None = None) -> Tensor:
         """Return the embeddings, as the model gives them (not normalised); every text is encoded once.
 
         Shape:
             result: `(texts, dim)`, float32 on the CPU.
 
         Args:
-            tokenize: from texts to the model's ids.
             texts: at least one.
-            batch_size: texts encoded at once.
-            show_progress: whether to show how far it is, where there are many.
+            show_progress: whether to show how far it is, where there are many; by default as of pictures.
 
         Raises:
             ValueError: if there is no text.
@@ -81,18 +125,17 @@ class Encoders:
             raise ValueError("there are no texts to embed")
         new = [text for text in dict.fromkeys(texts) if text not in self.known_texts]
         if new:
-            rows = self._encode_new(tokenize, new, batch_size=batch_size, show_progress=show_progress)
+            rows = self._encode_new(new, show_progress=self.show_progress if show_progress is None else show_progress)
             self.known_texts.update(zip(new, rows, strict=True))
         return torch.stack([self.known_texts[text] for text in texts])
 
-    def _encode_new(self, tokenize: Tokenize, distinct: list[str], *, batch_size: int, show_progress: bool) -> Tensor:
+    def _encode_new(self, distinct: list[str], *, show_progress: bool) -> Tensor:
         """Return the embeddings of texts in batches of like lengths."""
-        tokens = torch.cat(
-            [tokenize(distinct[start : start + batch_size]) for start in range(0, len(distinct), batch_size)]
-        )
+        starts = range(0, len(distinct), self.batch_size)
+        tokens = torch.cat([self.tokenize(distinct[start : start + self.batch_size]) for start in starts])
         contract = _contract_of_texts(self.model)
         order = torch.arange(len(tokens)) if contract is None else by_length(tokens, contract)
-        most = min(batch_size, _MOST_TEXTS_ON_CPU) if self.threads else batch_size
+        most = min(self.batch_size, _MOST_TEXTS_ON_CPU) if self.threads else self.batch_size
         encoded = []
         shown = console(shown=show_progress and len(order) > _FEW_TEXTS)
         with Progress("texts", total=len(order), unit="texts", console=shown) as progress:
@@ -131,9 +174,32 @@ class EncodingThreads:
         return self.pool.map(encoded, batches)
 
 
+def _with_views(
+    decoded: Iterator[tuple[Item, Views | BadSampleError]], num_views: int
+) -> Iterator[tuple[Item, Views | BadSampleError]]:
+    """Yield as many items as have so many views that are there, or the last of them."""
+    while num_views > 0 and (one := next(decoded, None)) is not None:
+        if not isinstance(one[1], BadSampleError):
+            num_views -= sum(view is not None for view in one[1])
+        yield one
+
+
+def _parts(pixels: list[Tensor], batch_size: int) -> Iterator[Tensor]:
+    return (torch.stack(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size))
+
+
 @contextmanager
-def _encoding_threads() -> Iterator[EncodingThreads]:
-    """Yield as many threads as torch computes with, and give torch its own back."""
+def encoding_threads(model: ImageTextModel, device: torch.device) -> Iterator[EncodingThreads | None]:
+    """Yield as many threads as torch computes with, and give torch its own back; None where they would not help.
+
+    Args:
+        model: as it came, before it is folded; others than our own, and what `mobileclip.optimize` has prepared, are
+            taken as they are.
+        device: where its weights are.
+    """
+    if device.type != "cpu" or not _is_unprepared(model):
+        yield None
+        return
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -141,28 +207,6 @@ def _encoding_threads() -> Iterator[EncodingThreads]:
             yield EncodingThreads(pool=pool, count=count)
     finally:
         torch.set_num_threads(count)
-
-
-@contextmanager
-def encoding(model: ImageTextModel, known_texts: KnownTexts | None = None) -> Iterator[Encoders]:
-    """Hold a model ready to encode, without gradients, then give every module its mode back.
-
-    A dual encoder of ours is folded and prepared, as a copy. On a CPU small batches are encoded side by side, by as
-    many threads as torch computes with. Others, and what `mobileclip.optimize` has prepared, are taken as they are.
-
-    Args:
-        model: its weights stay as they are.
-        known_texts: embeddings that this model gave of texts with one tokenizer; those of new texts come to them.
-    """
-    known_texts = {} if known_texts is None else known_texts
-    dtype = next(model.parameters()).dtype
-    with evaluating(model) as device:
-        ready = fastest_form(model)
-        if device.type == "cpu" and _is_unprepared(model):
-            with _encoding_threads() as threads:
-                yield Encoders(model=ready, device=device, dtype=dtype, known_texts=known_texts, threads=threads)
-        else:
-            yield Encoders(model=ready, device=device, dtype=dtype, known_texts=known_texts)
 
 
 def fastest_form(model: ImageTextModel) -> ImageTextModel:

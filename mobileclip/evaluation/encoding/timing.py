@@ -5,36 +5,64 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Literal
 
+import attrs
 import torch
+from attrs import validators
 
-from mobileclip.evaluation.candidates import Candidate
-from mobileclip.evaluation.encoding.embedding import evaluating
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, evaluating
 from mobileclip.evaluation.encoding.inference import fastest_form
-from mobileclip.evaluation.report.values import Latency
 from mobileclip.inference import processor
+
+Source = Literal["measured", "published"]
 
 _WARM_UP, _FEWEST, _MOST = 3, 5, 50
 _SECONDS = 2.0
 _TEXT = "a photo of two people who walk along an old harbour"
 
 
-def measure_latency(candidate: Candidate) -> Latency:
+@attrs.frozen(kw_only=True)
+class Latency:
+    """How long one image and one text take.
+
+    Args:
+        image_ms: of the image tower, in milliseconds.
+        text_ms: of the text tower, in milliseconds.
+        device: where it was measured, such as `iPhone 12 Pro Max, Core ML, batch of 1`; only latencies of one device
+            are compared.
+        source: whether it was measured here or published.
+    """
+
+    image_ms: float = attrs.field(validator=validators.gt(0))
+    text_ms: float = attrs.field(validator=validators.gt(0))
+    device: str = attrs.field(validator=validators.min_len(1))
+    source: Source = attrs.field(validator=validators.in_(("measured", "published")))
+
+    @property
+    def total_ms(self) -> float:
+        """Image and text together, in milliseconds."""
+        return self.image_ms + self.text_ms
+
+
+def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) -> Latency:
     """Return the median time of an image and of a text, one at a time, in the form that evaluation runs.
 
     Takes a few seconds, and means what it says where nothing else computes.
 
     Args:
-        candidate: on its device.
+        model: on its device.
+        tokenize: from texts to the model's ids.
+        image_size: side of the images that it takes, in pixels.
     """
-    with evaluating(candidate.model) as device:
-        model = fastest_form(candidate.model)
-        dtype = next(candidate.model.parameters()).dtype
-        tokens = candidate.tokenize([_TEXT]).to(device)
-        pixels = torch.zeros(1, 3, candidate.image_size, candidate.image_size, device=device, dtype=dtype)
+    with evaluating(model) as device:
+        dtype = next(model.parameters()).dtype
+        ready = fastest_form(model)
+        tokens = tokenize([_TEXT]).to(device)
+        pixels = torch.zeros(1, 3, image_size, image_size, device=device, dtype=dtype)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        image_ms = _median_ms(lambda: model.encode_image(pixels).cpu())
-        text_ms = _median_ms(lambda: model.encode_text(tokens).cpu())
+        image_ms = _median_ms(lambda: ready.encode_image(pixels).cpu())
+        text_ms = _median_ms(lambda: ready.encode_text(tokens).cpu())
     named = f"{device_name(device)}, {str(dtype).removeprefix('torch.')}, batch of 1"
     return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured")
 

@@ -8,15 +8,12 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from mobileclip.evaluation.encoding.embedding import embed_labelled_images, embed_texts
 from mobileclip.evaluation.metrics.ranking import hit_probability, require_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-
-    from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
 
 
 @attrs.frozen(kw_only=True)
@@ -166,61 +163,6 @@ def classification_accuracy(
     if not allow_absent:
         _require_images(torch.bincount(labels.cpu(), minlength=classes.shape[0]), class_names)
     return mean_hits(hits, labels, num_classes=classes.shape[0])
-
-
-def embed_classes(
-    model: ImageTextModel,
-    tokenize: Tokenize,
-    class_names: Sequence[str],
-    templates: Sequence[str] = ("{}",),
-    *,
-    batch_size: int = 256,
-) -> Tensor:
-    """Return one embedding per class name, the ensemble over `templates`.
-
-    Shape:
-        result: `(classes, dim)`.
-
-    Args:
-        model: an image-text model.
-        tokenize: turns texts into the model's ids.
-        class_names: in the order of the labels.
-        templates: see `fill_templates`.
-        batch_size: texts encoded at once.
-
-    Raises:
-        ValueError: see `fill_templates`.
-    """
-    prompts = fill_templates(class_names, templates)
-    embeddings = embed_texts(model, tokenize, prompts, batch_size=batch_size)
-    return ensemble_prompts(embeddings.reshape(len(class_names), len(templates), -1))
-
-
-def zero_shot_classification(
-    model: ImageTextModel,
-    tokenize: Tokenize,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    class_names: Sequence[str],
-    templates: Sequence[str] = ("{}",),
-    *,
-    allow_absent: bool = False,
-) -> ClassificationResult:
-    """Evaluate `model` on labelled images, with classes given by their names alone.
-
-    Args:
-        model: an image-text model; evaluated in evaluation mode and left in the mode it came in.
-        tokenize: turns texts into the model's ids.
-        batches: preprocessed images `(batch, 3, size, size)` and their labels `(batch,)`.
-        class_names: in the order of the labels.
-        templates: prompts with one `{}` where the name goes.
-        allow_absent: see `classification_accuracy`.
-
-    Raises:
-        ValueError: see `embed_classes` and `classification_accuracy`.
-    """
-    classes = embed_classes(model, tokenize, class_names, templates)
-    image, labels = embed_labelled_images(model, batches)
-    return classification_accuracy(image, classes, labels, class_names=class_names, allow_absent=allow_absent)
 
 
 def _require_labels(labels: Tensor, num_images: int, num_classes: int) -> None:

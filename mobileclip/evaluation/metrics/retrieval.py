@@ -8,15 +8,12 @@ import attrs
 import torch
 import torch.nn.functional as F
 
-from mobileclip.evaluation.encoding.embedding import embed_images, embed_texts
 from mobileclip.evaluation.metrics.ranking import hit_probability, require_embeddings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-
-    from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
 
 
 @attrs.frozen(kw_only=True)
@@ -78,33 +75,6 @@ def retrieval_recall(
         num_images=image.shape[0],
         num_texts=text.shape[0],
     )
-
-
-def retrieval(
-    model: ImageTextModel,
-    tokenize: Tokenize,
-    images: Iterable[Tensor],
-    captions: Sequence[Sequence[str]],
-) -> RetrievalResult:
-    """Evaluate `model` on images with one or more captions each, as on COCO and Flickr30k.
-
-    Args:
-        model: an image-text model; evaluated in evaluation mode and left in the mode it came in.
-        tokenize: turns texts into the model's ids.
-        images: batches of preprocessed images, each `(batch, 3, size, size)`.
-        captions: the captions of every image, in the order of the images.
-
-    Raises:
-        ValueError: if there are more or fewer images than captions, or an image has none.
-    """
-    for index, group in enumerate(captions):
-        if not group:
-            raise ValueError(f"image {index} has no caption; leave it out")
-    image = embed_images(model, images)
-    if len(image) != len(captions):
-        raise ValueError(f"got {len(image)} images and captions of {len(captions)}; expected one group per image")
-    text = embed_texts(model, tokenize, [caption for group in captions for caption in group])
-    return caption_recall(image, text, [len(group) for group in captions])
 
 
 def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:

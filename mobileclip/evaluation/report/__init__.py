@@ -1,5 +1,6 @@
 """Results as people read them: tables, plots, sheets of examples, and one page that holds them all."""
 
+from mobileclip.evaluation.encoding.timing import Latency
 from mobileclip.evaluation.report.confusion import ConfusedClass
 from mobileclip.evaluation.report.details import DatasetDetails, dataset_details
 from mobileclip.evaluation.report.examples import FoundImage, FoundText, ImageQuery, TextQuery
@@ -13,7 +14,7 @@ from mobileclip.evaluation.report.tables import (
     results_table,
     robustness_table,
 )
-from mobileclip.evaluation.report.values import Coverage, Latency, ModelResults, Provenance
+from mobileclip.evaluation.report.values import Coverage, ModelResults, Provenance
 from mobileclip.evaluation.report.write import write_pictures, write_report
 
 __all__ = [

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mobileclip.evaluation.encoding.timing import Source
 from mobileclip.evaluation.report.figures import Theme, drawable, new_figure
 from mobileclip.evaluation.report.labels import place_labels
-from mobileclip.evaluation.report.values import ModelResults, Source
+from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.suite import SUITE
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from mobileclip.evaluation.encoding.timing import Latency
 from mobileclip.evaluation.published import published_results
-from mobileclip.evaluation.report.values import Latency, ModelResults
+from mobileclip.evaluation.report.values import ModelResults
 
 
 def published_model(name: str) -> ModelResults:

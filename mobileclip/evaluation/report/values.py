@@ -5,42 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
 import attrs
 from attrs import validators
 
 from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation.encoding.timing import Latency, Source
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.strict import repeated
 
-Source = Literal["measured", "published"]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@attrs.frozen(kw_only=True)
-class Latency:
-    """How long one image and one text take.
-
-    Args:
-        image_ms: of the image tower, in milliseconds.
-        text_ms: of the text tower, in milliseconds.
-        device: where it was measured, such as `iPhone 12 Pro Max, Core ML, batch of 1`; only latencies of one device
-            are compared.
-        source: whether it was measured here or published.
-    """
-
-    image_ms: float = attrs.field(validator=validators.gt(0))
-    text_ms: float = attrs.field(validator=validators.gt(0))
-    device: str = attrs.field(validator=validators.min_len(1))
-    source: Source = attrs.field(validator=validators.in_(("measured", "published")))
-
-    @property
-    def total_ms(self) -> float:
-        """Image and text together, in milliseconds."""
-        return self.image_ms + self.text_ms
 
 
 @attrs.frozen(kw_only=True)

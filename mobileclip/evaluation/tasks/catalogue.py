@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
-
-import attrs
 
 from mobileclip import storage
 from mobileclip.data.sources.opening import is_place, require_data_set
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
+from mobileclip.evaluation.tasks.aro.task import open_aro_task, require_tagger
+from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
+from mobileclip.evaluation.tasks.winogavil.evaluate import open_winogavil_task
+from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
-Kind = Literal["benchmark", "winogavil", "aro", "order"]
 
 WINOGAVIL = "misc/winogavil"
-ARO = {
-    "aro/vg_relation": "VG-Relation",
-    "aro/vg_attribution": "VG-Attribution",
-    "aro/coco_order": "COCO-Order",
-    "aro/flickr30k_order": "Flickr30k-Order",
-}
+_PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}
+_ORDERS = {"aro/coco_order": "COCO-Order", "aro/flickr30k_order": "Flickr30k-Order"}
 # Whose captions can be put out of order.
-ORDERS = {
+_CAPTIONS_OF = {
     "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
+}
+_WHERE = {
+    "aro": "docs/aro.md says how to get it",
+    "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
 }
 
 SUITES: dict[SuiteName, tuple[str, ...]] = {
@@ -53,33 +56,14 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
         "retrieval/flickr_1k_test_image_text_retrieval",
         "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     ),
-    "aro": tuple(ARO),
+    "aro": (*_PAIRS, *_ORDERS),
     "full": tuple(entry.key for entry in SUITE),
 }
 """Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
 38 whose mean the papers report."""
 
-_NAMES = {entry.key: entry.name for entry in SUITE}
 
-
-@attrs.frozen(kw_only=True)
-class Task:
-    """One thing to evaluate on.
-
-    Args:
-        key: what results call it.
-        name: what tables call it.
-        kind: how it is evaluated; an `order` is made here from a data set of captions.
-        path: folder or address of its data.
-    """
-
-    key: str
-    name: str
-    kind: Kind
-    path: str
-
-
-def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[Task, ...]:
+def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, ...]:
     """Return the tasks of a suite.
 
     Args:
@@ -94,7 +78,7 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[Task, ...]:
     return tuple(find_task(key, data) for key in SUITES[suite])
 
 
-def find_task(name: str, data: str | None = None) -> Task:
+def find_task(name: str, data: str | None = None) -> FoundTask:
     """Return the task that a person means; nothing is read but, on disk, whether there is such a place.
 
     Args:
@@ -108,19 +92,13 @@ def find_task(name: str, data: str | None = None) -> Task:
         ValueError: if there is no such data set, or its data are not where they should be; the message says what was
             looked for.
     """
-    if name in ORDERS and not _is_beside(data, "aro"):
-        return Task(key=name, name=ARO[name], kind="order", path=_folder(ORDERS[name], data))
-    if name in ARO:
-        return Task(key=name, name=ARO[name], kind="aro", path=_beside(data, "aro", name))
-    if name == WINOGAVIL:
-        return Task(key=name, name=_NAMES[name], kind="winogavil", path=_beside(data, "winogavil", name))
-    if name in _NAMES:
-        return Task(key=name, name=_NAMES[name], kind="benchmark", path=_folder(name, data))
+    if name in evaluation_tasks:
+        return evaluation_tasks[name].find(name, data)
     if is_place(name):
         require_data_set(name)
         key, title = key_and_title(benchmark_name(name))
-        return Task(key=key, name=title, kind="benchmark", path=name)
-    near = difflib.get_close_matches(name, (*_NAMES, *ARO), n=3)
+        return FoundTask(key=key, name=title, path=name, opener=open_zero_shot, require=nothing_needed)
+    near = difflib.get_close_matches(name, evaluation_tasks, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(
         f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a place of "
@@ -131,7 +109,12 @@ def find_task(name: str, data: str | None = None) -> Task:
 def is_data_set(name: str) -> bool:
     """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
     is_model = any(Path(name, weights).is_file() for weights in WEIGHTS)
-    return name in _NAMES or name in ARO or (is_place(name) and not is_model)
+    return name in evaluation_tasks or (is_place(name) and not is_model)
+
+
+def _place_of_order(key: str, data: str | None) -> str:
+    """Return ARO's folder where it is there, and the captions that orders are made of otherwise."""
+    return _beside("aro", key, data) if _is_beside(data, "aro") else _folder(_CAPTIONS_OF[key], data)
 
 
 def _folder(key: str, data: str | None) -> str:
@@ -150,15 +133,11 @@ def _folder(key: str, data: str | None) -> str:
     return found
 
 
-def _beside(data: str | None, folder: str, key: str) -> str:
-    where = {
-        "aro": "docs/aro.md says how to get it",
-        "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
-    }[folder]
+def _beside(folder: str, key: str, data: str | None) -> str:
     if data is None or "{name}" in data:
-        raise ValueError(f"{key} is not read from the hub: give the folder that has {folder}/ in it; {where}")
+        raise ValueError(f"{key} is not read from the hub: give the folder that has {folder}/ in it; {_WHERE[folder]}")
     if not _is_beside(data, folder):
-        raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {where}")
+        raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {_WHERE[folder]}")
     return storage.join(data, folder)
 
 
@@ -168,3 +147,21 @@ def _is_beside(data: str | None, folder: str) -> bool:
         return False
     path = storage.join(data, folder)
     return storage.is_remote(path) or Path(path).is_dir()
+
+
+def _known() -> Iterator[tuple[str, TaskEntry]]:
+    for entry in SUITE:
+        if entry.key != WINOGAVIL:
+            yield entry.key, TaskEntry(name=entry.name, place=_folder, opener=open_zero_shot)
+    yield (
+        WINOGAVIL,
+        TaskEntry(name="WinoGAViL", place=partial(_beside, "winogavil"), opener=open_winogavil_task),
+    )
+    for key, name in _PAIRS.items():
+        yield key, TaskEntry(name=name, place=partial(_beside, "aro"), opener=open_aro_task)
+    for key, name in _ORDERS.items():
+        yield key, TaskEntry(name=name, place=_place_of_order, opener=open_aro_task, require=require_tagger)
+
+
+for _key, _entry in _known():
+    evaluation_tasks.add(_key, _entry)

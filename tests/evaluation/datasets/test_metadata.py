@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data import SkipReport
 from mobileclip.data.skips import BadSampleError
-from mobileclip.evaluation import extract_features, open_benchmark, suite_entry
+from mobileclip.evaluation import Session, open_benchmark, suite_entry
 from mobileclip.evaluation.datasets.metadata import metadata_fields, needs_metadata, parse_metadata
 from tests.evaluation.datasets.test_benchmark import IMAGE, write_shard
 from tests.evaluation.models import ColourModel, tokenize
@@ -94,18 +93,16 @@ def write_benchmark(root, members):
     return open_benchmark(root)
 
 
-def extract(benchmark, report):
-    return extract_features(
-        ColourModel(), benchmark, report, transform=to_tensor, tokenize=tokenize, batch_size=3, show_progress=False
-    )
+def extract(benchmark):
+    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, batch_size=3, show_progress=False)
+    return session.features(benchmark)
 
 
 def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):
     members["1.npy"] = stored(np.array([1, 2, 3]))
     del members["2.npy"]
     benchmark = write_benchmark(tmp_path / "wds_geode_test", members)
-    report = SkipReport(log=False)
-    features = extract(benchmark, report)
+    features, report = extract(benchmark)
     assert features.keys == ("0", "3")
     assert torch.equal(features.metadata, torch.tensor([[0, 5], [3, 5]]))
     assert report.keys("bad_metadata") == ("1",)
@@ -116,11 +113,10 @@ def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):
 def test_groups_that_no_metric_needs_may_be_missing(tmp_path, members):
     whole = {name: stored(np.array([1, 2, 0])) if name.endswith("npy") else data for name, data in members.items()}
     benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
-    assert extract(benchmark, SkipReport()).metadata.tolist() == [[1, 2, 0]] * 4
+    assert extract(benchmark)[0].metadata.tolist() == [[1, 2, 0]] * 4
     del whole["3.npy"]
     benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
-    report = SkipReport()
-    features = extract(benchmark, report)
+    features, report = extract(benchmark)
     assert features.metadata is None
     assert (len(features.keys), report.num_skipped) == (4, 0)
-    assert extract(attrs.evolve(benchmark, name="colours"), SkipReport()).metadata is None
+    assert extract(attrs.evolve(benchmark, name="colours"))[0].metadata is None

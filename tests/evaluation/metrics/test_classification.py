@@ -7,8 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mobileclip.evaluation import classification_accuracy, embed_classes, ensemble_prompts, zero_shot_classification
+from mobileclip.evaluation import Session, classification_accuracy, ensemble_prompts
 from tests.evaluation.models import COLOURS, ColourModel, image_of, tokenize
+
+
+def session_of(model, **options):
+    return Session(model, transform=None, tokenize=tokenize, show_progress=False, **options)
 
 
 def test_accuracies_equal_a_sort_in_numpy():
@@ -48,14 +52,14 @@ def test_prompts_are_normalised_averaged_and_normalised_again():
 def test_class_embeddings_are_the_ensemble_of_their_templates():
     model = ColourModel()
     names, templates = list(COLOURS), ("a {} thing", "red and {}")
-    found = embed_classes(model, tokenize, names, templates, batch_size=3)
+    found = session_of(model, batch_size=3).embed_classes(names, templates)
     for index, name in enumerate(names):
         prompts = model.encode_text(tokenize([f"a {name} thing", f"red and {name}"]), normalize=True)
         torch.testing.assert_close(found[index], F.normalize(prompts.mean(dim=0), dim=0))
 
 
 def test_two_classes_may_have_one_name():
-    found = embed_classes(ColourModel(), tokenize, ["red", "blue", "red"])
+    found = session_of(ColourModel()).embed_classes(["red", "blue", "red"])
     assert torch.equal(found[0], found[2])
     # Each of the two is found half of the time, as the public list of ImageNet's names has it.
     result = classification_accuracy(found, found, torch.arange(3))
@@ -71,7 +75,10 @@ def test_a_model_that_knows_the_classes_is_right_and_keeps_its_modes():
         (torch.stack([image_of(n) for n in names]), torch.tensor([list(COLOURS).index(n) for n in names]))
         for names in (["red", "blue"], ["green"], ["yellow", "yellow"])
     ]
-    result = zero_shot_classification(model, tokenize, batches, list(COLOURS), ("a {} picture", "{}"))
+    session = session_of(model)
+    classes = session.embed_classes(list(COLOURS), ("a {} picture", "{}"))
+    images, labels = session.embed_images(images for images, _ in batches), torch.cat([one for _, one in batches])
+    result = classification_accuracy(images, classes, labels)
     assert (result.top1, result.mean_per_class, result.num_images) == (1.0, 1.0, 5)
     assert model.training
     assert not model.norm.training
@@ -89,15 +96,15 @@ def test_a_class_without_images_is_named():
 
 
 def test_mistakes_are_named():
-    image, classes, model = torch.eye(3), torch.eye(3), ColourModel()
+    image, classes, session = torch.eye(3), torch.eye(3), session_of(ColourModel())
     with pytest.raises(ValueError, match="labels go from 0 to 3, but there are 3 classes"):
         classification_accuracy(image, classes, torch.tensor([0, 1, 3]))
     with pytest.raises(ValueError, match="expected 3 integer labels"):
         classification_accuracy(image, classes, torch.tensor([0, 1]))
     for template in ("a photo", "a {} {}", ""):
         with pytest.raises(ValueError, match=rf"template '{re.escape(template)}' needs one \{{\}} where"):
-            embed_classes(model, tokenize, ["cat"], ["{}", template])
+            session.embed_classes(["cat"], ["{}", template])
     with pytest.raises(ValueError, match="need class names and templates"):
-        embed_classes(model, tokenize, [], ["{}"])
+        session.embed_classes([], ["{}"])
     with pytest.raises(ValueError, match="there are no images"):
-        zero_shot_classification(model, tokenize, [], ["red"])
+        session.embed_images([])

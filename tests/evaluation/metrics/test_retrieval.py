@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.evaluation import retrieval, retrieval_recall
-from mobileclip.evaluation.metrics.retrieval import caption_hits, caption_recall
+from mobileclip.evaluation import Session, caption_recall, retrieval_recall
+from mobileclip.evaluation.metrics.retrieval import caption_hits
 from tests.evaluation.models import ColourModel, image_of, tokenize
 
 
@@ -49,7 +49,9 @@ def test_a_model_that_knows_its_captions():
     images = [torch.stack([image_of("red"), image_of("blue")]), image_of("yellow")[None]]
     captions = [["a red car", "red"], ["the blue sea"], ["red and green", "yellow", "yellow again"]]
     model = ColourModel().train()
-    result = retrieval(model, tokenize, images, captions)
+    session = Session(model, transform=None, tokenize=tokenize, show_progress=False)
+    text = session.embed_texts([caption for group in captions for caption in group])
+    result = caption_recall(session.embed_images(images), text, [len(group) for group in captions])
     assert (result.image_to_text.at1, result.text_to_image.at1) == (1.0, 1.0)
     assert (result.num_images, result.num_texts) == (3, 6)
     assert model.training
@@ -63,11 +65,8 @@ def test_mistakes_are_named():
         retrieval_recall(image, text, image_ids=torch.arange(3), text_ids=torch.tensor([0, 1, 1]))
     with pytest.raises(ValueError, match="expected 3 integer image ids"):
         retrieval_recall(image, text, image_ids=torch.arange(2), text_ids=torch.arange(3))
-    model = ColourModel()
-    with pytest.raises(ValueError, match="image 1 has no caption"):
-        retrieval(model, tokenize, [image_of("red")[None]], [["red"], []])
-    with pytest.raises(ValueError, match="got 1 images and captions of 2"):
-        retrieval(model, tokenize, [image_of("red")[None]], [["red"], ["blue"]])
+    with pytest.raises(ValueError, match=r"image 1 \(id 1\) has no text"):
+        caption_recall(image, text[:2], [1, 0, 1])
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 5, 1, 3]])

@@ -34,7 +34,7 @@ def naive_predictions(benchmark, features):
 class TestConfusion:
     def test_against_counting(self, tmp_path):
         benchmark = classification(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         details = dataset_details(benchmark, features, model="colours")
         predicted, labels = naive_predictions(benchmark, features), features.labels.tolist()
         expected = {}
@@ -60,7 +60,7 @@ class TestConfusion:
     def test_the_example_is_the_image_behind_the_number(self, tmp_path):
         """Behind a broken image, which was not evaluated and so is not counted."""
         benchmark = classification(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         assert "00-broken" not in features.keys
         for one in dataset_details(benchmark, features, model="colours").confused:
             seen = np.asarray(one.picture.pixels()).reshape(-1, 3).mean(axis=0) / 255
@@ -69,7 +69,7 @@ class TestConfusion:
 
     def test_fewer_classes_and_a_perfect_model(self, tmp_path):
         benchmark = classification(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         worst = dataset_details(benchmark, features, model="colours").confused
         assert dataset_details(benchmark, features, model="colours", num_classes=1).confused == worst[:1]
         perfect = attrs.evolve(features, labels=torch.tensor(naive_predictions(benchmark, features)))
@@ -91,7 +91,7 @@ class TestConfusion:
 
     def test_mistakes(self, tmp_path):
         benchmark = classification(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         with pytest.raises(ValueError, match="4 classes in 2 templates, but the features hold 7 texts"):
             dataset_details(benchmark, attrs.evolve(features, text=features.text[:7]), model="m")
         with pytest.raises(ValueError, match="colours is for classification: its features need one label"):
@@ -103,7 +103,7 @@ class TestConfusion:
 class TestRetrieval:
     def test_against_ranking_every_pair(self, tmp_path):
         benchmark = retrieval(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         details = dataset_details(benchmark, features, model="m", num_queries=4, num_answers=3)
         captions = [sample.captions for sample in benchmark.samples(SkipReport(log=False))]
         texts = [(number, caption) for number, group in enumerate(captions) for caption in group]
@@ -133,7 +133,7 @@ class TestRetrieval:
 
     def test_queries_are_spread_and_never_more_than_there_are(self, tmp_path):
         benchmark = retrieval(tmp_path, num_images=3)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         details = dataset_details(benchmark, features, model="m", num_queries=100, num_answers=100)
         assert len(details.image_queries) == 3
         assert len(details.text_queries) == len(features.text)
@@ -143,7 +143,7 @@ class TestRetrieval:
 
     def test_what_cannot_be_read_again_is_counted(self, tmp_path):
         benchmark = retrieval(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         whole = dataset_details(benchmark, features, model="m", num_queries=4)
         gone = attrs.evolve(benchmark, shards=("/nowhere/0.tar",))
         details = dataset_details(gone, features, model="m", num_queries=4)
@@ -154,7 +154,7 @@ class TestRetrieval:
 
     def test_mistakes(self, tmp_path):
         benchmark = retrieval(tmp_path)
-        features = features_of(benchmark)
+        features = features_of(benchmark)[0]
         with pytest.raises(ValueError, match="there are 27 captions, but 2 embeddings"):
             dataset_details(benchmark, attrs.evolve(features, text=features.text[:2]), model="m")
         with pytest.raises(ValueError, match="captions is for retrieval: its features need a number of captions"):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import open_benchmark
+from mobileclip.evaluation import Session, open_benchmark
 from mobileclip.evaluation.tasks.aro import evaluate_aro, open_aro, order_task
 from mobileclip.evaluation.tasks.aro.perturbation import PERTURBATIONS, normalize_caption, perturb
 from mobileclip.evaluation.tasks.aro.scoring import CaptionScores, order_metrics, order_outcomes, pair_metrics
@@ -97,7 +97,9 @@ def genome(tmp_path):
 
 
 def evaluate(aro, **options):
-    return evaluate_aro(ColourModel(), aro, transform=to_tensor, tokenize=tokenize, show_progress=False, **options)
+    return evaluate_aro(
+        Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False, **options), aro
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -151,9 +153,8 @@ def test_the_cut_is_the_published_one(tmp_path, clip, box):
         seen.append(image.copy())
         return transform(image)
 
-    evaluate_aro(
-        model, open_aro("vg_relation", root), transform=remember, tokenize=tokenizer, show_progress=False, num_threads=1
-    )
+    session = Session(model, transform=remember, tokenize=tokenizer, show_progress=False, num_threads=1)
+    evaluate_aro(session, open_aro("vg_relation", root))
     expected = np.zeros((20, 30, 3), np.uint8)
     expected[:16, :19] = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[2:, 5:]
     assert np.array_equal(np.asarray(seen[0]), expected)
@@ -208,7 +209,8 @@ class Counting(ColourModel):
 
 def test_every_part_and_every_text_is_encoded_once(genome):
     model = Counting().train()
-    evaluate_aro(model, open_aro("vg_relation", genome), transform=to_tensor, tokenize=tokenize, show_progress=False)
+    session = Session(model, transform=to_tensor, tokenize=tokenize, show_progress=False)
+    evaluate_aro(session, open_aro("vg_relation", genome))
     assert (model.num_images, model.num_texts) == (4, 4)  # two halves of two pictures, four colours
     assert model.training
 
@@ -232,7 +234,8 @@ def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
     model, transform, tokenizer = clip
     root = write_order(tmp_path, part)
     aro = open_aro(part, root, tagger=tagger)
-    evaluation = evaluate_aro(model, aro, transform=transform, tokenize=tokenizer, batch_size=2, show_progress=False)
+    session = Session(model, transform=transform, tokenize=tokenizer, batch_size=2, show_progress=False)
+    evaluation = evaluate_aro(session, aro)
     right, beaten, distinct = [], [], []
     for seed, (name, texts) in enumerate(CAPTIONS.items()):
         picture = Image.open(io.BytesIO(encoded(COLOURS[name], size=(40, 50), noise=90, seed=seed))).convert("RGB")
@@ -272,7 +275,7 @@ def test_a_bag_of_words_is_as_good_as_guessing(tmp_path, tagger):
 
     aro = open_aro("coco_order", write_order(tmp_path), tagger=tagger)
     options = {"transform": to_tensor, "tokenize": ids, "show_progress": False}
-    metrics = evaluate_aro(Bag(), aro, **options).result.metrics
+    metrics = evaluate_aro(Session(Bag(), **options), aro).result.metrics
     assert metrics["precision@1"] == pytest.approx(metrics["chance"])
     assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others are drawn twice
 
@@ -293,7 +296,7 @@ def test_orders_of_the_suite_s_own_data_set(tmp_path, clip, tagger):
     task = order_task(open_benchmark(root), tagger=tagger)
     assert (task.key, task.title, task.num_pictures) == ("aro/coco_order", "COCO-Order", 4)
     runs = [
-        evaluate_aro(model, aro, transform=transform, tokenize=tokenizer, show_progress=False)
+        evaluate_aro(Session(model, transform=transform, tokenize=tokenizer, show_progress=False), aro)
         for aro in (task, open_aro("coco_order", folder, tagger=tagger))
     ]
     assert runs[0].result.metrics == pytest.approx(runs[1].result.metrics)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import ensemble_prompts, evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import Session, ensemble_prompts, evaluate_benchmark, open_benchmark
 from tests.encoders.small import SMALL_MCT
 from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
@@ -48,7 +48,8 @@ def colours(tmp_path):
 
 def evaluate(root, **options):
     return evaluate_benchmark(
-        ColourModel(), open_benchmark(root), transform=to_tensor, tokenize=tokenize, show_progress=False, **options
+        Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False, **options),
+        open_benchmark(root),
     )
 
 
@@ -106,13 +107,8 @@ def test_a_lost_shard_is_refused_or_counted(colours):
     (colours / "test" / "nshards.txt").write_text("2")
     with pytest.raises(ValueError, match="1 of the 2 shards of colours are missing"):
         evaluate(colours)
-    evaluation = evaluate_benchmark(
-        ColourModel(),
-        open_benchmark(colours, allow_missing=True),
-        transform=to_tensor,
-        tokenize=tokenize,
-        show_progress=False,
-    )
+    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False)
+    evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))
     assert evaluation.report.counts == {"missing_shard": 1}
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (12, 1)
 
@@ -147,9 +143,8 @@ def test_a_real_model_on_pictures_with_noise(colours):
     for number, picture in enumerate(pictures):
         members |= {f"{number:02d}.png": picture, f"{number:02d}.cls": str(number % 4).encode()}
     write_shard(colours / "test" / "0.tar", members)
-    evaluation = evaluate_benchmark(
-        model, open_benchmark(colours), transform=transform, tokenize=tokenizer, batch_size=7, show_progress=False
-    )
+    session = Session(model, transform=transform, tokenize=tokenizer, batch_size=7, show_progress=False)
+    evaluation = evaluate_benchmark(session, open_benchmark(colours))
     with torch.inference_mode():
         image = model.encode_image(
             torch.stack([transform(Image.open(io.BytesIO(picture))) for picture in pictures]), normalize=True

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.evaluation import Session
 from mobileclip.evaluation.tasks.winogavil import evaluate_winogavil, open_winogavil
 from tests.encoders.small import SMALL_MCT
 from tests.evaluation.models import ColourModel, tokenize
@@ -89,7 +90,8 @@ def root(tmp_path, images):
 
 def evaluate(root, **options):
     return evaluate_winogavil(
-        ColourModel(), open_winogavil(root), transform=to_tensor, tokenize=tokenize, show_progress=False, **options
+        Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False, **options),
+        open_winogavil(root),
     )
 
 
@@ -175,9 +177,8 @@ def test_a_real_model_on_pictures_with_noise(root):
         for seed, (name, shade) in enumerate(zip(NAMES, SHADES, strict=True))
     }
     write_images(root, pictures)
-    evaluation = evaluate_winogavil(
-        model, open_winogavil(root), transform=transform, tokenize=tokenizer, batch_size=5, show_progress=False
-    )
+    session = Session(model, transform=transform, tokenize=tokenizer, batch_size=5, show_progress=False)
+    evaluation = evaluate_winogavil(session, open_winogavil(root))
     scores = scores_by_hand(model, transform, tokenizer, pictures, INSTANCES)
     assert evaluation.result.main_metric == pytest.approx(np.mean([score for size, score in scores if size >= 10]))
     assert evaluation.result.metrics["avg_jaccard_score"] == pytest.approx(np.mean([score for _, score in scores]))

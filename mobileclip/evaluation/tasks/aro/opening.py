@@ -136,6 +136,11 @@ def order_task(benchmark: Benchmark, *, tagger: Tagger | None = None, seed: int 
     )
 
 
+def has_annotations(part: Part, path: str) -> bool:
+    """Return whether a folder has the annotation file of a part, as `open_aro` reads it."""
+    return storage.exists(storage.join(path, _FILES[part]))
+
+
 def _pair_task(part: Part, folder: str, entries: list[_Entry]) -> PairTask:
     cases: dict[str, list[Case]] = {}
     group_of = _relation if part == "vg_relation" else _attributes

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mobileclip.evaluation.encoding.embedding import Tokenize
 from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -16,9 +15,7 @@ from mobileclip.terminal import console
 _BATCHES_AT_ONCE = 8
 
 
-def encode_distinct(
-    encoders: Encoders, tokenize: Tokenize, texts: Sequence[str], *, batch_size: int, show_progress: bool
-) -> tuple[Tensor, dict[str, int]]:
+def encode_distinct(encoders: Encoders, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
     """Return the embeddings of the texts that differ for the model, and every text's row.
 
     Texts that become the same ids have one row, such as `a cat, a dog` and `a cat , a dog`: encoded in two batches,
@@ -29,27 +26,25 @@ def encode_distinct(
 
     Args:
         encoders: of the model.
-        tokenize: from texts to the model's ids.
         texts: at least one.
-        batch_size: texts encoded at once.
-        show_progress: whether to show how far it is.
     """
     distinct = list(dict.fromkeys(texts))
     row_of_ids: dict[bytes, int] = {}
     row_of: dict[str, int] = {}
     embeddings = []
-    step = _BATCHES_AT_ONCE * batch_size
-    with Progress("captions", total=len(distinct), unit="captions", console=console(shown=show_progress)) as progress:
+    step = _BATCHES_AT_ONCE * encoders.batch_size
+    shown = console(shown=encoders.show_progress)
+    with Progress("captions", total=len(distinct), unit="captions", console=shown) as progress:
         for start in range(0, len(distinct), step):
             part = distinct[start : start + step]
             new = []
-            for text, ids in zip(part, tokenize(part).cpu().numpy(), strict=True):
+            for text, ids in zip(part, encoders.tokenize(part).cpu().numpy(), strict=True):
                 key = ids.tobytes()
                 if key not in row_of_ids:
                     row_of_ids[key] = len(row_of_ids)
                     new.append(text)
                 row_of[text] = row_of_ids[key]
             if new:
-                embeddings.append(encoders.encode_texts(tokenize, new, batch_size=batch_size))
+                embeddings.append(encoders.encode_texts(new, show_progress=False))
             progress.advance(len(part))
     return torch.cat(embeddings), row_of

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from statistics import fmean
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.data.samples.sample import decode_image
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.evaluation.encoding.decoding import decode_ahead
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.encoding.features import Transform
-from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding
+from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.evaluation.datasets.content import folder_content, hash_of
 from mobileclip.evaluation.metrics.groups import association_score
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
-from mobileclip.evaluation.tasks.winogavil.opening import WinoGavil, WinoGavilInstance
-from mobileclip.evaluation.tasks.winogavil.pictures import Picture, read_pictures
-from mobileclip.evaluation.tasks.zero_shot.evaluate import Evaluation
-from mobileclip.progress import Progress
-from mobileclip.terminal import console
+from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.named_pictures import embed_named
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.winogavil.opening import WinoGavil, WinoGavilInstance, open_winogavil
 
 _MAIN = "10-12"
 # By the number of candidates, as they are published.
@@ -37,17 +32,7 @@ _GROUPS: dict[str, Callable[[int], bool]] = {
 }
 
 
-def evaluate_winogavil(
-    model: ImageTextModel,
-    winogavil: WinoGavil,
-    *,
-    transform: Transform,
-    tokenize: Tokenize,
-    batch_size: int = 64,
-    num_threads: int | None = None,
-    show_progress: bool = True,
-    known_texts: KnownTexts | None = None,
-) -> Evaluation:
+def evaluate_winogavil(session: Session, winogavil: WinoGavil) -> Evaluation:
     """Evaluate a model on WinoGAViL; every image is encoded once, and so is every cue.
 
     Gives `avg_jaccard_score`, the mean of `association_score` over all instances, and by their number of candidates
@@ -55,14 +40,8 @@ def evaluate_winogavil(
     none, both are left out. That of 10-12, instances with ten candidates or more, is the one that counts.
 
     Args:
-        model: evaluated in evaluation mode, and left in the mode it came in.
+        session: of the model.
         winogavil: the data set.
-        transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
-        tokenize: from texts to the model's ids.
-        batch_size: images, or texts, encoded at once.
-        num_threads: that decode images beside the model; by default one per core, eight at most.
-        show_progress: whether to show how far it is.
-        known_texts: embeddings that this model gave of texts with this `tokenize`; see `extract_features`.
 
     Returns:
         The result counts instances. The report counts those that were used; it names images, image_missing and
@@ -78,21 +57,15 @@ def evaluate_winogavil(
     Source: the public evaluation of DataComp (Gadre et al. 2023).
     """
     report = SkipReport()
-    with encoding(model, known_texts) as encoders:
-        image = _embed_images(
-            encoders,
-            winogavil,
-            report,
-            transform,
-            batch_size=batch_size,
-            num_threads=num_threads,
-            show_progress=show_progress,
+    with session.encoding() as encoders:
+        image = embed_named(
+            encoders, winogavil.images, winogavil.names, report, transform=session.transform, title="WinoGAViL"
         )
         complete = [instance for instance in winogavil.instances if _is_complete(instance, image, winogavil, report)]
         report.num_read = len(complete)
         if not any(_GROUPS[_MAIN](len(instance.candidates)) for instance in complete):
             raise ValueError(f"no instance of WinoGAViL with ten candidates or more can be evaluated: {report}")
-        cues = encoders.encode_texts(tokenize, [instance.prompt for instance in complete], batch_size=batch_size)
+        cues = encoders.encode_texts([instance.prompt for instance in complete], show_progress=False)
     scores = []
     for instance, cue in zip(complete, F.normalize(cues, dim=-1), strict=True):
         candidates = F.normalize(torch.stack([image[name] for name in instance.candidates]), dim=-1)
@@ -115,39 +88,31 @@ def evaluate_winogavil(
     )
 
 
-def _embed_images(
-    encoders: Encoders,
-    winogavil: WinoGavil,
-    report: SkipReport,
-    transform: Transform,
-    *,
-    batch_size: int,
-    num_threads: int | None,
-    show_progress: bool,
-) -> dict[str, Tensor]:
-    """Return the embeddings of all images that can be used, by name."""
+@attrs.frozen(kw_only=True)
+class WinoGavilTask(Task):
+    """WinoGAViL in its folder.
 
-    def decode(picture: Picture) -> Tensor:
-        return transform(decode_image(picture.content))
+    Args:
+        path: of the folder, or its address.
+        winogavil: what is asked.
+    """
 
-    names = winogavil.names
-    embeddings: dict[str, Tensor] = {}
-    with Progress("WinoGAViL", total=len(names), unit="images", console=console(shown=show_progress)) as progress:
-        pictures = read_pictures(winogavil.images, names, report)
-        decoded = decode_ahead(pictures, decode, ahead=2 * batch_size, num_threads=num_threads)
-        while batch := list(islice(decoded, batch_size)):
-            usable: dict[str, Tensor] = {}
-            for picture, pixels in batch:
-                if isinstance(pixels, BadSampleError):
-                    skip = Skip(reason=pixels.reason, key=picture.name, shard=winogavil.images, detail=pixels.detail)
-                    report.add(skip)
-                else:
-                    usable[picture.name] = pixels
-            if usable:
-                encoded = encoders.encode_images(torch.stack(list(usable.values())))
-                embeddings |= dict(zip(usable, encoded, strict=True))
-            progress.advance(len(batch))
-    return embeddings
+    path: str
+    winogavil: WinoGavil
+
+    def content(self) -> str | None:
+        """Return a hash of the files."""
+        files = folder_content(self.path)
+        return None if files is None else hash_of(["winogavil", self.path, "", files])
+
+    def evaluate(self, session: Session) -> Evaluation:
+        """Return what `evaluate_winogavil` returns."""
+        return evaluate_winogavil(session, self.winogavil)
+
+
+def open_winogavil_task(found: FoundTask, _: TaskOptions) -> WinoGavilTask:
+    """Return the task of WinoGAViL; see `open_winogavil`."""
+    return WinoGavilTask(path=found.path, winogavil=open_winogavil(found.path))
 
 
 def _is_complete(

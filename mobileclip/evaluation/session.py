@@ -1,0 +1,197 @@
+"""A model at work: it is made ready once, and encodes for one task after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation.cache import FeatureCache
+from mobileclip.evaluation.candidates import Candidate
+from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.datasets.content import unchanging
+from mobileclip.evaluation.encoding.batch_size import find_batch_size
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, evaluating
+from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding_threads, fastest_form
+from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
+
+Seen = Callable[[Benchmark, Features], None]
+"""Called with every data set and its embeddings."""
+
+
+@attrs.define(eq=False)
+class Session:
+    """A model with its preprocessing, which encodes for one task after another; no text is encoded twice.
+
+    A dual encoder of ours is folded and prepared, once and as a copy, so that the model's weights must not change
+    meanwhile. On a CPU small batches are encoded side by side, by as many threads as torch computes with. Other models,
+    and what `mobileclip.optimize` has prepared, are taken as they are.
+
+    Args:
+        model: evaluated in evaluation mode, and left in the mode it came in.
+        transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
+        tokenize: from texts to the model's ids.
+        batch_size: images, or texts, encoded at once, at least 1.
+        num_threads: that decode images beside the model; by default one per core, eight at most.
+        show_progress: whether to show how far it is, and, where the number of images is known, how long it takes.
+        cache: where embeddings of data sets are kept; without, they are not.
+        seen: told every data set's embeddings, such as what collects examples for a report.
+    """
+
+    model: ImageTextModel
+    transform: Transform = attrs.field(kw_only=True)
+    tokenize: Tokenize = attrs.field(kw_only=True)
+    batch_size: int = attrs.field(default=64, kw_only=True, validator=attrs.validators.ge(1))
+    num_threads: int | None = attrs.field(default=None, kw_only=True)
+    show_progress: bool = attrs.field(default=True, kw_only=True)
+    cache: FeatureCache | None = attrs.field(default=None, kw_only=True)
+    seen: Seen | None = attrs.field(default=None, kw_only=True)
+    _ready: ImageTextModel | None = attrs.field(default=None, init=False)
+    _known_texts: KnownTexts = attrs.field(factory=dict, init=False)
+
+    @classmethod
+    def of(
+        cls,
+        candidate: Candidate,
+        *,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+        show_progress: bool = True,
+        cache: Path | str | None = None,
+        seen: Seen | None = None,
+    ) -> Session:
+        """Return the session of a candidate.
+
+        Args:
+            candidate: the model.
+            batch_size: by default as many as fit into memory; see `find_batch_size`.
+            num_threads: see the class.
+            show_progress: see the class.
+            cache: folder in which embeddings of data sets are kept.
+            seen: see the class.
+        """
+        session = cls(
+            candidate.model,
+            transform=candidate.transform,
+            tokenize=candidate.tokenize,
+            num_threads=num_threads,
+            show_progress=show_progress,
+            cache=None if cache is None else FeatureCache.of(candidate, cache),
+            seen=seen,
+        )
+        if batch_size is None:
+            with session.encoding() as encoders:
+                batch_size = find_batch_size(encoders, candidate.image_size)
+        session.batch_size = batch_size
+        return session
+
+    @contextmanager
+    def encoding(self) -> Iterator[Encoders]:
+        """Hold the model ready to encode, without gradients, then give every module its mode back."""
+        dtype = next(self.model.parameters()).dtype
+        with evaluating(self.model) as device, encoding_threads(self.model, device) as threads:
+            if self._ready is None:
+                self._ready = fastest_form(self.model)
+            yield Encoders(
+                model=self._ready,
+                tokenize=self.tokenize,
+                device=device,
+                dtype=dtype,
+                batch_size=self.batch_size,
+                num_threads=self.num_threads,
+                show_progress=self.show_progress,
+                known_texts=self._known_texts,
+                threads=threads,
+            )
+
+    def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
+        """Return the embeddings of a data set, from the cache where they are there, and what could not be used.
+
+        Args:
+            benchmark: the data set.
+
+        Raises:
+            ValueError: if no image can be used, or the data set changes meanwhile.
+        """
+        with unchanging(benchmark) as content:
+            stored = None if self.cache is None else self.cache.read(benchmark, content)
+            texts = self._class_texts(benchmark)
+            if stored is None:
+                features, report = self._encoded(benchmark, texts)
+            else:
+                features, report = stored
+                features = features if texts is None else attrs.evolve(features, text=texts)
+        if self.cache is not None and stored is None:
+            self.cache.write(benchmark, content, features, report)
+        if self.seen is not None:
+            self.seen(benchmark, features)
+        return features, report
+
+    def _encoded(self, benchmark: Benchmark, class_texts: Tensor | None) -> tuple[Features, SkipReport]:
+        report = SkipReport()
+        with self.encoding() as encoders:
+            features = extract_features(encoders, benchmark, report, transform=self.transform, class_texts=class_texts)
+        return features, report
+
+    def _class_texts(self, benchmark: Benchmark) -> Tensor | None:
+        """Return the embeddings of the prompts of all classes; None where there are captions."""
+        if benchmark.kind != "classification":
+            return None
+        prompts = fill_templates(benchmark.class_names, benchmark.templates)
+        stored = None if self.cache is None else self.cache.read_texts(prompts)
+        if stored is not None:
+            return stored
+        with self.encoding() as encoders:
+            texts = encoders.encode_texts(prompts)
+        if self.cache is not None:
+            self.cache.write_texts(prompts, texts)
+        return texts
+
+    def embed_images(self, batches: Iterable[Tensor]) -> Tensor:
+        """Return the embeddings of preprocessed images, as the model gives them (not normalised).
+
+        Shape:
+            batches: each `(batch, 3, size, size)`; result: `(images, dim)`, float32 on the CPU.
+
+        Raises:
+            ValueError: if there is no image.
+        """
+        with self.encoding() as encoders:
+            embeddings = [encoders.encode_images(batch) for batch in batches]
+        if not embeddings:
+            raise ValueError("there are no images to evaluate on; check the path or the split")
+        return torch.cat(embeddings)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, as the model gives them (not normalised).
+
+        Shape:
+            result: `(texts, dim)`, float32 on the CPU.
+
+        Raises:
+            ValueError: if there is no text.
+        """
+        with self.encoding() as encoders:
+            return encoders.encode_texts(texts)
+
+    def embed_classes(self, class_names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Return one unit-length embedding per class name, the ensemble over `templates`.
+
+        Shape:
+            result: `(classes, dim)`.
+
+        Args:
+            class_names: in the order of the labels.
+            templates: see `fill_templates`.
+
+        Raises:
+            ValueError: see `fill_templates`.
+        """
+        text = self.embed_texts(fill_templates(class_names, templates))
+        return ensemble_prompts(text.reshape(len(class_names), len(templates), -1))

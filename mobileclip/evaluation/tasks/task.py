@@ -1,0 +1,138 @@
+"""What a task is: something that a session evaluates its model on; and the tasks that are known by a key."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import attrs
+
+from mobileclip.data.skips import SkipReport
+from mobileclip.data.sources import LineAccess
+from mobileclip.evaluation.metrics.outcomes import Outcomes
+from mobileclip.evaluation.results import DatasetResult
+from mobileclip.evaluation.session import Session
+from mobileclip.registry import Registry
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """What a model reaches on a task, and what went into it.
+
+    Args:
+        result: the metrics, in the published form.
+        report: what was read, and what was left out, by reason.
+        absent_classes: names of classes without an image.
+        outcomes: of the main metric, image by image.
+    """
+
+    result: DatasetResult
+    report: SkipReport
+    absent_classes: tuple[str, ...] = ()
+    outcomes: Outcomes
+
+
+@attrs.frozen(kw_only=True)
+class TaskOptions:
+    """How the data of tasks are opened.
+
+    Args:
+        allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
+        lines: what the lines of a `.jsonl` file may name.
+        tagger: spaCy's model that finds nouns and adjectives, for orders of words.
+    """
+
+    allow_missing: bool = False
+    lines: LineAccess = attrs.field(factory=LineAccess)
+    tagger: str = "en_core_web_sm"
+
+
+class Task(ABC):
+    """Data that are open, and what is asked of a model on them."""
+
+    @abstractmethod
+    def content(self) -> str | None:
+        """Return what changes with what is asked, so that an equal one need not be evaluated again; None if unknown.
+
+        Raises:
+            OSError: if the data cannot be read, or a store cannot be reached.
+        """
+
+    @abstractmethod
+    def evaluate(self, session: Session) -> Evaluation:
+        """Return what the session's model reaches.
+
+        Raises:
+            ValueError: if nothing can be evaluated; the message says why.
+            OSError: if the data cannot be read, or a store cannot be reached.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class FoundTask:
+    """A task whose data were found, and are yet to be opened.
+
+    Args:
+        key: what results call it.
+        name: what tables call it.
+        path: folder or address of its data.
+        opener: see `TaskEntry`.
+        require: see `TaskEntry`.
+    """
+
+    key: str
+    name: str
+    path: str
+    opener: Opener
+    require: Callable[[TaskOptions], None]
+
+    def open(self, options: TaskOptions) -> Task:
+        """Return the task, having read what is asked; pictures are read when they are needed.
+
+        Raises:
+            ValueError: if the data are missing or malformed; the message says what, and where.
+            OSError: if a store cannot be reached.
+        """
+        return self.opener(self, options)
+
+
+Opener = Callable[[FoundTask, TaskOptions], Task]
+
+
+def nothing_needed(_: TaskOptions) -> None:
+    """Refuse nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class TaskEntry:
+    """A task that is known by a key.
+
+    Args:
+        name: what tables call it.
+        place: from the key, and the folder or address that holds data sets (None for the hub), to the folder or address
+            of its data. Raises a ValueError that says what was looked for where there is nothing.
+        opener: from what was found, and the options, to the task.
+        require: refuses, with a ValueError or ModuleNotFoundError, what the task needs and is not installed; reads no
+            data.
+    """
+
+    name: str
+    place: Callable[[str, str | None], str]
+    opener: Opener
+    require: Callable[[TaskOptions], None] = nothing_needed
+
+    def find(self, key: str, data: str | None) -> FoundTask:
+        """Return the task with the place of its data.
+
+        Args:
+            key: that it is known by.
+            data: folder or address that holds data sets; None for the hub.
+
+        Raises:
+            ValueError: if its data are not where they should be.
+        """
+        return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener, require=self.require)
+
+
+evaluation_tasks: Registry[TaskEntry] = Registry("evaluation_task")
+"""Tasks by key, such as `vtab/pets`; others come through entry points in the group `mobileclip.evaluation_task`."""

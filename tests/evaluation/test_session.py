@@ -1,0 +1,76 @@
+"""A session: the model is made ready once, texts are encoded once, and tasks of other packages are found by key."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mobileclip.evaluation import EvaluationSpec, Session, evaluate_models, evaluation_tasks, find_task
+from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.reparam import is_folded
+from tests.encoders.small import SMALL, inputs, randomised
+
+PLUGIN = '''
+from mobileclip.data.skips import SkipReport
+from mobileclip.evaluation import DatasetResult, Evaluation, Task, TaskEntry
+from mobileclip.evaluation.metrics.outcomes import outcomes_of
+
+class Lengths(Task):
+    """How long the embeddings of two texts are."""
+    def __init__(self, path):
+        self.path = path
+    def content(self):
+        return self.path
+    def evaluate(self, session):
+        lengths = session.embed_texts(["a dog", "a cat"]).norm(dim=1)
+        metrics = {"main_metric": 0.5, "first": float(lengths[0])}
+        result = DatasetResult(key="own/lengths", dataset="Lengths", metrics=metrics, num_images=2)
+        return Evaluation(result=result, report=SkipReport(num_read=2), outcomes=outcomes_of(["a", "b"], [0.0, 1.0]))
+
+ENTRY = TaskEntry(name="Lengths", place=lambda key, data: f"{data}/{key}", opener=lambda found, _: Lengths(found.path))
+'''
+
+
+def test_a_model_is_folded_once_and_texts_are_encoded_once():
+    candidate = candidate_of(randomised(SMALL), name="small")
+    session = Session.of(candidate, batch_size=4, show_progress=False)
+    images, _ = inputs(SMALL, batch=6)
+    with session.encoding() as first:
+        assert is_folded(first.model)
+        alone = first.encode_images(images)
+    with session.encoding() as again:
+        assert again.model is first.model
+    assert not is_folded(candidate.model)
+    assert session.embed_images([images[:4], images[4:]]) == pytest.approx(alone, rel=1e-4, abs=1e-5)
+    seen = []
+    session._ready.text_encoder.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    both = session.embed_texts(["a dog", "a cat", "a dog"])
+    assert (both[0] == both[2]).all()
+    session.embed_texts(["a cat"])
+    assert sum(seen) == 2
+
+
+def test_a_package_brings_a_task(tmp_path, monkeypatch):
+    info = tmp_path / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mobileclip.evaluation_task]\nown/lengths = plugin_of_lengths:ENTRY\n")
+    (tmp_path / "plugin_of_lengths.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(evaluation_tasks, "_values", dict(evaluation_tasks._values))
+    monkeypatch.setattr(evaluation_tasks, "_entry_points_read", False)
+    assert find_task("own/lengths", "data").path == "data/own/lengths"
+    spec = EvaluationSpec(datasets=("own/lengths",), data=str(tmp_path), output=tmp_path / "out", batch_size=4)
+    candidate = candidate_of(randomised(SMALL), name="small")
+    run = evaluate_models([candidate], spec)
+    assert run.failures == ()
+    record = run.models[0].records["own/lengths"]
+    assert record.result.metrics["first"] > 0
+    assert evaluate_models([candidate], spec).models[0].records["own/lengths"] == record, "it is not evaluated again"
+    sys.modules.pop("plugin_of_lengths")
+
+
+def test_an_unknown_task_is_said_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean vtab/pets"):
+        find_task("vtab/petz")
