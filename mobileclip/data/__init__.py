@@ -16,10 +16,12 @@ from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTrans
 from mobileclip.data.loading.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.loading.batch_source import BatchSource
 from mobileclip.data.loading.class_data import find_class_names
-from mobileclip.data.loading.examples import Captions
+from mobileclip.data.loading.examples import Captions, Example, ExampleMaker, ReinforcedExampleSpec
 from mobileclip.data.loading.labelled import LabelledPipeline, LabelledPipelineSpec
 from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.spec import ExampleSpec
+from mobileclip.data.loading.stage import make_examples
 from mobileclip.data.samples.members import check_layout, json_captions
 from mobileclip.data.samples.sample import (
     LAYOUTS,
@@ -75,6 +77,9 @@ __all__ = [
     "CaptionerEntry",
     "Captions",
     "ClassFolderSource",
+    "Example",
+    "ExampleMaker",
+    "ExampleSpec",
     "FolderSource",
     "ImageError",
     "ImageLimits",
@@ -91,6 +96,7 @@ __all__ = [
     "RangeAugment",
     "RangeAugmentSpec",
     "ReinforcedBatch",
+    "ReinforcedExampleSpec",
     "ReinforcedPipeline",
     "ReinforcedPipelineSpec",
     "ReinforcedSample",
@@ -121,6 +127,7 @@ __all__ = [
     "imagenet_augmentation",
     "json_captions",
     "load_image",
+    "make_examples",
     "open_data_set",
     "read_card",
     "read_reinforced_samples",

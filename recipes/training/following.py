@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mobileclip.data.loading.loading import PipelineSpec
+from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.losses import DistillingLossSpec, LossSpec
 from mobileclip.training import ConstantCosineSchedule, Schedule, TrainingSpec
 from mobileclip.training.schedule import default_final, default_warmup

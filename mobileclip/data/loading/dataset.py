@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import torch
@@ -14,13 +14,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.order import OrderedSample, Reader, SampleOrder, ShardReader
+from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
 from mobileclip.data.skips import Skip, attempt
 from mobileclip.storage import use_limits, without_secrets
-
-if TYPE_CHECKING:
-    from mobileclip.data.loading.loading import PipelineSpec
 
 T = TypeVar("T")
 SampleType = TypeVar("SampleType")

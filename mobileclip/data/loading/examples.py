@@ -8,26 +8,66 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import numpy as np
 import torch
+from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.images.transform import ImageTransform, Pixels
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.decode import SourceImage
 from mobileclip.data.loading.memory import BatchMemory
+from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import parse_sample, parse_stored_sample
 from mobileclip.data.samples.sample import ImageTextSample, StoredSample, check_source_image
 from mobileclip.data.skips import BadSampleError
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.inputs import TextInput
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mobileclip.data.loading.pipeline import ReinforcedPipelineSpec
     from mobileclip.data.samples.embeddings import Embeddings
 
 Captions = Literal["real", "synthetic", "either", "both"]
 CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
+TextToIds = Callable[[Sequence[str]], "Tensor"]
+
+
+def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
+    return "both" if spec.reinforced else "real"
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ReinforcedExampleSpec(ExampleSpec):
+    """The choices of what an epoch takes of an image-text sample, with what teachers said about it or without.
+
+    Args:
+        text: the student's text contract.
+        reinforced: whether to read what the teachers said; without, augmentations are sampled afresh and batches hold
+            images and captions alone.
+        captions: which captions `text` holds: `real`, `synthetic`, or `either`, drawn for every sample; with `both`,
+            the default where samples are reinforced, `text` has a real and `syn_text` a synthetic one. A sample that
+            has no synthetic caption is skipped by `synthetic` and `both`, and taken with a real one by `either`.
+        teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
+            None takes that of the first usable sample.
+
+    Raises:
+        ValueError: as `ExampleSpec` does.
+
+    Examples:
+        >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
+        >>> spec.captions, ExampleMaker(spec).limits.num_members
+        ('real', 1000)
+    """
+
+    text: TextInput = attrs.field(factory=TextInput)
+    reinforced: bool = True
+    captions: Captions = attrs.field(
+        default=attrs.Factory(_default_captions, takes_self=True), validator=validators.in_(CAPTIONS)
+    )
+    teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
 
 @attrs.frozen(eq=False)
@@ -44,7 +84,7 @@ class Example:
 
     Args:
         key: the sample's.
-        images: pixels of the augmented image: the student's, then those for online teachers.
+        images: pixels of the augmented image at every size that the maker replays it at, the student's first.
         caption: what the student reads.
         syn_caption: what it reads beside.
         teacher_image: the teachers' embedding of the same augmentation, where there is one.
@@ -61,30 +101,21 @@ class ExampleMaker:
     """Makes examples and batches of them; what it chooses depends on the seed, the epoch and the key alone.
 
     Args:
-        spec: the pipeline's choices.
-        tokenizer: texts to ids (B, context length).
-        teacher_dim: dim of the concatenated teacher embeddings; other samples are refused.
+        spec: the choices; those of a pipeline are such ones.
+        tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
     """
 
-    def __init__(
-        self,
-        spec: ReinforcedPipelineSpec,
-        *,
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        teacher_dim: int | None,
-    ) -> None:
+    def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
         self._spec = spec
-        self._tokenizer = tokenizer
-        self._teacher_dim = teacher_dim
+        self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
         self._transform = ImageTransform(spec.image)
         self._memory = BatchMemory()
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
         self.limits: SampleLimits = (
-            attrs.evolve(spec.sample_limits, dim=teacher_dim) if spec.reinforced else spec.sample_limits
+            attrs.evolve(spec.sample_limits, dim=spec.teacher_dim) if spec.reinforced else spec.sample_limits
         )
         """What may be read of a sample."""
-        student = spec.augmentation or _default_augmentation(spec)
-        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
+        self._augmentations: tuple[AugmentationSpec, ...] = (spec.augmentation or _default_augmentation(spec),)
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
         """Return the sample that members of a shard make.
@@ -125,10 +156,6 @@ class ExampleMaker:
         texts = tuple(example.caption.text for example in examples)
         syn = [example.syn_caption for example in examples if example.syn_caption is not None]
         syn_texts = tuple(caption.text for caption in syn) if syn else None
-        online = {
-            side: torch.from_numpy(np.stack([example.images[place] for example in examples]).transpose(0, 3, 1, 2))
-            for place, side in enumerate(self._spec.online, start=1)
-        }
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
             image=self._transform.normalize_each(pixels, self._empty(len(pixels))),
@@ -137,9 +164,6 @@ class ExampleMaker:
             teacher_image=_stack(example.teacher_image for example in examples),
             teacher_text=_stack(example.caption.embedding for example in examples),
             teacher_syn_text=_stack(caption.embedding for caption in syn),
-            online_images={side: images.contiguous() for side, images in online.items()} or None,
-            captions=texts if online else None,
-            syn_captions=syn_texts if online else None,
         )
 
     def _empty(self, count: int) -> Tensor:
@@ -154,8 +178,9 @@ class ExampleMaker:
             return 0, self._augmentations[0].sample(rng, source.size)
         assert sample.image is not None, "it was decoded"
         check_source_image(sample, sample.image, source.size)
-        if self._teacher_dim is not None and sample.dim != self._teacher_dim:
-            raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {self._teacher_dim}")
+        wanted = self._spec.teacher_dim
+        if wanted is not None and sample.dim != wanted:
+            raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {wanted}")
         index = random_index(rng, len(sample.augmentations))
         return index, sample.augmentations[index]
 
@@ -178,30 +203,13 @@ class ExampleMaker:
         return Caption(sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index))
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
-        if not isinstance(sample, StoredSample):
-            return None
-        row = sample.row(name, index)
-        if self._spec.teacher_columns is None:
-            return row
-        first, stop = self._spec.teacher_columns
-        if stop > len(row):
-            raise BadSampleError(
-                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
-            )
-        return row[first:stop]
+        return sample.row(name, index) if isinstance(sample, StoredSample) else None
 
 
-def _default_augmentation(spec: ReinforcedPipelineSpec) -> AugmentationSpec:
+def _default_augmentation(spec: ReinforcedExampleSpec) -> AugmentationSpec:
     augmentation = datacompdr_augmentation(spec.image.size)
     # Sampled afresh, translations are a fraction of the student's image; replayed, they were of the teachers'.
     return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
-
-
-def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
-    if stored or student.scale_translations:
-        return attrs.evolve(student, size=side)
-    # Sampled at the student's size, the view is moved by the same fraction at another one.
-    return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)
 
 
 def _stack(rows: Iterable[Embeddings | None]) -> Tensor | None:

@@ -15,8 +15,9 @@ from mobileclip.data.images.transform import ImageTransform, Pixels
 from mobileclip.data.loading.batch import LabelledBatch
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.decode import SourceImage
-from mobileclip.data.loading.loading import Pipeline, PipelineSpec
+from mobileclip.data.loading.loading import Pipeline
 from mobileclip.data.loading.memory import BatchMemory
+from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.strict import strict
 

@@ -18,93 +18,22 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-import attrs
 import torch
-from attrs import validators
 from torch.utils.data import DataLoader
 
-from mobileclip.data.augmentation.replay import AugmentationSpec
-from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.loading.batch import BatchType, join_batches
 from mobileclip.data.loading.dataset import Chunk, Maker, ShardDataset
-from mobileclip.data.loading.decode import DECODES, Decode
-from mobileclip.data.loading.order import SAMPLINGS, Sampling, ShardReader
+from mobileclip.data.loading.order import ShardReader
 from mobileclip.data.loading.position import StreamPosition
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.files import Shards
+from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import SkipReport
-from mobileclip.inputs import ImageInput
-from mobileclip.storage import StoreLimits, printable
-from mobileclip.strict import strict
+from mobileclip.storage import printable
 from mobileclip.terminal.interruption import serve_loader
 
 T = TypeVar("T")
 
 # Handing over takes milliseconds.
 _HANDOVER_SECONDS = 1.0
-
-
-def _patterns(shards: Shards) -> tuple[str, ...]:
-    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    return tuple(os.fspath(pattern) for pattern in patterns)
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class PipelineSpec:
-    """The choices that all pipelines share.
-
-    Args:
-        shards: paths or brace patterns of the shards.
-        batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
-            the pipeline by itself gives every process batches of so many.
-        image: the student's image contract; augmentations are replayed at its size.
-        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
-            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
-        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
-            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
-            teachers saw.
-        limits: of the work and memory that one image may cost; one beyond them is skipped.
-        sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
-            replacement, and epochs are as many batches as the samples would fill.
-        seed: of the order and of every choice.
-        epochs: number of epochs that iterating yields.
-        shuffle: whether to shuffle the shards and, within a buffer, the samples.
-        shuffle_buffer: number of samples, encoded, of every worker's buffer.
-        num_workers: processes that read, decode and augment; 0 for none beside the own one.
-        worker_seconds: for which one of them is waited for.
-        stores: how long stores are waited for. Specs that differ in these two alone are equal.
-        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
-        num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
-        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
-
-    Raises:
-        ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
-    """
-
-    shards: tuple[str, ...] = attrs.field(converter=_patterns)
-    batch_size: int = attrs.field(validator=validators.gt(0))
-    image: ImageInput
-    augmentation: AugmentationSpec | None = None
-    decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
-    limits: ImageLimits = attrs.field(factory=ImageLimits)
-    sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
-    seed: int = 0
-    epochs: int = attrs.field(default=1, validator=validators.gt(0))
-    shuffle: bool = True
-    shuffle_buffer: int = attrs.field(default=1000, validator=validators.gt(0))
-    num_workers: int = attrs.field(default=0, validator=validators.ge(0))
-    worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
-    stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
-    drop_last: bool = True
-    num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    sample_limits: SampleLimits = SAMPLE_LIMITS
-
-    def __attrs_post_init__(self) -> None:
-        if self.augmentation is not None and self.augmentation.size != self.image.size:
-            raise ValueError(
-                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
-                f"{self.image.size}; give both the same size"
-            )
 
 
 class Pipeline(ABC, Generic[BatchType]):

@@ -471,6 +471,7 @@ class TestSpec:
             {"decode": "half"},
             {"online": (0,)},
             {"online": (32, 32)},
+            {"teacher_columns": (0, 4), "online": (32,)},
         ],
     )
     def test_bad_choices(self, changes):

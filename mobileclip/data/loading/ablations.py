@@ -1,0 +1,104 @@
+"""Examples as single rows of the papers' tables need them: for teachers that look on, or of some teachers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+import torch
+
+from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.data.loading.batch import ReinforcedBatch
+from mobileclip.data.loading.examples import Caption, Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
+from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.skips import BadSampleError
+
+if TYPE_CHECKING:
+    from mobileclip.data.samples.embeddings import Embeddings
+
+
+class OnlineExampleMaker(ExampleMaker):
+    """Makes batches that hold the augmented images, and the captions as texts, for teachers that look on as well.
+
+    Args:
+        spec: the choices.
+        sides: of the images for the teachers, in pixels.
+        tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+
+    Source: MobileCLIP (arXiv 2311.17049), table 4d.
+    """
+
+    def __init__(
+        self, spec: ReinforcedExampleSpec, *, sides: Sequence[int], tokenizer: TextToIds | None = None
+    ) -> None:
+        super().__init__(spec, tokenizer=tokenizer)
+        self._sides = tuple(sides)
+        (student,) = self._augmentations
+        self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in self._sides))
+
+    def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
+        """Return the batch of several examples."""
+        images = {
+            side: torch.from_numpy(np.stack([example.images[place] for example in examples]).transpose(0, 3, 1, 2))
+            for place, side in enumerate(self._sides, start=1)
+        }
+        syn = tuple(example.syn_caption.text for example in examples if example.syn_caption is not None)
+        return attrs.evolve(
+            super().collate(examples),
+            online_images={side: one.contiguous() for side, one in images.items()},
+            captions=tuple(example.caption.text for example in examples),
+            syn_captions=syn or None,
+        )
+
+
+class ColumnExampleMaker(ExampleMaker):
+    """Makes examples with some columns of the teachers' embeddings: those of some of the teachers.
+
+    Args:
+        spec: the choices.
+        columns: the first and the one behind the last.
+        tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+
+    Source: MobileCLIP (arXiv 2311.17049), table 2.
+    """
+
+    def __init__(
+        self, spec: ReinforcedExampleSpec, *, columns: tuple[int, int], tokenizer: TextToIds | None = None
+    ) -> None:
+        super().__init__(spec, tokenizer=tokenizer)
+        self._columns = columns
+
+    def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
+        """Return what an epoch takes of a sample.
+
+        Raises:
+            BadSampleError: if the sample cannot be used, or has fewer columns.
+        """
+        example = super().example(sample, epoch, draw)
+        syn = example.syn_caption
+        return attrs.evolve(
+            example,
+            caption=self._caption(example.caption),
+            syn_caption=None if syn is None else self._caption(syn),
+            teacher_image=self._cut(example.teacher_image),
+        )
+
+    def _caption(self, caption: Caption) -> Caption:
+        return attrs.evolve(caption, embedding=self._cut(caption.embedding))
+
+    def _cut(self, row: Embeddings | None) -> Embeddings | None:
+        first, stop = self._columns
+        if row is not None and stop > len(row):
+            raise BadSampleError(
+                "wrong_dim", f"the teacher embeddings have dim {len(row)}, and columns to {stop} are asked for"
+            )
+        return None if row is None else row[first:stop]
+
+
+def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> AugmentationSpec:
+    if stored or student.scale_translations:
+        return attrs.evolve(student, size=side)
+    # Sampled at the student's size, the view is moved by the same fraction at another one.
+    return attrs.evolve(student, size=side, scale_translations=True, reference_size=student.size)

@@ -1,0 +1,98 @@
+"""What is chosen of an example, and of the order and the processes that bring examples."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+from attrs import validators
+
+from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.data.images.limits import ImageLimits
+from mobileclip.data.loading.decode import DECODES, Decode
+from mobileclip.data.loading.order import SAMPLINGS, Sampling
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.shards.files import Shards
+from mobileclip.inputs import ImageInput
+from mobileclip.storage import StoreLimits
+from mobileclip.strict import strict
+
+
+def _patterns(shards: Shards) -> tuple[str, ...]:
+    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else shards
+    return tuple(os.fspath(pattern) for pattern in patterns)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ExampleSpec:
+    """The choices of what an epoch takes of a sample with an image.
+
+    Args:
+        image: the student's image contract; augmentations are replayed at its size.
+        augmentation: the augmentation at the student's size; None for the public data sets' policy, with translations
+            in pixels of the teachers' image where it is replayed, and of the student's where it is sampled afresh.
+        decode: `exact`, or `fast` to decode JPEGs at a half, a quarter or an eighth where the crop still has as many
+            pixels as the output, and to resize by torch's filters; the pixels then differ a little from those that the
+            teachers saw.
+        limits: of the work and memory that one image may cost; one beyond them is skipped.
+        sample_limits: of what is read of a sample; what is beyond them is skipped, and never allocated.
+        seed: of every choice, and of the order.
+
+    Raises:
+        ValueError: if a number is out of its range, or the augmentation has another size than the image contract.
+
+    Examples:
+        >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
+        'exact'
+    """
+
+    image: ImageInput
+    augmentation: AugmentationSpec | None = None
+    decode: Decode = attrs.field(default="exact", validator=validators.in_(DECODES))
+    limits: ImageLimits = attrs.field(factory=ImageLimits)
+    sample_limits: SampleLimits = SAMPLE_LIMITS
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.augmentation is not None and self.augmentation.size != self.image.size:
+            raise ValueError(
+                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract wants "
+                f"{self.image.size}; give both the same size"
+            )
+
+
+# Without slots: of two bases that a class has, one alone may have its own.
+@attrs.frozen(kw_only=True, field_transformer=strict, slots=False)
+class PipelineSpec(ExampleSpec):
+    """The choices that all pipelines share, beside those of `ExampleSpec`.
+
+    Args:
+        shards: paths or brace patterns of the shards.
+        batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
+            the pipeline by itself gives every process batches of so many.
+        sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
+            replacement, and epochs are as many batches as the samples would fill.
+        epochs: number of epochs that iterating yields.
+        shuffle: whether to shuffle the shards and, within a buffer, the samples.
+        shuffle_buffer: number of samples, encoded, of every worker's buffer.
+        num_workers: processes that read, decode and augment; 0 for none beside the own one.
+        worker_seconds: for which one of them is waited for.
+        stores: how long stores are waited for. Specs that differ in these two alone are equal.
+        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
+        num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
+
+    Raises:
+        ValueError: as `ExampleSpec` does.
+    """
+
+    shards: tuple[str, ...] = attrs.field(converter=_patterns)
+    batch_size: int = attrs.field(validator=validators.gt(0))
+    sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
+    epochs: int = attrs.field(default=1, validator=validators.gt(0))
+    shuffle: bool = True
+    shuffle_buffer: int = attrs.field(default=1000, validator=validators.gt(0))
+    num_workers: int = attrs.field(default=0, validator=validators.ge(0))
+    worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
+    stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
+    drop_last: bool = True
+    num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
