@@ -16,8 +16,6 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 # How the models of the papers are written; what is not here is written in capitals.
 _TITLES = {"blt": "B (LT)", "l14": "L-14"}
-# What the published results call a model that is registered under another name.
-_PUBLISHED_AS = {"mobileclip_blt": "mobileclip_b_lt"}
 _IMAGENET = "imagenet1k"
 _RETRIEVAL = {
     "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
@@ -98,7 +96,7 @@ mobileclip info mobileclip_s2    # one of them: spec, parameters, what it expect
 
 def _row(name: str) -> str:
     towers = _models()[name]["towers"]
-    latency = _latencies()["models"][_published_name(name)]
+    latency = _latencies()["models"][name]
     parameters = " + ".join(f"{tower['parameters']['folded'] / 1e6:.1f}" for tower in towers.values())
     macs = " + ".join(f"{tower['macs'] / 1e9:.1f}" for tower in towers.values())
     weights = _models()[name]["weights"]
@@ -210,7 +208,7 @@ of 38 data sets.
 
 
 def _latency(name: str) -> str:
-    latency = _latencies()["models"][_published_name(name)]
+    latency = _latencies()["models"][name]
     published = f"{latency['image_ms']} ms for an image and {latency['text_ms']} ms for a text"
     text = f"## Latency\n\nPublished: {published} ({_latencies()['device']})."
     tables = measured_tables(name)
@@ -243,13 +241,9 @@ python {recipe.as_posix()} --show    # the published run, as JSON
 [Training](../training.md) says what it needs, and [fine-tuning](../finetuning.md) how to go on from the weights."""
 
 
-def _published_name(name: str) -> str:
-    return _PUBLISHED_AS.get(name, name)
-
-
 def _published(name: str) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, dict[str, float]]] = _json("mobileclip/evaluation/published.json")
-    return figures[_published_name(name)]
+    return figures[name]
 
 
 def _latencies() -> dict[str, Any]:

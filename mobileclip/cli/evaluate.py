@@ -46,8 +46,8 @@ def evaluate(
     of them says what the results call it: before=a/model.safetensors after=b/model.safetensors.
 
     DATA is a data set of your own, as --datasets takes it: a folder with a folder of images for each class, a folder of
-    images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. Without
-    any, a suite is evaluated.
+    images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. With
+    probe: before one of classes, it is a linear probe. Without any, a suite is evaluated.
 
     Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
     is not encoded again. What cannot be evaluated is named at the end, and the exit status is then 1.

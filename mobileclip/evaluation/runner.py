@@ -47,9 +47,10 @@ class EvaluationSpec:
 
     Args:
         suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
-            `aro` for compositional understanding, `full` for the 38 whose mean the papers report.
+            `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 whose mean the papers report.
         datasets: these instead of a suite: keys such as vtab/pets, or places of data sets: folders of classes or of
-            images with captions, JSON lines, shards, folders and addresses in the public layout.
+            images with captions, JSON lines, shards, folders and addresses in the public layout; with `probe:` before
+            one of classes, a linear probe on it.
         data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
             in it; without it they are read from the hub, where they are published.
         output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.

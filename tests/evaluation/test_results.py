@@ -25,7 +25,7 @@ AVERAGES = {
     "mobileclip_s1": 61.25,
     "mobileclip_s2": 63.66,
     "mobileclip_b": 65.15,
-    "mobileclip_b_lt": 65.78,
+    "mobileclip_blt": 65.78,
 }
 
 

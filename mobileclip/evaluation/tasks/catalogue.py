@@ -9,17 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
+import attrs
+
 from mobileclip import storage
 from mobileclip.data.sources.opening import is_place, require_data_set
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
 from mobileclip.evaluation.tasks.aro.task import open_aro_task, require_tagger
+from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
+from mobileclip.evaluation.tasks.long_captions import open_sharegpt4v, open_urban1k
+from mobileclip.evaluation.tasks.sugarcrepe import PARTS, PREFIX, open_sugarcrepe
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
 from mobileclip.evaluation.tasks.winogavil.evaluate import open_winogavil_task
+from mobileclip.evaluation.tasks.winoground import open_winoground
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 
-SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "full"]
+SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "sugarcrepe", "full"]
+PROBE = "probe:"
+"""Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
 
 WINOGAVIL = "misc/winogavil"
 _PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}
@@ -31,6 +39,10 @@ _CAPTIONS_OF = {
 }
 _WHERE = {
     "aro": "docs/aro.md says how to get it",
+    "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
+    "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
+    "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
+    "sharegpt4v": "it is at https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, and its images at that of SA-1B",
     "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
 }
 
@@ -57,6 +69,7 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
         "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     ),
     "aro": (*_PAIRS, *_ORDERS),
+    "sugarcrepe": tuple(f"{PREFIX}{part}" for part in PARTS),
     "full": tuple(entry.key for entry in SUITE),
 }
 """Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
@@ -82,9 +95,10 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
     """Return the task that a person means; nothing is read but, on disk, whether there is such a place.
 
     Args:
-        name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`.
+        name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`; with
+            `probe:` before it, a linear probe on it.
         data: folder or address that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
-            `winogavil` and ARO's in `aro`, without which its orders are made from the captions of COCO and Flickr30k;
+            `winogavil`, ARO's in `aro`, without which its orders are made from the captions of COCO and Flickr30k;
             or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the data sets of the suite are
             read from the hub, where they are published.
 
@@ -92,6 +106,8 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         ValueError: if there is no such data set, or its data are not where they should be; the message says what was
             looked for.
     """
+    if name.startswith(PROBE):
+        return _find_probe(name.removeprefix(PROBE), data)
     if name in evaluation_tasks:
         return evaluation_tasks[name].find(name, data)
     if is_place(name):
@@ -108,8 +124,22 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
 
 def is_data_set(name: str) -> bool:
     """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
+    if name.startswith(PROBE):
+        return True
     is_model = any(Path(name, weights).is_file() for weights in WEIGHTS)
     return name in evaluation_tasks or (is_place(name) and not is_model)
+
+
+def _find_probe(name: str, data: str | None) -> FoundTask:
+    if split_folders(name):
+        own = benchmark_name(name)
+        return FoundTask(
+            key=f"probe/{own}", name=f"{own}, linear probe", path=name, opener=open_linear_probe, require=nothing_needed
+        )
+    found = find_task(name, data)
+    if found.opener is not open_zero_shot:
+        raise ValueError(f"{found.name} has no classes; a linear probe needs a data set with labels")
+    return attrs.evolve(found, key=f"probe/{found.key}", name=f"{found.name}, linear probe", opener=open_linear_probe)
 
 
 def _place_of_order(key: str, data: str | None) -> str:
@@ -159,6 +189,17 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
     )
     for key, name in _PAIRS.items():
         yield key, TaskEntry(name=name, place=partial(_beside, "aro"), opener=open_aro_task)
+    for part, name in PARTS.items():
+        yield (
+            f"{PREFIX}{part}",
+            TaskEntry(name=name, place=partial(_beside, "sugarcrepe"), opener=open_sugarcrepe),
+        )
+    for folder, key, name, opener in (
+        ("winoground", "comp/winoground", "Winoground", open_winoground),
+        ("urban1k", "longclip/urban1k", "Urban-1k", open_urban1k),
+        ("sharegpt4v", "longclip/sharegpt4v-1k", "ShareGPT4V-1k", open_sharegpt4v),
+    ):
+        yield key, TaskEntry(name=name, place=partial(_beside, folder), opener=opener)
     for key, name in _ORDERS.items():
         yield key, TaskEntry(name=name, place=_place_of_order, opener=open_aro_task, require=require_tagger)
 

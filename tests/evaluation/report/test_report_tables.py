@@ -36,7 +36,7 @@ from mobileclip.evaluation.report.table import points
 PUBLISHED = {
     "mobileclip_s0": ("53.8 M", "1.5 + 1.6 ms", "67.8", "58.1"),
     "mobileclip_s2": ("99.1 M", "3.6 + 3.3 ms", "74.4", "63.7"),
-    "mobileclip_b_lt": ("149.7 M", "10.4 + 3.3 ms", "77.2", "65.8"),
+    "mobileclip_blt": ("149.7 M", "10.4 + 3.3 ms", "77.2", "65.8"),
     "mobileclip2_s4": ("445.2 M", "19.6 + 6.6 ms", "81.9", "67.5"),
 }
 

@@ -15,20 +15,16 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, get_args
-
-import attrs
+from typing import Any, get_args
 
 from mobileclip import storage
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.encoding.features import num_images
+from mobileclip.evaluation.tasks.annotations import Entry, read_list, require_folder
 from mobileclip.evaluation.tasks.aro.relations import LEFT_OUT_RELATIONS
 from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, Tagger
 from mobileclip.evaluation.tasks.aro.tasks import Aro, Box, CaptionedImage, Case, OrderTask, PairTask, Part, Picture
-from mobileclip.strict import parse_json
 
-_MAX_JSON_BYTES = 1 << 28
 # Fewer cases say too little of a pair of attributes.
 _FEWEST_OF_A_PAIR = 25
 
@@ -54,27 +50,6 @@ _BENCHMARKS: dict[str, Part] = {
     "flickr30k": "flickr30k_order",
 }
 
-Value = TypeVar("Value")
-
-
-@attrs.frozen
-class _Entry:
-    """One object of an annotation file, with errors that say which."""
-
-    path: str
-    index: int
-    values: Mapping[str, Any]
-
-    def get(self, name: str, read: Callable[[Any], Value | None], expected: str) -> Value:
-        value = None if name not in self.values else read(self.values[name])
-        if value is None:
-            there = repr(self.values[name])[:60] if name in self.values else "nothing"
-            raise ValueError(f"{self.path}, entry {self.index}: {name} is {there}, expected {expected}")
-        return value
-
-    def text(self, name: str) -> str:
-        return self.get(name, _text, "a text")
-
 
 def open_aro(part: Part, path: str | os.PathLike[str], *, tagger: Tagger | None = None, seed: int = 0) -> Aro:
     """Return a part of ARO, having read its annotations; images are read when they are asked for.
@@ -94,13 +69,14 @@ def open_aro(part: Part, path: str | os.PathLike[str], *, tagger: Tagger | None 
     if part not in get_args(Part):
         raise ValueError(f"ARO has no part {part!r}; expected one of {', '.join(get_args(Part))}")
     root, title = os.fspath(path), _TITLES[part]
-    entries = list(_read(storage.join(root, _FILES[part]), title))
+    entries = list(read_list(storage.join(root, _FILES[part]), title))
     if part in ("vg_relation", "vg_attribution"):
         folder = storage.join(root, "images")
-        _require_folders(title, [folder])
+        require_folder(folder, title)
         return _pair_task(part, folder, entries)
     images = tuple(_captioned(root, entry) for entry in entries)
-    _require_folders(title, [image.address.rpartition("/")[0] for image in images])
+    for folder in dict.fromkeys(image.address.rpartition("/")[0] for image in images):
+        require_folder(folder, title)
     return OrderTask(
         key=f"aro/{part}",
         title=title,
@@ -141,7 +117,7 @@ def has_annotations(part: Part, path: str) -> bool:
     return storage.exists(storage.join(path, _FILES[part]))
 
 
-def _pair_task(part: Part, folder: str, entries: list[_Entry]) -> PairTask:
+def _pair_task(part: Part, folder: str, entries: list[Entry]) -> PairTask:
     cases: dict[str, list[Case]] = {}
     group_of = _relation if part == "vg_relation" else _attributes
     for entry in entries:
@@ -170,32 +146,28 @@ def _pair_task(part: Part, folder: str, entries: list[_Entry]) -> PairTask:
     )
 
 
-def _captioned(root: str, entry: _Entry) -> CaptionedImage:
+def _captioned(root: str, entry: Entry) -> CaptionedImage:
     name = entry.text("image")
     captions = entry.get("caption", _texts, "a list of captions")
     return CaptionedImage(key=name, captions=captions, address=storage.join(root, name))
 
 
-def _relation(entry: _Entry) -> str:
+def _relation(entry: Entry) -> str:
     return entry.text("relation_name")
 
 
-def _attributes(entry: _Entry) -> str:
+def _attributes(entry: Entry) -> str:
     pair = entry.get("attributes", _texts, "two attributes")
     if len(pair) != 2:
-        raise ValueError(f"{entry.path}, entry {entry.index}: there are {len(pair)} attributes, expected two")
+        raise ValueError(f"{entry.where}: there are {len(pair)} attributes, expected two")
     return "_".join(pair)
 
 
-def _box(entry: _Entry) -> Box:
+def _box(entry: Entry) -> Box:
     left, top = (entry.get(name, _number, "a number of pixels") for name in ("bbox_x", "bbox_y"))
     width, height = (entry.get(name, _size, "a number of pixels above zero") for name in ("bbox_w", "bbox_h"))
     # As Pillow rounds what it cuts by.
     return round(left), round(top), round(left + width), round(top + height)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
@@ -211,25 +183,3 @@ def _number(value: Any) -> float | None:
 def _size(value: Any) -> float | None:
     number = _number(value)
     return number if number is not None and number > 0 else None
-
-
-def _read(path: str, title: str) -> Iterator[_Entry]:
-    try:
-        entries = parse_json(storage.read_bytes(path, limit=_MAX_JSON_BYTES), max_characters=_MAX_JSON_BYTES)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: the annotations of {title}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} holds no list of annotations, but {str(entries)[:60]!r}")
-    for index, values in enumerate(entries):
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}, entry {index} is {str(values)[:60]!r}, expected an object")
-        yield _Entry(path, index, values)
-
-
-def _require_folders(title: str, folders: list[str]) -> None:
-    """Refuse where nothing could be found; on remote stores that is found out with the first image."""
-    for folder in dict.fromkeys(folders):
-        if not storage.is_remote(folder) and not storage.is_directory(folder):
-            raise ValueError(f"{folder} is missing: the folder of the images of {title}")

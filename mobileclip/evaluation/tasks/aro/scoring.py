@@ -73,7 +73,7 @@ def pair_metrics(compared: CaptionScores, groups: Sequence[str], counted: Sequen
     Raises:
         ValueError: if a group that counts has no case: the mean of fewer is another number.
     """
-    right = _beats(compared)[:, 0]
+    right = beats(compared)[:, 0]
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -105,7 +105,7 @@ def pair_outcomes(
         pictures: key of the picture that every case is about.
     """
     kept = [number for number, group in enumerate(groups) if group in counted]
-    right = _beats(compared)[kept, 0].cpu().numpy()
+    right = beats(compared)[kept, 0].cpu().numpy()
     return clustered_outcomes([pictures[one] for one in kept], right, class_weights([groups[one] for one in kept]))
 
 
@@ -128,7 +128,7 @@ def order_metrics(compared: CaptionScores) -> dict[str, float]:
     Args:
         compared: the true caption and those of `PERTURBATIONS`.
     """
-    competes, against = _competing(compared), _beats(compared)
+    competes, against = _competing(compared), beats(compared)
     against[compared.texts[:, 1:] == compared.texts[:, :1]] = 1.0
     precision = float(_best(compared, competes).mean())
     return {
@@ -156,8 +156,12 @@ def _best(compared: CaptionScores, competes: Tensor) -> Tensor:
     return torch.where(better.any(dim=1), 0.0, 1.0 / (1 + tied.sum(dim=1).double()))
 
 
-def _beats(compared: CaptionScores) -> Tensor:
-    """Return, for every false caption, whether the true one scores higher: 1, a half where they tie, or 0."""
+def beats(compared: CaptionScores) -> Tensor:
+    """Return, for every false caption, whether the true one scores higher: 1, a half where they tie, or 0.
+
+    Shape:
+        result: `(cases, captions - 1)`.
+    """
     scores, texts = compared.scores, compared.texts
     true, false = scores[:, :1], scores[:, 1:]
     beats = (true > false).double() + 0.5 * (true == false).double()

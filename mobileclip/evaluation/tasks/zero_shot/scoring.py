@@ -62,7 +62,7 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
     main = require_metric(benchmark)
     retrieval = benchmark.kind == "retrieval"
     hits = None if retrieval else _hits(benchmark, features)
-    metrics = _retrieval(features) if hits is None else _classification(benchmark, features, hits)
+    metrics = retrieval_metrics(features) if hits is None else _classification(benchmark, features, hits)
     metrics[MAIN_METRIC] = metrics[main]
     key, name = key_and_title(benchmark.name)
     return Score(
@@ -144,7 +144,8 @@ def absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:
     return tuple(name for index, name in enumerate(benchmark.class_names) if index not in present)
 
 
-def _retrieval(features: Features) -> dict[str, float]:
+def retrieval_metrics(features: Features) -> dict[str, float]:
+    """Return `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10, and `mean_recall@1`."""
     assert features.num_captions is not None, "a data set of captions says whose they are"
     found = caption_recall(features.image, features.text, features.num_captions.tolist())
     metrics = {}

@@ -1,0 +1,63 @@
+"""Logistic regression on embeddings, against scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from mobileclip.evaluation.metrics.linear_probe import chosen_linear_probe, fit_linear_probe
+
+
+def clouds(num_images=120, num_classes=4, dim=6, noise=1.5, seed=0):
+    """Embeddings around a centre of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(num_classes, dim, generator=generator)
+    labels = torch.arange(num_images) % num_classes
+    return centres[labels] + noise * torch.randn(num_images, dim, generator=generator), labels
+
+
+@pytest.mark.parametrize("penalty", [1e-1, 1e-2, 1e-3])
+def test_the_optimum_is_that_of_scikit_learn(penalty):
+    image, labels = clouds()
+    fitted = fit_linear_probe(image, labels, num_classes=4, penalty=penalty)
+    scaled = (F.normalize(image, dim=-1) * 6**0.5).double().numpy()
+    theirs = LogisticRegression(C=1 / (penalty * len(image)), tol=1e-8, max_iter=10_000).fit(scaled, labels.numpy())
+    probabilities = fitted.logits(image).softmax(dim=1)
+    np.testing.assert_allclose(probabilities.numpy(), theirs.predict_proba(scaled), atol=2e-3)
+    np.testing.assert_allclose(fitted.weight.numpy(), theirs.coef_, atol=2e-2)
+
+
+def test_a_start_elsewhere_ends_in_the_same_place():
+    image, labels = clouds()
+    far = fit_linear_probe(image, labels, num_classes=4, penalty=1e-3)
+    near = fit_linear_probe(image, labels, num_classes=4, penalty=1e-1, start=far)
+    again = fit_linear_probe(image, labels, num_classes=4, penalty=1e-1)
+    torch.testing.assert_close(near.weight, again.weight, atol=1e-3, rtol=0)
+
+
+def test_the_penalty_is_the_one_that_is_best_on_what_was_held_out():
+    image, labels = clouds(noise=2.5, seed=3)
+    held_out = torch.arange(len(image)) % 5 == 0
+    chosen = chosen_linear_probe(image, labels, held_out, num_classes=4, penalties=(1.0, 1e-2, 1e-6))
+    right = {}
+    for penalty in (1.0, 1e-2, 1e-6):
+        fitted = fit_linear_probe(image[~held_out], labels[~held_out], num_classes=4, penalty=penalty)
+        right[penalty] = int((fitted.logits(image[held_out]).argmax(1) == labels[held_out]).sum())
+    assert right[chosen.penalty] == max(right.values())
+    assert len(set(right.values())) > 1
+    whole = fit_linear_probe(image, labels, num_classes=4, penalty=chosen.penalty)
+    torch.testing.assert_close(chosen.weight, whole.weight)
+    alone = chosen_linear_probe(image, labels, torch.zeros(len(image), dtype=torch.bool), num_classes=4)
+    assert alone.penalty == 1e-4
+
+
+def test_what_cannot_be_fitted_is_refused():
+    image, labels = clouds()
+    with pytest.raises(ValueError, match="penalty is 0, expected a number above zero"):
+        fit_linear_probe(image, labels, num_classes=4, penalty=0)
+    image[3, 0] = torch.nan
+    with pytest.raises(ValueError, match="image embedding 3 holds NaN"):
+        fit_linear_probe(image, labels, num_classes=4, penalty=1.0)
