@@ -52,7 +52,7 @@ class ReinforcementSpec:
         >>> choices = {"source": "{00..31}.tar", "output": "reinforced", "augmentation": augmentation}
         >>> spec = ReinforcementSpec(**choices, captioner=CocaCaptioner())
         >>> spec.num_augmentations, spec.layout, type(spec.source).__name__
-        (10, 'compact', 'ShardSource')
+        (10, 'pth.gz', 'ShardSource')
     """
 
     source: Source = attrs.field(converter=as_source)
@@ -63,6 +63,6 @@ class ReinforcementSpec:
     augmentation: AugmentationSpec
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
     seed: int = 0
-    layout: Layout = attrs.field(default="compact", validator=validators.in_(LAYOUTS))
+    layout: Layout = attrs.field(default="pth.gz", validator=validators.in_(LAYOUTS))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
     limits: ImageLimits = attrs.field(factory=ImageLimits)
