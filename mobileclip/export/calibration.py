@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from typing import cast
 
 import torch
 from PIL import Image
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 
 from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.export.graph import input_of
 from mobileclip.export.measured import as_taken
 from mobileclip.export.samples import Samples
 from mobileclip.export.spec import Preprocess
+from mobileclip.inputs import ImageInput
 
 # Static ranges of convolutional networks settle within about a hundred images.
 _NUM_IMAGES = 96
@@ -32,17 +32,17 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
         `(crops, 3, size, size)`, or `(captions, context_length)`, int64.
 
     Args:
-        encoder: a tower.
+        encoder: a tower, or a classifier.
         samples: images that cannot be read are left out, as they are where an export is measured.
         preprocess: of the export.
 
     Raises:
         ValueError: if no image can be read.
     """
-    spec = cast("ImageEncoderSpec | TextEncoderSpec", encoder.spec)
-    if not isinstance(spec, ImageEncoderSpec):
-        return Tokenizer(spec.input)(samples.captions)
-    transform, generator = ImageTransform(spec.input), random.Random(0)  # noqa: S311  not for secrets
+    contract = input_of(encoder)
+    if not isinstance(contract, ImageInput):
+        return Tokenizer(contract)(samples.captions)
+    transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
     each = math.ceil(_NUM_IMAGES / len(samples.images))
     images = filter(None, map(_readable, samples.images[:_NUM_IMAGES]))
     crops = [transform.pixels(_cropped(image, generator)) for image in images for _ in range(each)]
@@ -51,7 +51,7 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
             f"none of the first {min(_NUM_IMAGES, len(samples.images))} images of {samples.name} can be read, so there "
             "is nothing to find ranges of values with; give another data set with --calibration"
         )
-    return as_taken(torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops]), spec.input, preprocess)
+    return as_taken(torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops]), contract, preprocess)
 
 
 def _readable(data: bytes) -> Image.Image | None:

@@ -86,9 +86,19 @@ class FeatureMap:
         return feature_name(self.stage)
 
 
+def output_name(tower: Tower, *, of_classes: bool) -> str:
+    """Return what the first output of a file is called: the logits of a classifier, or a tower's embeddings.
+
+    Args:
+        tower: of the file.
+        of_classes: whether it is a classifier.
+    """
+    return "logits" if of_classes else f"{tower}_embedding"
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
-    """One exported tower.
+    """One exported tower, or a classifier, which is a file of the image tower's kind that gives logits.
 
     Args:
         tower: which it is.
@@ -96,8 +106,8 @@ class TowerFile:
         input_name: of the one input.
         input_dtype: of the input: float32, uint8, int32 or int64.
         input_shape: of the input; None where the batch may have any size.
-        output_name: of the embeddings, the first output.
-        output_shape: of the embeddings, float32; None where the batch may have any size.
+        output_name: of the embeddings or the logits, the first output.
+        output_shape: of the embeddings or the logits, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
             In int8, they compute in what all that is not quantised computes in: float16 in Core ML.
@@ -130,7 +140,7 @@ class Contract:
         target: the runtime's format.
         precision: of the stored weights.
         normalize: whether embeddings come out with unit length.
-        embedding_dim: width of the embeddings.
+        embedding_dim: width of the embeddings; of a classifier, of those that its linear layer takes.
         logit_scale: factor of the cosine similarities in front of the softmax; None for a tower alone.
         towers: the exported files.
         image: what the image file takes, where there is one.
@@ -140,6 +150,8 @@ class Contract:
         weights_sha256: of the folded float32 weights that were exported, as `tensor_files.weights` counts them.
         spec: the model's spec, as in our checkpoints.
         licence: of the code and of published weights.
+        num_classes: logits that a classifier gives; None where embeddings come out.
+        class_names: what the classes are called, in the order of the logits; none where nobody has said.
     """
 
     format_version: int
@@ -156,6 +168,18 @@ class Contract:
     weights_sha256: str
     spec: Mapping[str, Any]
     licence: str
+    num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether it is of a classifier."""
+        return self.num_classes is not None
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the first output."""
+        return self.embedding_dim if self.num_classes is None else self.num_classes
 
     def write(self, folder: Path) -> None:
         """Write the contract into the export's folder."""

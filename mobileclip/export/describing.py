@@ -7,16 +7,17 @@ from typing import cast
 
 from torch import nn
 
-from mobileclip.encoders import DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
+from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.graph import TowerExport, input_of, output_dim
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
 from mobileclip.extras import VERSION
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.catalogue import LICENCE
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -37,7 +38,7 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         input_dtype=export.input_dtype,
         input_shape=(batch, *export.input_shape),
         output_name=export.output_name,
-        output_shape=(batch, cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec).embedding_dim),
+        output_shape=(batch, output_dim(export.encoder)),
         compute=compute,
         float32=tuple(sorted(export.fallback.layers)),
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
@@ -61,15 +62,16 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
     """
     spec = exports[0].spec
     model_spec = cast("ModelSpec", model.spec)
-    parts = [cast("ImageEncoderSpec | TextEncoderSpec", export.encoder.spec) for export in exports]
-    image = next((part.input for part in parts if isinstance(part, ImageEncoderSpec)), None)
-    text = next((part.input for part in parts if isinstance(part, TextEncoderSpec)), None)
+    classifier = model_spec if isinstance(model_spec, ClassifierSpec) else None
+    taken = [input_of(export.encoder) for export in exports]
+    image = next((one for one in taken if isinstance(one, ImageInput)), None)
+    text = next((one for one in taken if isinstance(one, TextInput)), None)
     return Contract(
         format_version=FORMAT_VERSION,
         target=spec.target,
         precision=spec.precision,
         normalize=spec.normalize,
-        embedding_dim=parts[0].embedding_dim,
+        embedding_dim=output_dim(exports[0].encoder) if classifier is None else classifier.image.embedding_dim,
         logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
         towers=(),
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
@@ -79,4 +81,6 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
         weights_sha256=weights_sha256(model.state_dict()),
         spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
         licence=LICENCE,
+        num_classes=None if classifier is None else classifier.num_classes,
+        class_names=() if classifier is None else classifier.class_names,
     )

@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import TextEncoderSpec, load_model
+from mobileclip.encoders import Classifier, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
@@ -26,7 +26,7 @@ from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.zero_shot import ImageTextModel, holds_weights
-from mobileclip.reparam import reparameterize
+from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256
 
 
@@ -49,7 +49,8 @@ def export_model(
     contract names them. If no choice passes, the best one is written.
 
     Args:
-        model: a model or a tower in evaluation mode; or a name, a file in any known layout, or `hf-hub:owner/name`.
+        model: a model, a tower or a classifier in evaluation mode; or a name, a file in any known layout, a folder with
+            one, or `hf-hub:owner/name`.
         spec: what to export, and how.
         checkpoint: weights for a model that is given by name.
         samples: what it is measured on; the pictures that come with the package by default.
@@ -68,7 +69,7 @@ def export_model(
     out = Path(spec.out)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)
     with working_folder(out) as folder:
-        folded = _folded(model, checkpoint, spec)
+        folded, spec = _as_asked(_folded(model, checkpoint, spec), spec)
         has = towers_of(folded)
         lacking = [tower for tower in spec.towers if tower not in has]
         if lacking:
@@ -108,6 +109,23 @@ def _folded(
     )
 
 
+def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec]:
+    """Return what of a model is exported, and how: a classifier whole, with logits as they are, or its image tower.
+
+    Raises:
+        ValueError: if a classifier is asked for what it has not.
+    """
+    if not isinstance(model, Classifier):
+        return model, spec
+    if spec.tower == "text":
+        raise ValueError("a classifier has no text tower; leave --tower out for the whole, or choose --tower image")
+    if spec.tower == "image":
+        return model.image_encoder, spec
+    if spec.features:
+        raise ValueError("feature maps come beside embeddings, and a classifier gives logits; choose --tower image")
+    return model, attrs.evolve(spec, tower="image", normalize=False)
+
+
 def tower_export(
     tower: Tower, encoder: nn.Module, spec: ExportSpec, target: Target, *, calibration: Samples
 ) -> TowerExport:
@@ -143,6 +161,8 @@ def encoder_for(target: Target, encoder: nn.Module, *, whole: bool = False) -> n
         encoder: folded.
         whole: whether the last layer's other tokens come out too.
     """
+    if isinstance(encoder, Classifier):
+        return with_children(encoder, {"image_encoder": encoder_for(target, encoder.image_encoder)})
     encoder = encoder if whole else with_one_token(encoder)
     return with_depthwise_convs(encoder) if target.prefers_depthwise else encoder
 

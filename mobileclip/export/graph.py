@@ -10,15 +10,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.attention import set_attention
-from mobileclip.export.contract import feature_name
+from mobileclip.export.contract import feature_name, output_name
 from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.inference.forms.one_token import fused_attention
+from mobileclip.inputs import ImageInput, TextInput
 
 _LARGEST_PIXEL = 255
+
+
+def input_of(encoder: nn.Module) -> ImageInput | TextInput:
+    """Return what a tower, or a classifier, takes.
+
+    Args:
+        encoder: which has a spec.
+    """
+    spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
+    return spec.image.input if isinstance(spec, ClassifierSpec) else spec.input
+
+
+def output_dim(encoder: nn.Module) -> int:
+    """Return how many numbers a tower, or a classifier, gives for one input.
+
+    Args:
+        encoder: which has a spec.
+    """
+    spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
+    return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
 
 
 class ImageGraph(nn.Module):
@@ -29,7 +50,7 @@ class ImageGraph(nn.Module):
         the embeddings and `(batch, channels, rows, columns)` of each, float32.
 
     Args:
-        encoder: a folded image tower.
+        encoder: a folded image tower, or a folded classifier, whose logits stand in place of the embeddings.
         spec: how it is exported.
         dtype: what the encoder computes in.
         fallback: layers of the encoder that compute in float32 all the same.
@@ -40,7 +61,7 @@ class ImageGraph(nn.Module):
 
     def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, fallback: Fallback) -> None:
         super().__init__()
-        contract = cast("ImageEncoderSpec", encoder.spec).input
+        contract = cast("ImageInput", input_of(encoder))
         self.encoder = copy.deepcopy(encoder).to(dtype)
         keep_in_float32(self.encoder, fallback.layers)
         self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
@@ -97,7 +118,7 @@ class TowerExport:
 
     Args:
         tower: which it is.
-        encoder: folded, in float32 and evaluation mode.
+        encoder: folded, in float32 and evaluation mode; a whole classifier as the image tower.
         spec: how it is exported.
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
         text_dtype: what token ids come in as.
@@ -119,7 +140,7 @@ class TowerExport:
     @property
     def output_name(self) -> str:
         """Name of the output."""
-        return f"{self.tower}_embedding"
+        return output_name(self.tower, of_classes=isinstance(self.encoder.spec, ClassifierSpec))
 
     @property
     def output_names(self) -> list[str]:
@@ -141,10 +162,10 @@ class TowerExport:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch."""
-        contract = cast("ImageEncoderSpec | TextEncoderSpec", self.encoder.spec)
-        if isinstance(contract, ImageEncoderSpec):
-            return (3, contract.input.size, contract.input.size)
-        return (contract.input.context_length,)
+        contract = input_of(self.encoder)
+        if isinstance(contract, ImageInput):
+            return (3, contract.size, contract.size)
+        return (contract.context_length,)
 
     def graph(self, dtype: torch.dtype) -> nn.Module:
         """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""

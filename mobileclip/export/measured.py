@@ -17,7 +17,7 @@ from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, Model
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.graph import TowerExport, input_of
 from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.samples import Samples
 from mobileclip.export.spec import Tower
@@ -79,6 +79,7 @@ class Measured:
         image_names: of the images that could be used, in order; empty for a text tower alone.
         captions: in order; empty for an image tower alone.
         skipped: images that could not be used, by reason.
+        of_classes: whether it is of a classifier, whose logits stand in place of the embeddings.
     """
 
     inputs: Mapping[Tower, Tensor]
@@ -86,12 +87,13 @@ class Measured:
     image_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     skipped: Mapping[str, int] = attrs.field(factory=dict)
+    of_classes: bool = False
 
     def encoder_inputs(self, tower: Tower, encoder: nn.Module) -> Tensor:
         """Return a batch of inputs as the encoder itself takes them."""
         few = self.inputs[tower][:_BATCH]
-        spec = cast("ImageEncoderSpec | TextEncoderSpec", encoder.spec)
-        return as_taken(few, spec.input, "host") if isinstance(spec, ImageEncoderSpec) else few
+        contract = input_of(encoder)
+        return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
 
     def write(self, folder: Path) -> None:
         """Write everything into the export's folder."""
@@ -99,7 +101,7 @@ class Measured:
 
         tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
         for tower, outputs in self.reference.items():
-            tensors[f"{tower}.embedding"] = outputs.embeddings.contiguous()
+            tensors[stored_name(tower, of_classes=self.of_classes)] = outputs.embeddings.contiguous()
             tensors |= {f"{tower}.{feature_name(stage)}": maps.contiguous() for stage, maps in outputs.features.items()}
         (folder / EVALUATION).write_bytes(save(tensors))
 
@@ -111,8 +113,7 @@ class Measured:
         for export in exports:
             few = self.inputs[export.tower][:_NUM_GOLDEN]
             if export.tower == "image":
-                contract = cast("ImageEncoderSpec", export.encoder.spec).input
-                few = as_taken(few, contract, export.spec.preprocess)
+                few = as_taken(few, cast("ImageInput", input_of(export.encoder)), export.spec.preprocess)
             else:
                 few = few.to(getattr(torch, export.text_dtype))
             tensors[export.input_name] = few.contiguous()
@@ -121,6 +122,16 @@ class Measured:
             for stage in export.stages:
                 tensors[feature_name(stage)] = outputs.features[stage][:_NUM_GOLDEN].contiguous()
         (folder / GOLDEN).write_bytes(save(tensors))
+
+
+def stored_name(tower: Tower, *, of_classes: bool) -> str:
+    """Return what the model's own outputs are stored as.
+
+    Args:
+        tower: whose they are.
+        of_classes: whether they are a classifier's.
+    """
+    return f"{tower}.{'logits' if of_classes else 'embedding'}"
 
 
 def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
@@ -159,7 +170,7 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
     skipped: Counter[str] = Counter()
     for tower, encoder in towers_of(model).items():
         if tower == "image":
-            contract = cast("ImageEncoderSpec", encoder.spec).input
+            contract = cast("ImageInput", input_of(encoder))
             pixels, names, skipped = _read_images(samples, contract)
             inputs[tower], taken = pixels, as_taken(pixels, contract, "host")
         else:
@@ -168,7 +179,14 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
         asked = stages if tower == "image" else ()
         reference[tower] = Outputs.of_batches(_encoded(encoder, taken, asked, normalize=normalize), asked)
         check_reference(tower, reference[tower])
-    return Measured(inputs=inputs, reference=reference, image_names=names, captions=captions, skipped=dict(skipped))
+    return Measured(
+        inputs=inputs,
+        reference=reference,
+        image_names=names,
+        captions=captions,
+        skipped=dict(skipped),
+        of_classes=isinstance(model, Classifier),
+    )
 
 
 def check_reference(tower: Tower, outputs: Outputs) -> None:
@@ -212,7 +230,8 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     tensors, _ = read_tensors(path)
     kinds: tuple[Tower, ...] = ("image", "text")
     inputs = {tower: tensors[f"{tower}.input"] for tower in kinds if f"{tower}.input" in tensors}
-    embeddings = {tower: tensors[f"{tower}.embedding"] for tower in inputs if f"{tower}.embedding" in tensors}
+    stored = {tower: stored_name(tower, of_classes=contract.of_classes) for tower in inputs}
+    embeddings = {tower: tensors[name] for tower, name in stored.items() if name in tensors}
     missing = [tower.tower for tower in contract.towers if tower.tower not in embeddings]
     counts = {tower: (inputs[tower].shape[:1], embeddings.get(tower, torch.empty(())).shape[:1]) for tower in inputs}
     if missing or any(given != measured or not given for given, measured in counts.values()):
@@ -222,13 +241,13 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
             _check_inputs(tower.tower, inputs[tower.tower], contract)
         reference = {}
         for kind, rows in embeddings.items():
-            _check_kind(f"the {kind} embeddings", rows, torch.float32, (contract.embedding_dim,))
+            _check_kind(f"the {kind} embeddings", rows, torch.float32, (contract.output_dim,))
             features = _stored_features(tensors, contract, kind, min(NUM_MAPPED, len(rows)))
             reference[kind] = Outputs(embeddings=rows, features=features)
             check_reference(kind, reference[kind])
     except ValueError as error:
         raise ValueError(f"{path} is not what its contract says: {error}; export the model again") from error
-    return Measured(inputs=inputs, reference=reference)
+    return Measured(inputs=inputs, reference=reference, of_classes=contract.of_classes)
 
 
 def _stored_features(tensors: Mapping[str, Tensor], contract: Contract, kind: Tower, count: int) -> dict[int, Tensor]:
@@ -261,15 +280,11 @@ def _check_kind(what: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int 
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:
-    """Return the towers of a model by name; of a tower alone, itself.
-
-    Raises:
-        ValueError: if it is a classifier.
-    """
+    """Return the towers of a model by name; of a tower alone, itself, and of a classifier, it as a whole."""
     if isinstance(model, DualEncoder):
         return {"image": model.image_encoder, "text": model.text_encoder}
     if isinstance(model, Classifier):
-        raise ValueError("exports are of towers and their embeddings, and this is a classifier; give its image_encoder")
+        return {"image": model}
     ((_, spec),) = towers(cast("ModelSpec", model.spec))
     return {"image" if isinstance(spec, ImageEncoderSpec) else "text": model}
 

@@ -17,6 +17,7 @@ from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 LEAST_COSINE: dict[Precision, float] = {"float32": 0.99999, "float16": 0.9995, "bfloat16": 0.9995, "int8": 0.98}
 RANKING_GATE = "ranking agreement"
+CLASSES = "classes"
 LEAST_AGREEMENT = 0.99
 # Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
 MOST_LENGTH_ERROR: dict[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "int8": 0.2}
@@ -84,7 +85,7 @@ class Ranking:
 
     Args:
         kind: `image-text`: captions for images and images for captions; `neighbours`: the nearest other input of the
-            same tower, where the model has one tower alone.
+            same tower, where the model has one tower alone; `classes`: the class of the largest logit.
         num_queries: how many were ranked.
         agreement: share of them with the same first result.
     """
@@ -173,13 +174,19 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: i
     )
 
 
-def compare_rankings(exported: Mapping[Tower, Tensor], reference: Mapping[Tower, Tensor]) -> Ranking:
+def compare_rankings(
+    exported: Mapping[Tower, Tensor], reference: Mapping[Tower, Tensor], *, of_classes: bool = False
+) -> Ranking:
     """Return how often the export finds first what the model finds first.
 
     Args:
         exported: embeddings by tower; a tower that was not exported is taken from `reference`.
         reference: the model's own, of all towers that it has.
+        of_classes: whether they are logits of classes.
     """
+    if of_classes:
+        agree = exported["image"].argmax(dim=1) == reference["image"].argmax(dim=1)
+        return Ranking(kind=CLASSES, num_queries=len(agree), agreement=float(agree.double().mean()))
     both = {**reference, **exported}
     if len(both) == 2:
         pairs: list[tuple[Tower, Tower]] = [("image", "text"), ("text", "image")]
@@ -201,19 +208,20 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
         ranking: what was measured of them together.
         precision: of the export.
     """
-    gates = [gate for parity in towers for gate in _tower_gates(parity, precision)]
+    what = "logits" if ranking.kind == CLASSES else "embeddings"
+    gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
     agreement = ranking.agreement
     bound = f">= {LEAST_AGREEMENT}"
     gates.append(Gate(name=RANKING_GATE, value=agreement, bound=bound, passed=agreement >= LEAST_AGREEMENT))
     return tuple(gates)
 
 
-def _tower_gates(parity: TowerParity, precision: Precision) -> list[Gate]:
+def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> list[Gate]:
     least, most = LEAST_COSINE[precision], MOST_LENGTH_ERROR[precision]
     spread, enough = parity.spread, LEAST_SPREAD * parity.reference_spread
     cosine, error = parity.cosine_minimum, parity.length_error
     name = parity.tower if parity.stage is None else f"{parity.tower} {feature_name(parity.stage)}"
-    what = "embeddings" if parity.stage is None else "maps"
+    what = what if parity.stage is None else "maps"
     return [
         Gate(
             name=f"{name} {what} with NaN or infinity",

@@ -83,6 +83,7 @@ def _check_towers(contract: Contract, path: Path) -> None:
         raise ValueError(f"{path} names {len(contract.files):,} files, and up to {_MOST_FILES} are known here")
     if not 0 < contract.embedding_dim <= _MOST_EMBEDDING:
         raise ValueError(f"{path} has embeddings of {contract.embedding_dim} dimensions; export the model again")
+    _check_classes(contract, path)
     kinds = [tower.tower for tower in contract.towers]
     if not kinds or len(set(kinds)) != len(kinds):
         raise ValueError(f"{path} names {kinds or 'no towers'}, expected an image tower, a text tower or both")
@@ -95,6 +96,21 @@ def _check_towers(contract: Contract, path: Path) -> None:
                 f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
             )
         _check_features(tower, path)
+
+
+def _check_classes(contract: Contract, path: Path) -> None:
+    """Make sure that a classifier is an image file that gives as many logits as it has names."""
+    if contract.num_classes is None:
+        fits = not contract.class_names
+    else:
+        names, kinds = contract.class_names, [tower.tower for tower in contract.towers]
+        fits = 0 < contract.num_classes <= _MOST_EMBEDDING and len(names) in (0, contract.num_classes)
+        fits = fits and kinds == ["image"] and not contract.normalize
+    if not fits:
+        raise ValueError(
+            f"{path} says {contract.num_classes} classes with {len(contract.class_names)} names, which no export of a "
+            "classifier says so; export the model again"
+        )
 
 
 def _check_features(tower: TowerFile, path: Path) -> None:
@@ -112,7 +128,7 @@ def _check_features(tower: TowerFile, path: Path) -> None:
 
 def _expected(contract: Contract, tower: TowerFile) -> list[tuple[str, tuple[int | None, ...], tuple[int | None, ...]]]:
     """Return what a tower may take and give: type, shape without the batch, and shape."""
-    gives = (*tower.input_shape[:1], contract.embedding_dim)
+    gives = (*tower.input_shape[:1], contract.output_dim)
     if tower.tower == "image" and contract.image is not None:
         kind = "uint8" if contract.image.preprocess == "uint8" else "float32"
         size = contract.image.input.size

@@ -31,7 +31,8 @@ class ExportSpec:
         out: the folder to write; it must not exist, or be empty.
         target: the runtime's format: `onnx`, `openvino`, `executorch`, `coreml`, `torch`, or another that is registered
             in `mobileclip.export.targets`.
-        tower: the towers to export, a file each.
+        tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
+            its image tower is asked for.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
             float32 always. int8 is static: convolutions and linear layers with a scale for each output
             channel, and ranges of what goes into them found on calibration data.

@@ -104,7 +104,7 @@ def run_tower(
 def _given(outputs: tuple[Tensor, ...], path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
     """Return what a file gives for one batch, if that is what the contract says."""
     found = [tuple(one.shape[1:]) for one in outputs]
-    expected = [(contract.embedding_dim,), *(one.shape[1:] for one in tower.features)]
+    expected = [(contract.output_dim,), *(one.shape[1:] for one in tower.features)]
     if found != expected:
         raise ValueError(
             f"{path} gives outputs of shapes {found}, and the contract says {expected}, without the batch; export the "
@@ -131,7 +131,7 @@ def report_on(
     ours, theirs = (
         {tower: outputs.embeddings for tower, outputs in several.items()} for several in (exported, measured.reference)
     )
-    ranking = compare_rankings(ours, theirs)
+    ranking = compare_rankings(ours, theirs, of_classes=measured.of_classes)
     return Report(
         data=data,
         runtime=runtime,

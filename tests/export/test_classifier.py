@@ -1,0 +1,141 @@
+"""Whole classifiers as exports: logits in every runtime, names of classes in the contract, and what is refused."""
+
+import json
+import shutil
+
+import attrs
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mobileclip.encoders import ClassifierSpec, save_model
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export.parity import compare_rankings
+from tests.cli.test_cli import run
+from tests.export.models import MCI, PIXELS, VIT, pixels
+from tests.export.test_verify import change
+
+NAMES = ("cat", "dog", "fish")
+
+
+def classifier(image):
+    """A classifier whose logits tell the bundled pictures apart."""
+    torch.manual_seed(0)
+    model = ClassifierSpec(image=image, num_classes=len(NAMES), class_names=NAMES).build()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith(("gamma", "position")):
+                tensor.normal_(0.5, 0.1)
+        for module in model.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        features = model.image_encoder(pixels(PIXELS))
+        model.head.weight.normal_()
+        model.head.bias.copy_(-model.head(features).mean(0))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def convolutional():
+    return classifier(MCI.without_projection())
+
+
+@pytest.fixture(scope="module")
+def folder(convolutional, tmp_path_factory):
+    place = tmp_path_factory.mktemp("classifier")
+    save_model(convolutional, place / "classifier.safetensors")
+    spec = ExportSpec(out=place / "onnx", dynamic_batch=True)
+    return export_model(place / "classifier.safetensors", spec, show_progress=False)
+
+
+@torch.no_grad()
+def test_the_runtime_gives_the_models_logits(folder, convolutional):
+    session = onnxruntime.InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+    images = pixels(PIXELS)[:3]
+    (logits,) = map(torch.from_numpy, session.run(None, {"pixels": images.numpy()}))
+    torch.testing.assert_close(logits, convolutional(images), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_contract_report_and_golden_vectors_speak_of_classes(folder, convolutional):
+    contract = json.loads((folder / "mobileclip.json").read_text())
+    assert (contract["num_classes"], contract["class_names"]) == (3, list(NAMES))
+    assert (contract["embedding_dim"], contract["normalize"]) == (convolutional.spec.image.embedding_dim, False)
+    (tower,) = contract["towers"]
+    assert (tower["output_name"], tower["output_shape"]) == ("logits", [None, 3])
+    report = verify_export(folder)
+    assert report == read_report(folder)
+    assert report.passed
+    assert (report.ranking.kind, report.ranking.num_queries) == ("classes", 12)
+    assert "image logits with NaN or infinity" in {gate.name for gate in report.gates}
+    golden = load_file(folder / "golden.safetensors")
+    torch.testing.assert_close(golden["logits"], convolutional(golden["pixels"]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_vision_transformer_computes_one_token(tmp_path):
+    model = classifier(attrs.evolve(VIT, embedding_dim=8))
+    export_model(model, ExportSpec(out=tmp_path / "out", target="torch"), show_progress=False)
+    assert read_report(tmp_path / "out").passed
+    program = torch.export.load(tmp_path / "out" / "image.pt2")
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            program.module()(pixels(PIXELS)[:1]), model(pixels(PIXELS)[:1]), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("target", ["coreml", "executorch", "onnx", "openvino", "torch"])
+def test_every_target_in_float32_and_int8(convolutional, tmp_path, target, precision):
+    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
+    export_model(convolutional, spec, show_progress=False)
+    report = verify_export(tmp_path / "out", trust=True, show_progress=False)
+    assert report.passed, report.failures
+    assert report.ranking.kind == "classes"
+
+
+def test_the_command_and_the_image_tower_alone(capsys, folder, convolutional, tmp_path):
+    file = folder.parent / "classifier.safetensors"
+    status, out, _ = run(capsys, "export", file, "--out", tmp_path / "whole")
+    assert (status, "ranking: 100.00% of 12 first results are float32's" in out) == (0, True)
+    assert run(capsys, "export", file, "--out", tmp_path / "tower", "--tower", "image", "--features", "1")[0] == 0
+    contract = read_contract(tmp_path / "tower")
+    assert (contract.of_classes, contract.class_names, contract.normalize) == (False, (), True)
+    assert contract.output_dim == convolutional.spec.image.embedding_dim
+    assert "num_classes" not in (tmp_path / "tower" / "mobileclip.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"tower": "text"}, "a classifier has no text tower"), ({"features": (0,)}, "choose --tower image")],
+)
+def test_what_a_classifier_has_not(convolutional, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(convolutional, ExportSpec(out=tmp_path / "out", **options), show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_classes": 4},
+        {"num_classes": 0, "class_names": []},
+        {"class_names": ["cat"]},
+        {"num_classes": None},
+        {"normalize": True},
+    ],
+)
+def test_a_contract_that_is_not_true_of_its_classes_is_refused(folder, tmp_path, changes):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    change(copied, lambda contract: contract.update(changes))
+    with pytest.raises(ValueError, match=r"classes with|not what it says of the model"):
+        read_contract(copied)
+
+
+def test_the_largest_logit_decides_the_ranking():
+    reference = torch.eye(4)
+    same = compare_rankings({"image": reference * 2 - 3}, {"image": reference}, of_classes=True)
+    assert (same.kind, same.num_queries, same.agreement) == ("classes", 4, 1.0)
+    assert compare_rankings({"image": reference.roll(1, 1)}, {"image": reference}, of_classes=True).agreement == 0.0
