@@ -23,7 +23,7 @@ comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test quickstart bench mutants docs format lock clean
+.PHONY: help test test-all quickstart bench mutants docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,10 @@ test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." go
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -rs $(ARGS)
+
+test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"
+	$(PIP) install --quiet uv
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python recipes/quickstart.py $(ARGS)

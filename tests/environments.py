@@ -1,0 +1,257 @@
+"""The wheel in clean environments: every Python that is on this machine, and the lowest versions that are allowed.
+
+    python -m tests.environments                                  # all of them: hours of CPU, tens of gigabytes
+    python -m tests.environments --only 3.12 lowest --rooms blocks encoders
+    UV_TORCH_BACKEND=cpu python -m tests.environments             # PyTorch without CUDA, from PyTorch's own index
+
+An environment has the wheel, what it depends on, and as much of the extra `test` as has wheels for it; what has none is
+named at the end. The tests run beside no source tree, so that what they import is the wheel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import attrs
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+LOWEST = "lowest"
+ROOMS = (
+    "blocks",
+    "reparam",
+    "encoders",
+    "losses",
+    "inference",
+    "interop",
+    "hardware",
+    "storage",
+    "tensor_files",
+    "terminal",
+    "cli",
+    "data",
+    "test_import.py",
+    "test_input_sizes.py",
+    "test_registry.py",
+    "test_serialization.py",
+)
+"""Whose tests need nothing that is not in the core, as far as it can be had."""
+
+_TREE = "tree"
+_CHECKERS = {"ruff", "mypy", "import-linter"}
+_RUNNERS = {"pytest", "pytest-benchmark", "pytest-xdist", "hypothesis"}
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What came of an environment.
+
+    Args:
+        name: of the environment.
+        said: the summary of the tests, or why there is none.
+        passed: whether all did.
+        versions: of what matters most.
+        lacking: requirements of the tests without a wheel that fits.
+    """
+
+    name: str
+    said: str
+    passed: bool
+    versions: str = ""
+    lacking: tuple[str, ...] = ()
+
+
+class Uv:
+    """The tool that resolves and installs, with settings of no project and no person."""
+
+    def __init__(self) -> None:
+        found = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
+        if found is None:
+            raise SystemExit("uv is needed: pip install uv, or make test-all")
+        self._base = (found, "--no-config", "--quiet", "--no-python-downloads")
+
+    def run(self, *arguments: str | Path) -> str:
+        done = subprocess.run([*self._base, *map(str, arguments)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip() or done.stdout.strip())
+        return done.stdout
+
+    def resolved(self, python: str, requirements: Sequence[str], scratch: Path, *options: str) -> list[str] | None:
+        """Return `name==version` of all that is needed, if wheels can be had for it."""
+        wanted = scratch / "wanted.txt"
+        wanted.write_text("\n".join(requirements) + "\n")
+        try:
+            found = self.run(
+                "pip", "compile", "--python", python, "--no-build", "--no-header", "--no-annotate", *options, wanted
+            )
+        except RuntimeError:
+            return None
+        return found.split("\n")
+
+
+def interpreter(version: str) -> str | None:
+    """Return a Python of a version that is here: this one, one on the path, or the newest of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    candidates = [
+        sys.executable,
+        shutil.which(f"python{version}"),
+        *sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True),
+    ]
+    for candidate in filter(None, candidates):
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        said = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
+        if said.stdout.strip() == version:
+            return str(candidate)
+    return None
+
+
+def unpacked(folder: Path, uv: Uv) -> Path:
+    """Return a wheel of what git knows of, and leave a folder with all of that but the package itself."""
+    tree, listed = folder / _TREE, ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    uv.run("build", "--wheel", "--out-dir", folder / "dist", tree)
+    shutil.rmtree(tree / "mobileclip")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+def requirements_of(wheel: Path) -> tuple[list[Requirement], list[Requirement]]:
+    """Return what a wheel depends on, and what its tests do."""
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        found = metadata.PathDistribution(zipfile.Path(archive, f"{info}/")).requires or []
+    every = [Requirement(one) for one in found]
+    core = [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
+    tests = [one for one in every if one not in core and one.marker and one.marker.evaluate({"extra": "test"})]
+    return core, [one for one in tests if one.name not in _CHECKERS]
+
+
+def chosen(
+    core: Sequence[Requirement], tests: Sequence[Requirement], python: str, scratch: Path, uv: Uv, *, lowest: bool
+) -> tuple[list[str], list[str]]:
+    """Return the versions to install, and the requirements of the tests that no wheel fits.
+
+    At the lowest versions, those of the core are found first, and what cannot live with them is left out.
+
+    Raises:
+        RuntimeError: if the core itself, or what runs tests, cannot be had.
+    """
+    options = ("--resolution", "lowest-direct") if lowest else ()
+    always = [_plain(one) for one in core]
+    if lowest:
+        direct = {_normalised(one.name) for one in core}
+        found = uv.resolved(python, always, scratch, *options) or []
+        always = [line for line in found if _normalised(line.partition("==")[0]) in direct]
+    always += [_plain(one) for one in tests if one.name in _RUNNERS]
+    others = [_plain(one) for one in tests if one.name not in _RUNNERS]
+    versions = uv.resolved(python, always, scratch, *options)
+    if versions is None:
+        raise RuntimeError("its core cannot be installed")
+    lacking: list[str] = []
+    whole = uv.resolved(python, [*always, *others], scratch, *options)
+    if whole is not None:
+        return whole, lacking
+    for one in others:
+        more = uv.resolved(python, [*always, one], scratch, *options)
+        if more is None:
+            lacking.append(one)
+        else:
+            always, versions = [*always, one], more
+    return versions, lacking
+
+
+def _plain(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namespace) -> Outcome:
+    """Make an environment, run the tests in it, and remove it."""
+    python = interpreter(PYTHONS[0] if name == LOWEST else name)
+    if python is None:
+        return Outcome(name=name, said="there is no such Python here", passed=False)
+    core, tests = requirements_of(wheel)
+    place = folder / name
+    place.mkdir()
+    try:
+        versions, lacking = chosen(core, tests, python, place, uv, lowest=name == LOWEST)
+        uv.run("venv", "--python", python, place / "venv")
+        own = place / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        (place / "versions.txt").write_text("\n".join(versions))
+        uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
+        rooms = [f"tests/{room}" for room in choices.rooms]
+        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes), *rooms]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        log = choices.logs / f"{name}.log"
+        with log.open("w") as stream:
+            done = subprocess.run(
+                [*command, "--dist", "worksteal", *choices.arguments],
+                cwd=folder / _TREE,
+                env={**environment, "OMP_NUM_THREADS": "1"},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+    except RuntimeError as error:
+        return Outcome(name=name, said=f"not installed: {error}", passed=False)
+    finally:
+        shutil.rmtree(place)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    shown = {"torch", "numpy", "attrs", "rich", "pillow", "pytest"}
+    return Outcome(
+        name=name,
+        said=f"{lines[-1] if lines else 'nothing was said'} ({log})",
+        passed=done.returncode == 0,
+        versions=", ".join(line for line in versions if line.partition("==")[0] in shown),
+        lacking=tuple(lacking),
+    )
+
+
+def main() -> int:
+    """Try the environments that are asked for, and print what came of each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.environments")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=(*PYTHONS, LOWEST), default=(*PYTHONS, LOWEST), help="environments")
+    add("--rooms", nargs="+", default=ROOMS, help="folders and files of tests/")
+    add("--processes", type=int, default=2, help="that share out the tests of one environment")
+    add("--logs", type=Path, default=ROOT / "build" / "environments", help="where the tests' output goes")
+    add("arguments", nargs="*", help="for pytest, behind --")
+    choices = parser.parse_args()
+    choices.logs.mkdir(parents=True, exist_ok=True)
+    uv, outcomes = Uv(), []
+    with tempfile.TemporaryDirectory(prefix="environments-") as scratch:
+        wheel = unpacked(Path(scratch), uv)
+        for name in choices.only:
+            print(f"{name}: installing, then testing", flush=True)
+            outcomes.append(tried(name, Path(scratch), wheel, uv, choices))
+            print(f"{name}: {outcomes[-1].said}", flush=True)
+    print()
+    for one in outcomes:
+        print(f"{one.name:8} {'passed' if one.passed else 'FAILED':8} {one.said}")
+        for what, value in (("with", one.versions), ("without", ", ".join(one.lacking))):
+            if value:
+                print(f"{'':17} {what} {value}")
+    return 0 if all(one.passed for one in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
