@@ -40,7 +40,7 @@ test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowes
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
-	$(BIN)/python recipes/quickstart.py $(ARGS)
+	$(BIN)/python -m examples.quickstart $(ARGS)
 
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
@@ -70,7 +70,7 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 
 clean:  ## Remove caches and builds; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
-	find mobileclip recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mobileclip recipes benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/mutants.stamp: EXTRAS := test mutants

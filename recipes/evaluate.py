@@ -18,9 +18,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluating import run_recipe
-
 from mobileclip.evaluation import EvaluationSpec
+from mobileclip.recipes.evaluating import run_recipe
 
 
 def evaluate() -> EvaluationSpec:

@@ -15,7 +15,7 @@ those between them are tested on the new task and on the old ones. docs/finetuni
 
 from __future__ import annotations
 
-from finetuning import FinetuneSpec, run_recipe
+from mobileclip.recipes.finetuning import FinetuneSpec, run_recipe
 
 
 def finetune() -> FinetuneSpec:

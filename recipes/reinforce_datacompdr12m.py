@@ -10,9 +10,8 @@ Source:    MobileCLIP (arXiv 2311.17049), section 4
 
 from __future__ import annotations
 
-from reinforcing import run_recipe
-
 from mobileclip.data import datacompdr_augmentation
+from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
 
 

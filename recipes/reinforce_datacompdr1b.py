@@ -11,10 +11,10 @@ Source:    MobileCLIP (arXiv 2311.17049), section 4
 from __future__ import annotations
 
 import attrs
-from reinforce_datacompdr12m import reinforce_datacompdr12m
-from reinforcing import run_recipe
 
+from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.reinforce import ReinforcementSpec
+from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
 
 
 def reinforce_datacompdr1b(source: str, output: str) -> ReinforcementSpec:

@@ -13,9 +13,8 @@ Source:    MobileCLIP2 (arXiv 2508.20691), section 3
 
 from __future__ import annotations
 
-from reinforcing import run_recipe
-
 from mobileclip.data import datacompdr_augmentation
+from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
 
 

@@ -12,9 +12,8 @@ Source:    MobileCLIP (arXiv 2311.17049), table 11; FastViT (arXiv 2303.14189) a
 
 from __future__ import annotations
 
-from classifying import imagenet_run, run_recipe
-
 from mobileclip import specs
+from mobileclip.recipes.classifying import imagenet_run, run_recipe
 from mobileclip.training import ClassifierRunSpec
 
 

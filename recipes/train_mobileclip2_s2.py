@@ -10,9 +10,8 @@ Source:    MobileCLIP2 (arXiv 2508.20691)
 
 from __future__ import annotations
 
-from training import mobileclip2_run, run_recipe
-
 from mobileclip import specs
+from mobileclip.recipes.training import mobileclip2_run, run_recipe
 from mobileclip.training import RunSpec
 
 

@@ -11,9 +11,8 @@ Source:    MobileCLIP (arXiv 2311.17049), section 5 and table 12
 
 from __future__ import annotations
 
-from training import mobileclip_run, run_recipe
-
 from mobileclip import specs
+from mobileclip.recipes.training import mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
 

@@ -9,12 +9,11 @@ Result:    zero-shot top-1 on ImageNet-1k / mean R@1 on Flickr30k as published, 
 Source:    MobileCLIP (arXiv 2311.17049), tables 2 and 3a
 """
 
-from training import mobileclip_run, run_recipe, with_data, with_loss
-
 from mobileclip.data import crop_augmentation
 from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
+from mobileclip.recipes.training import mobileclip_run, run_recipe, with_data, with_loss
 from mobileclip.training import RunSpec
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("mobileclip", "recipes", "examples")
+PLACES = ("mobileclip", "recipes", "benchmarks", "examples")
 # Functions of this library, which know one encoding.
 OWN = {"storage.write_text", "write_text"}
 TEXT_MODES = {mode + plus + text for mode in "rwax" for plus in ("", "+") for text in ("", "t")}

@@ -13,9 +13,8 @@ from mobileclip.cli import main
 from mobileclip.extras import DISTRIBUTION, VERSION, needed
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = [
-    path for room in ("mobileclip", "recipes") for path in (ROOT / room).rglob("*.py") if path.name != "extras.py"
-]
+ROOMS = ("mobileclip", "recipes", "benchmarks", "examples")
+PROGRAMS = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "extras.py"]
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
@@ -54,8 +53,12 @@ def test_no_other_place_writes_an_install_command():
 def test_nothing_names_the_distribution_of_somebody_else():
     """`mobileclip` on PyPI is not this package."""
     wrong = re.compile(r"install[^\n]*[ '\"`]mobileclip(\[|['\"`\s]*$)", re.MULTILINE)
-    rooms = ("mobileclip", "recipes", "examples", "docs", "tests")
-    inside = [path for room in rooms for kind in ("py", "md", "html") for path in (ROOT / room).rglob(f"*.{kind}")]
+    inside = [
+        path
+        for room in (*ROOMS, "docs", "tests")
+        for kind in ("py", "md", "html")
+        for path in (ROOT / room).rglob(f"*.{kind}")
+    ]
     paths = [*inside, *ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"]
     assert len(paths) > 500
     assert [path for path in paths if wrong.search(path.read_text(encoding="utf-8"))] == []

@@ -10,15 +10,15 @@ import sys
 import open_clip
 import pytest
 import torch
-from emoji import EmojiDataSpec, build_dataset
-from emoji.benchmark import write_benchmarks
-from emoji.teachers import PROMPTS
-from fitted_model import fitted_model
 from torch.nn import functional as F
 
+from examples.quickstart.emoji import EmojiDataSpec, build_dataset
+from examples.quickstart.emoji.benchmark import write_benchmarks
+from examples.quickstart.emoji.teachers import PROMPTS
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import Session, clip_benchmark, evaluate_benchmark, open_benchmark, score
 from mobileclip.inference.zero_shot import load
+from mobileclip.recipes.tiny.fitted_model import fitted_model
 from tests.evaluation.scene_models import (
     COUNT,
     scene_pictures,

@@ -17,10 +17,7 @@ import attrs
 import pytest
 import safetensors.torch
 import torch
-from drawn_scenes import SHAPES
-from fitted_model import fitted_model
 from rich.console import Console
-from tiny_models import write_tiny_models
 
 from mobileclip import storage
 from mobileclip.encoders import save_model
@@ -47,6 +44,9 @@ from mobileclip.evaluation.records import read_records
 from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
 from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks.catalogue import SUITES
+from mobileclip.recipes.tiny.fitted_model import fitted_model
+from mobileclip.recipes.tiny.models import write_tiny_models
+from mobileclip.recipes.tiny.scenes import SHAPES
 from tests.cli.test_cli import run as command
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 from tests.stores import web_server

@@ -1,6 +1,6 @@
 """What the recipes choose, as golden text: a changed number shows in review.
 
-`PYTHONPATH=recipes python -m tests.recipes.choices` writes it anew.
+`python -m tests.recipes.choices` writes it anew.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
-import train_imagenet_mci as classifying
-from evaluate import evaluate
-from finetune import finetune
-from quickstart import quickstart
-from quickstart_steps.spec import student
-from reinforce_datacompdr1b import reinforce_datacompdr1b
-from reinforce_datacompdr12m import reinforce_datacompdr12m
-from reinforce_dfndr2b import reinforce_dfndr2b
 
+from examples.quickstart.__main__ import quickstart
+from examples.quickstart.spec import student
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
+from recipes import train_imagenet_mci as classifying
+from recipes.evaluate import evaluate
+from recipes.finetune import finetune
+from recipes.reinforce_datacompdr1b import reinforce_datacompdr1b
+from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
+from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 
 FOLDER = Path(__file__).parent / "golden"
 CLASSIFYING = "train_imagenet_mci"
@@ -40,8 +40,8 @@ REINFORCING = {
 
 def training_recipes() -> dict[str, Callable[[], RunSpec]]:
     """Return every published run by name, those of a recipe with rows under recipe and row."""
-    found = {name: getattr(importlib.import_module(name), name) for name in TRAINING if name != ROWS}
-    rows = importlib.import_module(ROWS).ROWS
+    found = {name: getattr(importlib.import_module(f"recipes.{name}"), name) for name in TRAINING if name != ROWS}
+    rows = importlib.import_module(f"recipes.{ROWS}").ROWS
     return found | {f"{ROWS} {row}": recipe for row, recipe in rows.items()}
 
 

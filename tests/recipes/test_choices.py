@@ -11,5 +11,5 @@ from tests.recipes.choices import CHOICES, FOLDER
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_choices_are_the_golden_ones(name):
-    """`PYTHONPATH=recipes python -m tests.recipes.choices` writes them all."""
+    """`python -m tests.recipes.choices` writes them all."""
     assert json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) == CHOICES[name]()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn_scenes import SHAPES
-from finetuning.tiny import World, write_model, write_shapes
 
 from mobileclip.data import find_class_names
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
 from mobileclip.evaluation import evaluate_classifier
+from mobileclip.recipes.finetuning.tiny import World, write_model, write_shapes
+from mobileclip.recipes.tiny.scenes import SHAPES
 from mobileclip.training import read_metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "classification.md"

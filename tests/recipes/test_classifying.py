@@ -8,14 +8,14 @@ import shutil
 import attrs
 import pytest
 import torch
-import train_imagenet_mci as recipe
-from classifying import run_recipe
 from safetensors.torch import load_file
 
 from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_model
 from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.recipes.classifying import run_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import ClassifierRunSpec, read_metrics
+from recipes import train_imagenet_mci as recipe
 from tests.data.made_samples import encoded, write_raw
 
 SMALL = ["--pipeline.image.size", "64", "--pipeline.augmentation.size", "64"]

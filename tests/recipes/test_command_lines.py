@@ -12,24 +12,24 @@ from operator import getitem
 from pathlib import Path
 
 import pytest
-from command_line import written_run
-from evaluate import evaluate
-from evaluating import run_recipe as run_evaluation
-from few_samples import NUM_SAMPLES, first_samples
-from finetune import finetune
-from finetuning import FinetuneSpec
-from finetuning import run_recipe as run_finetuning
-from finetuning.tasks import open_task
-from finetuning.tiny import shrink as shrink_finetuning
-from reinforce_dfndr2b import reinforce_dfndr2b
-from reinforcing import run_recipe as run_reinforcing
-from training import run_recipe as run_training
-from training.following import Given
-from training.validation import measured_on
 
 from mobileclip.data import LineAccess, SkipReport, as_source, read_samples, write_shard
+from mobileclip.recipes.command_line import written_run
+from mobileclip.recipes.evaluating import run_recipe as run_evaluation
+from mobileclip.recipes.finetuning import FinetuneSpec
+from mobileclip.recipes.finetuning import run_recipe as run_finetuning
+from mobileclip.recipes.finetuning.tasks import open_task
+from mobileclip.recipes.finetuning.tiny import shrink as shrink_finetuning
+from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
+from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES, first_samples
+from mobileclip.recipes.training import run_recipe as run_training
+from mobileclip.recipes.training.following import Given
+from mobileclip.recipes.training.validation import measured_on
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
+from recipes.evaluate import evaluate
+from recipes.finetune import finetune
+from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
 from tests.evaluation.test_own_data import outside
@@ -58,7 +58,7 @@ def assert_comes_back(capsys, tmp_path, run, *arguments):
 @pytest.mark.parametrize("name", [*TRAINING, f"{ROWS} one_teacher", f"{ROWS} plain"])
 def test_a_training_comes_back(name, capsys, tmp_path):
     module, _, row = name.partition(" ")
-    header = importlib.import_module(module)
+    header = importlib.import_module(f"recipes.{module}")
 
     def run(arguments):
         run_training(header.ROWS if module == ROWS else getattr(header, module), module, header.__doc__, arguments)
@@ -71,7 +71,7 @@ def test_a_training_comes_back(name, capsys, tmp_path):
 
 
 def test_what_is_read_back_may_be_changed(capsys, tmp_path):
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
 
     def run(arguments):
         run_training(module.train_s2, "train_s2", module.__doc__, arguments)
@@ -164,7 +164,7 @@ def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
     Path("broken.json").write_text("{")
     Path("other.json").write_text("{}")
     Path("bytes.json").write_bytes(b"\xff\xfe")
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
     with pytest.raises(SystemExit, match=said):
         run_training(module.train_s2, "train_s2", module.__doc__, arguments)
     assert written_run(["--data", "x"], RunSpec) == (None, ["--data", "x"])
@@ -190,7 +190,7 @@ def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
 )
 def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, capsys):
     module, _, row = name.partition(" ")
-    header = importlib.import_module(module)
+    header = importlib.import_module(f"recipes.{module}")
     recipe = header.ROWS if row else getattr(header, module)
     spec = from_json(
         shown(capsys, lambda rest: run_training(recipe, module, header.__doc__, rest), *row.split(), *arguments),
@@ -207,7 +207,7 @@ def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, c
 
 
 def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
     flags = ["--training.schedule.total-steps", "5000", "--training.schedule.warmup-steps", "3000"]
     run = lambda rest: run_training(module.train_s2, "train_s2", module.__doc__, rest)  # noqa: E731
     assert from_json(shown(capsys, run, *flags), RunSpec).training.schedule.warmup_steps == 3000
@@ -238,7 +238,7 @@ def test_published_choices_do_not_follow_anything():
 )
 def test_a_tiny_run_on_data_that_is_not_there_fails(recipe, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(recipe)
+    module = importlib.import_module(f"recipes.{recipe}")
     runs = {
         "train_s2": lambda rest: run_training(module.train_s2, recipe, None, rest),
         "train_vit_b16_12m": lambda rest: run_training(module.ROWS, recipe, None, ["plain", *rest]),
@@ -281,7 +281,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     shard = write_shard(tmp_path / "0.tar", [make_sample(index) for index in range(4)])
     (tmp_path / "file").write_text("")
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
     arguments = ["--tiny", "--data", str(shard), "--output", str(tmp_path / "file" / "output"), "--device", "cpu"]
     with pytest.raises(SystemExit, match=r"error: .*file/output"):
         run_training(module.train_s2, "train_s2", None, arguments)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from evaluate import evaluate
-from evaluating import run_recipe
 
 from mobileclip.evaluation import read_results
+from mobileclip.recipes.evaluating import run_recipe
+from recipes.evaluate import evaluate
 
 
 def test_help(capsys):

@@ -13,26 +13,33 @@ from collections import Counter
 from pathlib import Path
 
 import attrs
-import finetune as finetune_module
 import pytest
 import torch
 import tyro
-from finetune import finetune
-from finetuning import FinetuneSpec, run_recipe
-from finetuning.evaluate import Score, evaluate_task
-from finetuning.new_shapes import OUTLINES
-from finetuning.report import Results, Scores, summary, table, write_report
-from finetuning.run import _claim, _refuse_other_data, run
-from finetuning.steps import Steps
-from finetuning.tasks import open_task, read_index, split, write_training_data
-from finetuning.tiny import TEMPLATE, World, tiny_model, write_model, write_new_shapes, write_old_tasks
 
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
+from mobileclip.recipes.finetuning import FinetuneSpec, run_recipe
+from mobileclip.recipes.finetuning.evaluate import Score, evaluate_task
+from mobileclip.recipes.finetuning.report import Results, Scores, summary, table, write_report
+from mobileclip.recipes.finetuning.run import _claim, _refuse_other_data, run
+from mobileclip.recipes.finetuning.steps import Steps
+from mobileclip.recipes.finetuning.tasks import open_task, read_index, split, write_training_data
+from mobileclip.recipes.finetuning.tiny import (
+    TEMPLATE,
+    World,
+    tiny_model,
+    write_model,
+    write_new_shapes,
+    write_old_tasks,
+)
+from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics
+from recipes import finetune as finetune_module
+from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
 
 ROOT = Path(__file__).parents[2]
@@ -104,8 +111,8 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     assert len(read_metrics(spec.output / "run" / "metrics.jsonl")) >= 1
     assert "| original " in capsys.readouterr().out
 
-    monkeypatch.setattr("finetuning.steps.evaluate_task", None)
-    monkeypatch.setattr("finetuning.steps.train", None)
+    monkeypatch.setattr("mobileclip.recipes.finetuning.steps.evaluate_task", None)
+    monkeypatch.setattr("mobileclip.recipes.finetuning.steps.train", None)
     again = run(spec)
     assert again.rows == results.rows
     with pytest.raises(ValueError, match="holds a run with other choices"):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from finetuning import FinetuneSpec
-from finetuning.run import run
-from finetuning.tiny import TEMPLATE, World, write_new_shapes
 
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, load_model, save_model
+from mobileclip.recipes.finetuning import FinetuneSpec
+from mobileclip.recipes.finetuning.run import run
+from mobileclip.recipes.finetuning.tiny import TEMPLATE, World, write_new_shapes
 from tests.data.tokenizer_files import KINDS
 from tests.export.models import VIT, seeing
 

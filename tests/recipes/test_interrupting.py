@@ -23,7 +23,7 @@ from mobileclip.reinforce import Manifest
 from mobileclip.reinforce.manifest import ShardEntry
 from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.encoders.small import SMALL
-from tests.recipes.drawings import write_packages
+from tests.examples.quickstart.drawings import write_packages
 from tests.training.program import are_gone, descendants, kill_all
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ COMMANDS = {
         untouched=True,
     ),
     "quickstart": Command(
-        arguments=[RECIPES / "quickstart.py", "--concept-share", "1.0"],
+        arguments=["-m", "examples.quickstart", "--concept-share", "1.0"],
         sign="outputs/quickstart/data/renderings/*.tar",
         prepare=drawings,
         seconds=0.0,

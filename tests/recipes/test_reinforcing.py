@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reinforce_dfndr2b import reinforce_dfndr2b
-from reinforcing import run_recipe
 
 from mobileclip.data import crop_augmentation, read_card, read_reinforced_samples, read_samples
+from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.reinforce import verify
+from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.recipes.choices import REINFORCING
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import run_recipe
 
 from mobileclip.encoders import load_model
 from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.recipes.training import run_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
@@ -33,7 +33,7 @@ def test_choices_round_trip():
 def test_recipes_are_short_and_say_how_to_run_them(name):
     text = (RECIPES / f"{name}.py").read_text()
     assert text.count("\n") < 60
-    header = importlib.import_module(name).__doc__
+    header = importlib.import_module(f"recipes.{name}").__doc__
     for part in ("Command:", "Try it:", "Hardware:", "Time:", "Result:", "Source:"):
         assert part in header
     assert f"recipes/{name}.py" in header
@@ -46,7 +46,7 @@ def world(tmp_path_factory):
 
 
 def run_tiny(world, name, row=None, arguments=()):
-    module = importlib.import_module(name)
+    module = importlib.import_module(f"recipes.{name}")
     before = Path.cwd()
     os.chdir(world)
     try:
@@ -137,13 +137,15 @@ def test_every_other_recipe_for_two_steps(world, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", sorted(importlib.import_module(ROWS).ROWS.keys() - {"plain", "one_teacher"}))
+@pytest.mark.parametrize(
+    "row", sorted(importlib.import_module(f"recipes.{ROWS}").ROWS.keys() - {"plain", "one_teacher"})
+)
 def test_every_other_row_for_two_steps(world, row):
     check(run_tiny(world, ROWS, row), row)
 
 
 def test_without_data_a_recipe_says_what_it_needs():
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
     with pytest.raises(SystemExit) as stopped:
         run_recipe(module.train_s2, "train_s2", module.__doc__, [])
     said = str(stopped.value)
@@ -156,7 +158,7 @@ def test_without_data_a_recipe_says_what_it_needs():
 
 
 def test_choices_are_flags(capsys):
-    module = importlib.import_module("train_b")
+    module = importlib.import_module("recipes.train_b")
     arguments = ["--show", "--training.loss.distill-weight", "0.5", "--pipeline.batch-size", "64"]
     run_recipe(module.train_b, "train_b", module.__doc__, arguments)
     spec = from_json(capsys.readouterr().out, RunSpec)
@@ -173,7 +175,7 @@ def test_choices_are_flags(capsys):
 
 def test_a_tokenizer_of_ones_own(tmp_path, capsys):
     """Its name is among the choices, which are taken up again with that file alone."""
-    module = importlib.import_module("train_s2")
+    module = importlib.import_module("recipes.train_s2")
 
     def shown(*arguments):
         run_recipe(module.train_s2, "train_s2", module.__doc__, ["--show", *map(str, arguments)])

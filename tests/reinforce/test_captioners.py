@@ -9,9 +9,9 @@ import torch
 from open_clip import coca_model
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import CONFIGS, write_tiny_models
 
 from mobileclip.interop.open_clip_models import load_open_clip
+from mobileclip.recipes.tiny.models import CONFIGS, write_tiny_models
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import captioners as registry
 from mobileclip.reinforce.captioners.coca import Vocabulary

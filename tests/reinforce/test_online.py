@@ -5,8 +5,6 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from drawn_scenes import scene_samples
-from tiny_models import write_tiny_models
 
 from mobileclip.data import (
     ReinforcedPipelineSpec,
@@ -16,6 +14,8 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.inputs import ImageInput
+from mobileclip.recipes.tiny.models import write_tiny_models
+from mobileclip.recipes.tiny.scenes import scene_samples
 from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
 
 

@@ -9,10 +9,10 @@ import torch
 from open_clip import pretrained as tables
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_models import CONFIGS, write_tiny_models
 
 from mobileclip.data import ImageTransform
 from mobileclip.interop.open_clip_models import image_input
+from mobileclip.recipes.tiny.models import CONFIGS, write_tiny_models
 from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
 from tests.reinforce.conftest import picture
 

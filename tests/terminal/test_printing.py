@@ -79,12 +79,14 @@ def test_logs_are_one_line_without_secrets(caplog):
     assert caplog.messages == [f"skipped a\\nb, 3 of {SEEN}"]
 
 
-@pytest.mark.parametrize("room", ["mobileclip", "recipes"])
+@pytest.mark.parametrize(
+    "room", ["mobileclip", "recipes", "benchmarks", "examples/quickstart", "examples/learning_efficiency"]
+)
 def test_nothing_prints_or_logs_past_it(room, request):
     ways = re.compile(r"\bConsole\(|(?<![\w.])print\(|getLogger\(__name__\)")
     found = [
         str(path)
         for path in sorted((request.config.rootpath / room).rglob("*.py"))
-        if path.name != "terminal.py" and ways.search(path.read_text(encoding="utf-8"))
+        if path.name != "printing.py" and ways.search(path.read_text(encoding="utf-8"))
     ]
     assert found == []

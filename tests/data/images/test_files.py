@@ -143,7 +143,7 @@ def test_nobody_else_opens_images_or_lists_their_names():
             bool(re.search(rf"""["'][.]?{name}["']""", text)) for name in ("jpe?g", "png", "webp", "tiff?", "gif")
         )
         listing += [path.name] * (named > 1)
-    for folder in ("recipes", "examples"):
+    for folder in ("recipes", "benchmarks", "examples"):
         for path in (PACKAGE.parent / folder).rglob("*.py"):
             # What runs without the package names the formats itself.
             opening += [path.name] * re.sub(r"Image\.open\([^()]*formats=", "", path.read_text("utf-8")).count(

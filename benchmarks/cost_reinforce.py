@@ -1,0 +1,199 @@
+"""What it costs to reinforce 12.8M and 1.28B pairs: device hours, terabytes and price, from rates measured here.
+
+Command:   python -m benchmarks.cost_reinforce --price-per-hour 2.0      (needs the extra `teachers`)
+Hardware:  the machine that is to do the work, or one like it
+Time:      four minutes on two CPU cores
+Result:    a table for every choice of augmentations and captions; docs/costs.md has one, and says how it comes about
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from attrs import validators
+from PIL import Image
+
+from benchmarks.random_weights import random_weights
+from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
+from mobileclip.terminal import print_table
+
+NUM_SAMPLES = {"12M": 12_800_000, "1B": 1_280_000_000}
+_DIM = 1536
+_SAMPLES_PER_SHARD = 50
+
+
+@attrs.frozen(kw_only=True)
+class CostSpec:
+    """What to cost.
+
+    Args:
+        teacher: an open_clip architecture; there are two of it. Weights are random, which takes the same time.
+        captioner: an open_clip architecture.
+        device: where to measure.
+        precision: of teachers and captioner.
+        batch_size: images and texts per measured pass.
+        num_rounds: passes per rate; the median counts.
+        augmentations: numbers of augmentations per image to cost.
+        captions: numbers of synthetic captions per image to cost.
+        price_per_hour: of one device, in any currency.
+    """
+
+    teacher: str = "ViT-L-14"
+    captioner: str = "coca_ViT-L-14"
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = attrs.field(default=8, validator=validators.gt(0))
+    num_rounds: int = attrs.field(default=3, validator=validators.gt(0))
+    augmentations: tuple[int, ...] = (1, 2, 5, 10, 30)
+    captions: tuple[int, ...] = (0, 1, 5)
+    price_per_hour: float = attrs.field(default=0.0, validator=validators.ge(0))
+
+
+def cost_reinforce() -> CostSpec:
+    """Return the costs of the published data sets' teachers and captioner."""
+    return CostSpec()
+
+
+@attrs.frozen(kw_only=True)
+class Rates:
+    """Seconds of one device.
+
+    Args:
+        image: one teacher encodes one augmented image.
+        text: one teacher encodes one caption.
+        caption: the captioner writes one caption more.
+        first_caption: the captioner looks at the image and writes the first one.
+    """
+
+    image: float
+    text: float
+    caption: float
+    first_caption: float
+
+    def per_sample(self, num_augmentations: int, num_captions: int) -> float:
+        """Return the seconds that a pair takes with two teachers and one real caption."""
+        encoding = 2 * (num_augmentations * self.image + (1 + num_captions) * self.text)
+        writing = self.first_caption + (num_captions - 1) * self.caption if num_captions else 0.0
+        return encoding + writing
+
+
+def measure(spec: CostSpec) -> Rates:
+    """Return the rates of the device."""
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        image, text = _teacher_rates(spec, Path(folder))
+        caption, first_caption = _captioner_rates(spec, Path(folder))
+    return Rates(image=image, text=text, caption=caption, first_caption=first_caption)
+
+
+def _teacher_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
+    weights = random_weights(spec.teacher, folder)
+    teacher = OpenClipTeacher(model=spec.teacher, pretrained=weights, precision=spec.precision).build(spec.device)
+    size = teacher.image.size
+    pixels = torch.randint(0, 256, (spec.batch_size, 3, size, size), dtype=torch.uint8)
+    texts = [f"a picture of thing number {index} on a table in a room" for index in range(spec.batch_size)]
+    image = _seconds(spec, lambda: teacher.encode_images(pixels)) / spec.batch_size
+    return image, _seconds(spec, lambda: teacher.encode_texts(texts)) / spec.batch_size
+
+
+def _captioner_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
+    weights = random_weights(spec.captioner, folder)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (384, 512, 3), dtype=np.uint8)) for _ in range(spec.batch_size)]
+    seeds = list(range(spec.batch_size))
+    seconds = {}
+    for num_captions in (1, 5):
+        captioner = CocaCaptioner(
+            model=spec.captioner,
+            pretrained=weights,
+            num_captions=num_captions,
+            precision=spec.precision,
+            max_batch=spec.batch_size,
+        ).build(spec.device)
+        work = lambda: captioner.caption(images, seeds)  # noqa: B023, E731 - it is called before the next turn
+        seconds[num_captions] = _seconds(attrs.evolve(spec, num_rounds=1), work) / spec.batch_size
+    return (seconds[5] - seconds[1]) / 4, seconds[1]
+
+
+def _seconds(spec: CostSpec, work: Callable[[], object]) -> float:
+    """Return the median duration of a call that ends with results on the CPU, after one to warm up."""
+    durations = []
+    for _ in range(spec.num_rounds + 1):
+        started = time.perf_counter()
+        work()
+        durations.append(time.perf_counter() - started)
+    return median(durations[1:])
+
+
+def knowledge_bytes(num_augmentations: int, num_captions: int, layout: Layout) -> float:
+    """Return what a sample of a shard grows by: two teachers of 768 dims, embeddings of random directions."""
+    rng = np.random.default_rng(0)
+    policy = AugmentationSpec(size=224)
+    samples = []
+    for index in range(_SAMPLES_PER_SHARD):
+        names = {"syn_text": tuple(f"a caption of usual length, number {number}" for number in range(num_captions))}
+        samples.append(
+            ReinforcedSample(
+                key=f"{index:08d}",
+                captions=("the real caption of this picture",),
+                syn_captions=names if num_captions else {},
+                augmentations=[
+                    policy.sample(augmentation_rng(0, f"{index}", number), (512, 384))
+                    for number in range(num_augmentations)
+                ],
+                image_emb=_directions(rng, num_augmentations),
+                text_emb=_directions(rng, 1),
+                syn_text_emb={"syn_text": _directions(rng, num_captions)} if num_captions else {},
+            )
+        )
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        path = write_shard(Path(folder) / "0.tar", samples, layout=layout)
+        return path.stat().st_size / len(samples)
+
+
+def _directions(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
+    rows = rng.normal(size=(count, 2, _DIM // 2))
+    unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(unit.reshape(count, _DIM), dtype=np.float32)
+
+
+def run(spec: CostSpec) -> None:
+    """Measure and print the table."""
+    from rich.table import Table
+
+    rates = measure(spec)
+    title = (
+        f"{spec.device}, {spec.precision}: {1 / rates.image:,.2f} images/s and {1 / rates.text:,.2f} texts/s per "
+        f"{spec.teacher}; first caption {rates.first_caption:.2f} s, each further one {rates.caption:.2f} s"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    heads = ("data set", "augmentations", "captions", "device hours", "price", *(f"{one} TB" for one in LAYOUTS))
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for num_augmentations, num_captions in itertools.product(spec.augmentations, spec.captions):
+        per_sample = rates.per_sample(num_augmentations, num_captions)
+        sizes = [knowledge_bytes(num_augmentations, num_captions, layout) for layout in LAYOUTS]
+        for name, count in NUM_SAMPLES.items():
+            hours = count * per_sample / 3600
+            terabytes = (f"{size * count / 1e12:,.2f}" for size in sizes)
+            cells = (str(num_augmentations), str(num_captions), f"{hours:,.0f}", f"{hours * spec.price_per_hour:,.0f}")
+            table.add_row(name, *cells, *terabytes)
+    print_table(title, table, min_width=140)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    assert __doc__ is not None
+    what, *_ = __doc__.split("\n\n")
+    run(tyro.cli(CostSpec, default=cost_reinforce(), description=what))

@@ -1,0 +1,360 @@
+"""Samples a CPU second of one data worker, ours against the release's way of reading the same reinforced shards.
+
+Command:   python -m benchmarks.data     (needs the extra `test`; --tiny to try)
+           The extra brings simplejpeg and zlib-ng along, which our side decodes with, as the extra `speed` does
+Hardware:  one core; times are CPU seconds, so that what else computes counts little; the middle half of the ratios says
+           how far to trust the medians
+Time:      about four minutes
+Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.8 to 2.1 times as fast; photos
+           of a megapixel 3.0 to 3.4 times, decoded at a part of their size and resized by torch (decode="fast"), which
+           moves pixels by 0.8 of 255 levels in the mean. What is left there is the JPEGs' entropy code
+
+The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
+picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
+tokenizer reads a caption at a time. Both sides make the same choices, of the same samples, in the same order, and their
+epochs alternate, so that a machine that slows down for a while slows both down. It does not know the compact layout:
+there it reads the same samples as npz. Pictures are crops and turns of three photos with a grain that gives the JPEGs
+the size that photos have; embeddings are random, as hard to compress as real ones.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import torch
+from attrs import validators
+from PIL import Image
+from torch import Tensor
+
+from mobileclip.data import (
+    LAYOUTS,
+    Layout,
+    ReinforcedBatch,
+    ReinforcedPipelineSpec,
+    ReinforcedSample,
+    augmentation_rng,
+    datacompdr_augmentation,
+    decode_image,
+    hash_image,
+    load_image,
+    write_shard,
+)
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.loading.decode import DECODES, Decode
+from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.extras import install
+from mobileclip.inputs import ImageInput
+from mobileclip.progress import track
+from mobileclip.terminal import print_table
+
+PICTURES = Path(__file__).parents[1] / "tests" / "golden" / "augment" / "images"
+WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "two", "people", "walking", "home", "cat")
+
+
+@attrs.frozen(kw_only=True)
+class DataBenchSpec:
+    """What to read, and how often.
+
+    Args:
+        num_samples: samples of every shard.
+        rounds: epochs of each side, after one to warm up.
+        batch_size: samples per batch.
+        size: side of the student's image, in pixels.
+        photo_side: longer side of the photos that are decoded exactly, in pixels.
+        photo_quality: of their JPEGs; 90 gives the 70 kB that the samples of DataComp take in the mean.
+        large_side: longer side of the photos that are decoded fast, in pixels; 1155 times 866 are a megapixel.
+        large_quality: of their JPEGs; decoding less of one saves the less the more bytes it has.
+        layouts: of the shards.
+        num_augmentations: stored augmentations of every sample.
+        dim: of the teachers' embeddings, concatenated.
+        seed: of the pictures and all choices.
+        tiny: a few small pictures, to see that it runs.
+    """
+
+    num_samples: int = attrs.field(default=128, validator=validators.gt(0))
+    rounds: int = attrs.field(default=5, validator=validators.gt(1))
+    batch_size: int = attrs.field(default=64, validator=validators.gt(0))
+    size: int = attrs.field(default=256, validator=validators.gt(0))
+    photo_side: int = attrs.field(default=512, validator=validators.ge(64))
+    photo_quality: int = attrs.field(default=90, validator=validators.in_(range(1, 101)))
+    large_side: int = attrs.field(default=1155, validator=validators.ge(64))
+    large_quality: int = attrs.field(default=85, validator=validators.in_(range(1, 101)))
+    layouts: tuple[Layout, ...] = attrs.field(
+        default=("npz", "pth.gz", "compact"), validator=validators.deep_iterable(validators.in_(LAYOUTS))
+    )
+    num_augmentations: int = attrs.field(default=30, validator=validators.gt(0))
+    dim: int = attrs.field(default=1536, validator=validators.gt(0))
+    seed: int = 0
+    tiny: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Comparison:
+    """What one pair of readers made of the same samples.
+
+    Args:
+        ours: median of our samples per CPU second.
+        theirs: median of theirs.
+        ratio: median of the ratios of neighbouring epochs.
+        ratio_quartiles: the middle half of those ratios.
+        mean_error: mean absolute difference of the pixels, in levels of 255; 0 where they are equal to the bit.
+        psnr: of the pixels, in decibels.
+        picture_bytes: mean size of the encoded pictures.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    mean_error: float
+    psnr: float
+    picture_bytes: float
+
+
+def require_rivals() -> None:
+    """Leave with the command that installs what is missing, before anything is made."""
+    missing = [name for name in ("torchvision", "open_clip") if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
+
+
+def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:
+    """Return a JPEG: a part of a photo, turned, with a grain at several scales."""
+    rng = seeded_rng(seed, "photo", number)
+    paths = sorted(PICTURES.glob("*.png"))
+    image = load_image(paths[number % len(paths)]).rotate(90 * random_index(rng, 4), expand=True)
+    width, height = (round(side * (0.7 + 0.3 * rng.random())) for side in image.size)
+    left, top = random_index(rng, image.width - width + 1), random_index(rng, image.height - height + 1)
+    scale = longer_side / max(width, height)
+    size = (round(width * scale), round(height * scale))
+    image = image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    pixels = np.asarray(image).astype(np.float32)
+    for factor, strength in ((1, 5.0), (2, 4.0), (4, 3.0)):
+        noise = np.random.Generator(np.random.PCG64([seed, number, factor])).standard_normal(
+            (-(-size[1] // factor), -(-size[0] // factor))
+        )
+        grain = Image.fromarray(noise.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        pixels += strength * np.asarray(grain)[:, :, None]
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def samples(spec: DataBenchSpec, longer_side: int, quality: int) -> Iterator[ReinforcedSample]:
+    """Yield reinforced samples of photos."""
+    augmentation = datacompdr_augmentation(224)
+    for number in range(spec.num_samples):
+        rng = np.random.default_rng([spec.seed, number])
+        key = f"{number:08d}"
+        image = photo(number, longer_side, quality=quality, seed=spec.seed)
+        size = decode_image(image).size
+        texts = [" ".join(rng.choice(WORDS, int(rng.integers(6, 14)))) for _ in range(6)]
+        rows = rng.standard_normal((spec.num_augmentations + 6, spec.dim)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        yield ReinforcedSample(
+            key=key,
+            captions=texts[:1],
+            syn_captions={"syn_text": texts[1:]},
+            image=image,
+            image_sha256=hash_image(image),
+            augmentations=[
+                augmentation.sample(augmentation_rng(spec.seed, key, index), size)
+                for index in range(spec.num_augmentations)
+            ],
+            image_emb=rows[:-6],
+            text_emb=rows[-6:-5],
+            syn_text_emb={"syn_text": rows[-5:]},
+        )
+
+
+def release_batches(spec: DataBenchSpec, shard: Path) -> Callable[[], Iterator[tuple[Any, ...]]]:
+    """Return what reads an epoch in the release's way: keys, images, ids and embeddings, in batches."""
+    import open_clip  # type: ignore[import-untyped]
+    import webdataset as wds  # type: ignore[import-untyped]
+    from torchvision.transforms import InterpolationMode, Normalize  # type: ignore[import-untyped]
+    from torchvision.transforms import functional as F
+    from torchvision.transforms.autoaugment import _apply_op  # type: ignore[import-untyped]
+
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    normalize = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def replay(image: Image.Image, stored: Any) -> Tensor:
+        crop, operations = stored
+        view = F.resized_crop(image, *crop, [spec.size, spec.size], InterpolationMode.BICUBIC)
+        for index, magnitude in operations:
+            name = OPERATIONS[index].name
+            view = _apply_op(view, name, magnitude, interpolation=InterpolationMode.NEAREST, fill=None)
+        return cast("Tensor", normalize(F.to_tensor(view)))
+
+    def prepare(sample: Mapping[str, Any]) -> dict[str, Any]:
+        rng = seeded_rng(spec.seed, "example", 0, sample["__key__"])
+        stored = sample["paug.json"]["param_aug"]
+        texts = sample["syn.json"]["syn_text"]
+        # The order of our draws: augmentation, caption, set of synthetic captions, caption of it.
+        index, _, _, synthetic = (random_index(rng, count) for count in (len(stored), 1, 1, len(texts)))
+        image = replay(sample["image"].convert("RGB"), stored[index])
+        arrays = sample["npz"] if "npz" in sample else sample["pth.gz"]
+        image_emb, text_emb = arrays["image_emb"][index], arrays["text_emb"]
+        rows = (torch.as_tensor(row).float() for row in (image_emb, text_emb[0], text_emb[1 + synthetic]))
+        ids = (tokenizer(text)[0] for text in (sample["text"], texts[synthetic]))
+        return dict(zip(_FIELDS, (sample["__key__"], image, *ids, *rows), strict=True))
+
+    def read() -> Iterator[tuple[Any, ...]]:
+        yield from wds.DataPipeline(
+            wds.SimpleShardList([str(shard)]),
+            wds.tarfile_to_samples(),
+            wds.decode("pilrgba"),
+            wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+            wds.map(prepare),
+            wds.to_tuple(*_FIELDS),
+            wds.batched(spec.batch_size, partial=True),
+        )
+
+    return read
+
+
+_FIELDS = ("key", "image", "text", "syn_text", "image_emb", "text_emb", "syn_text_emb")
+
+
+def our_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[], Iterator[ReinforcedBatch]]:
+    """Return what reads the same epoch in our way."""
+    pipeline = ReinforcedPipelineSpec(
+        shards=str(shard),
+        batch_size=spec.batch_size,
+        image=ImageInput(size=spec.size),
+        decode=decode,
+        seed=spec.seed,
+        shuffle=False,
+        drop_last=False,
+        teacher_dim=spec.dim,
+    ).build()
+    return lambda: pipeline.epoch(0)
+
+
+def pixel_difference(
+    ours: Iterator[ReinforcedBatch], theirs: Iterator[tuple[Any, ...]], tolerance: float
+) -> tuple[float, float]:
+    """Return mean and mean square of the difference of the pixels, in levels, having compared everything else.
+
+    Args:
+        ours: an epoch.
+        theirs: the same epoch.
+        tolerance: of the embeddings: the layouts round them, but no side by itself.
+
+    Raises:
+        ValueError: if the two read other samples, captions or embeddings.
+    """
+    absolute, square, count = 0.0, 0.0, 0
+    for batch, other in zip(ours, theirs, strict=True):
+        named = dict(zip(_FIELDS, other, strict=True))
+        assert batch.syn_text is not None, "every sample has both kinds of captions"
+        same_texts = torch.equal(batch.text, named["text"]) and torch.equal(batch.syn_text, named["syn_text"])
+        if batch.keys != tuple(named["key"]) or not same_texts:
+            raise ValueError("the two sides read other samples or captions: their times mean nothing")
+        for ours_emb, name in (
+            (batch.teacher_image, "image_emb"),
+            (batch.teacher_text, "text_emb"),
+            (batch.teacher_syn_text, "syn_text_emb"),
+        ):
+            if ours_emb is None or not torch.allclose(ours_emb, named[name], rtol=tolerance, atol=0):
+                raise ValueError(f"the two sides read another {name}: their times mean nothing")
+        difference = (255 * (batch.image.double() - named["image"].double())).abs()
+        absolute, square = absolute + float(difference.sum()), square + float(difference.square().sum())
+        count += difference.numel()
+    return absolute / count, square / count
+
+
+def epoch_seconds(read: Callable[[], Iterator[Any]]) -> float:
+    """Return the CPU seconds that an epoch takes, on this one thread."""
+    start = time.process_time()
+    for _ in read():
+        pass
+    return time.process_time() - start
+
+
+def compare(spec: DataBenchSpec, folder: Path, layout: Layout, decode: Decode) -> Comparison:
+    """Return how fast both sides read the same samples, having compared what they make of them.
+
+    Raises:
+        ValueError: if they differ where they must not: then the times mean nothing.
+    """
+    exact = decode == "exact"
+    side, quality = (spec.photo_side, spec.photo_quality) if exact else (spec.large_side, spec.large_quality)
+    made = list(samples(spec, side, quality))
+    our_shard = write_shard(folder / "ours.tar", made, layout=layout)
+    public: Layout = layout if layout in ("npz", "pth.gz") else "npz"
+    their_shard = our_shard if public == layout else write_shard(folder / "theirs.tar", made, layout=public)
+    ours, theirs = our_batches(spec, our_shard, decode), release_batches(spec, their_shard)
+    mean_error, mean_square = pixel_difference(ours(), theirs(), 2**-8 if layout == "compact" else 0.0)
+    if exact and mean_square > 0:
+        raise ValueError(f"the pixels differ, by {mean_error:.3f} levels in the mean: the times mean nothing")
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for number in range(spec.rounds):
+        order = (("ours", ours), ("theirs", theirs))
+        for name, read in order if number % 2 == 0 else order[::-1]:
+            seconds[name].append(epoch_seconds(read))
+    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Comparison(
+        ours=len(made) / statistics.median(seconds["ours"]),
+        theirs=len(made) / statistics.median(seconds["theirs"]),
+        ratio=middle,
+        ratio_quartiles=(low, high),
+        mean_error=mean_error,
+        psnr=float("inf") if mean_square == 0 else 10 * np.log10(255**2 / mean_square),
+        picture_bytes=statistics.mean(len(one.image or b"") for one in made),
+    )
+
+
+def bench_data() -> DataBenchSpec:
+    """Return the comparison: everything is a flag of the command line."""
+    return DataBenchSpec()
+
+
+def run(spec: DataBenchSpec) -> list[Comparison]:
+    """Compare, with a bar for how far it is, print the table, and return its rows."""
+    from rich.table import Table
+
+    require_rivals()
+    if spec.tiny:
+        spec = attrs.evolve(spec, num_samples=3, rounds=2, batch_size=2, photo_side=96, large_side=192, size=64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    table = Table(title=f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations", box=None)
+    for title in ("photos", "layout", "decode", "ours /s", "theirs /s", "ratio", "middle half", "error", "PSNR dB"):
+        table.add_column(title, justify="left" if title in ("photos", "layout", "decode") else "right", no_wrap=True)
+    rows = [(decode, layout) for decode in DECODES for layout in spec.layouts]
+    results = []
+    try:
+        for decode, layout in track(rows, total=len(rows), title="reading", unit="rows"):
+            with TemporaryDirectory(prefix="mobileclip-") as folder:
+                result = compare(spec, Path(folder), layout, decode)
+            results.append(result)
+            low, high = result.ratio_quartiles
+            speeds = (f"{result.ours:.0f}", f"{result.theirs:.0f}", f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
+            side = spec.photo_side if decode == "exact" else spec.large_side
+            photos = f"{side} px, {result.picture_bytes / 1000:.0f} kB"
+            table.add_row(photos, layout, decode, *speeds, f"{result.mean_error:.2f}", f"{result.psnr:.1f}")
+    finally:
+        torch.set_num_threads(threads)
+    # Wider than most: a table that is cut says nothing.
+    print_table(table)
+    return results
+
+
+if __name__ == "__main__":
+    import tyro
+
+    assert __doc__ is not None
+    what, _, how = __doc__.split("\n\n")
+    run(tyro.cli(DataBenchSpec, default=bench_data(), description=f"{what}\n\n{how}"))

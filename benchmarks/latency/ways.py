@@ -1,0 +1,142 @@
+"""Every way to compute the embeddings of a tower that is compared: the release's, compiled, exported, and ours."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from benchmarks.latency.exported import Runtime, exported
+from benchmarks.models import Size, Tower
+from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.precision import WidePrecision
+from mobileclip.inference import optimize_tower, prepared_tower
+from mobileclip.reparam import reparameterize
+
+Way = Literal[
+    "release",
+    "release_compiled",
+    "release_onnxruntime",
+    "release_openvino",
+    "release_openvino_bf16",
+    "eager",
+    "optimized_fp32",
+    "optimized_bf16",
+    "onnxruntime",
+    "openvino",
+    "openvino_bf16",
+]
+Encode = Callable[[Tensor], Tensor]
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """One kind of input.
+
+    Args:
+        model: which model.
+        tower: which of its towers.
+        texts: of random lengths, or short captions; empty for images.
+        batch_size: images or texts per call.
+    """
+
+    model: Size
+    tower: Tower
+    texts: Literal["", "random", "short"]
+    batch_size: int
+
+    def __str__(self) -> str:
+        """Return what the table calls it."""
+        return " ".join(filter(None, (self.model, self.texts, self.tower)))
+
+
+@attrs.frozen(kw_only=True)
+class Latency:
+    """What one way took.
+
+    Args:
+        case: for what.
+        way: how it was computed.
+        form: the form that the optimiser chose; empty for the others.
+        milliseconds: median of its calls.
+        ratio: median of its calls' time over the release's in the same round.
+        ratio_quartiles: the middle half of these ratios.
+        cpu_ratio: the ratio of the processor's time, summed over the calls.
+        cosine: the smallest cosine with the release's embeddings.
+        error: the largest norm of a difference from the release's embeddings, over their norm.
+        runtime_ratio: of an export of ours, median of its time over that of the release's in the same runtime.
+    """
+
+    case: Case
+    way: Way
+    form: str
+    milliseconds: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    cpu_ratio: float
+    cosine: float
+    error: float
+    runtime_ratio: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Side:
+    """One way to compute embeddings.
+
+    Args:
+        way: which.
+        encode: from inputs to embeddings.
+        form: what the optimiser chose.
+    """
+
+    way: Way
+    encode: Encode
+    form: str = ""
+
+
+def sides(
+    ours: DualEncoder,
+    theirs: nn.Module,
+    inputs: Tensor,
+    tower: Tower,
+    *,
+    precisions: tuple[WidePrecision, ...],
+    compiled: bool,
+    runtimes: tuple[Runtime, ...],
+    rounds: int,
+    folder: Path,
+) -> Iterator[Side]:
+    """Yield every way to compute the embeddings of `inputs`, the release's first.
+
+    Args:
+        ours: in training form.
+        theirs: the release's tower with the same weights, reparameterised.
+        inputs: images or token ids.
+        tower: which tower.
+        precisions: in which ours is optimised.
+        compiled: whether the release's way and ours are compiled.
+        runtimes: that both sides are exported to.
+        rounds: timed calls that the optimiser chooses by.
+        folder: of the exported files.
+    """
+    yield Side(way="release", encode=theirs)
+    if compiled:
+        # A copy: what is compiled keeps a cache of its own in the module.
+        yield Side(way="release_compiled", encode=torch.compile(copy.deepcopy(theirs), dynamic=False))
+    folded = reparameterize(ours)
+    mine = folded.image_encoder if tower == "image" else folded.text_encoder
+    yield Side(way="eager", encode=prepared_tower(mine))
+    for precision in precisions:
+        fast, report = optimize_tower(mine, inputs, precision=precision, compiled=compiled, rounds=rounds)
+        form = "folded" if report.used is None else str(report.used.form)
+        yield Side(way="optimized_fp32" if precision == "float32" else "optimized_bf16", encode=fast, form=form)
+    for runtime in runtimes:
+        for whose, rival in (("release_", theirs), ("", None)):
+            way: Way = f"{whose}{runtime}"  # type: ignore[assignment]  # all of these are ways
+            encode = exported(mine, tower, runtime, batch_size=len(inputs), rival=rival, folder=folder / way)
+            yield Side(way=way, encode=encode)

@@ -1,0 +1,244 @@
+"""Folded towers against timm's and open_clip's own reparameterised ones: same weights, same inputs, one run.
+
+Command:   python -m benchmarks.models            (needs the extra `test`)
+Hardware:  any CPU; close what else computes, or the spread in the last columns says how far to trust the medians
+Time:      about two minutes at batch 1 on two cores; `--batch-sizes 32` is about thirty times as much
+Result:    a table: milliseconds, the ratio ours / theirs (below 1: ours is faster), and the middle half of the ratios
+
+Our weights are written in open_clip's layout and loaded, strictly, by open_clip and timm, which then fold what they
+fold. Both sides have to give equal embeddings before they are timed. Calls alternate (ours, theirs, theirs, ours, ...),
+so that a machine that slows down for a while slows both down.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, cast
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
+from mobileclip.extras import install
+from mobileclip.progress import track
+from mobileclip.reparam import LayerScale, reparameterize
+from mobileclip.terminal import print_table
+
+Tower = Literal["image", "text"]
+Rival = Literal["timm", "open_clip"]
+Size = Literal["s0", "s1", "s2", "b"]
+
+LARGEST_ERROR = 2e-5
+
+
+@attrs.frozen
+class Published:
+    """A published model, and what the rivals call it.
+
+    Args:
+        spec: our spec of the form that open_clip can hold: its S0 is MobileCLIP2's, its B has timm's stem.
+        open_clip: name of open_clip's model.
+        timm: name of timm's image tower.
+    """
+
+    spec: Callable[[], DualEncoderSpec]
+    open_clip: str
+    timm: str
+
+
+PUBLISHED: dict[Size, Published] = {
+    "s0": Published(specs.mobileclip2_s0, "MobileCLIP2-S0", "fastvit_mci0"),
+    "s1": Published(specs.mobileclip_s1, "MobileCLIP-S1", "fastvit_mci1"),
+    "s2": Published(specs.mobileclip_s2, "MobileCLIP-S2", "fastvit_mci2"),
+    "b": Published(specs.mobileclip2_b, "MobileCLIP2-B", "vit_base_mci_224"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class ModelBenchSpec:
+    """What to compare, and how often.
+
+    Args:
+        models: which models.
+        towers: which of their towers. timm has no text towers.
+        against: whose models to compare with.
+        batch_sizes: images or texts per call.
+        rounds: timed calls of each side, after one to warm up.
+        threads: threads that PyTorch computes with; None for its own choice.
+        channels_last: run both sides' image towers with channels innermost in memory.
+        seed: of the weights and the inputs.
+    """
+
+    models: tuple[Size, ...] = ("s0", "s1", "s2", "b")
+    towers: tuple[Tower, ...] = ("image", "text")
+    against: tuple[Rival, ...] = ("timm", "open_clip")
+    batch_sizes: tuple[int, ...] = attrs.field(default=(1,), validator=validators.deep_iterable(validators.gt(0)))
+    rounds: int = attrs.field(default=20, validator=validators.gt(1))
+    threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    channels_last: bool = False
+    seed: int = 0
+
+
+@attrs.frozen
+class Comparison:
+    """What one pair of models took.
+
+    Args:
+        ours: median of our calls, in milliseconds.
+        theirs: median of their calls, in milliseconds.
+        ratio: the first over the second.
+        ratio_quartiles: the middle half of the ratios of neighbouring calls.
+        error: norm of the embeddings' difference over the norm of theirs.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    error: float
+
+
+@torch.inference_mode()
+def compare(ours: nn.Module, theirs: nn.Module, inputs: Tensor, *, rounds: int) -> Comparison:
+    """Return how long both models take for `inputs`, called in turn.
+
+    Raises:
+        ValueError: if their outputs differ by more than rounding: then the times mean nothing.
+    """
+    expected = theirs(inputs)
+    error = float((ours(inputs) - expected).norm() / expected.norm())
+    if not error < LARGEST_ERROR:
+        raise ValueError(f"the outputs differ by {error:.1e} of their norm, which is no rounding error")
+    times: dict[nn.Module, list[float]] = {ours: [], theirs: []}
+    for index in range(rounds):
+        for model in (ours, theirs) if index % 2 == 0 else (theirs, ours):
+            start = time.perf_counter()
+            model(inputs)
+            times[model].append(1e3 * (time.perf_counter() - start))
+    medians = [statistics.median(times[model]) for model in (ours, theirs)]
+    low, _, high = statistics.quantiles([a / b for a, b in zip(times[ours], times[theirs], strict=True)], n=4)
+    return Comparison(medians[0], medians[1], medians[0] / medians[1], (low, high), error)
+
+
+def randomize(model: nn.Module) -> None:
+    """Give norms and layer scales values that matter; freshly built they are almost the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        elif isinstance(module, LayerScale):
+            nn.init.uniform_(module.gamma, 0.1, 0.3)
+
+
+def require_rivals() -> None:
+    """Leave with the command that installs what is missing, before anything is built."""
+    missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
+
+
+def rivals(
+    published: Published, ours: DualEncoder, against: tuple[Rival, ...]
+) -> Iterator[tuple[Rival, Tower, nn.Module]]:
+    """Yield the rivals' reparameterised towers with the weights of `ours`, which is in training form."""
+    import open_clip  # type: ignore[import-untyped]
+    import timm
+    from timm.utils.model import reparameterize_model
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "open_clip_pytorch_model.bin"
+        save_model(ours, path, layout="open_clip")
+        state = torch.load(path, weights_only=True)
+    if "timm" in against:
+        prefix = "visual.trunk."
+        trunk = timm.create_model(published.timm, num_classes=ours.spec.image.embedding_dim)
+        trunk.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
+        yield "timm", "image", reparameterize_model(trunk.eval())
+    if "open_clip" in against:
+        model = open_clip.create_model(published.open_clip)
+        model.load_state_dict(state)
+        model = reparameterize_model(model.eval())
+        yield "open_clip", "image", cast("nn.Module", model.visual)
+        yield "open_clip", "text", cast("nn.Module", model.text)
+
+
+def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_last: bool) -> Tensor:
+    """Return a batch of random images, or of texts of random length."""
+    if tower == "image":
+        images = torch.rand(batch_size, 3, spec.image.input.size, spec.image.input.size)
+        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    contract = spec.text.input
+    start = contract.vocab_size - 2
+    tokens = torch.full((batch_size, contract.context_length), contract.pad_id)
+    for text in tokens:
+        length = int(torch.randint(5, contract.context_length, ()))
+        text[:length] = torch.randint(1, start, (length,))
+        text[0], text[length - 1] = start, contract.end_id
+    return tokens
+
+
+def measure(spec: ModelBenchSpec) -> Iterator[tuple[Size, Tower, Rival, int, Comparison]]:
+    """Yield the comparison of every tower with every rival at every batch size."""
+    require_rivals()
+    for size in spec.models:
+        torch.manual_seed(spec.seed)
+        published = PUBLISHED[size]
+        ours = published.spec().build().eval()
+        randomize(ours)
+        folded = reparameterize(ours)
+        for rival, tower, theirs in rivals(published, ours, spec.against):
+            if tower not in spec.towers:
+                continue
+            mine = folded.image_encoder if tower == "image" else folded.text_encoder
+            if tower == "image" and spec.channels_last:
+                for model in (mine, theirs):
+                    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for batch_size in spec.batch_sizes:
+                inputs = example(ours.spec, tower, batch_size=batch_size, channels_last=spec.channels_last)
+                yield size, tower, rival, batch_size, compare(mine, theirs, inputs, rounds=spec.rounds)
+
+
+def bench_models() -> ModelBenchSpec:
+    """Return the comparison: everything is a flag of the command line."""
+    return ModelBenchSpec()
+
+
+def run(spec: ModelBenchSpec) -> None:
+    """Compare, with a bar for how far it is, and print the table."""
+    from rich.table import Table
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
+    title = f"Folded towers, float32, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    for title in ("tower", "against", "batch", "ours ms", "theirs ms", "ratio", "middle half", "error"):
+        table.add_column(title, justify="left" if title in ("tower", "against") else "right", no_wrap=True)
+    per_rival = {"timm": {"image"}, "open_clip": {"image", "text"}}
+    pairs = sum(len(per_rival[rival] & set(spec.towers)) for rival in spec.against)
+    total = len(spec.models) * pairs * len(spec.batch_sizes)
+    for size, tower, rival, batch_size, result in track(measure(spec), total=total, title="comparing", unit="pairs"):
+        low, high = result.ratio_quartiles
+        times = (f"{value:.1f}" for value in (result.ours, result.theirs))
+        ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
+        table.add_row(f"{size} {tower}", rival, str(batch_size), *times, *ratios, f"{result.error:.0e}")
+    print_table(table, min_width=80)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    assert __doc__ is not None
+    what, _, how = __doc__.split("\n\n")
+    run(tyro.cli(ModelBenchSpec, default=bench_models(), description=f"{what}\n\n{how}"))

@@ -1,0 +1,212 @@
+"""What reinforcement costs beyond its teacher's forward passes: decoding, replay, tokens, writing, reading back.
+
+Command:   python -m benchmarks.reinforce
+Hardware:  any CPU with nothing else to do
+Time:      nine minutes on two cores
+Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts: 1.02 on two
+           cores (at most 1.15 is the aim)
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import attrs
+import numpy as np
+import torch
+from attrs import validators
+from torch import Tensor
+
+from mobileclip.data import ImageTextSample, augmentation_rng, datacompdr_augmentation, decode_image, write_shard
+from mobileclip.reinforce import (
+    InlineEngine,
+    ModelTeacher,
+    OpenClipTeacher,
+    ReinforcementSpec,
+    TeacherEnsemble,
+    normalize_pixels,
+    reinforce,
+)
+from mobileclip.terminal import print_table
+
+
+@attrs.frozen(kw_only=True)
+class ReinforceBenchSpec:
+    """What to measure, and how often.
+
+    Args:
+        model: the teacher, an open_clip architecture; its weights are random, which takes the same time.
+        num_samples: pictures per round, each with one real and five synthetic captions.
+        width: of the JPEG pictures, in pixels; they are three quarters as high.
+        num_augmentations: augmentations per picture.
+        batch_size: samples that are encoded at once.
+        num_rounds: the bare passes and the job take turns so often.
+    """
+
+    model: str = "ViT-B-32"
+    num_samples: int = attrs.field(default=48, validator=validators.gt(0))
+    width: int = attrs.field(default=512, validator=validators.ge(64))
+    num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
+    batch_size: int = attrs.field(default=8, validator=validators.gt(0))
+    num_rounds: int = attrs.field(default=3, validator=validators.gt(0))
+
+
+def bench_reinforce() -> ReinforceBenchSpec:
+    """Return the comparison that overhead is judged by: a small teacher, so that the rest weighs most."""
+    return ReinforceBenchSpec()
+
+
+@attrs.frozen(kw_only=True)
+class Round:
+    """Seconds of one round.
+
+    Args:
+        bare: the forward passes alone, with the faster of two ways to use the cores.
+        job: the whole reinforcement.
+    """
+
+    bare: float
+    job: float
+
+
+def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
+    """Return the rounds, after one small job that warms everything up.
+
+    Args:
+        spec: what to measure.
+        folder: for the teacher's weights, the pictures and what is made of them.
+    """
+    samples = _pictures(spec)
+    shard = write_shard(folder / "pictures.tar", samples)
+    teacher = _teacher(spec.model, folder)
+    passes = _forward_passes(spec, samples, teacher)
+    engine = InlineEngine(teachers=TeacherEnsemble([teacher]))
+
+    def job(number: int) -> None:
+        output = folder / f"round-{number}"
+        reinforce(_reinforcement(spec, shard, output), engine=engine, show_progress=False)
+
+    job(-1)
+    cores = torch.get_num_threads()
+    return [
+        Round(
+            bare=min(_seconds(partial(_run, passes, cores, 1)), _seconds(partial(_run, passes, 1, cores))),
+            job=_seconds(partial(job, number)),
+        )
+        for number in range(spec.num_rounds)
+    ]
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _pictures(spec: ReinforceBenchSpec) -> list[ImageTextSample]:
+    from mobileclip.recipes.tiny.scenes import scenes
+
+    rng = np.random.default_rng(0)
+    samples = []
+    for index, scene in enumerate(itertools.islice(scenes(0), spec.num_samples)):
+        stream = io.BytesIO()
+        scene.draw(rng, spec.width, spec.width * 3 // 4).save(stream, "JPEG", quality=90)
+        real, *synthetic = scene.captions()
+        captions = {"syn_text": tuple(f"{text}, number {index}" for text in synthetic)}
+        sample = ImageTextSample(
+            key=f"{index:06d}", captions=(f"{real}, number {index}",), syn_captions=captions, image=stream.getvalue()
+        )
+        samples.append(sample)
+    return samples
+
+
+def _teacher(model: str, folder: Path) -> ModelTeacher:
+    import open_clip  # type: ignore[import-untyped]
+    from safetensors.torch import save_file
+
+    weights = folder / "teacher.safetensors"
+    save_file(open_clip.create_model(model).state_dict(), weights)
+    return OpenClipTeacher(model=model, pretrained=str(weights), max_batch=4096).build()
+
+
+def _reinforcement(spec: ReinforceBenchSpec, shard: Path, output: Path) -> ReinforcementSpec:
+    return ReinforcementSpec(
+        source=str(shard),
+        output=str(output),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=spec.num_augmentations,
+        batch_size=spec.batch_size,
+    )
+
+
+def _forward_passes(
+    spec: ReinforceBenchSpec, samples: Sequence[ImageTextSample], teacher: ModelTeacher
+) -> list[Callable[[], Tensor]]:
+    """Return the passes that the job makes, on tensors that are ready: one of images and one of texts per batch."""
+    policy = datacompdr_augmentation(teacher.image.size)
+    passes: list[Callable[[], Tensor]] = []
+    for start in range(0, len(samples), spec.batch_size):
+        views, texts = [], []
+        for sample in samples[start : start + spec.batch_size]:
+            assert sample.image is not None, "they were drawn"
+            image = decode_image(sample.image)
+            for index in range(spec.num_augmentations):
+                params = policy.sample(augmentation_rng(0, sample.key, index), image.size)
+                views.append(np.asarray(policy.apply(image, params)))
+            texts += [*sample.captions, *sample.syn_captions["syn_text"]]
+        pixels = normalize_pixels(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2), teacher.image)
+        ids = teacher.tokenizer(texts)
+        passes += [partial(teacher.model.encode_image, pixels), partial(teacher.model.encode_text, ids)]
+    return passes
+
+
+def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_passes: int) -> None:
+    """Do all passes, so many at once, each with so many of torch's threads."""
+
+    def do(one: Callable[[], Tensor]) -> None:
+        with torch.inference_mode():
+            one()
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(num_passes, initializer=torch.set_num_threads, initargs=(threads_per_pass,)) as pool:
+            list(pool.map(do, passes))
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(spec: ReinforceBenchSpec) -> float:
+    """Measure, print a table, and return the ratio of the medians."""
+    from rich.table import Table
+
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        rounds = measure(spec, Path(folder))
+    ratio = median(one.job for one in rounds) / median(one.bare for one in rounds)
+    views = spec.num_samples * spec.num_augmentations
+    table = Table(
+        title=f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
+        f"CPU threads: {torch.get_num_threads()}",
+        caption=f"ratio of the medians: {ratio:.3f}",
+    )
+    for title in ("round", "bare passes s", "job s", "ratio"):
+        table.add_column(title, justify="right")
+    for number, one in enumerate(rounds):
+        table.add_row(str(number), f"{one.bare:.1f}", f"{one.job:.1f}", f"{one.job / one.bare:.3f}")
+    print_table(table, min_width=80)
+    return ratio
+
+
+if __name__ == "__main__":
+    import tyro
+
+    assert __doc__ is not None
+    what, *_ = __doc__.split("\n\n")
+    run(tyro.cli(ReinforceBenchSpec, default=bench_reinforce(), description=what))

@@ -1,0 +1,300 @@
+"""A training step of ours against one of open_clip's: same model, weights, batch, precision and loss, one run.
+
+Command:   python -m benchmarks.train             (needs the extra `test`)
+           python -m benchmarks.train --device cuda --precision bfloat16 --batch-size 256 --channels-last
+Hardware:  any CPU; close what else computes, or the spread in the last column says how far to trust the medians. With
+           --device cuda one GPU
+Time:      two and a half minutes on two cores, S2 two thirds of them
+Result:    a table: samples per second of both, the ratio ours / theirs (above 1: ours is faster) of time and of CPU
+           time, the middle half of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
+           a GPU the peak of a step
+
+A step is forward, contrastive loss, backward, AdamW. Ours is what `mobileclip.training` does; theirs is open_clip's
+model and loss, and the optimiser that its own training builds. Before the first step both must give the same loss and
+gradient of the images. Steps alternate (ours, theirs, theirs, ours, ...), so that a machine that slows down for a while
+slows both down.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+from benchmarks.models import PUBLISHED, Published, Size, example, require_rivals
+from mobileclip.data import ReinforcedBatch
+from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.hardware.precision import WidePrecision
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.progress import track
+from mobileclip.terminal import print_table
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
+from mobileclip.training.distributed import World
+from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.optimizer import set_learning_rate
+
+MIB = 2**20
+LEARNING_RATE = 1e-5
+LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+@attrs.frozen(kw_only=True)
+class TrainBenchSpec:
+    """What to compare, and how often.
+
+    Args:
+        models: which models.
+        batch_size: images, and texts, per step.
+        rounds: timed steps of each side, after one to warm up.
+        precision: `bfloat16` runs both forward passes in autocast.
+        device: where to compute.
+        threads: threads that PyTorch computes with on the CPU; None for its own choice.
+        channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU ours do as
+            they like, and theirs crash in oneDNN.
+        seed: of the weights and the inputs.
+    """
+
+    models: tuple[Size, ...] = ("s0", "s2")
+    batch_size: int = attrs.field(default=16, validator=validators.gt(1))
+    rounds: int = attrs.field(default=6, validator=validators.gt(1))
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    channels_last: bool = False
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the layout is one that the device can train in."""
+        if self.channels_last and self.device == "cpu":
+            raise ValueError(
+                "channels_last is for --device cuda: on the CPU, open_clip's models crash in oneDNN with it"
+            )
+
+
+@attrs.frozen
+class Side:
+    """One of the two models with all that a step takes.
+
+    Args:
+        loss: runs the forward pass and the loss, on images that may ask for a gradient.
+        optimizer: of all its parameters.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+
+    def step(self, images: Tensor) -> None:
+        """Train for one step."""
+        self.optimizer.zero_grad()
+        self.loss(images).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def start(self, images: Tensor) -> tuple[float, Tensor]:
+        """Return the loss and the gradient of the images; weights stay, running statistics move by one batch."""
+        own = images.clone().requires_grad_()
+        loss = self.loss(own)
+        (gradient,) = torch.autograd.grad(loss, own)
+        return loss.item(), gradient
+
+
+@attrs.frozen
+class Comparison:
+    """What one pair of models took.
+
+    Args:
+        ours: our samples per second, by the median step.
+        theirs: their samples per second, by the median step.
+        ratio: the first over the second.
+        ratio_quartiles: the middle half of the ratios of neighbouring steps.
+        cpu_ratio: the ratio of the processor's time, which waiting for other programs does not count in.
+        memory: bytes of ours and of theirs.
+        error: norm of the difference of the images' gradients over the norm of theirs.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    cpu_ratio: float
+    memory: tuple[int, int]
+    error: float
+
+
+def our_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
+    """Return our model as `mobileclip.training` trains it."""
+    training = TrainingSpec(
+        loss=ContrastiveLossSpec(),
+        schedule=CosineSchedule(peak=LEARNING_RATE, total_steps=1, warmup_steps=0),
+        optimizer=AdamWSpec(),
+        precision=spec.precision,
+        channels_last=spec.channels_last,
+    )
+    objective = ImageTextObjective(training, model=model, world=World(device=spec.device))
+    optimizer = training.optimizer.build(objective)
+    set_learning_rate(optimizer, LEARNING_RATE)
+    keys = tuple(map(str, range(len(texts))))
+    return Side(lambda images: objective(ReinforcedBatch(keys=keys, image=images, text=texts))[2], optimizer)
+
+
+def their_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
+    """Return open_clip's model as its `open_clip_train` trains it."""
+    from open_clip import ClipLoss  # type: ignore[import-untyped]
+
+    model.to(spec.device).train()
+    if spec.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    contrastive = ClipLoss(cache_labels=True)
+
+    def loss(images: Tensor) -> Tensor:
+        with torch.autocast(spec.device, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            total: Tensor = contrastive(*model(images, texts)[:3])
+        return total
+
+    kept = [p for name, p in model.named_parameters() if _is_kept_by_open_clip(name, p)]
+    decayed = [p for name, p in model.named_parameters() if not _is_kept_by_open_clip(name, p)]
+    ours = AdamWSpec()
+    groups = [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": ours.weight_decay}]
+    return Side(loss, torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(ours.beta1, ours.beta2), eps=ours.eps))
+
+
+def _is_kept_by_open_clip(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+
+def open_clip_model(published: Published, ours: DualEncoder) -> nn.Module:
+    """Return open_clip's model with the weights of `ours`, both in training form."""
+    import open_clip
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "open_clip_pytorch_model.bin"
+        save_model(ours, path, layout="open_clip")
+        state = torch.load(path, weights_only=True)
+    model: nn.Module = open_clip.create_model(published.open_clip, output_dict=False)
+    model.load_state_dict(state)
+    return model
+
+
+def compare(ours: Side, theirs: Side, images: Tensor, *, rounds: int, largest_error: float) -> Comparison:
+    """Return how long both sides take for a step, made in turn.
+
+    Raises:
+        ValueError: if they do not start with one loss and gradient: then they are not the same model.
+    """
+    (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
+    error = float((our_gradient - their_gradient).norm() / their_gradient.norm())
+    if not (abs(our_loss - their_loss) < largest_error * their_loss and error < largest_error):
+        raise ValueError(
+            f"the losses are {our_loss:.6f} and {their_loss:.6f}, the images' gradients differ by {error:.1e} of their "
+            "norm: that is no rounding error"
+        )
+    memory = {side: _memory(side, images) for side in (ours, theirs)}
+    seconds: dict[Side, list[tuple[float, float]]] = {ours: [], theirs: []}
+    for index in range(rounds):
+        for side in (ours, theirs) if index % 2 == 0 else (theirs, ours):
+            seconds[side].append(_timed(partial(side.step, images), images.device))
+    wall, cpu = ({side: [time[kind] for time in seconds[side]] for side in seconds} for kind in (0, 1))
+    rate = {side: len(images) / statistics.median(wall[side]) for side in wall}
+    low, _, high = statistics.quantiles([b / a for a, b in zip(wall[ours], wall[theirs], strict=True)], n=4)
+    return Comparison(
+        ours=rate[ours],
+        theirs=rate[theirs],
+        ratio=rate[ours] / rate[theirs],
+        ratio_quartiles=(low, high),
+        cpu_ratio=statistics.median(cpu[theirs]) / statistics.median(cpu[ours]),
+        memory=(memory[ours], memory[theirs]),
+        error=error,
+    )
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Return the seconds on the clock and of the processor that a step takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _memory(side: Side, images: Tensor) -> int:
+    """Return the bytes that a step takes at most; on the CPU, those that its forward pass keeps. It makes a step."""
+    if images.device.type == "cuda":
+        side.step(images)  # the optimiser's state comes with the first one
+        torch.cuda.reset_peak_memory_stats(images.device)
+        side.step(images)
+        return torch.cuda.max_memory_allocated(images.device)
+    parameters = {
+        parameter.untyped_storage().data_ptr() for group in side.optimizer.param_groups for parameter in group["params"]
+    }
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        side.step(images)
+    return sum(kept.values())
+
+
+def measure(spec: TrainBenchSpec) -> Iterator[tuple[Size, Comparison]]:
+    """Yield the comparison of every model."""
+    require_rivals()
+    for size in spec.models:
+        torch.manual_seed(spec.seed)
+        published = PUBLISHED[size]
+        model = published.spec().build()
+        rival = open_clip_model(published, model)
+        inputs = {
+            tower: example(model.spec, tower, batch_size=spec.batch_size, channels_last=spec.channels_last)
+            for tower in ("image", "text")
+        }
+        images, texts = inputs["image"].to(spec.device), inputs["text"].to(spec.device)
+        sides = our_side(model, texts, spec), their_side(rival, texts, spec)
+        yield size, compare(*sides, images, rounds=spec.rounds, largest_error=LARGEST_ERROR[spec.precision])
+
+
+def bench_train() -> TrainBenchSpec:
+    """Return the comparison: everything is a flag of the command line."""
+    return TrainBenchSpec()
+
+
+def run(spec: TrainBenchSpec) -> None:
+    """Compare, with a bar for how far it is, and print the table."""
+    from rich.table import Table
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
+    where = torch.cuda.get_device_name() if spec.device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
+    title = f"A training step, {spec.precision}, batch {spec.batch_size}, {where}, PyTorch {torch.__version__}"
+    table = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    columns = ("model", "ours /s", "theirs /s", "ratio", "middle half", "CPU ratio", "MiB", "error")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):
+        low, high = result.ratio_quartiles
+        rates = (f"{value:.2f}" for value in (result.ours, result.theirs))
+        ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}", f"{result.cpu_ratio:.2f}")
+        memory = " / ".join(f"{value / MIB:.0f}" for value in result.memory)
+        table.add_row(size, *rates, *ratios, memory, f"{result.error:.0e}")
+    print_table(table, min_width=80)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    assert __doc__ is not None
+    what, _, how = __doc__.split("\n\n")
+    run(tyro.cli(TrainBenchSpec, default=bench_train(), description=f"{what}\n\n{how}"))

@@ -1,0 +1,32 @@
+"""Learning efficiency: how many steps of plain training is a step of reinforced training worth?
+
+Command:   python -m examples.learning_efficiency    (with the extra `quickstart` installed; --tiny to see that it runs)
+Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
+Time:      about an hour and a half; it shows how long, may be stopped at any moment, and goes on where it was
+Result:    outputs/learning_efficiency: report.md with scores and equivalent steps, curves.png, a folder per training
+
+On the quickstart's drawings of all concepts, small students are trained plainly, with synthetic captions, with
+distillation, with strong augmentation and with an ensemble of teachers, as the paper's Table 2 adds one to the other;
+each with several numbers of steps and several seeds. docs/learning_efficiency.md says what came out.
+"""
+
+from __future__ import annotations
+
+from examples.learning_efficiency import EfficiencySpec, run
+
+
+def learning_efficiency() -> EfficiencySpec:
+    """Return the comparison: everything is a flag of the command line."""
+    return EfficiencySpec()
+
+
+if __name__ == "__main__":
+    import tyro
+
+    from mobileclip.recipes.command_line import reported
+
+    assert __doc__ is not None
+    what, _, how = __doc__.split("\n\n")
+    spec = tyro.cli(EfficiencySpec, default=learning_efficiency(), description=f"{what}\n\n{how}")
+    with reported("learning_efficiency", None):
+        run(spec)

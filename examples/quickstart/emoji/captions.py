@@ -1,0 +1,54 @@
+"""What people and a captioner would write under a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from examples.quickstart.emoji.concepts import Concept
+from examples.quickstart.emoji.rendering import Rendering
+
+NUM_TAGS = 4
+# Drawings this much wider than tall, or taller than wide, are called so.
+_WIDE = 1.4
+
+
+def real_captions(concept: Concept) -> tuple[str, ...]:
+    """Return what emojibase's editors wrote: the name, the name with keywords, and the name in a sentence.
+
+    The words are the same for every vendor's drawing of the concept, as alternative texts in the wild are.
+    """
+    keywords = ", ".join((concept.label, *concept.tags[:NUM_TAGS]))
+    return tuple(dict.fromkeys((concept.label, keywords, f"an emoji of {with_article(concept.label)}")))
+
+
+def synthetic_captions(concept: Concept, rendering: Rendering) -> tuple[str, ...]:
+    """Return what a captioner would say, composed of the concept's data and of what was measured on the picture.
+
+    Two of them describe the picture (its colours and shape, with and without the name), two the concept (its kind, and
+    what it stands for).
+    """
+    colours = listed(rendering.colours)
+    shape = "wide " if rendering.aspect > _WIDE else "tall " if rendering.aspect < 1 / _WIDE else ""
+    kind = f"{concept.group}, {concept.subgroup}"
+    captions = [
+        f"{with_article(f'{shape}drawing')} of {with_article(concept.label)} in {colours} on a white background",
+        f"something from {kind}, drawn in {colours}",
+        f"an illustration of {with_article(concept.label)}, from {kind}",
+    ]
+    if concept.tags:
+        captions.append(f"a cartoon about {listed(concept.tags[:3])}, showing {with_article(concept.label)}")
+    return tuple(captions)
+
+
+def with_article(words: str) -> str:
+    """Return a phrase with its indefinite article, where a singular thing may be meant."""
+    first = words.split(maxsplit=1)[0].lower()
+    if first.startswith(("flag", "keycap", "two", "three", "six", "men", "women", "people")) or first.endswith("s"):
+        return words
+    return f"{'an' if first[0] in 'aeiou' else 'a'} {words}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: `red, green and blue`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

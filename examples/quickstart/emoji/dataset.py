@@ -1,0 +1,328 @@
+"""The emoji image-text set: drawings of six vendors, rendered, captioned, split, and written as shards."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from attrs import validators
+
+from examples.quickstart.emoji.captions import real_captions, synthetic_captions
+from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
+from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
+from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
+from examples.quickstart.emoji.splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
+from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
+from mobileclip.progress import track
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+
+CARD = "datacard.json"
+_SPEC = "spec.json"
+_TITLES = {
+    "train": "training",
+    "test_renderings": "unseen drawings of seen concepts",
+    "test_style": "unseen style",
+    "test_concepts": "unseen concepts",
+}
+
+
+@attrs.frozen(kw_only=True)
+class EmojiDataSpec:
+    """The choices of the data set.
+
+    Args:
+        image_size: side of the pictures, in pixels.
+        held_out_style: the vendor that training never sees.
+        concept_share: fraction of the families of concepts that the data set has at all; fewer are learned faster.
+        concept_fraction: fraction of the families of concepts that training never sees.
+        rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
+        max_train_images: at most so many pictures for training, chosen at random; None for all.
+        samples_per_shard: pictures in a shard.
+        num_processes: drawings rendered at once.
+        seed: of the splits and of the order of the samples.
+
+    Raises:
+        ValueError: if a number is out of its range or the style is unknown.
+    """
+
+    image_size: int = attrs.field(default=128, validator=validators.ge(16))
+    held_out_style: str = attrs.field(
+        default="openmoji", validator=validators.in_(tuple(style.name for style in STYLES))
+    )
+    concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    concept_fraction: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
+    rendering_fraction: float = attrs.field(default=0.4, validator=[validators.gt(0), validators.lt(1)])
+    max_train_images: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    samples_per_shard: int = attrs.field(default=500, validator=validators.gt(0))
+    num_processes: int = attrs.field(default=2, validator=validators.gt(0))
+    seed: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class EmojiSplit:
+    """One part of the data set.
+
+    Args:
+        name: `train`, `test_renderings`, `test_style` or `test_concepts`.
+        title: what it is, for a table.
+        shards: its files.
+        num_samples: number of pictures.
+        class_names: what zero-shot classification chooses from: the labels of all seen concepts, or of all unseen ones.
+    """
+
+    name: str
+    title: str
+    shards: tuple[Path, ...]
+    num_samples: int
+    class_names: tuple[str, ...]
+
+    def samples(self) -> Iterator[ImageTextSample]:
+        """Yield the pictures with their captions, in the order of the shards."""
+        yield from read_samples([str(shard) for shard in self.shards])
+
+    def class_indices(self, samples: Iterable[ImageTextSample]) -> list[int]:
+        """Return for each sample the index of its class in `class_names`."""
+        index = {name: position for position, name in enumerate(self.class_names)}
+        return [index[sample.metadata["label"]] for sample in samples]
+
+
+@attrs.frozen(kw_only=True)
+class EmojiDataset:
+    """The data set on disk.
+
+    Args:
+        root: its directory.
+        splits: its parts by name.
+    """
+
+    root: Path
+    splits: Mapping[str, EmojiSplit]
+
+    @property
+    def train(self) -> EmojiSplit:
+        """The part to train on."""
+        return self.splits[TRAIN]
+
+    @property
+    def tests(self) -> tuple[EmojiSplit, ...]:
+        """The parts to evaluate on: unseen drawings, unseen style, unseen concepts."""
+        return tuple(split for name, split in self.splits.items() if name != TRAIN)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The data card: counts, classes, sources, versions, licences."""
+        return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
+
+
+def build_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
+    """Download, render, caption, split and write the set; what is there already is not done again.
+
+    Args:
+        spec: the choices.
+        output: directory of the data set.
+
+    Raises:
+        ValueError: if the network or npm fails, or `output` holds a data set made with other choices.
+    """
+    output = Path(output)
+    if (output / CARD).exists():
+        return load_dataset(spec, output)
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(spec, output)
+    modules = download(output / "download")
+    sets = [read_drawings(modules, style) for style in STYLES]
+    return build_from_drawings(spec, output, read_concepts(modules), sets)
+
+
+def load_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
+    """Return a finished data set.
+
+    Raises:
+        ValueError: if it is not finished, or was made with other choices.
+    """
+    if not (output / CARD).exists():
+        raise ValueError(f"{output} holds no finished emoji data set; build it first")
+    _claim(spec, output)
+    card = json.loads((output / CARD).read_text(encoding="utf-8"))
+    splits = {
+        name: EmojiSplit(
+            name=name,
+            title=_TITLES[name],
+            shards=tuple(output / shard for shard in entry["shards"]),
+            num_samples=entry["num_samples"],
+            class_names=tuple(entry["class_names"]),
+        )
+        for name, entry in card["splits"].items()
+    }
+    missing = [str(shard) for split in splits.values() for shard in split.shards if not shard.exists()]
+    if missing:
+        raise ValueError(f"{output} misses {', '.join(missing[:3])}; delete {output / CARD} and build it again")
+    return EmojiDataset(root=output, splits=splits)
+
+
+def build_from_drawings(
+    spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]
+) -> EmojiDataset:
+    """Render, caption, split and write drawings that were read from the download.
+
+    Args:
+        spec: the choices.
+        output: directory of the data set.
+        concepts: what can be depicted, by code.
+        sets: the vendors' drawings.
+    """
+    names = join_names(concepts, sets)
+    concepts = {
+        code: concept
+        for code, concept in concepts.items()
+        if chance(spec.seed, "share", concept.family) < spec.concept_share
+    }
+    renderings = _render_sets(spec, output, concepts, sets, names)
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+    pictures = [
+        Picture(style=style, code=code, thumbnail=np.frombuffer(rendering.thumbnail, np.uint8).reshape(side))
+        for (style, code), rendering in renderings.items()
+    ]
+    splits = split_pictures(
+        pictures,
+        concepts,
+        held_out_style=spec.held_out_style,
+        concept_fraction=spec.concept_fraction,
+        rendering_fraction=spec.rendering_fraction,
+        seed=spec.seed,
+    )
+    titles = {drawing_set.style.name: drawing_set.style.title for drawing_set in sets}
+    entries = {}
+    for name in SPLITS:
+        # Shards are read in order, so neighbours must not be alike.
+        chosen = sorted(splits[name], key=lambda picture: chance(spec.seed, "order", picture.style, picture.code))
+        chosen = chosen[: spec.max_train_images] if name == TRAIN else chosen
+        samples = (
+            _sample(picture, titles[picture.style], concepts[picture.code], renderings[picture.style, picture.code])
+            for picture in chosen
+        )
+        paths = write_shards(output / name, samples, samples_per_shard=spec.samples_per_shard) if chosen else []
+        entries[name] = {
+            "shards": [str(path.relative_to(output)) for path in paths],
+            "num_samples": len(chosen),
+            "class_names": _class_names(name, splits, concepts),
+        }
+    card = _data_card(spec, sets, entries, len(renderings))
+    write_text(output / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    return load_dataset(spec, output)
+
+
+def _render_sets(
+    spec: EmojiDataSpec,
+    output: Path,
+    concepts: Mapping[str, Concept],
+    sets: Sequence[DrawingSet],
+    names: Mapping[str, str],
+) -> dict[tuple[str, str], Rendering]:
+    """Return the renderings by style and code; every vendor's are rendered once, then kept in a shard."""
+    stores = {one.style.name: output / "renderings" / f"{one.style.name}.tar" for one in sets}
+    chosen: dict[str, dict[str, str]] = {}
+    for drawing_set in sets:
+        if not stores[drawing_set.style.name].exists():
+            drawings = chosen.setdefault(drawing_set.style.name, {})
+            for drawing in drawing_set.drawings:
+                code = drawing.code or names.get(drawing.name, "")
+                if code in concepts:
+                    drawings.setdefault(code, drawing.svg)
+    svgs = [svg for drawings in chosen.values() for svg in drawings.values()]
+    rendered = track(
+        render_all(svgs, spec.image_size, num_processes=spec.num_processes),
+        total=len(svgs),
+        title="rendering",
+        unit="pictures",
+    )
+    for style, drawings in chosen.items():
+        stores[style].parent.mkdir(parents=True, exist_ok=True)
+        pairs = [(code, next(rendered)) for code in drawings]
+        samples = [_stored(code, concepts[code].label, one) for code, one in pairs if one is not None]
+        write_shard(stores[style], samples)
+    # Lets the bar reach its end.
+    assert next(rendered, None) is None, "every rendering belongs to a style"
+    return {
+        (style, sample.key): _restored(sample) for style, store in stores.items() for sample in read_samples(str(store))
+    }
+
+
+def _stored(code: str, label: str, rendering: Rendering) -> ImageTextSample:
+    facts = attrs.asdict(rendering, filter=attrs.filters.exclude("png", "thumbnail"))
+    facts["thumbnail"] = base64.b64encode(rendering.thumbnail).decode()
+    return ImageTextSample(key=code, captions=(label,), image=rendering.png, image_extension="png", metadata=facts)
+
+
+def _restored(sample: ImageTextSample) -> Rendering:
+    assert sample.image is not None, "renderings are stored with their picture"
+    facts = dict(sample.metadata)
+    thumbnail = base64.b64decode(facts.pop("thumbnail"))
+    return Rendering(png=sample.image, colours=tuple(facts.pop("colours")), thumbnail=thumbnail, **facts)
+
+
+def _sample(picture: Picture, title: str, concept: Concept, rendering: Rendering) -> ImageTextSample:
+    return ImageTextSample(
+        key=f"{picture.style}-{picture.code}",
+        captions=real_captions(concept),
+        syn_captions={"syn_text": synthetic_captions(concept, rendering)},
+        image=rendering.png,
+        image_extension="png",
+        metadata={
+            "label": concept.label,
+            "style": picture.style,
+            "style_title": title,
+            "code": picture.code,
+            "group": concept.group,
+            "subgroup": concept.subgroup,
+        },
+    )
+
+
+def _class_names(
+    name: str, splits: Mapping[str, Sequence[Picture]], concepts: Mapping[str, Concept]
+) -> tuple[str, ...]:
+    pool = splits[TEST_CONCEPTS if name == TEST_CONCEPTS else TRAIN]
+    return tuple(sorted({concepts[picture.code].label for picture in pool}))
+
+
+def _data_card(
+    spec: EmojiDataSpec, sets: Sequence[DrawingSet], entries: Mapping[str, Any], num_pictures: int
+) -> dict[str, Any]:
+    return {
+        "name": "emoji drawings of several vendors with their names and keywords",
+        "spec": json.loads(to_json(spec)),
+        "num_pictures": num_pictures,
+        "sources": [{"style": one.style.name, "title": one.style.title, **one.licence} for one in sets],
+        "names": {
+            "package": "@".join(NAMES_PACKAGE),
+            "licence": {"title": "MIT", "spdx": "MIT"},
+            "author": "Miles Johnson",
+        },
+        "notes": (
+            "The drawings were rendered on white and not changed otherwise. Those under CC BY and CC BY-SA ask for the "
+            "attribution above wherever they are shown, and CC BY-SA for the same licence."
+        ),
+        "splits": entries,
+    }
+
+
+def _claim(spec: EmojiDataSpec, output: Path) -> None:
+    """Mark the directory as made with `spec`, or refuse one made with another."""
+    path = output / _SPEC
+    if not path.exists():
+        write_text(path, to_json(spec, indent=1) + "\n")
+        return
+    found = from_json(path.read_text(encoding="utf-8"), EmojiDataSpec)
+    # How many processes rendered it cannot be seen in a data set.
+    if attrs.evolve(found, num_processes=spec.num_processes) != spec:
+        raise ValueError(
+            f"{output} holds an emoji data set made with other choices ({found}); choose another "
+            "directory, or delete it"
+        )

@@ -1,0 +1,260 @@
+"""CLIP-like teachers for the emoji set: pretrained image and sentence encoders, joined by small trained heads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from attrs import validators
+from torch import Tensor
+
+from examples.quickstart.emoji.dataset import EmojiDataset, EmojiSplit
+from examples.quickstart.emoji.heads import HeadData, HeadSpec, ProjectionHead, train_head
+from examples.quickstart.emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, encoding_threads
+from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng, decode_image
+from mobileclip.inputs import ImageInput
+from mobileclip.progress import track
+from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import atomic_path, write_text
+from mobileclip.tensor_files import read_tensors
+from mobileclip.tensor_files.weights import weights_sha256
+
+PROMPTS = ("{}", "an emoji of {}")
+_BATCH = 8
+
+
+def emoji_augmentation(size: int) -> AugmentationSpec:
+    """Return the policy for drawings: DataCompDR's with larger crops, since a tenth of an emoji shows nothing.
+
+    Args:
+        size: side of the output, in pixels; translations keep their fraction of it.
+    """
+    return AugmentationSpec(size=size, scale=(0.3, 1.0), reference_size=224, scale_translations=True)
+
+
+@attrs.frozen(kw_only=True)
+class EmojiTeacherSpec:
+    """The choices of the ensemble.
+
+    Args:
+        image_size: side of the images that the teachers see, in pixels.
+        heads: one teacher each. They differ in their features and their seed.
+        num_augmentations: augmented views per picture that the heads are trained on, beside the plain picture: the
+            first ones that reinforcement stores, where it has the same augmentation and seed, so that they are encoded
+            once for both.
+        augmentation: the policy, at `image_size`.
+        seed: of the augmentations.
+        num_workers: threads that encode.
+    """
+
+    image_size: int = attrs.field(default=128, validator=validators.ge(32))
+    heads: tuple[HeadSpec, ...] = (
+        HeadSpec(name="broad", seed=1),
+        HeadSpec(name="means", num_features=NUM_MEANS, seed=2),
+    )
+    num_augmentations: int = attrs.field(default=1, validator=validators.ge(0))
+    augmentation: AugmentationSpec = attrs.field(factory=lambda: emoji_augmentation(128))
+    seed: int = 0
+    num_workers: int = attrs.field(default=2, validator=validators.gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.augmentation.size != self.image_size:
+            raise ValueError(
+                f"the augmentation makes images of {self.augmentation.size} pixels and the teachers want "
+                f"{self.image_size}; give both the same size"
+            )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EmojiTeacher:
+    """A head on the shared trunks.
+
+    Args:
+        name: the head's name and a digest of its weights.
+        head: into the joint space.
+        image_trunk: pixels to features.
+        text_trunk: texts to features.
+    """
+
+    name: str
+    head: ProjectionHead
+    image_trunk: ImageTrunk
+    text_trunk: TextTrunk
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the head's weights; the trunks are two fixed releases of their packages."""
+        return weights_sha256(self.head.state_dict())
+
+    @property
+    def dim(self) -> int:
+        """Dim of the joint embedding."""
+        return self.head.spec.dim
+
+    @property
+    def logit_scale(self) -> float:
+        """As the head learned it, to four digits."""
+        return round(float(self.head.logit_scale), 2)
+
+    @property
+    def image(self) -> ImageInput:
+        """The trunk's image contract."""
+        return self.image_trunk.image
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (batch, 3, size, size) uint8 -> (batch, dim).
+        """
+        return self.head.encode_image(self.image_trunk(pixels))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (number of texts, dim).
+        """
+        return self.head.encode_text(self.text_trunk(texts))
+
+
+def build_teachers(
+    spec: EmojiTeacherSpec,
+    dataset: EmojiDataset,
+    output: Path,
+    *,
+    image_trunk: ImageTrunk | None = None,
+    text_trunk: TextTrunk | None = None,
+) -> TeacherEnsemble:
+    """Train the heads on the training split, or load them where they were trained before.
+
+    Args:
+        spec: the choices.
+        dataset: what `build_dataset` returned.
+        output: directory of the heads' weights.
+        image_trunk: at `spec.image_size`; None for EfficientNet-Lite0 from its package.
+        text_trunk: None for MiniLM from its package.
+
+    Raises:
+        ValueError: if a package is missing, or `output` holds heads of another data set or of other choices.
+    """
+    image_trunk = image_trunk or ImageTrunk(spec.image_size)
+    text_trunk = text_trunk or TextTrunk()
+    output = Path(output)
+    made_of = _made_of(spec, dataset)
+    if not (output / "teachers.json").exists():
+        data = head_data(spec, dataset.train, image_trunk, text_trunk)
+        output.mkdir(parents=True, exist_ok=True)
+        with encoding_threads(spec.num_workers) as pool:
+            heads = pool.map(train_head, spec.heads, [data] * len(spec.heads))
+            for head in track(heads, total=len(spec.heads), title="training heads", unit="heads"):
+                _save_head(output / f"{head.spec.name}.safetensors", head)
+        write_text(output / "teachers.json", made_of + "\n")
+    found = (output / "teachers.json").read_text(encoding="utf-8")
+    if found.strip() != made_of:
+        raise ValueError(
+            f"{output} holds teachers of another data set or of other choices; choose another directory, or delete it"
+        )
+    return TeacherEnsemble(
+        [
+            _load_teacher(output / f"{one.name}.safetensors", image_trunk=image_trunk, text_trunk=text_trunk)
+            for one in spec.heads
+        ]
+    )
+
+
+def head_data(spec: EmojiTeacherSpec, split: EmojiSplit, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> HeadData:
+    """Return the features of a split: of the plain pictures, of augmented ones, and of all captions."""
+    samples = list(split.samples())
+    captions = [_all_captions(sample) for sample in samples]
+    names = [[prompt.format(name) for name in split.class_names] for prompt in PROMPTS]
+    texts = list(dict.fromkeys(text for group in (*captions, *names) for text in group))
+    row = {text: index for index, text in enumerate(texts)}
+    width = max(map(len, captions))
+    return HeadData(
+        image=encode_views(spec, samples, image_trunk),
+        text=_encode_texts(spec, texts, text_trunk),
+        # Fewer captions go round, so that each is as likely as the others but for the rest of the division.
+        captions=torch.tensor([[row[group[index % len(group)]] for index in range(width)] for group in captions]),
+        classes=torch.tensor([[row[name] for name in group] for group in names]),
+        labels=torch.tensor(split.class_indices(samples)),
+    )
+
+
+def encode_views(spec: EmojiTeacherSpec, samples: Sequence[ImageTextSample], trunk: ImageTrunk) -> Tensor:
+    """Return the trunk's features of the plain pictures and of `num_augmentations` augmented ones.
+
+    Shape:
+        (1 + augmentations, samples, features) float16.
+    """
+    trunk.load()
+    remaining = iter(samples)
+    batches = list(iter(lambda: list(islice(remaining, _BATCH)), []))
+
+    def encode(batch: Sequence[ImageTextSample]) -> Tensor:
+        pixels = np.stack([view for sample in batch for view in _views(spec, sample)])
+        features = trunk(torch.from_numpy(pixels).permute(0, 3, 1, 2)).half()
+        return features.reshape(len(batch), -1, features.shape[-1]).transpose(0, 1)
+
+    with encoding_threads(spec.num_workers) as pool:
+        return torch.cat(
+            list(track(pool.map(encode, batches), total=len(batches), title="teachers see pictures", unit="batches")), 1
+        )
+
+
+def _views(spec: EmojiTeacherSpec, sample: ImageTextSample) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    assert sample.image is not None, "the data set stores every picture"
+    image = decode_image(sample.image)
+    plain = AugmentationSpec(size=spec.image_size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+    views = [plain.apply(image, plain.sample(augmentation_rng(0, sample.key, 0), image.size))]
+    for index in range(spec.num_augmentations):
+        params = spec.augmentation.sample(augmentation_rng(spec.seed, sample.key, index), image.size)
+        views.append(spec.augmentation.apply(image, params))
+    return [np.asarray(view) for view in views]
+
+
+def _all_captions(sample: ImageTextSample) -> list[str]:
+    return [*sample.captions, *(text for group in sample.syn_captions.values() for text in group)]
+
+
+def _encode_texts(spec: EmojiTeacherSpec, texts: Sequence[str], trunk: TextTrunk) -> Tensor:
+    trunk.load()
+    # Texts of like length are encoded together, so every thread should get all lengths.
+    parts = [texts[start::64] for start in range(64)]
+    parts = [part for part in parts if part]
+    with encoding_threads(spec.num_workers) as pool:
+        for _ in track(pool.map(trunk, parts), total=len(parts), title="teachers read captions", unit="batches"):
+            pass
+    return trunk(texts)
+
+
+def _made_of(spec: EmojiTeacherSpec, dataset: EmojiDataset) -> str:
+    """Return what the heads depend on: their spec and the training split; the number of threads is no part of it."""
+    choices = json.loads(to_json(attrs.evolve(spec, num_workers=1)))
+    return json.dumps({"teachers": choices, "train": dataset.card["splits"]["train"], "data": dataset.card["spec"]})
+
+
+def _save_head(path: Path, head: ProjectionHead) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(head.state_dict(), temporary, metadata={"spec": to_json(head.spec)})
+
+
+def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> EmojiTeacher:
+    state, metadata = read_tensors(path)
+    spec = from_json(metadata.get("spec", ""), HeadSpec)
+    head = ProjectionHead(spec, num_features=spec.first_feature + state["mean"].shape[0], text_dim=text_trunk.dim)
+    head.load_state_dict(state)
+    head.eval().requires_grad_(requires_grad=False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return EmojiTeacher(name=f"emoji-{spec.name}-{digest}", head=head, image_trunk=image_trunk, text_trunk=text_trunk)

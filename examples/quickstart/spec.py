@@ -1,0 +1,125 @@
+"""The choices of the quickstart, and what follows from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+from attrs import validators
+
+from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, emoji_augmentation
+from mobileclip.data import AugmentationSpec
+from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
+from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
+
+TEACHER_SIZE = 128
+
+
+@attrs.frozen(kw_only=True)
+class QuickstartSpec:
+    """The choices of the quickstart.
+
+    Args:
+        output: folder of everything that is made; a finished step in it is not done again.
+        full: take all concepts, store 10 augmentations per picture and train for 100 epochs: hours, not minutes.
+        concept_share: fraction of the concepts to take; in the same time, fewer are learned better.
+        num_augmentations: augmentations stored per picture.
+        num_epochs: passes over the training pictures.
+        num_seeds: repeat both trainings with so many seeds and report mean and spread.
+        seed: of the first pair of trainings; the others count on.
+        batch_size: pictures per step.
+        learning_rate: peak of the cosine schedule.
+    """
+
+    output: Path = Path("outputs/quickstart")
+    full: bool = False
+    concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
+    num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=36, validator=validators.gt(0))
+    num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
+    seed: int = attrs.field(default=0, validator=validators.ge(0))
+    batch_size: int = attrs.field(default=64, validator=validators.gt(1))
+    learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
+
+    @property
+    def resolved(self) -> QuickstartSpec:
+        """The spec with `full` spelled out."""
+        if not self.full:
+            return self
+        return attrs.evolve(self, full=False, concept_share=1.0, num_augmentations=10, num_epochs=100)
+
+    @property
+    def data(self) -> EmojiDataSpec:
+        """The data set."""
+        return EmojiDataSpec(concept_share=self.concept_share)
+
+    @property
+    def teachers(self) -> EmojiTeacherSpec:
+        """The ensemble."""
+        return EmojiTeacherSpec(image_size=TEACHER_SIZE, augmentation=emoji_augmentation(TEACHER_SIZE))
+
+    def reinforcement(self, shards: tuple[Path, ...]) -> ReinforcementSpec:
+        """Return the reinforcement of the training shards."""
+        return ReinforcementSpec(
+            source=[str(shard) for shard in shards],
+            output=str(self.output / "reinforced"),
+            augmentation=self.teachers.augmentation,
+            num_augmentations=self.num_augmentations,
+            seed=self.teachers.seed,
+        )
+
+    @property
+    def augmentation(self) -> AugmentationSpec:
+        """The policy at the student's size."""
+        return emoji_augmentation(student().image.input.size)
+
+    def training(self, loss: LossSpec, *, num_samples: int, seed: int) -> TrainingSpec:
+        """Return one training; all are alike but for the loss and the seed."""
+        total_steps = max(2, num_samples // self.batch_size * self.num_epochs)
+        return TrainingSpec(
+            loss=loss,
+            schedule=CosineSchedule(
+                peak=self.learning_rate,
+                final=self.learning_rate / 100,
+                warmup_steps=total_steps // 10,
+                total_steps=total_steps,
+            ),
+            optimizer=AdamWSpec(weight_decay=0.1),
+            ema_decay=0.98,
+            seed=seed,
+            log_every_steps=5,
+            checkpoint_every_steps=50,
+        )
+
+
+def losses(teachers: TeacherEnsemble) -> dict[str, LossSpec]:
+    """Return the losses that are compared, by what people read: without and with what the teachers said."""
+    return {
+        "plain": ContrastiveLossSpec(),
+        "reinforced": ReinforcedLossSpec(teacher_dims=teachers.dims, teacher_logit_scales=teachers.logit_scales),
+    }
+
+
+def student() -> DualEncoderSpec:
+    """Return a MobileCLIP for pictures of 64 pixels and short texts: MCi and MCt, scaled down."""
+    return DualEncoderSpec(
+        image=MCiSpec(
+            stages=(
+                StageSpec(dim=16, depth=1),
+                StageSpec(dim=48, depth=1),
+                StageSpec(dim=96, depth=2, mixer=AttentionSpec()),
+            ),
+            embedding_dim=256,
+            input=ImageInput(size=64),
+        ),
+        text=MCtSpec(
+            width=64,
+            num_heads=2,
+            depth=1,
+            embedding_dim=256,
+            input=TextInput(context_length=24, vocab_size=16384),
+        ),
+    )

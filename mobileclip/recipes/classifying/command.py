@@ -1,0 +1,104 @@
+"""The command line of a classifier's recipe: every choice of the run is a flag, over the recipe's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import tyro
+
+from mobileclip.data import LabelledPipelineSpec, find_class_names
+from mobileclip.evaluation import classifier_hook
+from mobileclip.hardware.devices import AUTO
+from mobileclip.recipes.classifying.tiny import tiny_run
+from mobileclip.recipes.training.rows import OUTPUTS, Kind, run_as, train_and_plot
+from mobileclip.terminal import say
+from mobileclip.training import ClassifierRunSpec, TrainingSpec
+
+SHAPES = OUTPUTS / "tiny" / "shapes"
+
+Recipe = Callable[[], ClassifierRunSpec]
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What a recipe is told on the command line.
+
+    Args:
+        data: shards of images with the number of their class in .cls, as paths, brace patterns or addresses; or one
+            folder with a folder of images for every class, such as imagenet/train.
+        validation: places of the same kinds; top-1 and top-5 on them are measured between epochs and at the end.
+        output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
+            checkpoint.
+        initial_weights: a checkpoint whose image tower it starts from, of any known layout, an image-text model's too;
+            or the name of a model with published weights.
+        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
+        tiny: two steps with a shallow model on --data, or on drawn shapes without: the whole path in seconds. With
+            --initial-weights the model stays as it is.
+        pipeline: how the data is read; classes are those of the data, where it says what they are called.
+        training: how the model is trained.
+        row: which of the recipe's runs it is, where it has several.
+    """
+
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    output: Path | None = None
+    initial_weights: Path | None = None
+    device: str = AUTO
+    show: bool = False
+    run: Path | None = None
+    tiny: bool = False
+    pipeline: LabelledPipelineSpec
+    training: TrainingSpec
+    row: Annotated[str, tyro.conf.Suppress] = ""
+
+
+def run_recipe(
+    recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
+) -> None:
+    """Read the command line and train, or say what is missing; arguments as those of `training.run_recipe`."""
+    kind = Kind(spec=ClassifierRunSpec, command=Command, resolve=resolve, train=_train)
+    run_as(kind, recipe, name, description, arguments)
+
+
+def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
+    """Return the recipe's choices with what the command line says instead.
+
+    Raises:
+        ValueError: if there is no data, or it has other classes than the command line says.
+        OSError: if it cannot be read.
+    """
+    data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
+    if data.shards and not command.show and not data.class_names and (names := find_class_names(data.shards)):
+        data = attrs.evolve(data, num_classes=len(names), class_names=names)
+    # The model takes what the data is made as, and has its classes.
+    model = attrs.evolve(
+        chosen.model,
+        image=attrs.evolve(chosen.model.image, input=data.image),
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+    )
+    spec = ClassifierRunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
+    if command.tiny:
+        return tiny_run(spec, SHAPES)
+    if not spec.data.shards and not command.show:
+        raise ValueError(
+            "--data is missing: a folder with a folder of images for every class, such as imagenet/train, or shards\n"
+            "              of images with the number of their class in .cls, such as 'imagenet/{0000..1023}.tar'\n"
+            "  small:      the same command with --tiny runs the whole path on drawn shapes, in seconds"
+        )
+    return spec
+
+
+def _train(spec: ClassifierRunSpec, command: Command, output: Path, name: str) -> None:
+    validation = command.validation
+    if command.tiny and not command.data:
+        validation = (*validation, str(SHAPES / "val"))
+    evaluate = (lambda _: classifier_hook(validation)) if validation else None
+    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
+    if model is not None:
+        say(f"{model}: load it with mobileclip.encoders.load_model, its backbone with tower='image'")

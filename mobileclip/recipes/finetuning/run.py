@@ -1,0 +1,166 @@
+"""A run from its command line to its report; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import tyro
+from tyro.conf import OmitArgPrefixes, arg
+
+from mobileclip.encoders import save_model
+from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.finetuning.report import Results, summary, table, write_report
+from mobileclip.recipes.finetuning.spec import FinetuneSpec
+from mobileclip.recipes.finetuning.steps import Steps, load
+from mobileclip.recipes.finetuning.tasks import (
+    Task,
+    TrainingData,
+    open_task,
+    read_index,
+    split,
+    training_folder,
+    write_training_data,
+)
+from mobileclip.recipes.finetuning.tiny import shrink
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+from mobileclip.training import connected
+from mobileclip.training.finetuning import interpolate_weights
+
+CHOICES = "spec.json"
+TRAINED_ON = "trained-on.txt"
+INTERPOLATED = "interpolated.safetensors"
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What the recipe is told on the command line.
+
+    Args:
+        spec: the choices.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+    """
+
+    spec: Annotated[OmitArgPrefixes[FinetuneSpec], arg(name="")]
+    show: bool = False
+    run: Path | None = None
+
+
+def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run the recipe.
+
+    Args:
+        spec: the defaults.
+        description: the recipe's docstring; its prose is what `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
+    with reported("finetune", arguments):
+        written, rest = written_run(typed(arguments), FinetuneSpec)
+        command = tyro.cli(Command, default=Command(spec=written or spec), description="\n\n".join(prose), args=rest)
+        chosen = command.spec
+        if command.show:
+            show(chosen)
+            return
+        results = run(chosen)
+    if results is not None:
+        say(
+            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+            f"Report and models are in {chosen.output}."
+        )
+
+
+def run(spec: FinetuneSpec) -> Results | None:
+    """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
+
+    Under `torchrun`, every process calls this.
+
+    Raises:
+        ValueError: if something is missing or does not fit; the output folder holds a run with other choices; or a step
+            says why it cannot go on.
+        FloatingPointError: if the loss is not finite.
+    """
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    if spec.tiny:
+        if "WORLD_SIZE" in os.environ:
+            raise ValueError("--tiny is for one process: start it without torchrun")
+        spec = shrink(spec)
+    if spec.checkpoint is None or spec.data is None:
+        missing = "--checkpoint" if spec.checkpoint is None else "--data"
+        raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on; or try --tiny")
+    _refuse_other(spec)
+    train_part, test_part = _new_task(spec, spec.data)
+    _refuse_other_data(spec, train_part)
+    old = tuple(open_task(path, "auto", spec.templates, spec.lines) for path in spec.old_tasks)
+    original = load(spec)
+    data = _prepared(spec, train_part, is_first=is_first)
+    steps = Steps(spec=spec, data=data, test=test_part, old=old)
+    training = steps.training()
+    with connected(spec.device, collective_seconds=training.collective_seconds) as world:
+        model = steps.prepare()
+        if is_first:
+            _claim(spec, train_part)
+            before = steps.scores(0.0, lambda: original, world.device)
+            say(f"\n{table((before,))}\n")
+        started = time.monotonic()
+        finetuned = steps.finetune(model, training, world)
+        seconds = time.monotonic() - started
+    if not is_first:
+        return None
+    rows = tuple(
+        steps.scores(alpha, partial(interpolate_weights, original, finetuned, alpha), world.device)
+        for alpha in spec.alphas
+    )
+    save_model(interpolate_weights(original, finetuned, spec.keep_alpha), spec.output / INTERPOLATED)
+    results = Results(rows=rows, seconds=seconds)
+    write_report(spec.output, results)
+    return results
+
+
+def _refuse_other(spec: FinetuneSpec) -> None:
+    path = spec.output / CHOICES
+    if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
+        raise ValueError(f"{spec.output} holds a run with other choices ({path}); delete it or give --output")
+
+
+def _refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
+    path = spec.output / TRAINED_ON
+    if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
+        raise ValueError(
+            f"{spec.output} holds a run on other pictures, or on what {task.name} was before it changed; delete it or "
+            "give --output"
+        )
+
+
+def _claim(spec: FinetuneSpec, task: Task) -> None:
+    """Mark the output folder as made with `spec`; not before all is there that the choices could be wrong about."""
+    write_text(spec.output / TRAINED_ON, task.fingerprint)
+    write_text(spec.output / CHOICES, to_json(spec, indent=1))
+
+
+def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
+    """Return what is trained on, and what is tested on."""
+    new = open_task(data, spec.kind, spec.templates, spec.lines)
+    if spec.test is None:
+        return split(new, spec.held_out)
+    return new, open_task(spec.test, spec.kind, spec.templates, spec.lines)
+
+
+def _prepared(spec: FinetuneSpec, task: Task, *, is_first: bool) -> TrainingData:
+    """Return the training part as shards: the first process writes them, and the others wait until they are there."""
+    folder = training_folder(task, spec.output / "data")
+    if is_first:
+        return write_training_data(task, folder)
+    while (data := read_index(folder)) is None:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return data

@@ -1,0 +1,226 @@
+"""Tasks: pictures with classes or captions, wherever they are, and the part of them that training may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from mobileclip.data import (
+    ClassFolderSource,
+    ImageTextSample,
+    LineAccess,
+    SkipReport,
+    Source,
+    open_data_set,
+    read_samples,
+    write_shard,
+)
+from mobileclip.progress import track
+from mobileclip.recipes.finetuning.spec import Kind
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+
+INDEX = "index.json"
+
+_SAMPLES_PER_SHARD = 256
+
+
+@attrs.frozen(kw_only=True)
+class HeldOut:
+    """The samples that training does not see: the same ones whenever the data is read.
+
+    Args:
+        fraction: of all samples.
+        keys: their keys, where they are known without reading all data; by a hash of the key otherwise.
+    """
+
+    fraction: float
+    keys: frozenset[str] | None = None
+
+    def contains(self, key: str) -> bool:
+        """Return whether the sample of this key is one of them."""
+        return _place(key) < self.fraction if self.keys is None else key in self.keys
+
+    def __str__(self) -> str:
+        return f"{self.fraction} {'' if self.keys is None else sorted(self.keys)}"
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """Pictures to train or to test on.
+
+    Args:
+        name: how the report calls it.
+        source: where they are.
+        kind: `classes`, where metadata has the name of the class as `label`, or `captions`.
+        part: all of them, or those that are held out, or the others.
+        held_out: what is held out.
+    """
+
+    name: str
+    source: Source
+    kind: Literal["classes", "captions"]
+    part: Literal["all", "train", "test"] = "all"
+    held_out: HeldOut | None = None
+
+    def samples(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples of the part; the unusable ones are counted."""
+        for unit in self.source.units():
+            yield from filter(self.contains, unit.read(report))
+
+    def contains(self, sample: ImageTextSample) -> bool:
+        """Return whether the sample is in the part."""
+        if self.held_out is None:
+            return True
+        return self.held_out.contains(sample.key) == (self.part == "test")
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that changes when the content of the data or the part of it does; files are read."""
+        parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
+        parts += [unit.content() for unit in self.source.units()]
+        return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
+
+
+@attrs.frozen(kw_only=True)
+class TrainingData:
+    """The training part, written to shards.
+
+    Args:
+        shards: their paths.
+        num_samples: pictures in them.
+        class_names: names of the classes; none for captions.
+        labels: the classes of the samples by their keys, as places in `class_names`.
+    """
+
+    shards: tuple[str, ...]
+    num_samples: int
+    class_names: tuple[str, ...]
+    labels: dict[str, int]
+
+
+def open_task(
+    path: str,
+    kind: Kind,
+    templates: tuple[str, ...],
+    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+) -> Task:
+    """Return the task that is at `path`, any data set; see `open_data_set`.
+
+    Raises:
+        ValueError, OSError: if there is nothing of that kind.
+    """
+    # Small shards, so that several processes have some each.
+    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, lines=lines)
+    return Task(name=opened.name, source=opened.source, kind=opened.kind)
+
+
+def split(task: Task, fraction: float) -> tuple[Task, Task]:
+    """Return the parts of a task to train and to test on.
+
+    Of every class of a folder the fraction is held out, rounded, at least one picture; of other data by a hash of keys.
+    """
+    held_out = HeldOut(fraction=fraction, keys=_keys_by_class(task, fraction))
+    train, test = (attrs.evolve(task, part=part, held_out=held_out) for part in ("train", "test"))
+    return train, test
+
+
+def _keys_by_class(task: Task, fraction: float) -> frozenset[str] | None:
+    if not isinstance(task.source, ClassFolderSource):
+        return None
+    keys: dict[str, list[str]] = {}
+    for unit in task.source.units():
+        for item in unit.items:
+            keys.setdefault(item.image.partition("/")[0], []).append(item.key)
+    return frozenset(
+        key for group in keys.values() for key in sorted(group, key=_place)[: max(1, round(fraction * len(group)))]
+    )
+
+
+def _place(key: str) -> float:
+    """Return a number in [0, 1) that depends on the key alone."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def training_folder(task: Task, folder: Path) -> Path:
+    """Return where the shards of this training part go: changed data goes elsewhere."""
+    return folder / task.fingerprint
+
+
+def write_training_data(task: Task, folder: Path) -> TrainingData:
+    """Write the training part to shards, or what an earlier run left undone of it, and an index of them.
+
+    Raises:
+        ValueError: if there is nothing to train on, or a key comes twice among labelled pictures.
+    """
+    index = folder / INDEX
+    if index.exists():
+        return from_json(index.read_text(encoding="utf-8"), TrainingData)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = SkipReport()
+    shards = []
+    units = task.source.units()
+    for number, unit in enumerate(track(units, total=len(units), title="writing shards", unit="shards")):
+        path = folder / f"{number:08d}.tar"
+        if not path.exists():
+            samples = filter(task.contains, unit.read(report))
+            first = next(samples, None)
+            if first is None:
+                continue
+            write_shard(path, chain([first], samples))
+        shards.append(str(path))
+    if not shards:
+        raise ValueError(f"there are no pictures to train on in {task.name}: {report}")
+    data = _indexed(task, tuple(shards))
+    write_text(index, to_json(data))
+    say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
+    return data
+
+
+def label_of(sample: ImageTextSample) -> str:
+    """Return the name of the class of a sample.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    label = sample.metadata.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"sample {sample.key!r} has no class: its metadata must have a name as `label`")
+    return label
+
+
+def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
+    labels: dict[str, str] = {}
+    num_samples = 0
+    for sample in read_samples(shards):
+        num_samples += 1
+        if task.kind == "classes":
+            if sample.key in labels:
+                raise ValueError(f"the key {sample.key!r} comes twice in {task.name}; keys of labelled pictures differ")
+            labels[sample.key] = label_of(sample)
+    names = tuple(sorted(set(labels.values())))
+    place = {name: index for index, name in enumerate(names)}
+    return TrainingData(
+        shards=shards,
+        num_samples=num_samples,
+        class_names=names,
+        labels={key: place[name] for key, name in labels.items()},
+    )
+
+
+def _all(source: Source) -> Iterator[ImageTextSample]:
+    report = SkipReport(log=False)
+    for unit in source.units():
+        yield from unit.read(report)
+
+
+def read_index(folder: Path) -> TrainingData | None:
+    """Return the index of a folder that is complete, or None."""
+    path = folder / INDEX
+    return from_json(path.read_text(encoding="utf-8"), TrainingData) if path.exists() else None

@@ -1,0 +1,190 @@
+"""A small world to try fine-tuning in: a model that learned to describe drawn scenes, and shapes it has never seen."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from PIL import Image
+
+from mobileclip.data import (
+    ImageTextSample,
+    ReinforcedPipelineSpec,
+    crop_augmentation,
+    open_data_set,
+    write_shards,
+)
+from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ContrastiveLossSpec
+from mobileclip.recipes.finetuning.spec import FinetuneSpec, Kind
+from mobileclip.recipes.tiny.few_samples import first_samples
+from mobileclip.recipes.tiny.scenes import SHAPES, scenes
+from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
+from mobileclip.storage import atomic_folder
+from mobileclip.terminal import console
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
+
+TEMPLATE = "a drawing of a {}"
+
+_SIZE = (120, 90)
+_BATCH = 64
+
+
+@attrs.frozen(kw_only=True)
+class World:
+    """How large the world is.
+
+    Args:
+        num_scenes: that the model learns.
+        num_tests: scenes to test it on, and pictures of old shapes.
+        num_new: pictures of each new shape.
+        num_steps: of the model's own training.
+        batch_size: of the same.
+    """
+
+    num_scenes: int = 2000
+    num_tests: int = 200
+    num_new: int = 40
+    num_steps: int = 400
+    batch_size: int = _BATCH
+
+
+def shrink(spec: FinetuneSpec) -> FinetuneSpec:
+    """Return the choices in a small world, with its own defaults for what was not chosen.
+
+    Of the data that are named, the first samples are taken; what is not named is made on the spot.
+
+    Raises:
+        ValueError, OSError: if there is no data where some is said to be.
+    """
+    folder, world, untouched = Path("outputs") / "tiny" / "finetuning", World(), FinetuneSpec()
+    small: dict[str, Any] = {"held_out": 0.4, "learning_rate": 1e-3, "batch_size": 32 if spec.data is None else None}
+    if spec.data is None:
+        small["templates"] = (TEMPLATE,)
+    small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
+    few = partial(_few, folder / "samples", spec)
+    small["data"] = str(write_new_shapes(folder, world)) if spec.data is None else few(spec.data, spec.kind)
+    if spec.test is not None:
+        small["test"] = few(spec.test, spec.kind)
+    small["old_tasks"] = tuple(few(path, "auto") for path in spec.old_tasks) or write_old_tasks(folder, world)
+    # What is wrong with the data is said before this, which takes a minute.
+    if spec.checkpoint is None:
+        small["checkpoint"] = str(write_model(folder, world))
+    return attrs.evolve(spec, tiny=False, **small)
+
+
+def _few(folder: Path, spec: FinetuneSpec, path: str, kind: Kind) -> str:
+    """Return a copy of the first samples of someone's data."""
+    opened = open_data_set(path, kind=kind, templates=spec.templates, lines=spec.lines)
+    return first_samples(opened.source, folder, opened.name)
+
+
+def tiny_model() -> DualEncoderSpec:
+    """Return a MobileCLIP for pictures of 64 pixels and short texts."""
+    return DualEncoderSpec(
+        image=MCiSpec(
+            stages=(
+                StageSpec(dim=16, depth=1),
+                StageSpec(dim=32, depth=1),
+                StageSpec(dim=64, depth=2, mixer=AttentionSpec()),
+            ),
+            embedding_dim=64,
+            input=ImageInput(size=64),
+        ),
+        text=MCtSpec(
+            width=64,
+            num_heads=2,
+            depth=1,
+            embedding_dim=64,
+            input=TextInput(context_length=24, vocab_size=16384),
+        ),
+    )
+
+
+def write_model(folder: Path, world: World) -> Path:
+    """Write a model that learned scenes, unless it is there, and return its path."""
+    path = folder / "pretrained.safetensors"
+    if path.exists():
+        return path
+    model_spec = tiny_model()
+    shards = write_shards(folder / "scenes", _scene_samples(world.num_scenes, seed=0), samples_per_shard=500)
+    pipeline = ReinforcedPipelineSpec(
+        shards=tuple(map(str, shards)),
+        batch_size=world.batch_size,
+        image=model_spec.image.input,
+        text=model_spec.text.input,
+        reinforced=False,
+        augmentation=crop_augmentation(model_spec.image.input.size),
+        num_samples=world.num_scenes,
+    )
+    training = TrainingSpec(
+        loss=ContrastiveLossSpec(),
+        schedule=CosineSchedule(peak=3e-3, warmup_steps=min(20, world.num_steps // 4), total_steps=world.num_steps),
+        optimizer=AdamWSpec(weight_decay=0.1),
+        max_gradient_norm=1.0,
+        ema_decay=None,
+    )
+    torch.manual_seed(0)
+    model = model_spec.build()
+    trained = train(
+        training,
+        model=model,
+        batches=pipeline.build(),
+        output=folder / "pretraining",
+        title="learning scenes",
+        console=console(),
+    ).model
+    save_model(trained, path)
+    return path
+
+
+def write_new_shapes(folder: Path, world: World) -> Path:
+    """Write a folder of pictures for every new shape, unless it is there, and return the folder of folders."""
+    return write_shapes(folder / "new-shapes", tuple(OUTLINES), world.num_new, seed=2)
+
+
+def write_old_tasks(folder: Path, world: World) -> tuple[str, ...]:
+    """Write pictures of the old shapes and scenes that the model has not seen; return where they are."""
+    shapes = write_shapes(folder / "old-shapes", SHAPES, math.ceil(world.num_tests / len(SHAPES)), seed=3)
+    held_out = folder / "held-out-scenes"
+    if not (held_out / "00000000.tar").exists():
+        write_shards(held_out, _scene_samples(world.num_tests, seed=1), samples_per_shard=world.num_tests)
+    return str(shapes), str(held_out)
+
+
+def _scene_samples(count: int, seed: int) -> list[ImageTextSample]:
+    """Return scenes with all that can be said of them as captions."""
+    rng = np.random.default_rng(seed)
+    return [
+        ImageTextSample(key=f"{index:06d}", captions=scene.captions(), image=_jpeg(scene.draw(rng, *_SIZE)))
+        for index, scene in enumerate(itertools.islice(scenes(seed), count))
+    ]
+
+
+def write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) -> Path:
+    """Write a folder of pictures for every shape, all at once or not at all."""
+    if folder.exists():
+        return folder
+    rng = np.random.default_rng(seed)
+    with atomic_folder(folder) as partial:
+        for shape in shapes:
+            place = partial / shape
+            place.mkdir()
+            for index in range(count):
+                (place / f"{index:04d}.jpg").write_bytes(_jpeg(draw_shape(shape, rng, *_SIZE)))
+    return folder
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return stream.getvalue()

@@ -1,0 +1,5 @@
+"""What the reinforcement recipes share: their command line, and a small world to try them in."""
+
+from mobileclip.recipes.reinforcing.command import run_recipe
+
+__all__ = ["run_recipe"]

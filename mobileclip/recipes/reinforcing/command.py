@@ -1,0 +1,150 @@
+"""The command line of a reinforcement recipe: what differs from run to run, over the recipe's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import tyro
+from attrs import validators
+
+from mobileclip.data import JsonLinesSource, Layout, LineAccess, augmentations
+from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
+from mobileclip.recipes.tiny.few_samples import first_samples
+from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
+from mobileclip.terminal import say
+
+TINY = Path("outputs") / "tiny"
+SAME_IN_SPEC = ("caption_set", "num_augmentations", "layout", "batch_size", "seed")
+
+Recipe = Callable[[str, str], ReinforcementSpec]
+"""From source and output to the run's choices."""
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What a recipe is told on the command line; None leaves a choice to the recipe.
+
+    Args:
+        source: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
+            (s3://, gs://); or a JSON Lines file with images and captions; or a folder of images.
+        lines: what the lines of a JSON Lines file may name.
+        output: where the reinforced shards go, with their manifest and card; a folder or an address. A second run
+            finishes what is missing.
+        step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, `both` does
+            both in one go.
+        engine: `local` for processes on this machine, `ray` for a cluster.
+        num_workers: processes, or with Ray the number of actors that the pool may grow to; by default one per GPU, or
+            one with Ray.
+        num_threads: threads, or with Ray cores, of every worker.
+        gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
+        ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
+        caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
+        captioner_weights: a file with the captioner's weights, instead of the recipe's.
+        augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
+            table 2 of the paper compares.
+        num_augmentations: stored augmentations per image.
+        layout: form of what is stored: `npz` or `pth.gz` as the public data sets, `compact` or `compact8` as ours.
+        batch_size: samples that are encoded at once, with all their augmentations.
+        seed: of augmentations and captions.
+        dry_run: measure the beginning of the first shard, print what everything will take, and stop.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+        tiny: small models with random weights on the first samples of the source, or on a few drawn images without: the
+            whole path in a minute.
+    """
+
+    source: str | None = None
+    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
+    output: str | None = None
+    step: Literal["both", "captions", "embeddings"] = "both"
+    engine: Literal["local", "ray"] = "local"
+    num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    gpus_per_worker: float | None = None
+    ray_address: str | None = None
+    caption_set: str | None = None
+    captioner_weights: Path | None = None
+    augmentation: str | None = None
+    num_augmentations: int | None = None
+    layout: Layout | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    dry_run: bool = False
+    show: bool = False
+    run: Path | None = None
+    tiny: bool = False
+
+
+def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run the recipe, or say what it would take.
+
+    Args:
+        recipe: from source and output to the run's choices.
+        name: of the data set, the default output's folder.
+        description: the recipe's docstring; its prose is what `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
+    with reported(name, arguments):
+        written, rest = written_run(typed(arguments), ReinforcementSpec)
+        command = tyro.cli(Command, description="\n\n".join(prose), args=rest)
+        spec = resolve(recipe, name, command, written)
+        if command.show:
+            show(spec)
+            return
+        if command.dry_run:
+            say(estimate(spec))
+            return
+        report = reinforce(spec, engine=_engine(command))
+    say(f"{report}; {report.num_done_before} of the shards by an earlier run")
+    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
+
+
+def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementSpec | None = None) -> ReinforcementSpec:
+    """Return the choices of the recipe, or of a file, with what the command line says instead.
+
+    Raises:
+        ValueError: if there is no source, or the augmentation is unknown.
+    """
+    if written is not None:
+        spec = attrs.evolve(written, source=command.source or written.source, output=command.output or written.output)
+    elif command.source is None and not command.tiny:
+        raise ValueError("--source is missing: the shards, JSON Lines file or folder to reinforce; or try --tiny")
+    else:
+        output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
+        spec = recipe(command.source or write_scenes(TINY / "scenes"), output)
+    if isinstance(spec.source, JsonLinesSource) and command.lines != LineAccess():
+        spec = attrs.evolve(spec, source=spec.source.allowing(command.lines))
+    if command.tiny:
+        if command.source is not None or written is not None:
+            spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))
+        spec = shrink(spec, TINY / "models")
+    if command.captioner_weights is not None and isinstance(spec.captioner, CocaCaptioner):
+        spec = attrs.evolve(spec, captioner=attrs.evolve(spec.captioner, pretrained=str(command.captioner_weights)))
+    given = {field: getattr(command, field) for field in SAME_IN_SPEC}
+    choices: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    if command.augmentation is not None:
+        choices["augmentation"] = augmentations.resolve(command.augmentation)(spec.augmentation.size)
+    if command.step == "captions":
+        choices["teachers"] = ()
+    if command.step == "embeddings":
+        choices["captioner"] = None
+    return attrs.evolve(spec, **choices)
+
+
+def _engine(command: Command) -> Engine:
+    if command.engine == "local":
+        return LocalEngine(num_workers=command.num_workers, num_threads=command.num_threads)
+    import torch
+
+    gpus = command.gpus_per_worker
+    return RayEngine(
+        address=command.ray_address,
+        max_workers=command.num_workers or 1,
+        cpus_per_worker=command.num_threads or 1,
+        gpus_per_worker=float(torch.cuda.is_available()) if gpus is None else gpus,
+    )

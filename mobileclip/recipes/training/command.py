@@ -1,0 +1,151 @@
+"""The command line of a training recipe: every choice of the run is a flag, over the recipe's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import tyro
+
+from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
+from mobileclip.hardware.devices import AUTO
+from mobileclip.inputs import TextInput
+from mobileclip.losses import DistillingLossSpec
+from mobileclip.recipes.training.rows import OUTPUTS, Kind, run_as, train_and_plot
+from mobileclip.recipes.training.tiny import tiny_run
+from mobileclip.recipes.training.validation import measured_on
+from mobileclip.terminal import say
+from mobileclip.training import RunSpec, TrainingSpec
+
+TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
+
+Recipe = Callable[[], RunSpec]
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What a recipe is told on the command line.
+
+    Args:
+        data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`
+            or addresses (s3://, gs://).
+        validation: shards of held-out image-text pairs; recall on them is measured between epochs.
+        evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
+            too.
+        lines: what the lines of `.jsonl` files among these may name.
+        output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
+            checkpoint.
+        tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
+        initial_weights: a checkpoint to start from, in training form and any known layout.
+        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
+        tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
+            path in a minute. With --initial-weights the model stays as it is.
+        pipeline: how the data is read.
+        training: how the model is trained.
+        row: which of the recipe's runs it is, where it has several.
+    """
+
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
+    output: Path | None = None
+    tokenizer: str | None = None
+    initial_weights: Path | None = None
+    device: str = AUTO
+    show: bool = False
+    run: Path | None = None
+    tiny: bool = False
+    pipeline: ReinforcedPipelineSpec
+    training: TrainingSpec
+    row: Annotated[str, tyro.conf.Suppress] = ""
+
+
+def run_recipe(
+    recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
+) -> None:
+    """Read the command line and train, or say what is missing.
+
+    Args:
+        recipe: returns the run's choices; or several by name, of which the command line names one.
+        name: of the run, the default output's folder.
+        description: the recipe's docstring, which `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    kind = Kind(spec=RunSpec, command=Command, resolve=resolve, train=_train)
+    run_as(kind, recipe, name, description, arguments)
+
+
+def resolve(chosen: RunSpec, command: Command) -> RunSpec:
+    """Return the recipe's choices with what the command line says instead.
+
+    Raises:
+        ValueError: if there is no data, `--tiny` finds none where it is said to be, or the tokenizer cannot be used.
+    """
+    data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
+    data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
+    # The model takes what the data is made as: a size that is changed there is the model's too.
+    image, text = chosen.model.image, chosen.model.text
+    model = attrs.evolve(
+        chosen.model, image=attrs.evolve(image, input=data.image), text=attrs.evolve(text, input=data.text)
+    )
+    spec = RunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
+    if command.tiny:
+        return tiny_run(spec, OUTPUTS / "tiny")
+    if not spec.data.shards and not command.show:
+        raise ValueError(_no_data(spec))
+    return spec
+
+
+def _text_input(chosen: TextInput, tokenizer: str | None) -> TextInput:
+    """Return the text contract of a run, with the text of its tokenizer where that is not CLIP's.
+
+    Raises:
+        ValueError: if the run names a tokenizer and its file is not given, or another one is.
+    """
+    named = chosen.tokenizer
+    if tokenizer is None:
+        if named is not None and named.content is None:
+            raise ValueError(
+                f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}; give the "
+                "file"
+            )
+        return chosen
+    own = read_text_input(tokenizer, context_length=chosen.context_length)
+    if named is not None and own.tokenizer != named:
+        raise ValueError(
+            f"{tokenizer} is not the run's tokenizer.json, whose SHA-256 is {named.sha256}; give that file, or start "
+            "from a recipe without a tokenizer of its own"
+        )
+    return own
+
+
+def _no_data(spec: RunSpec) -> str:
+    if not spec.data.reinforced:
+        return (
+            "--data is missing: image-text shards with images, such as 'DataComp-12M/{00000000..00001023}.tar'.\n"
+            f"{TRY}"
+        )
+    loss = spec.training.loss
+    dims = ", ".join(map(str, loss.teacher_dims)) if isinstance(loss, DistillingLossSpec) else "of any"
+    return (
+        f"--data is missing: shards of images with synthetic captions and embeddings of teachers (dims {dims}),\n"
+        "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"
+        "  published:  DataCompDR-12M, -12M-bf16 and -1B on the Hugging Face hub (apple/, CC BY-NC-ND), without\n"
+        "              images; `mobileclip data join` adds them, docs/data.md says how\n"
+        "  your own:   python recipes/reinforce_datacompdr12m.py --source YOUR-SHARDS --output REINFORCED\n"
+        f"{TRY}"
+    )
+
+
+def _train(spec: RunSpec, command: Command, output: Path, name: str) -> None:
+    measured = command.validation or command.evaluate
+    evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
+    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
+    if model is not None:
+        say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")

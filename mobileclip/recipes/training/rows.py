@@ -1,0 +1,149 @@
+"""A recipe's command line, whatever it trains: its rows, its choices as flags and as files, and its run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+import tyro
+
+from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.training.following import Given, following_pipeline, following_training
+from mobileclip.terminal import console, say
+from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
+
+OUTPUTS = Path("outputs")
+
+_CONFIG = (tyro.conf.AvoidSubcommands,)
+
+
+class Flags(Protocol):
+    """What every recipe is told on the command line."""
+
+    def __init__(self, *, pipeline: Any, training: TrainingSpec, initial_weights: Path | None, row: str) -> None: ...
+
+    @property
+    def output(self) -> Path | None:
+        """Folder of the run; None for the one that has its name."""
+        ...
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it tries the whole path with a shallow model."""
+        ...
+
+    @property
+    def show(self) -> bool:
+        """Whether to print the run's choices as JSON and stop."""
+        ...
+
+    @property
+    def row(self) -> str:
+        """Which of the recipe's runs it is, where it has several."""
+        ...
+
+
+Spec = TypeVar("Spec", RunSpec, ClassifierRunSpec)
+FlagsType = TypeVar("FlagsType", bound=Flags)
+
+
+@attrs.frozen(kw_only=True)
+class Kind(Generic[Spec, FlagsType]):
+    """What is trained.
+
+    Args:
+        spec: class of its runs.
+        command: what it is told on the command line.
+        resolve: from a run's choices to those with what the command line says instead.
+        train: runs it into a folder, under a name.
+    """
+
+    spec: type[Spec]
+    command: type[FlagsType]
+    resolve: Callable[[Spec, FlagsType], Spec]
+    train: Callable[[Spec, FlagsType, Path, str], None]
+
+
+def run_as(
+    kind: Kind[Spec, FlagsType],
+    recipe: Callable[[], Spec] | Mapping[str, Callable[[], Spec]],
+    name: str,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Read the command line and train, or say what is missing.
+
+    Args:
+        kind: what is trained.
+        recipe: returns the run's choices; or several by name, of which the command line names one.
+        name: of the run, the default output's folder.
+        description: the recipe's docstring, which `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    description = _as_paragraphs(description or "")
+    with reported(name, arguments):
+        written, rest = written_run(typed(arguments), kind.spec)
+        rows = recipe if isinstance(recipe, Mapping) else {}
+        if written is not None:
+            # The file says which of the rows it is; one that is named names the output.
+            name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
+            chosen, command = written, _parsed(kind, written, description, rest)
+        elif rows:
+            titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
+            defaults = {row: (title, _defaults(kind, rows[row](), rest, row)) for row, title in titles.items()}
+            command = tyro.extras.overridable_config_cli(defaults, description=description, args=rest, config=_CONFIG)
+            chosen, name = rows[command.row](), f"{name}-{command.row}"
+        else:
+            assert not isinstance(recipe, Mapping), "several are rows"
+            chosen = recipe()
+            command = _parsed(kind, chosen, description, rest)
+        spec = kind.resolve(chosen, command)
+        if command.show:
+            show(spec)
+            return
+        output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+        kind.train(spec, command, output, name)
+
+
+def train_and_plot(
+    spec: RunSpec | ClassifierRunSpec,
+    output: Path,
+    *,
+    evaluate: Callable[[Any], Evaluate] | None,
+    device: str,
+    name: str,
+) -> Path | None:
+    """Train, draw the curves, and return the model's file; None in all processes but the first."""
+    model = run(spec, output, evaluate=evaluate, device=device, title=name, console=console())
+    if int(os.environ.get("RANK", "0")) > 0:
+        return None
+    try:
+        plot_curves({name: output / "metrics.jsonl"}, output / "curves.png")
+    except ModuleNotFoundError as error:
+        say(f"no curves: {error}")
+    return model
+
+
+def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
+    default = _defaults(kind, chosen, arguments, "")
+    return tyro.cli(kind.command, default=default, description=description, args=arguments, config=_CONFIG)
+
+
+def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:
+    """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
+    given = Given(arguments)
+    return kind.command(
+        pipeline=following_pipeline(chosen.data, given),
+        training=following_training(chosen.training, given),
+        initial_weights=chosen.initial_weights,
+        row=row,
+    )
+
+
+def _as_paragraphs(header: str) -> str:
+    """Return a recipe's header without its commands, an entry a paragraph: lines of one are run together."""
+    entries = (line for line in header.splitlines() if line[:1].strip())
+    return "\n\n".join(line for line in entries if not line.startswith(("Command:", "Try it:")))

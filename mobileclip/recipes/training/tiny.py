@@ -1,0 +1,104 @@
+"""A small world to try a training recipe in: its model one block deep, and drawn scenes reinforced on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+
+from mobileclip.data import (
+    ReinforcedPipelineSpec,
+    ReinforcementCard,
+    count_samples,
+    datacompdr_augmentation,
+    expand_shards,
+    find_card,
+    read_card,
+)
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
+from mobileclip.losses import DistillingLossSpec
+from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
+from mobileclip.training import CosineSchedule, RunSpec
+
+NUM_STEPS = 2
+BATCH_SIZE = 8
+
+
+def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
+    """Return the run made small: two steps of eight samples with a model of full width and one block a stage.
+
+    Args:
+        run: the recipe's choices; of its data, the first samples are taken. Weights to start from need the whole model.
+        folder: where scenes, teachers and the reinforced data go, once, for a run without data.
+
+    Raises:
+        ValueError: if there is data, and its first shards are missing or hold too little.
+    """
+    data, card = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
+    schedule = run.training.schedule
+    training = attrs.evolve(
+        run.training,
+        schedule=CosineSchedule(peak=schedule.peak, final=schedule.final, warmup_steps=1, total_steps=NUM_STEPS),
+        precision="float32",
+        log_every_steps=1,
+    )
+    if card is not None and isinstance(training.loss, DistillingLossSpec):
+        card = card if data.teacher_columns is None else card.in_columns(data.teacher_columns)
+        loss = attrs.evolve(
+            training.loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales
+        )
+        training = attrs.evolve(training, loss=loss)
+    model = run.model if run.initial_weights is not None else shallow(run.model)
+    return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
+
+
+def _first_samples(data: ReinforcedPipelineSpec) -> tuple[ReinforcedPipelineSpec, ReinforcementCard | None]:
+    """Return a shard for every process, in batches that they fill, and the card beside them, where there is one."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    shards = expand_shards(data.shards)[:num_processes]
+    num_samples = count_samples(shards)
+    batch_size = min(BATCH_SIZE, num_samples) // num_processes * num_processes
+    if not batch_size:
+        raise ValueError(f"{', '.join(shards)}: {num_samples} samples are too few to try a run on")
+    small = attrs.evolve(data, shards=shards, batch_size=batch_size, num_samples=num_samples)
+    return small, find_card(str(Path(shards[0]).parent)) if data.reinforced else None
+
+
+def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipelineSpec, ReinforcementCard]:
+    """Return drawn scenes, reinforced on the spot with two teachers, of which a run with one takes the last."""
+    reinforced = folder / "reinforced"
+    if find_card(reinforced) is None or not list(reinforced.glob("*.tar")):
+        reinforce(_reinforcement(folder))
+    card = read_card(reinforced)
+    columns = None if data.teacher_columns is None else (sum(card.teacher_dims[:-1]), sum(card.teacher_dims))
+    shards = tuple(str(path) for path in sorted(reinforced.glob("*.tar")))
+    return attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, teacher_columns=columns), card
+
+
+def shallow(model: DualEncoderSpec) -> DualEncoderSpec:
+    """Return the model with one block a stage, its widths and inputs as they are."""
+    text = model.text
+    if isinstance(text, (TextTransformerSpec, MCtSpec)):
+        text = attrs.evolve(text, depth=1)
+    return attrs.evolve(model, image=shallow_image(model.image), text=text)
+
+
+def shallow_image(image: ImageEncoderSpec) -> ImageEncoderSpec:
+    """Return an image encoder with one block a stage; another's than the library's as it is."""
+    if isinstance(image, MCiSpec):
+        return attrs.evolve(image, stages=tuple(attrs.evolve(stage, depth=1) for stage in image.stages))
+    return attrs.evolve(image, depth=1) if isinstance(image, ViTSpec) else image
+
+
+def _reinforcement(folder: Path) -> ReinforcementSpec:
+    spec = ReinforcementSpec(
+        source=write_scenes(folder / "scenes"),
+        output=str(folder / "reinforced"),
+        teachers=(OpenClipTeacher(model="ViT-L-14"), OpenClipTeacher(model="ViT-L-14", pretrained="datacomp_xl")),
+        captioner=CocaCaptioner(num_captions=5),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=2,
+    )
+    return shrink(spec, folder / "models")

@@ -1,0 +1,126 @@
+"""The comparison of training steps: it times whole steps, of models that start alike, and says so when they do not."""
+
+import copy
+import importlib.util
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.train import LEARNING_RATE, Side, TrainBenchSpec, compare, measure, our_side, their_side
+from tests.encoders.small import SMALL
+
+SPEC = TrainBenchSpec(batch_size=4, rounds=3)
+CHOICES = {"rounds": 3, "largest_error": 1e-3}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return SMALL.build()
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(1)
+    size, context = SMALL.image.input.size, SMALL.text.input.context_length
+    return torch.rand(4, 3, size, size), torch.randint(1, SMALL.text.input.vocab_size, (4, context))
+
+
+class Tupled(nn.Module):
+    """Our model as open_clip's are called."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image, text):
+        return self.model(image, text)
+
+
+@pytest.mark.slow
+def test_a_side_compared_with_itself(model, inputs):
+    images, texts = inputs
+    result = compare(our_side(model, texts, SPEC), our_side(copy.deepcopy(model), texts, SPEC), images, **CHOICES)
+    assert result.error == 0
+    assert result.ratio == result.ours / result.theirs > 0
+    assert result.ratio_quartiles[0] <= result.ratio_quartiles[1]
+    assert result.memory[0] == result.memory[1] > images.nbytes
+
+
+@pytest.mark.slow
+def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs):
+    images, texts = inputs
+    before = copy.deepcopy(model)
+    other = Tupled(copy.deepcopy(model))
+    ours, theirs = our_side(model, texts, SPEC), their_side(other, texts, SPEC)
+    (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
+    assert our_loss == pytest.approx(their_loss, rel=1e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-3, atol=1e-6)
+    for side in (ours, theirs):
+        side.step(images)
+    # AdamW's first step is the learning rate, either way, in every direction that has a gradient.
+    for trained in (model, other):
+        pairs = zip(before.parameters(), trained.parameters(), strict=True)
+        moved = [float((new.detach() - old.detach()).abs().max()) / LEARNING_RATE for old, new in pairs]
+        assert max(moved) < 1.3
+        assert sum(step > 0.9 for step in moved) > 0.9 * len(moved)
+
+
+@pytest.mark.slow
+def test_a_side_that_computes_more_is_slower(model, inputs):
+    images, texts = inputs
+    ours, other = (our_side(copy.deepcopy(model), texts, SPEC) for _ in range(2))
+    slower = Side(lambda images: sum(other.loss(images) for _ in range(8)) / 8, other.optimizer)
+    result = compare(ours, slower, images, **CHOICES | {"rounds": 7})
+    assert result.ours > result.theirs
+    assert result.ratio > 2
+    assert result.cpu_ratio > 2
+    assert result.memory[1] > 5 * result.memory[0]
+
+
+def test_models_that_differ_are_not_timed(model, inputs):
+    images, texts = inputs
+    ours, other = our_side(model, texts, SPEC), our_side(SMALL.build(), texts, SPEC)
+    with pytest.raises(ValueError, match=r"the losses are .* that is no rounding error"):
+        compare(ours, other, images, **CHOICES)
+    broken = attrs.evolve(other, loss=lambda images: other.loss(images) * torch.nan)
+    with pytest.raises(ValueError, match=r"the losses are .* and nan"):
+        compare(ours, broken, images, **CHOICES)
+
+
+def test_open_clips_optimiser_decays_what_its_training_decays(model, inputs):
+    """Its rule goes by names and dimensions: layer scales of three dimensions decay there, and not here."""
+    kept, decayed = their_side(Tupled(model), inputs[1], SPEC).optimizer.param_groups
+    assert (kept["weight_decay"], decayed["weight_decay"]) == (0.0, 0.2)
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert len(kept["params"]) + len(decayed["params"]) == len(list(model.parameters()))
+    assert any(parameter is model.logit_scale for parameter in kept["params"])
+
+
+def test_channels_last_is_for_gpus():
+    with pytest.raises(ValueError, match="channels_last is for --device cuda"):
+        TrainBenchSpec(channels_last=True)
+
+
+def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else name)
+    with pytest.raises(SystemExit, match=r"open_clip cannot be imported, .*: pip install 'open-mobileclip\[test\]'"):
+        next(measure(SPEC))
+
+
+@pytest.mark.slow
+def test_s0_against_open_clip():
+    ((size, result),) = measure(TrainBenchSpec(models=("s0",), batch_size=2, rounds=2))
+    assert size == "s0"
+    assert result.error < 1e-3
+    assert result.memory[0] < result.memory[1]
+
+
+@pytest.mark.gpu
+def test_s0_against_open_clip_on_a_gpu():
+    choices = {"models": ("s0",), "batch_size": 16, "rounds": 2, "device": "cuda", "channels_last": True}
+    ((_, result),) = measure(TrainBenchSpec(precision="bfloat16", **choices))
+    assert result.ours > 0
+    assert result.memory[0] < result.memory[1]

@@ -1,0 +1,95 @@
+"""A handful of drawings of our own in the shape of the icon packages, and names in the shape of emojibase."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES
+
+SHAPES = {
+    "circle": '<circle cx="{c}" cy="{c}" r="{r}" fill="{f}"/>',
+    "square": '<path d="M{a} {a}H{b}V{b}H{a}z" fill="{f}"/>',
+    "triangle": '<path d="M{c} {a}L{b} {b}L{a} {b}z" fill="{f}"/>',
+    "bar": '<path d="M{a} {q}H{b}V{p}H{a}z" fill="{f}"/>',
+}
+COLOURS = {"red": "#d22", "green": "#2a3", "blue": "#24d", "yellow": "#fd2"}
+HAT = '<path d="M{a} {a}H{b}" stroke="#222" stroke-width="{w}"/>'
+
+
+def concept_entries() -> list[dict[str, object]]:
+    """Sixteen coloured shapes, three wizards of one family, and a skin tone, which is no concept."""
+    entries: list[dict[str, object]] = [
+        {
+            "label": f"{colour} {shape}",
+            "hexcode": f"{0x1F600 + index:X}",
+            "tags": [shape, colour, "geometry", f"thing {index}"],
+            "group": 8,
+            "subgroup": 96,
+        }
+        for index, (colour, shape) in enumerate((colour, shape) for colour in COLOURS for shape in SHAPES)
+    ]
+    people = {"mage": "1F9D9", "man mage": "1F9D9-200D-2642-FE0F", "woman mage": "1F9D9-200D-2640-FE0F"}
+    entries += [
+        {"label": label, "hexcode": code, "tags": ["wizard"], "group": 1, "subgroup": 26}
+        for label, code in people.items()
+    ]
+    return [*entries, {"label": "dark skin tone", "hexcode": "1F3FF", "group": 2, "subgroup": 32}]
+
+
+def messages() -> dict[str, object]:
+    groups = {1: "people & body", 2: "components", 8: "symbols"}
+    subgroups = {26: "fantasy", 32: "skin tones", 96: "shapes & colors"}
+    return {
+        kind: [{"order": order, "message": message} for order, message in names.items()]
+        for kind, names in (("groups", groups), ("subgroups", subgroups))
+    }
+
+
+def icon_body(label: str, style: int, size: int) -> str:
+    """Return a drawing that differs from style to style in size, place and shade."""
+    inset = size * (0.06 + 0.05 * style)
+    values = {
+        "a": inset,
+        "b": size - inset,
+        "c": size / 2 + (style - 2) * size * 0.04,
+        "r": size / 2 - inset,
+        "q": size * 0.4,
+        "p": size * 0.6,
+        "w": size * 0.2,
+    }
+    colour, _, shape = label.partition(" ")
+    if colour in COLOURS:
+        return SHAPES[shape].format(**values, f=COLOURS[colour])
+    hats = HAT.format(**values) * (1 + ("man" in label) + ("woman" in label))
+    return hats + SHAPES["triangle"].format(**values, f="#639")
+
+
+def write_packages(modules: Path) -> Path:
+    """Write what npm would have installed: the old Noto set without code points, the Fluent one with an alias."""
+    name, version = NAMES_PACKAGE
+    english = modules / name / "en"
+    english.mkdir(parents=True)
+    (modules / name / "package.json").write_text(json.dumps({"version": version}))
+    (english / "data.json").write_text(json.dumps(concept_entries()))
+    (english / "messages.json").write_text(json.dumps(messages()))
+    for number, style in enumerate(STYLES):
+        package = modules / style.package
+        package.mkdir(parents=True)
+        size = (128, 36, 128, 64, 32, 72)[number]
+        entries = [entry for entry in concept_entries() if entry["group"] != 2]
+        names = {str(entry["label"]).replace(" ", "-"): entry for entry in entries}
+        icons = {name: {"body": icon_body(str(entry["label"]), number, size)} for name, entry in names.items()}
+        icons["secret"] = {"body": icon_body("red circle", number, size), "hidden": True}
+        chars = {str(entry["hexcode"]).lower(): name for name, entry in names.items()}
+        if style.name == "noto-v1":
+            chars = {}
+        files = {
+            "icons.json": {"icons": icons, "aliases": {"wizard": {"parent": "mage"}}, "width": size, "height": size},
+            "chars.json": chars,
+            "info.json": {"author": {"name": f"Author {number}"}, "license": {"title": "Test", "spdx": "MIT"}},
+            "package.json": {"version": style.version},
+        }
+        for file, content in files.items():
+            (package / file).write_text(json.dumps(content))
+    return modules

@@ -1,0 +1,43 @@
+"""The quickstart's results: how they are told, and when they are kept."""
+
+import attrs
+import pytest
+
+from examples.quickstart.__main__ import quickstart
+from examples.quickstart.evaluate import Scores
+from examples.quickstart.report import COLUMNS, Results, print_results
+from examples.quickstart.run import run
+from mobileclip.serialization import from_json, to_json
+
+
+def results():
+    scores = Scores(top1=1.0, top5=2.0, text_to_image=3.0, image_to_text=4.0)
+    other = attrs.evolve(scores, top1=3.0)
+    return Results(
+        scores={"plain": [{"test": scores}, {"test": other}]},
+        titles={"test": "unseen"},
+        num_images={"train": 9, "test": 5},
+        num_classes={"test": 3},
+        seconds={"data": 1.0},
+    )
+
+
+def test_repeated_seeds_are_told_with_their_spread(capsys):
+    print_results(results())
+    assert "2.0 ± 1.4" in " ".join(capsys.readouterr().out.split())
+    assert set(COLUMNS) == {field.name for field in attrs.fields(Scores)}
+
+
+def test_a_finished_run_says_so_and_is_not_repeated(tmp_path, capsys):
+    spec = attrs.evolve(quickstart(), output=tmp_path)
+    (tmp_path / "spec.json").write_text(to_json(spec, indent=1))
+    (tmp_path / "results.json").write_text(to_json(results(), indent=1))
+    assert run(spec) == results()
+    assert "done already" in capsys.readouterr().out
+    assert from_json((tmp_path / "results.json").read_text(), Results) == results()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    (tmp_path / "spec.json").write_text(to_json(attrs.evolve(quickstart(), output=tmp_path, num_epochs=1), indent=1))
+    with pytest.raises(ValueError, match="other choices"):
+        run(attrs.evolve(quickstart(), output=tmp_path))

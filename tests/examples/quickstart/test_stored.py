@@ -1,0 +1,127 @@
+"""Batches from memory are the reinforced samples: every picture, embedding and caption belongs to its key."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.quickstart.emoji import emoji_augmentation
+from examples.quickstart.spec import student
+from examples.quickstart.stored import store_samples
+from mobileclip.data import (
+    ImageTransform,
+    ReinforcedSample,
+    Tokenizer,
+    augmentation_rng,
+    decode_image,
+    read_reinforced_samples,
+    write_shard,
+)
+
+NUM_SAMPLES, NUM_VIEWS, DIM = 10, 3, 8
+
+
+def samples():
+    import io
+
+    augmentation = emoji_augmentation(128)
+    for index in range(NUM_SAMPLES):
+        rng = np.random.default_rng(index)
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)).save(buffer, "PNG")
+        real = tuple(f"thing {index} kind {number}" for number in range(1 + index % 3))
+        synthetic = tuple(f"a picture of thing {index} by {number}" for number in range(1 + index % 4))
+        key = f"sample{index}"
+        yield ReinforcedSample(
+            key=key,
+            captions=real,
+            image=buffer.getvalue(),
+            image_extension="png",
+            augmentations=[
+                augmentation.sample(augmentation_rng(0, key, number), (128, 128)) for number in range(NUM_VIEWS)
+            ],
+            image_emb=rng.normal(size=(NUM_VIEWS, DIM)).astype(np.float32),
+            text_emb=rng.normal(size=(len(real), DIM)).astype(np.float32),
+            syn_captions={"syn_text": synthetic},
+            syn_text_emb={"syn_text": rng.normal(size=(len(synthetic), DIM)).astype(np.float32)},
+        )
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stored") / "00000.tar"
+    write_shard(path, samples())
+    return path
+
+
+@pytest.fixture(scope="module")
+def stored(shard):
+    return store_samples([shard], augmentation=emoji_augmentation(64), student=student())
+
+
+def test_what_belongs_together_stays_together(shard, stored):
+    model = student()
+    known = {sample.key: sample for sample in read_reinforced_samples([str(shard)])}
+    tokenizer, transform = Tokenizer(model.text.input), ImageTransform(model.image.input)
+    policy = emoji_augmentation(64)
+    views, captions = set(), set()
+    for batch in islice(stored.stream(0, batch_size=5, seed=3), 40):
+        for index, key in enumerate(batch.keys):
+            sample = known[key]
+            view = int(np.abs(sample.image_emb - batch.teacher_image[index].numpy()).sum(1).argmin())
+            np.testing.assert_array_equal(batch.teacher_image[index].numpy(), sample.image_emb[view])
+            pixels = np.array(policy.apply(decode_image(sample.image), sample.augmentations[view]))
+            assert torch.equal(batch.image[index], transform.normalize(pixels))
+            for ids, embedding, texts, embeddings in (
+                (batch.text, batch.teacher_text, sample.captions, sample.text_emb),
+                (
+                    batch.syn_text,
+                    batch.teacher_syn_text,
+                    sample.syn_captions["syn_text"],
+                    sample.syn_text_emb["syn_text"],
+                ),
+            ):
+                which = int(np.abs(embeddings - embedding[index].numpy()).sum(1).argmin())
+                np.testing.assert_array_equal(embedding[index].numpy(), embeddings[which])
+                assert torch.equal(ids[index], tokenizer([texts[which]])[0])
+                captions.add(texts[which])
+            views.add((key, view))
+    assert len(views) == NUM_SAMPLES * NUM_VIEWS
+    assert captions == {
+        text for sample in known.values() for text in (*sample.captions, *sample.syn_captions["syn_text"])
+    }
+
+
+def test_an_epoch_has_every_sample_once_and_the_next_another_order(stored):
+    first, second = (
+        [key for batch in part for key in batch.keys]
+        for part in (
+            islice(stored.stream(0, batch_size=5, seed=0), 2),
+            islice(stored.stream(2, batch_size=5, seed=0), 2),
+        )
+    )
+    assert sorted(first) == sorted(second) == sorted(stored.keys)
+    assert first != second
+
+
+@pytest.mark.parametrize("first", [1, 3, 4, 9])
+def test_a_resumed_stream_goes_on_to_the_bit(stored, first):
+    whole = list(islice(stored.stream(0, batch_size=3, seed=7), 12))
+    for expected, found in zip(whole[first:], stored.stream(first, batch_size=3, seed=7), strict=False):
+        assert expected.keys == found.keys
+        for name, value in expected.as_dict().items():
+            assert name == "keys" or torch.equal(value, found.as_dict()[name])
+
+
+def test_another_seed_is_another_order(stored):
+    one, other = (next(stored.stream(0, batch_size=9, seed=seed)).keys for seed in (0, 1))
+    assert one != other
+
+
+def test_too_few_samples_are_an_error(stored):
+    with pytest.raises(ValueError, match="10 samples do not fill a batch of 11"):
+        next(stored.stream(0, batch_size=11, seed=0))
