@@ -80,9 +80,6 @@ def export_model(
             tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
         )
         _write(folder, folded, exports, target, measured, data=samples.name, show_progress=show_progress)
-        if out.exists():
-            out.rename(folder.with_name("before"))
-        folder.rename(out)
     return out
 
 

@@ -90,7 +90,10 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             before = _beside(path)
             path.rename(before)
             temporary.rename(path)
-            shutil.rmtree(before)
+            if before.is_symlink():
+                before.unlink()
+            else:
+                shutil.rmtree(before)
         else:
             _move_folder(temporary, path)
         _synchronise(path.parent)

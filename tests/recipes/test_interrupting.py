@@ -112,7 +112,7 @@ COMMANDS = {
     ),
     "export": Command(
         arguments=[*CLI, "export", "small.safetensors", "--target", "torch", "--out", "out"],
-        sign=".out.exporting/export",
+        sign=".mobileclip-*.tmp",
         prepare=model,
         untouched=True,
     ),

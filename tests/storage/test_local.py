@@ -293,6 +293,17 @@ class TestAtomicFolder:
         assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+    def test_a_link_is_replaced_and_not_what_it_leads_to(self, tmp_path):
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "kept").write_bytes(b"kept")
+        (tmp_path / "data").symlink_to(tmp_path / "old")
+        with storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
+            (folder / "new").write_bytes(b"new")
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
+        assert (tmp_path / "old" / "kept").read_bytes() == b"kept"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "old"]
+
     def test_an_error_leaves_nothing(self, tmp_path):
         with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "data") as folder:
             raise KeyError((folder / "x").write_bytes(b"x"))
