@@ -159,20 +159,22 @@ def chosen(
         always = [line for line in found if _normalised(line.partition("==")[0]) in direct]
     always += [_plain(one) for one in tests if one.name in _RUNNERS]
     others = [_plain(one) for one in tests if one.name not in _RUNNERS]
-    versions = uv.resolved(python, always, scratch, *options)
-    if versions is None:
-        raise RuntimeError("its core cannot be installed")
-    lacking: list[str] = []
-    whole = uv.resolved(python, [*always, *others], scratch, *options)
-    if whole is not None:
-        return whole, lacking
-    for one in others:
-        more = uv.resolved(python, [*always, one], scratch, *options)
-        if more is None:
-            lacking.append(one)
-        else:
-            always, versions = [*always, one], more
-    return versions, lacking
+    if uv.resolved(python, always, scratch, *options) is None:
+        raise RuntimeError("its core, or what runs tests, cannot be had")
+
+    def fitting(kept: list[str], more: list[str]) -> tuple[list[str], list[str]]:
+        """Return what is kept with as much of what comes to it as there are wheels for, and the rest."""
+        if uv.resolved(python, [*kept, *more], scratch, *options) is not None:
+            return [*kept, *more], []
+        if len(more) == 1:
+            return kept, more
+        half = len(more) // 2
+        kept, first = fitting(kept, more[:half])
+        kept, second = fitting(kept, more[half:])
+        return kept, [*first, *second]
+
+    kept, lacking = fitting(always, others)
+    return uv.resolved(python, kept, scratch, *options) or [], lacking
 
 
 def _plain(requirement: Requirement) -> str:

@@ -19,7 +19,6 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.export.measured import towers_of
 from mobileclip.reparam import is_folded, reparameterize
 from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
@@ -123,10 +122,6 @@ class TestFiles:
             save_model(randomised(SPEC), tmp_path / "c.pt", layout=layout)
         with pytest.raises(ValueError, match="towers with a projection"):
             save_model(randomised(BARE), tmp_path / "c.pt", layout=layout)
-
-    def test_exports_say_what_they_take(self):
-        with pytest.raises(ValueError, match="this is a classifier; give its image_encoder"):
-            towers_of(SPEC.build())
 
 
 class TestBackbone:
