@@ -15,7 +15,8 @@ those between them are tested on the new task and on the old ones. docs/finetuni
 
 from __future__ import annotations
 
-from mobileclip.recipes.finetuning import FinetuneSpec, run_recipe
+from mobileclip.recipes.finetuning import run_recipe
+from mobileclip.training.finetuning.run import FinetuneSpec
 
 
 def finetune() -> FinetuneSpec:

@@ -27,6 +27,7 @@ ROOMS_OF_SPECS = (
     "mobileclip.data",
     "mobileclip.training",
     "mobileclip.training.finetuning",
+    "mobileclip.training.finetuning.run",
     "mobileclip.reinforce",
     "mobileclip.evaluation",
     "mobileclip.export",

@@ -16,9 +16,7 @@ import pytest
 from mobileclip.data import LineAccess, SkipReport, as_source, read_samples, write_shard
 from mobileclip.recipes.command_line import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
-from mobileclip.recipes.finetuning import FinetuneSpec
 from mobileclip.recipes.finetuning import run_recipe as run_finetuning
-from mobileclip.recipes.finetuning.tasks import open_task
 from mobileclip.recipes.finetuning.tiny import shrink as shrink_finetuning
 from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
 from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES, first_samples
@@ -27,6 +25,8 @@ from mobileclip.recipes.training.following import Given
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
+from mobileclip.training.finetuning.run import FinetuneSpec
+from mobileclip.training.finetuning.tasks import open_task
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b

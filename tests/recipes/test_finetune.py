@@ -20,12 +20,8 @@ import tyro
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
-from mobileclip.recipes.finetuning import FinetuneSpec, run_recipe
-from mobileclip.recipes.finetuning.evaluate import Score, evaluate_task
-from mobileclip.recipes.finetuning.report import Results, Scores, summary, table, write_report
-from mobileclip.recipes.finetuning.run import _claim, _refuse_other_data, run
-from mobileclip.recipes.finetuning.steps import Steps
-from mobileclip.recipes.finetuning.tasks import open_task, read_index, split, write_training_data
+from mobileclip.recipes.finetuning import run_recipe
+from mobileclip.recipes.finetuning.command import Command
 from mobileclip.recipes.finetuning.tiny import (
     TEMPLATE,
     World,
@@ -38,6 +34,12 @@ from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics
+from mobileclip.training.finetuning.report import Results, Scores, summary, table, write_report
+from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data
+from mobileclip.training.finetuning.run import finetune as run
+from mobileclip.training.finetuning.scoring import Score, evaluate_task
+from mobileclip.training.finetuning.steps import Steps
+from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data
 from recipes import finetune as finetune_module
 from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
@@ -111,8 +113,8 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     assert len(read_metrics(spec.output / "run" / "metrics.jsonl")) >= 1
     assert "| original " in capsys.readouterr().out
 
-    monkeypatch.setattr("mobileclip.recipes.finetuning.steps.evaluate_task", None)
-    monkeypatch.setattr("mobileclip.recipes.finetuning.steps.train", None)
+    monkeypatch.setattr("mobileclip.training.finetuning.steps.evaluate_task", None)
+    monkeypatch.setattr("mobileclip.training.finetuning.steps.train", None)
     again = run(spec)
     assert again.rows == results.rows
     with pytest.raises(ValueError, match="holds a run with other choices"):
@@ -339,11 +341,11 @@ def test_the_commands_of_the_page_and_the_recipe_are_commands():
     said = [(ROOT / "docs" / "finetuning.md").read_text(), finetune_module.__doc__]
     commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (--[^#\n]*)", text)]
     assert len(commands) >= 5
-    for command in commands:
-        arguments = shlex.split(command.replace("...", ""))
+    for line in commands:
+        arguments = shlex.split(line.replace("...", ""))
         if arguments != ["--help"]:
-            chosen = tyro.cli(FinetuneSpec, default=finetune(), args=arguments)
-            assert chosen.tiny or chosen.checkpoint or chosen.batch_norm == "synchronised"
+            command = tyro.cli(Command, default=Command(spec=finetune()), args=arguments)
+            assert command.tiny or command.spec.checkpoint or command.spec.batch_norm == "synchronised"
     given = ["--old-tasks", "a", "b.jsonl", "--freeze", "text", "--lora-rank", "8", "--alphas", "0.3", "0.6"]
     chosen = tyro.cli(FinetuneSpec, default=finetune(), args=given)
     assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))

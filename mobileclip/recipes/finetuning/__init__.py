@@ -1,6 +1,5 @@
-"""The steps of fine-tuning, for `finetune.py`."""
+"""The fine-tuning recipe's command line, and a small world to try it in."""
 
-from mobileclip.recipes.finetuning.run import run_recipe
-from mobileclip.recipes.finetuning.spec import FinetuneSpec
+from mobileclip.recipes.finetuning.command import run_recipe
 
-__all__ = ["FinetuneSpec", "run_recipe"]
+__all__ = ["run_recipe"]

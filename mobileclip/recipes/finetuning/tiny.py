@@ -25,13 +25,13 @@ from mobileclip.data import (
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes.finetuning.spec import FinetuneSpec, Kind
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.recipes.tiny.scenes import SHAPES, scenes
 from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
 from mobileclip.storage import atomic_folder
 from mobileclip.terminal import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
+from mobileclip.training.finetuning.run_spec import FinetuneSpec, Kind
 
 TEMPLATE = "a drawing of a {}"
 
@@ -79,7 +79,7 @@ def shrink(spec: FinetuneSpec) -> FinetuneSpec:
     # What is wrong with the data is said before this, which takes a minute.
     if spec.checkpoint is None:
         small["checkpoint"] = str(write_model(folder, world))
-    return attrs.evolve(spec, tiny=False, **small)
+    return attrs.evolve(spec, **small)
 
 
 def _few(folder: Path, spec: FinetuneSpec, path: str, kind: Kind) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken."""
+"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken; `run` does it all."""
 
 from mobileclip.training.finetuning.batch_norm import (
     FrozenBatchNorm2d,

@@ -1,24 +1,21 @@
-"""A run from its command line to its report; what an earlier run finished is read, not done again."""
+"""A run from its choices to its report; what an earlier run finished is read, not done again."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated
-
-import attrs
-import tyro
-from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.encoders import save_model
-from mobileclip.recipes.command_line import reported, show, typed, written_run
-from mobileclip.recipes.finetuning.report import Results, summary, table, write_report
-from mobileclip.recipes.finetuning.spec import FinetuneSpec
-from mobileclip.recipes.finetuning.steps import Steps, load
-from mobileclip.recipes.finetuning.tasks import (
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+from mobileclip.training import connected
+from mobileclip.training.finetuning.interpolation import interpolate_weights
+from mobileclip.training.finetuning.report import Results, table, write_report
+from mobileclip.training.finetuning.run_spec import FinetuneSpec
+from mobileclip.training.finetuning.steps import Steps, load
+from mobileclip.training.finetuning.tasks import (
     Task,
     TrainingData,
     open_task,
@@ -27,12 +24,8 @@ from mobileclip.recipes.finetuning.tasks import (
     training_folder,
     write_training_data,
 )
-from mobileclip.recipes.finetuning.tiny import shrink
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
-from mobileclip.terminal import say
-from mobileclip.training import connected
-from mobileclip.training.finetuning import interpolate_weights
+
+__all__ = ["FinetuneSpec", "finetune"]
 
 CHOICES = "spec.json"
 TRAINED_ON = "trained-on.txt"
@@ -41,46 +34,7 @@ INTERPOLATED = "interpolated.safetensors"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-@attrs.frozen(kw_only=True)
-class Command:
-    """What the recipe is told on the command line.
-
-    Args:
-        spec: the choices.
-        show: print the run's choices as JSON and stop; --run reads them back.
-        run: a file that --show has written: its choices in place of the recipe's.
-    """
-
-    spec: Annotated[OmitArgPrefixes[FinetuneSpec], arg(name="")]
-    show: bool = False
-    run: Path | None = None
-
-
-def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and run the recipe.
-
-    Args:
-        spec: the defaults.
-        description: the recipe's docstring; its prose is what `--help` begins with.
-        arguments: the command line; None for the process's own.
-    """
-    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
-    with reported("finetune", arguments):
-        written, rest = written_run(typed(arguments), FinetuneSpec)
-        command = tyro.cli(Command, default=Command(spec=written or spec), description="\n\n".join(prose), args=rest)
-        chosen = command.spec
-        if command.show:
-            show(chosen)
-            return
-        results = run(chosen)
-    if results is not None:
-        say(
-            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
-            f"Report and models are in {chosen.output}."
-        )
-
-
-def run(spec: FinetuneSpec) -> Results | None:
+def finetune(spec: FinetuneSpec) -> Results | None:
     """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
 
     Under `torchrun`, every process calls this.
@@ -91,13 +45,9 @@ def run(spec: FinetuneSpec) -> Results | None:
         FloatingPointError: if the loss is not finite.
     """
     is_first = int(os.environ.get("RANK", "0")) == 0
-    if spec.tiny:
-        if "WORLD_SIZE" in os.environ:
-            raise ValueError("--tiny is for one process: start it without torchrun")
-        spec = shrink(spec)
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
-        raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on; or try --tiny")
+        raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on")
     _refuse_other(spec)
     train_part, test_part = _new_task(spec, spec.data)
     _refuse_other_data(spec, train_part)

@@ -15,14 +15,10 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
-from mobileclip.training.finetuning import (
-    BatchNormMode,
-    FinetuningSpec,
-    Granularity,
-    LayerDecayAdamWSpec,
-    LoraSpec,
-    Tower,
-)
+from mobileclip.training.finetuning.freezing import Tower
+from mobileclip.training.finetuning.layer_rates import Granularity, LayerDecayAdamWSpec
+from mobileclip.training.finetuning.lora import LoraSpec
+from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec
 
 _BATCH_SIZE = 64
 
@@ -74,7 +70,11 @@ class FinetuneSpec:
         evaluate_every_steps: steps between two tests on the new task; none for at the end alone.
         collective_seconds: for which processes wait for each other; tests by the first one must end in this time.
         device: where to compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
-        tiny: a small model that learned drawn scenes, new shapes to learn: the whole path in a minute or two.
+
+    Examples:
+        >>> spec = FinetuneSpec(checkpoint="mobileclip_s2.pt", data="flowers/", epochs=3)
+        >>> spec.batch_of(num_samples=1_000), spec.finetuning.batch_norm
+        (64, 'frozen')
     """
 
     checkpoint: str | None = None
@@ -109,7 +109,6 @@ class FinetuneSpec:
     evaluate_every_steps: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
     device: str = AUTO
-    tiny: bool = False
 
     @property
     def finetuning(self) -> FinetuningSpec:

@@ -12,17 +12,17 @@ from torch import nn
 from mobileclip.data import BatchSource, ReinforcedBatch
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
 from mobileclip.losses import ContrastiveLossSpec, LossSpec
-from mobileclip.recipes.finetuning.evaluate import evaluate_task
-from mobileclip.recipes.finetuning.report import Scores
-from mobileclip.recipes.finetuning.spec import FinetuneSpec
-from mobileclip.recipes.finetuning.tasks import Task, TrainingData
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.terminal.interruption import postponed
 from mobileclip.training import TrainingSpec, World, train
-from mobileclip.training.finetuning import labelled_contrastive, with_labels
+from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
+from mobileclip.training.finetuning.report import Scores
+from mobileclip.training.finetuning.run_spec import FinetuneSpec
+from mobileclip.training.finetuning.scoring import evaluate_task
+from mobileclip.training.finetuning.tasks import Task, TrainingData
 
 FINETUNED = "finetuned.safetensors"
 

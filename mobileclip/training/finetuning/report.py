@@ -7,10 +7,10 @@ from pathlib import Path
 import attrs
 
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
-from mobileclip.recipes.finetuning.evaluate import Score
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
+from mobileclip.training.finetuning.scoring import Score
 
 _SMALLEST_SHOWN = 0.001
 _SURE = 0.05

@@ -16,7 +16,7 @@ from mobileclip.evaluation import Session
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
-from mobileclip.recipes.finetuning.tasks import Task, label_of
+from mobileclip.training.finetuning.tasks import Task, label_of
 
 _BATCH = 64
 

@@ -21,10 +21,10 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.progress import track
-from mobileclip.recipes.finetuning.spec import Kind
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
+from mobileclip.training.finetuning.run_spec import Kind
 
 INDEX = "index.json"
 

@@ -1,0 +1,65 @@
+"""The command line of the fine-tuning recipe: every choice is a flag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import tyro
+from tyro.conf import OmitArgPrefixes, arg
+
+from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.finetuning.tiny import shrink
+from mobileclip.terminal import say
+from mobileclip.training.finetuning.report import summary, table
+from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What the recipe is told on the command line.
+
+    Args:
+        spec: the choices.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written: its choices in place of the recipe's.
+        tiny: a small model that learned drawn scenes, new shapes to learn: the whole path in a minute or two.
+    """
+
+    spec: Annotated[OmitArgPrefixes[FinetuneSpec], arg(name="")]
+    show: bool = False
+    run: Path | None = None
+    tiny: bool = False
+
+
+def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run the recipe.
+
+    Args:
+        spec: the defaults.
+        description: the recipe's docstring; its prose is what `--help` begins with.
+        arguments: the command line; None for the process's own.
+    """
+    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
+    with reported("finetune", arguments):
+        written, rest = written_run(typed(arguments), FinetuneSpec)
+        command = tyro.cli(Command, default=Command(spec=written or spec), description="\n\n".join(prose), args=rest)
+        chosen = _shrunk(command.spec) if command.tiny and not command.show else command.spec
+        if command.show:
+            show(chosen)
+            return
+        results = finetune(chosen)
+    if results is not None:
+        say(
+            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+            f"Report and models are in {chosen.output}."
+        )
+
+
+def _shrunk(spec: FinetuneSpec) -> FinetuneSpec:
+    if "WORLD_SIZE" in os.environ:
+        raise ValueError("--tiny is for one process: start it without torchrun")
+    return shrink(spec)
