@@ -50,7 +50,7 @@ def members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRE
         CheckpointError: if it is none, damaged, or has what no file of weights or embeddings has: a comment, a name
             twice, files that share bytes, encryption, or a method of compression other than deflate.
     """
-    count = _check_directory(file, num_bytes, directory_bytes)
+    count, directory = _directory(file, num_bytes, directory_bytes)
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
@@ -68,8 +68,8 @@ def members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRE
         if member.start < end:
             raise CheckpointError("files in it share bytes")
         end = member.start + member.stored_size
-    if end > num_bytes:
-        raise CheckpointError("it is cut off")
+    if end > directory:
+        raise CheckpointError("files in it share bytes with its directory")
     return found
 
 
@@ -93,23 +93,25 @@ def torch_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MA
     return {name.partition("/")[2]: member for name, member in found.items()}
 
 
-def _check_directory(file: IO[bytes], num_bytes: int, directory_bytes: int) -> int:
-    """Return how many files a directory says it names, having refused one of more bytes than it may have."""
+def _directory(file: IO[bytes], num_bytes: int, directory_bytes: int) -> tuple[int, int]:
+    """Return how many files a directory says it names, and its place; one of more bytes than it may have is refused."""
     tail_bytes = min(num_bytes, _END_64.size + _LOCATOR.size + _END.size)
     file.seek(num_bytes - tail_bytes)
     tail = file.read(tail_bytes)
     if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
         raise CheckpointError("it is no zip file, or it is cut off")
     _, _, _, _, count, size, _, comment = _END.unpack(tail[-_END.size :])
+    end = num_bytes - _END.size
     if comment:
         raise CheckpointError("it is a zip file with a comment, which nothing that writes tensors leaves")
     if len(tail) == _END_64.size + _LOCATOR.size + _END.size and tail[_END_64.size :][:4] == b"PK\x06\x07":
         # Python looks for the longer form here, whatever the locator says.
         longer = _END_64.unpack(tail[: _END_64.size])
         count, size = longer[7], max(size if size != _UNSAID else 0, longer[8])
+        end = num_bytes - len(tail)
     if size > directory_bytes:
         raise CheckpointError(f"its directory has {size:,} bytes, and at most {directory_bytes:,} are read")
-    return int(count)
+    return count, end - size
 
 
 def _member(file: IO[bytes], info: zipfile.ZipInfo) -> Member:

@@ -100,6 +100,10 @@ def test_the_longer_form():
         (changed(16, b"\xf0\x00\x00\x00", of=b"PK\x05\x06"), "damaged|points elsewhere"),
         (changed(10, b"\xff\xff", of=b"PK\x05\x06"), "names 2 files, and says that it names 65,535"),
         (changed(26, b"\x09\x00", of=b"PK\x03\x04"), "two names"),
+        (
+            zipped({"a.npy": bytes(99)}).replace(b"\x05\x00\x00\x00a.npy", b"\x05\x00\x01\x00a.npy", 1),
+            "with its directory",
+        ),
         (zipped().replace(b"b.npy", b"a.npy"), "'a.npy' is there twice"),
         (one_over_another(), "points elsewhere"),
         (changed(20, b"\xff\x0f\x00\x00" * 2), "share bytes"),
