@@ -17,9 +17,10 @@ FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}
 
 def zipped(files=FILES, method=zipfile.ZIP_STORED):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            # Without the time of day, so that every process gives a test with these bytes the same name.
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return stream.getvalue()
 
 
