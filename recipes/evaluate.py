@@ -6,7 +6,7 @@ Try it:    python recipes/evaluate.py --tiny --report
 Hardware:  a GPU for the 38, which are 700,000 images; any CPU for small ones
 Time:      --tiny takes half a minute on two cores; what was encoded once is not encoded again, and a run that was
            stopped goes on
-Result:    outputs/evaluate: results.jsonl of every model, and with --report report.html and pictures. As published, the
+Result:    outputs/evaluate: results.jsonl of every model, and with --report report.html and plots. As published, the
            mean of the 38 is 58.1 % for S0, 61.3 for S1, 63.7 for S2, 65.2 for B and 65.8 for B-LT
 Source:    MobileCLIP (arXiv 2311.17049), table 7; DataComp (arXiv 2304.14108), section 3.5
 

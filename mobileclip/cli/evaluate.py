@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 app = SubcommandApp()
 
-_MARKS = {"": "", "best": " *", "better": " +", "worse": " -"}
-
 
 @app.command(name="run")
 def evaluate(
@@ -57,25 +55,27 @@ def evaluate(
         spec: the data sets, and how.
         beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
             always does.
-        report: write report.html, with mistakes and examples, and its tables and plots as PNG files; measures how long
-            an image and a text take, too.
+        report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
+            measures how long an image and a text take, too.
     """
     from mobileclip.evaluation import published_results
-    from mobileclip.evaluation.report.figures import require_matplotlib
+    from mobileclip.evaluation.report.write import require_report
     from mobileclip.evaluation.summary import summarize, write_summary
 
     models, spec = divided(models, spec)
     for name in beside:
         published_results(name)
     if report:
-        require_matplotlib()
+        require_report()
     run = evaluate_models(models, spec, for_report=report, console=console())
     if any(model.records for model in run.models):
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
         if report:
-            page, *pictures = write_summary(spec.output, run, summary)
-            say(f"report: {page}, and {len(pictures)} pictures in {pictures[0].parent}")
+            page, *plots = write_summary(spec.output, run, summary)
+            say(f"report: {page}")
+            for plot in plots:
+                say(f"plot: {plot}")
     for failure in run.failures:
         what = f"{failure.model} on {failure.task}" if failure.task else failure.model
         say(f"not evaluated: {what}: {failure.message}", error=True)
@@ -98,20 +98,14 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
 
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
-    """Print one table of the data sets that were measured, and where the results are."""
-    from mobileclip.evaluation.report import paired_table, results_table
+    """Print the verdicts, one table of the data sets that were measured, and where the results are."""
+    from mobileclip.evaluation.report import comparisons, results_table, verdict_table
 
-    measured = {key for model in run.models for key in model.records}
-    models = [
-        attrs.evolve(model, results={key: value for key, value in model.results.items() if key in measured})
-        for model in summary
-    ]
-    _print_table(results_table(models))
-    say("Main metrics in per cent, with 95 % intervals; * marks what is better than all others by more than the noise.")
-    pairs = paired_table(models)
-    if pairs is not None:
-        _print_table(pairs)
-        say("In percentage points; + and - mark what differs at a p-value below 0.05, tested image by image.")
+    for comparison in comparisons(summary):
+        _print_table(verdict_table(comparison))
+        say(f"{comparison.verdict}: {comparison.sentence}")
+    _print_table(results_table(summary))
+    say("Main metrics in per cent, with 95 % intervals.")
     for model in run.models:
         say(f"{model.name}: {model.path}")
 
@@ -133,7 +127,7 @@ def _print_table(table: Table) -> None:
 def _printed(cell: Cell, *, is_first: bool) -> str:
     """Return a cell in one line: an interval stands behind what it belongs to."""
     small = f" ({cell.small})" if cell.small and not is_first else ""
-    return f"{cell.text}{_MARKS[cell.mark]}{small}"
+    return f"{cell.text}{small}"
 
 
 @app.command

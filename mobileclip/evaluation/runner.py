@@ -15,17 +15,16 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.sources import LineAccess
 from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
-from mobileclip.evaluation.datasets.benchmark import Benchmark, require_different_names
+from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
-from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.encoding.timing import Latency, measure_latency
+from mobileclip.evaluation.encoding.timing import Latency, machine_name, measure_latency
+from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes, read_outcomes, write_outcomes
 from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.catalogue import SuiteName, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
-from mobileclip.evaluation.tasks.zero_shot.evaluate import ZeroShotTask
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.hardware.precision import WidePrecision
@@ -34,7 +33,7 @@ from mobileclip.strict import strict
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mobileclip.evaluation.report import DatasetDetails
+    from mobileclip.evaluation.report import Disagreement
 
 RESULTS = "results.jsonl"
 
@@ -140,12 +139,12 @@ class Run:
     Args:
         models: those that could be opened, in order.
         failures: what could not be evaluated.
-        details: mistakes and examples, where they were asked for.
+        disagreements: pictures that models answer differently, where a report was asked for.
     """
 
     models: tuple[ModelRun, ...]
     failures: tuple[Failure, ...]
-    details: tuple[DatasetDetails, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
 
 
 def evaluate_models(
@@ -160,7 +159,7 @@ def evaluate_models(
     Args:
         models: as `open_candidate` takes them, or candidates.
         spec: on what, and how.
-        for_report: whether mistakes and examples of every data set are collected too, and times taken.
+        for_report: whether the pictures that models disagree on are collected too, and times taken.
         console: where to show what is going on; none shows nothing.
 
     Raises:
@@ -182,7 +181,9 @@ def _evaluated(
     device = str(pick_device(spec.device))
     storage.require_output(spec.output / "model" / RESULTS, overwrite=True)
     _require(tasks, spec)
-    runs, failures, shown = [], [], []
+    runs: list[ModelRun] = []
+    failures: list[Failure] = []
+    answers: dict[str, dict[str, Answers]] = {}
     for model in models:
         try:
             candidate = (
@@ -202,9 +203,28 @@ def _evaluated(
         evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
-        shown += evaluator.details
+        for key, own in evaluator.answers.items():
+            answers.setdefault(key, {})[candidate.name] = own
         del candidate, evaluator
-    return Run(models=tuple(runs), failures=tuple(failures), details=tuple(shown))
+    shown = [
+        one for task in tasks if task.key in answers for one in _disagreements(task, answers[task.key], spec, failures)
+    ]
+    return Run(models=tuple(runs), failures=tuple(failures), disagreements=tuple(shown))
+
+
+def _disagreements(
+    task: FoundTask, answers: Mapping[str, Answers], spec: EvaluationSpec, failures: list[Failure]
+) -> tuple[Disagreement, ...]:
+    """Return the pictures of a data set that models disagree on; none where they cannot be read any more."""
+    from mobileclip.evaluation.report import find_disagreements
+
+    try:
+        shown = task.open(spec.task_options).shown
+        assert shown is not None, "there are answers, so that pictures are shown"
+        return find_disagreements(shown, task.name, answers)
+    except (ValueError, OSError) as error:
+        failures.append(Failure(model="the report's pictures", task=task.name, message=str(error)))
+        return ()
 
 
 def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
@@ -234,7 +254,7 @@ class _Evaluator:
     ) -> None:
         self.candidate, self.spec, self.console, self.for_report = candidate, spec, console, for_report
         self.failures: list[Failure] = []
-        self.details: list[DatasetDetails] = []
+        self.answers: dict[str, Answers] = {}
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
         self.session = Session.of(
@@ -243,7 +263,6 @@ class _Evaluator:
             num_threads=spec.num_threads,
             show_progress=console is not None,
             cache=spec.output / "features" if spec.cache else None,
-            seen=self._collect if for_report else None,
         )
 
     def run(self, tasks: Sequence[FoundTask]) -> ModelRun:
@@ -288,23 +307,20 @@ class _Evaluator:
         """Return the result on a task, which is open for as long as it is evaluated and no longer."""
         task = found.open(self.spec.task_options)
         data = task.content()
-        needs_data = self.for_report and isinstance(task, ZeroShotTask)
+        needs_answers = self.for_report and task.shown is not None
         if (
             data is not None
             and before is not None
             and before.answers(self.candidate.fingerprint, data)
-            and not needs_data
+            and not needs_answers
         ):
             return before
         evaluation = task.evaluate(self.session)
+        if needs_answers and evaluation.answers is not None:
+            self.answers[found.key] = evaluation.answers
         evaluated = self._evaluated(data or hash_of(None))
         write_outcomes(self.path.parent, evaluation.result.key, _mark(evaluated), evaluation.outcomes)
         return Record.of(evaluation, evaluated)
-
-    def _collect(self, benchmark: Benchmark, features: Features) -> None:
-        from mobileclip.evaluation.report import dataset_details
-
-        self.details.append(dataset_details(benchmark, features, model=self.candidate.name))
 
     def _evaluated(self, data: str) -> dict[str, str]:
         return {
@@ -313,6 +329,7 @@ class _Evaluator:
             "data": data,
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "version": VERSION,
+            "device": machine_name(self.candidate.model),
         }
 
     def _say(self, text: str) -> None:

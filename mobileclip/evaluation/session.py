@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,6 @@ from mobileclip.evaluation.encoding.features import Features, extract_features
 from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding_threads, fastest_form
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 
-Seen = Callable[[Benchmark, Features], None]
-"""Called with every data set and its embeddings."""
-
 
 @attrs.define(eq=False)
 class Session:
@@ -41,7 +38,6 @@ class Session:
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, and, where the number of images is known, how long it takes.
         cache: where embeddings of data sets are kept; without, they are not.
-        seen: told every data set's embeddings, such as what collects examples for a report.
     """
 
     model: ImageTextModel
@@ -51,7 +47,6 @@ class Session:
     num_threads: int | None = attrs.field(default=None, kw_only=True)
     show_progress: bool = attrs.field(default=True, kw_only=True)
     cache: FeatureCache | None = attrs.field(default=None, kw_only=True)
-    seen: Seen | None = attrs.field(default=None, kw_only=True)
     _ready: ImageTextModel | None = attrs.field(default=None, init=False)
     _known_texts: KnownTexts = attrs.field(factory=dict, init=False)
 
@@ -64,7 +59,6 @@ class Session:
         num_threads: int | None = None,
         show_progress: bool = True,
         cache: Path | str | None = None,
-        seen: Seen | None = None,
     ) -> Session:
         """Return the session of a candidate.
 
@@ -74,7 +68,6 @@ class Session:
             num_threads: see the class.
             show_progress: see the class.
             cache: folder in which embeddings of data sets are kept.
-            seen: see the class.
         """
         session = cls(
             candidate.model,
@@ -83,7 +76,6 @@ class Session:
             num_threads=num_threads,
             show_progress=show_progress,
             cache=None if cache is None else FeatureCache.of(candidate, cache),
-            seen=seen,
         )
         if batch_size is None:
             with session.encoding() as encoders:
@@ -129,8 +121,6 @@ class Session:
                 features = features if texts is None else attrs.evolve(features, text=texts)
         if self.cache is not None and stored is None:
             self.cache.write(benchmark, content, features, report)
-        if self.seen is not None:
-            self.seen(benchmark, features)
         return features, report
 
     def _encoded(self, benchmark: Benchmark, class_texts: Tensor | None) -> tuple[Features, SkipReport]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
 
+import attrs
+
 from mobileclip.evaluation.report import (
     Coverage,
+    Disagreement,
     ModelResults,
     Provenance,
     published_model,
-    write_pictures,
+    write_plots,
     write_report,
 )
 from mobileclip.evaluation.runner import ModelRun, Run
@@ -19,6 +23,8 @@ from mobileclip.evaluation.runner import ModelRun, Run
 
 def summarize(run: Run, *, beside: Sequence[str] = ()) -> tuple[ModelResults, ...]:
     """Return the measured models, each with the published one that it can be compared with, and further published ones.
+
+    Of published models, the results on the data sets that were measured stand beside.
 
     Args:
         run: what was measured.
@@ -32,15 +38,23 @@ def summarize(run: Run, *, beside: Sequence[str] = ()) -> tuple[ModelResults, ..
     measured = [_measured(model) for model in run.models]
     if not published and not measured:
         raise ValueError("there is nothing to show: no model could be opened")
-    return (*measured, *published)
+    keys = {key for model in measured for key in model.results}
+    if not keys:
+        return (*measured, *published)
+    return (*measured, *(_restricted(model, keys) for model in published))
+
+
+def _restricted(model: ModelResults, keys: AbstractSet[str]) -> ModelResults:
+    """Return a model with its results on some data sets alone."""
+    return attrs.evolve(model, results={key: result for key, result in model.results.items() if key in keys})
 
 
 def write_summary(folder: Path, run: Run, models: Sequence[ModelResults]) -> tuple[Path, ...]:
-    """Write `report.html` and, in `pictures`, its tables and plots as PNG files; return the paths.
+    """Write `report.html` and, in `plots`, its plots as PNG files; return the paths.
 
     Args:
         folder: made where it is missing.
-        run: for the details.
+        run: for the pictures that models disagree on.
         models: from `summarize`.
 
     Raises:
@@ -48,14 +62,24 @@ def write_summary(folder: Path, run: Run, models: Sequence[ModelResults]) -> tup
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    write_report(page, models, run.details)
-    return (page, *write_pictures(folder / "pictures", models, run.details))
+    write_report(page, models, [_named(one, run) for one in run.disagreements])
+    return (page, *write_plots(folder / "plots", models))
+
+
+def _named(one: Disagreement, run: Run) -> Disagreement:
+    """Return it with the names that the report gives to models."""
+    names = {model.name: _name(model) for model in run.models}
+    reference = None if one.reference is None else names[one.reference]
+    return attrs.evolve(one, model=names[one.model], reference=reference)
+
+
+def _name(model: ModelRun) -> str:
+    return f"{model.name} (measured)" if model.name == model.published else model.name
 
 
 def _measured(model: ModelRun) -> ModelResults:
-    name = f"{model.name} (measured)" if model.name == model.published else model.name
     return ModelResults(
-        name=name,
+        name=_name(model),
         results={key: record.result for key, record in model.records.items()},
         source="measured",
         reference=model.published,
@@ -77,5 +101,8 @@ def _provenance(model: ModelRun) -> Provenance | None:
         return None
     last = max(evaluated, key=lambda one: one["when"])
     return Provenance(
-        when=datetime.fromisoformat(last["when"]), version=last["version"], weights_sha256=model.weights_sha256
+        when=datetime.fromisoformat(last["when"]),
+        version=last["version"],
+        weights_sha256=model.weights_sha256,
+        device=last.get("device", ""),
     )

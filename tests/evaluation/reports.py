@@ -1,4 +1,4 @@
-"""Data sets of coloured pictures with names that nobody should trust, and what a small real model makes of them."""
+"""What tests of the report are about: two small models measured on data with everything in it that could go wrong."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from datetime import datetime, timezone
 
 import attrs
 import numpy as np
+import torch
 
-from mobileclip.evaluation import Session, open_benchmark, score
+from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.report import (
     Coverage,
     Latency,
     ModelResults,
     Provenance,
-    dataset_details,
+    find_disagreements,
     published_model,
     write_report,
 )
@@ -21,28 +22,20 @@ from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 
-# Each holds the colour that the small model knows, and something that must only ever be shown.
-CLASS_NAMES = (
-    'red <script>alert("class")</script>',
-    "green & $x^{2}$ \\frac",
-    "blue \u65e5\u672c\u8a9e \U0001f600",
-    "yellow" + "y" * 120,
-)
-TITLE = "<i>Title</i> & more"
+CLASS_NAMES = ('red <script>alert("class")</script>', "green & 'x'", "blue \u65e5\u672c", "yellow \u202eright to left")
+TITLE = "Colours <i>up close</i>"
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 
 
-def classification(folder, *, num_images=60, seed=0):
-    """Write a data set in which some images have the colour of another class, and one is broken."""
-    root = folder / "wds_colours_test"
-    rng = np.random.default_rng(seed)
-    names = list(COLOURS)
-    members = {"00-broken.png": b"no image", "00-broken.cls": b"0"}
+def classification(folder, *, num_images=60):
+    """Noisy mixtures of colours, some of them taken for others; one that is broken, and one class without an image."""
+    rng, root = np.random.default_rng(0), folder / "wds_colours_test"
+    names, members = list(COLOURS), {"00-broken.png": b"no image", "00-broken.cls": b"0"}
     for number in range(num_images):
-        label = int(rng.integers(0, 3))
-        shown = label if rng.random() < 0.6 else int(rng.integers(0, 4))
-        picture = encoded(COLOURS[names[shown]], size=(40, 30), noise=40, seed=number)
-        members |= {f"{number:03d}.png": picture, f"{number:03d}.cls": str(label).encode()}
+        label = int(rng.integers(3))
+        colour = 0.6 * np.array(COLOURS[names[label]]) + 0.6 * rng.random(3)
+        members[f"{number:03d}.png"] = encoded(colour, size=(300, 200), noise=30, seed=number)
+        members[f"{number:03d}.cls"] = str(label).encode()
     write_shard(root / "test" / "0.tar", members)
     (root / "test" / "nshards.txt").write_text("1")
     (root / "classnames.txt").write_text("\n".join(CLASS_NAMES), encoding="utf-8")
@@ -51,9 +44,8 @@ def classification(folder, *, num_images=60, seed=0):
 
 
 def retrieval(folder, *, num_images=14, seed=0):
-    """Write a data set of mixed colours with captions, some of them wrong."""
-    root = folder / "captions"
-    rng = np.random.default_rng(seed)
+    """Mixtures of colours with one to three captions; the first names the strongest, others may be wrong."""
+    rng, root = np.random.default_rng(seed), folder / "wds_captions_test"
     names, members = list(COLOURS), {}
     for number in range(num_images):
         mixture = rng.random(4)
@@ -68,44 +60,49 @@ def retrieval(folder, *, num_images=14, seed=0):
     return open_benchmark(root)
 
 
-def features_of(benchmark):
-    """Return what the small model makes of a data set, and what it cannot use."""
-    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False)
-    return session.features(benchmark)
+class HalfBlind(ColourModel):
+    """Takes little notice of green."""
+
+    def encode_image(self, images, normalize=False):
+        return super().encode_image(images, normalize) * torch.tensor([1.0, 0.2, 1.0])
 
 
-def measured(folder, *, name="<b>ours</b>", **options):
-    """Return a model measured on both data sets, and the details of both."""
-    results, coverage, details = {}, {}, []
+def evaluated(model, benchmark):
+    session = Session(model, transform=to_tensor, tokenize=tokenize, show_progress=False)
+    return evaluate_benchmark(session, benchmark)
+
+
+def measured(folder, models=None, **options):
+    """Return models measured on both data sets, and the pictures on which they disagree."""
+    models = models or {"<b>ours</b>": ColourModel(), "half blind": HalfBlind()}
+    shown, found = [], {name: {} for name in models}
     for benchmark in (classification(folder), retrieval(folder)):
-        features, report = features_of(benchmark)
-        result = score(benchmark, features).result
-        results[result.key], coverage[result.key] = result, Coverage.of(report)
-        details.append(dataset_details(benchmark, features, model=name))
-    model = ModelResults(
-        name=name,
-        results=results,
-        source="measured",
-        coverage=coverage,
-        num_parameters=12_345_678,
-        provenance=Provenance(when=WHEN, version="9.8.7", weights_sha256="ab" * 32, device="a <small> machine"),
-        latencies=(Latency(image_ms=12.0, text_ms=3.0, device="this <machine>", source="measured"),),
-        **options,
-    )
-    return model, details
-
-
-def several(folder):
-    """Return published models, one compared with another, and a measured one; and the details of that one."""
-    models = [published_model(name) for name in ("mobileclip_s0", "mobileclip2_s2", "mobileclip_b")]
-    models[1] = attrs.evolve(models[1], reference="mobileclip_s0")
-    ours, details = measured(folder)
-    return [*models, ours], details
+        for name, model in models.items():
+            found[name][benchmark.name] = evaluated(model, benchmark)
+        answers = {name: found[name][benchmark.name].answers for name in models}
+        shown += find_disagreements(benchmark, benchmark.name, answers)
+    results = [
+        ModelResults(
+            name=name,
+            results={key: one.result for key, one in own.items()},
+            source="measured",
+            coverage={key: Coverage.of(one.report) for key, one in own.items()},
+            outcomes={key: one.outcomes for key, one in own.items()},
+            num_parameters=12_345_678,
+            provenance=Provenance(when=WHEN, version="9.8.7", weights_sha256="ab" * 32, device="a <small> machine"),
+            latencies=(Latency(image_ms=12.0, text_ms=3.0, device="this <machine>", source="measured"),),
+            **options,
+        )
+        for name, own in found.items()
+    ]
+    return results, shown
 
 
 def written(folder):
-    """Write a page with everything in it; return its path, the models and the details."""
-    models, details = several(folder)
-    path = folder / "report.html"
-    write_report(path, models, details, title=TITLE, when=WHEN)
-    return path, models, details
+    """Write a page with everything in it; return its path, the models and the disagreements."""
+    models = [published_model(name) for name in ("mobileclip_s0", "mobileclip2_s2", "mobileclip_b")]
+    models[1] = attrs.evolve(models[1], reference="mobileclip_s0")
+    ours, shown = measured(folder)
+    models, path = [*ours, *models], folder / "report.html"
+    write_report(path, models, shown, title=TITLE, when=WHEN)
+    return path, models, shown

@@ -29,6 +29,7 @@ from mobileclip.evaluation import (
     SuiteEntry,
     evaluate_benchmark,
     evaluate_models,
+    evaluation_tasks,
     find_task,
     open_benchmark,
     open_candidate,
@@ -623,7 +624,7 @@ class TestTasks:
         keys = {entry.key for entry in SUITE}
         assert len(SUITES["full"]) == 38
         assert set(SUITES["full"]) == keys
-        assert all(key in keys or key.startswith("aro/") for suite in SUITES.values() for key in suite)
+        assert all(key in evaluation_tasks for suite in SUITES.values() for key in suite)
         quick = [task.path for task in suite_tasks("quick")]
         assert quick[0] == "https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main"
         assert quick[-1] == "https://huggingface.co/datasets/clip-benchmark/wds_flickr30k/tree/main"
@@ -677,8 +678,9 @@ class TestCommand:
             next(iter(read_results(path).values())).main_metric
             for path in sorted(root.glob("out/model*/results.jsonl"))
         ]
-        shown = [cell for cell in rows[0] if cell.replace(".", "").isdigit()]
+        shown = [cell for cell in rows[-1] if cell.replace(".", "").isdigit()]
         assert shown == [f"{100 * value:.1f}" for value in results] + [shown[-1]]
+        assert out.index("model1 against model0") < out.index("All results"), "the verdict comes first"
         assert "[1/1] model1 on Oxford-IIIT Pet" in err
 
     def test_failures_end_it_with_an_error(self, root, capsys):
@@ -700,7 +702,22 @@ class TestCommand:
         assert "report: " in out
         for text in ("model0", "Oxford-IIIT Pet", "Flickr", "measured here"):
             assert text in page
-        assert len(list((root / "out" / "pictures").glob("*.png"))) >= 4
+        assert "What it has wrong" in page
+        assert [path.name for path in (root / "out" / "plots").glob("*.png")] == [
+            Path(out.split("plot: ")[1]).name.strip()
+        ]
+
+    def test_a_report_on_two_models(self, root, capsys):
+        status, out, _ = command(
+            capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
+            root / "out", "--datasets", "vtab/pets", "probe:vtab/pets", "--report", "--beside", "mobileclip_s1",
+        )  # fmt: skip
+        assert status == 0
+        page = (root / "out" / "report.html").read_text(encoding="utf-8")
+        assert "model1 against model0" in out
+        for text in ("model1 against model0", "Where they disagree", "Oxford-IIIT Pet, linear probe", "mobileclip_s1"):
+            assert text in page
+        assert "average of 38" not in page, "no suite was evaluated"
 
     def test_what_was_written_is_what_report_reads(self, root, capsys):
         done = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0]

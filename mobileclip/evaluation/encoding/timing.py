@@ -63,8 +63,14 @@ def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) 
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         image_ms = _median_ms(lambda: ready.encode_image(pixels).cpu())
         text_ms = _median_ms(lambda: ready.encode_text(tokens).cpu())
-    named = f"{device_name(device)}, {str(dtype).removeprefix('torch.')}, batch of 1"
+    named = f"{machine_name(model)}, batch of 1"
     return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured")
+
+
+def machine_name(model: ImageTextModel) -> str:
+    """Return where a model computes, and in which precision, as a person says it."""
+    weight = next(model.parameters())
+    return f"{device_name(weight.device)}, {str(weight.dtype).removeprefix('torch.')}"
 
 
 def device_name(device: torch.device) -> str:

@@ -44,12 +44,12 @@ DARK = Theme(paper="#16181d", ink="#e6e8ec", faint="#a0a7b4", rule="#343a45", me
 
 
 def require_matplotlib() -> None:
-    """Make sure that reports can be drawn.
+    """Make sure that plots can be drawn.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
-    with needed("a report", "report"):
+    with needed("a plot", "report"):
         import matplotlib.figure  # noqa: F401  whether it is there
 
 

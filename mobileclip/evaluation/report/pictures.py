@@ -43,10 +43,12 @@ class Found:
     Args:
         pictures: by the image's number; those that cannot be read again are not there.
         captions: by the image's number.
+        labels: index of the class, by the image's number.
     """
 
     pictures: Mapping[int, Picture]
     captions: Mapping[int, tuple[str, ...]]
+    labels: Mapping[int, int]
 
 
 def thumbnail(image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
@@ -73,11 +75,12 @@ def find_images(
         benchmark: the data set.
         keys: of the images that were evaluated, in order: what could not be used is not among them.
         pictures: numbers of the images, counted in `keys`, to return small copies of.
-        captions: numbers of the images to return the captions of.
+        captions: numbers of the images to return the captions, or the label, of.
     """
     wanted_pictures, wanted_captions = set(pictures), set(captions)
     found: dict[int, Picture] = {}
     texts: dict[int, tuple[str, ...]] = {}
+    labels: dict[int, int] = {}
     number, last = 0, max(wanted_pictures | wanted_captions, default=-1)
     # What is left out was counted when the data set was evaluated; a shard that is gone since costs its pictures only.
     there = attrs.evolve(benchmark, allow_missing=True)
@@ -93,7 +96,9 @@ def find_images(
                 continue
         if number in wanted_captions:
             texts[number] = sample.captions
+            if sample.label is not None:
+                labels[number] = sample.label
         number += 1
         if number > last:
             break
-    return Found(pictures=found, captions=texts)
+    return Found(pictures=found, captions=texts, labels=labels)

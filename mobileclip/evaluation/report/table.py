@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
-
 import attrs
-
-Mark = Literal["", "best", "better", "worse"]
 
 
 @attrs.frozen(kw_only=True)
@@ -16,12 +11,10 @@ class Cell:
 
     Args:
         text: what it says; empty where there is nothing to say.
-        mark: what makes it stand out: the best of its kind, or a difference beyond the noise.
         small: a second line in smaller letters.
     """
 
     text: str = ""
-    mark: Mark = ""
     small: str = ""
 
 
@@ -74,13 +67,3 @@ def points(value: float, *, digits: int = 1) -> str:
     """Return a difference of fractions of one in percentage points, with its sign."""
     text = f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
     return text if any(digit in text for digit in "123456789") else text.lstrip("+\N{MINUS SIGN}")
-
-
-def marked(cells: Iterable[Cell], best: int | None) -> list[Cell]:
-    """Return cells of which one is marked as the best.
-
-    Args:
-        cells: of a row or a column.
-        best: its place; None where none is better than the others by more than the noise.
-    """
-    return [attrs.evolve(cell, mark="best") if number == best else cell for number, cell in enumerate(cells)]

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from mobileclip.evaluation.report.differences import (
-    SIGNIFICANT,
-    clear_best,
-    clear_best_average,
-    differences,
-    metric_name,
-    paired,
-)
-from mobileclip.evaluation.report.table import Cell, Column, Mark, Table, marked, per_cent, points
+from mobileclip.evaluation.report.table import Cell, Column, Table, per_cent, points
 from mobileclip.evaluation.report.values import ModelResults
+from mobileclip.evaluation.report.verdicts import Comparison, Row, metric_name
 from mobileclip.evaluation.results import suite_average
 from mobileclip.evaluation.suite import SUITE
 
@@ -27,39 +20,39 @@ _ROBUSTNESS_NOTE = (
     "not columns. The mean is over the data sets in the table, or there is none."
 )
 _RESULTS_NOTE = (
-    "Main metrics in per cent, below them where the true one lies with 95 % confidence. Bold is what is better than "
-    "all others of its row by more than the noise: by a paired test on the same images, at a p-value below 0.05, or by "
-    "two standard errors of the difference of two accuracies where the images of one are not known."
+    "Main metrics in per cent, below them where the true one lies with 95 % confidence. Intervals of two models may "
+    "overlap where a paired test tells them apart: whether one is better, the verdicts say."
 )
-_PAIRED_NOTE = (
-    "In percentage points, with 95 % intervals. The p-value says how likely a difference as large would be between "
-    "models that are equally good (McNemar's exact test, or flipped signs where answers are right in part); a "
-    "difference is marked where it is below 0.05. Of twenty comparisons of equal models, one is marked by chance."
+_VERDICT_NOTE = (
+    "Better and worse are differences that a paired test on the same images finds at a p-value below 0.05 (McNemar's "
+    "exact test, or flipped signs where answers are right in part) and whose 95 % interval does not hold zero. Where "
+    "the images of one model are not known, as of published results, the interval is two standard errors of the "
+    "difference of two accuracies; metrics over the worst of several groups, and macro F1, are noisier than that."
 )
+_CHANCE_NOTE = "Of twenty comparisons of equally good models, one is called better or worse by chance."
 _NAMES = {entry.key: entry.name for entry in SUITE}
 
 
 def models_table(models: Sequence[ModelResults]) -> Table:
-    """Return what the models are, how fast they are, and their averages."""
-    columns = ("model", "results", "parameters", "latency, image + text", "ImageNet", "average of 38")
+    """Return what the models are, how fast they are, and their averages, where the suite was evaluated."""
+    columns = {
+        "model": [Cell(text=model.name) for model in models],
+        "results": [Cell(text=_origin(model)) for model in models],
+        "parameters, millions": [Cell(text=_millions(model.num_parameters)) for model in models],
+        "latency, ms, image + text": [Cell(text=_latency(model), small=_devices(model)) for model in models],
+    }
+    if any(IMAGENET in model.results for model in models):
+        columns["ImageNet, %"] = [_score_cell(model, IMAGENET) for model in models]
     averages = [_average(model) for model in models]
-    rows = zip(
-        [Cell(text=model.name) for model in models],
-        [Cell(text=_origin(model)) for model in models],
-        [Cell(text=_millions(model.num_parameters)) for model in models],
-        [Cell(text=_latency(model), small=_devices(model)) for model in models],
-        marked((_score_cell(model, IMAGENET) for model in models), clear_best(models, IMAGENET)),
-        marked(
-            (Cell(text=per_cent(value) or _part(model)) for model, value in zip(models, averages, strict=True)),
-            clear_best_average(models),
-        ),
-        strict=True,
-    )
+    notes: tuple[str, ...] = ()
+    if any(average is not None for average in averages):
+        columns["average of 38, %"] = [Cell(text=per_cent(average)) for average in averages]
+        notes = ("The average is over the main metrics of all 38 data sets, or there is none.",)
     return Table(
         title="Models",
         columns=tuple(Column(title=title, is_number=number > 1) for number, title in enumerate(columns)),
-        rows=tuple(rows),
-        notes=("In per cent. The average is over the main metrics of all 38 data sets, or there is none.",),
+        rows=tuple(zip(*columns.values(), strict=True)),
+        notes=notes,
     )
 
 
@@ -80,7 +73,7 @@ def robustness_table(models: Sequence[ModelResults]) -> Table | None:
             Cell(text=per_cent(score), small="" if key == IMAGENET else _drop(score, _score(model, IMAGENET)))
             for model, score in zip(shown, scores, strict=True)
         ]
-        columns.append(marked(cells, clear_best(shown, key)))
+        columns.append(cells)
     means = [_mean_drop(model, keys) for model in shown]
     columns.append([Cell(text="" if mean is None else points(mean)) for mean in means])
     titles = ("model", "ImageNet", *(_NAMES[key].removeprefix("ImageNet ") for key in keys), "mean drop")
@@ -98,12 +91,12 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     keys = [entry.key for entry in SUITE if entry.key in known] + sorted(key for key in known if key not in _NAMES)
     rows = []
     for key in keys:
-        cells = marked((_score_cell(model, key) for model in models), clear_best(models, key))
+        cells = [_score_cell(model, key) for model in models]
         name = Cell(text=_NAMES.get(key, known[key].dataset), small=readable(metric_name(known[key], key)))
         rows.append((name, *cells))
     averages = [_average(model) for model in models]
     if any(average is not None for average in averages):
-        cells = marked((Cell(text=per_cent(one)) for one in averages), clear_best_average(models))
+        cells = [Cell(text=per_cent(one)) for one in averages]
         rows.append((Cell(text="average of 38"), *cells))
     return Table(
         title="All results",
@@ -116,71 +109,43 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     )
 
 
-def paired_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return every measured model beside the first one, image by image; None where no two were asked the same."""
-    measured = [model for model in models if model.outcomes]
-    rows = []
-    for model in measured[1:]:
-        for key, result in model.results.items():
-            found = paired(model, measured[0], key)
-            if found is None:
-                continue
-            mark: Mark = ("better" if found.difference > 0 else "worse") if found.p_value < SIGNIFICANT else ""
-            low, high = (points(end) for end in (found.interval.low, found.interval.high))
-            rows.append(
-                (
-                    Cell(text=_NAMES.get(key, result.dataset), small=readable(metric_name(result, key))),
-                    Cell(text=model.name),
-                    Cell(text=points(found.difference), mark=mark, small=f"{low} to {high}"),
-                    Cell(text=f"{found.p_value:.3f}" if found.p_value >= 0.001 else "below 0.001"),
-                    Cell(text=f"{found.num_questions:,}"),
-                )
-            )
-    if not rows:
-        return None
-    return Table(
-        title=f"Beside {measured[0].name}, on the same images",
-        columns=(
-            Column(title="data set", is_number=False),
-            Column(title="model", is_number=False),
-            Column(title="difference", small="95 % interval"),
-            Column(title="p-value"),
-            Column(title="images"),
-        ),
-        rows=tuple(rows),
-        notes=(_PAIRED_NOTE,),
-    )
-
-
-def differences_table(model: ModelResults, reference: ModelResults) -> Table | None:
-    """Return a model's results beside those it is compared with; None where they have no data set in common."""
-    rows = []
-    for row in differences(model, reference):
-        assert row.difference is not None
-        mark: Mark = ("better" if row.difference > 0 else "worse") if row.stands_out else ""
-        noise = per_cent(row.noise, digits=2) if row.noise < 1 else "unknown"
-        rows.append(
-            (
-                Cell(text=row.name, small=readable(row.metric)),
-                Cell(text=per_cent(row.measured)),
-                Cell(text=per_cent(row.published)),
-                Cell(text=points(row.difference, digits=2), mark=mark),
-                Cell(text=noise),
-            )
+def verdict_table(comparison: Comparison) -> Table:
+    """Return one model against another: on every data set the difference, how sure it is, and the verdict."""
+    rows = tuple(
+        (
+            Cell(text=row.dataset, small=readable(row.metric)),
+            Cell(text=row.verdict),
+            Cell(text=points(row.difference), small=_interval(row)),
+            Cell(text=per_cent(row.ours)),
+            Cell(text=per_cent(row.theirs)),
+            Cell(text="unknown" if row.num_images is None else f"{row.num_images:,}", small=_only(row)),
         )
-    if not rows:
-        return None
+        for row in comparison.rows
+    )
     return Table(
-        title=f"{model.name} beside {reference.name}",
+        title=f"{comparison.model} against {comparison.reference}",
         columns=(
             Column(title="data set", is_number=False),
-            Column(title=model.name, small=model.source),
-            Column(title=reference.name, small=reference.source),
-            Column(title="difference"),
-            Column(title="noise"),
+            Column(title="verdict", is_number=False),
+            Column(title="difference, points", small="95 % interval"),
+            Column(title=f"{comparison.model}, %"),
+            Column(title=f"{comparison.reference}, %"),
+            Column(
+                title="images",
+                small="right by one alone" if any(row.gained is not None for row in comparison.rows) else "",
+            ),
         ),
-        rows=tuple(rows),
+        rows=rows,
+        notes=(_VERDICT_NOTE, *((_CHANCE_NOTE,) if len(rows) > 1 else ())),
     )
+
+
+def _interval(row: Row) -> str:
+    return "unknown" if row.interval is None else f"{points(row.interval.low)} to {points(row.interval.high)}"
+
+
+def _only(row: Row) -> str:
+    return "" if row.gained is None else f"{row.gained:,} against {row.lost:,}"
 
 
 def readable(metric: str) -> str:
@@ -216,10 +181,6 @@ def _average(model: ModelResults) -> float | None:
     return suite_average(model.results) if model.results.keys() >= _NAMES.keys() else None
 
 
-def _part(model: ModelResults) -> str:
-    return f"{sum(key in model.results for key in _NAMES)} of {len(_NAMES)}"
-
-
 def _drop(score: float | None, imagenet: float | None) -> str:
     return "" if score is None or imagenet is None else points(score - imagenet)
 
@@ -235,11 +196,11 @@ def _origin(model: ModelResults) -> str:
 
 
 def _millions(count: int | None) -> str:
-    return "" if count is None else f"{count / 1e6:.1f} M"
+    return "" if count is None else f"{count / 1e6:.1f}"
 
 
 def _latency(model: ModelResults) -> str:
-    return "; ".join(f"{one.image_ms:.1f} + {one.text_ms:.1f} ms" for one in model.latencies)
+    return "; ".join(f"{one.image_ms:.1f} + {one.text_ms:.1f}" for one in model.latencies)
 
 
 def _devices(model: ModelResults) -> str:

@@ -16,6 +16,7 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources.public_layout import files_of_page
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
+from mobileclip.evaluation.metrics.answers import class_answers
 from mobileclip.evaluation.metrics.classification import Hits, mean_hits
 from mobileclip.evaluation.metrics.linear_probe import LinearProbe, chosen_linear_probe
 from mobileclip.evaluation.metrics.outcomes import class_weights, outcomes_of
@@ -62,6 +63,11 @@ class LinearProbeTask(Task):
                 f"{self.name}: {min(unknown)!r} is a class of {self.train.name} or of {self.test.name} alone; "
                 f"both need the same classes"
             )
+
+    @property
+    def shown(self) -> Benchmark:
+        """The data set that it is tested on."""
+        return self.test
 
     def content(self) -> str:
         """Return a hash of the shards of both."""
@@ -121,6 +127,7 @@ class LinearProbeTask(Task):
             report=report,
             absent_classes=tuple(self.test.class_names[index] for index in sorted(absent)),
             outcomes=outcomes_of(keys, hits.top1.numpy(), weights),
+            answers=class_answers(keys, hits.predicted, labels),
         )
 
 

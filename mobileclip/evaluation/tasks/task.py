@@ -9,6 +9,8 @@ import attrs
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources import LineAccess
+from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
@@ -24,12 +26,14 @@ class Evaluation:
         report: what was read, and what was left out, by reason.
         absent_classes: names of classes without an image.
         outcomes: of the main metric, image by image.
+        answers: to every picture of the data set that the task shows; None where it shows none.
     """
 
     result: DatasetResult
     report: SkipReport
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
+    answers: Answers | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +53,11 @@ class TaskOptions:
 
 class Task(ABC):
     """Data that are open, and what is asked of a model on them."""
+
+    @property
+    def shown(self) -> Benchmark | None:
+        """The data set whose pictures a report shows with the answers to them; None where there is none."""
+        return None
 
     @abstractmethod
     def content(self) -> str | None:

@@ -25,7 +25,7 @@ class Command:
             data sets to evaluate them on, such as my_classes/.
         spec: the data sets, and how.
         beside: published models that stand in the table too; one that is evaluated by its name always does.
-        report: write report.html and its tables and plots as PNG files.
+        report: write report.html, and its plots as PNG files.
         show: print the choices as JSON and stop; --run reads them back.
         run: a file that --show has written: its choices in place of the recipe's.
         tiny: the first samples of the data sets that are named, or a few drawn scenes without; a shallow model with

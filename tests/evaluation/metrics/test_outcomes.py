@@ -21,7 +21,7 @@ from mobileclip.evaluation.metrics.outcomes import (
     worst_group_outcomes,
     write_outcomes,
 )
-from mobileclip.evaluation.report import paired_table, results_table
+from mobileclip.evaluation.report import compare, comparisons, results_table, verdict_table
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.summary import summarize
 from tests.cli.test_cli import run
@@ -149,29 +149,24 @@ def model(name, values, *, key="mine", known=True):
     return ModelResults(name=name, results={key: result}, source="measured", outcomes=outcomes)
 
 
-def marks(models):
-    (row,) = results_table(models).rows
-    return [cell.mark for cell in row[1:]]
-
-
-def test_no_mark_within_the_noise():
+def test_no_verdict_within_the_noise():
     better, worse = [1.0] * 14 + [0.0] * 12, [1.0] * 12 + [0.0] * 14
     # Two more of 26 pictures: +7.7 points, and nothing.
-    assert marks([model("a", better), model("b", worse)]) == ["", ""]
-    (row,) = paired_table([model("b", worse), model("a", better)]).rows
-    assert [cell.text for cell in row[1:]] == ["a", "+7.7", "0.500", "26"]
-    assert row[2].mark == ""
+    (row,) = verdict_table(compare(model("a", better), model("b", worse))).rows
+    assert [cell.text for cell in row[1:]] == ["not to be told apart", "+7.7", "53.8", "46.2", "26"]
     assert row[2].small.startswith("\N{MINUS SIGN}")
+    assert row[5].small == "2 against 0"
 
 
 def test_a_paired_test_sees_what_two_accuracies_do_not():
     before = [1.0] * 100 + [0.0] * 100
     after = [1.0] * 112 + [0.0] * 88
-    assert marks([model("a", before), model("b", after)]) == ["", "best"]
-    assert marks([model("a", before, known=False), model("b", after)]) == ["", ""]
-    (row,) = paired_table([model("a", before), model("b", after)]).rows
-    assert row[2].mark == "better"
-    assert paired_table([model("a", before, known=False), model("b", after)]) is None
+    (row,) = compare(model("b", after), model("a", before)).rows
+    assert (row.verdict, row.is_paired) == ("better", True)
+    (row,) = compare(model("a", before), model("b", after)).rows
+    assert (row.verdict, row.gained, row.lost) == ("worse", 0, 12)
+    (row,) = compare(model("b", after), model("a", before, known=False)).rows
+    assert (row.verdict, row.is_paired) == ("not to be told apart", False)
 
 
 def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsys, colours):  # noqa: F811
@@ -183,7 +178,8 @@ def test_intervals_stand_in_the_table_the_results_and_the_report(tmp_path, capsy
         (row,) = results_table(measured).rows
         low, high = done.models[0].records["mine"].interval
         assert row[1].small == f"{100 * low:.1f} to {100 * high:.1f}"
-        assert paired_table(measured).rows[0][4].text == "6"
+        (comparison,) = comparisons(measured)
+        assert (comparison.rows[0].num_images, comparison.rows[0].is_paired) == (6, True)
     line = json.loads(first.models[0].path.read_text(encoding="utf-8"))
     assert line["interval"] == pytest.approx([proportion_interval(6, 6).low, 1.0])
 
@@ -195,8 +191,7 @@ def test_what_the_command_prints(tmp_path, capsys, small_file):
     )  # fmt: skip
     assert status == 0
     assert "95 % intervals" in out
-    assert "Beside a, on the same images" in out
-    assert "1.000" in out
-    assert "b[red]\\x1b[2J" in out
+    assert "b[red]\\x1b[2J against a" in out
+    assert "not to be told apart" in out
     assert "\x1b" not in out
-    assert " *" not in out.split("with 95 % intervals")[0]
+    assert "*" not in out

@@ -7,12 +7,14 @@ from datetime import datetime, timezone
 from statistics import fmean
 
 import attrs
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
+from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.report import (
     Cell,
     Column,
@@ -21,23 +23,24 @@ from mobileclip.evaluation.report import (
     ModelResults,
     Provenance,
     Table,
-    differences_table,
+    compare,
+    comparisons,
     models_table,
     published_model,
     results_table,
     robustness_table,
+    verdict_table,
 )
-from mobileclip.evaluation.report.differences import differences
-from mobileclip.evaluation.report.latency import latency_panels, pareto_front
 from mobileclip.evaluation.report.origins import coverage_table, provenance_table
+from mobileclip.evaluation.report.plots import latency_panels, pareto_front
 from mobileclip.evaluation.report.table import points
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
 PUBLISHED = {
-    "mobileclip_s0": ("53.8 M", "1.5 + 1.6 ms", "67.8", "58.1"),
-    "mobileclip_s2": ("99.1 M", "3.6 + 3.3 ms", "74.4", "63.7"),
-    "mobileclip_blt": ("149.7 M", "10.4 + 3.3 ms", "77.2", "65.8"),
-    "mobileclip2_s4": ("445.2 M", "19.6 + 6.6 ms", "81.9", "67.5"),
+    "mobileclip_s0": ("53.8", "1.5 + 1.6", "67.8", "58.1"),
+    "mobileclip_s2": ("99.1", "3.6 + 3.3", "74.4", "63.7"),
+    "mobileclip_blt": ("149.7", "10.4 + 3.3", "77.2", "65.8"),
+    "mobileclip2_s4": ("445.2", "19.6 + 6.6", "81.9", "67.5"),
 }
 
 
@@ -77,8 +80,9 @@ class TestModels:
         assert provenance_table(models).title == "When and with what"
 
     def test_a_part_of_the_suite_has_no_average(self):
-        (row,) = models_table([model("ours", {"mnist": 0.5, "other": 0.1})]).rows
-        assert [cell.text for cell in row] == ["ours", "measured here", "", "", "", "1 of 38"]
+        table = models_table([model("ours", {"mnist": 0.5, "other": 0.1})])
+        assert texts(table) == [["ours", "measured here", "", ""]]
+        assert "average of 38, %" not in [column.title for column in table.columns]
 
     def test_mistakes(self):
         with pytest.raises(ValueError, match="'ours' has coverage of 'mnist' but no result on it"):
@@ -91,41 +95,71 @@ class TestModels:
             Latency(image_ms=0, text_ms=1, device="phone", source="measured")
 
 
-class TestDifferences:
+class TestVerdicts:
     def test_noise_is_of_the_images_that_were_used(self):
         published = published_model("mobileclip_s0")
         theirs = published.results["mnist"].main_metric
         ours = theirs + 0.02
-        for used, stands_out in ((10_000, True), (500, False)):
+        for used, verdict in ((10_000, "better"), (500, "not to be told apart")):
             noise = 2 * math.sqrt(ours * (1 - ours) / used + theirs * (1 - theirs) / 10_000)
             by_report = model("ours", {"mnist": ours}, coverage={"mnist": Coverage(num_used=used)})
             by_result = attrs.evolve(by_report, coverage={}, results={"mnist": result("mnist", ours, num_images=used)})
             for one in (by_report, by_result):
-                (row,) = differences(one, published)
-                assert row.noise == pytest.approx(noise)
-                assert row.stands_out is stands_out
+                (row,) = compare(one, published).rows
+                assert (row.interval.low, row.interval.high) == pytest.approx((0.02 - noise, 0.02 + noise))
+                assert (row.verdict, row.is_paired, row.num_images) == (verdict, False, used)
         # Nobody says how many were used: the suite's data set has 10,000.
-        (row,) = differences(model("ours", {"mnist": ours}), published)
-        assert row.stands_out
+        (row,) = compare(model("ours", {"mnist": ours}), published).rows
+        assert row.verdict == "better"
+
+    def test_two_pictures_in_two_hundred_tell_nothing(self):
+        """13.7 per cent against 12.6 is 26 pictures against 24: no bold and no star."""
+        keys = [str(number) for number in range(190)]
+        before, after = np.zeros(190), np.zeros(190)
+        before[:24], after[10:36] = 1, 1
+        models = [
+            attrs.evolve(model(name, {"pets": values.mean()}), outcomes={"pets": outcomes_of(keys, values)})
+            for name, values in (("A", before), ("B", after))
+        ]
+        (comparison,) = comparisons(models)
+        (row,) = comparison.rows
+        assert (row.verdict, row.is_paired, row.gained, row.lost) == ("not to be told apart", True, 12, 10)
+        assert comparison.verdict == "not to be told apart"
+        assert comparison.sentence == "On Pets, B is not to be told apart from A."
+        (cells,) = texts(verdict_table(comparison))
+        assert cells == ["Pets", "not to be told apart", "+1.1", "13.7", "12.6", "190"]
+        assert verdict_table(comparison).rows[0][5].small == "12 against 10"
 
     def test_beyond_the_suite(self):
-        """The suite's data sets first; where nobody knows the number of images, nothing stands out."""
+        """The suite's data sets first; where nobody knows the number of images, nothing is told apart."""
         ours, theirs = model("a", {"zebras": 0.9, "cars": 0.5}), model("b", {"cars": 0.5, "zebras": 0.1, "x": 1})
-        assert [(row.name, row.stands_out) for row in differences(ours, theirs)] == [
-            ("Stanford Cars", False),
-            ("Zebras", False),
+        rows = compare(ours, theirs).rows
+        assert [(row.dataset, row.verdict) for row in rows] == [
+            ("Stanford Cars", "not to be told apart"),
+            ("Zebras", "not to be told apart"),
         ]
+        assert rows[1].interval is None
         counted = {"zebras": Coverage(num_used=100)}
-        rows = differences(attrs.evolve(ours, coverage=counted), attrs.evolve(theirs, coverage=counted))
-        assert rows[1].stands_out
-        assert rows[1].metric == "acc1"
+        rows = compare(attrs.evolve(ours, coverage=counted), attrs.evolve(theirs, coverage=counted)).rows
+        assert (rows[1].verdict, rows[1].metric) == ("better", "acc1")
+        assert compare(ours, model("theirs", {"y": 1})) is None
 
-    def test_table(self):
-        ours, theirs = model("ours", {"mnist": 0.75, "cars": 0.5}), model("theirs", {"mnist": 0.25, "cars": 0.5001})
-        table = differences_table(ours, theirs)
-        assert texts(table)[0] == ["MNIST", "75.0", "25.0", "+50.00", "1.22"]
-        assert [row[3].mark for row in table.rows] == ["better", ""]
-        assert differences_table(ours, model("theirs", {"x": 1})) is None
+    def test_who_is_compared_with_whom(self):
+        published = published_model("mobileclip_s0")
+        first, second = (model(name, {"mnist": 0.5}, reference="mobileclip_s0") for name in ("first", "second"))
+        found = [(one.model, one.reference) for one in comparisons([first, second, published])]
+        assert found == [("second", "first"), ("first", "mobileclip_s0"), ("second", "mobileclip_s0")]
+        assert comparisons([model("alone", {"mnist": 0.5})]) == ()
+
+    def test_a_verdict_over_several_data_sets(self):
+        counted = {key: Coverage(num_used=1000) for key in ("x", "y", "z")}
+        ours = model("B", {"x": 0.9, "y": 0.1, "z": 0.5}, coverage=counted)
+        theirs = model("A", {"x": 0.1, "y": 0.9, "z": 0.5}, coverage=counted)
+        (comparison,) = comparisons([theirs, ours])
+        assert comparison.verdict == "better on some, worse on others"
+        assert comparison.sentence == "Of 3 data sets, B is better on 1, worse on 1, not to be told apart on 1."
+        (comparison,) = comparisons([theirs, model("B", {"y": 0.1, "z": 0.5}, coverage={"y": counted["y"]})])
+        assert comparison.verdict == "worse"
 
     @pytest.mark.parametrize(
         ("value", "text"), [(0.0123, "+1.2"), (-0.0123, "\u22121.2"), (0.0001, "0.0"), (-0.0001, "0.0")]
@@ -167,7 +201,6 @@ class TestResults:
         assert len(rows) == len(table.rows) == len(published.results) + 2
         assert [row[0].text for row in table.rows[:38]] == [entry.name for entry in SUITE]
         assert [cell.text for cell in rows["MNIST"][1:]] == ["85.0", "99.0"]
-        assert [cell.mark for cell in rows["MNIST"][1:]] == ["", "best"]
         assert [cell.text for cell in rows["Zebras"][1:]] == ["", "50.0"]
         assert [cell.text for cell in rows["average of 38"][1:]] == ["59.7", ""]
 

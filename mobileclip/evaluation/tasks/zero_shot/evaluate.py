@@ -26,7 +26,11 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
     features, report = session.features(benchmark)
     scored = score(benchmark, features, num_skipped=report.num_skipped)
     return Evaluation(
-        result=scored.result, report=report, absent_classes=scored.absent_classes, outcomes=scored.outcomes
+        result=scored.result,
+        report=report,
+        absent_classes=scored.absent_classes,
+        outcomes=scored.outcomes,
+        answers=scored.answers,
     )
 
 
@@ -39,6 +43,11 @@ class ZeroShotTask(Task):
     """
 
     benchmark: Benchmark
+
+    @property
+    def shown(self) -> Benchmark:
+        """The data set."""
+        return self.benchmark
 
     def content(self) -> str:
         """Return a hash of the shards and of the prompts."""

@@ -7,6 +7,7 @@ import attrs
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.metrics.answers import Answers, caption_answers, class_answers
 from mobileclip.evaluation.metrics.classification import Hits, classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.metrics.groups import macro_f1_values
 from mobileclip.evaluation.metrics.outcomes import (
@@ -36,11 +37,13 @@ class Score:
         result: the metrics, in the published form.
         absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
         outcomes: of the main metric, image by image.
+        answers: to every image.
     """
 
     result: DatasetResult
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
+    answers: Answers
 
 
 def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None = None) -> Score:
@@ -71,6 +74,7 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
         ),
         absent_classes=() if retrieval else absent_classes(benchmark, features),
         outcomes=_outcomes(main, benchmark, features, hits),
+        answers=_answers(features, hits),
     )
 
 
@@ -95,6 +99,14 @@ def _hits(benchmark: Benchmark, features: Features) -> Hits:
     assert features.labels is not None, "a data set of classes has labels"
     shape = (len(benchmark.class_names), len(benchmark.templates), -1)
     return classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
+
+
+def _answers(features: Features, hits: Hits | None) -> Answers:
+    if hits is None:
+        assert features.num_captions is not None, "a data set of captions says whose they are"
+        return caption_answers(features.keys, features.image, features.text, features.num_captions)
+    assert features.labels is not None, "a data set of classes has labels"
+    return class_answers(features.keys, hits.predicted, features.labels)
 
 
 def _outcomes(main: str, benchmark: Benchmark, features: Features, hits: Hits | None) -> Outcomes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ _POWERS = range(-3, 6)
 # Of the ticks; the second ones for a range that has few of the first.
 _DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
 _FEW_TICKS = 4
+# In inches.
+_WIDTH, _PLOT, _BOTTOM, _LINE = 5.0, 3.4, 0.85, 0.22
+_LEFT, _AXES_WIDTH = 0.11, 0.87
+_TITLE_SIZE, _SUBTITLE_SIZE = 11, 9.5
 
 
 @attrs.frozen(kw_only=True)
@@ -93,8 +98,14 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
         panel: what to draw.
         theme: the colours.
     """
-    figure = new_figure(5.0, 4.7, theme)
-    axes = figure.add_axes((0.11, 0.18, 0.87, 0.69))
+    where = "published latency" if panel.source == "published" else "latency measured here"
+    titles = _wrapped(f"{panel.score_title}, per cent", _TITLE_SIZE)
+    lines = (*titles, *_wrapped(f"{where}: {panel.device}", _SUBTITLE_SIZE))
+    top = _LINE * (len(lines) + 1)
+    height = _BOTTOM + _PLOT + top
+    figure = new_figure(_WIDTH, height, theme)
+    axes = figure.add_axes((_LEFT, _BOTTOM / height, _AXES_WIDTH, _PLOT / height))
+    _write_heading(figure, lines, len(titles), theme)
     _frame(axes, panel, theme)
     front = [(panel.points[index].total_ms, 100 * panel.points[index].score) for index in panel.front]
     if len(front) > 1:
@@ -155,17 +166,39 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(theme.rule)
     axes.set_xlabel("latency of image + text, ms (logarithmic)", color=theme.faint, fontsize=9.5)
-    where = "published latency" if panel.source == "published" else "latency measured here"
-    axes.text(0, 1.12, f"{panel.score_title}, per cent", transform=axes.transAxes, color=theme.ink, fontsize=11)
-    axes.text(
-        0,
-        1.05,
-        drawable(f"{where}: {panel.device}"),
-        transform=axes.transAxes,
-        color=theme.faint,
-        fontsize=9.5,
-        parse_math=False,
-    )
+
+
+def _write_heading(figure: Figure, lines: Sequence[str], num_titles: int, theme: Theme) -> None:
+    """Write the title, and below it what was measured, in as many lines as they need."""
+    height = figure.get_size_inches()[1]
+    for number, line in enumerate(lines):
+        is_title = number < num_titles
+        figure.text(
+            _LEFT,
+            1 - _LINE * (number + 0.9) / height,
+            line,
+            color=theme.ink if is_title else theme.faint,
+            fontsize=_TITLE_SIZE if is_title else _SUBTITLE_SIZE,
+            parse_math=False,
+        )
+
+
+def _wrapped(text: str, size: float) -> list[str]:
+    """Return text in lines that are no wider than the plot.
+
+    Args:
+        text: one line.
+        size: of its letters, in points.
+    """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    most, font, line = 72 * _WIDTH * _AXES_WIDTH, FontProperties(size=size), drawable(text)
+    for letters in range(len(line), 1, -1):
+        lines = textwrap.wrap(line, letters)
+        if max(text_to_path.get_text_width_height_descent(one, font, ismath=False)[0] for one in lines) <= most:
+            return lines
+    return [line]
 
 
 def _ticks(low: float, high: float) -> list[float]:
