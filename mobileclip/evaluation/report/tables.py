@@ -87,7 +87,7 @@ def robustness_table(models: Sequence[ModelResults]) -> Table | None:
 
 def results_table(models: Sequence[ModelResults]) -> Table:
     """Return the main metric of every model on every data set, those of the suite first."""
-    known = {key: result for model in models for key, result in model.results.items()}
+    known = {key: result for model in reversed(models) for key, result in model.results.items()}
     keys = [entry.key for entry in SUITE if entry.key in known] + sorted(key for key in known if key not in _NAMES)
     rows = []
     for key in keys:

@@ -1,0 +1,51 @@
+"""Every registered task has a name of its own, finds its data or says where they are, and refuses empty folders."""
+
+from __future__ import annotations
+
+import pytest
+
+from mobileclip.evaluation import TaskOptions, evaluation_tasks, find_task, published_models, published_results
+from mobileclip.evaluation.suite import published_page
+
+KEYS = sorted(evaluation_tasks)
+# Whose data lie in folders of their own.
+BESIDE = ("aro/vg", "comp/", "longclip/", "misc/winogavil")
+# Whose form is written down nowhere that could be found.
+WITHOUT_TASK = {"longclip/sharegpt4v-llava15k"}
+
+
+def test_every_published_figure_has_its_task():
+    published = {key for model in published_models() for key in published_results(model)}
+    assert published - set(evaluation_tasks) == WITHOUT_TASK
+
+
+def test_no_two_are_called_alike():
+    names = [evaluation_tasks[key].name for key in KEYS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if not key.startswith(BESIDE)])
+def test_it_is_on_the_hub(key):
+    found = find_task(key)
+    assert (found.key, found.name) == (key, evaluation_tasks[key].name)
+    assert found.path == published_page(key) or key.endswith("_order")
+    assert found.path.startswith("https://huggingface.co/datasets/")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith(BESIDE)])
+def test_it_says_where_it_is(key):
+    with pytest.raises(ValueError, match=r"is not read from the hub: give the folder that has .*(https://|docs/)"):
+        find_task(key)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if not key.endswith("_order")])
+def test_an_empty_folder_is_refused_before_any_work(key, tmp_path):
+    with pytest.raises(ValueError, match=r"is not in|has no folder") as missing:
+        find_task(key, str(tmp_path))
+    assert str(tmp_path) in str(missing.value)
+    for folder in ("aro", "winogavil", "sugarcrepe", "winoground", "urban1k", "sharegpt4v"):
+        (tmp_path / folder).mkdir()
+    if key.startswith(BESIDE):
+        with pytest.raises(ValueError, match=r"is missing|there is no caption") as empty:
+            find_task(key, str(tmp_path)).open(TaskOptions())
+        assert str(tmp_path) in str(empty.value)
