@@ -194,6 +194,6 @@ def run(spec: CostSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, *_ = __doc__.split("\n\n")
-    run(tyro.cli(CostSpec, default=cost_reinforce(), description=what))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(CostSpec, default=cost_reinforce(), description=described(__doc__)))

@@ -355,6 +355,6 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(DataBenchSpec, default=bench_data(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(DataBenchSpec, default=bench_data(), description=described(__doc__)))

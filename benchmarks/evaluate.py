@@ -332,6 +332,6 @@ def _cells(ours: Seconds, theirs: Seconds) -> tuple[str, ...]:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(EvaluateBenchSpec, default=bench_evaluate(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(EvaluateBenchSpec, default=bench_evaluate(), description=described(__doc__)))

@@ -248,6 +248,6 @@ def run(spec: LossBenchSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(LossBenchSpec, default=bench_loss(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(LossBenchSpec, default=bench_loss(), description=described(__doc__)))

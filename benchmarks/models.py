@@ -239,6 +239,6 @@ def run(spec: ModelBenchSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(ModelBenchSpec, default=bench_models(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(ModelBenchSpec, default=bench_models(), description=described(__doc__)))

@@ -293,6 +293,6 @@ def run(spec: OverheadBenchSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, *_ = __doc__.split("\n\n")
-    run(tyro.cli(OverheadBenchSpec, default=bench_overhead(), description=what))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(OverheadBenchSpec, default=bench_overhead(), description=described(__doc__)))

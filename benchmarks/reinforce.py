@@ -207,6 +207,6 @@ def run(spec: ReinforceBenchSpec) -> float:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, *_ = __doc__.split("\n\n")
-    run(tyro.cli(ReinforceBenchSpec, default=bench_reinforce(), description=what))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(ReinforceBenchSpec, default=bench_reinforce(), description=described(__doc__)))

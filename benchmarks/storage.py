@@ -383,6 +383,6 @@ def run(spec: StorageBenchSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(StorageBenchSpec, default=bench_storage(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(StorageBenchSpec, default=bench_storage(), description=described(__doc__)))

@@ -295,6 +295,6 @@ def run(spec: TrainBenchSpec) -> None:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(TrainBenchSpec, default=bench_train(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(TrainBenchSpec, default=bench_train(), description=described(__doc__)))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+IMPORT = "--import"
+MODULES = "MOBILECLIP_IMPORT"
+"""Environment variable with modules that register parts: names or paths of `.py` files, apart by `os.pathsep`."""
 
 _MAX_SHOWN = 80
 
@@ -16,8 +25,9 @@ class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to values of one kind, open to third parties.
 
     A package adds to it with `registry.register(name)` as a decorator, `registry.add(name, value)`, or without being
-    imported first, through an entry point in the group `mobileclip.<kind>` whose object is the value. Entry points are
-    looked up when a name is not found, never at import.
+    imported first, through an entry point in the group `mobileclip.<kind>` whose object is the value; a module alone,
+    through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. These are looked up when a name is not
+    found, never at import.
 
     Args:
         kind: what the names stand for, singular with underscores, such as `image_encoder`; used in messages and as
@@ -60,7 +70,7 @@ class Registry(Mapping[str, T], Generic[T]):
             KeyError: if there is none; `resolve` gives people the message for it.
         """
         if name not in self._values:
-            self._read_entry_points()
+            self._read_others()
         return self._values[name]
 
     def resolve(self, name: str) -> T:
@@ -79,17 +89,19 @@ class Registry(Mapping[str, T], Generic[T]):
         name = name[:_MAX_SHOWN]
         near = difflib.get_close_matches(name, self, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self))}"
-        return f"unknown {self.label} {name!r}; {hint}"
+        return f"unknown {self.label} {name!r}; {hint} What is registered elsewhere is found with {IMPORT} MODULE"
 
     def __iter__(self) -> Iterator[str]:
-        self._read_entry_points()
+        self._read_others()
         return iter(self._values)
 
     def __len__(self) -> int:
-        self._read_entry_points()
+        self._read_others()
         return len(self._values)
 
-    def _read_entry_points(self) -> None:
+    def _read_others(self) -> None:
+        for module in filter(None, os.environ.get(MODULES, "").split(os.pathsep)):
+            import_parts(module)
         if self._entry_points_read:
             return
         self._entry_points_read = True
@@ -98,3 +110,51 @@ class Registry(Mapping[str, T], Generic[T]):
             # To load it is to import its package, whose decorators may have registered it by now.
             if self._values.get(entry_point.name) is not value:
                 self.add(entry_point.name, value)
+
+
+def with_parts(arguments: Sequence[str]) -> list[str]:
+    """Import the modules that `--import` names on a command line, and return it without them.
+
+    Processes that this one starts import them as well, when they meet a name that they do not know.
+
+    Raises:
+        ValueError: if no module is named, or there is none of that name.
+    """
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag != IMPORT:
+            rest.append(argument)
+            continue
+        module = value if equals else next(waiting, "")
+        if not module:
+            raise ValueError(f"{IMPORT} needs the name of a module, or the path of a .py file")
+        module = str(Path(module).resolve()) if module.endswith(".py") else module
+        import_parts(module)
+        known = os.environ.get(MODULES, "").split(os.pathsep)
+        os.environ[MODULES] = os.pathsep.join(dict.fromkeys([*filter(None, known), module]))
+    return rest
+
+
+@cache
+def import_parts(module: str) -> None:
+    """Import a module whose decorators register parts.
+
+    Args:
+        module: its dotted name, looked for in the working folder too; or the path of a `.py` file.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    path = Path(module)
+    name, folder = (path.stem, path.parent) if module.endswith(".py") else (module, Path())
+    sys.path.append(str(folder.resolve()))
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks another one
+        raise ValueError(
+            f"{module} cannot be imported: there is no module {error.name!r} in {folder.resolve()}"
+        ) from None

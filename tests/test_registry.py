@@ -1,10 +1,13 @@
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from mobileclip.blocks import models
-from mobileclip.registry import Registry
+from mobileclip.registry import MODULES, Registry, with_parts
 
 
 def test_names_lead_to_values():
@@ -61,3 +64,40 @@ def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_pa
                 list(registry)
         else:
             assert list(registry) == ["dark"]
+
+
+@pytest.mark.parametrize("way", ["flag", "variable"])
+def test_parts_of_a_module_survive_the_process_that_registered_them(way, tmp_path):
+    """A checkpoint whose mixer is somebody's own is read by any command that is told where it is registered."""
+    parts = Path(__file__).parents[1] / "examples" / "models" / "own_parts.py"
+    write = "from own_parts import *; stage = StageSpec(dim=16, depth=1, mixer=PoolingSpec())\n"
+    write += "text = MCtSpec(width=32, num_heads=2, depth=0, embedding_dim=32)\n"
+    write += "image = MCiSpec(stages=(stage,), embedding_dim=32, input=ImageInput(size=64))\n"
+    write += "encoders.save_model(DualEncoderSpec(image=image, text=text).build(), 'own.safetensors')"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def python(*arguments, **others):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path, env=environment | others, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    written = python("-c", f"import sys; sys.path.append({str(parts.parent)!r})\n{write}")
+    assert written.returncode == 0, written.stderr
+    info = ("-m", "mobileclip.cli", "info", "own.safetensors")
+    alone = python(*info)
+    assert alone.returncode == 2
+    assert "unknown token mixer 'pooling'; known: " in alone.stderr
+    assert "with --import MODULE" in alone.stderr
+    found = python(*info, "--import", parts) if way == "flag" else python(*info, **{MODULES: str(parts)})
+    assert found.returncode == 0, found.stderr
+
+
+def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):
+    (tmp_path / "lacking_parts.py").write_text("import nothing_like_this\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(ModuleNotFoundError, match="nothing_like_this"):
+        with_parts(["train", "--import", "lacking_parts"])
+    with pytest.raises(ValueError, match=r"no_parts\.py cannot be imported: there is no module 'no_parts'"):
+        with_parts(["--import=no_parts.py"])

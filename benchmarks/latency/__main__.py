@@ -97,6 +97,6 @@ def table_of(latencies: list[Latency], *, title: str) -> Table:
 if __name__ == "__main__":
     import tyro
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    run(tyro.cli(LatencyBenchSpec, default=bench_latency(), description=f"{what}\n\n{how}"))
+    from mobileclip.recipes.command_line import described
+
+    run(tyro.cli(LatencyBenchSpec, default=bench_latency(), description=described(__doc__)))

@@ -23,10 +23,8 @@ def learning_efficiency() -> EfficiencySpec:
 if __name__ == "__main__":
     import tyro
 
-    from mobileclip.recipes.command_line import reported
+    from mobileclip.recipes.command_line import described, reported
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    spec = tyro.cli(EfficiencySpec, default=learning_efficiency(), description=f"{what}\n\n{how}")
+    spec = tyro.cli(EfficiencySpec, default=learning_efficiency(), description=described(__doc__))
     with reported("learning_efficiency", None):
         run(spec)

@@ -24,10 +24,8 @@ def quickstart() -> QuickstartSpec:
 if __name__ == "__main__":
     import tyro
 
-    from mobileclip.recipes.command_line import reported
+    from mobileclip.recipes.command_line import described, reported
 
-    assert __doc__ is not None
-    what, _, how = __doc__.split("\n\n")
-    spec = tyro.cli(QuickstartSpec, default=quickstart(), description=f"{what}\n\n{how}")
+    spec = tyro.cli(QuickstartSpec, default=quickstart(), description=described(__doc__))
     with reported("quickstart", None):
         run(spec)

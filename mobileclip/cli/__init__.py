@@ -1,6 +1,7 @@
-"""Classify images, embed them, convert and export models, prepare data to train on, and evaluate models.
+"""Classify and embed images, train, reinforce and fine-tune, evaluate, convert and export models.
 
-`mobileclip --version` says which version this is.
+`mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of your
+own, by its name or the path of its file, whose decorators register mixers, encoders, losses, tasks or targets.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import hub as hub_commands
 from mobileclip.cli import models
+from mobileclip.cli import recipes as recipe_commands
 from mobileclip.extras import VERSION
+from mobileclip.registry import with_parts
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible
 
@@ -23,6 +26,11 @@ _KEPT = "what was finished is kept and nothing is half written; the same command
 _MOST = 1_600
 
 app = SubcommandApp()
+app.command(recipe_commands.train)
+app.command(recipe_commands.reinforce)
+app.command(recipe_commands.finetune)
+app.command(recipe_commands.app, name="recipes", help="List the published recipes, or copy one to change it.")
+app.command(recipe_commands.runs)
 app.command(models.classify)
 app.command(models.embed)
 app.command(models.convert)
@@ -41,11 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
-    typed = sys.argv[1:] if arguments is None else arguments
-    if typed == ["--version"]:
-        say(f"mobileclip {VERSION}")
-        return
     try:
+        typed = with_parts(sys.argv[1:] if arguments is None else arguments)
+        if typed == ["--version"]:
+            say(f"mobileclip {VERSION}")
+            return
+        if recipe_commands.is_run(typed):
+            recipe_commands.run(typed[0], typed[1:])
+            return
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             app.cli(
                 prog="mobileclip",

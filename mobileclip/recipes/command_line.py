@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mobileclip.recipes.header import read_header
+from mobileclip.registry import with_parts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import shown
 from mobileclip.terminal.interruption import interruptible
@@ -38,8 +41,18 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
 
 
 def typed(arguments: Sequence[str] | None) -> list[str]:
-    """Return a command line, the process's own where there is none."""
-    return list(sys.argv[1:] if arguments is None else arguments)
+    """Return a command line, the process's own where there is none; what `--import` names in it is imported."""
+    return with_parts(sys.argv[1:] if arguments is None else arguments)
+
+
+def described(docstring: str | None) -> str:
+    """Return what a recipe's `--help` begins with: its whole header, with the command that runs it here."""
+    text = read_header(docstring).description()
+    name = Path(sys.argv[0]).name
+    if name.startswith("mobileclip "):
+        text = re.sub(r"\bpython recipes/\w+\.py", name, text)
+        text = re.sub(r"\brecipes/\w+\.py", f"-m mobileclip.cli{name.removeprefix('mobileclip')}", text)
+    return text
 
 
 def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[str]]:

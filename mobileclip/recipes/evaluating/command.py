@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.evaluate import divided, evaluate
 from mobileclip.evaluation import EvaluationSpec
-from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.evaluating.tiny import shrink
 
 
@@ -46,14 +46,13 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
 
     Args:
         spec: the defaults.
-        description: the recipe's docstring; its prose is what `--help` begins with.
+        description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     with reported("evaluate", arguments):
         written, rest = written_run(typed(arguments), Command)
         default = written or Command(spec=spec)
-        command = tyro.cli(Command, default=default, description="\n\n".join(prose), args=rest)
+        command = tyro.cli(Command, default=default, description=described(description), args=rest)
         if command.show:
             show(attrs.evolve(command, show=False))
             return

@@ -11,7 +11,7 @@ import attrs
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
-from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.finetuning.tiny import shrink
 from mobileclip.terminal import say
 from mobileclip.training.finetuning.report import summary, table
@@ -40,13 +40,14 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
 
     Args:
         spec: the defaults.
-        description: the recipe's docstring; its prose is what `--help` begins with.
+        description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     with reported("finetune", arguments):
         written, rest = written_run(typed(arguments), FinetuneSpec)
-        command = tyro.cli(Command, default=Command(spec=written or spec), description="\n\n".join(prose), args=rest)
+        command = tyro.cli(
+            Command, default=Command(spec=written or spec), description=described(description), args=rest
+        )
         chosen = _shrunk(command.spec) if command.tiny and not command.show else command.spec
         if command.show:
             show(chosen)

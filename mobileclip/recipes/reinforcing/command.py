@@ -11,7 +11,7 @@ import tyro
 from attrs import validators
 
 from mobileclip.data import JsonLinesSource, Layout, LineAccess, augmentations
-from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
@@ -85,13 +85,12 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
     Args:
         recipe: from source and output to the run's choices.
         name: of the data set, the default output's folder.
-        description: the recipe's docstring; its prose is what `--help` begins with.
+        description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    prose = [part for part in (description or "").split("\n\n") if not part.startswith("Command:")]
     with reported(name, arguments):
         written, rest = written_run(typed(arguments), ReinforcementSpec)
-        command = tyro.cli(Command, description="\n\n".join(prose), args=rest)
+        command = tyro.cli(Command, description=described(description), args=rest)
         spec = resolve(recipe, name, command, written)
         if command.show:
             show(spec)

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 import tyro
 
-from mobileclip.recipes.command_line import reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
 from mobileclip.terminal import console, say
 from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
@@ -83,7 +83,7 @@ def run_as(
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    description = _as_paragraphs(description or "")
+    description = described(description)
     with reported(name, arguments):
         written, rest = written_run(typed(arguments), kind.spec)
         rows = recipe if isinstance(recipe, Mapping) else {}
@@ -141,9 +141,3 @@ def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str
         initial_weights=chosen.initial_weights,
         row=row,
     )
-
-
-def _as_paragraphs(header: str) -> str:
-    """Return a recipe's header without its commands, an entry a paragraph: lines of one are run together."""
-    entries = (line for line in header.splitlines() if line[:1].strip())
-    return "\n\n".join(line for line in entries if not line.startswith(("Command:", "Try it:")))

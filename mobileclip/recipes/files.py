@@ -1,0 +1,106 @@
+"""The recipes' files: where they lie, what they are called, and how one is run or copied.
+
+In a checkout they lie in `recipes/` beside the package; an installed package holds them in `mobileclip/recipes/files`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+from mobileclip.recipes.header import Header, read_header
+from mobileclip.storage import require_output
+
+KINDS = {"train": "train_", "reinforce": "reinforce_"}
+"""Commands to what the names of their recipes' files begin with."""
+
+
+def recipe_files() -> dict[str, Path]:
+    """Return the recipes' files by name, such as `train_s2`, sorted.
+
+    Raises:
+        FileNotFoundError: if there are none, neither in the package nor beside it.
+    """
+    room = Path(__file__).parent
+    for folder in (room / "files", room.parents[1] / "recipes"):
+        if files := {path.stem: path for path in sorted(folder.glob("*.py"))}:
+            return files
+    raise FileNotFoundError(f"there is no recipe in {room / 'files'}; install the package anew")
+
+
+def find_recipe(name: str, command: str = "") -> Path:
+    """Return a recipe's file.
+
+    Args:
+        name: of a published recipe, with or without `train_` or `reinforce_`; or the path of any `.py` file.
+        command: one of `KINDS`, or none of them.
+
+    Raises:
+        ValueError: if there is none; the message names the nearest ones.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ValueError(f"there is no recipe {name}")
+        return Path(name)
+    files = recipe_files()
+    prefixes = (KINDS[command],) if command in KINDS else ("", *KINDS.values())
+    for known in (name, *(f"{prefix}{name}" for prefix in prefixes)):
+        if known in files and known.startswith(prefixes):
+            return files[known]
+    names = [known.removeprefix(prefixes[0]) for known in files if known.startswith(prefixes)]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"unknown recipe {name!r}; {hint}")
+
+
+def header_of(file: Path) -> Header:
+    """Return the header of a recipe's file, which is not run."""
+    return read_header(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
+    """Run a recipe's file as Python runs a program: its folder comes first among those that modules are found in.
+
+    Args:
+        file: the recipe.
+        arguments: its command line.
+        program: what `--help` calls it.
+
+    Raises:
+        SystemExit: as the recipe does.
+    """
+    before = sys.argv, sys.path, sys.modules["__main__"]
+    loader = SourceFileLoader("__main__", str(file.resolve()))
+    module = ModuleType("__main__", "")
+    module.__file__ = loader.path  # processes that are started anew read the recipe from here
+    sys.argv, sys.path = [program, *arguments], [str(file.resolve().parent), *sys.path]
+    sys.modules["__main__"] = module
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.argv, sys.path, sys.modules["__main__"] = before
+
+
+def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
+    """Copy a recipe's file to change it, and return the copy, which runs wherever it lies.
+
+    Args:
+        name: of a recipe.
+        output: the copy's path, or a folder for it.
+        overwrite: whether a file that is there is replaced.
+
+    Raises:
+        ValueError: if the recipe is unknown, or the file is there.
+    """
+    file = find_recipe(name)
+    target = output / file.name if output.is_dir() else output
+    require_output(target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target)
+    return target

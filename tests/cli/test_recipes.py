@@ -1,0 +1,115 @@
+"""Recipes for who installed the package: found, run, copied, and runs side by side."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip.cli import main
+from mobileclip.recipes.files import find_recipe, recipe_files
+from mobileclip.serialization import from_json
+from mobileclip.training import RunSpec
+from tests.cli.test_cli import run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_recipe_is_listed_with_its_command(capsys):
+    main(["recipes", "ls"])
+    out = capsys.readouterr().out
+    commands = [line for line in out.splitlines() if line.startswith(" mobileclip ")]
+    assert len(commands) == len(recipe_files()) == len(list((ROOT / "recipes").glob("*.py")))
+    assert "mobileclip train s2 " in out
+    assert "mobileclip reinforce datacompdr12m" in out
+
+
+def test_help_has_the_whole_header_and_the_command_that_runs_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "s2", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("usage: mobileclip train s2 [-h]")
+    for part in (
+        "Train MobileCLIP-S2 on DataCompDR-1B. Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --data",
+        "Try it: mobileclip train s2 --tiny Hardware:",
+        "Time:",
+        "Result:",
+        "Source:",
+    ):
+        assert part in out
+    assert sys.argv[0] != "mobileclip train s2"
+
+
+def test_a_recipe_gives_the_choices_of_its_file(capsys):
+    main(["train", "s2", "--show", "--data", "a.tar", "--training.seed", "7"])
+    spec = from_json(capsys.readouterr().out, RunSpec)
+    assert (spec.data.shards, spec.training.seed) == (("a.tar",), 7)
+    assert spec.training.schedule.total_steps == 200_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "s22"], "unknown recipe 's22'; did you mean 's2'"),
+        (["train", "datacompdr12m"], "unknown recipe 'datacompdr12m'; known: b, b_lt, "),
+        (["train", "nowhere/mine.py"], "there is no recipe nowhere/mine.py"),
+        (["recipes", "cp", "s9x", "."], "unknown recipe 's9x'; "),
+        (["train", "s2", "--import"], "--import needs the name of a module"),
+        (["train", "s2", "--import", "no_such_parts"], "no_such_parts cannot be imported"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, capsys):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+
+
+def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
+    copied = tmp_path / "elsewhere" / "mine.py"
+    main(["recipes", "cp", "s0", str(copied)])
+    assert f"python {copied} --tiny" in capsys.readouterr().out
+    assert copied.read_text() == find_recipe("train_s0").read_text()
+    assert run(capsys, "recipes", "cp", "s0", copied)[0] == 2
+    copied.write_text(copied.read_text().replace("distill_weight=1.0", "distill_weight=0.75"))
+    for command in ([str(copied)], ["-m", "mobileclip.cli", "train", str(copied)]):
+        done = subprocess.run(
+            [sys.executable, *command, "--show", "--data", "a.tar"],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert from_json(done.stdout, RunSpec).training.loss.distill_weight == 0.75
+
+
+def write_run(folder, *, seed, peak, metrics):
+    folder.mkdir()
+    spec = {"model": {"depths": [1, 2]}, "training": {"seed": seed, "schedule": {"peak": peak}}}
+    (folder / "run.json").write_text(json.dumps(spec))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    return str(folder)
+
+
+def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def lines(top1):
+        return [
+            {"step": 0, "loss": 3.0, "learning_rate": 0.1},
+            {"step": 1, "loss": 2.0, "learning_rate": 0.0},
+            {"step": 2, "top1": top1},
+        ]
+
+    for name, seed, peak, top1 in (("a", 0, 0.1, 0.5), ("b", 1, 0.1, 0.7), ("c", 0, 0.2, 0.9)):
+        write_run(Path(name), seed=seed, peak=peak, metrics=lines(top1))
+    main(["runs", "a", "b", "c", "-o", "curves.png"])
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["training.schedule.peak", "0.1", "0.2"] in rows
+    assert ["run", "steps", "top1", "loss"] in rows
+    assert ["a,", "b", "2", "0.6", "±", "0.14", "(2)", "2", "±", "0", "(2)"] in rows
+    assert ["c", "2", "0.9", "2"] in rows
+    assert "seed" not in out
+    assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
+    status, _, err = run(capsys, "runs", "a", "nowhere")
+    assert status == 2
+    assert "nowhere is no output of a training" in err

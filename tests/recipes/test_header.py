@@ -1,0 +1,60 @@
+"""Headers of recipes: title, prose and entries."""
+
+import pytest
+
+from mobileclip.recipes.files import header_of, recipe_files
+from mobileclip.recipes.header import read_header
+
+TEXT = r"""Do one thing
+well.
+
+Command:   torchrun --nproc-per-node 8 recipes/x.py \
+               --data a.tar
+           python recipes/x.py --data b.tar
+Hardware:  a GPU; or
+           two
+
+Prose in
+two lines.
+
+More.
+"""
+
+
+def test_a_header_is_read_and_described():
+    header = read_header(TEXT)
+    assert header.title == "Do one thing well."
+    assert header.prose == ("Prose in two lines.", "More.")
+    assert header.entries == {
+        "Command": "torchrun --nproc-per-node 8 recipes/x.py --data a.tar\npython recipes/x.py --data b.tar",
+        "Hardware": "a GPU; or two",
+    }
+    assert header.description().split("\n\n") == [
+        "Do one thing well.",
+        "Prose in two lines.",
+        "More.",
+        "Command: torchrun --nproc-per-node 8 recipes/x.py --data a.tar",
+        "Command: python recipes/x.py --data b.tar",
+        "Hardware: a GPU; or two",
+    ]
+
+
+def test_no_header_is_an_empty_one():
+    assert read_header(None).description() == ""
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_every_recipe_says_what_it_needs(name):
+    header = header_of(recipe_files()[name])
+    assert {"Command", "Try it", "Hardware", "Time", "Result", "Source"} == header.entries.keys()
+    assert all(f"recipes/{name}.py" in line for line in header.entries["Command"].splitlines())
+
+
+def test_the_page_has_every_recipe_as_its_header_says():
+    rows = [line for line in (recipe_files()["train_s2"].parent / "README.md").read_text().splitlines() if "](" in line]
+    expected = []
+    for name, file in recipe_files().items():
+        header = header_of(file)
+        said = (f"[{name}]({file.name})", header.title, header.entries["Hardware"], header.entries["Result"])
+        expected.append(f"| {' | '.join(said)} |")
+    assert rows == expected
