@@ -64,7 +64,7 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	echo 'cosmic-ray>=8.4' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
-	printf 'pip\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
+	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
 	for lock in test quickstart docs npm mutants build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
