@@ -171,3 +171,31 @@ def test_measured_latencies_are_the_rows_of_their_page():
     assert len(rows) == 2 * sum(line.startswith("| | the release, ms") for line in tables) == 6
     assert set(tables) <= set(written)
     assert measured_tables("mobileclip2_s4") == ""
+
+
+def table_of(text: str, first: str) -> dict[str, dict[str, str]]:
+    """Return the rows of the table whose first column is called so, by their first cells without links."""
+    lines = text.split("\n")
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in _until_blank(lines[start:])]
+    titles, _, *rows = rows
+    return {re.sub(r"\[(.+?)\]\(.*?\)", r"\1", row[0]): dict(zip(titles, row, strict=True)) for row in rows}
+
+
+def _until_blank(lines: list[str]) -> list[str]:
+    return lines[: lines.index("")]
+
+
+def test_the_table_of_models_in_the_readme_says_what_the_site_says():
+    said = table_of((ROOT / "README.md").read_text(encoding="utf-8"), "model")
+    known = table_of(model_pages()["models/index.md"], "model")
+    assert set(said) == {title_of(name) for name in models if name in PRETRAINED}
+    latency = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
+    measured = table_of(latency.replace("| | the release", "| model | the release", 1), "model")
+    for title, row in said.items():
+        assert {column: cell for column, cell in row.items() if column in known[title]} == {
+            column: cell for column, cell in known[title].items() if column != "GMACs"
+        } | {"model": title}
+        latencies = measured.get(f"{title}, image", {})
+        for column in ("the release, ms", "optimised float32", "optimised bfloat16"):
+            assert row.get(column, row["CPU: the release, ms"]) == latencies.get(column, "")
