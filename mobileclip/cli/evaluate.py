@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_file
-from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
-from mobileclip.terminal import console, print_table, say
+from mobileclip.evaluation.printing import divided, evaluate_and_print
+from mobileclip.evaluation.runner import EvaluationSpec
+from mobileclip.terminal import print_table, say
 
 if TYPE_CHECKING:
     from mobileclip.evaluation import ComparisonRow, DatasetResult
-    from mobileclip.evaluation.report import ModelResults, Table
-    from mobileclip.evaluation.report.table import Cell
-    from mobileclip.evaluation.runner import Run
 
 app = SubcommandApp()
 
@@ -58,76 +54,8 @@ def evaluate(
         report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
             measures how long an image and a text take, too.
     """
-    from mobileclip.evaluation import published_results
-    from mobileclip.evaluation.report.write import require_report
-    from mobileclip.evaluation.summary import summarize, write_summary
-
-    models, spec = divided(models, spec)
-    for name in beside:
-        published_results(name)
-    if report:
-        require_report()
-    run = evaluate_models(models, spec, for_report=report, console=console())
-    if any(model.records for model in run.models):
-        summary = summarize(run, beside=beside)
-        _print_results(run, summary)
-        if report:
-            page, *plots = write_summary(spec.output, run, summary)
-            say(f"report: {page}")
-            for plot in plots:
-                say(f"plot: {plot}")
-    for failure in run.failures:
-        what = f"{failure.model} on {failure.task}" if failure.task else failure.model
-        say(f"not evaluated: {what}: {failure.message}", error=True)
-    if run.failures:
+    if not evaluate_and_print(*divided(models, spec), beside=beside, report=report):
         sys.exit(1)
-
-
-def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
-    """Return what was typed as models without the data sets among them, and the spec with these.
-
-    Args:
-        models: models and data sets.
-        spec: how they are evaluated.
-    """
-    from mobileclip.evaluation.tasks.catalogue import is_data_set
-
-    data = tuple(one for one in models if is_data_set(one))
-    others = tuple(one for one in models if one not in data)
-    return others, attrs.evolve(spec, datasets=(*data, *spec.datasets))
-
-
-def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
-    """Print the verdicts, one table of the data sets that were measured, and where the results are."""
-    from mobileclip.evaluation.report import comparisons, results_table, verdict_table
-
-    for comparison in comparisons(summary):
-        _print_table(verdict_table(comparison))
-        say(f"{comparison.verdict}: {comparison.sentence}")
-    _print_table(results_table(summary))
-    say("Main metrics in per cent, with 95 % intervals.")
-    for model in run.models:
-        say(f"{model.name}: {model.path}")
-
-
-def _print_table(table: Table) -> None:
-    """Print a table of a report."""
-    from rich.table import Table as Printed
-
-    printed = Printed(title=table.title, box=None)
-    for column in table.columns:
-        printed.add_column(
-            "\n".join(filter(None, (column.title, column.small))), justify="right" if column.is_number else "left"
-        )
-    for row in table.rows:
-        printed.add_row(*(_printed(cell, is_first=number == 0) for number, cell in enumerate(row)))
-    print_table(printed)
-
-
-def _printed(cell: Cell, *, is_first: bool) -> str:
-    """Return a cell in one line: an interval stands behind what it belongs to."""
-    small = f" ({cell.small})" if cell.small and not is_first else ""
-    return f"{cell.text}{small}"
 
 
 @app.command

@@ -36,6 +36,8 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     try:
         with interruptible(name, kept, is_program=arguments is None):
             yield
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; nothing is left to say to it
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         raise SystemExit(f"error: {shown(error)}") from None
 

@@ -10,10 +10,10 @@ import torch
 from huggingface_hub import metadata_load
 
 import mobileclip
-from mobileclip.cli.evaluate import divided
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult, EvaluationSpec, write_results
 from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation.printing import divided
 from mobileclip.interop import from_pretrained
 from tests.cli.test_cli import IMAGES, run
 

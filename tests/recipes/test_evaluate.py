@@ -11,12 +11,12 @@ from recipes.evaluate import evaluate
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
-        run_recipe(evaluate(), "Evaluate models.\n\nCommand: secret", ["--help"])
+        run_recipe(evaluate(), "Evaluate models.\n\nCommand:  python recipes/evaluate.py mine", ["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):
         assert flag in text
-    assert "secret" not in text
+    assert "Command: python recipes/evaluate.py mine" in text
 
 
 def test_errors_are_for_people(tmp_path):

@@ -10,8 +10,8 @@ import attrs
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli.evaluate import divided, evaluate
 from mobileclip.evaluation import EvaluationSpec
+from mobileclip.evaluation.printing import divided, evaluate_and_print
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.evaluating.tiny import shrink
 
@@ -60,4 +60,5 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
         models = models or Command(spec=spec).models
         if command.tiny:
             models, chosen = shrink(None if models == Command(spec=spec).models else models, chosen)
-        evaluate(models, spec=chosen, beside=command.beside, report=command.report)
+        if not evaluate_and_print(models, chosen, beside=command.beside, report=command.report):
+            raise SystemExit(1)

@@ -1,0 +1,100 @@
+"""An evaluation as a command runs it: data sets are found among the models, and results are printed as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mobileclip.evaluation.published import published_results
+from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+from mobileclip.evaluation.tasks.catalogue import is_data_set
+from mobileclip.terminal import console, print_table, say
+
+if TYPE_CHECKING:
+    from mobileclip.evaluation.report import ModelResults, Table
+    from mobileclip.evaluation.report.table import Cell
+    from mobileclip.evaluation.runner import Run
+
+
+def evaluate_and_print(
+    models: Sequence[str], spec: EvaluationSpec, *, beside: Sequence[str] = (), report: bool = False
+) -> bool:
+    """Evaluate models, print verdicts and results, and return whether all of them could be evaluated on everything.
+
+    Args:
+        models: as `evaluate_models` takes them.
+        spec: the data sets, and how.
+        beside: published models that stand in the table too.
+        report: write a page and its plots as well.
+
+    Raises:
+        ValueError: if a model or a data set cannot be used, or there is no published model of a name.
+        ModuleNotFoundError: if a report needs what is not installed; the message says how to install it.
+    """
+    from mobileclip.evaluation.report.write import require_report
+    from mobileclip.evaluation.summary import summarize, write_summary
+
+    for name in beside:
+        published_results(name)
+    if report:
+        require_report()
+    run = evaluate_models(models, spec, for_report=report, console=console())
+    if any(model.records for model in run.models):
+        summary = summarize(run, beside=beside)
+        _print_results(run, summary)
+        if report:
+            page, *plots = write_summary(spec.output, run, summary)
+            say(f"report: {page}")
+            for plot in plots:
+                say(f"plot: {plot}")
+    for failure in run.failures:
+        what = f"{failure.model} on {failure.task}" if failure.task else failure.model
+        say(f"not evaluated: {what}: {failure.message}", error=True)
+    return not run.failures
+
+
+def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
+    """Return what was typed as models without the data sets among them, and the spec with these.
+
+    Args:
+        models: models and data sets.
+        spec: how they are evaluated.
+    """
+    data = tuple(one for one in models if is_data_set(one))
+    others = tuple(one for one in models if one not in data)
+    return others, attrs.evolve(spec, datasets=(*data, *spec.datasets))
+
+
+def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
+    """Print the verdicts, one table of the data sets that were measured, and where the results are."""
+    from mobileclip.evaluation.report import comparisons, results_table, verdict_table
+
+    for comparison in comparisons(summary):
+        _print_table(verdict_table(comparison))
+        say(f"{comparison.verdict}: {comparison.sentence}")
+    _print_table(results_table(summary))
+    say("Main metrics in per cent, with 95 % intervals.")
+    for model in run.models:
+        say(f"{model.name}: {model.path}")
+
+
+def _print_table(table: Table) -> None:
+    """Print a table of a report."""
+    from rich.table import Table as Printed
+
+    printed = Printed(title=table.title, box=None)
+    for column in table.columns:
+        printed.add_column(
+            "\n".join(filter(None, (column.title, column.small))), justify="right" if column.is_number else "left"
+        )
+    for row in table.rows:
+        printed.add_row(*(_printed(cell, is_first=number == 0) for number, cell in enumerate(row)))
+    print_table(printed)
+
+
+def _printed(cell: Cell, *, is_first: bool) -> str:
+    """Return a cell in one line: an interval stands behind what it belongs to."""
+    small = f" ({cell.small})" if cell.small and not is_first else ""
+    return f"{cell.text}{small}"
