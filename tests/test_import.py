@@ -24,7 +24,7 @@ def test_no_file_is_read():
     """Beyond Python's own modules: the vocabulary, specs and entry points are read when they are needed."""
     code = """
 import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr
-opened = []
+opened, sys.dont_write_bytecode = [], True  # where the package was just installed, there is none yet
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 import mobileclip, mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses
 print(*(path for path in opened if not path.endswith((".py", ".pyc")) and "__pycache__" not in path))
