@@ -217,7 +217,8 @@ def _latency(name: str) -> str:
     return f"""{text}
 
 Measured here, on CPUs. The first figure is the release's time. The others are ratios to it: below 1 is faster.
-[Latency in Python](../latency.md) says how.
+*Same runtime* is the ratio to the release's model, exported to the same runtime. [Latency in Python](../latency.md)
+says how.
 
 {tables}""".rstrip()
 
