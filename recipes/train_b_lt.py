@@ -17,7 +17,7 @@ from mobileclip.training import RunSpec
 
 
 def train_b_lt() -> RunSpec:
-    """Return the run: every choice is a flag of the command line."""
+    """Return the run: data and training are flags of the command line, the model is not."""
     return long_training(mobileclip_run(specs.mobileclip_blt(), distill_weight=0.75))
 
 

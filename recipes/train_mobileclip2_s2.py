@@ -16,7 +16,7 @@ from mobileclip.training import RunSpec
 
 
 def train_mobileclip2_s2() -> RunSpec:
-    """Return the run: every choice is a flag of the command line."""
+    """Return the run: data and training are flags of the command line, the model is not."""
     return mobileclip2_run(specs.mobileclip2_s2(), warmup_steps=10_000)
 
 

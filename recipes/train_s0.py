@@ -17,7 +17,7 @@ from mobileclip.training import RunSpec
 
 
 def train_s0() -> RunSpec:
-    """Return the run: every choice is a flag of the command line."""
+    """Return the run: data and training are flags of the command line, the model is not."""
     return mobileclip_run(specs.mobileclip_s0(), distill_weight=1.0)
 
 

@@ -1,4 +1,4 @@
-"""The command line of a classifier's recipe: every choice of the run is a flag, over the recipe's defaults."""
+"""The command line of a classifier's recipe: data and training are flags, the model is not."""
 
 from __future__ import annotations
 
