@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks.data     (needs the extra `test`; --tiny to try)
            The extra brings simplejpeg and zlib-ng along, which our side decodes with, as the extra `speed` does
-Hardware:  one core; times are CPU seconds, so that what else computes counts little; the middle half of the ratios says
+Hardware:  one core; times are CPU seconds, so that what else computes counts little; the quartiles of the ratios say
            how far to trust the medians
 Time:      about four minutes
 Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.8 to 2.1 times as fast; photos
@@ -105,7 +105,7 @@ class Comparison:
         ours: median of our samples per CPU second.
         theirs: median of theirs.
         ratio: median of the ratios of neighbouring epochs.
-        ratio_quartiles: the middle half of those ratios.
+        ratio_quartiles: the quartiles of those ratios.
         mean_error: mean absolute difference of the pixels, in levels of 255; 0 where they are equal to the bit.
         psnr: of the pixels, in decibels.
         picture_bytes: mean size of the encoded pictures.
@@ -331,7 +331,7 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     table = Table(title=f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations", box=None)
-    for title in ("photos", "layout", "decode", "ours /s", "theirs /s", "ratio", "middle half", "error", "PSNR dB"):
+    for title in ("photos", "layout", "decode", "ours /s", "theirs /s", "ratio", "quartiles", "error", "PSNR dB"):
         table.add_column(title, justify="left" if title in ("photos", "layout", "decode") else "right", no_wrap=True)
     rows = [(decode, layout) for decode in DECODES for layout in spec.layouts]
     results = []

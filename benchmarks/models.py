@@ -3,7 +3,7 @@
 Command:   python -m benchmarks.models            (needs the extra `test`)
 Hardware:  any CPU; close what else computes, or the spread in the last columns says how far to trust the medians
 Time:      about two minutes at batch 1 on two cores; `--batch-sizes 32` is about thirty times as much
-Result:    a table: milliseconds, the ratio ours / theirs (below 1: ours is faster), and the middle half of the ratios
+Result:    a table: milliseconds, the ratio ours / theirs (below 1: ours is faster), and the quartiles of the ratios
 
 Our weights are written in open_clip's layout and loaded, strictly, by open_clip and timm, which then fold what they
 fold. Both sides have to give equal embeddings before they are timed. Calls alternate (ours, theirs, theirs, ours, ...),
@@ -95,7 +95,7 @@ class Comparison:
         ours: median of our calls, in milliseconds.
         theirs: median of their calls, in milliseconds.
         ratio: the first over the second.
-        ratio_quartiles: the middle half of the ratios of neighbouring calls.
+        ratio_quartiles: the quartiles of the ratios of neighbouring calls.
         error: norm of the embeddings' difference over the norm of theirs.
     """
 
@@ -223,7 +223,7 @@ def run(spec: ModelBenchSpec) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     title = f"Folded towers, float32, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    for title in ("tower", "against", "batch", "ours ms", "theirs ms", "ratio", "middle half", "error"):
+    for title in ("tower", "against", "batch", "ours ms", "theirs ms", "ratio", "quartiles", "error"):
         table.add_column(title, justify="left" if title in ("tower", "against") else "right", no_wrap=True)
     per_rival = {"timm": {"image"}, "open_clip": {"image", "text"}}
     pairs = sum(len(per_rival[rival] & set(spec.towers)) for rival in spec.against)

@@ -6,7 +6,7 @@ Hardware:  any CPU; close what else computes, or the spread in the last column s
            --device cuda one GPU
 Time:      two and a half minutes on two cores, S2 two thirds of them
 Result:    a table: samples per second of both, the ratio ours / theirs (above 1: ours is faster) of time and of CPU
-           time, the middle half of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
+           time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
            a GPU the peak of a step
 
 A step is forward, contrastive loss, backward, AdamW. Ours is what `mobileclip.training` does; theirs is open_clip's
@@ -115,7 +115,7 @@ class Comparison:
         ours: our samples per second, by the median step.
         theirs: their samples per second, by the median step.
         ratio: the first over the second.
-        ratio_quartiles: the middle half of the ratios of neighbouring steps.
+        ratio_quartiles: the quartiles of the ratios of neighbouring steps.
         cpu_ratio: the ratio of the processor's time, which waiting for other programs does not count in.
         memory: bytes of ours and of theirs.
         error: norm of the difference of the images' gradients over the norm of theirs.
@@ -280,7 +280,7 @@ def run(spec: TrainBenchSpec) -> None:
     where = torch.cuda.get_device_name() if spec.device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
     title = f"A training step, {spec.precision}, batch {spec.batch_size}, {where}, PyTorch {torch.__version__}"
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
-    columns = ("model", "ours /s", "theirs /s", "ratio", "middle half", "CPU ratio", "MiB", "error")
+    columns = ("model", "ours /s", "theirs /s", "ratio", "quartiles", "CPU ratio", "MiB", "error")
     for column in columns:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):

@@ -2,10 +2,10 @@
 
 Command:   python -m benchmarks.latency             (needs the extra `test`)
            python -m benchmarks.latency --models s0 --batch-sizes 1 --runtimes      (a first look)
-Hardware:  any CPU with a C++ compiler; close what else computes, or the middle halves say how far to trust the medians
+Hardware:  any CPU with a C++ compiler; close what else computes, or the quartiles say how far to trust the medians
 Time:      an hour and a half on two cores; 20 minutes with `--batch-sizes 1`
 Result:    a table: milliseconds, the ratio to the release's way (below 1: faster) by the clock and by the processor's
-           time, the middle half of the ratios, the smallest cosine and the largest error against it; the same in
+           time, the quartiles of the ratios, the smallest cosine and the largest error against it; the same in
            OUTPUT/latency.jsonl, and OUTPUT/latency.png, accuracy over latency. Cases that lie there are not measured
            again: what was killed goes on, and the picture has all of them
 
@@ -81,7 +81,7 @@ def table_of(latencies: list[Latency], *, title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    columns = ("tower", "batch", "way", "ms", "ratio", "middle half", "cpu ratio", "cosine", "error", "runtime", "form")
+    columns = ("tower", "batch", "way", "ms", "ratio", "quartiles", "cpu ratio", "cosine", "error", "runtime", "form")
     for column in columns:
         table.add_column(column, justify="left" if column in ("tower", "way", "form") else "right", no_wrap=True)
     for latency in latencies:

@@ -65,7 +65,7 @@ class Latency:
         form: the form that the optimiser chose; empty for the others.
         milliseconds: median of its calls.
         ratio: median of its calls' time over the release's in the same round.
-        ratio_quartiles: the middle half of these ratios.
+        ratio_quartiles: the quartiles of these ratios.
         cpu_ratio: the ratio of the processor's time, summed over the calls.
         cosine: the smallest cosine with the release's embeddings.
         error: the largest norm of a difference from the release's embeddings, over their norm.
