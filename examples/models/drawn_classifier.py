@@ -12,6 +12,7 @@ import attrs
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from mobileclip import reparameterize, specs
 from mobileclip.data import ImageTransform
@@ -66,6 +67,8 @@ def main(
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+    # Averages of batch norms lag behind weights that moved fast: what is folded in are those of the final weights.
+    update_bn([batch(batch_size, transform, generator)[0] for _ in range(8)], model)
     folded = reparameterize(model.eval())
     save_model(folded, out / "shapes.safetensors")
     loaded = load_model(out / "shapes.safetensors")  # the encoder and the names of the classes are in the file

@@ -1,6 +1,7 @@
 """The scripts on models of one's own, run on real parts of small size."""
 
 import importlib
+import json
 import math
 import os
 import random
@@ -12,14 +13,29 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from mobileclip import specs
+from mobileclip.cli import main
 from mobileclip.data import ImageTransform
-from mobileclip.encoders import MCiSpec, StageSpec, image_encoder_families, load_model, token_mixers
-from mobileclip.export import verify_export
+from mobileclip.encoders import (
+    DualEncoderSpec,
+    MCiSpec,
+    MCtSpec,
+    StageSpec,
+    image_encoder_families,
+    load_model,
+    save_model,
+    token_mixers,
+)
+from mobileclip.evaluation import evaluation_tasks
+from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
+from mobileclip.losses import LossSpec, losses
 from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.serialization import from_json, to_json
 from tests.blocks.filling import filled
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +48,7 @@ IMAGE = MCiSpec(stages=STAGES, embedding_dim=16, input=ImageInput(size=64))
 def script(monkeypatch):
     """Import a script; what it registers is forgotten after the test."""
     monkeypatch.syspath_prepend(MODELS)
-    for registry in (image_encoder_families, token_mixers):
+    for registry in (image_encoder_families, token_mixers, losses, evaluation_tasks, targets):
         monkeypatch.setattr(registry, "_values", dict(registry._values))
     before = set(sys.modules)
     yield importlib.import_module
@@ -124,3 +140,35 @@ def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path)
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
     assert found.returncode == 0, found.stderr
     assert '"kind": "conv_mixer"' in found.stdout
+
+
+def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(script, tmp_path, capsys):
+    own = script("own_work")
+    loss = own.HingeLossSpec(margin=0.3)
+    assert from_json(to_json(loss, unstructure_as=LossSpec), LossSpec) == loss
+    torch.manual_seed(0)
+    image, text = (F.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
+    similarity = image @ text.T
+    positive, others = similarity.diagonal(), similarity.clone().fill_diagonal_(-9)
+    expected = sum((0.3 + others.amax(dim) - positive).relu().mean() for dim in (0, 1))
+    terms = loss.build()(image=image, text=text, logit_scale=torch.tensor(1.0))
+    torch.testing.assert_close(terms.total, expected)
+
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (64, 64), tuple(part + index for part in colour)).save(
+                tmp_path / "pictures" / name / f"{index}.png"
+            )
+    model = filled(DualEncoderSpec(image=IMAGE, text=MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=16)).build())
+    save_model(model, tmp_path / "model.safetensors")
+    chosen = ["--data", str(tmp_path / "pictures"), "--output", str(tmp_path / "results")]
+    main(["eval", str(tmp_path / "model.safetensors"), "--datasets", "neighbours", *chosen])
+    assert "neighbours" in capsys.readouterr().out
+    (results,) = (tmp_path / "results").glob("*/results.jsonl")
+    assert json.loads(results.read_text())["metrics"]["main_metric"] == 1.0
+
+    export = ["export", str(tmp_path / "model.safetensors"), "--target", "zipped_torch", "--tower", "image"]
+    main([*export, "--out", str(tmp_path / "out")])
+    assert verify_export(tmp_path / "out", show_progress=False).passed
+    assert list((tmp_path / "out").glob("*.pt2.gz"))

@@ -1,0 +1,140 @@
+"""A loss, a task and an export target of one's own, registered under names that specs, commands and JSON know then.
+
+    mobileclip train mine.py --import examples/models/own_work.py
+    mobileclip eval my_s2.pt neighbours --data pictures/ --import examples/models/own_work.py
+    mobileclip export my_s2.pt --target zipped_torch --out out/ --import examples/models/own_work.py
+
+An installed package is found without `--import`, by entry points in the groups `mobileclip.loss`,
+`mobileclip.evaluation_task` and `mobileclip.export_target`.
+"""
+
+import gzip
+import tempfile
+from pathlib import Path
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from mobileclip.evaluation import DatasetResult, Session, open_benchmark
+from mobileclip.evaluation.datasets.content import fingerprint
+from mobileclip.evaluation.metrics.outcomes import outcomes_of
+from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
+from mobileclip.export import targets
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.torch import TorchTarget
+from mobileclip.hardware.precision import Precision
+from mobileclip.losses import LossSpec, LossTerms, losses
+
+
+@losses.register("hinge")
+@attrs.frozen(kw_only=True)
+class HingeLossSpec(LossSpec):
+    """Every pair is closer than the hardest of the others, by a margin; VSE++ (arXiv 1707.05612)."""
+
+    margin: float = 0.2
+    needs_teachers = False
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
+        """Return the loss, of one process's own batch."""
+        assert process_group is None, "the pairs of other processes are not looked at"
+        return HingeLoss(self.margin)
+
+
+class HingeLoss(nn.Module):
+    """The mean of `max(0, margin + hardest negative - positive)` over rows and columns of the similarities."""
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, *, image: Tensor, text: Tensor, logit_scale: Tensor) -> LossTerms:
+        """Return the loss; the logit scale only keeps its gradient."""
+        similarity = image @ text.T
+        positive = similarity.diagonal()
+        others = similarity - 4 * torch.eye(len(image), device=image.device)  # a pair is no negative of itself
+        terms = [(self.margin + others.amax(dim) - positive).relu().mean() for dim in (0, 1)]
+        total = terms[0] + terms[1] + 0 * logit_scale
+        return LossTerms(contrastive=total, distillation=torch.zeros_like(total), total=total)
+
+
+@attrs.frozen(kw_only=True)
+class NeighboursTask(Task):
+    """How often the picture nearest to a picture is of the same class: what embeddings are worth without texts."""
+
+    key: str
+    path: str
+
+    def content(self) -> str:
+        """Return a hash of the pictures and their classes."""
+        return fingerprint(open_benchmark(self.path))
+
+    def evaluate(self, session: Session) -> Evaluation:
+        """Return the share of pictures whose nearest neighbour is of their class."""
+        features, report = session.features(open_benchmark(self.path))
+        image = F.normalize(features.image, dim=1)
+        nearest = (image @ image.T - 4 * torch.eye(len(image))).argmax(dim=1)
+        hits = (features.labels[nearest] == features.labels).float()
+        result = DatasetResult(
+            key=self.key,
+            dataset="neighbours",
+            metrics={"main_metric": float(hits.mean())},
+            num_images=len(hits),
+            num_skipped=report.num_skipped,
+        )
+        return Evaluation(result=result, report=report, outcomes=outcomes_of(features.keys, hits.numpy()))
+
+
+def folder_given(key: str, data: str | None) -> str:
+    """Return where the pictures are: `--data` is the folder with a folder for each class."""
+    if data is None:
+        raise ValueError(f"{key} needs --data: a folder with a folder of pictures for each class")
+    return data
+
+
+evaluation_tasks.add(
+    "neighbours",
+    TaskEntry(
+        name="neighbours",
+        place=folder_given,
+        opener=lambda found, _: NeighboursTask(key=found.key, path=found.path),
+    ),
+)
+
+
+@attrs.frozen
+class ZippedTorchTarget(TorchTarget):
+    """A program of `torch.export`, gzipped: for whoever ships it over a network."""
+
+    suffix: str = ".pt2.gz"
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower."""
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder, "tower.pt2")
+            precision = super().export(tower, plain)
+            path.write_bytes(gzip.compress(plain.read_bytes()))
+        return precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it."""
+        with tempfile.TemporaryDirectory() as folder:
+            super().inspect(unzipped(path, Path(folder)), tower)
+
+    def open(self, path: Path, tower: TowerFile) -> Run:
+        """Return a function that runs a file with PyTorch."""
+        with tempfile.TemporaryDirectory() as folder:
+            return super().open(unzipped(path, Path(folder)), tower)
+
+
+def unzipped(path: Path, folder: Path) -> Path:
+    """Write what a file holds into a folder, and return it."""
+    plain = folder / "tower.pt2"
+    plain.write_bytes(gzip.decompress(path.read_bytes()))
+    return plain
+
+
+targets.add("zipped_torch", ZippedTorchTarget())
