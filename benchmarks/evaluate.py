@@ -33,8 +33,7 @@ import attrs
 import torch
 from attrs import validators
 
-from benchmarks.models import PUBLISHED, Size
-from benchmarks.train import open_clip_model
+from benchmarks.rivals import PUBLISHED, Size, open_clip_model
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS

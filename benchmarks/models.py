@@ -12,54 +12,22 @@ so that a machine that slows down for a while slows both down.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from collections.abc import Iterator
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
-from mobileclip.extras import install
+from benchmarks.rivals import PUBLISHED, Rival, Size, Tower, example, randomize, require_rivals, rivals
 from mobileclip.progress import track
-from mobileclip.reparam import LayerScale, reparameterize
+from mobileclip.reparam import reparameterize
 from mobileclip.terminal import print_table
 
-Tower = Literal["image", "text"]
-Rival = Literal["timm", "open_clip"]
-Size = Literal["s0", "s1", "s2", "b"]
-
 LARGEST_ERROR = 2e-5
-
-
-@attrs.frozen
-class Published:
-    """A published model, and what the rivals call it.
-
-    Args:
-        spec: our spec of the form that open_clip can hold: its S0 is MobileCLIP2's, its B has timm's stem.
-        open_clip: name of open_clip's model.
-        timm: name of timm's image tower.
-    """
-
-    spec: Callable[[], DualEncoderSpec]
-    open_clip: str
-    timm: str
-
-
-PUBLISHED: dict[Size, Published] = {
-    "s0": Published(specs.mobileclip2_s0, "MobileCLIP2-S0", "fastvit_mci0"),
-    "s1": Published(specs.mobileclip_s1, "MobileCLIP-S1", "fastvit_mci1"),
-    "s2": Published(specs.mobileclip_s2, "MobileCLIP-S2", "fastvit_mci2"),
-    "b": Published(specs.mobileclip2_b, "MobileCLIP2-B", "vit_base_mci_224"),
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -126,66 +94,6 @@ def compare(ours: nn.Module, theirs: nn.Module, inputs: Tensor, *, rounds: int) 
     medians = [statistics.median(times[model]) for model in (ours, theirs)]
     low, _, high = statistics.quantiles([a / b for a, b in zip(times[ours], times[theirs], strict=True)], n=4)
     return Comparison(medians[0], medians[1], medians[0] / medians[1], (low, high), error)
-
-
-def randomize(model: nn.Module) -> None:
-    """Give norms and layer scales values that matter; freshly built they are almost the identity."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        elif isinstance(module, LayerScale):
-            nn.init.uniform_(module.gamma, 0.1, 0.3)
-
-
-def require_rivals() -> None:
-    """Leave with the command that installs what is missing, before anything is built."""
-    missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
-
-
-def rivals(
-    published: Published, ours: DualEncoder, against: tuple[Rival, ...]
-) -> Iterator[tuple[Rival, Tower, nn.Module]]:
-    """Yield the rivals' reparameterised towers with the weights of `ours`, which is in training form."""
-    import open_clip  # type: ignore[import-untyped]
-    import timm
-    from timm.utils.model import reparameterize_model
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "open_clip_pytorch_model.bin"
-        save_model(ours, path, layout="open_clip")
-        state = torch.load(path, weights_only=True)
-    if "timm" in against:
-        prefix = "visual.trunk."
-        trunk = timm.create_model(published.timm, num_classes=ours.spec.image.embedding_dim)
-        trunk.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-        yield "timm", "image", reparameterize_model(trunk.eval())
-    if "open_clip" in against:
-        model = open_clip.create_model(published.open_clip)
-        model.load_state_dict(state)
-        model = reparameterize_model(model.eval())
-        yield "open_clip", "image", cast("nn.Module", model.visual)
-        yield "open_clip", "text", cast("nn.Module", model.text)
-
-
-def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_last: bool) -> Tensor:
-    """Return a batch of random images, or of texts of random length."""
-    if tower == "image":
-        images = torch.rand(batch_size, 3, spec.image.input.size, spec.image.input.size)
-        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
-    contract = spec.text.input
-    start = contract.vocab_size - 2
-    tokens = torch.full((batch_size, contract.context_length), contract.pad_id)
-    for text in tokens:
-        length = int(torch.randint(5, contract.context_length, ()))
-        text[:length] = torch.randint(1, start, (length,))
-        text[0], text[length - 1] = start, contract.end_id
-    return tokens
 
 
 def measure(spec: ModelBenchSpec) -> Iterator[tuple[Size, Tower, Rival, int, Comparison]]:

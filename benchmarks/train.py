@@ -22,8 +22,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import attrs
@@ -31,9 +29,9 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from benchmarks.models import PUBLISHED, Published, Size, example, require_rivals
+from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model, require_rivals
 from mobileclip.data import ReinforcedBatch
-from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.progress import track
@@ -169,19 +167,6 @@ def their_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
 
 def _is_kept_by_open_clip(name: str, parameter: Tensor) -> bool:
     return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-
-
-def open_clip_model(published: Published, ours: DualEncoder) -> nn.Module:
-    """Return open_clip's model with the weights of `ours`, both in training form."""
-    import open_clip
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "open_clip_pytorch_model.bin"
-        save_model(ours, path, layout="open_clip")
-        state = torch.load(path, weights_only=True)
-    model: nn.Module = open_clip.create_model(published.open_clip, output_dict=False)
-    model.load_state_dict(state)
-    return model
 
 
 def compare(ours: Side, theirs: Side, images: Tensor, *, rounds: int, largest_error: float) -> Comparison:

@@ -33,7 +33,7 @@ from benchmarks.latency import (
     read_results,
     write_results,
 )
-from benchmarks.models import require_rivals
+from benchmarks.rivals import require_rivals
 from mobileclip.evaluation.report.figures import LIGHT, to_png
 from mobileclip.progress import track
 from mobileclip.terminal import print_table, say

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.latency.memory import keep_memory
 from benchmarks.latency.spec import LatencyBenchSpec
 from benchmarks.latency.ways import Case, Latency, Side, sides
-from benchmarks.models import PUBLISHED, example, randomize, rivals
+from benchmarks.rivals import PUBLISHED, example, randomize, rivals
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, turn
 

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import Tower
+from benchmarks.rivals import Tower
 from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import encoder_for

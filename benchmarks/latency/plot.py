@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.latency.ways import Latency, Way
-from benchmarks.models import PUBLISHED
+from benchmarks.rivals import PUBLISHED
 from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.report.figures import Theme, new_figure
 from mobileclip.evaluation.suite import SUITE

@@ -11,7 +11,7 @@ from attrs import validators
 
 from benchmarks.latency.exported import Runtime
 from benchmarks.latency.ways import Case
-from benchmarks.models import PUBLISHED, Size, Tower
+from benchmarks.rivals import PUBLISHED, Size, Tower
 from mobileclip.hardware.precision import WidePrecision
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.latency.exported import Runtime, exported
-from benchmarks.models import Size, Tower
+from benchmarks.rivals import Size, Tower
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inference import optimize_tower, prepared_tower

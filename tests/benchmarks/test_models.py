@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.models import PUBLISHED, ModelBenchSpec, compare, example, measure, randomize
+from benchmarks.models import ModelBenchSpec, compare, measure
+from benchmarks.rivals import PUBLISHED, example, randomize
 from mobileclip.encoders import MCiSpec, StageSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.reparam import LayerScale, reparameterize
