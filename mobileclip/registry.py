@@ -88,8 +88,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the message for an unknown name: the nearest names, or all where none is near."""
         name = name[:_MAX_SHOWN]
         near = difflib.get_close_matches(name, self, n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self))}"
-        return f"unknown {self.label} {name!r}; {hint} What is registered elsewhere is found with {IMPORT} MODULE"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self))}."
+        return f"unknown {self.label} {name!r}; {hint} Parts of your own are found with {IMPORT} MODULE"
 
     def __iter__(self) -> Iterator[str]:
         self._read_others()

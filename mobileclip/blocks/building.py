@@ -46,9 +46,9 @@ def build_model(model: str | Buildable) -> nn.Module:
     Examples:
         >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 512])
-        >>> build_model("mci5")
+        >>> build_model("mci5")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: unknown model 'mci5'; did you mean 'mci4' or 'mci3' or 'mci2'?
+        ValueError: unknown model 'mci5'; did you mean 'mci4' or 'mci3' or 'mci2'? ...
     """
     return (named_spec(model) if isinstance(model, str) else model).build()
 

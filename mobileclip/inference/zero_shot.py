@@ -208,9 +208,9 @@ def load(
 
         >>> clip = mobileclip.load("mobileclip_s2")  # doctest: +SKIP
         >>> probabilities = clip.classify("cat.jpg", ["a cat", "a dog"])  # doctest: +SKIP
-        >>> mobileclip.load("mobileclip_s5")
+        >>> mobileclip.load("mobileclip_s5")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or 'mobileclip_s3' or 'mobileclip_s2'?
+        ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
     """
     wanted, found = _found(model, checkpoint)
     loaded = load_model(
