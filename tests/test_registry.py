@@ -66,8 +66,7 @@ def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_pa
             assert list(registry) == ["dark"]
 
 
-@pytest.mark.parametrize("way", ["flag", "variable"])
-def test_parts_of_a_module_survive_the_process_that_registered_them(way, tmp_path):
+def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):
     """A checkpoint whose mixer is somebody's own is read by any command that is told where it is registered."""
     parts = Path(__file__).parents[1] / "examples" / "models" / "own_parts.py"
     write = "from own_parts import *; stage = StageSpec(dim=16, depth=1, mixer=PoolingSpec())\n"
@@ -89,8 +88,8 @@ def test_parts_of_a_module_survive_the_process_that_registered_them(way, tmp_pat
     assert alone.returncode == 2
     assert "unknown token mixer 'pooling'; known: " in alone.stderr
     assert "with --import MODULE" in alone.stderr
-    found = python(*info, "--import", parts) if way == "flag" else python(*info, **{MODULES: str(parts)})
-    assert found.returncode == 0, found.stderr
+    for found in (python(*info, "--import", parts), python(*info, **{MODULES: str(parts)})):
+        assert found.returncode == 0, found.stderr
 
 
 def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):

@@ -73,12 +73,13 @@ def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
     assert copied.read_text() == find_recipe("train_s0").read_text()
     assert run(capsys, "recipes", "cp", "s0", copied)[0] == 2
     copied.write_text(copied.read_text().replace("distill_weight=1.0", "distill_weight=0.75"))
-    for command in ([str(copied)], ["-m", "mobileclip.cli", "train", str(copied)]):
-        done = subprocess.run(
-            [sys.executable, *command, "--show", "--data", "a.tar"],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert from_json(done.stdout, RunSpec).training.loss.distill_weight == 0.75
+    done = subprocess.run(
+        [sys.executable, copied, "--show", "--data", "a.tar"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    main(["train", str(copied), "--show", "--data", "a.tar"])
+    assert done.stdout == capsys.readouterr().out
+    assert from_json(done.stdout, RunSpec).training.loss.distill_weight == 0.75
 
 
 def write_run(folder, *, seed, peak, metrics):

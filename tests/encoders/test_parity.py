@@ -8,7 +8,7 @@ from mobileclip.encoders import load_model
 from mobileclip.reparam import LayerScale, is_folded, reparameterize
 from tests.golden.checkpoints import GOLDEN_MODELS, golden, golden_images, golden_tokens, relative_error
 
-# The three largest, and those that are another's architecture in the other layout.
+# The three largest, those that are another's architecture in the other layout, and S2 and B of the second family.
 SLOW = {
     "openclip_MobileCLIP2-S3",
     "openclip_MobileCLIP2-S4",
@@ -16,6 +16,8 @@ SLOW = {
     "apple_mobileclip_s1",
     "openclip_MobileCLIP-S2",
     "openclip_MobileCLIP-B",
+    "openclip_MobileCLIP2-S2",
+    "openclip_MobileCLIP2-B",
 }
 TEXTS = golden_tokens()[:5]
 

@@ -96,6 +96,7 @@ def test_every_target_in_float32_and_int8(convolutional, tmp_path, target, preci
     assert report.ranking.kind == "classes"
 
 
+@pytest.mark.slow
 def test_the_command_and_the_image_tower_alone(capsys, folder, convolutional, tmp_path):
     file = folder.parent / "classifier.safetensors"
     status, out, _ = run(capsys, "export", file, "--out", tmp_path / "whole")

@@ -175,6 +175,7 @@ def test_attention_is_xnnpacks(tower, request):
     assert {delegate.id for delegate in plan.delegates} == {"XnnpackBackend"}
 
 
+@pytest.mark.slow
 def test_what_the_contract_does_not_say_is_refused(image, text):
     image.inspect()
     text.inspect()

@@ -52,6 +52,7 @@ def test_embeddings_are_the_models(plain, convolutional):
     torch.testing.assert_close(ours, convolutional.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_half_precision_any_batch_and_preprocessing_inside(half, transformers):
     ours = run(half / "image.xml", raw_pixels(PIXELS)[:5])

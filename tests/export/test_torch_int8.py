@@ -149,6 +149,7 @@ print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
     assert done.stdout == "(1, 12)\n"
 
 
+@pytest.mark.slow
 def test_verify_needs_no_torchao(int8, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
