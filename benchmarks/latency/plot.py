@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.latency.ways import Latency, Way
 from benchmarks.rivals import PUBLISHED
 from mobileclip.evaluation.published import published_results
-from mobileclip.evaluation.report.figures import Theme, new_figure
+from mobileclip.evaluation.report.figures import Theme, new_figure, rule_axes
 from mobileclip.evaluation.suite import SUITE
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> 
         title: what it was measured on.
         theme: the colours.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     figure = new_figure(7.2, 4.6, theme)
     axes = figure.add_axes((0.09, 0.12, 0.89, 0.74))
     axes.set_facecolor(theme.paper)
@@ -78,15 +76,7 @@ def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> 
     axes.margins(x=0.25)  # for the longest name
     low, high = axes.get_xlim()
     ticks = [value for value in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= value <= high]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(colors=theme.faint, labelsize=9, length=3)
-    axes.grid(color=theme.rule, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(theme.rule)
+    rule_axes(axes, ticks, theme)
     axes.set_xlabel("latency of one image + one text, ms (logarithmic), measured here", color=theme.faint, fontsize=9.5)
     figure.text(0.09, 0.95, "published average of 38 data sets, per cent", color=theme.ink, fontsize=11)
     figure.text(0.09, 0.895, title, color=theme.faint, fontsize=9, parse_math=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import attrs
 from mobileclip.extras import needed
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DOTS_PER_INCH = 160
@@ -68,6 +70,27 @@ def new_figure(width: float, height: float, theme: Theme) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), facecolor=theme.paper)
+
+
+def rule_axes(axes: Axes, ticks: Sequence[float], theme: Theme) -> None:
+    """Draw the grid and the two lines of a plot, with plain numbers below it.
+
+    Args:
+        axes: of the plot.
+        ticks: where the horizontal axis has numbers.
+        theme: its colours.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(colors=theme.faint, labelsize=9, length=3)
+    axes.grid(color=theme.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(theme.rule)
 
 
 def to_png(figure: Figure) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mobileclip.evaluation.encoding.timing import Source
-from mobileclip.evaluation.report.figures import Theme, drawable, new_figure
+from mobileclip.evaluation.report.figures import Theme, drawable, new_figure, rule_axes
 from mobileclip.evaluation.report.labels import place_labels
 from mobileclip.evaluation.report.values import ModelResults
 from mobileclip.evaluation.suite import SUITE
@@ -147,7 +147,7 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
 
 
 def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(theme.paper)
     axes.set_xscale("log")
@@ -155,16 +155,8 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.set_xlim(min(times) / 1.45, max(times) * 1.9)
     margin = max(1.0, 0.12 * (max(scores) - min(scores)))
     axes.set_ylim(max(min(scores) - margin, -0.4 * margin), max(scores) + margin)
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(*axes.get_xlim())))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(colors=theme.faint, labelsize=9, length=3)
-    axes.grid(color=theme.rule, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(theme.rule)
+    rule_axes(axes, _ticks(*axes.get_xlim()), theme)
     axes.set_xlabel("latency of image + text, ms (logarithmic)", color=theme.faint, fontsize=9.5)
 
 
