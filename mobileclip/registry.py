@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -87,9 +87,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: the nearest names, or all where none is near."""
         name = name[:_MAX_SHOWN]
-        near = difflib.get_close_matches(name, self, n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(self))}."
-        return f"unknown {self.label} {name!r}; {hint} Parts of your own are found with {IMPORT} MODULE"
+        hint = nearest(name, self)
+        end = "" if hint.endswith("?") else "."
+        return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with {IMPORT} MODULE"
 
     def __iter__(self) -> Iterator[str]:
         self._read_others()
@@ -120,21 +120,41 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: if no module is named, or there is none of that name.
     """
+    modules, rest = taken(IMPORT, arguments)
+    for module in modules:
+        if not module:
+            raise ValueError(f"{IMPORT} needs the name of a module, or the path of a .py file")
+        place = str(Path(module).resolve()) if module.endswith(".py") else module
+        import_parts(place)
+        known = os.environ.get(MODULES, "").split(os.pathsep)
+        os.environ[MODULES] = os.pathsep.join(dict.fromkeys([*filter(None, known), place]))
+    return rest
+
+
+def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what follows a flag, each time it is given, and the command line without it.
+
+    Args:
+        flag: with its dashes, given as `--flag value` or `--flag=value`; without a value it has an empty one.
+        arguments: the command line.
+    """
+    values: list[str] = []
     rest: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
-        flag, equals, value = argument.partition("=")
-        if flag != IMPORT:
+        given, equals, value = argument.partition("=")
+        if given == flag:
+            values.append(value if equals else next(waiting, ""))
+        else:
             rest.append(argument)
-            continue
-        module = value if equals else next(waiting, "")
-        if not module:
-            raise ValueError(f"{IMPORT} needs the name of a module, or the path of a .py file")
-        module = str(Path(module).resolve()) if module.endswith(".py") else module
-        import_parts(module)
-        known = os.environ.get(MODULES, "").split(os.pathsep)
-        os.environ[MODULES] = os.pathsep.join(dict.fromkeys([*filter(None, known), module]))
-    return rest
+    return values, rest
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what to say of an unknown name: the nearest of those that are known, or all where none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(names))}"
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mobileclip.recipes.header import read_header
-from mobileclip.registry import with_parts
+from mobileclip.registry import taken, with_parts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import shown
 from mobileclip.terminal.interruption import interruptible
@@ -68,19 +68,12 @@ def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[
         ValueError: if no file is named, or it holds something else.
         OSError: if it cannot be read.
     """
-    rest: list[str] = []
-    file: str | None = None
-    waiting = iter(arguments)
-    for argument in waiting:
-        flag, equals, value = argument.partition("=")
-        if flag != RUN:
-            rest.append(argument)
-            continue
-        file = value if equals else next(waiting, None)
-        if not file:
-            raise ValueError(f"{RUN} needs the name of a file that --show has written")
-    if file is None:
+    files, rest = taken(RUN, arguments)
+    if not all(files):
+        raise ValueError(f"{RUN} needs the name of a file that --show has written")
+    if not files:
         return None, rest
+    file = files[-1]
     try:
         return from_json(Path(file).read_text(encoding="utf-8"), cls), rest
     except UnicodeDecodeError:

@@ -6,7 +6,6 @@ In a checkout they lie in `recipes/` beside the package; an installed package ho
 from __future__ import annotations
 
 import ast
-import difflib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mobileclip.recipes.header import Header, read_header
+from mobileclip.registry import nearest
 from mobileclip.storage import require_output
 
 KINDS = {"train": "train_", "reinforce": "reinforce_"}
@@ -54,9 +54,7 @@ def find_recipe(name: str, command: str = "") -> Path:
         if known in files and known.startswith(prefixes):
             return files[known]
     names = [known.removeprefix(prefixes[0]) for known in files if known.startswith(prefixes)]
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
-    raise ValueError(f"unknown recipe {name!r}; {hint}")
+    raise ValueError(f"unknown recipe {name!r}; {nearest(name, names)}")
 
 
 def header_of(file: Path) -> Header:
