@@ -24,13 +24,13 @@ from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.evaluation.datasets.content import folder_content, hash_of
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.metrics.retrieval import caption_hits
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.folder_task import FolderTask
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import retrieval_metrics
 
 _MAX_IMAGE_BYTES = 1 << 28
@@ -52,25 +52,15 @@ class _Pair:
 
 
 @attrs.frozen(kw_only=True)
-class LongCaptionTask(Task):
+class LongCaptionTask(FolderTask):
     """Pictures with a long caption each, which are found for each other.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        path: folder or address of its data.
+        key, name, path: see `FolderTask`.
         pairs: what is asked.
     """
 
-    key: str
-    name: str
-    path: str
     pairs: tuple[_Pair, ...] = attrs.field(repr=lambda pairs: f"{len(pairs)} pairs")
-
-    def content(self) -> str | None:
-        """Return a hash of the files."""
-        files = folder_content(self.path)
-        return None if files is None else hash_of([self.key, self.path, files])
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return the metrics of retrieval; `mean_recall@1` counts.

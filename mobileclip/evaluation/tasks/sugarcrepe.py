@@ -16,15 +16,15 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.evaluation.datasets.content import folder_content, hash_of
 from mobileclip.evaluation.metrics.outcomes import clustered_outcomes
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.annotations import folder_or_zip, read_object
 from mobileclip.evaluation.tasks.aro.scoring import beats, caption_scores
 from mobileclip.evaluation.tasks.aro.texts import encode_distinct
+from mobileclip.evaluation.tasks.folder_task import FolderTask
 from mobileclip.evaluation.tasks.named_pictures import embed_named
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, TaskOptions
 
 PREFIX = "comp/sugarcrepe_"
 PARTS = {
@@ -50,27 +50,17 @@ class _Case:
 
 
 @attrs.frozen(kw_only=True)
-class SugarCrepeTask(Task):
+class SugarCrepeTask(FolderTask):
     """A part of SugarCrepe.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        path: folder or address of its data.
+        key, name, path: see `FolderTask`.
         images: the folder of images, or the zip file.
         cases: what is asked.
     """
 
-    key: str
-    name: str
-    path: str
     images: str
     cases: tuple[_Case, ...] = attrs.field(repr=lambda cases: f"{len(cases)} cases")
-
-    def content(self) -> str | None:
-        """Return a hash of the files."""
-        files = folder_content(self.path)
-        return None if files is None else hash_of([self.key, self.path, files])
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return how often the true caption is more like the picture than the false one: `accuracy`.

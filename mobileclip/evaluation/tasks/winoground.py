@@ -19,14 +19,14 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.evaluation.datasets.content import folder_content, hash_of
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.annotations import Entry, folder_or_zip, read_lines
 from mobileclip.evaluation.tasks.aro.texts import encode_distinct
+from mobileclip.evaluation.tasks.folder_task import FolderTask
 from mobileclip.evaluation.tasks.named_pictures import embed_named
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, TaskOptions
 
 
 @attrs.frozen
@@ -39,27 +39,17 @@ class _Example:
 
 
 @attrs.frozen(kw_only=True)
-class WinogroundTask(Task):
+class WinogroundTask(FolderTask):
     """Pairs of pictures and captions.
 
     Args:
-        key: what results call it.
-        name: what tables call it.
-        path: folder or address of its data.
+        key, name, path: see `FolderTask`.
         images: the folder of images, or the zip file.
         examples: what is asked.
     """
 
-    key: str
-    name: str
-    path: str
     images: str
     examples: tuple[_Example, ...] = attrs.field(repr=lambda examples: f"{len(examples)} examples")
-
-    def content(self) -> str | None:
-        """Return a hash of the files."""
-        files = folder_content(self.path)
-        return None if files is None else hash_of([self.key, self.path, files])
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return how often captions are found for both pictures, pictures for both captions, and both of it.

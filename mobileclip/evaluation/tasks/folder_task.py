@@ -1,0 +1,28 @@
+"""Tasks whose data are the files of one folder."""
+
+from __future__ import annotations
+
+import attrs
+
+from mobileclip.evaluation.datasets.content import folder_content, hash_of
+from mobileclip.evaluation.tasks.task import Task
+
+
+@attrs.frozen(kw_only=True)
+class FolderTask(Task):
+    """A task whose data are the files of one folder.
+
+    Args:
+        key: what results call it.
+        name: what tables call it.
+        path: folder or address of its data.
+    """
+
+    key: str
+    name: str
+    path: str
+
+    def content(self) -> str | None:
+        """Return a hash of the files."""
+        files = folder_content(self.path)
+        return None if files is None else hash_of([self.key, self.path, files])
