@@ -188,16 +188,23 @@ def _mapping_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[s
 
 def _marks_fields(cls: Any) -> bool:
     """Whether fields of a class say that JSON may be without them."""
-    return attrs.has(cls) and any(field.metadata in (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT) for field in attrs.fields(cls))
+    return attrs.has(cls) and any(map(_is_marked, attrs.fields(cls)))
+
+
+def _is_marked(field: attrs.Attribute[Any], *marks: dict[str, str]) -> bool:
+    """Whether a field has one of the marks, those about JSON by default; it may have others beside."""
+    return any(mark.items() <= field.metadata.items() for mark in marks or (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT))
 
 
 def _marked(cls: Any) -> dict[str, Any]:
     from cattrs.gen import override
 
     return {
-        field.name: override(omit=field.metadata == NOT_IN_JSON, omit_if_default=field.metadata == LEFT_OUT_AT_DEFAULT)
+        field.name: override(
+            omit=_is_marked(field, NOT_IN_JSON), omit_if_default=_is_marked(field, LEFT_OUT_AT_DEFAULT)
+        )
         for field in attrs.fields(cls)
-        if field.metadata in (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT)
+        if _is_marked(field)
     }
 
 

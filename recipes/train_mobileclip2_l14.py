@@ -11,13 +11,13 @@ Source:    MobileCLIP2 (arXiv 2508.20691)
 from __future__ import annotations
 
 from mobileclip import specs
-from mobileclip.recipes.training import mobileclip2_run, run_recipe
+from mobileclip.recipes.training import mobileclip2_run, run_recipe, with_drop_path
 from mobileclip.training import RunSpec
 
 
 def train_mobileclip2_l14() -> RunSpec:
     """Return the run: data and training are flags of the command line, the model is not."""
-    return mobileclip2_run(specs.mobileclip2_l14())
+    return mobileclip2_run(with_drop_path(specs.mobileclip2_l14(), 0.1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from mobileclip.training import RunSpec
 
 def ensemble() -> RunSpec:
     """Distil from both teachers on both captions, w = 1: 61.7 / 72.0."""
-    image = ViTSpec(stem="patch", class_position=True, norm_before=True, input=ImageInput(size=224))
+    image = ViTSpec(
+        stem="patch", class_position=True, norm_before=True, initialization="open_clip", input=ImageInput(size=224)
+    )
     model = DualEncoderSpec(image=image, text=TextTransformerSpec(causal=True))
     return mobileclip_run(model, batch_size=8_192, total_steps=30_000, range_augment=None)
 

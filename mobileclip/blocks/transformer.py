@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mobileclip.blocks.arguments import MakeActivation, MakeNorm
 from mobileclip.blocks.attention import Attention
+from mobileclip.blocks.drop_path import DropPath
 
 
 class FeedForward(nn.Module):
@@ -41,7 +42,7 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """Attention, then feed-forward, each on normalised input with a residual.
 
-    `x = x + attention(attention_norm(x))`, `y = x + ffn(ffn_norm(x))`.
+    `x = x + drop_path(attention(attention_norm(x)))`, `y = x + drop_path(ffn(ffn_norm(x)))`.
 
     Shape:
         `(batch, tokens, dim)` in and out.
@@ -54,6 +55,7 @@ class TransformerLayer(nn.Module):
         causal: whether the default mixer lets a token see itself and earlier tokens only.
         norm: what makes each of the two norms.
         activation: what makes the feed-forward network's activation.
+        drop_path: probability that a branch is left out for a sample in training.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 
@@ -74,15 +76,17 @@ class TransformerLayer(nn.Module):
         causal: bool = False,
         norm: MakeNorm = nn.LayerNorm,
         activation: MakeActivation = nn.GELU,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention_norm = norm(dim)
         self.attention = Attention(dim, num_heads=num_heads, causal=causal) if mixer is None else mixer
         self.ffn_norm = norm(dim)
         self.ffn = FeedForward(dim, hidden_dim=hidden_dim, activation=activation)
+        self.attention_drop_path, self.ffn_drop_path = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens."""
-        x = x + self.attention(self.attention_norm(x))
-        y: Tensor = x + self.ffn(self.ffn_norm(x))
+        x = x + self.attention_drop_path(self.attention(self.attention_norm(x)))
+        y: Tensor = x + self.ffn_drop_path(self.ffn(self.ffn_norm(x)))
         return y

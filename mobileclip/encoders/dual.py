@@ -14,6 +14,7 @@ from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, imag
 from mobileclip.strict import strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
+MAX_LOGIT_SCALE = 100.0
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -108,5 +109,9 @@ class DualEncoder(nn.Module):
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised image embeddings, normalised text embeddings and the factor of their similarities."""
-        return self.encode_image(image, normalize=True), self.encode_text(text, normalize=True), self.logit_scale.exp()
+        """Return normalised image embeddings, normalised text embeddings and the factor of their similarities.
+
+        The factor is `min(exp(logit_scale), 100)`, as the release has it.
+        """
+        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+        return self.encode_image(image, normalize=True), self.encode_text(text, normalize=True), scale

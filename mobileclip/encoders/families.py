@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
 import attrs
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
 from mobileclip.strict import strict
+
+Spec = TypeVar("Spec", bound=attrs.AttrsInstance)
 
 TRAINING_ALONE = {"mobileclip.used": "in training alone"}
 """Metadata of a field that decides how an encoder starts or trains, and nothing of what its trained weights compute."""
@@ -167,10 +170,21 @@ open_family(TextEncoderSpec, text_encoder_families)
 open_family(TokenMixerSpec, token_mixers)
 
 
-def as_trained(spec: ImageEncoderSpec) -> ImageEncoderSpec:
-    """Return a spec with the defaults of what matters in training alone: equal ones compute the same of weights."""
-    fields = attrs.fields(type(spec))
-    return attrs.evolve(spec, **{field.name: field.default for field in fields if field.metadata == TRAINING_ALONE})
+def as_trained(spec: Spec) -> Spec:
+    """Return a spec with the defaults of what matters in training alone: equal ones compute the same of weights.
+
+    Args:
+        spec: of a tower, or of a model with an image tower.
+    """
+    changes: dict[str, Any] = {}
+    for field in attrs.fields(type(spec)):
+        value = getattr(spec, field.name)
+        if TRAINING_ALONE.items() <= field.metadata.items():
+            changes[field.name] = field.default
+        elif isinstance(value, ImageEncoderSpec):
+            changes[field.name] = as_trained(value)
+    evolved: Spec = attrs.evolve(cast("Any", spec), **changes)
+    return evolved
 
 
 def image_spec(encoder: nn.Module) -> ImageEncoderSpec:

@@ -12,11 +12,11 @@ from attrs import validators
 from einops import rearrange
 from torch import Tensor, nn
 
-from mobileclip.blocks import BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
+from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
-from mobileclip.encoders.families import ImageEncoderSpec, image_encoder_families
+from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, outputs_of
-from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.encoders.initialization import initialize_as_open_clip, initialize_linear
 from mobileclip.encoders.positions import resampled_positions
 from mobileclip.inputs import MAX_SIZE, ImageInput
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -41,6 +41,10 @@ class ViTSpec(ImageEncoderSpec):
         norm_eps: added to the variance in the layer norms.
         projection: whether the class token's features are projected; without, they are the embedding, `width` wide,
             which `embedding_dim` then says.
+        drop_path: probability that a branch of the last layer is left out for a sample in training; it grows evenly
+            from 0 at the first layer. ViT-L/14 trains with 0.1, MobileCLIP-B without.
+        initialization: how the weights start: as those of `timm`, in which the release trains B and ViT-L/14, or as
+            those of `open_clip`'s own vision transformer, which its plain ViT-B/16 is.
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
 
@@ -65,6 +69,14 @@ class ViTSpec(ImageEncoderSpec):
     norm_before: bool = False
     norm_eps: float = attrs.field(default=1e-5, validator=[validators.gt(0), validators.le(1)])
     projection: bool = attrs.field(default=True, metadata=LEFT_OUT_AT_DEFAULT)
+    drop_path: float = attrs.field(
+        default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE | LEFT_OUT_AT_DEFAULT
+    )
+    initialization: Literal["timm", "open_clip"] = attrs.field(
+        default="timm",
+        validator=validators.in_(("timm", "open_clip")),
+        metadata=TRAINING_ALONE | LEFT_OUT_AT_DEFAULT,
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that patches tile the image, that the stem can cut them, and that the heads share the width."""
@@ -89,7 +101,8 @@ class ViTSpec(ImageEncoderSpec):
             else PatchStem(self.width, patch_size=self.patch_size)
         )
         norm = partial(nn.LayerNorm, eps=self.norm_eps)
-        layers = [TransformerLayer(self.width, num_heads=self.num_heads, norm=norm) for _ in range(self.depth)]
+        rates = (self.drop_path * layer / max(1, self.depth - 1) for layer in range(self.depth))
+        layers = [TransformerLayer(self.width, num_heads=self.num_heads, norm=norm, drop_path=rate) for rate in rates]
         encoder = ViT(
             stem,
             layers,
@@ -102,7 +115,14 @@ class ViTSpec(ImageEncoderSpec):
             norm=norm(self.width),
             spec=self,
         )
-        return encoder.apply(initialize_linear)
+        if self.initialization == "timm":
+            return encoder.apply(initialize_linear)
+        attentions = (module for module in encoder.modules() if isinstance(module, Attention))
+        free: list[Tensor] = [encoder.class_token, encoder.position]
+        if isinstance(encoder.project, nn.Linear):
+            free.append(encoder.project.weight)
+        initialize_as_open_clip(attentions, free, width=self.width)
+        return encoder
 
     def without_projection(self) -> ViTSpec:
         """Return the encoder of the class token's features."""

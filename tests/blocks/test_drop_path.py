@@ -4,7 +4,7 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.blocks import DropPath, RepMixerBlock
+from mobileclip.blocks import DropPath, RepMixerBlock, TransformerLayer
 from mobileclip.encoders import specs
 from tests.blocks.filling import noise
 
@@ -37,10 +37,27 @@ def test_a_dropped_block_is_its_mixer():
     assert 16 < sum(kept) < 48
 
 
-def test_rates_grow_evenly_over_the_blocks():
+def test_a_dropped_transformer_layer_leaves_out_each_of_its_branches():
+    torch.manual_seed(0)
+    layer, x = TransformerLayer(8, num_heads=2, drop_path=0.5).train(), noise(400, 3, 8)
+    attended = x + 2 * layer.attention(layer.attention_norm(x))
+    expected = [middle + kept * layer.ffn(layer.ffn_norm(middle)) for middle in (x, attended) for kept in (0, 2)]
+    y = layer(x)
+    found = torch.stack([torch.isclose(y, one, atol=1e-5).flatten(1).all(dim=1) for one in expected])
+    assert found.any(dim=0).all()
+    assert (found.sum(dim=1) > 60).all()
+
+
+@pytest.mark.parametrize(("spec", "num_blocks"), [(specs.mci0(), 20), (specs.vit_l14(), 24)], ids=["mci0", "vit_l14"])
+def test_rates_grow_evenly_over_the_blocks(spec, num_blocks):
     with torch.device("meta"):
-        encoder = attrs.evolve(specs.mci0(), drop_path=0.19).build()
+        encoder = attrs.evolve(spec, drop_path=0.01 * (num_blocks - 1)).build()
     rates = [module.rate for module in encoder.modules() if isinstance(module, DropPath)]
-    blocks = sorted(set(rates))
-    assert blocks == pytest.approx([0.01 * block for block in range(20)])
+    assert sorted(set(rates)) == pytest.approx([0.01 * block for block in range(num_blocks)])
     assert rates == sorted(rates)
+
+
+def test_a_tower_drops_no_path_unless_it_is_asked_to():
+    with torch.device("meta"):
+        encoder = specs.vit_b16().build()
+    assert not any(module.rate for module in encoder.modules() if isinstance(module, DropPath))

@@ -83,6 +83,14 @@ class TestLayouts:
         assert load_model(path, fold=False).spec == model.spec
         assert relative_error(embeddings(load_model(path)), embeddings(model)) < 1e-5
 
+    def test_how_a_file_was_trained_is_not_asked_of_it(self, saved):
+        path, model = saved
+        wanted = attrs.evolve(model.spec, image=attrs.evolve(model.spec.image, drop_path=0.1))
+        loaded = load_model(path, wanted, fold=False)
+        assert loaded.spec == wanted
+        save_model(loaded, path.with_name("again.safetensors"))
+        assert load_model(path.with_name("again.safetensors"), model.spec, fold=False).spec == model.spec
+
     @pytest.mark.parametrize("layout", ["official", "open_clip"])
     def test_text_repmixer_has_no_place_in_open_clip(self, layout, tmp_path):
         model = randomised(SMALL_MCT)

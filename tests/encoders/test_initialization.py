@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from mobileclip.blocks import TransformerLayer
 from mobileclip.encoders import MCtSpec, TextTransformerSpec, ViTSpec
 from mobileclip.encoders.initialization import initialize_linear
 from mobileclip.inputs import ImageInput, TextInput
+from recipes.train_vit_b16_12m import ensemble
 
 WIDTH = 96
 
@@ -69,3 +72,49 @@ def test_vision_transformers_start_with_positions_and_next_to_no_class_token():
     tower = ViTSpec(width=WIDTH, depth=1, num_heads=4, embedding_dim=8, input=ImageInput(size=160)).build()
     assert_drawn(tower.position, 0.02)
     assert_drawn(tower.class_token, 1e-6)
+
+
+def test_plain_vision_transformers_start_as_open_clips_do():
+    """The deviations are those of the formulas, and those of open_clip's own tower."""
+    torch.manual_seed(0)
+    size = {"width": WIDTH, "patch_size": 16}
+    spec = ViTSpec(
+        **size, depth=3, num_heads=4, embedding_dim=80, stem="patch", class_position=True, norm_before=True,
+        initialization="open_clip", input=ImageInput(size=160),
+    )  # fmt: skip
+    ours, theirs = spec.build(), VisionTransformer(
+        **size, image_size=160, layers=3, heads=4, mlp_ratio=4.0, output_dim=80
+    )  # fmt: skip
+    fan_in = 3 * 16 * 16
+    pairs = [
+        (ours.class_token, theirs.class_embedding, WIDTH**-0.5),
+        (ours.position, theirs.positional_embedding, WIDTH**-0.5),
+        (ours.project.weight, theirs.proj, WIDTH**-0.5),
+        (ours.stem.conv.weight, theirs.conv1.weight, (3 * fan_in) ** -0.5),
+    ]
+    for layer, block in zip(ours.layers, theirs.transformer.resblocks, strict=True):
+        linear = (3 * WIDTH) ** -0.5
+        pairs += [
+            (layer.attention.qkv.weight, block.attn.in_proj_weight, (2 / (4 * WIDTH)) ** 0.5),
+            (layer.attention.project.weight, block.attn.out_proj.weight, linear),
+            (layer.ffn.fc1.weight, block.mlp.c_fc.weight, linear),
+            (layer.ffn.fc1.bias, block.mlp.c_fc.bias, linear),
+            (layer.ffn.fc2.weight, block.mlp.c_proj.weight, (3 * 4 * WIDTH) ** -0.5),
+            (layer.ffn.fc2.bias, block.mlp.c_proj.bias, (3 * 4 * WIDTH) ** -0.5),
+        ]
+        for bias in (layer.attention.qkv.bias, layer.attention.project.bias, block.attn.in_proj_bias):
+            assert not bias.any()
+    for one, other, deviation in pairs:
+        assert one.numel() == other.numel()
+        assert_drawn(one, deviation)
+        assert_drawn(other, deviation)
+    assert torch.equal(ours.norm.weight, theirs.ln_post.weight)
+
+
+def test_the_plain_vit_b16_has_the_deviations_that_were_measured_on_the_release():
+    torch.manual_seed(0)
+    image = ensemble().model.image
+    assert image.initialization == "open_clip"
+    tower = attrs.evolve(image, depth=1).build()
+    assert tower.layers[0].ffn.fc2.weight.std().item() == pytest.approx(0.0104, abs=5e-5)
+    assert tower.class_token.std().item() == pytest.approx(0.036, abs=4e-3)

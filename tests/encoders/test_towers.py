@@ -1,5 +1,7 @@
 """The towers: their sizes, their names, what they refuse, and that small ones of one's own train, fold and export."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -169,6 +171,8 @@ def test_the_dual_encoder_normalises_and_scales():
     torch.testing.assert_close(image, nn.functional.normalize(model.encode_image(images), dim=-1))
     torch.testing.assert_close(text, model.encode_text(tokens, normalize=True))
     assert scale == model.logit_scale.exp()
+    model.logit_scale.fill_(math.log(250))
+    assert model(images, tokens)[2] == 100
     assert model.spec == spec
 
 

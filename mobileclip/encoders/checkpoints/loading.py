@@ -19,7 +19,7 @@ from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
 from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
-from mobileclip.encoders.families import ImageEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, as_trained
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
@@ -175,11 +175,15 @@ def _from_header(
     if tower is not None:
         spec, tensors = _one_tower(path, spec, tensors, tower)
     wanted = _part(wanted, tower) if wanted is not None and tower is not None else wanted
-    if wanted is not None and spec != wanted:
-        raise CheckpointError(
-            f"{path} holds another model than asked for: {difference(spec, wanted)}; "
-            "leave the model out to load what the file holds"
-        )
+    if wanted is not None:
+        stored, asked = as_trained(spec), as_trained(wanted)
+        if stored != asked:
+            raise CheckpointError(
+                f"{path} holds another model than asked for: {difference(stored, asked)}; "
+                "leave the model out to load what the file holds"
+            )
+        # What it starts or trains with is the caller's choice.
+        spec = spec if spec == wanted else wanted
     _check_size(path, tensors, spec)
     expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
     ours = _placed(path, tensors, expected, spec, header.form)

@@ -1,6 +1,21 @@
 """What the training recipes share: their command line, the published choices, and a small world to try them in."""
 
 from mobileclip.recipes.training.command import run_recipe
-from mobileclip.recipes.training.published import long_training, mobileclip2_run, mobileclip_run, with_data, with_loss
+from mobileclip.recipes.training.published import (
+    long_training,
+    mobileclip2_run,
+    mobileclip_run,
+    with_data,
+    with_drop_path,
+    with_loss,
+)
 
-__all__ = ["long_training", "mobileclip2_run", "mobileclip_run", "run_recipe", "with_data", "with_loss"]
+__all__ = [
+    "long_training",
+    "mobileclip2_run",
+    "mobileclip_run",
+    "run_recipe",
+    "with_data",
+    "with_drop_path",
+    "with_loss",
+]

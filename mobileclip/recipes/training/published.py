@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from mobileclip.data import RangeAugmentSpec, ReinforcedPipelineSpec
-from mobileclip.encoders import DualEncoderSpec
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, RunSpec, TrainingSpec
 
@@ -92,6 +92,17 @@ def mobileclip2_run(model: DualEncoderSpec, *, warmup_steps: int = 2_000, batch_
         max_gradient_norm=1.0,
     )
     return attrs.evolve(run, training=training)
+
+
+def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
+    """Return the model with stochastic depth in its image tower.
+
+    Args:
+        model: with an image tower of a published kind.
+        rate: probability that a branch of the last block is left out for a sample in training.
+    """
+    assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers take it"
+    return attrs.evolve(model, image=attrs.evolve(model.image, drop_path=rate))
 
 
 def with_data(run: RunSpec, **changes: Any) -> RunSpec:
