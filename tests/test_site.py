@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from api_rooms import api_pages, homes, public_rooms
-from count_models import FILE, macs_of, model_values
+from count_models import FILE, model_values
 from docstring_titles import with_titles
 from model_pages import average, measured_tables, model_names, model_pages, title_of
 from repository_pages import MOVED, path_of, relinked
@@ -151,9 +150,7 @@ def test_what_is_kept_of_a_model_is_what_the_library_says():
             }
 
 
-def test_multiply_accumulates_are_counted():
-    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 100, 5))
-    assert macs_of(layers.eval(), torch.rand(1, 3, 10, 10)) == 8 * 3 * 9 * 100 + 8 * 100 * 5
+def test_multiply_accumulates_are_those_of_the_catalogue():
     assert model_values("mobileclip_s0") == json.loads(FILE.read_text(encoding="utf-8"))["mobileclip_s0"]
 
 

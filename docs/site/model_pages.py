@@ -24,7 +24,7 @@ _RETRIEVAL = {
 _LICENCE = "Apple's (`apple-amlr`), for research only"
 _COUNTED = (
     "Multiply-accumulates (GMACs) are those of one image and of one text of full length, folded. "
-    "They are counted, not measured: `docs/site/count_models.py`."
+    "They are counted, not measured, as `mobileclip info` does. The papers' tables call them FLOPs."
 )
 
 

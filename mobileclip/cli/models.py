@@ -238,6 +238,9 @@ def convert(
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List the models and towers that are known by name.
 
+    Of two figures, the first is the image tower's and the second the text tower's. GMACs are of one image and one text,
+    folded.
+
     Args:
         as_json: print one JSON object per model instead of a table.
     """
@@ -254,11 +257,13 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         table.add_column(column, no_wrap=True)
     for row in rows():
         table.add_row(*(value or "" for value in row.values()))
-    print_table(table)
+    print_table(table, min_width=110)
 
 
 def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) -> None:
     """Print what a model, or a checkpoint, is: its spec as JSON, its form, its size, what it expects as input.
+
+    Multiply-accumulates are those of one image and one text of full length, folded; the papers' tables call them FLOPs.
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import lru_cache
 from typing import Any, cast
 
-from mobileclip.blocks import Buildable, image_encoders, models, text_encoders
+import torch
+from torch import Tensor, nn
+
+from mobileclip.blocks import Buildable, image_encoders, models, set_attention_backend, text_encoders
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
-from mobileclip.encoders.checkpoints.forms import tensor_shapes
+from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
@@ -19,7 +24,7 @@ LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr
 
 
 def rows() -> list[dict[str, str | None]]:
-    """Return one row per model and tower known by name: its towers with their parameters, input, embedding, weights."""
+    """Return one row per model and tower known by name: its towers with their size, input, embedding, weights."""
     named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     result = []
     for name, value in named:
@@ -31,6 +36,7 @@ def rows() -> list[dict[str, str | None]]:
                 "name": name,
                 "image": _tower(image) if image else None,
                 "text": _tower(text) if text else None,
+                "GMACs": " + ".join(_gmacs(tower) for tower in (image, text) if tower),
                 "px": str(image.input.size) if isinstance(image, ImageEncoderSpec) else None,
                 "tokens": str(text.input.context_length) if isinstance(text, TextEncoderSpec) else None,
                 "dim": str(next(iter(parts.values())).embedding_dim),
@@ -64,6 +70,7 @@ def describe(model: str) -> dict[str, Any]:
         type_of(tower): {"training": num_parameters(tower), "folded": num_parameters(tower, folded=True)}
         for _, tower in towers(spec)
     }
+    description["multiply-accumulates"] = {type_of(tower): num_macs(tower) for _, tower in towers(spec)}
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
     description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
     description["licence"] = LICENCE
@@ -74,7 +81,48 @@ def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = 
     """Return how many numbers a tower learns, running statistics of norms not counted."""
     shapes = tensor_shapes(tower, "folded" if folded else "training")
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(_product(shape) for name, shape in shapes.items() if not name.endswith(statistics))
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(statistics))
+
+
+@lru_cache(maxsize=64)
+def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
+    """Return the multiply-accumulates of a folded tower for one image, or one text of full length.
+
+    The papers' tables call them FLOPs; where a multiplication and an addition count as two, there are twice as many.
+
+    Args:
+        tower: built without memory for its weights: shapes alone are computed.
+
+    Returns:
+        None for a tower of one's own that computes with values, not with shapes alone.
+    """
+    model = skeleton(tower, "folded")
+    try:
+        return macs_of(model, _example(tower))
+    except RuntimeError:
+        return None
+
+
+def macs_of(model: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of a model on an example: of convolutions, matrix products and attention.
+
+    Args:
+        model: on the device of the example; its attention is set to matrix products, which are counted alike on every
+            device.
+        example: a batch of one.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    set_attention_backend(model, "reference")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(example)
+    return int(counter.get_total_flops()) // 2
+
+
+def _example(tower: ImageEncoderSpec | TextEncoderSpec) -> Tensor:
+    if isinstance(tower, ImageEncoderSpec):
+        return torch.empty(1, 3, tower.input.size, tower.input.size, device="meta")
+    return torch.zeros(1, tower.input.context_length, dtype=torch.long, device="meta")
 
 
 def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
@@ -96,8 +144,6 @@ def _tower(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
     return f"{kind} {num_parameters(tower) / 1e6:.1f}M"
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for side in shape:
-        result *= side
-    return result
+def _gmacs(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
+    macs = num_macs(tower)
+    return "?" if macs is None else f"{macs / 1e9:.1f}"

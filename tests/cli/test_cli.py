@@ -225,6 +225,7 @@ def test_list(capsys):
     assert rows["mobileclip_s0"]["image"] == "mci 11.4M"
     assert rows["mobileclip_s0"]["text"] == "mct 42.4M"
     assert rows["mci2"]["text"] is None
+    assert (rows["mobileclip_s0"]["GMACs"], rows["mci2"]["GMACs"]) == ("2.4 + 1.3", "7.8")
     _, table, _ = run(capsys, "list")
     assert all(name in table for name in rows)
 
@@ -234,6 +235,7 @@ def test_info_of_a_name_and_of_a_file(capsys, small_file):
     description = json.loads(out)
     assert description["input"]["image"]["size"] == 256
     assert description["spec"]["text"]["width"] == 768
+    assert description["multiply-accumulates"] == {"image": 14_812_004_352, "text": 6_649_841_664}
     _, out, _ = run(capsys, "info", small_file)
     description = json.loads(out)
     assert (description["layout"], description["form"]) == ("mobileclip", "training")

@@ -1,0 +1,100 @@
+"""Multiply-accumulates of towers, held to the papers' table and to the formulas of their layers."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.blocks import Attention, image_encoders, text_encoders
+from mobileclip.encoders import ImageEncoderSpec, specs
+from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.inference.catalogue import macs_of, num_macs, num_parameters
+from mobileclip.inputs import ImageInput
+
+# MobileCLIP, table 11: millions of parameters and billions of "FLOPs" of classifiers of 1,000 classes at 256 pixels.
+CLASSIFIERS = {"mci0": (11.8, 2.4), "mci1": (21.9, 4.7), "mci2": (36.3, 7.8)}
+
+
+TOWERS = {**image_encoders, **text_encoders}
+FAST = {"mci0", "mci3", "vit_l14", "text_mct"}
+
+
+def test_a_layer_is_counted_as_its_formula_says():
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 100, 5))
+    assert macs_of(layers.eval(), torch.rand(1, 3, 10, 10)) == 8 * 3 * 9 * 100 + 8 * 100 * 5
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_are_as_large_as_the_paper_states(name):
+    """The last linear layer has 1,000 classes in place of the projection; it is as good as nothing of the work."""
+    millions, billions = CLASSIFIERS[name]
+    features = image_encoders[name].without_projection()
+    assert (num_parameters(features, folded=True) + 1000 * (features.embedding_dim + 1)) / 1e6 == pytest.approx(
+        millions, abs=0.1
+    )
+    assert round(num_macs(image_encoders[name]) / 1e9, 1) == billions
+
+
+def layer_macs(model, example):
+    """Return the multiply-accumulates of a model's convolutions, linear layers and attention, by their formulas."""
+    found = []
+
+    def convolution(layer, _, output):
+        found.append(output.shape[-2:].numel() * layer.weight.numel())
+
+    def linear(layer, _, output):
+        found.append(output.shape[:-1].numel() * layer.weight.numel())
+
+    def attention(layer, inputs, _):
+        tokens = inputs[0].shape[1] if inputs[0].ndim == 3 else inputs[0].shape[2:].numel()
+        found.append(2 * tokens**2 * layer.project.in_features)
+
+    for kind, count in ((nn.Conv2d, convolution), (nn.Linear, linear), (Attention, attention)):
+        for layer in model.modules():
+            if isinstance(layer, kind):
+                layer.register_forward_hook(count)
+    with torch.no_grad():
+        model(example)
+    return sum(found)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TOWERS]
+)
+def test_a_tower_is_the_sum_of_its_layers(name):
+    tower = TOWERS[name]
+    shape = (1, 3, tower.input.size, tower.input.size) if name in image_encoders else (1, tower.input.context_length)
+    example = torch.zeros(shape, device="meta", dtype=torch.float32 if name in image_encoders else torch.int64)
+    assert num_macs(tower) == layer_macs(skeleton(tower, "folded"), example)
+
+
+def test_they_are_of_the_size_that_the_model_takes():
+    base = specs.vit_b16()
+    larger = attrs.evolve(base, input=ImageInput(size=448))
+    assert 4 < num_macs(larger) / num_macs(base) < 5
+
+
+@attrs.frozen(kw_only=True)
+class BrightestSpec(ImageEncoderSpec):
+    """A tower whose path depends on pixels."""
+
+    def build(self):
+        return Brightest(self)
+
+
+class Brightest(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        self.project = nn.Linear(3, spec.embedding_dim)
+
+    def forward(self, images):
+        pixels = images.flatten(2)
+        return self.project(pixels.amax(-1) if pixels.mean().item() > 0 else pixels.amin(-1))
+
+
+def test_a_tower_that_computes_with_values_is_not_counted():
+    assert num_macs(BrightestSpec()) is None
+    assert num_parameters(BrightestSpec()) == 4 * 512
