@@ -11,10 +11,11 @@ Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are
 
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
 picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
-tokenizer reads a caption at a time. Both sides make the same choices, of the same samples, in the same order, and their
-epochs alternate, so that a machine that slows down for a while slows both down. It does not know the compact layout:
-there it reads the same samples as npz. Pictures are crops and turns of three photos with a grain that gives the JPEGs
-the size that photos have; embeddings are random, as hard to compress as real ones.
+tokenizer reads a caption at a time. Ours hands over pixels, which the device normalises. Both sides make the same
+choices, of the same samples, in the same order, and their epochs alternate, so that a machine that slows down for a
+while slows both down. It does not know the compact layout: there it reads the same samples as npz. Pictures are crops
+and turns of three photos with a grain that gives the JPEGs the size that photos have; embeddings are random, as hard to
+compress as real ones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
     load_image,
+    normalize_pixels,
     write_shard,
 )
 from mobileclip.data.augmentation.operations import OPERATIONS
@@ -268,7 +270,8 @@ def pixel_difference(
         ):
             if ours_emb is None or not torch.allclose(ours_emb, named[name], rtol=tolerance, atol=0):
                 raise ValueError(f"the two sides read another {name}: their times mean nothing")
-        difference = (255 * (batch.image.double() - named["image"].double())).abs()
+        images = normalize_pixels(batch.image, ImageInput(size=batch.image.shape[-1]))
+        difference = (255 * (images.double() - named["image"].double())).abs()
         absolute, square = absolute + float(difference.sum()), square + float(difference.square().sum())
         count += difference.numel()
     return absolute / count, square / count

@@ -25,14 +25,20 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from mobileclip.data import ImageTextSample, augmentation_rng, datacompdr_augmentation, decode_image, write_shard
+from mobileclip.data import (
+    ImageTextSample,
+    augmentation_rng,
+    datacompdr_augmentation,
+    decode_image,
+    normalize_pixels,
+    write_shard,
+)
 from mobileclip.reinforce import (
     InlineEngine,
     ModelTeacher,
     OpenClipTeacher,
     ReinforcementSpec,
     TeacherEnsemble,
-    normalize_pixels,
     reinforce,
 )
 from mobileclip.terminal import print_table

@@ -23,10 +23,9 @@ from examples.quickstart.emoji import emoji_augmentation
 from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.emoji.trunks import TextTrunk, image_weights
-from mobileclip.data import ImageTextSample, augmentation_rng, decode_image
+from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, normalize_pixels
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress
-from mobileclip.reinforce import normalize_pixels
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path
 from mobileclip.tensor_files import read_tensors
@@ -93,7 +92,7 @@ class FineTunedModel(nn.Module):
             (batch, 3, size, size) uint8 -> (batch, dim).
         """
         contract = ImageInput(size=self.spec.image_size, interpolation="bicubic", mean=MEAN, std=STD)
-        image = normalize_pixels(pixels, contract).contiguous(memory_format=torch.channels_last)
+        image = normalize_pixels(pixels, contract, memory_format=torch.channels_last)
         return F.normalize(self.image(self.trunk(image)), dim=-1)
 
     def encode_text(self, features: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mobileclip.data import (
     AugmentationSpec,
-    ImageTransform,
     ReinforcedBatch,
     ReinforcedSample,
     StreamPosition,
@@ -65,7 +64,6 @@ class StoredSamples:
         embeddings: the teachers' of the same augmentations.
         real: the real captions.
         synthetic: the synthetic ones.
-        transform: from pixels to the student's input.
     """
 
     keys: tuple[str, ...]
@@ -73,7 +71,6 @@ class StoredSamples:
     embeddings: Tensor
     real: StoredCaptions
     synthetic: StoredCaptions
-    transform: ImageTransform
 
     def stream(self, first: int, *, batch_size: int, seed: int) -> Iterator[ReinforcedBatch]:
         """Yield batches without end, from any one on: one augmentation and two captions per sample and epoch.
@@ -104,7 +101,7 @@ class StoredSamples:
         syn_text, teacher_syn_text = self.synthetic.choose(samples, chances[2])
         return ReinforcedBatch(
             keys=tuple(self.keys[index] for index in samples.tolist()),
-            image=self.transform.normalize(self.pixels[samples, view]),
+            image=self.pixels[samples, view].permute(0, 3, 1, 2),
             text=text,
             syn_text=syn_text,
             teacher_image=self.embeddings[samples, view],
@@ -142,7 +139,7 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
     Args:
         shards: reinforced shards.
         augmentation: the policy at the student's size.
-        student: whose inputs are made.
+        student: whose texts are made into ids.
     """
     keys, pixels, embeddings, real, synthetic = [], [], [], [], []
     for sample in read_reinforced_samples(shards):
@@ -158,7 +155,6 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
         embeddings=torch.stack(embeddings),
         real=_stored_captions(real, tokenizer),
         synthetic=_stored_captions(synthetic, tokenizer),
-        transform=ImageTransform(student.image.input),
     )
 
 

@@ -12,6 +12,7 @@ from mobileclip.data.augmentation.replay import (
     datacompdr_augmentation,
     imagenet_augmentation,
 )
+from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.loading.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.loading.batch_source import BatchSource
@@ -128,6 +129,7 @@ __all__ = [
     "json_captions",
     "load_image",
     "make_examples",
+    "normalize_pixels",
     "open_data_set",
     "read_card",
     "read_reinforced_samples",

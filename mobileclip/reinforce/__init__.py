@@ -15,7 +15,6 @@ from mobileclip.reinforce.teachers import (
     TeacherEnsemble,
     TeacherSpec,
     build_ensemble,
-    normalize_pixels,
 )
 from mobileclip.reinforce.verify import Verification, verify
 
@@ -42,7 +41,6 @@ __all__ = [
     "Verification",
     "build_ensemble",
     "estimate",
-    "normalize_pixels",
     "reinforce",
     "verify",
 ]

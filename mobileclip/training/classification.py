@@ -16,6 +16,7 @@ from mobileclip.strict import strict
 from mobileclip.training.objective import Objective, build_objective, wide
 
 if TYPE_CHECKING:
+    from mobileclip.data.augmentation.mixing import Mixture
     from mobileclip.inputs import ImageInput
     from mobileclip.training.distributed import World
     from mobileclip.training.spec import TrainingSpec
@@ -100,13 +101,24 @@ class ClassificationObjective(Objective):
         if not isinstance(batch, LabelledBatch):
             raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
         image, augmentation = self.augmented(batch.image, progress)
-        targets = F.one_hot(batch.label, self.model.head.out_features).to(image.dtype)
-        if self._mixing is not None:
-            image, targets = self._mixing.mix(image, targets)
+        mixture = None if self._mixing is None else self._mixing.draw(image.shape)
         with self.autocast(image.device):
-            logits = self.in_pieces(self.model, self.model, image)
-        total: Tensor = self.loss(wide(logits), targets)
+            logits = wide(self._logits(image, mixture))
+        targets = F.one_hot(batch.label, self.model.head.out_features).to(logits.dtype)
+        if mixture is not None:
+            targets = mixture.between(targets, targets.flip(0))
+        total: Tensor = self.loss(logits, targets)
         return (total if augmentation is None else total + augmentation,)
+
+    def _logits(self, image: Tensor, mixture: Mixture | None) -> Tensor:
+        if mixture is None:
+            return self.in_pieces(lambda one: self.model(self.normalized(one)), self.model, image)
+
+        def encode(one: Tensor, other: Tensor) -> Tensor:
+            logits: Tensor = self.model(mixture.images(self.normalized(one), self.normalized(other)))
+            return logits
+
+        return self.in_pieces(encode, self.model, image, image.flip(0))
 
 
 @build_objective.register(CrossEntropySpec)

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data import Batch, ReinforcedBatch
+from mobileclip.data import Batch, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms
 from mobileclip.training.cpu import quicken
@@ -85,7 +85,7 @@ class Objective(nn.Module, ABC):
         """Return the loss's terms, as many as `term_names`, and the sum of all that is minimised.
 
         Args:
-            batch: on the device.
+            batch: on the device; its images are pixels, or in floating point and normalised already.
             progress: fraction of the training that is done, from 0 to 1.
 
         Raises:
@@ -95,27 +95,43 @@ class Objective(nn.Module, ABC):
     def after_step(self) -> None:
         """Bring the weights back to where they may be, after the optimiser's step."""
 
+    def normalized(self, image: Tensor) -> Tensor:
+        """Return images as the model takes them; those in floating point already are."""
+        memory_format = torch.channels_last if self.spec.channels_last else torch.contiguous_format
+        if image.is_floating_point():
+            return image.contiguous(memory_format=memory_format)
+        return normalize_pixels(image, self.image_input, memory_format=memory_format)
+
     def augmented(self, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
-        """Return what the model is to see, and what that adds to the loss."""
+        """Return the images to learn from, and what that adds to the loss.
+
+        Where none are changed, they stay the pixels that they are; `normalized` takes both.
+        """
         if self.range_augment is None:
-            return self._in_layout(image), None
+            return image, None
         contract = self.image_input
-        image, term = self.range_augment(image, progress=progress, mean=contract.mean, std=contract.std)
-        return self._in_layout(image), term
+        changed: tuple[Tensor, Tensor] = self.range_augment(
+            self.normalized(image), progress=progress, mean=contract.mean, std=contract.std
+        )
+        return changed
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which the model computes."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16")
 
-    def in_pieces(self, encode: Callable[[Tensor], Tensor], module: nn.Module, inputs: Tensor) -> Tensor:
-        """Encode all inputs, keeping the activations of one piece at a time."""
-        size = self.spec.micro_batch_size
-        if size is None or len(inputs) <= size:
-            return encode(inputs)
-        return torch.cat([recomputed(encode, module, piece) for piece in torch.split(inputs, size)])
+    def in_pieces(self, encode: Callable[..., Tensor], module: nn.Module, *inputs: Tensor) -> Tensor:
+        """Return `encode(*inputs)`, keeping the activations of one piece at a time; what is kept is the inputs.
 
-    def _in_layout(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=torch.channels_last) if self.spec.channels_last else image
+        Args:
+            encode: from tensors to what the model makes of them, row by row.
+            module: whose parameters it uses.
+            inputs: of equal length, such as pixels that `encode` normalises.
+        """
+        size = self.spec.micro_batch_size
+        if size is None or len(inputs[0]) <= size:
+            return encode(*inputs)
+        pieces = zip(*(torch.split(one, size) for one in inputs), strict=True)
+        return torch.cat([recomputed(encode, module, *piece) for piece in pieces])
 
 
 class ImageTextObjective(Objective):
@@ -189,7 +205,7 @@ class ImageTextObjective(Objective):
         }
 
     def _encode_image(self, image: Tensor) -> Tensor:
-        return self.model.encode_image(image, normalize=True)
+        return self.model.encode_image(self.normalized(image), normalize=True)
 
     def _encode_text(self, text: Tensor) -> Tensor:
         return self.model.encode_text(text, normalize=True)

@@ -54,27 +54,27 @@ def recompute(model: Module) -> Module:
     return model
 
 
-def recomputed(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Tensor:
-    """Return `function(x)`, computed again when its gradient is asked for.
+def recomputed(function: Callable[..., Tensor], module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Return `function(*inputs)`, computed again when its gradient is asked for.
 
     Batch statistics are counted once: the second time leaves the running ones as they are.
 
     Args:
         function: what is computed; its parameters are those of `module`.
         module: whose batch norms are held while it is computed again.
-        x: its input.
+        inputs: its inputs, which are kept.
     """
     if not torch.is_grad_enabled():
-        return function(x)
+        return function(*inputs)
     if torch.compiler.is_compiling():
         # The compiler counts statistics once by itself, and takes no contexts.
-        compiled: Tensor = checkpoint(function, x, use_reentrant=False)
+        compiled: Tensor = checkpoint(function, *inputs, use_reentrant=False)
         return compiled
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), running_statistics_held(module)
 
-    y: Tensor = checkpoint(function, x, use_reentrant=False, context_fn=contexts)
+    y: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
     return y
 
 

@@ -107,9 +107,8 @@ def batch(step, size=8):
     """Noise with names of things: what a step needs, drawn from a generator of its own."""
     own = torch.Generator().manual_seed(step)
     names = [CLASSES[index] for index in torch.randperm(len(CLASSES), generator=own)[:size].tolist()]
-    return ReinforcedBatch(
-        keys=tuple(names), image=torch.rand(size, 3, 64, 64, generator=own), text=TOKENIZER(names), syn_text=None
-    )
+    image = torch.randint(256, (size, 3, 64, 64), generator=own, dtype=torch.uint8)
+    return ReinforcedBatch(keys=tuple(names), image=image, text=TOKENIZER(names), syn_text=None)
 
 
 def trained(output, *, evaluate, ema_decay):

@@ -20,6 +20,7 @@ from mobileclip.data import (
     SkipReport,
     augmentation_rng,
     decode_image,
+    normalize_pixels,
     read_card,
     read_reinforced_samples,
     read_samples,
@@ -31,7 +32,6 @@ from mobileclip.reinforce import (
     Manifest,
     ReinforcementSpec,
     TeacherEnsemble,
-    normalize_pixels,
     reinforce,
     verify,
 )

@@ -9,6 +9,7 @@ from mobileclip.data import LabelledBatch, MixingSpec
 from mobileclip.encoders import AttentionSpec, Classifier, ClassifierSpec, MCiSpec, StageSpec, ViTSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.training import AdamWSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
+from tests.training.runs import noisy
 
 NUM_CLASSES = 8
 IMAGE = MCiSpec(
@@ -50,6 +51,6 @@ def class_batch(step: int, size: int = 8) -> LabelledBatch:
     label = torch.randint(NUM_CLASSES, (size,), generator=own)
     return LabelledBatch(
         keys=tuple(f"{step}-{index}" for index in range(size)),
-        image=patterns[label] + 0.1 * torch.rand(size, 3, 16, 16, generator=own),
+        image=noisy(patterns[label], own),
         label=label,
     )

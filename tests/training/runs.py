@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import attrs
 import torch
 
-from mobileclip.data import ReinforcedBatch, StreamPosition
+from mobileclip.data import Batch, ReinforcedBatch, StreamPosition, normalize_pixels
 from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
@@ -70,13 +70,23 @@ def batch_of(step: int, size: int = 8) -> ReinforcedBatch:
     syn_text[:, 1], syn_text[:, 2], syn_text[:, 3] = 20, which + 3, 39
     return ReinforcedBatch(
         keys=tuple(f"{step}-{index}" for index in range(size)),
-        image=patterns[which] + 0.1 * torch.rand(size, 3, 16, 16, generator=own),
+        image=noisy(patterns[which], own),
         text=text,
         syn_text=syn_text,
         teacher_image=image_codes[which],
         teacher_text=text_codes[which],
         teacher_syn_text=text_codes[which] + 0.01,
     )
+
+
+def noisy(patterns: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Patterns of [0, 1] plus noise, as pixels in the order of memory that the pipelines give them."""
+    pixels = 255 * (patterns + 0.1 * torch.rand(patterns.shape, generator=generator)) / 1.1
+    return pixels.round().to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def image_of(batch: Batch) -> torch.Tensor:
+    return normalize_pixels(batch.image, MODEL.image.input)
 
 
 @attrs.frozen

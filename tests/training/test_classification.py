@@ -38,7 +38,7 @@ from tests.training.class_runs import (
     new_classifier,
     training_spec,
 )
-from tests.training.runs import Batches, KilledError
+from tests.training.runs import Batches, KilledError, image_of
 from tests.training.test_loop import last_checkpoint, without_times
 
 
@@ -52,7 +52,7 @@ class TestLoss:
         model = new_classifier(TRANSFORMER)
         (loss,) = objective_of(spec, model)(class_batch(0))
         targets = F.one_hot(class_batch(0).label, 8) * 0.9 + 0.1 / 8
-        expected = -(targets * model(class_batch(0).image).log_softmax(dim=1)).sum(dim=1).mean()
+        expected = -(targets * model(image_of(class_batch(0))).log_softmax(dim=1)).sum(dim=1).mean()
         torch.testing.assert_close(loss, expected)
 
     def test_mixed_targets_are_those_of_the_mixed_images(self):
@@ -61,17 +61,21 @@ class TestLoss:
         (loss,) = objective_of(training_spec(), model)(class_batch(0))
         torch.manual_seed(7)
         batch = class_batch(0)
-        image, targets = MixingSpec().mix(batch.image, F.one_hot(batch.label, 8).float())
+        image, targets = MixingSpec().mix(image_of(batch), F.one_hot(batch.label, 8).float())
         expected = -((0.9 * targets + 0.1 / 8) * model(image).log_softmax(dim=1)).sum(dim=1).mean()
         torch.testing.assert_close(loss, expected)
-        assert not torch.equal(image, batch.image)
+        assert not torch.equal(image, image_of(batch))
 
-    def test_pieces_make_no_difference(self):
+    @pytest.mark.parametrize(
+        "mixing", [None, MixingSpec(cutmix_alpha=0.0), MixingSpec(mixup_alpha=0.0)], ids=["", "mixup", "cutmix"]
+    )
+    def test_pieces_make_no_difference(self, mixing):
         def gradients(**changes):
             model = new_classifier(TRANSFORMER).double()
-            objective = objective_of(training_spec(loss=CrossEntropySpec(), **changes), model)
+            objective = objective_of(training_spec(loss=CrossEntropySpec(mixing=mixing), **changes), model)
             batch = class_batch(0)
-            objective(attrs.evolve(batch, image=batch.image.double()))[-1].backward()
+            torch.manual_seed(5)
+            objective(attrs.evolve(batch, image=image_of(batch).double()))[-1].backward()
             return {name: parameter.grad for name, parameter in objective.named_parameters()}
 
         torch.testing.assert_close(gradients(micro_batch_size=3), gradients(), rtol=1e-9, atol=1e-12)
@@ -104,7 +108,7 @@ class TestLoop:
         assert lines[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds", "seconds_waiting"}
         batch = class_batch(1000, size=64)
         assert isinstance(result.model, Classifier)
-        assert (result.model(batch.image).argmax(dim=1) == batch.label).float().mean() > 0.8
+        assert (result.model(image_of(batch)).argmax(dim=1) == batch.label).float().mean() > 0.8
 
     @pytest.mark.parametrize(
         "changes",
@@ -282,7 +286,7 @@ class HingeObjective(Objective):
 
     def forward(self, batch, progress=0.0):
         del progress
-        loss = self.loss(self.model(batch.image), batch.label)
+        loss = self.loss(self.model(self.normalized(batch.image)), batch.label)
         return loss, loss
 
 

@@ -25,7 +25,7 @@ from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, World, read_metrics, train
 from mobileclip.training.checkpoint import CheckpointFolder
-from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
+from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path)
     def spoiled(step: int):
         batch = batch_of(step)
         if step == 4:
-            batch.image[3, 0, 0, 0] = torch.nan
+            batch.teacher_image[3, 0] = torch.nan
         return batch
 
     model = new_model()
@@ -210,7 +210,7 @@ def test_the_first_step_equals_the_same_step_by_hand(tmp_path):
         train(spec, model=model, batches=killed_at(1), output=tmp_path)
 
     by_hand, batch = new_model().train(), batch_of(0)
-    image = by_hand.encode_image(batch.image, normalize=True)
+    image = by_hand.encode_image(image_of(batch), normalize=True)
     text = by_hand.encode_text(torch.cat([batch.text, batch.syn_text]), normalize=True)
     terms = spec.loss.build()(
         image=image, text=text[:8], syn_text=text[8:], logit_scale=by_hand.logit_scale.exp(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import attrs
 import pytest
@@ -14,7 +15,7 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import World, decay_groups
 from mobileclip.training.cpu import quicken
 from mobileclip.training.objective import ImageTextObjective
-from tests.training.runs import MODEL, batch_of, new_model, training_spec
+from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec
 
 # Without batch norm, which sees one piece at a time, pieces make no difference but rounding.
 TRANSFORMERS = attrs.evolve(
@@ -31,7 +32,7 @@ TRANSFORMERS = attrs.evolve(
 def gradients(model, **changes):
     objective = ImageTextObjective(training_spec(9, **changes), model=copy.deepcopy(model), world=World())
     batch = batch_of(0)
-    contrastive, distillation, total = objective(attrs.evolve(batch, image=batch.image.to(model.logit_scale.dtype)))
+    contrastive, distillation, total = objective(attrs.evolve(batch, image=image_of(batch).to(model.logit_scale.dtype)))
     total.backward()
     assert total.item() == pytest.approx(contrastive.item() + distillation.item())
     return total.item(), {name: p.grad for name, p in objective.named_parameters()}, objective.model.state_dict()
@@ -46,6 +47,34 @@ def test_pieces_make_no_difference(size):
     torch.testing.assert_close(pieces[1], whole[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["", "recomputed"])
+def test_one_piece_at_a_time_is_held_in_floats(again):
+    """The others wait as pixels, in the forward pass and in the backward pass."""
+    spec = training_spec(9, micro_batch_size=3, recompute_activations=again)
+    objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
+    seen, sizes = [], []
+
+    def watch(_, inputs):
+        assert inputs[0].dtype == torch.float32
+        assert not any(image() is not None for image in seen)
+        seen.append(weakref.ref(inputs[0]))
+        sizes.append(len(inputs[0]))
+
+    objective.model.image_encoder.register_forward_pre_hook(watch)
+    objective(batch_of(0))[-1].backward()
+    assert sorted(sizes[:3]) == sorted(sizes[3:]) == [2, 3, 3]
+
+
+def test_images_in_floating_point_are_taken_for_normalised():
+    batch = batch_of(0)
+    model = TRANSFORMERS.build()
+    losses = [
+        ImageTextObjective(training_spec(9), model=model, world=World())(one)[-1]
+        for one in (batch, attrs.evolve(batch, image=image_of(batch)))
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_batch_norms_count_every_piece_once():
     model = new_model()
     _, _, whole = gradients(model)
@@ -54,7 +83,7 @@ def test_batch_norms_count_every_piece_once():
     assert len(counts) > 10
     assert all(whole[name] == 1 and pieces[name] == 2 for name in counts)
     name = next(name for name in whole if name.endswith("running_mean"))
-    first, second = (attrs.evolve(batch_of(0), image=part).image for part in batch_of(0).image.split(4))
+    first, second = image_of(batch_of(0)).split(4)
     by_hand = quicken(copy.deepcopy(model).train())
     for part in (first, second):
         by_hand.encode_image(part)

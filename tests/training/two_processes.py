@@ -60,7 +60,7 @@ def refuse(world: World, output: Path) -> None:
     def spoiled(step: int):
         batch = share_of(world.rank, world.size)(step)
         if step == 4 and world.rank == 1:
-            batch.image[0, 0, 0, 0] = torch.nan
+            batch.teacher_image[0, 0] = torch.nan
         return batch
 
     def uneven(step: int):

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from examples.quickstart.emoji.efficientnet import MEAN, STD, EfficientNetLite0, folded_state
 from examples.quickstart.emoji.minilm import DIM as TEXT_DIM
 from examples.quickstart.emoji.minilm import SentenceEncoder
+from mobileclip.data import normalize_pixels
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
-from mobileclip.reinforce import normalize_pixels
 from mobileclip.tensor_files import read_tensors
 
 # The last block of every resolution or width; early ones see strokes and colours, late ones things.
@@ -84,7 +84,7 @@ class ImageTrunk:
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> Tensor:
-        hidden = normalize_pixels(pixels, self.image).contiguous(memory_format=torch.channels_last)
+        hidden = normalize_pixels(pixels, self.image, memory_format=torch.channels_last)
         model = self.model
         hidden = F.relu6(model.stem(hidden), inplace=True)
         layers = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import attrs
 import torch
@@ -58,34 +59,63 @@ class MixingSpec:
             images: not changed.
             targets: probabilities of the classes.
         """
-        if _uniform() >= self.probability:
+        mixture = self.draw(images.shape)
+        if mixture is None:
             return images, targets
+        return mixture.images(images, images.flip(0)), mixture.between(targets, targets.flip(0))
+
+    def draw(self, shape: Sequence[int]) -> Mixture | None:
+        """Return how to mix a batch, or None for one that stays as it is.
+
+        Args:
+            shape: of its images; height and width are the last two.
+        """
+        if _uniform() >= self.probability:
+            return None
         cuts = self.mixup_alpha == 0 or (self.cutmix_alpha > 0 and _uniform() < self.cutmix_share)
         alpha = self.cutmix_alpha if cuts else self.mixup_alpha
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         if not cuts:
-            return _between(images, share), _between(targets, share)
-        mixed, share = _cut(images, share)
-        return mixed, _between(targets, share)
+            return Mixture(share=share)
+        height, width = shape[-2:]
+        side = math.sqrt(1 - share)
+        top, bottom = _span(height, side)
+        left, right = _span(width, side)
+        rectangle = (slice(top, bottom), slice(left, right))
+        return Mixture(share=1 - (bottom - top) * (right - left) / (height * width), rectangle=rectangle)
+
+
+@attrs.frozen(kw_only=True)
+class Mixture:
+    """How the images of one batch are mixed with their partners.
+
+    Args:
+        share: of an image's own pixels, from 0 to 1.
+        rectangle: rows and columns that CutMix takes from the partner; None for mixup.
+    """
+
+    share: float
+    rectangle: tuple[slice, slice] | None = None
+
+    def images(self, images: Tensor, partners: Tensor) -> Tensor:
+        """Return images, all of a batch or some, mixed with their partners; neither are changed.
+
+        Shape:
+            `(batch, channels, height, width)` twice, normalised, and the same.
+        """
+        if self.rectangle is None:
+            return self.between(images, partners)
+        mixed, place = images.clone(), (..., *self.rectangle)
+        mixed[place] = partners[place]
+        return mixed
+
+    def between(self, x: Tensor, partners: Tensor) -> Tensor:
+        """Return the mean of `x` and its partners, weighted by the share."""
+        return self.share * x + (1 - self.share) * partners
 
 
 def _uniform() -> float:
     return float(torch.rand(()))
-
-
-def _between(x: Tensor, share: float) -> Tensor:
-    return share * x + (1 - share) * x.flip(0)
-
-
-def _cut(images: Tensor, share: float) -> tuple[Tensor, float]:
-    """Return images with a rectangle of their partners, and the share of their own pixels."""
-    height, width = images.shape[-2:]
-    side = math.sqrt(1 - share)
-    top, bottom = _span(height, side)
-    left, right = _span(width, side)
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _span(length: int, fraction: float) -> tuple[int, int]:

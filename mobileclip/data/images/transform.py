@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.data.images.opening import image_error, open_image, read_image_file
 from mobileclip.data.images.orientation import turned
 from mobileclip.inputs import ImageInput
@@ -109,28 +109,7 @@ class ImageTransform:
             raise ValueError(
                 f"expected uint8 pixels of shape (..., height, width, 3), got {pixels.dtype} {tuple(pixels.shape)}"
             )
-        return self._normalize(pixels.movedim(-1, -3).contiguous().to(torch.float32))
-
-    def normalize_each(self, pixels: Sequence[Pixels], out: torch.Tensor) -> torch.Tensor:
-        """Write the pixels of several images, as `normalize` makes them, into one batch, and return it.
-
-        Shape: B times (height, width, 3), uint8, writable -> (B, 3, height, width), float32.
-
-        Args:
-            pixels: of images of one size.
-            out: the batch.
-        """
-        for image, one in zip(out, pixels, strict=True):
-            # One after another, as long as they are in the processor's cache.
-            self._normalize(image.copy_(torch.from_numpy(one).movedim(-1, -3).contiguous()))
-        return out
-
-    def _normalize(self, image: torch.Tensor) -> torch.Tensor:
-        image.div_(255)
-        mean, std = self.image_input.mean, self.image_input.std
-        if any(mean) or any(value != 1 for value in std):
-            image.sub_(image.new_tensor(mean)[:, None, None]).div_(image.new_tensor(std)[:, None, None])
-        return image
+        return normalize_pixels(pixels.movedim(-1, -3), self.image_input)
 
 
 def load_image(

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
-import numpy as np
-import torch
 
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import Caption, Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
+from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError
 
@@ -40,14 +39,13 @@ class OnlineExampleMaker(ExampleMaker):
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
-        images = {
-            side: torch.from_numpy(np.stack([example.images[place] for example in examples]).transpose(0, 3, 1, 2))
-            for place, side in enumerate(self._sides, start=1)
-        }
         syn = tuple(example.syn_caption.text for example in examples if example.syn_caption is not None)
         return attrs.evolve(
             super().collate(examples),
-            online_images={side: one.contiguous() for side, one in images.items()},
+            online_images={
+                side: stack_pixels([example.images[place] for example in examples])
+                for place, side in enumerate(self._sides, start=1)
+            },
             captions=tuple(example.caption.text for example in examples),
             syn_captions=syn or None,
         )

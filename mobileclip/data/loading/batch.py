@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Batch:
     """B samples, by name: what every batch has.
 
-    Shape: image (B, 3, S, S) float32.
+    Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
 
     Args:
         keys: the samples' keys.
-        image: the augmented images, normalised for the model.
+        image: the augmented images; `mobileclip.data.normalize_pixels` makes a model's input of them, on its device.
     """
 
     keys: tuple[str, ...]
@@ -82,7 +82,7 @@ class LabelledBatch(Batch):
 class ReinforcedBatch(Batch):
     """B image-text samples, with what teachers said about them where there are any.
 
-    Shape: image (B, 3, S, S) float32; text, syn_text (B, context length) int64; teacher_image, teacher_text,
+    Shape: image (B, 3, S, S) uint8; text, syn_text (B, context length) int64; teacher_image, teacher_text,
     teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.
 
     Args:

@@ -11,10 +11,10 @@ import torch
 from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
-from mobileclip.data.images.transform import ImageTransform, Pixels
+from mobileclip.data.images.transform import Pixels
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.decode import SourceImage
-from mobileclip.data.loading.memory import BatchMemory
+from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SampleLimits
@@ -108,8 +108,6 @@ class ExampleMaker:
     def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
         self._spec = spec
         self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
-        self._transform = ImageTransform(spec.image)
-        self._memory = BatchMemory()
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
         self.limits: SampleLimits = (
             attrs.evolve(spec.sample_limits, dim=spec.teacher_dim) if spec.reinforced else spec.sample_limits
@@ -152,24 +150,18 @@ class ExampleMaker:
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
-        pixels = [example.images[0] for example in examples]
         texts = tuple(example.caption.text for example in examples)
         syn = [example.syn_caption for example in examples if example.syn_caption is not None]
         syn_texts = tuple(caption.text for caption in syn) if syn else None
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
-            image=self._transform.normalize_each(pixels, self._empty(len(pixels))),
+            image=stack_pixels([example.images[0] for example in examples]),
             text=self._tokenizer(texts),
             syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
             teacher_image=_stack(example.teacher_image for example in examples),
             teacher_text=_stack(example.caption.embedding for example in examples),
             teacher_syn_text=_stack(caption.embedding for caption in syn),
         )
-
-    def _empty(self, count: int) -> Tensor:
-        size = self._spec.image.size
-        shape = (count, 3, size, size)
-        return self._memory.empty_batch(shape)
 
     def _augmentation(
         self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator

@@ -11,12 +11,12 @@ from attrs import validators
 
 from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
-from mobileclip.data.images.transform import ImageTransform, Pixels
+from mobileclip.data.images.transform import Pixels
 from mobileclip.data.loading.batch import LabelledBatch
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.decode import SourceImage
 from mobileclip.data.loading.loading import Pipeline
-from mobileclip.data.loading.memory import BatchMemory
+from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.strict import strict
@@ -111,8 +111,6 @@ class LabelledMaker:
     def __init__(self, spec: LabelledPipelineSpec) -> None:
         self.limits = spec.sample_limits
         self._spec = spec
-        self._transform = ImageTransform(spec.image)
-        self._memory = BatchMemory()
         self._augmentation = spec.augmentation or imagenet_augmentation(spec.image.size)
         self._parser = LabelParser(
             num_classes=spec.num_classes, class_names=spec.class_names, text_bytes=spec.sample_limits.text_bytes
@@ -144,11 +142,9 @@ class LabelledMaker:
 
     def collate(self, examples: Sequence[LabelledExample]) -> LabelledBatch:
         """Return the batch of several examples."""
-        pixels = [example.pixels for example in examples]
-        size = self._spec.image.size
         return LabelledBatch(
             keys=tuple(example.key for example in examples),
-            image=self._transform.normalize_each(pixels, self._memory.empty_batch((len(pixels), 3, size, size))),
+            image=stack_pixels([example.pixels for example in examples]),
             label=torch.tensor([example.label for example in examples]),
         )
 

@@ -17,11 +17,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from mobileclip.data import AugmentationSpec, ImageTextSample, Tokenizer
+from mobileclip.data import AugmentationSpec, ImageTextSample, Tokenizer, normalize_pixels
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.reinforce import ModelTeacher
-from mobileclip.reinforce.teachers import normalize_pixels
 
 COLOURS = {
     "red": "#d22", "green": "#2a3", "blue": "#24d", "yellow": "#fd2",

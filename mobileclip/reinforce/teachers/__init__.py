@@ -2,7 +2,7 @@
 
 from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
 from mobileclip.reinforce.teachers.ensemble import NotFiniteError, TeacherEnsemble
-from mobileclip.reinforce.teachers.model import ModelTeacher, normalize_pixels
+from mobileclip.reinforce.teachers.model import ModelTeacher
 from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.reinforce.teachers.protocol import Teacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, build_ensemble, teachers
@@ -16,6 +16,5 @@ __all__ = [
     "TeacherEnsemble",
     "TeacherSpec",
     "build_ensemble",
-    "normalize_pixels",
     "teachers",
 ]

@@ -10,6 +10,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
+from mobileclip.data import normalize_pixels
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -97,17 +98,3 @@ class ModelTeacher:
         starts = range(0, len(items), self.max_batch)
         chunks = [encode(items[start : start + self.max_batch]).float() for start in starts]
         return torch.cat(chunks).cpu() if chunks else torch.zeros(0, self.dim)
-
-
-def normalize_pixels(pixels: Tensor, image: ImageInput) -> Tensor:
-    """Return `(pixel / 255 - mean) / std`.
-
-    Shape:
-        (batch, 3, height, width) uint8 -> the same, float32.
-
-    Args:
-        pixels: 0 to 255.
-        image: the contract that mean and std are taken from.
-    """
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (image.mean, image.std))
-    return (pixels.float() / 255 - mean) / std

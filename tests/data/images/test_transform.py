@@ -423,12 +423,3 @@ def test_errors_survive_the_way_out_of_a_worker():
 def test_importing_needs_no_torchvision():
     code = "import sys, mobileclip.data.images.transform; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
-
-
-@pytest.mark.parametrize("contract", [ImageInput(size=5), ImageInput(size=5, mean=OPENAI_MEAN, std=OPENAI_STD)])
-def test_images_normalised_one_by_one(contract):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 7, 5, 3), dtype=np.uint8)
-    transform = ImageTransform(contract)
-    batch = torch.full((4, 3, 7, 5), torch.nan)
-    assert transform.normalize_each(list(pixels), batch) is batch
-    torch.testing.assert_close(batch, transform.normalize(pixels), rtol=0, atol=0)

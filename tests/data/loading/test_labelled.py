@@ -92,7 +92,7 @@ def test_images_keep_their_labels_and_pixels(shards, folder):
             image, label = found[f"{number:02d}"]
             assert label == number % 3
             pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            torch.testing.assert_close(image, torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+            assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):

@@ -1,58 +1,26 @@
-"""Memory that comes back when the last tensor on it has gone, and never before."""
+"""The memory of a batch's images: copied once, and shared where a worker fills it."""
 
 from __future__ import annotations
 
-import gc
-import weakref
-
-import pytest
+import numpy as np
 import torch
 
-from mobileclip.data.loading.memory import BatchMemory, empty_shared
+from mobileclip.data.loading.memory import empty_shared, stack_pixels
 
 
-def test_memory_in_use_is_nobody_else_s():
-    memory = BatchMemory()
-    batches = [memory.empty((4, 3)).fill_(number) for number in range(6)]
-    assert len({batch.data_ptr() for batch in batches}) == 6
-    for number, batch in enumerate(batches):
-        assert batch.shape == (4, 3)
-        assert batch.dtype == torch.float32
-        assert bool((batch == number).all())
-
-
-@pytest.mark.parametrize("part", [lambda batch: batch[1:], lambda batch: batch.view(-1), lambda batch: batch.numpy()])
-def test_it_comes_back_with_the_last_part(part):
-    memory = BatchMemory()
-    first = memory.empty((4, 3))
-    address = first.data_ptr()
-    held = part(first)
-    del first
-    assert memory.empty((4, 3)).data_ptr() != address
-    del held
-    gc.collect()
-    assert address in {memory.empty((4, 3)).data_ptr(), memory.empty((4, 3)).data_ptr()}
-
-
-def test_another_shape_gets_memory_of_its_own():
-    memory = BatchMemory()
-    memory.empty((4, 3))
-    assert memory.empty((5, 3)).shape == (5, 3)
-
-
-def test_not_everything_is_kept():
-    memory = BatchMemory()
-    batches = [memory.empty((2,)) for _ in range(20)]
-    batches.clear()
-    assert len(memory._free) == 4
-    alive = weakref.ref(memory._free)
-    del memory
-    gc.collect()
-    assert alive() is None
+def test_images_are_stacked_as_they_lie():
+    images = [np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8) for seed in range(4)]
+    batch = stack_pixels(images)
+    assert batch.shape == (4, 3, 5, 7)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.permute(0, 2, 3, 1).numpy().tobytes() == np.stack(images).tobytes()
+    assert not any(np.shares_memory(batch.numpy(), image) for image in images)
 
 
 def test_shared():
-    batch = empty_shared((2, 3, 4))
+    batch = empty_shared((2, 4, 3, 3))
     assert batch.is_shared()
-    assert batch.shape == (2, 3, 4)
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (2, 4, 3, 3)
     assert batch.is_contiguous()
+    assert batch.untyped_storage().nbytes() == 72

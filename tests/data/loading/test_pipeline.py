@@ -24,12 +24,14 @@ from mobileclip import storage
 from mobileclip.data import (
     AugmentationSpec,
     ImageTextSample,
+    ImageTransform,
     ReinforcedBatch,
     ReinforcedPipelineSpec,
     StreamPosition,
     Tokenizer,
     decode_image,
     hash_image,
+    normalize_pixels,
     write_shard,
     write_shards,
 )
@@ -79,18 +81,18 @@ class TestBatches:
         tokenizer = Tokenizer()
         seen = []
         for batch in spec(shards, drop_last=False).build():
-            assert batch.image.dtype == batch.teacher_image.dtype == torch.float32
+            assert (batch.image.dtype, batch.teacher_image.dtype) == (torch.uint8, torch.float32)
             assert batch.image.shape == (len(batch), 3, 16, 16)
             assert batch.text.dtype == batch.syn_text.dtype == torch.int64
             assert batch.text.shape == batch.syn_text.shape == (len(batch), 77)
-            assert batch.image.is_contiguous()
+            assert batch.image.is_contiguous(memory_format=torch.channels_last)
             for row, key in enumerate(batch.keys):
                 sample = samples[key]
                 index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
                 synthetic = sample.syn_text_emb["syn_text"].tolist().index(batch.teacher_syn_text[row].tolist())
                 replayed = AugmentationSpec(size=16).apply(decode_image(sample.image), sample.augmentations[index])
                 pixels = torch.from_numpy(np.asarray(replayed).copy()).permute(2, 0, 1)
-                torch.testing.assert_close(batch.image[row], pixels / 255, rtol=0, atol=0)
+                assert torch.equal(batch.image[row], pixels)
                 assert batch.teacher_text[row].tolist() == sample.text_emb[0].tolist()
                 assert batch.text[row].tolist() == tokenizer(sample.captions)[0].tolist()
                 assert batch.syn_text[row].tolist() == tokenizer(sample.syn_captions["syn_text"])[synthetic].tolist()
@@ -105,12 +107,21 @@ class TestBatches:
         assert batch.image.shape == (6, 3, 256, 256)
         assert str(pipeline.report) == "6 samples read, nothing skipped"
 
-    def test_normalisation(self, shards):
+    def test_pixels_are_the_same_for_every_contract(self, shards):
+        """And become its input by one call, for a batch as for one image."""
         raw = rows_by_key(spec(shards, drop_last=False).build())
         contract = attrs.evolve(IMAGE, mean=OPENAI_MEAN, std=OPENAI_STD)
-        for key, image in rows_by_key(spec(shards, image=contract, drop_last=False).build()).items():
-            mean, std = torch.tensor(OPENAI_MEAN).view(3, 1, 1), torch.tensor(OPENAI_STD).view(3, 1, 1)
-            torch.testing.assert_close(image, (raw[key] - mean) / std, rtol=0, atol=0)
+        for batch in spec(shards, image=contract, drop_last=False).build():
+            images = normalize_pixels(batch.image, contract)
+            for key, pixels, image in zip(batch.keys, batch.image, images, strict=True):
+                assert torch.equal(pixels, raw[key])
+                assert torch.equal(image, ImageTransform(contract).normalize(pixels.permute(1, 2, 0)))
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_an_image_takes_a_byte_a_value_from_a_worker_to_here(self, shards, num_workers):
+        batch = next(iter(spec(shards, image=ImageInput(size=32), num_workers=num_workers).build()))
+        assert batch.image.untyped_storage().nbytes() == len(batch) * 3 * 32 * 32
+        assert batch.image.is_shared() == (num_workers > 0)
 
     def test_without_synthetic_captions(self, shards):
         batch = next(iter(spec(shards, captions="real").build()))
@@ -487,7 +498,7 @@ class TestBatchValue:
     def batch(self, number: int, count: int) -> ReinforcedBatch:
         return ReinforcedBatch(
             keys=tuple(f"{number}{index}" for index in range(count)),
-            image=torch.full((count, 3, 2, 2), float(number)),
+            image=torch.full((count, 3, 2, 2), number, dtype=torch.uint8),
             text=torch.full((count, 4), number),
         )
 
@@ -498,7 +509,7 @@ class TestBatchValue:
         assert joined.syn_text is None
         part = joined.rows(1, 3)
         assert part.keys == ("11", "20")
-        assert part.image[:, 0, 0, 0].tolist() == [1.0, 2.0]
+        assert part.image[:, 0, 0, 0].tolist() == [1, 2]
 
     def test_online_parts(self):
         def made(number: int, count: int) -> ReinforcedBatch:

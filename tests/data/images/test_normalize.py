@@ -1,0 +1,57 @@
+"""Pixels become a model's input as torchvision makes it, in whatever order they lie in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as F
+
+from mobileclip.data import ImageTransform, normalize_pixels
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+
+CONTRACTS = {
+    "plain": ImageInput(size=16),
+    "openai": ImageInput(size=16, mean=OPENAI_MEAN, std=OPENAI_STD),
+    "imagenet": ImageInput(size=16, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "half": ImageInput(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+}
+# Every value in every channel.
+PIXELS = np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2) for _ in range(4)])
+
+
+@pytest.fixture(params=CONTRACTS)
+def contract(request):
+    return CONTRACTS[request.param]
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_equals_torchvision_to_the_bit(contract, order, memory_format):
+    pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).contiguous(memory_format=order)
+    before = pixels.clone()
+    images = normalize_pixels(pixels, contract, memory_format=memory_format)
+    theirs = [F.normalize(F.to_tensor(one), contract.mean, contract.std) for one in PIXELS]
+    assert torch.equal(images, torch.stack(theirs))
+    assert images.is_contiguous(memory_format=memory_format)
+    assert images.dtype == torch.float32
+    assert torch.equal(pixels, before)
+    assert torch.equal(images, torch.stack([ImageTransform(contract).normalize(one) for one in PIXELS]))
+
+
+@pytest.mark.gpu
+def test_a_gpu_normalises_alike(contract):
+    pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
+    images = normalize_pixels(pixels.cuda(), contract).cpu()
+    torch.testing.assert_close(images, normalize_pixels(pixels, contract), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3, 3), (2, 4, 4, 3)])
+def test_other_shapes_are_refused(contract, shape):
+    with pytest.raises(ValueError, match=r"expected uint8 pixels of shape \(\.\.\., 3, height, width\), got"):
+        normalize_pixels(torch.zeros(shape, dtype=torch.uint8), contract)
+
+
+def test_floats_are_refused(contract):
+    with pytest.raises(ValueError, match=r"got torch.float32 \(1, 3, 4, 4\)"):
+        normalize_pixels(torch.zeros(1, 3, 4, 4), contract)
