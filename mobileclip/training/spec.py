@@ -35,8 +35,8 @@ class TrainingSpec:
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
         compile: let torch.compile build the towers' kernels: minutes at the start, then faster.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images alone, all of a batch as
-            floats at once; none leaves the images as the data has them.
+        range_augment: brightness, contrast and noise of learnt strength on the student's images alone, which are floats
+            all at once then; none leaves the images as the data has them.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
