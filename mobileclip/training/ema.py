@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -33,8 +33,14 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         """Take one step towards the weights of `model`."""
         current = model.state_dict()
+        groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
         for name, average in self.module.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(current[name], 1 - self.decay)
+            averages, values = groups.setdefault((average.device, average.dtype), ([], []))
+            averages.append(average)
+            values.append(current[name])
+        for (_, dtype), (averages, values) in groups.items():
+            # One call for all of them: on a GPU, a kernel for many tensors and not one for each.
+            if dtype.is_floating_point:
+                torch._foreach_lerp_(averages, values, 1 - self.decay)
             else:
-                average.copy_(current[name])
+                torch._foreach_copy_(averages, values)

@@ -23,6 +23,7 @@ from mobileclip.terminal.interruption import postponed
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
+from mobileclip.training.feeding import Feed
 from mobileclip.training.metrics import MetricLog
 from mobileclip.training.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
@@ -125,7 +126,7 @@ def _train(
 
     first, position = state.resume(checkpoints)
     steps = range(first, spec.total_steps)
-    source = batches.stream(position) if steps else iter(())
+    feed = Feed(batches.stream(position) if steps else iter(()), count=len(steps), device=world.device)
     minimised = _shared(objective, world)
 
     shown = console if world.is_first else None
@@ -149,11 +150,11 @@ def _train(
             saving.stop(first)
         for step in steps:
             started = time.perf_counter()
-            batch = _next_batch(source, step, spec).to(world.device, non_blocking=True)
-            waited = time.perf_counter() - started
+            batch = _next_batch(feed, step, spec)
 
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
             terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
+            feed.advance()  # while a GPU computes; what follows waits for it
             values, wishes = _agreed(terms, norm, saving.wishes, world, objective.term_names)
             _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
             state.optimizer.step()
@@ -164,7 +165,7 @@ def _train(
             done = step + 1
             progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
             if log is not None and is_due(done, spec.log_every_steps, spec):
-                seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": waited}
+                seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": feed.seconds_waiting}
                 rate = spec.schedule.learning_rate(step)
                 log.write(step, {**values, **objective.readings, "learning_rate": rate, **seconds})
             saving.after_step(done, wishes)
@@ -196,8 +197,8 @@ def _shared(objective: Objective, world: World) -> nn.Module:
     return DistributedDataParallel(objective, process_group=world.group)
 
 
-def _next_batch(source: Iterator[Batch], step: int, spec: TrainingSpec) -> Batch:
-    batch = next(source, None)
+def _next_batch(feed: Feed[Batch], step: int, spec: TrainingSpec) -> Batch:
+    batch = feed.take()
     if batch is None:
         raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
     return batch

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -56,3 +58,20 @@ def test_with_a_decay_of_zero_it_is_the_last_model():
         model.logit_scale.add_(1)
     average.update(model)
     assert torch.equal(average.module.logit_scale, model.logit_scale)
+
+
+def test_weights_of_several_precisions_are_averaged_each_in_its_own():
+    model = new_model()
+    model.text_encoder.bfloat16()
+    model.image_encoder.double()
+    average = MovingAverage(model, 0.9)
+    before = copy.deepcopy(average.module.state_dict())
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(1)
+    average.update(model)
+    after = average.module.state_dict()
+    assert {value.dtype for value in after.values()} == {torch.float32, torch.float64, torch.bfloat16, torch.int64}
+    for name, value in model.state_dict().items():
+        one_by_one = before[name].lerp_(value, 1 - 0.9) if value.is_floating_point() else value
+        assert torch.equal(after[name], one_by_one)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -35,13 +35,21 @@ class Batch:
         """Return what is there, by name."""
         return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor that is there."""
+        for value in self.as_dict().values():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, Mapping):
+                yield from value.values()
+
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
         """Return the batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, from where copies to a GPU overlap with computation."""
-        return self._map(Tensor.pin_memory)
+        return self._map(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
 
     def rows(self, start: int, stop: int) -> Self:
         """Return samples `start` to `stop`, the last one excluded."""

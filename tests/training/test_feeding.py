@@ -1,0 +1,110 @@
+"""Batches reach the device in their order, no more of them than a run takes, and a GPU's while it computes."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+
+import attrs
+import pytest
+import torch
+
+from mobileclip.training import World, train
+from mobileclip.training.feeding import Feed
+from mobileclip.training.metrics import read_metrics
+from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+DEVICES = [CPU, pytest.param(CUDA, marks=pytest.mark.gpu)]
+
+
+class Source:
+    """Batches that are counted as they are asked for."""
+
+    def __init__(self, *, stop=None, error=None):
+        self.given = 0
+        self.stop, self.error = stop, error
+
+    def __iter__(self):
+        for number in count():
+            if number == self.stop:
+                if self.error is not None:
+                    raise self.error
+                return
+            self.given += 1
+            yield batch_of(number)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_batches_come_in_order_and_end_where_the_run_does(device):
+    source = Source()
+    feed = Feed(iter(source), count=3, device=device)
+    for number in range(3):
+        batch = feed.take()
+        expected = batch_of(number)
+        assert batch.keys == expected.keys
+        assert all(tensor.device.type == device.type for tensor in batch.tensors())
+        assert torch.equal(batch.image.cpu(), expected.image)
+        assert batch.image.stride() == expected.image.stride()
+        feed.advance()
+        feed.advance()
+        assert source.given == min(3, number + 1 + (device.type == "cuda"))
+    assert feed.take() is None
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_an_error_is_of_the_batch_it_stands_for(device):
+    feed = Feed(iter(Source(stop=2, error=KilledError())), count=9, device=device)
+    for _ in range(2):
+        assert feed.take() is not None
+        feed.advance()
+    with pytest.raises(KilledError):
+        feed.take()
+
+
+def test_on_the_cpu_batches_are_handed_out_as_they_are():
+    batch = batch_of(0)
+    taken = Feed(iter([batch]), count=1, device=CPU).take()
+    assert taken.image is batch.image
+
+
+def test_waiting_is_counted_by_the_step():
+    def slow():
+        for number in range(2):
+            time.sleep(0.05 * (1 - number))
+            yield batch_of(number)
+
+    feed = Feed(slow(), count=2, device=CPU)
+    feed.take()
+    assert feed.seconds_waiting >= 0.05
+    feed.take()
+    assert feed.seconds_waiting < 0.05
+
+
+@pytest.mark.gpu
+def test_a_gpu_s_batches_are_not_written_over_while_it_computes():
+    batches = [torch.full((64, 3, 128, 128), number, dtype=torch.uint8) for number in range(30)]
+    feed = Feed((attrs.evolve(batch_of(0), image=one) for one in batches), count=30, device=CUDA)
+    work = torch.rand(4096, 4096, device=CUDA)
+    sums = []
+    for _ in range(30):
+        image = feed.take().image
+        for _ in range(4):
+            work = (work @ work).clamp(0, 1)
+        sums.append(image.double().mean())
+        feed.advance()
+    assert [int(one) for one in sums] == list(range(30))
+
+
+@pytest.mark.gpu
+def test_a_gpu_s_run_resumes_behind_the_batches_it_made(tmp_path):
+    world = World(device=CUDA)
+    spec = training_spec(8)
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole", world=world)
+    with pytest.raises(KilledError):
+        train(spec, model=new_model(), batches=Batches(stop=5, killed=True), output=tmp_path / "parts", world=world)
+    assert train(spec, model=new_model(), batches=Batches(), output=tmp_path / "parts", world=world).num_steps == 5
+    whole, parts = (
+        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")
+    )
+    assert parts == pytest.approx(whole, rel=1e-3)
