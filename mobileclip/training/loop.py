@@ -19,6 +19,7 @@ from mobileclip.hardware.devices import in_float64
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.storage import exclusive, write_text
+from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from mobileclip.data import ReinforcementCard
     from mobileclip.training.spec import TrainingSpec
+
+logger = get_logger(__name__)
 
 _KEYS_SHOWN = 8
 
@@ -73,7 +76,8 @@ def train(
         model: an image-text model or a classifier, as the loss has it; trained in place.
         batches: what to train on; with several processes, this one's share.
         output: folder of `metrics.jsonl` and `checkpoints/`; created.
-        card: of the reinforced data, where it has one: the loss must have the teachers that it names.
+        card: of the reinforced data, where it has one: the loss must split the embeddings as its teachers do. Other
+            logit scales than theirs are logged.
         world: the processes that train together, and this one's device; None for one on the CPU.
         evaluate: called by the first process with the model, or its average, every `evaluate_every_steps` and at the
             end; its numbers are logged.
@@ -88,9 +92,11 @@ def train(
         FloatingPointError: if the loss or its gradient is not finite; the message has the step, the batch's keys and
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
-    if card is not None and isinstance(spec.loss, DistillingLossSpec) and spec.loss.needs_teachers:
-        card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
     world = World() if world is None else world
+    if card is not None and isinstance(spec.loss, DistillingLossSpec) and spec.loss.needs_teachers:
+        note = card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
+        if note is not None and world.is_first:
+            logger.warning("%s", note)
     with _alone(output, world):
         return _train(
             spec,

@@ -42,17 +42,21 @@ def without_times(metrics):
     return [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
 
 
-def test_a_loss_with_other_teachers_than_the_data_is_refused(tmp_path):
+def test_a_loss_with_other_teachers_than_the_data_is_refused_and_other_scales_are_told(tmp_path, caplog):
     entries = [
         TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
         for dim, scale in ((6, 20.0), (5, 40.0))
     ]
-    card = ReinforcementCard(teachers=tuple(entries), layout="npz")
-    with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 40\.0\)"):
-        train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=card)
+    card, other = (ReinforcementCard(teachers=tuple(many), layout="npz") for many in (entries, entries[::-1]))
+    with pytest.raises(ValueError, match=r"give the loss teacher_dims=\(5, 6\)"):
+        train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=other)
     assert not list(tmp_path.iterdir())
     # Without distillation, it does not matter who the teachers were.
-    train(training_spec(3, reinforced=False), model=new_model(), batches=Batches(), output=tmp_path, card=card)
+    train(training_spec(3, reinforced=False), model=new_model(), batches=Batches(), output=tmp_path / "a", card=other)
+    assert not caplog.records
+    train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path / "b", card=card)
+    (record,) = caplog.records
+    assert "teacher_logit_scales=(20.0, 30.0); those of 6, 5 are (20.0, 40.0)" in record.getMessage()
 
 
 @pytest.mark.parametrize("reinforced", [True, pytest.param(False, marks=pytest.mark.slow)])

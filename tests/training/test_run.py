@@ -129,8 +129,8 @@ def test_another_run_in_the_folder_is_refused(folder):
 
 
 def test_mistakes_are_named(folder):
-    loss = ReinforcedLossSpec(teacher_dims=DIMS, teacher_logit_scales=(20.0, 20.0))
-    with pytest.raises(ValueError, match=r"give the loss teacher_logit_scales=\(20\.0, 30\.0\)"):
+    loss = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)
+    with pytest.raises(ValueError, match=rf"give the loss teacher_dims=\({DIMS[0]}, {DIMS[1]}\)"):
         run(spec(folder, loss=loss), folder / "run", device="cpu")
     with pytest.raises(ValueError, match=r"the data's image contract is .*64.*, and the model expects"):
         RunSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +36,15 @@ CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
 TextToIds = Callable[[Sequence[str]], "Tensor"]
 
 
+def _is_pattern(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(
+            f"{attribute.name} must be a regular expression such as '^syn_text_NAME$', not {value[:80]!r}: {error}"
+        ) from None
+
+
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
     return "both" if spec.reinforced else "real"
 
@@ -50,11 +60,21 @@ class ReinforcedExampleSpec(ExampleSpec):
         captions: which captions `text` holds: `real`, `synthetic`, or `either`, drawn for every sample; with `both`,
             the default where samples are reinforced, `text` has a real and `syn_text` a synthetic one. A sample that
             has no synthetic caption is skipped by `synthetic` and `both`, and taken with a real one by `either`.
+        synthetic_share: probability that `either` takes a synthetic caption.
+        caption_sets: a regular expression that the names of the sets of synthetic captions match from their start, such
+            as `syn_text_dfn_mscoco38k$`; others are as if they were not there. None for all sets.
+        num_captions: synthetic captions that are taken of every set, its first ones; None for all. A set that has fewer
+            is taken whole.
+        num_augmentations: stored augmentations that are taken, the first ones; None for all. A sample that has fewer is
+            taken with all of its own.
         teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
             None takes that of the first usable sample.
 
+    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b; MobileCLIP2 (arXiv 2508.20691) and its released scripts
+        for shares and sets.
+
     Raises:
-        ValueError: as `ExampleSpec` does.
+        ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression.
 
     Examples:
         >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
@@ -67,6 +87,10 @@ class ReinforcedExampleSpec(ExampleSpec):
     captions: Captions = attrs.field(
         default=attrs.Factory(_default_captions, takes_self=True), validator=validators.in_(CAPTIONS)
     )
+    synthetic_share: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    caption_sets: str | None = attrs.field(default=None, validator=validators.optional(_is_pattern))
+    num_captions: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    num_augmentations: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
 
@@ -108,6 +132,7 @@ class ExampleMaker:
     def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
         self._spec = spec
         self._tokenizer = Tokenizer(spec.text) if tokenizer is None else tokenizer
+        self._caption_sets = re.compile(spec.caption_sets or "")
         self._parser = parse_stored_sample if spec.reinforced else parse_sample
         self.limits: SampleLimits = (
             attrs.evolve(spec.sample_limits, dim=spec.teacher_dim) if spec.reinforced else spec.sample_limits
@@ -173,16 +198,17 @@ class ExampleMaker:
         wanted = self._spec.teacher_dim
         if wanted is not None and sample.dim != wanted:
             raise BadSampleError("wrong_dim", f"the teacher embeddings have dim {sample.dim}, not {wanted}")
-        index = random_index(rng, len(sample.augmentations))
+        index = random_index(rng, _first(len(sample.augmentations), self._spec.num_augmentations))
         return index, sample.augmentations[index]
 
     def _captions(self, sample: ImageTextSample, rng: np.random.Generator) -> tuple[Caption, Caption | None]:
         choice = self._spec.captions
-        names = sorted(name for name, texts in sample.syn_captions.items() if texts)
+        sets = (name for name, texts in sample.syn_captions.items() if texts)
+        names = sorted(name for name in sets if self._caption_sets.match(name))
         if choice == "either":
-            choice = "synthetic" if names and random_index(rng, 2) else "real"
+            choice = "synthetic" if names and rng.random() >= 1 - self._spec.synthetic_share else "real"
         if choice != "real" and not names:
-            raise BadSampleError("no_syn_caption", "there is no synthetic caption; captions='real' does without")
+            raise BadSampleError("no_syn_caption", self._no_synthetic(sample))
         if choice == "synthetic":
             return self._synthetic(sample, names, rng), None
         index = random_index(rng, len(sample.captions))
@@ -191,11 +217,22 @@ class ExampleMaker:
 
     def _synthetic(self, sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
         name = names[random_index(rng, len(names))]
-        index = random_index(rng, len(sample.syn_captions[name]))
+        index = random_index(rng, _first(len(sample.syn_captions[name]), self._spec.num_captions))
         return Caption(sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index))
+
+    def _no_synthetic(self, sample: ImageTextSample) -> str:
+        chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)
+        if chosen is None or not there:
+            return "there is no synthetic caption; captions='real' does without"
+        return f"no set of synthetic captions is called like {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
         return sample.row(name, index) if isinstance(sample, StoredSample) else None
+
+
+def _first(stored: int, wanted: int | None) -> int:
+    """Return how many of what is stored are taken."""
+    return stored if wanted is None else min(stored, wanted)
 
 
 def _default_augmentation(spec: ReinforcedExampleSpec) -> AugmentationSpec:

@@ -116,26 +116,31 @@ class ReinforcementCard:
         teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
         return attrs.evolve(self, teachers=tuple(teachers))
 
-    def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> None:
-        """Refuse a loss that splits or scales the stored embeddings otherwise than the teachers did.
+    def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> str | None:
+        """Refuse a loss that splits the stored embeddings otherwise than the teachers did.
 
         Args:
             dims: of the loss's teachers, in order.
             logit_scales: of the loss's teachers, in order.
 
+        Returns:
+            A note where the scales are others than the teachers' own: MobileCLIP2 tunes them apart. None where they
+            are the same.
+
         Raises:
-            ValueError: if they differ from the card's.
+            ValueError: if the dims differ from the card's.
         """
-        for what, stored, wanted in (
-            ("teacher_dims", self.teacher_dims, tuple(dims)),
-            ("teacher_logit_scales", self.teacher_logit_scales, tuple(logit_scales)),
-        ):
-            if stored != wanted:
-                names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
-                raise ValueError(
-                    f"the loss has {what}={wanted}, but the data was reinforced by {names} with {stored}; "
-                    f"give the loss {what}={stored}"
-                )
+        names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
+        if self.teacher_dims != tuple(dims):
+            raise ValueError(
+                f"the loss has teacher_dims={tuple(dims)}, but the data was reinforced by {names} with "
+                f"{self.teacher_dims}; give the loss teacher_dims={self.teacher_dims}"
+            )
+        if self.teacher_logit_scales == tuple(logit_scales):
+            return None
+        return (
+            f"the loss has teacher_logit_scales={tuple(logit_scales)}; those of {names} are {self.teacher_logit_scales}"
+        )
 
 
 def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:

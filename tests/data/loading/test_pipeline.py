@@ -242,6 +242,47 @@ class TestBatches:
             (place,) = (expected == batch.syn_text[row]).all(dim=1).nonzero()
             assert (place.item() == 2) == (batch.teacher_syn_text[row, 0].item() == ord("b"))
 
+    def test_captions_of_the_chosen_sets_and_the_first_of_each(self, tmp_path, caplog):
+        sets = {"syn_text_a": ("a1", "a2", "a3"), "syn_text_b": ("b1",)}
+        emb = {name: np.full((len(texts), 6), ord(name[-1]), np.float32) for name, texts in sets.items()}
+        many = [make_sample(number, syn_captions=sets, syn_text_emb=emb) for number in range(60)]
+        path = write_shard(tmp_path / "a.tar", many)
+
+        def drawn(**changes):
+            pipeline = spec(path, batch_size=60, captions="synthetic", **changes).build()
+            (batch,) = pipeline
+            texts = {tuple(Tokenizer()(text)[0].tolist()): text for group in sets.values() for text in group}
+            found = Counter(texts[tuple(row)] for row in batch.text.tolist())
+            assert all(ord(texts[tuple(row)][0]) == emb[0] for row, emb in zip(
+                batch.text.tolist(), batch.teacher_text.tolist(), strict=True
+            ))  # fmt: skip
+            return found
+
+        assert drawn().keys() == {"a1", "a2", "a3", "b1"}
+        assert drawn(num_captions=2).keys() == {"a1", "a2", "b1"}
+        assert drawn(num_captions=9) == drawn()
+        assert drawn(caption_sets="syn_text_a$").keys() == {"a1", "a2", "a3"}
+        assert drawn(caption_sets="syn_text_(a|b)$", num_captions=1).keys() == {"a1", "b1"}
+        lost = spec(path, captions="synthetic", caption_sets="^syn_text$").build()
+        with pytest.raises(ValueError, match="60 no_syn_caption"):
+            next(iter(lost))
+        assert "called like '^syn_text$'; the sample has syn_text_a, syn_text_b" in caplog.text
+
+    @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+    def test_a_share_of_synthetic_captions(self, shards, samples, share):
+        real = {tuple(Tokenizer()(sample.captions[0])[0].tolist()) for sample in samples.values()}
+        pipeline = spec(shards, captions="either", synthetic_share=share, drop_last=False, epochs=6).build()
+        rows = [tuple(row) for batch in pipeline for row in batch.text.tolist()]
+        found = sum(row not in real for row in rows) / len(rows)
+        assert found == share if share in (0, 1) else 0.1 < found < 0.3
+
+    def test_the_first_stored_augmentations_alone(self, tmp_path):
+        many = [make_sample(n, image_emb=np.eye(3, 6, dtype=np.float32)) for n in range(40)]
+        path = write_shard(tmp_path / "a.tar", many)
+        for num, there in ((None, 3), (1, 1), (2, 2), (30, 3)):
+            (batch,) = spec(path, batch_size=40, num_augmentations=num).build()
+            assert sorted(batch.teacher_image.argmax(dim=1).unique().tolist()) == list(range(there))
+
     def test_several_real_captions_are_all_drawn_from(self, tmp_path):
         captions = ("one", "two", "three")
         many = [make_sample(n, captions=captions, text_emb=np.eye(3, 6, dtype=np.float32)) for n in range(40)]
@@ -478,6 +519,10 @@ class TestSpec:
             {"num_samples": 0},
             {"teacher_dim": 0},
             {"captions": "some"},
+            {"synthetic_share": 1.5},
+            {"caption_sets": "syn_text_("},
+            {"num_captions": 0},
+            {"num_augmentations": 0},
             {"sampling": "once"},
             {"decode": "half"},
             {"online": (0,)},
