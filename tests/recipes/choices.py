@@ -31,6 +31,7 @@ TRAINING = sorted(
     path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py") if path.stem != CLASSIFYING
 )
 ROWS = "train_vit_b16_12m"
+WITH_ROWS = {name for name in TRAINING if hasattr(importlib.import_module(f"recipes.{name}"), "ROWS")}
 REINFORCING = {
     "DataCompDR-12M": reinforce_datacompdr12m,
     "DataCompDR-1B": reinforce_datacompdr1b,
@@ -40,13 +41,37 @@ REINFORCING = {
 
 def training_recipes() -> dict[str, Callable[[], RunSpec]]:
     """Return every published run by name, those of a recipe with rows under recipe and row."""
-    found = {name: getattr(importlib.import_module(f"recipes.{name}"), name) for name in TRAINING if name != ROWS}
-    rows = importlib.import_module(f"recipes.{ROWS}").ROWS
-    return found | {f"{ROWS} {row}": recipe for row, recipe in rows.items()}
+    found: dict[str, Callable[[], RunSpec]] = {}
+    for name in TRAINING:
+        module = importlib.import_module(f"recipes.{name}")
+        if name in WITH_ROWS:
+            found |= {f"{name} {row}": recipe for row, recipe in module.ROWS.items()}
+        else:
+            found[name] = getattr(module, name)
+    return found
 
 
 def _training() -> object:
-    return {name: _plain(recipe()) for name, recipe in training_recipes().items()}
+    """Return the choices of every run: of a recipe's further rows, those that are others than its first row's."""
+    chosen, firsts = {}, {}
+    for name, recipe in training_recipes().items():
+        values = _flat(_plain(recipe()))
+        first = firsts.setdefault(name.partition(" ")[0], values)
+        chosen[name] = _plain(recipe()) if first is values else {
+            place: values.get(place, "left out")
+            for place in sorted(first.keys() | values.keys())
+            if place not in first or place not in values or first[place] != values[place]
+        }  # fmt: skip
+    return chosen
+
+
+def _flat(value: object, place: str = "") -> dict[str, object]:
+    """Return the leaves of JSON by their places, such as `training.schedule.peak`."""
+    if not isinstance(value, dict):
+        return {place: value}
+    return {
+        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{place}.{key}".lstrip(".")).items()
+    }
 
 
 def _classifying() -> object:

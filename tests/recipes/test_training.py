@@ -6,11 +6,12 @@ import importlib
 import os
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.encoders import load_model
+from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.candidates import candidate_of
 from mobileclip.recipes.training import run_recipe
@@ -18,7 +19,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
 from tests.evaluation.scene_models import write_scene_benchmarks
-from tests.recipes.choices import CLASSIFYING, ROWS, TRAINING, training_recipes
+from tests.recipes.choices import CLASSIFYING, ROWS, TRAINING, WITH_ROWS, training_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -131,7 +132,7 @@ def test_a_reinforced_row_for_two_steps(world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in {ROWS, "train_s2"}])
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in {*WITH_ROWS, "train_s2"}])
 def test_every_other_recipe_for_two_steps(world, name):
     check(run_tiny(world, name), name)
 
@@ -142,6 +143,44 @@ def test_every_other_recipe_for_two_steps(world, name):
 )
 def test_every_other_row_for_two_steps(world, row):
     check(run_tiny(world, ROWS, row), row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("train_vit_b16_12m_stored", "augmentations_1"),
+        ("train_vit_b16_12m_stored", "captions_2"),
+        ("train_vit_b16_12m_text", "mct_0"),
+        ("train_vit_b16_12m_text", "mct_6"),
+        ("train_b_dfndr12m", "mscoco38k"),
+    ],
+)
+def test_rows_of_the_other_recipes_for_two_steps(world, name, row):
+    """What they differ in is a number or a name; one of each kind is trained."""
+    check(run_tiny(world, name, row), row)
+
+
+def test_every_row_of_the_papers_tables_is_a_run():
+    runs = {name: recipe() for name, recipe in training_recipes().items()}
+    stored = {name.partition(" ")[2]: run for name, run in runs.items() if name.startswith(f"{ROWS}_stored ")}
+    assert [run.data.num_augmentations for name, run in stored.items() if "augm" in name] == [1, 2, 5, 10, 30]
+    assert [run.data.num_captions for name, run in stored.items() if "captions" in name] == [None, 1, 2, 3, 4, 5]
+    assert stored["captions_0"].data.captions == "real"
+    assert {run.training.schedule.total_steps for run in stored.values()} == {45_000}
+    text = [run.model.text for name, run in runs.items() if name.startswith(f"{ROWS}_text ")]
+    assert [(type(one), one.depth) for one in text] == [(MCtSpec, depth) for depth in (6, 4, 2, 1, 0)]
+    ensemble = runs[f"{ROWS} ensemble"]
+    assert attrs.evolve(runs[f"{ROWS}_text mct_4"], model=ensemble.model) == ensemble
+
+
+def test_help_says_what_every_row_is(capsys):
+    module = importlib.import_module(f"recipes.{ROWS}_stored")
+    with pytest.raises(SystemExit):
+        run_recipe(module.ROWS, f"{ROWS}_stored", module.__doc__, ["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Distil from 5 of 30 augmentations: 64.8" in said
+    assert "Distil from 0 of 5 synthetic captions: 60.7" in said
 
 
 def test_without_data_a_recipe_says_what_it_needs():

@@ -74,14 +74,16 @@ def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipeli
     card = read_card(reinforced)
     columns = None if data.teacher_columns is None else (sum(card.teacher_dims[:-1]), sum(card.teacher_dims))
     shards = tuple(str(path) for path in sorted(reinforced.glob("*.tar")))
-    return attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, teacher_columns=columns), card
+    # The captioner's set has a name of its own.
+    small = attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, teacher_columns=columns, caption_sets=None)
+    return small, card
 
 
 def shallow(model: DualEncoderSpec) -> DualEncoderSpec:
     """Return the model with one block a stage, its widths and inputs as they are."""
     text = model.text
     if isinstance(text, (TextTransformerSpec, MCtSpec)):
-        text = attrs.evolve(text, depth=1)
+        text = attrs.evolve(text, depth=min(text.depth, 1))
     return attrs.evolve(model, image=shallow_image(model.image), text=text)
 
 
