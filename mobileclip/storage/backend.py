@@ -74,6 +74,9 @@ class Backend(Protocol):
     def upload(self, source: str, address: str) -> None:
         """Put a local file there, whole or not at all."""
 
+    def rename(self, source: str, target: str) -> None:
+        """Move a file within the store."""
+
     def remove(self, address: str) -> None:
         """Remove a file."""
 

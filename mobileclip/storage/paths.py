@@ -6,6 +6,7 @@ import io
 import os
 import posixpath
 import re
+import shutil
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -196,6 +197,12 @@ def make_directory(path: AnyPath) -> None:
         local_path(path).mkdir(parents=True, exist_ok=True)
 
 
+def make_directory_of(path: AnyPath) -> None:
+    """Make the directory that a file is to lie in, as `make_directory` does."""
+    if not is_remote(path):
+        local_path(path).parent.mkdir(parents=True, exist_ok=True)
+
+
 def remove(path: AnyPath) -> None:
     """Remove a file; it may be missing."""
     if not is_remote(path):
@@ -218,17 +225,65 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
         OSError: if the file cannot be written.
         ValueError: if the address can only be read, nothing knows it, or a package is missing.
     """
-    if is_remote(path):
-        backend, address = _backend(path), os.fspath(path)
-        backend.check(address, write=True)
-        with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
-            spool = Path(folder) / "upload"
-            with spool.open("wb") as stream:
-                yield stream
-            attempt(lambda: backend.upload(str(spool), address))
-        return
-    with atomic_path(local_path(path)) as temporary, temporary.open("wb") as stream:
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+@contextmanager
+def atomic_file(path: AnyPath) -> Iterator[Path]:
+    """Yield the path of a local file that takes its place at `path` when the block ends, as `atomic_write` does.
+
+    Args:
+        path: replaced where it exists; a local directory must exist.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if the address can only be read, nothing knows it, or a package is missing.
+    """
+    if not is_remote(path):
+        with atomic_path(local_path(path)) as temporary:
+            yield temporary
+        return
+    backend, address = _backend(path), os.fspath(path)
+    backend.check(address, write=True)
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        spool = Path(folder) / "upload"
+        yield spool
+        attempt(lambda: backend.upload(str(spool), address))
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """Yield a path on this machine with the content of a file: its own, or that of a copy for the time of the block.
+
+    Args:
+        path: path or address; what is remote is copied to the temporary directory (`TMPDIR`).
+
+    Raises:
+        OSError: if the file cannot be read, or the copy not be written.
+        ValueError: if nothing knows the address, or a package is missing.
+    """
+    if not is_remote(path):
+        yield local_path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+        copy = Path(folder) / "download"
+        with open_read(path) as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, _PIECE_BYTES)
+        yield copy
+
+
+def rename(source: AnyPath, name: str) -> str:
+    """Give a file another name in its directory, and return its path there; one of that name is replaced.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
+    if not is_remote(source):
+        return str(local_path(source).replace(local_path(source).with_name(name)))
+    target = join(os.fspath(source).rpartition("/")[0], name)
+    attempt(lambda: _backend(source).rename(os.fspath(source), target))
+    return target
 
 
 def write_text(path: AnyPath, text: str) -> None:

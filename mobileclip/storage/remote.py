@@ -86,6 +86,12 @@ class FsspecBackend:
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
+    def rename(self, source: str, target: str) -> None:
+        """Move a file within the store, which copies it there."""
+        filesystem, path = _filesystem(source)
+        _, there = _filesystem(target)
+        _call(source, lambda: filesystem.mv(path, there))
+
     def remove(self, address: str) -> None:
         """Remove a file."""
         filesystem, path = _filesystem(address)

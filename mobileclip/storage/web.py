@@ -81,6 +81,10 @@ class WebBackend:
         """Refuse: nothing can be written there."""
         raise ValueError(f"{address} can only be read")
 
+    def rename(self, source: str, target: str) -> NoReturn:  # noqa: ARG002 - nothing can be written
+        """Refuse: nothing can be written there."""
+        raise ValueError(f"{source} can only be read")
+
     def remove(self, address: str) -> NoReturn:
         """Refuse: nothing can be removed there."""
         raise ValueError(f"{address} can only be read")

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a command saves what it must, says so in a line, and leaves with 130 or 143.
+"""Ctrl-C, SIGTERM and SIGUSR1: a command saves what it must, says so in a line, and leaves with 130, 143 or 75.
+
+SIGUSR1 is how schedulers warn: SLURM's `--signal=USR1@120` sends it two minutes before the time is over. 75 says "try
+again" (`EX_TEMPFAIL`); 138 would be what a shell says of a process that SIGUSR1 has killed before it could save.
 
 The first signal raises `Interrupted` wherever the program is, or is kept until a training step is done; the second one
 leaves at once. Processes that a command has started leave the decision to it.
@@ -21,10 +24,13 @@ from typing import Any, NoReturn
 
 import attrs
 
+from mobileclip.processes import this_process
 from mobileclip.terminal import say
 
 # A launcher passes on what a terminal has sent as well: signals so close together are one.
 _ONE_SIGNAL_SECONDS = 1.0
+_WARNING = getattr(signal, "SIGUSR1", None)  # Windows has none
+_AGAIN = 75
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -76,18 +82,18 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
         is_program: whether the program ends with the command: a second signal then ends it while it tidies up.
 
     Raises:
-        SystemExit: with 130 after SIGINT and 143 after SIGTERM.
+        SystemExit: with 130 after SIGINT, 143 after SIGTERM and 75 after SIGUSR1.
     """
-    before = _install((signal.SIGINT, signal.SIGTERM))
+    before = _install((signal.SIGINT, signal.SIGTERM, *_warnings()))
     try:
         yield
     except BaseException as error:
         number = _number(error)
         if number is None:
             raise
-        if is_first_process():
+        if this_process().is_first:
             say(f"{name}: interrupted by {signal.Signals(number).name}; {_known(error) or kept}", error=True)
-        raise SystemExit(128 + number) from None
+        raise SystemExit(_status(number)) from None
     finally:
         if before is not None and not (is_program and _heard.number is not None):
             _restore(before)
@@ -101,12 +107,20 @@ class Postponed:
         """Whether a signal has come meanwhile."""
         return _heard.number is not None and threading.current_thread() is threading.main_thread()
 
-    def stop(self, kept: str) -> NoReturn:
+    @property
+    def warned(self) -> bool:
+        """Whether a scheduler's warning has come meanwhile."""
+        return _WARNING is not None and self.requested and _heard.number == _WARNING
+
+    def stop(self, kept: str, *, warned: bool = False) -> NoReturn:
         """Raise what the signal asked for; of another process's signal where this one has heard none.
 
         Args:
             kept: what is saved and how to go on, in a sentence without its full stop.
+            warned: whether a scheduler has warned any process of the run, so that all leave with one status.
         """
+        if warned and _WARNING is not None:
+            raise Interrupted(_WARNING, kept)
         raise Interrupted(signal.SIGTERM if _heard.number is None else _heard.number, kept)
 
     @contextmanager
@@ -145,14 +159,10 @@ def postponed() -> Iterator[Postponed]:
         raise Interrupted(number)
 
 
-def is_first_process() -> bool:
-    """Return whether this is the process of a run that speaks for all of them."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def leave_to_parent() -> None:
-    """In a process that a command has started: Ctrl-C is the command's, which ends its processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a process that a command has started: Ctrl-C and warnings are the command's, which ends its processes."""
+    for number in (signal.SIGINT, *_warnings()):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def save_for_parent() -> None:
@@ -240,6 +250,12 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
         return
     again, _heard.swallowed = _heard.swallowed, False
     if _heard.number is not None and not again:
+        if number == _WARNING:
+            return  # a scheduler may say it twice
+        if _heard.number == _WARNING:
+            # The end that it warned of: still a first one, while the state is being saved.
+            _heard.number, _heard.at = number, time.monotonic()
+            return
         if time.monotonic() - _heard.at > _ONE_SIGNAL_SECONDS:
             _leave(number)
         return
@@ -248,9 +264,9 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
         _heard.at = time.monotonic()
     if not _heard.postponed:
         if _heard.is_child:
-            os._exit(128 + number)
+            os._exit(_status(number))
         raise Interrupted(number)
-    if is_first_process() and not _heard.is_child:
+    if this_process().is_first and not _heard.is_child:
         # Not through a stream, which may be in the middle of a line of its own.
         _write(f"\n{signal.Signals(number).name}: stopping after this step; once more leaves at once\n")
 
@@ -267,12 +283,21 @@ def _leave(number: int) -> NoReturn:
         child.kill()
     if sys.stderr.isatty():
         _write(_SHOW_CURSOR)
-    os._exit(128 + number)
+    os._exit(_status(number))
 
 
 def _write(text: str) -> None:
     with suppress(OSError):
         os.write(2, text.encode())
+
+
+def _warnings() -> tuple[signal.Signals, ...]:
+    return () if _WARNING is None else (_WARNING,)
+
+
+def _status(number: int) -> int:
+    """Return what a process leaves with."""
+    return _AGAIN if number == _WARNING else 128 + number
 
 
 def _number(error: BaseException) -> int | None:

@@ -1,15 +1,15 @@
 """The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened.
 
 A file is safetensors: `objective/NAME` (student, loss, augmentation), `average/NAME`, `optimizer/PARAMETER/NAME` and
-`random/DEVICE/RANK`, with the specs, the step and the data position of every process in its metadata. It is written
-beside its place and moved there, so that there always is a whole one.
+`random/DEVICE/RANK`, with the specs, the step and the data position of every process in its metadata. The first process
+alone writes and reads; the others get what it has read, so that all go on from one state.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,11 +20,12 @@ from mobileclip.data import StreamPosition
 from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import parse_json
-from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 from mobileclip.terminal import get_logger
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
+from mobileclip.training.state_file import DIGEST, FORMAT, DamagedError, StateFile, digest, mark, read_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,13 +35,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-FORMAT = "mobileclip training state 2"
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
-
-
-class _DamagedError(ValueError):
-    """A file that was a checkpoint, or was to become one."""
+_MOST_NAMED = 4
 
 
 @attrs.frozen
@@ -48,32 +45,30 @@ class CheckpointFolder:
     """The checkpoints of a run, the newest of which are kept.
 
     Args:
-        path: the folder; created when the first one is written.
+        path: the folder, created when the first one is written, or an address.
         keep: how many to keep, at least 1.
     """
 
-    path: Path
+    path: storage.AnyPath
     keep: int = 1
 
-    def newest(self) -> Path | None:
+    def newest(self) -> str | None:
         """Return the checkpoint with the most steps, if there is any."""
         found = self.all()
         return found[-1] if found else None
 
-    def step(self, num_steps: int) -> Path:
+    def step(self, num_steps: int) -> str:
         """Return where the checkpoint after so many steps is, or goes."""
-        return self.path / f"step-{num_steps:08d}.safetensors"
+        return storage.join(self.path, f"step-{num_steps:08d}.safetensors")
 
     def remove_old(self) -> None:
         """Remove all but the newest."""
         for old in self.all()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            storage.remove(old)
 
-    def all(self) -> list[Path]:
+    def all(self) -> list[str]:
         """Return all checkpoints, the one with the most steps at the end."""
-        if not self.path.is_dir():
-            return []
-        return sorted(path for path in self.path.iterdir() if _NAME.fullmatch(path.name))
+        return [path for path in storage.list_files(self.path) if _NAME.fullmatch(storage.file_name(path))]
 
 
 @attrs.define(kw_only=True)
@@ -84,62 +79,55 @@ class RunState:
         objective: the model and the loss, weights and buffers.
         optimizer: of their parameters.
         average: the moving average of the student, where this process keeps one.
-        world: the processes of the run; all of them save and restore together, the first one writes.
+        world: the processes of the run; all of them save and restore together, the first one writes and reads.
     """
 
     objective: Objective
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     world: World
+    _copies: dict[str, Tensor] = attrs.field(factory=dict, init=False)
 
-    def save(self, path: Path, *, step: int, position: StreamPosition) -> None:
-        """Write the state after `step` steps, atomically.
+    def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
+        """Return the state after `step` steps as the first process is to write it; None in the others.
+
+        It is a copy in the CPU's memory, which the next one takes over: write it before.
 
         Args:
-            path: where to; its folder is created.
             step: steps done.
             position: where this process is in its data.
-
-        Raises:
-            OSError: if it cannot be written; the earlier checkpoints stay.
         """
         random = self.world.gather(_random_state(self.world.device))
         positions = self.world.gather(to_json(position))
-        if self.world.is_first:
-            spec, model_spec = self.objective.spec, self.objective.model.spec
-            metadata = {
-                "format": FORMAT,
-                "step": str(step),
-                "spec": to_json(spec),
-                "model": to_json(model_spec),
-                "positions": json.dumps(positions),
-            }
-            tensors = self._tensors()
-            for rank, states in enumerate(random):
-                tensors |= {f"random/{device}/{rank}": state for device, state in states.items()}
-            _write(path, tensors, metadata)
-        self.world.wait()
+        if not self.world.is_first:
+            return None
+        tensors = self._tensors()
+        for rank, states in enumerate(random):
+            tensors |= {f"random/{device}/{rank}": state for device, state in states.items()}
+        metadata = {
+            "step": str(step),
+            "spec": to_json(self.objective.spec),
+            "model": to_json(self.objective.model.spec),
+            "positions": json.dumps(positions),
+        }
+        return StateFile(tensors=self._copied(tensors), metadata=metadata)
 
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
         """Go on from the newest checkpoint that can be read; return steps done and where this process is in its data.
 
-        One that cannot be read, by any of the processes, is set aside and told of.
+        The first process names and reads it. One that is damaged is set aside and told of.
 
         Raises:
-            ValueError: if there are checkpoints and none can be read, or the one that can is another run's.
+            ValueError: if there are checkpoints and none can be read, the one that can is another run's, or other
+                processes find other checkpoints than the first one.
         """
-        # The first process names them: a shared disk may show them to the others later.
-        names = self.world.gather([path.name for path in checkpoints.all()])[0]
+        names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
+        self._compare_found(checkpoints, names[-1] if names else None)
         for name in reversed(names):
-            path = checkpoints.path / name
-            content, problem = _tried(path)
-            problems = [said for said in self.world.gather(problem) if said is not None]
-            if content is not None and not problems:
-                return self._restore(path, *content)
-            if self.world.is_first:
-                aside = path.with_suffix(".unreadable")
-                path.replace(aside)
-                logger.warning("%s; it is now %s, and the run goes on from the checkpoint before", problems[0], aside)
+            path = storage.join(checkpoints.path, name)
+            content = self._read(path)
+            if content is not None:
+                return self._restore(path, dict(content.tensors), dict(content.metadata))
         if names:
             raise ValueError(
                 f"none of the {len(names)} checkpoints in {checkpoints.path} can be read; delete the output folder to "
@@ -147,7 +135,76 @@ class RunState:
             )
         return 0, StreamPosition()
 
-    def _restore(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
+    def require_same(self, step: int) -> None:
+        """Make sure that all processes are after the same step, with the same weights and moments.
+
+        Args:
+            step: steps done.
+
+        Raises:
+            ValueError: if one differs; the message names it.
+        """
+        if self.world.size == 1:
+            return
+        own = {name: value for name, value in self._tensors().items() if not name.startswith("average/")}
+        found = self.world.gather(f"{platform.node()}: step {step}, SHA-256 {digest(own)[:12]}")
+        _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
+
+    def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
+        """Refuse processes that see other checkpoints than the first one does; those that see none get its own."""
+        if self.world.size == 1:
+            return
+        # Looked for by name: a shared disk may list a new file later, but finds it.
+        path = None if newest is None else storage.join(checkpoints.path, newest)
+        if path is not None and storage.exists(path):
+            own: str | None = f"{newest} ({mark(path) or 'damaged'})"
+        else:
+            last = checkpoints.newest()
+            own = None if last is None else storage.file_name(last)
+        found = self.world.gather((own, f"{platform.node()}: {own or 'no checkpoint'} in {checkpoints.path}"))
+        first = found[0][0]
+        _require_equal(
+            [said for _, said in found],
+            [first if here is None else here for here, _ in found],
+            "find different checkpoints",
+            "give all of them one output, on a disk that they share or at an address such as s3://, or delete the "
+            "checkpoints that are not this run's",
+        )
+
+    def _read(self, path: str) -> StateFile | None:
+        """Return what the first process reads, in all of them; None for what is damaged, which is set aside."""
+        tensors: dict[str, Tensor] = {}
+
+        def read() -> dict[str, str] | None:
+            try:
+                content = read_state(path)
+            except DamagedError as error:
+                aside = storage.rename(path, storage.file_name(path).replace(".safetensors", ".unreadable"))
+                logger.warning("%s; it is now %s, and the run goes on from the checkpoint before", error, aside)
+                return None
+            tensors.update(content.tensors)
+            return dict(content.metadata)
+
+        metadata = self.world.from_first(read)
+        if metadata is None:
+            return None
+        # The first process alone keeps an average.
+        average = {name: tensors.pop(name) for name in list(tensors) if name.startswith("average/")}
+        return StateFile(tensors=average | self.world.broadcast(tensors), metadata=metadata)
+
+    def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies on the CPU, in memory that is kept from one time to the next."""
+        is_cuda = self.world.device.type == "cuda"
+        self._copies = {name: self._copies[name] for name in self._copies.keys() & tensors.keys()}
+        for name, value in tensors.items():
+            if name not in self._copies:
+                self._copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=is_cuda)
+            self._copies[name].copy_(value.detach(), non_blocking=is_cuda)
+        if is_cuda:
+            torch.cuda.synchronize(self.world.device)
+        return self._copies
+
+    def _restore(self, path: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[int, StreamPosition]:
         _check_format(path, metadata)
         self._check(path, metadata)
         self._load_modules(tensors, path)
@@ -171,9 +228,9 @@ class RunState:
                 tensors[f"optimizer/{name}/{key}"] = value
         return tensors
 
-    def _check(self, path: Path, metadata: dict[str, str]) -> None:
+    def _check(self, path: str, metadata: dict[str, str]) -> None:
         spec: TrainingSpec = self.objective.spec
-        missing = [name for name in ("spec", "model", "positions", "step") if name not in metadata]
+        missing = [name for name in ("spec", "model", "positions", "step", DIGEST) if name not in metadata]
         if missing:
             raise _damaged(path, f"it lacks {', '.join(missing)}")
         try:
@@ -198,7 +255,7 @@ class RunState:
                 f"other batches; start {num_processes}, or train from its weights in another output folder"
             )
 
-    def _load_modules(self, tensors: dict[str, Tensor], path: Path) -> None:
+    def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
         modules: dict[str, nn.Module] = {"objective": self.objective}
         if self.average is not None:
             modules["average"] = self.average.module
@@ -211,7 +268,7 @@ class RunState:
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit the model: {error}") from None
 
-    def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: str) -> None:
         for name, parameter in self.objective.named_parameters():
             saved = _below(tensors, f"optimizer/{name}/")
             check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
@@ -235,36 +292,29 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -> None:
+    """Raise if a process has another value than the first one.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with storage.atomic_path(path) as temporary:
-            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary, metadata)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"checkpoint {path} could not be written ({error}); make room and start the run again: it goes on from the "
-            "checkpoint before"
-        ) from error
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        return read_tensors(path)
-    except CheckpointError as error:
-        raise _DamagedError(f"{path} is damaged ({error})") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}); the run goes on from it when it can be") from None
+    Args:
+        said: by every process, beginning with its machine.
+        values: that must be equal.
+        what: is wrong if they are not.
+        advice: what to do then.
+    """
+    others = [rank for rank, value in enumerate(values) if value != values[0]]
+    if others:
+        shown_ranks = [0, *others[:_MOST_NAMED]]
+        named = "; ".join(f"process {rank} on {said[rank]}" for rank in shown_ranks)
+        more = f"; and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        raise ValueError(f"the processes of this run {what}: {named}{more}. {advice[0].upper()}{advice[1:]}")
 
 
-def _check_format(path: Path, metadata: dict[str, str]) -> None:
+def _check_format(path: str, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
 
 
-def _positions(metadata: dict[str, str], path: Path) -> list[str]:
+def _positions(metadata: dict[str, str], path: str) -> list[str]:
     """Return where every process was in its data, as JSON."""
     try:
         positions = parse_json(metadata["positions"])
@@ -275,7 +325,7 @@ def _positions(metadata: dict[str, str], path: Path) -> list[str]:
     return positions
 
 
-def _place(metadata: dict[str, str], rank: int, path: Path) -> tuple[int, StreamPosition]:
+def _place(metadata: dict[str, str], rank: int, path: str) -> tuple[int, StreamPosition]:
     """Return the steps done, and where a process was in its data."""
     if not _DIGITS.fullmatch(metadata["step"]):
         raise _damaged(path, "its number of steps is no number")
@@ -286,16 +336,8 @@ def _place(metadata: dict[str, str], rank: int, path: Path) -> tuple[int, Stream
     return int(metadata["step"]), position
 
 
-def _damaged(path: Path, why: str) -> CheckpointError:
+def _damaged(path: str, why: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read ({why}); delete it, and the run goes on from the checkpoint before")
-
-
-def _tried(path: Path) -> tuple[tuple[dict[str, Tensor], dict[str, str]] | None, str | None]:
-    """Return what a checkpoint holds, or what is wrong with it."""
-    try:
-        return _read(path), None
-    except _DamagedError as error:
-        return None, str(error)
 
 
 def _difference(there: Any, here: Any) -> str:

@@ -1,30 +1,36 @@
-"""The processes of a run: one alone, or those that `torchrun` starts."""
+"""The processes of a run: one alone, or those that `torchrun` or `srun` starts."""
 
 from __future__ import annotations
 
-import os
+import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.processes import ProcessPlace, this_process
+from mobileclip.training.pulse import Pulse
 
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Long enough for what the first process does alone between two steps: evaluating, saving."""
+"""Long enough for the slowest step; what the first process does alone, evaluating and reading, is not counted."""
 
 # What gloo, NCCL and the store that they meet in say of others that do not come, or are gone.
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
+# With NCCL the group's own patience ends the process without a word: ours has to come before it.
+_LONGER_SECONDS = 120.0
 
 
 def _device(value: str | torch.device) -> torch.device:
@@ -40,12 +46,14 @@ class World:
         size: number of processes.
         device: where this one computes.
         group: what they talk through; None where one trains alone.
+        pulse: what they know of each other's lives; without, what the first does alone is bounded as all else is.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=_device)
     group: dist.ProcessGroup | None = None
+    pulse: Pulse | None = None
 
     @property
     def is_first(self) -> bool:
@@ -74,43 +82,149 @@ class World:
         if self.group is not None:
             dist.barrier(group=self.group)
 
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns in the first process; what it raises there is raised in all of them.
+
+        The others wait for as long as the first one gives signs of life.
+
+        Args:
+            make: called in the first process alone; what it returns can be pickled.
+        """
+        if self.group is None:
+            return make()
+        outcome: list[Any] = [None]
+        if self.is_first:
+            outcome[0] = self._made(make)
+        elif self.pulse is not None:
+            with self.pulse.unbounded():
+                self.pulse.await_turn()
+        dist.broadcast_object_list(outcome, src=0, group=self.group)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return cast("T", outcome[0])
+
+    def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the first process, on the CPU, whatever the others give."""
+        if self.group is None:
+            return tensors
+        kinds = self.from_first(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})
+        received = {}
+        for name, (shape, dtype) in kinds.items():
+            # Where the group talks through GPUs, one tensor at a time is there.
+            own = tensors[name] if self.is_first else torch.empty(shape, dtype=dtype)
+            there = own.to(self.device).contiguous()
+            dist.broadcast(there, src=0, group=self.group)
+            received[name] = there.cpu()
+        return received
+
+    def tell(self, activity: str, step: float) -> None:
+        """Let the others know what this process does, for the case that it is not heard of again.
+
+        Args:
+            activity: such as `after step 41`.
+            step: how far it is.
+        """
+        if self.pulse is not None:
+            self.pulse.tell(activity, step)
+
+    def _made(self, make: Callable[[], T]) -> T | Exception:
+        if self.pulse is None:
+            return _result(make)
+        with self.pulse.unbounded():
+            outcome = _result(make)
+        self.pulse.end_turn()
+        return outcome
+
 
 @contextmanager
 def connected(device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS) -> Iterator[World]:
-    """Join the other processes of a run that `torchrun` started, or train alone without it.
+    """Join the other processes of a run that `torchrun` or `srun` started, or train alone without them.
 
     Args:
         device: where to compute; `auto` for the GPU of this process, or the best device where there is none.
         collective_seconds: for which this process waits for the others, wherever they do something together.
 
     Raises:
-        TimeoutError: if the others did not come in time, or are gone.
+        TimeoutError: if the others did not come in time, or are gone; the message names them.
         ValueError: if there is no such device, there are more processes than GPUs on this machine and no device was
             given, or several processes are to compute on Apple's GPU, which they cannot talk from.
     """
-    local_rank, size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = pick_device(device, local_rank=local_rank)
-    if chosen.type == "mps" and size > 1:
+    place = this_process()
+    chosen = pick_device(device, local_rank=place.local_rank)
+    if chosen.type == "mps" and place.size > 1:
         if str(device) != AUTO:
             raise ValueError("one process alone trains on Apple's GPU; start it without torchrun, or give --device cpu")
         chosen = torch.device("cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size == 1:
+    if place.size == 1:
         yield World(device=chosen)
         return
-    within = timedelta(seconds=collective_seconds)
+    pulse = None
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=within)
-        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen, group=dist.group.WORLD)
+        store = _meet(place, timedelta(seconds=collective_seconds))
+        pulse = Pulse(PrefixStore("pulse", store), rank=place.rank, size=place.size, seconds=collective_seconds)
+        with pulse.beating(), _named(place, pulse, collective_seconds):
+            _join(place, store, chosen, collective_seconds)
+            yield World(rank=place.rank, size=place.size, device=chosen, group=dist.group.WORLD, pulse=pulse)
     except RuntimeError as error:
-        if not _LATE.search(str(error)):
+        if pulse is not None or not _is_late(error):
             raise
-        raise TimeoutError(
-            f"process {os.environ.get('RANK', '0')} of {size} waited for the others in vain (at most "
-            f"{collective_seconds:g} s): one has stopped, ended, or takes longer; what it printed says more. Start all "
-            "of them again: the run goes on from its last checkpoint"
-        ) from error
+        raise _waited_in_vain(place, collective_seconds, "not all have come to where they meet") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _named(place: ProcessPlace, pulse: Pulse, seconds: float) -> Iterator[None]:
+    """Turn what a group says of others that do not come into an error that names them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_late(error):
+            raise
+        raise _waited_in_vain(place, seconds, pulse.missing()) from error
+
+
+def _meet(place: ProcessPlace, within: timedelta) -> Store:
+    if place.meeting is None:
+        found = rendezvous("env://", timeout=within)
+    else:
+        found = rendezvous(place.meeting, rank=place.rank, world_size=place.size, timeout=within)
+    store: Store = next(iter(found))[0]
+    return store
+
+
+def _join(place: ProcessPlace, store: Store, device: torch.device, seconds: float) -> None:
+    is_cuda = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if is_cuda else "gloo",
+        store=PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.size,
+        timeout=timedelta(seconds=seconds + _LONGER_SECONDS if is_cuda else seconds),
+    )
+
+
+def _waited_in_vain(place: ProcessPlace, seconds: float, who: str) -> TimeoutError:
+    return TimeoutError(
+        f"process {place.rank} of {place.size} waited for the others in vain (at most {seconds:g} s): {who}. Start all "
+        "of them again: the run goes on from its last checkpoint"
+    )
+
+
+def _is_late(error: RuntimeError) -> bool:
+    return isinstance(error, (dist.DistNetworkError, dist.DistStoreError)) or _LATE.search(str(error)) is not None
+
+
+def _result(make: Callable[[], T]) -> T | Exception:
+    """Return what `make` returns, or the error that it raises, as another process can read it."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - it is raised in all processes
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
+        except Exception:  # noqa: BLE001 - an error that another's class makes of other arguments
+            return RuntimeError(f"{type(error).__name__}: {error}")
+        return error

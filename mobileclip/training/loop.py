@@ -6,19 +6,18 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from torch import nn
 
+from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.hardware.devices import in_float64
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
-from mobileclip.storage import exclusive, write_text
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
 from mobileclip.training.checkpoint import CheckpointFolder, RunState
@@ -29,6 +28,7 @@ from mobileclip.training.metrics import MetricLog
 from mobileclip.training.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
+from mobileclip.training.writing import BackgroundWriter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ def train(
     *,
     model: nn.Module,
     batches: BatchSource[Batch],
-    output: Path,
+    output: storage.AnyPath,
     card: ReinforcementCard | None = None,
     world: World | None = None,
     evaluate: Evaluate | None = None,
@@ -75,7 +75,8 @@ def train(
         spec: how to train.
         model: an image-text model or a classifier, as the loss has it; trained in place.
         batches: what to train on; with several processes, this one's share.
-        output: folder of `metrics.jsonl` and `checkpoints/`; created.
+        output: folder of `metrics.jsonl` and `checkpoints/`, which is created, or an address such as `s3://bucket/run`,
+            which no other run may have meanwhile: nothing there tells one.
         card: of the reinforced data, where it has one: the loss must split the embeddings as its teachers do. Other
             logit scales than theirs are logged.
         world: the processes that train together, and this one's device; None for one on the CPU.
@@ -115,7 +116,7 @@ def _train(
     *,
     model: nn.Module,
     batches: BatchSource[Batch],
-    output: Path,
+    output: storage.AnyPath,
     world: World,
     evaluate: Evaluate | None,
     title: str,
@@ -128,41 +129,49 @@ def _train(
     if average is not None:
         average.module.to(world.device)
     state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
-    checkpoints = CheckpointFolder(output / "checkpoints", keep=spec.keep_checkpoints)
+    checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)
 
     first, position = state.resume(checkpoints)
     steps = range(first, spec.total_steps)
     feed = Feed(batches.stream(position) if steps else iter(()), count=len(steps), device=world.device)
     minimised = _shared(objective, world)
+    state.require_same(first)
 
     shown = console if world.is_first else None
     with (
         Progress(title, total=spec.total_steps, done=first, console=shown) as progress,
         postponed() as signals,
+        BackgroundWriter() as writer,
     ):
-        log = _open_log(spec, output, first) if world.is_first else None
+        log = _open_log(spec, output, first, world)
         looks = Looks(evaluate=evaluate, log=log, world=world, signals=signals)
         saving = Saving(
             spec=spec,
             state=state,
             checkpoints=checkpoints,
             batches=batches,
+            log=log,
+            writer=writer,
             world=world,
             signals=signals,
             saved_step=first,
         )
         kept = model if average is None else average.module
         if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
-            saving.stop(first)
+            saving.stop(first, warned=signals.warned)
         for step in steps:
             started = time.perf_counter()
+            world.tell(f"waiting for the batch of step {step + 1}", step)
             batch = _next_batch(feed, step, spec)
 
+            world.tell(f"in step {step + 1}", step + 0.5)
             set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
             terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
+            world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
             feed.advance()  # while a GPU computes; what follows waits for it
+            world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
             values, wishes = _agreed(terms, norm, saving.wishes, world, objective.term_names)
-            _refuse_divergence(values, step, batch, output=output, checkpoints=checkpoints, world=world)
+            _refuse_divergence(values, step, batch, output=output, saving=saving, world=world)
             state.optimizer.step()
             objective.after_step()
             if average is not None:
@@ -176,22 +185,34 @@ def _train(
                 log.write(step, {**values, **objective.readings, "learning_rate": rate, **seconds})
             saving.after_step(done, wishes)
             if is_due(done, spec.evaluate_every_steps, spec) and not looks(kept, done):
-                saving.stop(done)
+                saving.stop(done, warned=signals.warned)
+        saving.finish()
 
     return TrainingResult(model=kept.eval(), num_steps=len(steps))
 
 
 @contextmanager
-def _alone(output: Path, world: World) -> Iterator[None]:
+def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
     """Keep the folder for this run: the processes of a killed launcher may live on and write there."""
-    with exclusive(output) if world.is_first else nullcontext():
-        world.wait()  # what is read there must not be another run's
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if not storage.is_remote(output):
+                held.enter_context(storage.exclusive(storage.local_path(output)))
+
+        world.from_first(hold)  # what is read there must not be another run's
         yield
 
 
-def _open_log(spec: TrainingSpec, output: Path, first: int) -> MetricLog:
-    tensorboard = output / "tensorboard" if spec.tensorboard else None
-    return MetricLog(output / "metrics.jsonl", resume_step=first, tensorboard=tensorboard)
+def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: World) -> MetricLog | None:
+    tensorboard = storage.join(output, "tensorboard") if spec.tensorboard else None
+    opened: list[MetricLog] = []
+    world.from_first(
+        lambda: opened.append(
+            MetricLog(storage.join(output, "metrics.jsonl"), resume_step=first, tensorboard=tensorboard)
+        )
+    )
+    return opened[0] if opened else None
 
 
 def _shared(objective: Objective, world: World) -> nn.Module:
@@ -247,21 +268,21 @@ def _refuse_divergence(
     step: int,
     batch: Batch,
     *,
-    output: Path,
-    checkpoints: CheckpointFolder,
+    output: storage.AnyPath,
+    saving: Saving,
     world: World,
 ) -> None:
     wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
     if not wrong:
         return
     keys = [key for keys in world.gather(list(batch.keys)) for key in keys]
-    newest = checkpoints.newest()
+    newest, path = saving.last_good(), storage.join(output, "diverged.json")
     if world.is_first:
-        report = {"step": step, **values, "checkpoint": None if newest is None else str(newest), "keys": keys}
-        write_text(output / "diverged.json", json.dumps(report, indent=1) + "\n")
+        report = {"step": step, **values, "checkpoint": newest, "keys": keys}
+        storage.write_text(path, json.dumps(report, indent=1) + "\n")
     shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
     raise FloatingPointError(
         f"the {wrong[0].replace('_', ' ')} is {values[wrong[0]]} at step {step}; the batch's keys are [{shown}], all "
-        f"in {output / 'diverged.json'}. The last good state is {newest or 'the beginning'}. Try a lower "
+        f"in {path}. The last good state is {newest or 'the beginning'}. Try a lower "
         "learning rate, a longer warm-up or max_gradient_norm=1, from its weights in another output folder"
     )

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mobileclip import storage
 from mobileclip.extras import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from torch.utils.tensorboard import SummaryWriter
+
+    from mobileclip.storage import AnyPath
+
+_MAX_BYTES = 1 << 32
 
 
 class MetricLog:
     """Appends to a JSONL file; a resumed run first drops what was logged after its checkpoint.
 
+    A file at an address cannot be appended to. Its lines are kept in memory, and it is written whole by `written`, at
+    every checkpoint: a resumed run makes later lines again anyway.
+
     Args:
-        path: the file; created, with its folder, if it is not there.
+        path: the file, or an address; a file is created, with its folder, if it is not there.
         resume_step: lines of this step and later ones are dropped, since they are about to be written again.
         tensorboard: folder that TensorBoard reads; none writes no such files.
 
     Raises:
         ModuleNotFoundError: if TensorBoard is asked for and not installed.
+        ValueError: if TensorBoard's folder is an address.
     """
 
-    def __init__(self, path: Path, *, resume_step: int = 0, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: AnyPath, *, resume_step: int = 0, tensorboard: AnyPath | None = None) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_metrics(path) if line["step"] < resume_step] if path.exists() else []
-        storage.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in read_metrics(path) if line["step"] < resume_step] if storage.exists(path) else []
+        self._lines = [json.dumps(line) + "\n" for line in kept] if storage.is_remote(path) else None
+        if self._lines is None:
+            storage.make_directory_of(path)
+            storage.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._evaluated = {line["step"] for line in kept if "loss" not in line}
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 
@@ -40,29 +50,44 @@ class MetricLog:
         return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line; it is on its way to the disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append one line; it is on its way to the disk when this returns, or waits for `written`."""
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._lines is not None:
+            self._lines.append(line)
+        else:
+            with storage.local_path(self.path).open("a", encoding="utf-8") as file:
+                file.write(line)
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
 
+    def written(self) -> Callable[[], None]:
+        """Return what brings the lines of now to the address, from any thread; a file of this machine has them."""
+        if self._lines is None:
+            return lambda: None
+        return partial(storage.write_text, self.path, "".join(self._lines))
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+
+def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     """Return the lines of a metrics file; a last line cut short by a kill is left out.
 
     Raises:
         ValueError: if another line is no JSON.
+        OSError: if the file cannot be read.
     """
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    *whole, _ = storage.read_bytes(path, limit=_MAX_BYTES).decode().split("\n")
     try:
         return [json.loads(line) for line in whole]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None
 
 
-def _summary_writer(folder: Path, resume_step: int) -> SummaryWriter:
+def _summary_writer(folder: AnyPath, resume_step: int) -> SummaryWriter:
+    if storage.is_remote(folder):
+        raise ValueError(
+            f"TensorBoard's files cannot be written to {folder}; leave tensorboard out, or train into a folder"
+        )
     with needed("training with TensorBoard's log", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter(str(folder), purge_step=resume_step)

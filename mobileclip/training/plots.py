@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mobileclip import storage
 from mobileclip.extras import needed
 from mobileclip.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
+
+    from mobileclip.storage import AnyPath
 
 _TERMS = ("contrastive", "distillation")
 _ALWAYS = ("logit_scale", "learning_rate")
@@ -24,7 +26,7 @@ _COLUMNS = 4
 Lines = list[dict[str, float]]
 
 
-def plot_curves(runs: Mapping[str, Path], path: Path, *, metrics: Sequence[str] | None = None) -> None:
+def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
     """Draw metrics over steps, one panel a metric and one line a run, to a PNG file.
 
     What was evaluated has its best step marked.
@@ -57,8 +59,9 @@ def plot_curves(runs: Mapping[str, Path], path: Path, *, metrics: Sequence[str] 
             axes.legend(fontsize="small")
     for axes in panels[len(chosen) :]:
         axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)
 
 
 def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:

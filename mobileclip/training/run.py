@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SPEC = "run.json"
 MODEL = "model.safetensors"
+_MAX_SPEC_BYTES = 1 << 26
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -150,20 +152,21 @@ AnyRunSpec = RunSpec | ClassifierRunSpec
 
 def run(
     spec: AnyRunSpec,
-    output: Path,
+    output: storage.AnyPath,
     *,
     evaluate: Callable[[Any], Evaluate] | None = None,
     device: str | torch.device = AUTO,
     title: str = "train",
     console: Console | None = None,
-) -> Path:
-    """Train, or finish what an earlier run left undone, and return the trained model's file.
+) -> storage.AnyPath:
+    """Train, or finish what an earlier run left undone, and return the trained model's file or address.
 
-    Under `torchrun`, every process calls this and has its share of the batch.
+    Under `torchrun` or `srun`, every process calls this and has its share of the batch.
 
     Args:
         spec: the run.
-        output: folder of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the end, `model.safetensors`.
+        output: folder, or address such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
+            end, `model.safetensors`. A folder is kept from a second run; an address is not.
         evaluate: makes what is called between epochs, from the model's spec; see `train`.
         device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
@@ -177,9 +180,7 @@ def run(
     """
     spec = spec.resolved
     with connected(device, collective_seconds=spec.training.collective_seconds) as world:
-        if world.is_first:
-            _claim(spec, output)
-        world.wait()
+        world.from_first(lambda: _claim(spec, output))
         batches = attrs.evolve(spec.data, batch_size=_share(spec.data.batch_size, world)).build()
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
@@ -195,10 +196,9 @@ def run(
                 title=title,
                 console=console,
             )
-            if world.is_first:
-                save_model(result.model, output / MODEL)
-            world.wait()
-    return output / MODEL
+            path = storage.join(output, MODEL)
+            world.from_first(lambda: save_model(result.model, path))
+    return path if storage.is_remote(path) else Path(path)
 
 
 def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:
@@ -214,14 +214,14 @@ def _share(batch_size: int, world: World) -> int:
     return batch_size // world.size
 
 
-def _claim(spec: AnyRunSpec, output: Path) -> None:
+def _claim(spec: AnyRunSpec, output: storage.AnyPath) -> None:
     """Mark the folder as this run's, or refuse one that holds another."""
-    path = output / SPEC
-    with storage.exclusive(output):
-        if not path.exists():
+    path = storage.join(output, SPEC)
+    with nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output)):
+        if not storage.exists(path):
             storage.write_text(path, to_json(spec, indent=1) + "\n")
             return
-        there = from_json(path.read_text(encoding="utf-8"), type(spec))
+        there = from_json(storage.read_bytes(path, limit=_MAX_SPEC_BYTES).decode(), type(spec))
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mobileclip.training.distributed import World
     from mobileclip.training.metrics import MetricLog
     from mobileclip.training.spec import TrainingSpec
+    from mobileclip.training.writing import BackgroundWriter
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
@@ -29,10 +30,12 @@ class Wishes:
 
     Args:
         stop: to save the state and leave, for it has heard a signal.
-        save: to save the state, for it is time.
+        warned: whether that is a scheduler's warning, after which the same command is to be started again.
+        save: to save the state, for it is time, or to say that the last time failed.
     """
 
     stop: bool
+    warned: bool
     save: bool
 
 
@@ -40,11 +43,16 @@ class Wishes:
 class Saving:
     """Saves a run's state when it is due, and ends the run when a signal has asked for it.
 
+    The step waits for a copy in memory alone. A thread writes it, with the metrics in front of it, so that there never
+    is a state whose metrics are missing.
+
     Args:
         spec: how often.
         state: what is saved.
         checkpoints: where to.
         batches: whose position is saved with it.
+        log: of metrics, in the first process.
+        writer: what writes, in the first process.
         world: the processes, all of which call this together.
         signals: what has been asked for meanwhile.
         saved_step: the step after which the state was saved last.
@@ -54,6 +62,8 @@ class Saving:
     state: RunState
     checkpoints: CheckpointFolder
     batches: BatchSource[Batch]
+    log: MetricLog | None
+    writer: BackgroundWriter
     world: World
     signals: Postponed
     saved_step: int
@@ -63,7 +73,11 @@ class Saving:
     def wishes(self) -> Wishes:
         """What this process wants now; time is what the first one's clock says."""
         due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
-        return Wishes(stop=self.signals.requested, save=due and self.world.is_first)
+        return Wishes(
+            stop=self.signals.requested,
+            warned=self.signals.warned,
+            save=(due and self.world.is_first) or self.writer.has_failed,
+        )
 
     def after_step(self, done: int, wishes: Wishes) -> None:
         """Save the state where that is due or wished for, and end the run where that is.
@@ -74,15 +88,19 @@ class Saving:
 
         Raises:
             Interrupted: if a process has heard a signal.
-            OSError: if the state cannot be written.
+            OSError: if the state before could not be written.
         """
         if wishes.stop:
-            self.stop(done)
+            self.stop(done, warned=wishes.warned)
         if wishes.save or is_due(done, self.spec.checkpoint_every_steps, self.spec):
             self._save(done)
 
-    def stop(self, done: int) -> None:
+    def stop(self, done: int, *, warned: bool) -> None:
         """Save the state, unless it is, and end the run.
+
+        Args:
+            done: steps done.
+            warned: whether a scheduler has warned a process.
 
         Raises:
             Interrupted: always.
@@ -90,21 +108,52 @@ class Saving:
         """
         if done != self.saved_step:
             self._save(done)
+        self.finish()
         self.signals.stop(
             f"stopped after step {done} of {self.spec.total_steps}, whose state is in {self.checkpoints.path}; the "
-            "same command goes on from there"
+            "same command goes on from there",
+            warned=warned,
         )
 
+    def finish(self) -> None:
+        """Return when all is written, the metrics too; a process that left earlier would have the others ended.
+
+        Raises:
+            OSError: if something cannot be written.
+        """
+
+        def write() -> None:
+            self.writer.wait()
+            if self.log is not None:
+                self.log.written()()
+
+        self.world.from_first(write)
+
+    def last_good(self) -> str | None:
+        """Return the newest checkpoint, when it is written; None where there is none."""
+        self.finish()
+        return self.world.from_first(self.checkpoints.newest)
+
     def _save(self, done: int) -> None:
-        self.state.save(self.checkpoints.step(done), step=done, position=self.batches.position(done))
+        self.world.from_first(self.writer.wait)
+        state = self.state.snapshot(step=done, position=self.batches.position(done))
         self.saved_step, self._saved_at = done, time.monotonic()
-        if self.world.is_first:
+        if state is None:
+            return
+        path, write_log = self.checkpoints.step(done), None if self.log is None else self.log.written()
+
+        def write() -> None:
+            if write_log is not None:
+                write_log()
+            state.write(path)
             self.checkpoints.remove_old()
+
+        self.writer.begin(write)
 
 
 @attrs.frozen(kw_only=True)
 class Looks:
-    """Evaluates the model in the first process; a signal cuts that short.
+    """Evaluates the model in the first process, for which the others wait however long; a signal cuts that short.
 
     Args:
         evaluate: what measures; None measures nothing.
@@ -125,18 +174,22 @@ class Looks:
             model: what is looked at; its mode is afterwards as it was.
             done: steps done.
         """
-        is_whole = True
-        if self.log is not None and self.evaluate is not None and not self.log.was_evaluated(done - 1):
-            was_training = model.training
-            try:
-                with self.signals.not_now():
-                    values = self.evaluate(merged(model.eval()), done)
-                self.log.write(done - 1, values)
-            except Interrupted:
-                is_whole = False
-            finally:
-                model.train(was_training)
-        return all(self.world.gather(is_whole))
+        return self.world.from_first(lambda: self._look(model, done))
+
+    def _look(self, model: nn.Module, done: int) -> bool:
+        if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
+            return True
+        self.world.tell(f"evaluating after step {done}", done)
+        was_training = model.training
+        try:
+            with self.signals.not_now():
+                values = self.evaluate(merged(model.eval()), done)
+            self.log.write(done - 1, values)
+        except Interrupted:
+            return False
+        finally:
+            model.train(was_training)
+        return True
 
 
 def is_due(done: int, every_steps: int | None, spec: TrainingSpec) -> bool:

@@ -25,6 +25,7 @@ from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, World, read_metrics, train
 from mobileclip.training.checkpoint import CheckpointFolder
+from mobileclip.training.state_file import DIGEST, digest
 from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 
 ROOT = Path(__file__).parents[2]
@@ -286,11 +287,15 @@ def test_what_is_only_written_may_change_between_resumptions(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 5, 7]
 
 
-def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]]
+)
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(tmp_path, caplog, damage):
+    """Cut short, or with another bit in a number, which nothing else would find."""
     with pytest.raises(KilledError):
         train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
     path = last_checkpoint(tmp_path)
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(damage(path.read_bytes()))
     assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
     assert "step-00000006.safetensors is damaged" in caplog.text
     assert path.with_suffix(".unreadable").exists()
@@ -449,6 +454,7 @@ def test_a_state_of_other_numbers_is_refused(tmp_path):
         ({"random/cpu/0": tensors["random/cpu/0"].float()}, "random numbers"),
         ({moment: tensors[moment] * torch.nan}, "NaN or infinite"),
     ):
-        save_file({**tensors, **changed}, path, metadata)
+        written = {**tensors, **changed}
+        save_file(written, path, {**metadata, DIGEST: digest(written)})
         with pytest.raises(ValueError, match=said):
             train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)

@@ -27,6 +27,7 @@ from mobileclip.data.loading.order import ShardReader
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import SkipReport
+from mobileclip.processes import this_process
 from mobileclip.storage import printable
 from mobileclip.terminal.interruption import serve_loader
 
@@ -39,9 +40,9 @@ _HANDOVER_SECONDS = 1.0
 class Pipeline(ABC, Generic[BatchType]):
     """An iterable of named batches; every epoch sees every usable sample of the shards once, unless resampled.
 
-    In a distributed run the shards are dealt out to the processes, which read `RANK` and `WORLD_SIZE` or ask
-    `torch.distributed`, and then to the workers. `epoch` gives each process what its shards hold, `stream` the same
-    number of batches whatever they hold.
+    In a distributed run the shards are dealt out to the processes, whose ranks
+    `mobileclip.processes` tells, and then to the workers. `epoch` gives each process what its shards hold, `stream` the
+    same number of batches whatever they hold.
 
     Args:
         spec: the choices.
@@ -305,7 +306,5 @@ def _as_it_is(chunk: T) -> T:
 
 def _process() -> tuple[int, int]:
     """Return the rank of this process and the number of processes of the run."""
-    from webdataset.utils import pytorch_worker_info  # type: ignore[import-untyped]
-
-    rank, world_size, _, _ = pytorch_worker_info()
-    return rank, world_size
+    place = this_process()
+    return place.rank, place.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
@@ -16,17 +15,19 @@ from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
+from mobileclip.storage import AnyPath, file_name
 from mobileclip.tensor_files import CheckpointError
 
 _KNOWN_ELSEWHERE = (MCiSpec, RepMixerSpec, AttentionSpec, ViTSpec, TextTransformerSpec, MCtSpec)
 
 
-def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME) -> None:
+def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) -> None:
     """Write a model, or a tower alone, to a file that appears whole or not at all.
 
     Args:
         model: a model or tower in training form or folded.
-        path: where to. Our own layout is safetensors; the others are by their suffix safetensors or a PyTorch file.
+        path: where to, a path or an address. Our own layout is safetensors; the others are by their suffix safetensors
+            or a PyTorch file.
         layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
             foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside
             the folded weights. A safetensors file has the spec inside, whatever its layout.
@@ -41,12 +42,12 @@ def save_model(model: nn.Module, path: str | Path, *, layout: str = native.NAME)
         >>> load_model("text.safetensors").spec == tower.spec
         True
     """
-    path = Path(path)
+    name = file_name(path)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if layout == native.NAME:
-        if path.suffix != ".safetensors":
-            raise CheckpointError(f"our own layout is safetensors, so name the file *.safetensors, not {path.name!r}")
+        if not name.endswith(".safetensors"):
+            raise CheckpointError(f"our own layout is safetensors, so name the file *.safetensors, not {name!r}")
         write_tensors(path, state, native.Header(spec=spec, form=form).to_metadata())
         return
     if layout not in layouts:

@@ -30,8 +30,8 @@ class Command:
         data: shards of images with the number of their class in .cls, as paths, brace patterns or addresses; or one
             folder with a folder of images for every class, such as imagenet/train.
         validation: places of the same kinds; top-1 and top-5 on them are measured between epochs and at the end.
-        output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
-            checkpoint.
+        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
+            second run goes on from the last checkpoint.
         initial_weights: a checkpoint whose image tower it starts from, of any known layout, an image-text model's too;
             or the name of a model with published weights.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
@@ -46,7 +46,7 @@ class Command:
 
     data: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
-    output: Path | None = None
+    output: str | None = None
     initial_weights: Path | None = None
     device: str = AUTO
     show: bool = False
@@ -94,7 +94,7 @@ def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
     return spec
 
 
-def _train(spec: ClassifierRunSpec, command: Command, output: Path, name: str) -> None:
+def _train(spec: ClassifierRunSpec, command: Command, output: str, name: str) -> None:
     validation = command.validation
     if command.tiny and not command.data:
         validation = (*validation, str(SHAPES / "val"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import attrs
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
+from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.finetuning.tiny import shrink
 from mobileclip.terminal import say
@@ -61,6 +61,6 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
 
 
 def _shrunk(spec: FinetuneSpec) -> FinetuneSpec:
-    if "WORLD_SIZE" in os.environ:
-        raise ValueError("--tiny is for one process: start it without torchrun")
+    if this_process().size > 1:
+        raise ValueError("--tiny is for one process: start it without torchrun or srun")
     return shrink(spec)

@@ -36,8 +36,8 @@ class Command:
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
         lines: what the lines of `.jsonl` files among these may name.
-        output: folder of the run: metrics, curves, checkpoints and the model. A second run goes on from the last
-            checkpoint.
+        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
+            second run goes on from the last checkpoint.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
@@ -54,7 +54,7 @@ class Command:
     validation: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
-    output: Path | None = None
+    output: str | None = None
     tokenizer: str | None = None
     initial_weights: Path | None = None
     device: str = AUTO
@@ -143,7 +143,7 @@ def _no_data(spec: RunSpec) -> str:
     )
 
 
-def _train(spec: RunSpec, command: Command, output: Path, name: str) -> None:
+def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     measured = command.validation or command.evaluate
     evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)

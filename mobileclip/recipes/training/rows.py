@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,8 +9,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 import tyro
 
+from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
+from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
 from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
 
@@ -26,8 +27,8 @@ class Flags(Protocol):
     def __init__(self, *, pipeline: Any, training: TrainingSpec, initial_weights: Path | None, row: str) -> None: ...
 
     @property
-    def output(self) -> Path | None:
-        """Folder of the run; None for the one that has its name."""
+    def output(self) -> str | None:
+        """Folder or address of the run; None for the folder that has its name."""
         ...
 
     @property
@@ -64,7 +65,7 @@ class Kind(Generic[Spec, FlagsType]):
     spec: type[Spec]
     command: type[FlagsType]
     resolve: Callable[[Spec, FlagsType], Spec]
-    train: Callable[[Spec, FlagsType, Path, str], None]
+    train: Callable[[Spec, FlagsType, str, str], None]
 
 
 def run_as(
@@ -104,24 +105,24 @@ def run_as(
         if command.show:
             show(spec)
             return
-        output = command.output or OUTPUTS / (f"{name}-tiny" if command.tiny else name)
+        output = command.output or str(OUTPUTS / (f"{name}-tiny" if command.tiny else name))
         kind.train(spec, command, output, name)
 
 
 def train_and_plot(
     spec: RunSpec | ClassifierRunSpec,
-    output: Path,
+    output: str,
     *,
     evaluate: Callable[[Any], Evaluate] | None,
     device: str,
     name: str,
-) -> Path | None:
-    """Train, draw the curves, and return the model's file; None in all processes but the first."""
+) -> AnyPath | None:
+    """Train, draw the curves, and return the model's file or address; None in all processes but the first."""
     model = run(spec, output, evaluate=evaluate, device=device, title=name, console=console())
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not this_process().is_first:
         return None
     try:
-        plot_curves({name: output / "metrics.jsonl"}, output / "curves.png")
+        plot_curves({name: join(output, "metrics.jsonl")}, join(output, "curves.png"))
     except ModuleNotFoundError as error:
         say(f"no curves: {error}")
     return model

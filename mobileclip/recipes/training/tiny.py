@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import attrs
@@ -18,6 +17,7 @@ from mobileclip.data import (
 )
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
 from mobileclip.losses import DistillingLossSpec
+from mobileclip.processes import this_process
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
 from mobileclip.training import CosineSchedule, RunSpec
@@ -56,7 +56,7 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
 
 def _first_samples(data: ReinforcedPipelineSpec) -> tuple[ReinforcedPipelineSpec, ReinforcementCard | None]:
     """Return a shard for every process, in batches that they fill, and the card beside them, where there is one."""
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = this_process().size
     shards = expand_shards(data.shards)[:num_processes]
     num_samples = count_samples(shards)
     batch_size = min(BATCH_SIZE, num_samples) // num_processes * num_processes

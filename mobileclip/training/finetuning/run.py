@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import partial
 
 from mobileclip.encoders import save_model
+from mobileclip.processes import this_process
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
@@ -44,7 +44,7 @@ def finetune(spec: FinetuneSpec) -> Results | None:
             says why it cannot go on.
         FloatingPointError: if the loss is not finite.
     """
-    is_first = int(os.environ.get("RANK", "0")) == 0
+    is_first = this_process().is_first
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
         raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on")

@@ -87,9 +87,7 @@ class Steps:
             )
             assert result.model is model, "without an average, what was trained is what comes back"
             spec.finetuning.finish(model)
-            if world.is_first:
-                save_model(model, path)
-            world.wait()
+            world.from_first(lambda: save_model(model, path))
         return model
 
     def scores(self, alpha: float, model: Callable[[], DualEncoder], device: torch.device) -> Scores:

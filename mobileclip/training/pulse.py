@@ -1,0 +1,207 @@
+"""Signs of life that the processes of a run leave where they meet: who has stopped, ended or fallen behind, by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mobileclip.terminal import say
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+_MOST_SECONDS_BETWEEN = 2.0
+# What a process is silent for before it counts as stopped: a busy machine skips a sign or two.
+_MISSED = 4
+_MOST_NAMED = 4
+_MOST_POLL_SECONDS = 0.25
+
+
+@attrs.frozen(kw_only=True)
+class Sign:
+    """What a process said of itself last.
+
+    Args:
+        host: its machine.
+        at: when it said so, in seconds since 1970.
+        activity: what it does, such as `after step 41`.
+        step: how far it is; a larger number is further.
+        since: when it began that, in seconds since 1970.
+        ended: why it has ended; empty for a process that waited in vain, None while it runs.
+    """
+
+    host: str
+    at: float
+    activity: str
+    step: float
+    since: float
+    ended: str | None = None
+
+
+class Pulse:
+    """Says every few seconds that this process lives, and knows what the others said.
+
+    A process that neither comes further nor waits for the first one, for longer than `seconds`, is ended: nothing else
+    would end one whose main thread, or GPU, hangs.
+
+    Args:
+        store: where the processes meet.
+        rank: number of this one.
+        size: number of processes.
+        seconds: for which the others are waited for.
+    """
+
+    def __init__(self, store: Store, *, rank: int, size: int, seconds: float) -> None:
+        # A connection of its own: a call that waits keeps the other one.
+        self._sending, self._store = store.clone(), store  # type: ignore[attr-defined]
+        self.rank, self.size, self.seconds = rank, size, seconds
+        self.interval = min(_MOST_SECONDS_BETWEEN, seconds / 10)
+        self._activity, self._step, self._since = "before the first step", -1.0, time.time()
+        self._is_bounded = True
+        self._num_turns = 0
+        self._stopped = threading.Event()
+
+    def tell(self, activity: str, step: float) -> None:
+        """Say what this process does from now on.
+
+        Args:
+            activity: such as `after step 41`.
+            step: how far it is.
+        """
+        self._activity, self._step, self._since = activity, step, time.time()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Give signs while the block runs, and say at last why it ended."""
+        self._send(self._sending)
+        thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        thread.start()
+        ended = ""
+        try:
+            yield
+        except TimeoutError:
+            raise
+        except BaseException as error:
+            ended = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._stopped.set()
+            thread.join(self.interval)
+            with suppress(RuntimeError):  # the store may have gone with the one who kept it
+                self._send(self._store, ended)
+
+    @contextmanager
+    def unbounded(self) -> Iterator[None]:
+        """Allow the block to take any time."""
+        self._is_bounded = False
+        try:
+            yield
+        finally:
+            self._is_bounded, self._since = True, time.time()
+
+    def end_turn(self) -> None:
+        """In the first process: say that what the others wait for is done."""
+        self._store.set(f"turn/{self._num_turns}", "done")
+        self._num_turns += 1
+
+    def await_turn(self) -> None:
+        """In the others: wait until the first one says so, for as long as it gives signs.
+
+        Raises:
+            RuntimeError: if it gave none for `seconds`, or the store is gone.
+        """
+        heard, heard_at, pause = None, time.monotonic(), 0.005
+        while not self._store.check([f"turn/{self._num_turns}"]):
+            said = self._said(0)
+            if said != heard:
+                heard, heard_at = said, time.monotonic()
+            if said is not None and said.ended is not None:
+                raise RuntimeError("timed out: the first process has ended")
+            if time.monotonic() - heard_at > self.seconds:
+                raise RuntimeError(f"timed out: the first process gave no sign for {self.seconds:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _MOST_POLL_SECONDS)
+        self._num_turns += 1
+
+    def missing(self) -> str:
+        """Return which processes hold the others up, in sentences that begin with a small letter."""
+        try:
+            before = [self._said(rank) for rank in range(self.size)]
+            time.sleep(_MISSED * self.interval)
+            now = [self._said(rank) for rank in range(self.size)]
+        except RuntimeError:
+            return f"process 0 of {self.size}, which the others meet at, does not answer any more"
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        ended = [rank for rank in others if (said := now[rank]) is not None and said.ended]
+        silent = [rank for rank in others if now[rank] == before[rank] and not _has_ended(now[rank])]
+        named = [f"{self._name(rank, now[rank])} {_fate(now[rank])}" for rank in (ended or silent)]
+        if not named:
+            alive = [(rank, said) for rank in others if (said := now[rank]) is not None and said.ended is None]
+            least = min((said.step for _, said in alive), default=0.0)
+            named = [
+                f"{self._name(rank, said)} lives and has been {said.activity} for {time.time() - said.since:.0f} s"
+                for rank, said in alive
+                if said.step == least
+            ]
+        more = f"; and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+        return "; ".join(named[:_MOST_NAMED]) + more if named else "all others wait too, or have ended"
+
+    def _name(self, rank: int, said: Sign | None) -> str:
+        return f"process {rank} of {self.size}" + (f" ({said.host})" if said is not None else "")
+
+    def _said(self, rank: int) -> Sign | None:
+        key = f"sign/{rank}"
+        return Sign(**json.loads(self._store.get(key))) if self._store.check([key]) else None
+
+    def _send(self, store: Store, ended: str | None = None) -> None:
+        sign = Sign(
+            host=platform.node(),
+            at=time.time(),
+            activity=self._activity,
+            step=self._step,
+            since=self._since,
+            ended=ended,
+        )
+        store.set(f"sign/{self.rank}", json.dumps(attrs.asdict(sign)))
+
+    def _beat(self) -> None:
+        try:
+            while not self._stopped.wait(self.interval):
+                self._send(self._sending)
+                # Later than the group's own patience, whose error says more.
+                if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
+                    self._end()
+        except RuntimeError:
+            return  # the store is gone, which the main thread finds out too
+
+    def _end(self) -> None:
+        """End this process, whose main thread cannot be reached."""
+        seconds = time.time() - self._since
+        what = f"{self._activity}: nothing came for {seconds:.0f} s"
+        say(
+            f"process {self.rank} of {self.size} ({platform.node()}) ends, {what}. Of the others, {self.missing()}. "
+            "Start all of them again: the run goes on from its last checkpoint",
+            error=True,
+        )
+        self._send(self._sending, what)
+        os._exit(1)
+
+
+def _has_ended(said: Sign | None) -> bool:
+    return said is not None and said.ended is not None
+
+
+def _fate(said: Sign | None) -> str:
+    if said is None:
+        return "was not heard at all"
+    if said.ended:
+        return f"ended {said.activity}: {said.ended}"
+    return f"was last heard {time.time() - said.at:.0f} s ago, {said.activity}"
