@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import socket
 import subprocess
 import sys
@@ -77,6 +79,35 @@ def test_all_processes_stop_for_what_one_meets(output):
     assert all(each["diverged"].startswith("FloatingPointError: the loss is nan at step 4") for each in messages)
     assert json.loads((output / "diverged" / "diverged.json").read_text())["keys"] == [f"4-{n}" for n in range(8)]
     assert all(each["uneven"].startswith("ValueError: ") for each in messages)
+
+
+def test_what_the_first_process_alone_finds_all_go_on_from(output):
+    """A node that was replaced has no checkpoints; its rank has its own random numbers all the same."""
+    expected, found = (load_file(last_checkpoint(output / name)) for name in ("whole", "disk-0-before"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_processes_that_find_other_checkpoints_refuse_to_start(output):
+    messages, others = (json.loads((output / f"found-{rank}.json").read_text()) for rank in (0, 1))
+    assert messages == others
+    other_numbers, none_in_the_first, fewer_in_the_first = messages
+    host = re.escape(platform.node())
+    file = r"step-00000006\.safetensors \([0-9a-f]{12}\)"
+    assert re.match(
+        rf"the processes of this run find different checkpoints: process 0 on {host}: {file} in "
+        rf"\S+disk-0/checkpoints; process 1 on {host}: {file} in \S+disk-1/checkpoints\. Give all of them one output, on a disk that they share",
+        other_numbers,
+    )
+    assert f"process 0 on {platform.node()}: no checkpoint in" in none_in_the_first
+    assert re.search(
+        r"process 0 on .*: step-00000003\.safetensors .*process 1 on .*: step-00000006", fewer_in_the_first
+    )
+
+
+def test_what_the_first_process_does_alone_comes_to_all(output):
+    said = [json.loads((output / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+    assert said == [["made by 0", "process 0 says no", "[0, 1, 2] 0.0"]] * 2
 
 
 def test_another_number_of_processes_is_refused(output):

@@ -193,14 +193,15 @@ def test_an_evaluation_is_cut_short_and_done_again(tmp_path, step):
 def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
     saved = []
 
-    def save(_state, path, **_):
-        saved.append((int(path.stem[-8:]), time.monotonic()))
+    def snapshot(_state, *, step, position):
+        assert position.first_batch == step
+        saved.append((step, time.monotonic()))
 
     def slow(step: int):
         time.sleep(0.05)
         return batch_of(step)
 
-    monkeypatch.setattr("mobileclip.training.checkpoint.RunState.save", save)
+    monkeypatch.setattr("mobileclip.training.checkpoint.RunState.snapshot", snapshot)
     spec = training_spec(16, checkpoint_every_steps=100)
     assert spec.checkpoint_every_minutes == 10
     spec = attrs.evolve(spec, checkpoint_every_minutes=0.2 / 60)

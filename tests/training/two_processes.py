@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import torch
 
 from mobileclip.data import LabelledBatch
+from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CrossEntropySpec, World, connected, train
+from mobileclip.training.state_file import StateFile, read_state
 from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
 from tests.training.test_objective import TRANSFORMERS
@@ -75,8 +78,59 @@ def refuse(world: World, output: Path) -> None:
     (output / f"messages-{world.rank}.json").write_text(json.dumps(messages))
 
 
+def find_others(world: World, output: Path) -> None:
+    """Go on from a checkpoint that the first process alone has, then from two that differ, then from one that has more.
+
+    What every process says is written down.
+    """
+    own = output / f"disk-{world.rank}" / "checkpoints"
+    before = output / "whole" / "checkpoints" / "step-00000006.safetensors"
+    own.mkdir(parents=True)
+    if world.is_first:
+        shutil.copy(before, own)
+    world.wait()
+    train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
+    if world.is_first:
+        own.parent.rename(output / "disk-0-before")
+
+    messages = []
+    for there in (("step-00000006", "step-00000006"), ("", "step-00000006"), ("step-00000003", "step-00000006")):
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir(parents=True)
+        if name := there[world.rank]:
+            path = own / f"{name}.safetensors"
+            shutil.copy(before, path)
+            if world.rank == 1:
+                content = read_state(path)
+                tensors = {**content.tensors, "objective/model.logit_scale": torch.tensor(1.0)}
+                StateFile(tensors=tensors, metadata=content.metadata).write(path)
+        world.wait()
+        try:
+            train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
+        except ValueError as error:
+            messages.append(str(error))
+    (output / f"found-{world.rank}.json").write_text(json.dumps(messages))
+
+
+def share_errors(world: World, output: Path) -> None:
+    """Write down what every process gets of what the first one does alone: a value, and an error."""
+
+    def fail() -> None:
+        raise CheckpointError(f"process {world.rank} says no")
+
+    said = [world.from_first(lambda: f"made by {world.rank}")]
+    try:
+        world.from_first(fail)
+    except CheckpointError as error:
+        said.append(str(error))
+    tensors = {"a": torch.arange(3) + world.rank, "b": torch.tensor(world.rank, dtype=torch.bfloat16)}
+    received = world.broadcast(tensors if world.is_first else {})
+    said += [f"{received['a'].tolist()} {received['b'].item()}"]
+    (output / f"said-{world.rank}.json").write_text(json.dumps(said))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected("cpu") as connected_world:
-        for part in (compare_with_one_process, classify, resume, refuse):
+        for part in (compare_with_one_process, classify, resume, refuse, find_others, share_errors):
             part(connected_world, Path(sys.argv[1]))

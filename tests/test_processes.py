@@ -1,0 +1,95 @@
+"""Every launcher's variables give one place, and everybody who asks gets the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from mobileclip.processes import ProcessPlace, first_host, this_process
+
+STEP = {
+    "SLURM_JOB_ID": "1234567",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[003-007,009],other12",
+}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Set a launcher's variables, those of no other."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", *STEP):
+        monkeypatch.delenv(name, raising=False)
+
+    def are(values: dict[str, str]) -> ProcessPlace:
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        return this_process()
+
+    return are
+
+
+def test_alone(variables):
+    assert variables({}) == ProcessPlace()
+    assert this_process().is_first
+
+
+def test_torchrun(variables):
+    place = variables({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"})
+    assert place == ProcessPlace(rank=3, size=4, local_rank=1)
+    assert not place.is_first
+
+
+def test_srun(variables):
+    place = variables(STEP)
+    assert (place.rank, place.size, place.local_rank) == (5, 8, 1)
+    host, _, port = place.meeting.removeprefix("tcp://").partition(":")
+    assert host == "node003"
+    assert 10_000 <= int(port) < 30_000
+    other_rank = variables({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    assert (other_rank.meeting, other_rank.is_first) == (place.meeting, True)
+    assert variables({"SLURM_STEP_ID": "1"}).meeting != place.meeting
+    assert variables({"SLURM_JOB_ID": "1234568", "SLURM_STEP_ID": "0"}).meeting != place.meeting
+
+
+def test_what_a_step_counts_and_what_a_person_says_come_first(variables):
+    place = variables(STEP | {"SLURM_STEP_NUM_TASKS": "6", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
+    assert (place.size, place.meeting) == (6, "tcp://10.0.0.7:29500")
+
+
+def test_torchrun_in_a_step_comes_first(variables):
+    place = variables(STEP | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    assert place == ProcessPlace(rank=1, size=2)
+
+
+def test_a_batch_script_itself_is_one_process(variables):
+    script = {name: value for name, value in STEP.items() if name != "SLURM_STEP_NODELIST"}
+    assert variables(script | {"SLURM_PROCID": "0"}) == ProcessPlace()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node003", "node003"),
+        ("node003,node009", "node003"),
+        ("node[003-007,009]", "node003"),
+        ("node[12]", "node12"),
+        ("node[9,3-4]-ib,login1", "node9-ib"),
+        ("rack[1-2]node[01-04]", "rack1node01"),
+        ("gpu-a.cluster.example,gpu-b.cluster.example", "gpu-a.cluster.example"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes, host):
+    assert first_host(nodes) == host
+
+
+@pytest.mark.parametrize("nodes", ["", ",a", "node[003", "node]3", "[]"])
+def test_what_is_no_list_of_nodes_is_refused(nodes):
+    with pytest.raises(ValueError, match=r"SLURM_STEP_NODELIST is .*expected a list of nodes"):
+        first_host(nodes)
+
+
+def test_what_is_no_number_is_named(variables):
+    with pytest.raises(ValueError, match="SLURM_PROCID is 'x'; expected a whole number"):
+        variables(STEP | {"SLURM_PROCID": "x"})
