@@ -96,7 +96,8 @@ def test_processes_that_find_other_checkpoints_refuse_to_start(output):
     file = r"step-00000006\.safetensors \([0-9a-f]{12}\)"
     assert re.match(
         rf"the processes of this run find different checkpoints: process 0 on {host}: {file} in "
-        rf"\S+disk-0/checkpoints; process 1 on {host}: {file} in \S+disk-1/checkpoints\. Give all of them one output, on a disk that they share",
+        rf"\S+disk-0/checkpoints; process 1 on {host}: {file} in "
+        r"\S+disk-1/checkpoints\. Give all of them one output, on a disk that they share",
         other_numbers,
     )
     assert f"process 0 on {platform.node()}: no checkpoint in" in none_in_the_first
