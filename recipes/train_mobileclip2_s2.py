@@ -11,7 +11,7 @@ Source:    MobileCLIP2 (arXiv 2508.20691)
 from __future__ import annotations
 
 from mobileclip import specs
-from mobileclip.recipes.training import mobileclip2_run, run_recipe
+from mobileclip.recipes.training import as_released_dfndr2b, mobileclip2_run, run_recipe
 from mobileclip.training import RunSpec
 
 
@@ -21,4 +21,4 @@ def train_mobileclip2_s2() -> RunSpec:
 
 
 if __name__ == "__main__":
-    run_recipe(train_mobileclip2_s2, "train_mobileclip2_s2", __doc__)
+    run_recipe(train_mobileclip2_s2, "train_mobileclip2_s2", __doc__, released=as_released_dfndr2b)

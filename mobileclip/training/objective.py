@@ -189,8 +189,11 @@ class ImageTextObjective(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Cap the logit scale."""
-        self.model.logit_scale.clamp_(max=math.log(self.spec.max_logit_scale))
+        """Bring the logit scale back to where it may be."""
+        least = self.spec.min_logit_scale
+        self.model.logit_scale.clamp_(
+            min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale)
+        )
 
     def _embed(self, image: Tensor, batch: ReinforcedBatch) -> dict[str, Tensor]:
         # Real and synthetic captions go through the text tower together: one batch of twice the size.

@@ -1,8 +1,10 @@
-"""AdamW that decays the weights that multiply inputs, and nothing else."""
+"""AdamW that decays the weights that multiply inputs, and what else it is asked to."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Literal, get_args
 
 import attrs
 import torch
@@ -10,8 +12,14 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.registry import Registry
+from mobileclip.reparam import LayerScale
 from mobileclip.serialization import open_family
-from mobileclip.strict import strict
+from mobileclip.strict import repeated, strict
+
+Kind = Literal["weights", "positions", "class_tokens", "layer_scales"]
+"""What weight decay may apply to: matrices and kernels; positional embeddings; class tokens; layer scales."""
+
+WEIGHTS_ALONE: tuple[Kind, ...] = ("weights",)
 
 _MULTIPLYING = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -55,8 +63,13 @@ class AdamWSpec(OptimizerSpec):
         beta2: decay of the running mean of its square, per step.
         eps: added to the root of the latter.
         weight_decay: times the learning rate, the fraction that a decayed weight loses per step.
+        decayed: what weight decay applies to: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms, biases and
+            the logit scale are never decayed.
 
     Source: MobileCLIP, table 12.
+
+    Differs: The released scripts leave out what has one dimension, and what is called like a norm or a bias. They so
+        decay positions, class tokens of timm's towers, and layer scales of the research code's towers.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -68,6 +81,14 @@ class AdamWSpec(OptimizerSpec):
     beta2: float = attrs.field(default=0.95, validator=[validators.ge(0), validators.lt(1)])
     eps: float = attrs.field(default=1e-8, validator=validators.gt(0))
     weight_decay: float = attrs.field(default=0.2, validator=validators.ge(0))
+    decayed: tuple[Kind, ...] = attrs.field(default=WEIGHTS_ALONE)
+
+    @decayed.validator
+    def _check_decayed(self, _: object, value: tuple[str, ...]) -> None:
+        if unknown := [one for one in value if one not in get_args(Kind)]:
+            raise ValueError(f"decayed names {unknown[0]!r}; choose among {', '.join(get_args(Kind))}")
+        if twice := repeated(value):
+            raise ValueError(f"decayed names {twice[0]!r} twice; name it once")
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
         """Return the optimiser of every parameter that requires a gradient, fused; learning rates start at 0.
@@ -75,7 +96,7 @@ class AdamWSpec(OptimizerSpec):
         Raises:
             ValueError: if nothing requires a gradient.
         """
-        decayed, kept = decay_groups(model)
+        decayed, kept = decay_groups(model, self.decayed)
         if not decayed and not kept:
             raise ValueError("no parameter of the model requires a gradient, so there is nothing to train")
         groups = [
@@ -97,25 +118,37 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group.get("rate_scale", 1.0)
 
 
-def decay_groups(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def decay_groups(
+    model: nn.Module, decayed: Collection[Kind] = WEIGHTS_ALONE
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trainable parameters by name: those that weight decay applies to, and the others.
 
-    Decayed are matrices and kernels. Norms, biases, scales (one number per channel, or one at all), class tokens and
-    positional embeddings are not: pulling them to zero says nothing about complexity.
+    By default, matrices and kernels are decayed alone. Norms, biases, scales (one number per channel, or one at all),
+    class tokens and positional embeddings are not: pulling them to zero says nothing about complexity.
+
+    Args:
+        model: any module.
+        decayed: what weight decay applies to.
     """
-    decayed: dict[str, Tensor] = {}
+    chosen: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                group = decayed if _is_decayed(module, name, parameter) else kept
+                group = chosen if _kind(module, name, parameter) in decayed else kept
                 group[f"{prefix}.{name}" if prefix else name] = parameter
-    return decayed, kept
+    return chosen, kept
 
 
-def _is_decayed(module: nn.Module, name: str, parameter: Tensor) -> bool:
+def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
+    """Return what a parameter is; None for norms, biases and other scales, which are never decayed."""
     if isinstance(module, _MULTIPLYING):
-        return name == "weight"
-    # A free parameter of one number per channel, such as a layer scale of shape (channels, 1, 1), is a scale.
-    is_vector = parameter.numel() == max(parameter.shape, default=1)
-    return not is_vector and "position" not in name
+        return "weights" if name == "weight" else None
+    if isinstance(module, LayerScale):
+        return "layer_scales"
+    if "position" in name:
+        return "positions"
+    if name == "class_token":
+        return "class_tokens"
+    # A free parameter of one number per channel is a scale.
+    return None if parameter.numel() == max(parameter.shape, default=1) else "weights"

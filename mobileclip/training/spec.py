@@ -27,6 +27,7 @@ class TrainingSpec:
         optimizer: AdamW's constants.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         max_logit_scale: cap of the student's logit scale, after the exponential.
+        min_logit_scale: floor of it; none leaves it. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` runs the forward pass in autocast; weights, loss and optimiser stay in float32.
         micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
@@ -60,6 +61,7 @@ class TrainingSpec:
     optimizer: OptimizerSpec = attrs.field(factory=AdamWSpec)
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
+    min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
     micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -82,6 +84,11 @@ class TrainingSpec:
     def _check_ema_decay(self, _: object, value: float | None) -> None:
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), or be none for no average; got {value}")
+
+    @min_logit_scale.validator
+    def _check_min_logit_scale(self, _: object, value: float | None) -> None:
+        if value is not None and value > self.max_logit_scale:
+            raise ValueError(f"min_logit_scale ({value}) must not exceed max_logit_scale ({self.max_logit_scale})")
 
     @property
     def total_steps(self) -> int:

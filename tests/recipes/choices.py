@@ -55,7 +55,7 @@ def _training() -> object:
     """Return the choices of every run: of a recipe's further rows, those that are others than its first row's."""
     chosen, firsts = {}, {}
     for name, recipe in training_recipes().items():
-        values = _flat(_plain(recipe()))
+        values = leaves(_plain(recipe()))
         first = firsts.setdefault(name.partition(" ")[0], values)
         chosen[name] = _plain(recipe()) if first is values else {
             place: values.get(place, "left out")
@@ -65,12 +65,12 @@ def _training() -> object:
     return chosen
 
 
-def _flat(value: object, place: str = "") -> dict[str, object]:
+def leaves(value: object, place: str = "") -> dict[str, object]:
     """Return the leaves of JSON by their places, such as `training.schedule.peak`."""
     if not isinstance(value, dict):
         return {place: value}
     return {
-        name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{place}.{key}".lstrip(".")).items()
+        name: leaf for key, item in value.items() for name, leaf in leaves(item, f"{place}.{key}".lstrip(".")).items()
     }
 
 

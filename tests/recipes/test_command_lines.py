@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from functools import reduce
@@ -33,7 +34,7 @@ from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
 from tests.evaluation.test_own_data import outside
-from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, training_recipes
+from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,6 +218,47 @@ def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
     assert "many" in capsys.readouterr().err
     assert Given(["--a", "1", "x", "--b_c=2"]).numbers("--b-c") == [2.0]
     assert Given(["--a", "1", "x"]).numbers("--a") == []
+
+
+RELEASED = {
+    "data.shuffle_buffer": 5_000,
+    "training.ema_decay": None,
+    "training.min_logit_scale": 1.0,
+    "training.optimizer.decayed": ["weights", "positions", "class_tokens"],
+    "training.schedule.final": 0.0,
+    "training.schedule.warmup_steps": 1_000,
+}
+ABLATION = {name: value for name, value in RELEASED.items() if name != "training.schedule.warmup_steps"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train_b", RELEASED | {"training.max_gradient_norm": 1.0}),
+        ("train_b_lt", RELEASED | {"training.max_gradient_norm": 1.0}),
+        ("train_mobileclip2_s0", RELEASED | {"data.caption_sets": "^syn_text_dfn_mscoco38k$"}),
+        ("train_vit_b16_12m ensemble", ABLATION | {"training.optimizer.decayed": ["weights", "positions"]}),
+        ("train_b_dfndr12m all_sets", ABLATION),
+    ],
+)
+def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, expected, capsys, monkeypatch):
+    name, *row = name.split()
+
+    def flat(*arguments):
+        monkeypatch.setattr(sys, "argv", [name, *row, "--show", *arguments])
+        runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
+        return leaves(json.loads(capsys.readouterr().out))
+
+    published, released = flat(), flat("--released")
+    changed = {
+        place: released.get(place)
+        for place in published.keys() | released.keys()
+        if published.get(place) != released.get(place)
+    }
+    inside = {place: value for place, value in changed.items() if not place.startswith("training.range_augment.")}
+    assert inside == expected
+    assert released["training.range_augment"] is None
+    assert flat("--released", "--training.ema-decay", "0.9")["training.ema_decay"] == 0.9
 
 
 def test_published_choices_do_not_follow_anything():

@@ -208,6 +208,18 @@ def test_the_logit_scale_is_capped(tmp_path):
     assert max(scales) <= 50.0 * (1 + 1e-5)
 
 
+def test_the_logit_scale_has_a_floor_where_it_is_asked_for(tmp_path):
+    for floor, least in ((1.0, 1.0), (None, 0.5)):
+        model = new_model()
+        with torch.no_grad():
+            model.logit_scale.fill_(math.log(0.5))
+        spec = training_spec(3, peak=1e-6, ema_decay=None, min_logit_scale=floor)
+        train(spec, model=model, batches=Batches(), output=tmp_path / str(floor))
+        assert model.logit_scale.exp().item() == pytest.approx(least, rel=1e-3)
+    with pytest.raises(ValueError, match=r"min_logit_scale \(200\.0\) must not exceed"):
+        training_spec(3, min_logit_scale=200.0)
+
+
 def test_the_first_step_equals_the_same_step_by_hand(tmp_path):
     spec = training_spec(1 + 2, max_gradient_norm=0.1, ema_decay=None)
     model = new_model()

@@ -6,6 +6,7 @@ from torch import nn
 
 from mobileclip.blocks import build_model
 from mobileclip.training import AdamWSpec, decay_groups
+from mobileclip.training.finetuning import LayerDecayAdamWSpec
 from mobileclip.training.optimizer import set_learning_rate
 from tests.training.runs import new_model
 
@@ -43,6 +44,39 @@ def test_nothing_but_kernels_and_matrices_decays_in_the_published_models(name):
     assert in_norms
     assert in_norms <= set(kept)
     assert not any("position" in key and value.ndim == 2 for key, value in decayed.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("mobileclip_s0", "positions", {"text_encoder.position"}),
+        ("mobileclip_b", "positions", {"image_encoder.position", "text_encoder.position"}),
+        ("mobileclip_b", "class_tokens", {"image_encoder.class_token"}),
+        ("mobileclip_b", "layer_scales", set()),
+    ],
+)
+def test_what_else_may_be_decayed(name, kind, expected):
+    with torch.device("meta"):
+        model = build_model(name)
+    always, _ = decay_groups(model)
+    chosen, _ = decay_groups(model, ("weights", kind))
+    assert chosen.keys() - always.keys() == expected
+    assert decay_groups(model, (kind,))[0].keys() == expected
+
+
+def test_layer_scales_are_decayed_where_they_are_asked_for():
+    model = new_model()
+    chosen, kept = decay_groups(model, ("layer_scales",))
+    assert chosen.keys() == {name for name, _ in model.named_parameters() if name.endswith("gamma")}
+    assert chosen.keys() | kept.keys() == {name for name, _ in model.named_parameters()}
+    groups = LayerDecayAdamWSpec(decayed=("layer_scales",)).build(model).param_groups
+    assert sum(len(group["params"]) for group in groups if group["weight_decay"]) == len(chosen)
+
+
+@pytest.mark.parametrize("decayed", [("norms",), ("weights", "weights")])
+def test_other_kinds_are_refused(decayed):
+    with pytest.raises(ValueError, match="decayed"):
+        AdamWSpec(decayed=decayed)
 
 
 def test_decay_is_decoupled_and_leaves_the_rest_alone():

@@ -2,6 +2,8 @@
 
 from mobileclip.recipes.training.command import run_recipe
 from mobileclip.recipes.training.published import (
+    as_released,
+    as_released_dfndr2b,
     long_training,
     mobileclip2_run,
     mobileclip_run,
@@ -13,6 +15,8 @@ from mobileclip.recipes.training.published import (
 )
 
 __all__ = [
+    "as_released",
+    "as_released_dfndr2b",
     "long_training",
     "mobileclip2_run",
     "mobileclip_run",

@@ -14,6 +14,7 @@ from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
+from mobileclip.recipes.training.published import as_released
 from mobileclip.recipes.training.rows import OUTPUTS, Kind, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
@@ -41,6 +42,8 @@ class Command:
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+        released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
+            Further flags change them.
         show: print the run's choices as JSON and stop; --run reads them back.
         run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
         tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
@@ -58,6 +61,7 @@ class Command:
     tokenizer: str | None = None
     initial_weights: Path | None = None
     device: str = AUTO
+    released: bool = False
     show: bool = False
     run: Path | None = None
     tiny: bool = False
@@ -67,7 +71,12 @@ class Command:
 
 
 def run_recipe(
-    recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
+    recipe: Recipe | Mapping[str, Recipe],
+    name: str,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    released: Callable[[RunSpec], RunSpec] = as_released,
 ) -> None:
     """Read the command line and train, or say what is missing.
 
@@ -76,8 +85,9 @@ def run_recipe(
         name: of the run, the default output's folder.
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
+        released: what `--released` makes of a run's choices.
     """
-    kind = Kind(spec=RunSpec, command=Command, resolve=resolve, train=_train)
+    kind = Kind(spec=RunSpec, command=Command, resolve=resolve, train=_train, released=released)
     run_as(kind, recipe, name, description, arguments)
 
 

@@ -33,6 +33,10 @@ class Given:
             else:
                 values.append(argument)
 
+    def has(self, flag: str) -> bool:
+        """Return whether a flag is given."""
+        return flag in self._values
+
     def numbers(self, flag: str, *, unless: str = "") -> list[float]:
         """Return a flag's numbers; none where it is not given, another one is too, or they are no numbers.
 

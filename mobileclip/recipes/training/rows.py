@@ -60,12 +60,14 @@ class Kind(Generic[Spec, FlagsType]):
         command: what it is told on the command line.
         resolve: from a run's choices to those with what the command line says instead.
         train: runs it into a folder, under a name.
+        released: from a run's choices to those that `--released` asks for; None where there is no such flag.
     """
 
     spec: type[Spec]
     command: type[FlagsType]
     resolve: Callable[[Spec, FlagsType], Spec]
     train: Callable[[Spec, FlagsType, str, str], None]
+    released: Callable[[Spec], Spec] | None = None
 
 
 def run_as(
@@ -136,6 +138,8 @@ def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, argumen
 def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:
     """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
     given = Given(arguments)
+    if kind.released is not None and given.has("--released"):
+        chosen = kind.released(chosen)
     return kind.command(
         pipeline=following_pipeline(chosen.data, given),
         training=following_training(chosen.training, given),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import singledispatch
 from itertools import groupby
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import Classifier, DualEncoder, MCi, TextEncoder, ViT
 from mobileclip.strict import strict
-from mobileclip.training.optimizer import AdamWSpec, decay_groups, optimizers
+from mobileclip.training.optimizer import WEIGHTS_ALONE, AdamWSpec, Kind, decay_groups, optimizers
 
 Granularity = Literal["block", "stage"]
 
@@ -129,17 +129,23 @@ def _depths(tower: nn.Module, layers: list[list[str]]) -> Iterator[tuple[str, in
 
 
 def layer_rate_groups(
-    model: nn.Module, decay: float, *, weight_decay: float = 0.0, by: Granularity = "block"
+    model: nn.Module,
+    decay: float,
+    *,
+    weight_decay: float = 0.0,
+    decayed: Collection[Kind] = WEIGHTS_ALONE,
+    by: Granularity = "block",
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
 
     A group has `params`, `rate_scale` (what multiplies the schedule's learning rate) and `weight_decay`: one group for
-    each rate and for what is decayed and what is not (norms, biases and scales, see `decay_groups`).
+    each rate and for what is decayed and what is not (see `decay_groups`).
 
     Args:
         model: as `rate_scales` takes it.
         decay: as `rate_scales` takes it.
-        weight_decay: of the weights that are decayed.
+        weight_decay: of the parameters that are decayed.
+        decayed: what weight decay applies to.
         by: as `rate_scales` takes it.
 
     Raises:
@@ -147,7 +153,7 @@ def layer_rate_groups(
     """
     scales = rate_scales(model, decay, by=by)
     groups: dict[tuple[float, float], list[Tensor]] = {}
-    for parameters, own_decay in zip(decay_groups(model), (weight_decay, 0.0), strict=True):
+    for parameters, own_decay in zip(decay_groups(model, decayed), (weight_decay, 0.0), strict=True):
         for name, parameter in parameters.items():
             groups.setdefault((scales[name], own_decay), []).append(parameter)
     if not groups:
@@ -186,5 +192,7 @@ class LayerDecayAdamWSpec(AdamWSpec):
         Raises:
             ValueError: see `layer_rate_groups`.
         """
-        groups = layer_rate_groups(model, self.rate_decay, weight_decay=self.weight_decay, by=self.rate_layers)
+        groups = layer_rate_groups(
+            model, self.rate_decay, weight_decay=self.weight_decay, decayed=self.decayed, by=self.rate_layers
+        )
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
