@@ -237,6 +237,7 @@ def our_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[]
         decode=decode,
         seed=spec.seed,
         shuffle=False,
+        num_readers=1,
         drop_last=False,
         teacher_dim=spec.dim,
     ).build()

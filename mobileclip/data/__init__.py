@@ -20,7 +20,7 @@ from mobileclip.data.loading.class_data import find_class_names
 from mobileclip.data.loading.examples import Captions, Example, ExampleMaker, ReinforcedExampleSpec
 from mobileclip.data.loading.labelled import LabelledPipeline, LabelledPipelineSpec
 from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.position import StreamPosition, joined_positions
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.loading.stage import make_examples
 from mobileclip.data.samples.members import check_layout, json_captions
@@ -126,6 +126,7 @@ __all__ = [
     "find_class_names",
     "hash_image",
     "imagenet_augmentation",
+    "joined_positions",
     "json_captions",
     "load_image",
     "make_examples",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mobileclip.data import ImageError, ImageTransform
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
-from mobileclip.data.loading.order import ShardReader
+from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.shards.files import Shards, parse

@@ -1,13 +1,12 @@
 """The state of a run in one file: a run that is killed and resumed goes on as if nothing had happened.
 
 A file is safetensors: `objective/NAME` (student, loss, augmentation), `average/NAME`, `optimizer/PARAMETER/NAME` and
-`random/DEVICE/RANK`, with the specs, the step and the data position of every process in its metadata. The first process
-alone writes and reads; the others get what it has read, so that all go on from one state.
+`random/DEVICE/RANK`, with the specs, the step and the position in the data in its metadata. The first process alone
+writes and reads; the others get what it has read, so that all go on from one state.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,9 @@ import attrs
 import torch
 
 from mobileclip import storage
-from mobileclip.data import StreamPosition
+from mobileclip.data import StreamPosition, joined_positions
 from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import parse_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 from mobileclip.terminal import get_logger
@@ -98,7 +96,7 @@ class RunState:
             position: where this process is in its data.
         """
         random = self.world.gather(_random_state(self.world.device))
-        positions = self.world.gather(to_json(position))
+        positions = self.world.gather(position)
         if not self.world.is_first:
             return None
         tensors = self._tensors()
@@ -108,12 +106,12 @@ class RunState:
             "step": str(step),
             "spec": to_json(self.objective.spec),
             "model": to_json(self.objective.model.spec),
-            "positions": json.dumps(positions),
+            "position": to_json(joined_positions(positions)),
         }
         return StateFile(tensors=self._copied(tensors), metadata=metadata)
 
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
-        """Go on from the newest checkpoint that can be read; return steps done and where this process is in its data.
+        """Go on from the newest checkpoint that can be read; return steps done and where the run is in its data.
 
         The first process names and reads it. One that is damaged is set aside and told of.
 
@@ -210,13 +208,17 @@ class RunState:
         self._load_modules(tensors, path)
         self._load_optimizer(tensors, path)
         rank = self.world.rank
-        step, position = _place(metadata, rank, path)
+        step, position = _place(metadata, path)
+        if f"random/cpu/{rank}" not in tensors:
+            # Written by fewer processes: those that are new draw other numbers than the others, as at the start.
+            torch.manual_seed(self.objective.spec.seed + rank + step * self.world.size)
+            return step, position
         try:
             torch.set_rng_state(tensors[f"random/cpu/{rank}"])
             if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise _damaged(path, f"its state of random numbers is missing or of another kind: {error}") from None
+        except (TypeError, RuntimeError) as error:
+            raise _damaged(path, f"its state of random numbers is of another kind: {error}") from None
         return step, position
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -230,7 +232,7 @@ class RunState:
 
     def _check(self, path: str, metadata: dict[str, str]) -> None:
         spec: TrainingSpec = self.objective.spec
-        missing = [name for name in ("spec", "model", "positions", "step", DIGEST) if name not in metadata]
+        missing = [name for name in ("spec", "model", "position", "step", DIGEST) if name not in metadata]
         if missing:
             raise _damaged(path, f"it lacks {', '.join(missing)}")
         try:
@@ -247,12 +249,6 @@ class RunState:
             raise ValueError(
                 f"{path} was written by a run with another model; choose another output folder, or delete it to start "
                 f"over.\n  there: {metadata['model']}\n  here:  {model}"
-            )
-        num_processes = len(_positions(metadata, path))
-        if num_processes != self.world.size:
-            raise ValueError(
-                f"{path} was written by {num_processes} processes and this run has {self.world.size}, which would see "
-                f"other batches; start {num_processes}, or train from its weights in another output folder"
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
@@ -314,23 +310,12 @@ def _check_format(path: str, metadata: dict[str, str]) -> None:
         raise ValueError(f"{path} is no training state of this version; expected format {FORMAT!r}")
 
 
-def _positions(metadata: dict[str, str], path: str) -> list[str]:
-    """Return where every process was in its data, as JSON."""
-    try:
-        positions = parse_json(metadata["positions"])
-    except ValueError as error:
-        raise _damaged(path, f"its positions: {error}") from None
-    if not isinstance(positions, list) or not all(isinstance(position, str) for position in positions):
-        raise _damaged(path, "its positions are no list of texts")
-    return positions
-
-
-def _place(metadata: dict[str, str], rank: int, path: str) -> tuple[int, StreamPosition]:
-    """Return the steps done, and where a process was in its data."""
+def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
+    """Return the steps done, and where the run was in its data."""
     if not _DIGITS.fullmatch(metadata["step"]):
         raise _damaged(path, "its number of steps is no number")
     try:
-        position = from_json(_positions(metadata, path)[rank], StreamPosition)
+        position = from_json(metadata["position"], StreamPosition)
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     return int(metadata["step"]), position

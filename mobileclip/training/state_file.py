@@ -15,7 +15,7 @@ from mobileclip.tensor_files import CheckpointError, read_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "mobileclip training state 3"
+FORMAT = "mobileclip training state 4"
 DIGEST = "sha256"
 
 _LENGTH_BYTES = 8

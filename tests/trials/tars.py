@@ -312,7 +312,7 @@ def only_forged(folder: Path) -> Outcome:
         image=ImageInput(size=16),
         reinforced=False,
         num_samples=8,
-        sampling="resampled",
+        sampling="endless",
     )
     list(spec.build().epoch(0))
     return "accepted"

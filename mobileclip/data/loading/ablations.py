@@ -68,13 +68,13 @@ class ColumnExampleMaker(ExampleMaker):
         super().__init__(spec, tokenizer=tokenizer)
         self._columns = columns
 
-    def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
+    def example(self, sample: ImageTextSample, epoch: int) -> Example:
         """Return what an epoch takes of a sample.
 
         Raises:
             BadSampleError: if the sample cannot be used, or has fewer columns.
         """
-        example = super().example(sample, epoch, draw)
+        example = super().example(sample, epoch)
         syn = example.syn_caption
         return attrs.evolve(
             example,

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Self
 
 
@@ -112,6 +114,40 @@ class ReinforcedBatch(Batch):
     online_images: Mapping[int, Tensor] | None = None
     captions: tuple[str, ...] | None = None
     syn_captions: tuple[str, ...] | None = None
+
+
+def interleaved(batches: Sequence[BatchType], rows: Sequence[Sequence[int]]) -> BatchType:
+    """Return one batch with the samples of all, put in order.
+
+    Args:
+        batches: that hold the same names.
+        rows: a number for each of their samples, by which they are ordered.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    numbers = np.concatenate([np.asarray(own) for own in rows])
+    ranks = np.empty_like(numbers)
+    ranks[np.argsort(numbers)] = np.arange(len(numbers))
+    places = np.split(ranks, np.cumsum([len(own) for own in rows])[:-1])
+    everything = [batch.as_dict() for batch in batches]
+    return type(batches[0])(**{name: _placed([one[name] for one in everything], places) for name in everything[0]})
+
+
+def _placed(values: Sequence[Any], places: Sequence[npt.NDArray[np.int64]]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {side: _placed([value[side] for value in values], places) for side in first}
+    count = sum(map(len, values))
+    if isinstance(first, Tensor):
+        whole = first.new_empty(count, *first.shape[1:])
+        for value, own in zip(values, places, strict=True):
+            whole[torch.from_numpy(own)] = value
+        return whole
+    texts: list[Any] = [None] * count
+    for value, own in zip(values, places, strict=True):
+        for text, place in zip(value, own.tolist(), strict=True):
+            texts[place] = text
+    return tuple(texts)
 
 
 def join_batches(batches: Sequence[BatchType]) -> BatchType:

@@ -11,7 +11,7 @@ from functools import partial
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.loading.order import ShardReader, TarReader
+from mobileclip.data.loading.reading import ShardReader, TarReader
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key
@@ -115,19 +115,22 @@ class FolderReader:
         path: the folder.
         parts: key, relative path and class number of the images of each part, as JSON: workers that touched an object
             for every image of a large folder would each get a copy of their memory.
-        num_images: of all parts.
         left_out: what else is in the folder, which the first part reports.
     """
 
     path: str
     parts: Mapping[str, bytes]
-    num_images: int
     left_out: tuple[Skip, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the parts are called."""
         return tuple(self.parts)
+
+    @property
+    def sources(self) -> tuple[tuple[str, ...], ...]:
+        """The parts of the one folder."""
+        return (self.names,)
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
         """Yield the images of one part with the numbers of their classes; what cannot be read is reported."""
@@ -140,10 +143,10 @@ class FolderReader:
             if raw is not None:
                 yield raw
 
-    def count(self, limits: SampleLimits) -> int:
-        """Return the number of images."""
+    def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
+        """Return the number of images of every part."""
         del limits
-        return self.num_images
+        return tuple(len(json.loads(part)) for part in self.parts.values())
 
     def _raw(self, key: str, place: str, number: int, *, shard: str, limits: SampleLimits) -> RawSample:
         image, extension = read_image(storage.join(self.path, place))
@@ -175,7 +178,7 @@ def open_class_data(data: Shards) -> ClassData:
         layout = read_public_layout(folder)
         if layout.kind != "classification":
             raise ValueError(f"{folder} has captions and no classes; {EXPECTED}")
-        return ClassData(reader=TarReader(layout.shards), class_names=layout.class_names)
+        return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
     if shards := storage.list_files(folder, ".tar"):
         return _shards(TarReader.of(shards))
     return _class_folder(folder)
@@ -212,7 +215,6 @@ def _class_folder(path: str) -> ClassData:
     reader = FolderReader(
         path=path,
         parts={f"part {start // size} of {path}": json.dumps(rows[start : start + size]).encode() for start in starts},
-        num_images=len(rows),
         left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
     )
     return ClassData(reader=reader, class_names=tuple(names[folder] for folder in folders))

@@ -1,11 +1,11 @@
-"""What a worker does: read its shards, make an example of every sample, and hand over batches with what was skipped."""
+"""What a worker does: read what its readers read, make examples, and hand over its share of every batch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -13,7 +13,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
-from mobileclip.data.loading.order import OrderedSample, Reader, SampleOrder, ShardReader
+from mobileclip.data.loading.order import Order, Place, Share
+from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.reading import OrderedSample, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
@@ -24,7 +26,7 @@ T = TypeVar("T")
 SampleType = TypeVar("SampleType")
 ExampleType = TypeVar("ExampleType")
 
-# Bad samples in a row, more than a shard holds, after which a worker that draws shards without end gives up.
+# Bad samples in a row, more than a shard holds, after which a reader of a stream gives up.
 MAX_VAIN = 100_000
 
 
@@ -44,7 +46,7 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
         """
         ...
 
-    def example(self, sample: SampleType, epoch: int, draw: str = "") -> ExampleType:
+    def example(self, sample: SampleType, epoch: int) -> ExampleType:
         """Return what an epoch takes of a sample.
 
         Raises:
@@ -59,74 +61,84 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Chunk(Generic[BatchType]):
-    """What a worker hands over: at most a batch of samples, and what it skipped since the last.
+    """What a worker hands over: its share of a step.
 
     Args:
-        batch: None where there were only skips, or the batch was passed over.
-        num_passed: number of samples that were passed over in place of a batch.
-        skips: to be counted by the process that trains.
-        places: of the samples that were skipped, for `StreamPosition`.
+        batch: None where it has no sample of the step.
+        rows: where its samples belong in the process's batch.
+        skips: what was left out for it.
+        places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
+        gave_up: whether a reader has nothing more, and so no next step is to be expected.
         worker: who made it.
     """
 
     batch: BatchType | None = None
-    num_passed: int = 0
+    rows: tuple[int, ...] = ()
     skips: tuple[Skip, ...] = ()
-    places: tuple[tuple[str, str], ...] = ()
+    places: tuple[tuple[int, int, int, int], ...] = ()
+    gave_up: bool = False
     worker: int = 0
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class _Made:
+    """An example and the number of its sample in the epoch."""
+
+    number: int
+    sample: OrderedSample
+    example: Any
+
+
 class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
-    """The chunks of the shards that fall to this worker.
+    """The chunks that fall to this worker.
 
     Args:
         spec: the pipeline's choices.
-        reader: of all shards of the run.
+        shards: of the run.
+        order: who reads what.
         maker: of batches.
         world: rank and number of processes.
-        known: places of samples that a run skipped before it was resumed, and the epoch that it skipped them in.
-        num_workers: that share the chunks; 0 for none beside the own process.
+        start: where a stream goes on.
+        num_workers: that share the work; 0 for none beside the own process.
     """
 
     def __init__(
         self,
         spec: PipelineSpec,
         *,
-        reader: ShardReader,
+        shards: ShardReader,
+        order: Order,
         maker: Maker[Any, Any, BatchType],
         world: tuple[int, int],
-        known: tuple[int, frozenset[tuple[str, str]]],
+        start: StreamPosition,
         num_workers: int,
     ) -> None:
         super().__init__()
-        # Shared, so that workers that live on see which epoch they are asked for, and from which batch on.
-        self.request = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        # Shared, so that workers that live on see which epoch they are asked for; -1 is the stream without end.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         # Of every worker: its process, how many chunks it has made, the place of its shard, whether it is done.
         self._at = torch.zeros(max(1, num_workers), 4, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._places = {shard: place for place, shard in enumerate(reader.names)}
+        self._places = {shard: place for place, shard in enumerate(shards.names)}
         self._stores = spec.stores
-        self._batch_size = spec.batch_size
+        self._batch_size = spec.batch_size * world[1]
         self._maker = maker
-        self._order = SampleOrder(
-            reader=reader,
-            sampling=spec.sampling,
+        self._order = order
+        self._reading = SampleReading(
+            shards=shards,
+            order=order,
             seed=spec.seed,
-            shuffle=spec.shuffle,
-            shuffle_buffer=spec.shuffle_buffer,
+            shuffle_buffer=spec.shuffle_buffer if spec.shuffle else 0,
             limits=maker.limits,
         )
         self._world = world
-        self._known = known
+        self._start = start
 
     def __iter__(self) -> Iterator[Chunk[BatchType]]:
-        epoch, first_batch = self.request.tolist()
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        reader = Reader(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
-        # Workers take turns, so batch number n is worker n % num_workers's unless others have run out, and then it
-        # comes earlier: what is passed over here was consumed for certain.
-        num_passed = max(0, -((worker - first_batch) // num_workers))
-        return self._noted(worker, self._chunks(epoch, reader, num_passed))
+        share = Share(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
+        epoch = int(self.epoch)
+        return self._noted(worker, self._stream(share) if epoch < 0 else self._epoch(share, epoch))
 
     def processes(self) -> list[int]:
         """Return the processes of the workers."""
@@ -167,90 +179,143 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
             at[1] += 1
             yield attrs.evolve(chunk, worker=worker)
 
-    def _chunks(self, epoch: int, reader: Reader, num_passed: int) -> Iterator[Chunk[BatchType]]:
-        skips: list[Skip] = []
-        places: list[tuple[str, str]] = []
-        examples: list[tuple[OrderedSample, Any]] = []
-        samples = self._watched(self._order.samples(epoch, reader, skips.append), reader.worker)
-        for _ in range(num_passed):
-            consumed = self._pass_over(samples, epoch)
-            if len(consumed) < self._batch_size:
-                # The last samples of an epoch may belong to a batch that is yet to come.
-                samples = iter(consumed)
-                break
-            yield Chunk(num_passed=len(consumed), skips=_taken(skips))
-        num_vain = 0
-        for sample in samples:
-            example = self._example(sample, epoch, skips.append)
-            if example is None:
-                places.append(sample.place)
-                num_vain += 1
-                if num_vain == MAX_VAIN and self._order.sampling == "resampled":
-                    last = skips[-1]
-                    name = f"{last.key} of {last.shard}"
-                    raise ValueError(f"{MAX_VAIN} samples in a row cannot be used, the last ({name}): {last.reason}")
-                continue
-            num_vain = 0
-            examples.append((sample, example))
-            if len(examples) == self._batch_size:
-                batch = self._collated(examples, skips.append, places.append)
-                if batch is not None:
-                    examples.clear()
-                    yield Chunk(batch=batch, skips=_taken(skips), places=_taken(places))
-        rest = None
-        while examples and rest is None:
-            rest = self._collated(examples, skips.append, places.append)
-        if rest is not None or skips:
-            yield Chunk(batch=rest, skips=tuple(skips), places=tuple(places))
+    def _stream(self, share: Share) -> Iterator[Chunk[BatchType]]:
+        """Yield this worker's share of every step of a stream, from its start on."""
+        places = {reader: Place(*place) for reader, *place in self._start.places}
+        readers: _OpenReaders[BatchType] | None = None
+        for step in count(self._start.first_batch):
+            epoch, numbers = self._order.step(step, self._batch_size)
+            if readers is None or readers.epoch != epoch:
+                readers = self._opened(share, epoch, places)
+                places = {}
+            chunk = readers.chunk(numbers)
+            yield chunk
+            if chunk.gave_up:
+                return
 
-    def _collated(
-        self,
-        examples: list[tuple[OrderedSample, Any]],
-        on_skip: Callable[[Skip], None],
-        on_place: Callable[[tuple[str, str]], None],
-    ) -> BatchType | None:
-        """Return the batch of the examples, or None after taking those away that stand in its way."""
-        try:
-            return self._maker.collate([example for _, example in examples])
-        except Exception:
-            usable = [pair for pair in examples if self._alone(*pair, on_skip) is not None]
-            if len(usable) == len(examples):
-                raise
-            for pair in examples:
-                if not any(pair is one for one in usable):
-                    on_place(pair[0].place)
-            examples[:] = usable
-            return None
+    def _epoch(self, share: Share, epoch: int) -> Iterator[Chunk[BatchType]]:
+        """Yield this worker's share of every step of an epoch, with fewer samples where its readers have no more."""
+        readers = self._opened(share, epoch, {}, is_alone=True)
+        return map(readers.chunk, self._order.steps(self._batch_size))
 
-    def _alone(self, sample: OrderedSample, example: Any, on_skip: Callable[[Skip], None]) -> BatchType | None:
-        return attempt(
-            partial(self._maker.collate, [example]), key=sample.raw.key, shard=sample.raw.shard, on_skip=on_skip
+    def _opened(
+        self, share: Share, epoch: int, places: Mapping[int, Place], *, is_alone: bool = False
+    ) -> _OpenReaders[BatchType]:
+        return _OpenReaders(
+            share=share,
+            epoch=epoch,
+            places=places,
+            is_alone=is_alone,
+            reading=self._reading,
+            maker=self._maker,
+            on_sample=partial(self._note_shard, share.worker),
         )
 
-    def _watched(self, samples: Iterator[OrderedSample], worker: int) -> Iterator[OrderedSample]:
-        last = ""
-        for sample in samples:
-            if sample.raw.shard != last:
-                last = sample.raw.shard
-                self._at[worker, 2] = self._places.get(last, 0)
-            yield sample
-
-    def _pass_over(self, samples: Iterator[OrderedSample], epoch: int) -> list[OrderedSample]:
-        """Return the samples that made the next batch, as many as there are, without looking into them."""
-        known = self._known[1] if self._known[0] == epoch else frozenset()
-        return list(islice((sample for sample in samples if sample.place not in known), self._batch_size))
-
-    def _example(self, sample: OrderedSample, epoch: int, on_skip: Callable[[Skip], None]) -> Any:
-        raw = sample.raw
-
-        def example(key: str, members: Mapping[str, bytes]) -> Any:
-            return self._maker.example(self._maker.parse(key, members), epoch, sample.draw)
-
-        return parse(raw, example, on_skip)
+    def _note_shard(self, worker: int, sample: OrderedSample) -> None:
+        self._at[worker, 2] = self._places.get(sample.raw.shard, 0)
 
 
-def _taken(items: list[T]) -> tuple[T, ...]:
-    """Return the items and leave the list empty."""
-    taken = tuple(items)
-    items.clear()
-    return taken
+class _OpenReaders(Generic[BatchType]):
+    """The readers of a worker in one epoch, or in a stream without end.
+
+    Args:
+        share: which readers these are.
+        epoch: its number.
+        places: where they stand, those that do not stand at the start.
+        is_alone: whether each reads its own part of the epoch alone, and ends with it.
+        reading: how they read.
+        maker: of examples and batches.
+        on_sample: called with every sample before an example is made of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        share: Share,
+        epoch: int,
+        places: Mapping[int, Place],
+        is_alone: bool,
+        reading: SampleReading,
+        maker: Maker[Any, Any, BatchType],
+        on_sample: Callable[[OrderedSample], None],
+    ) -> None:
+        self.epoch = epoch
+        self._share = share
+        self._is_alone = is_alone
+        self._maker = maker
+        self._on_sample = on_sample
+        self._num_readers = reading.order.num_readers
+        self._skips: list[Skip] = []
+        self._moved: dict[int, Place] = {}
+        self._samples = {
+            reader: reading.samples(reader, epoch, places.get(reader, Place()), self._skips.append, is_alone=is_alone)
+            for reader in share.readers(self._num_readers)
+        }
+
+    def chunk(self, numbers: range) -> Chunk[BatchType]:
+        """Return this worker's share of a step.
+
+        Args:
+            numbers: of the step's samples in the epoch, those of all processes.
+        """
+        own = sorted(
+            number
+            for reader in self._samples
+            for number in numbers[(reader - numbers.start) % self._num_readers :: self._num_readers]
+        )
+        batch, made = None, self._made(own)
+        while made and batch is None:
+            batch = self._collated(made)
+        world_size = self._share.world_size
+        first = numbers.start + (self._share.rank - numbers.start) % world_size
+        moved, self._moved = self._moved, {}
+        skips = tuple(self._skips)
+        self._skips.clear()
+        return Chunk(
+            batch=batch,
+            rows=tuple((one.number - first) // world_size for one in made),
+            skips=skips,
+            places=tuple((reader, *attrs.astuple(place)) for reader, place in moved.items()),
+            gave_up=len(made) < len(own) and not self._is_alone,
+        )
+
+    def _made(self, numbers: Sequence[int]) -> list[_Made]:
+        """Return the examples of samples, as many as there are."""
+        return [made for number in numbers if (made := self._next(number)) is not None]
+
+    def _next(self, number: int) -> _Made | None:
+        """Return the example of a sample: of the next one of its reader that can be used."""
+        reader = number % self._num_readers
+        for num_vain, sample in enumerate(self._samples[reader]):
+            self._on_sample(sample)
+            self._moved[reader] = sample.place
+            example = parse(sample.raw, partial(self._example, sample.epoch), self._skips.append)
+            if example is not None:
+                return _Made(number=number, sample=sample, example=example)
+            if num_vain + 1 == MAX_VAIN:
+                last = self._skips[-1]
+                raise ValueError(
+                    f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): {last.reason}"
+                )
+        return None
+
+    def _example(self, epoch: int, key: str, members: Mapping[str, bytes]) -> Any:
+        return self._maker.example(self._maker.parse(key, members), epoch)
+
+    def _collated(self, made: list[_Made]) -> BatchType | None:
+        """Return the batch of the examples, or None after putting others in the place of bad ones."""
+        try:
+            return self._maker.collate([one.example for one in made])
+        except Exception:
+            usable = [one for one in made if self._is_usable(one)]
+            if len(usable) == len(made):
+                raise
+            kept = {one.number for one in usable}
+            others = self._made([one.number for one in made if one.number not in kept])
+            made[:] = sorted((*usable, *others), key=lambda one: one.number)
+            return None
+
+    def _is_usable(self, one: _Made) -> bool:
+        collate = partial(self._maker.collate, [one.example])
+        raw = one.sample.raw
+        return attempt(collate, key=raw.key, shard=raw.shard, on_skip=self._skips.append) is not None

@@ -148,20 +148,19 @@ class ExampleMaker:
         """
         return self._parser(key, members, self.limits)
 
-    def example(self, sample: ImageTextSample, epoch: int, draw: str = "") -> Example:
+    def example(self, sample: ImageTextSample, epoch: int) -> Example:
         """Return what an epoch takes of a sample.
 
         Args:
             sample: a `StoredSample` where the teachers' embeddings are wanted.
             epoch: its number.
-            draw: which drawing of the sample, where it may come several times in an epoch.
 
         Raises:
             BadSampleError: if the sample cannot be used.
         """
         if sample.image is None:
             raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
-        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key, *([draw] if draw else []))
+        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         source = SourceImage(sample.image, self._spec.limits)
         index, params = self._augmentation(sample, source, rng)
         caption, syn_caption = self._captions(sample, rng)

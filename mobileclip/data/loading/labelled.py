@@ -78,7 +78,7 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
         spec: the choices.
 
     Raises:
-        ValueError: if there is no data, it has other classes than the spec, or there are fewer shards than processes.
+        ValueError: if there is no data, or it has other classes than the spec.
     """
 
     spec: LabelledPipelineSpec
@@ -124,13 +124,13 @@ class LabelledMaker:
         """
         return self._parser(key, members)
 
-    def example(self, sample: LabelledSample, epoch: int, draw: str = "") -> LabelledExample:
+    def example(self, sample: LabelledSample, epoch: int) -> LabelledExample:
         """Return what an epoch takes of a sample.
 
         Raises:
             BadSampleError: if the image cannot be used.
         """
-        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key, *([draw] if draw else []))
+        rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         source = SourceImage(sample.image, self._spec.limits)
         params = self._augmentation.sample(rng, source.size)
         (pixels,) = source.replay((self._augmentation,), params, self._spec.decode)

@@ -1,7 +1,8 @@
 """From shards to named batches, in one process or several: what every pipeline shares.
 
-What an epoch makes of a sample depends on the seed, the epoch and the sample's key alone. So the samples of an epoch
-are the same to the bit whatever the number of workers; only their order and grouping differ.
+What an epoch makes of a sample depends on the seed, the epoch and the sample's key alone, and which samples make a
+batch on the spec and the batch's number: batches are the same to the bit whatever the number of workers, and those of
+all processes together hold the same samples whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -12,44 +13,46 @@ import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+import attrs
 import torch
 from torch.utils.data import DataLoader
 
-from mobileclip.data.loading.batch import BatchType, join_batches
+from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.dataset import Chunk, Maker, ShardDataset
-from mobileclip.data.loading.order import ShardReader
+from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
 from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import SkipReport
 from mobileclip.processes import this_process
-from mobileclip.storage import printable
+from mobileclip.storage import printable, use_limits
 from mobileclip.terminal.interruption import serve_loader
 
 T = TypeVar("T")
 
 # Handing over takes milliseconds.
 _HANDOVER_SECONDS = 1.0
+# Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
+_KNOWN_STEPS = 4
+_STREAM = -1
 
 
 class Pipeline(ABC, Generic[BatchType]):
-    """An iterable of named batches; every epoch sees every usable sample of the shards once, unless resampled.
+    """An iterable of named batches; every epoch sees every usable sample of the shards once.
 
-    In a distributed run the shards are dealt out to the processes, whose ranks
-    `mobileclip.processes` tells, and then to the workers. `epoch` gives each process what its shards hold, `stream` the
-    same number of batches whatever they hold.
+    In a distributed run every process has the same share of every batch; `mobileclip.processes` tells its rank. See
+    `mobileclip.data.loading.order` for who reads what.
 
     Args:
         spec: the choices.
         reader: of the shards.
-
-    Raises:
-        ValueError: if there are fewer shards than processes.
     """
 
     def __init__(self, spec: PipelineSpec, *, reader: ShardReader) -> None:
@@ -57,19 +60,13 @@ class Pipeline(ABC, Generic[BatchType]):
         self.shards = reader.names
         self._reader = reader
         self.rank, self.world_size = _process()
-        if spec.sampling == "epoch" and len(self.shards) < self.world_size:
-            raise ValueError(
-                f"{len(self.shards)} shards cannot be dealt out to {self.world_size} processes; split them up"
-            )
         self.report = SkipReport()
-        """What the current or last epoch read and skipped, in this process; of what a resumed stream passed over,
-        only the number."""
-        self._num_samples = spec.num_samples
+        """What the current or last epoch, or stream, read and skipped, in this process."""
         self._dataset: ShardDataset[BatchType] | None = None
         self._loader: DataLoader[Chunk[BatchType]] | None = None
         self._received: Counter[int] = Counter()
-        # Of the last two epochs: whoever takes batches in advance may still ask for the one before.
-        self._skipped: dict[int, dict[tuple[str, str], None]] = {}
+        # Number of batches, and where this process's readers stand behind them; none where an epoch begins.
+        self._known: deque[tuple[int, dict[int, Place]]] = deque(maxlen=_KNOWN_STEPS)
 
     @abstractmethod
     def _maker(self) -> Maker[Any, Any, BatchType]:
@@ -78,57 +75,71 @@ class Pipeline(ABC, Generic[BatchType]):
     def __len__(self) -> int:
         """Return the number of batches that iterating yields in this process, if no sample is skipped.
 
-        With several processes it assumes shards of equal size.
-
         Raises:
             TypeError: if `num_samples` is not known.
         """
         if self.spec.num_samples is None:
             raise TypeError("the number of batches is unknown; give num_samples, count_samples(shards) finds it")
-        drop_last = self.spec.drop_last or self.spec.sampling == "resampled"
-        return self.spec.epochs * self._batches_per_epoch(drop_last=drop_last)
+        return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
 
     def __iter__(self) -> Iterator[BatchType]:
         for epoch in range(self.spec.epochs):
             yield from self.epoch(epoch)
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
-        """Yield the batches of one epoch: every usable sample once, or as many as that would be, resampled.
+        """Yield the batches of one epoch: every usable sample once, or as many as that would be, of an endless stream.
 
         Args:
             epoch: its number, from 0; decides the order, the augmentations and the captions.
 
         Raises:
-            ValueError: if not one sample of the shards can be used.
+            ValueError: if not one sample of the shards can be used, or nothing says how many there are.
         """
-        batches = self._pass(epoch, passed_over=0)
-        if self.spec.sampling == "resampled":
-            batches = islice(batches, self._batches_per_epoch(drop_last=True))
-        yield from (batch for batch in batches if batch is not None)
+        if isinstance(self._order, EndlessOrder):
+            places = tuple((reader, *attrs.astuple(place)) for reader, place in enumerate(self._order.start(epoch)))
+            start = StreamPosition(num_readers=self._order.num_readers, places=places)
+            num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
+            return islice(self.stream(start), self._batches_per_epoch(num_samples))
+        return self._whole_epoch(epoch)
 
     def stream(self, position: StreamPosition | None = None) -> Iterator[BatchType]:
-        """Yield batches without end, epoch after epoch, from any of them on: a run that resumes sees the same ones.
+        """Yield batches without end, from any of them on: a run that resumes sees the same ones.
 
-        Every epoch has the same number of batches, in every process: one that lost samples or has smaller shards
-        repeats its first ones. Incomplete batches are left out. Resumed with as many workers, the batches are the same
-        to the bit; those of the current epoch that came before are passed over: read, but not decoded.
+        All are complete, in every process: where samples are skipped, the next ones take their place. With sampling
+        `epoch`, the samples that fill no batch at the end of an epoch are left out. A resumed stream opens one shard a
+        reader and decodes nothing of what came before, whatever the number of workers and processes.
 
         Args:
-            position: of an earlier stream of this process; None for the start.
+            position: of an earlier stream, of this process or of all; None for the start.
 
         Raises:
-            ValueError: if there are fewer samples than one batch needs.
+            ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
+                order.
         """
         position = StreamPosition() if position is None else position
-        per_epoch = self._batches_per_epoch(drop_last=True)
-        if per_epoch == 0:
-            raise ValueError(f"{self._count()} samples do not fill a batch of {self._batch}")
-        epoch, done = divmod(position.first_batch, per_epoch)
-        self._loader = None  # workers know from their start what was skipped before
-        self._skipped = {epoch: dict.fromkeys(position.skipped if done else ())}
-        while True:
-            yield from islice(self._filled_epoch(epoch, done), per_epoch - done)
-            epoch, done = epoch + 1, 0
+        if position.num_readers not in (0, self._order.num_readers):
+            raise ValueError(
+                f"the position is of {position.num_readers} readers, and the order has {self._order.num_readers}: "
+                "num_readers, the shards or their sizes are others than they were"
+            )
+        if not position.places and not self._is_at_start(position.first_batch):
+            raise ValueError(
+                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
+                "the checkpoint, or from the stream that came so far"
+            )
+        self._loader = None  # workers know from their start where the stream goes on
+        places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
+        self._known.clear()
+        self._known.append((position.first_batch, places))
+        for number, chunks in enumerate(self._steps(_STREAM, position), start=position.first_batch + 1):
+            places = places | {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
+            if self._is_at_start(number):
+                places = {}
+            self._known.append((number, places))
+            batch = _whole(chunks)
+            if batch is None or any(chunk.gave_up for chunk in chunks):
+                raise ValueError(self._nothing())
+            yield batch
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return where the current stream stands after a number of its batches, counted from the very first one.
@@ -137,86 +148,102 @@ class Pipeline(ABC, Generic[BatchType]):
             num_batches: that were consumed, those before the stream was resumed included.
 
         Raises:
-            ValueError: if the stream is elsewhere: it has not come so far, or left that epoch long ago.
+            ValueError: if the stream has not come so far, or went on long ago.
         """
         if num_batches == 0:
             return StreamPosition()
-        epoch, done = divmod(num_batches, self._batches_per_epoch(drop_last=True))
-        if done == 0:
-            return StreamPosition(first_batch=num_batches)
-        if epoch not in self._skipped:
-            raise ValueError(
-                f"batch {num_batches} is of epoch {epoch}, but the stream knows of epochs {sorted(self._skipped)}; ask "
-                "for its position when that many batches were just consumed"
+        known = dict(self._known)
+        if num_batches in known:
+            places = known[num_batches]
+            return StreamPosition(
+                first_batch=num_batches,
+                num_readers=self._order.num_readers if places else 0,
+                places=tuple((reader, *attrs.astuple(place)) for reader, place in places.items()),
             )
-        return StreamPosition(first_batch=num_batches, skipped=tuple(self._skipped[epoch]))
+        raise ValueError(
+            f"the stream does not know where it stood after batch {num_batches}, only after "
+            f"{sorted(known)}; ask for its position when that many batches "
+            "were just consumed"
+        )
 
-    def _filled_epoch(self, epoch: int, done: int) -> Iterator[BatchType]:
-        """Yield the complete batches of an epoch over and over again, but for the first `done`."""
-        while True:
-            num_full = 0
-            for batch in self._pass(epoch, passed_over=done):
-                if batch is None or len(batch) == self.spec.batch_size:
-                    num_full += 1
-                if batch is not None and len(batch) == self.spec.batch_size:
-                    yield batch
-            if num_full == 0:
-                raise ValueError(f"epoch {epoch} has no complete batch of {self._batch} samples: {self.report}")
-            done = max(0, done - num_full)
-
-    def _pass(self, epoch: int, *, passed_over: int) -> Iterator[BatchType | None]:
-        """Yield the batches of one pass over the samples; None for each of the first `passed_over`."""
-        self.report = SkipReport()
-        skipped = self._skipped.setdefault(epoch, {})
-        self._skipped = {number: self._skipped[number] for number in sorted(self._skipped)[-2:]}
+    def _whole_epoch(self, epoch: int) -> Iterator[BatchType]:
         size = self.spec.batch_size
-        num_batches = 0
         waiting: list[BatchType] = []
-        for chunk in self._chunks(epoch, passed_over):
-            self.report.extend(chunk.skips)
-            self.report.num_read += chunk.num_passed + (0 if chunk.batch is None else len(chunk.batch))
-            skipped.update(dict.fromkeys(chunk.places))
-            complete = chunk.batch
-            if chunk.batch is None or len(chunk.batch) < size:
-                # Workers end with incomplete batches, which together make complete ones.
-                waiting += [] if chunk.batch is None else [chunk.batch]
-                complete, waiting = _first_rows(waiting, size)
-            if complete is not None or chunk.num_passed:
-                num_batches += 1
-                yield complete if num_batches > passed_over else None
+        for chunks in self._steps(epoch, StreamPosition()):
+            batch = _whole(chunks)
+            if batch is not None and len(batch) < size:
+                # Where samples are missing, what is left makes complete batches together.
+                batch, waiting = _first_rows([*waiting, batch], size)
+            if batch is not None:
+                yield batch
         if waiting and not self.spec.drop_last:
             yield join_batches(waiting)
         if self.report.num_read == 0:
-            raise ValueError(f"not one sample of {len(self.shards)} shards can be used: {self.report}")
+            raise ValueError(self._nothing())
 
-    def _batches_per_epoch(self, *, drop_last: bool) -> int:
-        full, rest = divmod(self._count() // self.world_size, self.spec.batch_size)
+    def _steps(self, epoch: int, start: StreamPosition) -> Iterator[list[Chunk[BatchType]]]:
+        """Yield the chunks of all workers, step by step, and count what they read and skipped."""
+        self.report = SkipReport()
+        chunks = self._chunks(epoch, start)
+        for first in chunks:
+            step = [first, *islice(chunks, self._num_workers - 1)]
+            for chunk in step:
+                self.report.extend(chunk.skips)
+                self.report.num_read += len(chunk.rows)
+            yield step
+
+    def _is_at_start(self, num_batches: int) -> bool:
+        """Return whether so many batches end an epoch, or none was made yet."""
+        _, numbers = self._order.step(num_batches, self._batch_size)
+        return numbers.start == 0
+
+    def _batches_per_epoch(self, num_samples: int) -> int:
+        drop_last = self.spec.drop_last or self.spec.sampling == "endless"
+        full, rest = divmod(num_samples, self._batch_size)
         return full + (rest > 0 and not drop_last)
 
+    def _nothing(self) -> str:
+        if self.report.num_read:
+            return f"nothing more can be read of {len(self.shards)} shards: {self.report}"
+        return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
+
     @property
-    def _batch(self) -> str:
-        """Size of a batch, of all processes, as a person has given it."""
-        size = self.spec.batch_size
-        if self.world_size == 1:
-            return f"{size}"
-        return f"{size * self.world_size}, {size} in each of {self.world_size} processes,"
+    def _batch_size(self) -> int:
+        """Samples of a batch, of all processes together."""
+        return self.spec.batch_size * self.world_size
 
-    def _count(self) -> int:
-        if self._num_samples is None:
-            self._num_samples = self._reader.count(self.spec.sample_limits)
-        return self._num_samples
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        with use_limits(self.spec.stores):
+            return self._reader.sizes(self.spec.sample_limits)
 
-    def _chunks(self, epoch: int, passed_over: int) -> Iterator[Chunk[BatchType]]:
+    @cached_property
+    def _order(self) -> Order:
+        spec = self.spec
+        choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
+        order: Order
+        if spec.sampling == "epoch":
+            order = EpochOrder(names=self.shards, sizes=self._sizes, **choices)
+        else:
+            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, **choices)
+        order.check_processes(self.world_size)
+        return order
+
+    @property
+    def _num_workers(self) -> int:
+        """How many share the work: as many as have a reader, at least one."""
+        return max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
+
+    def _chunks(self, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         if self._loader is None:
-            num_workers = self.spec.num_workers
-            if self.spec.sampling == "epoch":
-                num_workers = min(num_workers, len(self.shards[self.rank :: self.world_size]))
+            num_workers = self._num_workers if self.spec.num_workers else 0
             self._dataset = ShardDataset(
                 self.spec,
-                reader=self._reader,
+                shards=self._reader,
+                order=self._order,
                 maker=self._maker(),
                 world=(self.rank, self.world_size),
-                known=(epoch, frozenset(self._skipped[epoch])),
+                start=start,
                 num_workers=num_workers,
             )
             self._loader = DataLoader(
@@ -231,7 +258,7 @@ class Pipeline(ABC, Generic[BatchType]):
                 generator=torch.Generator(),
             )
         assert self._dataset is not None, "made together with the loader"
-        self._dataset.request.copy_(torch.tensor([epoch, passed_over]))
+        self._dataset.epoch.fill_(epoch)
         try:
             yield from self._in_time(self._loader, self._dataset)
         except RuntimeError as error:
@@ -290,6 +317,12 @@ def _go_on(processes: Sequence[int]) -> None:
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
+
+
+def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
+    """Return the batch that the chunks of all workers make, its samples in their order."""
+    parts = [(chunk.batch, chunk.rows) for chunk in chunks if chunk.batch is not None]
+    return interleaved([batch for batch, _ in parts], [rows for _, rows in parts]) if parts else None
 
 
 def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:

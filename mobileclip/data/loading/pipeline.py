@@ -9,7 +9,7 @@ from mobileclip.data.loading.ablations import ColumnExampleMaker, OnlineExampleM
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
 from mobileclip.data.loading.loading import Pipeline
-from mobileclip.data.loading.order import TarReader
+from mobileclip.data.loading.reading import TarReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.shards.files import read_reinforced_samples
 from mobileclip.data.skips import SkipReport
@@ -69,7 +69,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
         tokenizer: texts to ids (B, context length).
 
     Raises:
-        ValueError: if the patterns name no shard, none of the local ones exists, or there are fewer than processes.
+        ValueError: if the patterns name no shard, or none of the local ones exists.
     """
 
     spec: ReinforcedPipelineSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs import validators
@@ -10,26 +10,48 @@ from attrs import validators
 from mobileclip.strict import strict
 
 
-def _pairs(values: Iterable[Iterable[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((shard, key) for shard, key in values)
+def _rows(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple((reader, turn, segment, sample) for reader, turn, segment, sample in values)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StreamPosition:
     """A place in a stream of batches; `to_json` of `mobileclip.serialization` writes it beside a checkpoint.
 
-    Which samples are good is known only after decoding them. So a position names those of the current epoch that were
-    skipped: with them, what came before is passed over without decoding. Of several processes each has its own
-    position; the names of all may be put together, as no two share a sample.
+    Which samples are good is known only after decoding them. So a position says how far every reader of
+    `mobileclip.data.loading.order` has come. Of several processes each knows its own readers; put together, their
+    positions are those of the run, whatever number of processes goes on with it.
 
     Args:
         first_batch: number of batches that were consumed.
-        skipped: shard and key of the samples that the current epoch skipped so far. Where shards are resampled, the
-            process, the worker and the number of the draw stand in front of the shard.
+        num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
+        places: reader, turn, segment and sample of each, see `mobileclip.data.loading.order.Place`.
 
     Raises:
-        ValueError: if the number is negative.
+        ValueError: if a number is negative, or a place is of a reader that there is not.
     """
 
     first_batch: int = attrs.field(default=0, validator=validators.ge(0))
-    skipped: tuple[tuple[str, str], ...] = attrs.field(default=(), converter=_pairs)
+    num_readers: int = attrs.field(default=0, validator=validators.ge(0))
+    places: tuple[tuple[int, int, int, int], ...] = attrs.field(default=(), converter=_rows)
+
+    @places.validator
+    def _check_places(self, _: object, places: tuple[tuple[int, int, int, int], ...]) -> None:
+        if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
+            raise ValueError(f"places must be of the {self.num_readers} readers, and not negative")
+
+
+def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
+    """Return the position of a run, of those of its processes.
+
+    Raises:
+        ValueError: if they are not of one step and one order.
+    """
+    first = positions[0]
+    if any(one.first_batch != first.first_batch for one in positions):
+        raise ValueError(f"the processes stand behind different batches: {[one.first_batch for one in positions]}")
+    return StreamPosition(
+        first_batch=first.first_batch,
+        num_readers=max(one.num_readers for one in positions),
+        places=sorted({place for one in positions for place in one.places}),
+    )

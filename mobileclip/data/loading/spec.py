@@ -10,7 +10,7 @@ from attrs import validators
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.loading.decode import DECODES, Decode
-from mobileclip.data.loading.order import SAMPLINGS, Sampling
+from mobileclip.data.loading.order import NUM_READERS, SAMPLINGS, Sampling
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards
 from mobileclip.inputs import ImageInput
@@ -70,29 +70,45 @@ class PipelineSpec(ExampleSpec):
         shards: paths or brace patterns of the shards.
         batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
             the pipeline by itself gives every process batches of so many.
-        sampling: `epoch`, every sample once an epoch, or `resampled`: every worker draws shards from all of them, with
-            replacement, and epochs are as many batches as the samples would fill.
+        sampling: `epoch`, every sample once an epoch; or `endless`, which need not know how many samples there are:
+            shards in random order, again and again, and an epoch is as many batches as `num_samples` would fill.
+        weights: share of each of `shards` of every batch, with sampling `endless`; none takes all shards alike.
         epochs: number of epochs that iterating yields.
-        shuffle: whether to shuffle the shards and, within a buffer, the samples.
-        shuffle_buffer: number of samples, encoded, of every worker's buffer.
-        num_workers: processes that read, decode and augment; 0 for none beside the own one.
+        shuffle: whether to shuffle the shards and, within a buffer, the samples; without, and with one reader, they
+            come as they are stored.
+        num_readers: shards that are read at once, all processes together; every batch has the same share of each. The
+            number of processes must divide it. Small data has fewer, the largest divisor for which there are samples
+            and a quarter as many shards, or in `endless` as many shards.
+        shuffle_buffer: number of samples, encoded, of every reader's buffer.
+        num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
+            one.
         worker_seconds: for which one of them is waited for.
-        stores: how long stores are waited for. Specs that differ in these two alone are equal.
-        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `resampled`.
+        stores: how long stores are waited for. Specs that differ in these three alone are equal.
+        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `endless`.
         num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
 
     Raises:
-        ValueError: as `ExampleSpec` does.
+        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=_patterns)
     batch_size: int = attrs.field(validator=validators.gt(0))
     sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
     epochs: int = attrs.field(default=1, validator=validators.gt(0))
+    weights: tuple[float, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.gt(0)))
     shuffle: bool = True
-    shuffle_buffer: int = attrs.field(default=1000, validator=validators.gt(0))
-    num_workers: int = attrs.field(default=0, validator=validators.ge(0))
+    num_readers: int = attrs.field(default=NUM_READERS, validator=validators.gt(0))
+    shuffle_buffer: int = attrs.field(default=100, validator=validators.gt(0))
+    num_workers: int = attrs.field(default=0, validator=validators.ge(0), eq=False)
     worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
     stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
     drop_last: bool = True
     num_samples: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.weights and (self.sampling != "endless" or len(self.weights) != len(self.shards)):
+            raise ValueError(
+                f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "
+                f"{len(self.shards)} in `{self.sampling}`"
+            )

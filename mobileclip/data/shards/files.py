@@ -179,20 +179,33 @@ def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
     Raises:
         ValueError: if a shard cannot be read or breaks off.
     """
-    count = 0
+    total = 0
     for shard in expand_shards(shards):
-        before = None
-        try:
-            with storage.open_read(shard) as stream:
-                for parts in map(split_name, _names(stream, limits)):
-                    if parts is not None:
-                        count += parts[0] != before
-                        before = parts[0]
-        except Exception as error:  # noqa: BLE001 - as in read_shard
-            raise ValueError(
-                storage.without_secrets(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}")
-            ) from None
-    return count
+        count, problem = count_shard(shard, limits)
+        if problem:
+            raise ValueError(problem)
+        total += count
+    return total
+
+
+def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, str]:
+    """Return the number of keys in a shard, from its headers alone, and why there may be more; empty if it is whole.
+
+    Args:
+        shard: path or address.
+        limits: of what is read.
+    """
+    count, before = 0, None
+    try:
+        with storage.open_read(shard) as stream:
+            for parts in map(split_name, _names(stream, limits)):
+                if parts is not None:
+                    count += parts[0] != before
+                    before = parts[0]
+    except Exception as error:  # noqa: BLE001 - as in read_shard
+        problem = f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}"
+        return count, storage.without_secrets(problem)
+    return count, ""
 
 
 def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:

@@ -48,7 +48,8 @@ def mobileclip_run(
             batch_size=batch_size,
             image=model.image.input,
             text=model.text.input,
-            sampling="resampled",
+            sampling="endless",
+            num_readers=2_048,
             num_workers=8,
         ),
         training=TrainingSpec(

@@ -1,131 +1,210 @@
-"""The order in which a worker reads: whose turn it is, how it is shuffled, and when nothing more is to be expected."""
+"""The order of samples: who reads what, that nothing is missing or twice, and that it depends on the spec alone."""
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from collections import Counter
-from itertools import islice, pairwise, permutations
+from itertools import islice
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.data import write_shard
-from mobileclip.data.loading.order import Reader, SampleOrder, TarReader, shuffled
-from mobileclip.data.randomness import seeded_rng
-from tests.data.made_samples import make_sample, write_raw
-
-ALONE = Reader(rank=0, world_size=1, worker=0, num_workers=1)
+from mobileclip.data.loading.order import NUM_READERS, EndlessOrder, EpochOrder, Place, Segment, Share
 
 
-def order(shards, **changes):
-    choices = {"sampling": "epoch", "seed": 0, "shuffle": False, "shuffle_buffer": 4}
-    return SampleOrder(reader=TarReader(tuple(shards)), **(choices | changes))
+def epoch_order(sizes, **changes):
+    choices = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
+    names = tuple(f"{place}.tar" for place in range(len(sizes)))
+    return EpochOrder(names=names, sizes=tuple(sizes), **(choices | changes))
 
 
-class TestShuffled:
-    @settings(max_examples=50, deadline=None)
-    @given(st.integers(0, 12), st.integers(1, 14))
-    def test_every_item_comes_once(self, num_items, buffer_size):
-        found = list(shuffled(range(num_items), buffer_size, seeded_rng(num_items)))
-        assert sorted(found) == list(range(num_items))
-        # An item waits in the buffer at most as long as it wishes, but none comes before it was read.
-        assert all(item <= place + buffer_size for place, item in enumerate(found))
-
-    def test_no_more_is_read_ahead_than_the_buffer_holds(self):
-        items = iter(range(100))
-        next(shuffled(items, 4, seeded_rng(0)))
-        assert next(items) == 5  # four in the buffer, and the one that takes the place of what came out
-
-    def test_every_order_is_as_likely(self):
-        rng = seeded_rng(7)
-        counts = Counter(tuple(shuffled("abc", 3, rng)) for _ in range(1200))
-        assert set(counts) == set(permutations("abc"))
-        assert max(abs(count - 200) for count in counts.values()) < 5 * 200**0.5
-
-    def test_what_is_in_the_buffer_comes_out_at_random(self):
-        rng = seeded_rng(8)
-        firsts = Counter(next(shuffled(range(6), 3, rng)) for _ in range(900))
-        assert set(firsts) == {0, 1, 2}
-        assert max(abs(count - 300) for count in firsts.values()) < 5 * 300**0.5
+def endless_order(*counts, **changes):
+    choices = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
+    sources = tuple(tuple(f"{source}/{place}.tar" for place in range(count)) for source, count in enumerate(counts))
+    return EndlessOrder(sources=sources, **(choices | changes))
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    samples = [make_sample(number) for number in range(14)]
-    return [str(write_shard(folder / f"{place}.tar", samples[2 * place : 2 * place + 2])) for place in range(7)]
-
-
-def keys(samples):
-    return [sample.raw.key for sample in samples]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "numbers"),
-    [
-        ("epoch", [13, 8, 9, 3, 6, 0, 12, 7, 1, 4, 5, 10, 11, 2]),
-        ("resampled", [7, 10, 11, 1, 6, 0, 6, 7, 1, 10, 11, 4, 0, 7]),
-    ],
-)
-def test_a_seed_keeps_its_order(shards, sampling, numbers):
-    """Or else a run that another version resumes would see some samples twice and others never."""
-    samples = order(shards, sampling=sampling, shuffle=True).samples(0, ALONE, pytest.fail)
-    assert keys(islice(samples, 14)) == [f"{number:06d}" for number in numbers]
+def samples(order, epoch, reader, turn=0):
+    """Return what a reader reads, as names of shards and numbers of samples, its last segments cut to their sizes."""
+    sizes = dict(zip(order.names, order.sizes, strict=True))
+    return [
+        (segment.shard, number)
+        for segment in order.segments(epoch, reader, turn)
+        for number in range(segment.start, sizes[segment.shard] if segment.stop is None else segment.stop)
+    ]
 
 
 class TestEpoch:
-    def test_shards_are_dealt_out_to_processes_and_then_to_workers(self, shards):
-        readers = [
-            Reader(rank=rank, world_size=2, worker=worker, num_workers=3) for rank in range(2) for worker in range(3)
-        ]
-        read = [keys(order(shards).samples(0, reader, pytest.fail)) for reader in readers]
-        # Process 0 has shards 0, 2, 4, 6, of which its worker 0 has 0 and 6.
-        places = [[0, 6], [2], [4], [1], [3], [5]]
-        assert read == [[f"{2 * place + half:06d}" for place in own for half in range(2)] for own in places]
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any), st.sampled_from([1, 2, 6, 12]), st.booleans()
+    )
+    def test_every_sample_once(self, sizes, most_readers, shuffle):
+        order = epoch_order(sizes, most_readers=most_readers, shuffle=shuffle)
+        for epoch in range(2):
+            read = [samples(order, epoch, reader) for reader in range(order.num_readers)]
+            assert sorted(itertools.chain(*read)) == sorted(
+                (f"{place}.tar", number) for place, size in enumerate(sizes) for number in range(size)
+            )
+            # The numbers of an epoch's samples are dealt out to the readers in turn.
+            numbers = range(sum(sizes))
+            assert [len(own) for own in read] == [
+                len(numbers[reader :: order.num_readers]) for reader in range(order.num_readers)
+            ]
 
-    def test_shuffled_readers_share_one_epoch_and_have_another_next_time(self, shards):
-        readers = [Reader(rank=rank, world_size=2, worker=0, num_workers=1) for rank in range(2)]
-        epochs = [
-            [keys(order(shards, shuffle=True).samples(epoch, reader, pytest.fail)) for reader in readers]
+    def test_a_reader_that_lost_samples_goes_on_with_the_next_ones(self):
+        order = epoch_order([5, 5], most_readers=4)
+        assert samples(order, 3, 1, turn=1) == samples(order, 3, 2)
+        assert samples(order, 3, 3, turn=1) == samples(order, 3, 0)
+        assert order.segments(3, 1, 4) is None
+
+    def test_the_end_of_a_shard_is_read_whatever_was_said(self):
+        order = epoch_order([4, 4], most_readers=1, shuffle=False)
+        assert order.segments(0, 0, 0) == [
+            Segment(shard="0.tar", number=0, epoch=0),
+            Segment(shard="1.tar", number=1, epoch=0),
+        ]
+
+    def test_epochs_and_seeds_differ(self):
+        orders = {
+            (seed, epoch): tuple(samples(epoch_order([3] * 20, seed=seed, most_readers=2), epoch, 0))
+            for seed in range(2)
             for epoch in range(2)
+        }
+        assert len(set(orders.values())) == 4
+
+    def test_a_seed_keeps_its_order(self):
+        """Or else a run that another version resumes would see some samples twice and others never."""
+        order = epoch_order([2, 3, 1, 4, 2], most_readers=3)
+        assert [samples(order, 1, reader) for reader in range(3)] == [
+            [("4.tar", 0), ("4.tar", 1), ("0.tar", 0), ("0.tar", 1)],
+            [("3.tar", 0), ("3.tar", 1), ("3.tar", 2), ("3.tar", 3)],
+            [("2.tar", 0), ("1.tar", 0), ("1.tar", 1), ("1.tar", 2)],
         ]
-        for epoch in epochs:
-            assert sorted(epoch[0] + epoch[1]) == [f"{number:06d}" for number in range(14)]
-        assert epochs[0] != epochs[1]
-        assert epochs[0][0] != keys(order(shards, shuffle=True, seed=1).samples(0, readers[0], pytest.fail))
 
-    def test_a_repeated_key_has_a_place_of_its_own(self, tmp_path):
-        shard = write_raw(tmp_path / "a.tar", [(f"{key}.txt", b"text") for key in ("a", "b", "a", "b", "a")])
-        samples = list(order([shard]).samples(0, ALONE, pytest.fail))
-        assert [sample.place for sample in samples] == [(shard, key) for key in ("a", "b", "a#1", "b#1", "a#2")]
-        assert {sample.draw for sample in samples} == {""}
+    def test_steps(self):
+        order = epoch_order([10, 1], most_readers=4)
+        assert [order.step(step, 4) for step in range(3)] == [(0, range(4)), (0, range(4, 8)), (1, range(4))]
+        assert list(order.steps(4)) == [range(4), range(4, 8), range(8, 11)]
+        with pytest.raises(ValueError, match="11 samples do not fill a batch of 12"):
+            order.step(0, 12)
+
+    def test_fewer_samples_than_readers(self):
+        assert epoch_order([3, 4]).num_readers == 6
+        assert epoch_order([3, 4], most_readers=7).num_readers == 7
+        with pytest.raises(ValueError, match="not one sample is in 2 shards"):
+            epoch_order([0, 0])
+
+    def test_a_billion_samples_on_256_processes(self):
+        """DataCompDR-1B: 65,536 shards. An epoch has no gap and no repeat, in a laptop's memory."""
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(19_000, 20_063, size=65_536)
+        num_readers, world_size, batch_size = 2048, 256, 65_536
+        tracemalloc.start()
+        order = epoch_order(sizes.tolist(), most_readers=num_readers)
+        order.segments(0, 0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+        places = {name: place for place, name in enumerate(order.names)}
+        rows = []
+        lengths = np.zeros(num_readers, np.int64)
+        shares = (
+            Share(rank=rank, world_size=world_size, worker=worker, num_workers=8)
+            for rank in range(world_size)
+            for worker in range(8)
+        )
+        for reader in itertools.chain(*(share.readers(num_readers) for share in shares)):
+            for segment in order.segments(0, reader, 0):
+                place = places[segment.shard]
+                stop = sizes[place] if segment.stop is None else segment.stop
+                rows.append((place, segment.start, stop))
+                lengths[reader] += stop - segment.start
+        found = np.array(sorted(rows))
+        first = np.flatnonzero(np.diff(found[:, 0], prepend=-1))
+        assert len(first) == len(sizes)
+        assert (found[first, 1] == 0).all()
+        last = np.append(first[1:], len(found)) - 1
+        assert (found[last, 2] == sizes).all()
+        inner = np.setdiff1d(np.arange(len(found)), first)
+        assert (found[inner, 1] == found[inner - 1, 2]).all()
+        # Every process takes the same number of samples of each reader at every step.
+        assert sizes.sum() == lengths.sum() > 1.27e9
+        assert lengths.max() - lengths.min() <= 1
+        assert batch_size % num_readers == 0
 
 
-class TestResampled:
-    def test_every_drawing_has_a_name(self, shards):
-        reader = Reader(rank=3, world_size=5, worker=1, num_workers=2)
-        samples = list(islice(order(shards, sampling="resampled").samples(0, reader, pytest.fail), 8))
-        assert [sample.draw for sample in samples] == [f"3.1.{number}" for number in range(4) for _ in range(2)]
-        assert all(sample.place[0].startswith(f"{sample.draw} ") for sample in samples)
-        assert all(sample.place[0].removeprefix(f"{sample.draw} ") in shards for sample in samples)
-        assert all(first.place != second.place for first, second in pairwise(samples))
+class TestEndless:
+    def test_every_shard_once_before_any_comes_again(self):
+        order = endless_order(10, most_readers=4)
+        assert order.num_readers == 4
+        drawn = [order.segments(0, number % 4, number // 4)[0] for number in range(40)]
+        for times in range(4):
+            rounds = drawn[10 * times : 10 * (times + 1)]
+            assert {segment.epoch for segment in rounds} == {times}
+            assert Counter(segment.shard for segment in rounds) == {f"0/{place}.tar": 1 for place in range(10)}
+        assert drawn[:10] != [Segment(shard=one.shard, number=one.number, epoch=0) for one in drawn[10:20]]
+        assert all((one.start, one.stop) == (0, None) for one in drawn)
 
-    @pytest.mark.parametrize("num_shards", [1, 3])
-    def test_it_ends_when_no_sample_came_in_ten_rounds(self, tmp_path, num_shards):
-        skips = []
-        shards = [str(tmp_path / f"{number}.tar") for number in range(num_shards)]
-        assert not list(order(shards, sampling="resampled").samples(0, ALONE, skips.append))
-        assert len(skips) == 10 * num_shards
+    def test_in_order(self):
+        order = endless_order(3, most_readers=1, shuffle=False)
+        assert [order.segments(0, 0, turn)[0].shard for turn in range(4)] == [f"0/{n}.tar" for n in (0, 1, 2, 0)]
 
-    def test_a_sample_begins_the_ten_rounds_anew(self, tmp_path):
-        skips = []
-        present = write_shard(tmp_path / "0.tar", [make_sample(0)])
-        shards = [str(present), str(tmp_path / "missing.tar")]
-        samples = order(shards, sampling="resampled").samples(0, ALONE, skips.append)
-        for _ in range(15):
-            next(samples)
-        assert skips
-        skips.clear()
-        present.unlink()
-        assert not list(samples)
-        assert len(skips) == 20
+    def test_a_seed_keeps_its_order(self):
+        order = endless_order(7, most_readers=2)
+        assert order.num_readers == 2
+        drawn = [[order.segments(0, reader, turn)[0].number for turn in range(4)] for reader in range(2)]
+        assert drawn == [[1, 4, 6, 0], [2, 3, 5, 5]]
+
+    def test_sources_have_their_share_of_every_batch(self):
+        order = endless_order(500, 300, 200, weights=(2.0, 1.0, 1.0))
+        assert order.num_readers == 96
+        sources = [order.segments(0, reader, 0)[0].shard.partition("/")[0] for reader in range(96)]
+        assert Counter(sources) == {"0": 48, "1": 24, "2": 24}
+        # Also of one that has fewer samples than there are readers.
+        for start in range(0, 96, 8):
+            assert Counter(sources[start : start + 8]) == {"0": 4, "1": 2, "2": 2}
+
+    def test_of_a_source_every_shard_once(self):
+        order = endless_order(9, 40, weights=(1.0, 3.0), most_readers=8)
+        readers = [reader for reader in range(8) if order.segments(0, reader, 0)[0].shard.startswith("0/")]
+        assert len(readers) == 2
+        drawn = [order.segments(0, reader, turn)[0].shard for turn in range(9) for reader in readers]
+        assert Counter(drawn) == {f"0/{place}.tar": 2 for place in range(9)}
+
+    def test_weights_that_do_not_fit(self):
+        with pytest.raises(ValueError, match="2 sources and 3 weights"):
+            endless_order(5, 5, weights=(1.0, 1.0, 1.0))
+        with pytest.raises(ValueError, match="source 1 has too small a weight: of 96 readers it gets none"):
+            endless_order(500, 500, weights=(1.0, 0.001))
+
+    def test_fewer_shards_than_readers(self):
+        assert endless_order(5).num_readers == 4
+        assert endless_order(1).num_readers == 1
+        assert endless_order(2, 3).num_readers == 4  # without weights they are one source
+
+    def test_steps_and_starts(self):
+        order = endless_order(10, most_readers=4)
+        assert order.step(7, 6) == (0, range(42, 48))
+        assert list(islice(order.steps(6), 2)) == [range(6), range(6, 12)]
+        assert order.start(2) == (Place(6),) * 4
+
+
+class TestShares:
+    @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 3), (8, 5), (96, 1)])
+    def test_every_reader_has_one_worker(self, world_size, num_workers):
+        readers = [
+            reader
+            for rank in range(world_size)
+            for worker in range(num_workers)
+            for reader in Share(rank=rank, world_size=world_size, worker=worker, num_workers=num_workers).readers(96)
+        ]
+        assert sorted(readers) == list(range(96))
+
+    def test_processes_that_readers_cannot_be_divided_among(self):
+        order = endless_order(100)
+        order.check_processes(32)
+        with pytest.raises(ValueError, match=r"96 readers cannot be divided among 5 processes.*multiple of 5"):
+            order.check_processes(5)

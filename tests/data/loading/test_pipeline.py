@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -358,7 +359,7 @@ class TestReproducibility:
             assert differing > NUM_SAMPLES / 2
 
     def test_in_order(self, shards, samples):
-        batches = spec(shards, shuffle=False, drop_last=False).build()
+        batches = spec(shards, shuffle=False, num_readers=1, drop_last=False).build()
         assert [key for batch in batches for key in batch.keys] == sorted(samples)
 
     def test_the_order_is_well_mixed(self, shards, samples):
@@ -392,8 +393,8 @@ class TestReproducibility:
         assert keys[0].isdisjoint(keys[1])
         assert keys[0] | keys[1] == set(samples)
         monkeypatch.setenv("WORLD_SIZE", "6")
-        with pytest.raises(ValueError, match="5 shards cannot be dealt out to 6 processes"):
-            spec(shards).build()
+        with pytest.raises(ValueError, match="16 readers cannot be divided among 6 processes"):
+            next(spec(shards).build().epoch(0))
 
     def test_an_epoch_can_be_left_early(self, shards):
         for num_workers in (0, 2):
@@ -408,9 +409,12 @@ class TestStream:
     def test_resuming_gives_the_same_batches(self, shards, num_workers):
         pipeline = spec(shards, num_workers=num_workers).build()
         stream = pipeline.stream()
-        whole = [next(stream) for _ in range(12)]
+        whole, positions = [], [pipeline.position(0)]
+        for number in range(12):
+            whole.append(next(stream))
+            positions.append(pipeline.position(number + 1))
         for start in (0, 3, 5, 8):
-            resumed = spec(shards, num_workers=num_workers).build().stream(StreamPosition(first_batch=start))
+            resumed = spec(shards, num_workers=num_workers).build().stream(positions[start])
             for batch in whole[start:]:
                 other = next(resumed)
                 assert other.keys == batch.keys
@@ -419,19 +423,28 @@ class TestStream:
     def test_epochs_have_equal_length_even_where_samples_are_lost(self, tmp_path):
         broken = [make_sample(n, image=b"broken" if n % 3 == 0 else encoded(40, 30, n)) for n in range(12)]
         path = write_shard(tmp_path / "a.tar", broken)
-        stream = spec(path, shuffle=False).build().stream()
-        keys = [next(stream).keys for _ in range(6)]
-        assert keys[0] == keys[2] == keys[3]
-        assert keys[1] == keys[4]
+        pipeline = spec(path, shuffle=False, num_readers=3).build()
+        keys = [batch.keys for batch in islice(pipeline.stream(), 6)]
+        # Readers have samples 0 to 3, 4 to 7 and 8 to 11; one that lost some goes on with what the next one has.
+        numbers = [[int(key) for key in batch] for batch in keys[:3]]
+        assert numbers == [[1, 4, 8, 2], [5, 10, 4, 7], [11, 5, 8, 1]]
+        assert keys[3:] == keys[:3]
 
     def test_too_few_samples(self, shards):
         with pytest.raises(ValueError, match=r"23 samples do not fill a batch of 24$"):
             next(spec(shards, batch_size=24).build().stream())
 
-    def test_nothing_but_incomplete_batches(self, tmp_path):
+    def test_one_sample_in_the_place_of_all(self, tmp_path):
         path = write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(1, image=b"broken")])
-        with pytest.raises(ValueError, match="epoch 0 has no complete batch of 2 samples: 1 samples read, 1 skipped"):
-            next(spec(path, batch_size=2).build().stream())
+        assert next(spec(path, batch_size=2).build().stream()).keys == ("000000", "000000")
+
+    def test_a_position_without_places(self, shards):
+        with pytest.raises(ValueError, match="behind batch 3 does not say where the readers stand"):
+            next(spec(shards).build().stream(StreamPosition(first_batch=3)))
+        assert (
+            next(spec(shards).build().stream(StreamPosition(first_batch=5))).keys
+            == next(spec(shards).build().epoch(1)).keys
+        )
 
 
 class TestSkips:
@@ -627,7 +640,12 @@ class TestWaiting:
             hung = f"http://127.0.0.1:{deaf.getsockname()[1]}/a.tar"
             limits = storage.StoreLimits(answer_seconds=0.2, retry_delays_seconds=())
             pipeline = spec(
-                (shards, hung), num_workers=num_workers, stores=limits, teacher_dim=6, num_samples=NUM_SAMPLES
+                (shards, hung),
+                num_workers=num_workers,
+                stores=limits,
+                teacher_dim=6,
+                sampling="endless",
+                num_samples=NUM_SAMPLES,
             ).build()
             started = time.monotonic()
             assert sum(len(batch) for batch in pipeline.epoch(0)) == NUM_SAMPLES // 4 * 4

@@ -43,7 +43,9 @@ def same(ours, theirs):
 @pytest.mark.parametrize("reinforced", [True, False])
 def test_batches_are_those_of_our_pipeline(shard, reinforced):
     choices = {"image": IMAGE, "reinforced": reinforced, "seed": 3}
-    ours = ReinforcedPipelineSpec(**choices, shards=shard, batch_size=3, shuffle=False, drop_last=False).build()
+    ours = ReinforcedPipelineSpec(
+        **choices, shards=shard, batch_size=3, shuffle=False, num_readers=1, drop_last=False
+    ).build()
     maker, report = ExampleMaker(ReinforcedExampleSpec(**choices)), SkipReport()
     theirs = wds.DataPipeline(
         wds.SimpleShardList([shard]),
@@ -62,7 +64,9 @@ def test_in_a_process_of_its_own_and_behind_other_stages(shard):
     dataset = chosen.compose(stage).batched(6, collation_fn=maker.collate)
     (batch,) = wds.WebLoader(dataset, batch_size=None, num_workers=1)
     assert batch.keys == tuple(f"{number:06d}" for number in (0, 1, 2, 4, 5, 6))
-    (ours,) = ReinforcedPipelineSpec(image=IMAGE, shards=shard, batch_size=7, shuffle=False).build().epoch(0)
+    (ours,) = (
+        ReinforcedPipelineSpec(image=IMAGE, shards=shard, batch_size=7, shuffle=False, num_readers=1).build().epoch(0)
+    )
     kept = torch.tensor([0, 1, 2, 4, 5, 6])
     assert torch.equal(batch.image, ours.image[kept])
 
@@ -97,7 +101,7 @@ def test_published_shards(tmp_path):
 
 def test_classes(tmp_path):
     path = write_raw(tmp_path / "a.tar", {f"{n}": {"png": encoded(40, 30, seed=n), "cls": b"%d" % n} for n in range(4)})
-    spec = LabelledPipelineSpec(shards=path, batch_size=4, image=IMAGE, num_classes=4, shuffle=False)
+    spec = LabelledPipelineSpec(shards=path, batch_size=4, image=IMAGE, num_classes=4, shuffle=False, num_readers=1)
     maker = LabelledMaker(spec)
     theirs = wds.DataPipeline(
         wds.SimpleShardList([path]),

@@ -1,24 +1,31 @@
-"""Streams without end: resumed without decoding, equal in length in every process, and resampled."""
+"""Streams without end: resumed without decoding, and the same on any number of processes and workers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
 
 import mobileclip.data.loading.dataset
 import mobileclip.data.loading.decode
-from mobileclip.data import ReinforcedBatch, ReinforcedPipelineSpec, StreamPosition, write_shard
+import mobileclip.data.loading.reading
+from mobileclip.data import (
+    ReinforcedBatch,
+    ReinforcedPipelineSpec,
+    StreamPosition,
+    joined_positions,
+    write_shard,
+    write_shards,
+)
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample, write_raw
 
 # Uneven on purpose: numbers of samples per shard.
-SIZES = (9, 2, 7, 4, 1)
-BROKEN = {2, 3, 10, 15, 22}
+SIZES = (9, 2, 7, 4, 1, 12)
+BROKEN = {2, 3, 10, 15, 22, 30}
 
 
 # More workers than cores are slow, which is not the point here.
@@ -44,7 +51,15 @@ def shards(tmp_path_factory) -> list[str]:
 
 
 def spec(shards: object, **changes: object) -> ReinforcedPipelineSpec:
-    choices = {"shards": shards, "batch_size": 3, "image": ImageInput(size=16), "shuffle_buffer": 5, "num_samples": 23}
+    choices = {
+        "shards": shards,
+        "batch_size": 3,
+        "image": ImageInput(size=16),
+        "shuffle_buffer": 5,
+        "num_samples": 35,
+        "num_readers": 6,
+        "teacher_dim": 6,
+    }
     return ReinforcedPipelineSpec(**(choices | changes))
 
 
@@ -55,151 +70,176 @@ def assert_equal(first: ReinforcedBatch, second: ReinforcedBatch) -> None:
             torch.testing.assert_close(getattr(second, name), value, rtol=0, atol=0)
 
 
+def digests(batches: list[ReinforcedBatch]) -> Counter[tuple[str, float, float, float]]:
+    """Return what tells samples, augmentations and captions of one step apart."""
+    return Counter(
+        (key, batch.image[row].sum().item(), batch.text[row].sum().item(), batch.syn_text[row].sum().item())
+        for batch in batches
+        for row, key in enumerate(batch.keys)
+    )
+
+
 class TestResuming:
-    @pytest.mark.parametrize("sampling", ["epoch", "resampled"])
-    @pytest.mark.parametrize("num_workers", [0, 1, 3])
+    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    @pytest.mark.parametrize("num_workers", [0, 3])
     def test_every_place(self, shards, num_workers, sampling):
         choices = {"num_workers": num_workers, "sampling": sampling}
         pipeline = spec(shards, **choices).build()
         stream = pipeline.stream()
         whole, positions = [], [pipeline.position(0)]
-        for number in range(20):
+        for number in range(30):
             whole.append(next(stream))
             positions.append(pipeline.position(number + 1))
-        assert any(position.skipped for position in positions)
-        starts = range(20) if num_workers == 0 else (2, 6, 7, 12)
-        for start in starts:
+        for start in range(30) if num_workers == 0 else (2, 12):
             position = from_json(to_json(positions[start]), StreamPosition)
             assert position == positions[start]
-            resumed = spec(shards, **choices).build()
+            # With another number of workers, too.
+            resumed = spec(shards, **(choices | {"num_workers": 0})).build()
             other = resumed.stream(position)
-            for place in range(start, min(start + 5, 20)):
+            for place in range(start, min(start + 5, 30)):
                 assert_equal(whole[place], next(other))
                 # The positions of a resumed run resume it again.
-                again = resumed.position(place + 1)
-                assert again.first_batch == place + 1
-                assert set(again.skipped) >= set(positions[place + 1].skipped)
+                assert resumed.position(place + 1) == positions[place + 1]
 
-    def test_what_came_before_is_not_decoded(self, shards, monkeypatch):
-        pipeline = spec(shards, batch_size=2, num_samples=None).build()
+    def test_workers_change_nothing(self, shards):
+        alone = list(islice(spec(shards).build().stream(), 14))
+        for num_workers in (1, 3):
+            pipeline = spec(shards, num_workers=num_workers).build()
+            for first, second in zip(alone, pipeline.stream(), strict=False):
+                assert_equal(first, second)
+        assert pipeline.report.num_read == 42
+
+    def test_what_came_before_is_not_decoded_and_a_shard_a_reader_is_opened(self, shards, monkeypatch):
+        pipeline = spec(shards, sampling="endless").build()
         stream = pipeline.stream()
         for _ in range(8):
             next(stream)
         position = pipeline.position(8)
         expected = next(stream)
-        decoded = []
-        exact = mobileclip.data.loading.decode.decode_image
+        decoded, opened = [], []
+        exact, read = mobileclip.data.loading.decode.decode_image, mobileclip.data.loading.reading.read_shard
         monkeypatch.setattr(
             mobileclip.data.loading.decode, "decode_image", lambda data, **_: decoded.append(data) or exact(data)
         )
-        resumed = spec(shards, batch_size=2, num_samples=None).build()
-        assert_equal(expected, next(resumed.stream(position)))
-        assert len(decoded) <= 2 + len(BROKEN)
-        assert resumed.report.num_read >= 18
-
-    def test_incomplete_last_batches_of_workers(self, tmp_path):
-        """Samples of a worker's last, incomplete batch are needed after it was passed over."""
-        paths = [
-            str(write_shard(tmp_path / f"{place}.tar", [make_sample(10 * place + n) for n in range(size)]))
-            for place, size in enumerate((2, 2, 9))
-        ]
-        choices = {"shuffle": False, "num_workers": 3, "num_samples": None, "batch_size": 4}
-        whole = list(islice(spec(paths, **choices).build().stream(), 9))
-        for start in range(6):
-            other = spec(paths, **choices).build().stream(StreamPosition(first_batch=start))
-            for batch in whole[start : start + 3]:
-                assert_equal(batch, next(other))
+        monkeypatch.setattr(
+            mobileclip.data.loading.reading, "read_shard", lambda name, *rest: opened.append(name) or read(name, *rest)
+        )
+        assert_equal(expected, next(spec(shards, sampling="endless").build().stream(position)))
+        assert len(decoded) <= 3 + len(BROKEN)
+        assert len(opened) <= 3 + 3  # one a reader, and the next where that one ended
 
     def test_positions_that_are_elsewhere(self, shards):
         pipeline = spec(shards).build()
-        next(pipeline.stream())
-        with pytest.raises(ValueError, match=r"batch 22 is of epoch 3, but the stream knows of epochs \[0\]"):
+        for _ in islice(pipeline.stream(), 7):
+            pass
+        with pytest.raises(ValueError, match=r"where it stood after batch 22, only after \[4, 5, 6, 7\]"):
             pipeline.position(22)
-        assert pipeline.position(21) == StreamPosition(first_batch=21)
+        position = pipeline.position(7)
+        with pytest.raises(ValueError, match="position is of 6 readers, and the order has 3"):
+            next(spec(shards, num_readers=3).build().stream(position))
         with pytest.raises(ValueError, match="first_batch"):
             StreamPosition(first_batch=-1)
+        with pytest.raises(ValueError, match="places must be of the 2 readers"):
+            StreamPosition(num_readers=2, places=((2, 0, 0, 1),))
+        with pytest.raises(ValueError, match=r"behind different batches: \[7, 6\]"):
+            joined_positions([position, pipeline.position(6)])
 
     def test_batches_taken_in_advance(self, shards):
-        """Who holds batches of the next epoch already may ask for a position in the last."""
+        """Who holds the next batches already may ask for a position before them."""
         pipeline = spec(shards).build()
-        stream = pipeline.stream()
-        whole = list(islice(stream, 9))
-        position = pipeline.position(6)
-        assert position.skipped
-        assert_equal(whole[6], next(spec(shards).build().stream(position)))
+        whole = list(islice(pipeline.stream(), 9))
+        assert_equal(whole[6], next(spec(shards).build().stream(pipeline.position(6))))
+
+    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    def test_samples_of_every_epoch_come_once(self, tmp_path, sampling):
+        """Where none is lost, whatever the sizes of the shards."""
+        paths = write_shards(tmp_path, map(make_sample, range(24)), samples_per_shard=5)
+        batches = islice(spec(paths, sampling=sampling, batch_size=4, num_readers=4).build().stream(), 18)
+        keys = [key for batch in batches for key in batch.keys]
+        if sampling == "epoch":
+            for start in range(0, 72, 24):
+                assert len(set(keys[start : start + 24])) == 24
+        assert max(Counter(keys).values()) - min(Counter(keys).values()) <= (0 if sampling == "epoch" else 2)
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("world_size", [2, 3])
-    def test_equal_numbers_of_batches_on_uneven_shards(self, tmp_path, world_size, monkeypatch):
-        """Every process steps to the next epoch after the same batch, though its shards hold more or fewer samples."""
-        sizes = (9, 4, 7, 3, 6)
-        shards = [
-            str(write_shard(tmp_path / f"{place}.tar", [make_sample(10 * place + n) for n in range(size)]))
-            for place, size in enumerate(sizes)
-        ]
-        monkeypatch.setenv("WORLD_SIZE", str(world_size))
-        per_epoch = sum(sizes) // world_size // 2
-        choices = {"batch_size": 2, "seed": 4, "num_samples": None}
-        own_counts = []
-        for rank in range(world_size):
-            monkeypatch.setenv("RANK", str(rank))
-            whole = list(islice(spec(shards, **choices).build().stream(), 3 * per_epoch))
-            for epoch in range(3):
-                first = next(spec(shards, **choices).build().epoch(epoch))
-                assert_equal(whole[epoch * per_epoch], first)
-            own_counts.append(sum(map(len, spec(shards, **choices, drop_last=False).build().epoch(0))))
-        assert len(set(own_counts)) > 1
-        assert sum(own_counts) == sum(sizes)
+    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    def test_the_number_of_processes_changes_no_step(self, shards, sampling, monkeypatch):
+        """Resumed again and again with other numbers of processes, every step has the same samples."""
+
+        def steps(world_size, start, stop, position):
+            monkeypatch.setenv("WORLD_SIZE", str(world_size))
+            found, positions = [[] for _ in range(start, stop)], []
+            for rank in range(world_size):
+                monkeypatch.setenv("RANK", str(rank))
+                pipeline = spec(shards, batch_size=6 // world_size, sampling=sampling).build()
+                for own, batch in zip(found, pipeline.stream(position), strict=False):
+                    own.append(batch)
+                    if len(positions) <= rank and own is found[-1]:
+                        positions.append(pipeline.position(stop))
+                        break
+            return [digests(own) for own in found], joined_positions(positions)
+
+        whole, _ = steps(1, 0, 16, StreamPosition())
+        parts, position, start = [], StreamPosition(), 0
+        for world_size, stop in ((2, 3), (6, 4), (1, 8), (3, 11), (2, 16)):
+            found, position = steps(world_size, start, stop, from_json(to_json(position), StreamPosition))
+            parts += found
+            start = stop
+        assert parts == whole
+
+    def test_processes_that_the_readers_cannot_be_divided_among(self, shards, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(ValueError, match="6 readers cannot be divided among 4 processes"):
+            next(spec(shards).build().stream())
 
 
-class TestResampling:
-    def test_shards_are_drawn_with_replacement(self, shards):
-        pipeline = spec(shards, sampling="resampled", num_samples=1200, teacher_dim=6).build()
-        counts = Counter(key for batch in pipeline.epoch(0) for key in batch.keys)
-        good = sorted(set(range(23)) - BROKEN)
-        assert sorted(counts) == [f"{number:06d}" for number in good]
-        assert sum(counts.values()) == 1200
-        # Every shard is as likely as the others, whatever it holds.
-        drawn = np.array([counts[f"{number:06d}"] for number in good])
-        expected = 1200 / len(good)
-        assert np.abs(drawn - expected).max() < 5 * np.sqrt(expected)
-
+class TestEndless:
     def test_a_sample_that_comes_again_is_made_anew(self, tmp_path):
         path = write_shard(tmp_path / "a.tar", [make_sample(0), make_sample(1)])
-        batches = list(spec(path, sampling="resampled", num_samples=60).build().epoch(0))
+        batches = list(spec(path, sampling="endless", num_samples=60).build().epoch(0))
         seen = {batch.teacher_image[row].numpy().tobytes() for batch in batches for row in range(3)}
         assert len(batches) == 20
         assert len(seen) == 6  # three stored augmentations of two samples
 
-    def test_workers_draw_other_shards(self, shards):
-        choices = {"sampling": "resampled", "num_samples": 600, "batch_size": 10, "shuffle": False, "teacher_dim": 6}
-        batches = list(islice(spec(shards, **choices, num_workers=2).build().stream(), 6))
-        alone = list(islice(spec(shards, **choices).build().stream(), 3))
-        for first, second in zip(batches[0::2], alone, strict=True):
-            assert first.keys == second.keys  # worker 0 draws what a lone one draws
-        assert [batch.keys for batch in batches[0::2]] != [batch.keys for batch in batches[1::2]]
-        other_epoch = next(spec(shards, **choices).build().epoch(1))
-        assert other_epoch.keys != alone[0].keys
+    def test_nothing_is_counted(self, shards, monkeypatch):
+        monkeypatch.setattr(mobileclip.data.loading.reading, "shard_sizes", pytest.fail)
+        assert len(next(spec(shards, sampling="endless", num_samples=None).build().stream())) == 3
 
-    def test_more_processes_than_shards(self, shards, monkeypatch):
-        monkeypatch.setenv("WORLD_SIZE", "9")
-        monkeypatch.setenv("RANK", "8")
-        choices = {"sampling": "resampled", "num_samples": 90, "teacher_dim": 6}
-        assert len(list(spec(shards, **choices).build().epoch(0))) == 3
+    def test_another_epoch_begins_elsewhere(self, shards):
+        pipeline = spec(shards, sampling="endless").build()
+        assert next(pipeline.epoch(1)).keys != next(pipeline.epoch(0)).keys
 
     def test_length(self, shards):
-        pipeline = spec(shards, sampling="resampled", drop_last=False, epochs=2).build()
-        assert len(list(pipeline)) == len(pipeline) == 14
+        pipeline = spec(shards, sampling="endless", drop_last=False, epochs=2).build()
+        assert len(list(pipeline)) == len(pipeline) == 22
+
+    def test_mixtures(self, tmp_path):
+        """Every batch has the share of each source that its weight says."""
+        folders = [tmp_path / name for name in ("a", "b")]
+        for number, folder in enumerate(folders):
+            folder.mkdir()
+            for place in range(4):
+                samples = [make_sample(100 * number + 10 * place + one) for one in range(3)]
+                write_shard(folder / f"{place}.tar", samples)
+        patterns = [str(folder / "{0..3}.tar") for folder in folders]
+        pipeline = spec(patterns, sampling="endless", weights=(3.0, 1.0), num_readers=4, batch_size=4).build()
+        for batch in islice(pipeline.stream(), 10):
+            assert sum(int(key) >= 100 for key in batch.keys) == 1
+        with pytest.raises(ValueError, match="weights are of sources in sampling `endless`"):
+            spec(patterns, weights=(3.0, 1.0))
+        with pytest.raises(ValueError, match="got 3 for 2 in `endless`"):
+            spec(patterns, sampling="endless", weights=(3.0, 1.0, 2.0))
 
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_nothing_to_draw(self, tmp_path, num_workers):
         empty = write_raw(tmp_path / "a.tar", {})
         with pytest.raises(ValueError, match="not one sample of 1 shards can be used: 0 samples read, nothing skipped"):
-            next(spec(empty, sampling="resampled", num_workers=num_workers).build().stream())
+            next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.dataset, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
         with pytest.raises(ValueError, match=r"50 samples in a row cannot be used, the last \(.*\): image_truncated"):
-            next(spec(path, sampling="resampled").build().stream())
+            next(spec(path, sampling="endless").build().stream())

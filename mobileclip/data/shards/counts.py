@@ -1,0 +1,124 @@
+"""How many samples shards hold: what stands beside them says so, or their headers do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from mobileclip import storage
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.shards.files import count_shard, runs_program
+from mobileclip.strict import parse_json
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+SIZES = "sizes.json"
+"""File beside shards: an object of their names and numbers of samples, as webdataset's users keep it."""
+MANIFEST = "manifest.jsonl"
+"""File beside reinforced shards: a line for every finished one."""
+# Local shards that are counted without being asked to: a few minutes at most.
+MOST_COUNTED = 1_000
+_MAX_BYTES = 2**31
+_MAX_SAMPLES = 2**36
+
+
+def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
+    """Return the number of samples of each shard.
+
+    `sizes.json` beside the shards says it, or the manifest of a reinforcement; at most a thousand local shards without
+    are counted by their headers.
+
+    Args:
+        shards: their paths or addresses.
+        limits: of what is read.
+
+    Raises:
+        ValueError: if a file that says it cannot be read, or there is none and they are too many or too far away.
+    """
+    known: dict[str, int] = {}
+    folders = dict.fromkeys(_folder(shard) for shard in shards if not runs_program(shard))
+    for folder in folders:
+        known |= {storage.join(folder, name): size for name, size in _said(folder).items()}
+    unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
+    if unknown:
+        _check_countable(unknown)
+        if len(unknown) > 1:
+            logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
+        # One that breaks off still has a sample to be read, and to be told of.
+        known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
+    return tuple(known[_path(shard)] for shard in shards)
+
+
+def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
+    """Return what `sizes.json` in a folder says, by the name of the shard; None where there is none.
+
+    Raises:
+        ValueError: if it cannot be read, or holds something else.
+    """
+    path = storage.join(os.fspath(folder), SIZES)
+    if not storage.exists(path):
+        return None
+    try:
+        sizes = parse_json(storage.read_bytes(path, limit=_MAX_BYTES).decode())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
+        raise ValueError(f"{path} must be an object of shard names and numbers of samples")
+    return sizes
+
+
+def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str:
+    """Write `sizes.json` into a folder and return its path; the old one is there until the new one is complete."""
+    path = storage.join(os.fspath(folder), SIZES)
+    storage.write_text(path, json.dumps(dict(sorted(sizes.items())), indent=0) + "\n")
+    return path
+
+
+def _said(folder: str) -> Mapping[str, int]:
+    sizes = read_sizes(folder)
+    if sizes is not None:
+        return sizes
+    path = storage.join(folder, MANIFEST)
+    return _in_manifest(path) if storage.exists(path) else {}
+
+
+def _in_manifest(path: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    *lines, _ = storage.read_bytes(path, limit=_MAX_BYTES).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = parse_json(line.decode())
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} cannot be read: {error}") from None
+        if isinstance(entry, dict) and isinstance(entry.get("shard"), str) and _is_size(entry.get("num_samples")):
+            sizes[entry["shard"]] = entry["num_samples"]
+    return sizes
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SAMPLES
+
+
+def _check_countable(shards: Sequence[str]) -> None:
+    is_far = any(runs_program(shard) or storage.is_remote(shard) for shard in shards)
+    if is_far or len(shards) > MOST_COUNTED:
+        raise ValueError(
+            f"nothing says how many samples {_some(shards)} hold, which an epoch is made of: count them once with "
+            f"`mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose sampling `endless`, which "
+            "need not know"
+        )
+
+
+def _some(shards: Sequence[str]) -> str:
+    first = storage.printable(storage.without_secrets(shards[0]))
+    return first if len(shards) == 1 else f"{first} and {len(shards) - 1:,} other shards"
+
+
+def _folder(shard: str) -> str:
+    return shard.rpartition("/")[0] or os.curdir
+
+
+def _path(shard: str) -> str:
+    return storage.join(_folder(shard), storage.file_name(shard)) if not runs_program(shard) else shard

@@ -1,0 +1,141 @@
+"""How a reader reads: shuffled, from any place on, and until nothing more is to be expected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice, permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data import write_shard
+from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Place
+from mobileclip.data.loading.reading import SampleReading, TarReader, shuffled
+from mobileclip.data.randomness import seeded_rng
+from tests.data.made_samples import make_sample
+
+
+class TestShuffled:
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 12), st.integers(1, 14))
+    def test_every_item_comes_once(self, num_items, buffer_size):
+        found = list(shuffled(range(num_items), buffer_size, seeded_rng(num_items)))
+        assert sorted(found) == list(range(num_items))
+        # An item waits in the buffer at most as long as it wishes, but none comes before it was read.
+        assert all(item <= place + buffer_size for place, item in enumerate(found))
+
+    def test_no_more_is_read_ahead_than_the_buffer_holds(self):
+        items = iter(range(100))
+        next(shuffled(items, 4, seeded_rng(0)))
+        assert next(items) == 5  # four in the buffer, and the one that takes the place of what came out
+
+    def test_every_order_is_as_likely(self):
+        rng = seeded_rng(7)
+        counts = Counter(tuple(shuffled("abc", 3, rng)) for _ in range(1200))
+        assert set(counts) == set(permutations("abc"))
+        assert max(abs(count - 200) for count in counts.values()) < 5 * 200**0.5
+
+    def test_what_is_in_the_buffer_comes_out_at_random(self):
+        rng = seeded_rng(8)
+        firsts = Counter(next(shuffled(range(6), 3, rng)) for _ in range(900))
+        assert set(firsts) == {0, 1, 2}
+        assert max(abs(count - 300) for count in firsts.values()) < 5 * 300**0.5
+
+
+SIZES = (4, 1, 5, 2)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    numbers = iter(range(sum(SIZES)))
+    return tuple(
+        str(write_shard(folder / f"{place}.tar", map(make_sample, islice(numbers, size))))
+        for place, size in enumerate(SIZES)
+    )
+
+
+def reading(names, *, sampling="epoch", sizes=SIZES, num_readers=2, **changes):
+    choices = {"most_readers": num_readers, "seed": 0, "shuffle": True}
+    if sampling == "epoch":
+        order = EpochOrder(names=names, sizes=sizes, **choices)
+    else:
+        order = EndlessOrder(sources=(names,), **choices)
+    return SampleReading(shards=TarReader((names,)), order=order, **({"seed": 0, "shuffle_buffer": 3} | changes))
+
+
+@pytest.mark.parametrize("sampling", ["epoch", "endless"])
+def test_from_every_place_on(shards, sampling):
+    whole = list(islice(reading(shards, sampling=sampling).samples(1, 0, Place(), pytest.fail), 20))
+    for number, sample in enumerate(whole):
+        rest = islice(reading(shards, sampling=sampling).samples(1, 0, sample.place, pytest.fail), 19 - number)
+        assert [(one.raw.key, one.epoch, one.place) for one in rest] == [
+            (one.raw.key, one.epoch, one.place) for one in whole[number + 1 :]
+        ]
+
+
+def test_readers_of_an_epoch_share_its_samples(shards):
+    keys = [
+        [sample.raw.key for sample in reading(shards).samples(reader, 5, Place(), pytest.fail, is_alone=True)]
+        for reader in range(2)
+    ]
+    assert sorted(keys[0] + keys[1]) == [f"{number:06d}" for number in range(12)]
+    assert len(keys[0]) == len(keys[1]) == 6
+    assert keys[0] != sorted(keys[0])
+    # Behind its own ones a reader goes on with the other's.
+    beyond = [sample.raw.key for sample in reading(shards).samples(0, 5, Place(), pytest.fail)]
+    assert beyond == keys[0] + keys[1]
+
+
+def test_endless_sampling_counts_how_often_a_shard_came(shards):
+    samples = islice(reading(shards, sampling="endless", num_readers=1).samples(0, 0, Place(), pytest.fail), 30)
+    seen = Counter((sample.raw.key, sample.epoch) for sample in samples)
+    assert set(seen.values()) == {1}
+    assert Counter(epoch for _, epoch in seen) == {0: 12, 1: 12, 2: 6}
+
+
+def test_samples_beyond_what_was_said_are_read(shards):
+    told = reading(shards, sizes=(2, 1, 1, 2), num_readers=1)
+    keys = sorted(sample.raw.key for sample in told.samples(0, 0, Place(), pytest.fail, is_alone=True))
+    assert keys == [f"{number:06d}" for number in range(12)]
+
+
+def test_what_was_reported_is_not_reported_again(tmp_path):
+    path = write_shard(tmp_path / "a.tar", map(make_sample, range(6)))
+    path.write_bytes(path.read_bytes()[:-12000])
+    names, skips = (str(path),), []
+    read = reading(names, sizes=(6,), num_readers=1, shuffle_buffer=20)
+    whole = list(read.samples(0, 0, Place(), skips.append, is_alone=True))
+    assert len(whole) >= 3
+    assert [skip.reason for skip in skips] == ["truncated_shard"]  # the buffer read to the end at once
+    skips.clear()
+    list(read.samples(0, 0, whole[1].place, skips.append, is_alone=True))
+    assert skips == []
+
+
+class TestEnd:
+    @pytest.mark.parametrize("num_shards", [1, 3])
+    def test_it_ends_when_no_sample_came_in_ten_rounds(self, tmp_path, num_shards):
+        names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(num_shards)), []
+        read = reading(names, sampling="endless", num_readers=1)
+        assert not list(read.samples(0, 0, Place(), skips.append))
+        assert len(skips) == 10 * num_shards
+
+    def test_or_in_a_hundred_shards(self, tmp_path):
+        names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(300)), []
+        assert not list(reading(names, sampling="endless", num_readers=1).samples(0, 0, Place(), skips.append))
+        assert len(skips) == 100
+
+    def test_a_sample_begins_the_count_anew(self, tmp_path):
+        skips = []
+        present = write_shard(tmp_path / "0.tar", [make_sample(0)])
+        names = (str(present), str(tmp_path / "missing.tar"))
+        samples = reading(names, sampling="endless", num_readers=1).samples(0, 0, Place(), skips.append)
+        for _ in range(15):
+            next(samples)
+        assert skips
+        skips.clear()
+        present.unlink()
+        assert not list(samples)
+        assert len(skips) == 20
