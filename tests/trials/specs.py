@@ -90,7 +90,7 @@ def specs() -> list[Any]:
             data="d", runtime="r", image_names=("a",), captions=("b",), skipped={"s": 1}, towers=(parity,),
             ranking=ranking, gates=(gate,),
         ),
-        RunSpec(model=SMALL, data=data, training=training), StreamPosition(skipped=(("a", "b"),)),
+        RunSpec(model=SMALL, data=data, training=training), StreamPosition(num_readers=2, places=((1, 0, 0, 3),)),
         ConstantCosineSchedule(total_steps=3000, constant_steps=2500), AdamWSpec(), LayerDecayAdamWSpec(), LoraSpec(),
         FinetuningSpec(lora=LoraSpec()), ContrastiveLossSpec(), SigmoidLossSpec(),
         ReinforcedSigmoidLossSpec(teacher_logit_biases=(None, -10.0)), CocaCaptioner(), OpenClipTeacher(),
