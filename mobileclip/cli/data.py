@@ -133,6 +133,44 @@ def inspect(
 
 
 @app.command
+def count(
+    shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
+    /,
+    *,
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    again: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Count the samples of shards and keep the numbers in a sizes.json beside them.
+
+    mobileclip data count 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' -j 16
+
+    Training with sampling `epoch` reads it. On a local disk only headers are read, through a network whole shards. What
+    is written already is not counted again, so a run that was stopped goes on.
+
+    The exit status is 1 if a shard breaks off or cannot be read; it is named and left out.
+
+    Args:
+        shards: tar files: paths, addresses or brace patterns.
+        num_workers: processes that count.
+        again: count all of them anew, where shards have changed.
+        quiet: show no progress.
+    """
+    from mobileclip.data.viewing.counting import count_shards
+
+    require_at_least(1, num_workers=num_workers)
+    if not shards:
+        raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
+    for pattern in shards:
+        _require_shards(pattern, "a tar shard")
+    counted = count_shards(shards, num_workers=num_workers, again=again, show_progress=not quiet)
+    say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
+    if counted.unreadable:
+        say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")
+        sys.exit(1)
+
+
+@app.command
 def verify(
     directory: Annotated[Positional[str], arg(metavar="DIRECTORY")],
     /,

@@ -103,12 +103,14 @@ class SkipReport:
 
     Args:
         num_read: number of samples that were used.
+        num_unwanted: number of samples that were passed over since a list of those to be used has not got them.
         counts: number of skips by reason, complete.
         named: the first `MAX_NAMED` skips of every reason.
         log: whether to log skips too.
     """
 
     num_read: int = 0
+    num_unwanted: int = 0
     counts: Counter[str] = attrs.field(factory=Counter)
     named: dict[str, list[Skip]] = attrs.field(factory=dict)
     log: bool = True
@@ -139,7 +141,8 @@ class SkipReport:
         return tuple(skip.key for skip in self.named.get(reason, ()))
 
     def __str__(self) -> str:
+        unwanted = f", {self.num_unwanted} passed over" if self.num_unwanted else ""
         if not self.counts:
-            return f"{self.num_read} samples read, nothing skipped"
+            return f"{self.num_read} samples read{unwanted}, nothing skipped"
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
-        return f"{self.num_read} samples read, {self.num_skipped} skipped: {reasons}"
+        return f"{self.num_read} samples read{unwanted}, {self.num_skipped} skipped: {reasons}"

@@ -7,6 +7,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 
 from mobileclip.storage.atomic import atomic_folder, atomic_path
 from mobileclip.storage.backend import StorageError
+from mobileclip.storage.cache import FileCache
 from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
@@ -41,6 +42,7 @@ from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [
     "AnyPath",
+    "FileCache",
     "StorageError",
     "StoreLimits",
     "atomic_file",

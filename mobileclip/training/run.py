@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +12,13 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, find_card
+from mobileclip.data import (
+    LabelledPipelineSpec,
+    ReinforcedPipelineSpec,
+    ReinforcementCard,
+    card_of_shards,
+    expand_shards,
+)
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
@@ -77,8 +82,7 @@ class RunSpec:
         """The card beside the shards, where there is one."""
         if not self.data.reinforced or not self.data.shards:
             return None
-        folder, _, _ = self.data.shards[0].rpartition("/")
-        card = find_card(folder or os.curdir)
+        card = card_of_shards(expand_shards(self.data.shards))
         columns = self.data.teacher_columns
         return card if card is None or columns is None else card.in_columns(columns)
 

@@ -26,7 +26,7 @@ from mobileclip.data.joining.image_scan import storable
 from mobileclip.data.joining.report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key, is_showable
-from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
+from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import RawSample, expand_shards, read_shard, write_shard_members
 from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
@@ -115,7 +115,7 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
     """
     sources = _sources(spec)
     index_path = str(Path(spec.output) / INDEX) if spec.index is None else spec.index
-    card = _find_card(sources)
+    card = card_of_shards(list(sources.values()))
     for directory in (spec.output, storage.join(spec.output, LEDGER)):
         storage.make_directory(directory)
     hashed = spec.placeholder_threshold > 0
@@ -159,16 +159,6 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
             raise ValueError(f"the output would replace {source}; choose another directory")
         sources[name] = source
     return sources
-
-
-def _find_card(sources: Mapping[str, str]) -> ReinforcementCard | None:
-    """Return what describes the reinforced shards, if it lies beside them."""
-    directories = sorted({source.removesuffix(name).rstrip("/") or "." for name, source in sources.items()})
-    cards = {directory: card for directory in directories if (card := find_card(directory)) is not None}
-    found = list(cards.values())
-    if any(card != found[0] for card in found):
-        raise ValueError(f"{' and '.join(cards)} were reinforced differently; join them into two directories")
-    return found[0] if found else None
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
+from mobileclip.data.loading.keeping import Keep, UidList
 from mobileclip.data.loading.order import Order, Place, Share
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.reading import OrderedSample, SampleReading, ShardReader
@@ -28,6 +29,8 @@ ExampleType = TypeVar("ExampleType")
 
 # Bad samples in a row, more than a shard holds, after which a reader of a stream gives up.
 MAX_VAIN = 100_000
+# And so many that a list of uids has not got.
+MAX_UNWANTED = 10_000_000
 
 
 class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
@@ -67,6 +70,7 @@ class Chunk(Generic[BatchType]):
         batch: None where it has no sample of the step.
         rows: where its samples belong in the process's batch.
         skips: what was left out for it.
+        num_unwanted: number of samples that are not among those to be used.
         places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
         gave_up: whether a reader has nothing more, and so no next step is to be expected.
         worker: who made it.
@@ -75,6 +79,7 @@ class Chunk(Generic[BatchType]):
     batch: BatchType | None = None
     rows: tuple[int, ...] = ()
     skips: tuple[Skip, ...] = ()
+    num_unwanted: int = 0
     places: tuple[tuple[int, int, int, int], ...] = ()
     gave_up: bool = False
     worker: int = 0
@@ -122,6 +127,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         self._stores = spec.stores
         self._batch_size = spec.batch_size * world[1]
         self._maker = maker
+        self._keep = None if spec.uids is None else UidList(spec.uids)
         self._order = order
         self._reading = SampleReading(
             shards=shards,
@@ -208,6 +214,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
             is_alone=is_alone,
             reading=self._reading,
             maker=self._maker,
+            keep=self._keep,
             on_sample=partial(self._note_shard, share.worker),
         )
 
@@ -225,6 +232,7 @@ class _OpenReaders(Generic[BatchType]):
         is_alone: whether each reads its own part of the epoch alone, and ends with it.
         reading: how they read.
         maker: of examples and batches.
+        keep: which samples are used; None for all.
         on_sample: called with every sample before an example is made of it.
     """
 
@@ -237,12 +245,15 @@ class _OpenReaders(Generic[BatchType]):
         is_alone: bool,
         reading: SampleReading,
         maker: Maker[Any, Any, BatchType],
+        keep: Keep | None,
         on_sample: Callable[[OrderedSample], None],
     ) -> None:
         self.epoch = epoch
         self._share = share
         self._is_alone = is_alone
         self._maker = maker
+        self._keep = keep
+        self._num_unwanted = 0
         self._on_sample = on_sample
         self._num_readers = reading.order.num_readers
         self._skips: list[Skip] = []
@@ -269,12 +280,14 @@ class _OpenReaders(Generic[BatchType]):
         world_size = self._share.world_size
         first = numbers.start + (self._share.rank - numbers.start) % world_size
         moved, self._moved = self._moved, {}
-        skips = tuple(self._skips)
+        skips, num_unwanted = tuple(self._skips), self._num_unwanted
         self._skips.clear()
+        self._num_unwanted = 0
         return Chunk(
             batch=batch,
             rows=tuple((one.number - first) // world_size for one in made),
             skips=skips,
+            num_unwanted=num_unwanted,
             places=tuple((reader, *attrs.astuple(place)) for reader, place in moved.items()),
             gave_up=len(made) < len(own) and not self._is_alone,
         )
@@ -286,13 +299,22 @@ class _OpenReaders(Generic[BatchType]):
     def _next(self, number: int) -> _Made | None:
         """Return the example of a sample: of the next one of its reader that can be used."""
         reader = number % self._num_readers
-        for num_vain, sample in enumerate(self._samples[reader]):
+        num_vain = num_unwanted = 0
+        for sample in self._samples[reader]:
             self._on_sample(sample)
             self._moved[reader] = sample.place
+            if self._keep is not None and not self._keep(sample.raw.key, sample.raw.members):
+                num_unwanted += 1
+                self._num_unwanted += 1
+                if num_unwanted == MAX_UNWANTED:
+                    key = printable(sample.raw.key)
+                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are not in the list of uids")
+                continue
             example = parse(sample.raw, partial(self._example, sample.epoch), self._skips.append)
             if example is not None:
                 return _Made(number=number, sample=sample, example=example)
-            if num_vain + 1 == MAX_VAIN:
+            num_vain += 1
+            if num_vain == MAX_VAIN:
                 last = self._skips[-1]
                 raise ValueError(
                     f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): {last.reason}"

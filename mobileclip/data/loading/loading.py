@@ -190,6 +190,7 @@ class Pipeline(ABC, Generic[BatchType]):
             for chunk in step:
                 self.report.extend(chunk.skips)
                 self.report.num_read += len(chunk.rows)
+                self.report.num_unwanted += chunk.num_unwanted
             yield step
 
     def _is_at_start(self, num_batches: int) -> bool:

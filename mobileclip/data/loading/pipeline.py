@@ -75,7 +75,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
     spec: ReinforcedPipelineSpec
 
     def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds) -> None:
-        super().__init__(spec, reader=TarReader.of(spec.shards))
+        super().__init__(spec, reader=TarReader.of(spec.shards, spec.cache))
         self._tokenizer = tokenizer
         self._known_dim = spec.teacher_dim
 

@@ -15,6 +15,7 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import shard_sizes
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, read_shard
 from mobileclip.data.skips import Skip
+from mobileclip.storage import FileCache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,12 +60,14 @@ class TarReader:
 
     Args:
         sources: their paths, by the pattern that named them.
+        cache: where copies of remote ones are kept; none keeps none.
     """
 
     sources: tuple[tuple[str, ...], ...]
+    cache: FileCache | None = None
 
     @classmethod
-    def of(cls, shards: Shards) -> TarReader:
+    def of(cls, shards: Shards, cache: FileCache | None = None) -> TarReader:
         """Return the reader of what patterns name.
 
         Raises:
@@ -74,7 +77,7 @@ class TarReader:
         names = expand_shards(shards)
         if not any("://" in name or name.startswith("pipe:") or Path(name).exists() for name in names):
             raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
-        return cls(tuple(expand_shards(pattern) for pattern in patterns))
+        return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ class TarReader:
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
         """Yield the samples of one shard; see `read_shard`."""
-        return read_shard(name, on_skip, limits)
+        return read_shard(name, on_skip, limits, cache=self.cache)
 
     def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
         """Return the number of samples of every shard; see `shard_sizes`."""

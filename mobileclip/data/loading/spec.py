@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import attrs
 from attrs import validators
@@ -14,7 +15,7 @@ from mobileclip.data.loading.order import NUM_READERS, SAMPLINGS, Sampling
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards
 from mobileclip.inputs import ImageInput
-from mobileclip.storage import StoreLimits
+from mobileclip.storage import FileCache, StoreLimits
 from mobileclip.strict import strict
 
 
@@ -82,13 +83,18 @@ class PipelineSpec(ExampleSpec):
         shuffle_buffer: number of samples, encoded, of every reader's buffer.
         num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
             one.
+        uids: a list of the samples that are used, with sampling `endless`; none uses all. See
+            `mobileclip.data.loading.keeping.UidList`.
+        cache: where copies of remote shards are kept for the next epoch; none keeps none.
         worker_seconds: for which one of them is waited for.
-        stores: how long stores are waited for. Specs that differ in these three alone are equal.
+        stores: how long stores are waited for. Specs that differ in these, the cache and the number of
+            workers alone are equal.
         drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `endless`.
         num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`.
+        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`, or uids, in
+            another sampling than `endless`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=_patterns)
@@ -100,6 +106,8 @@ class PipelineSpec(ExampleSpec):
     num_readers: int = attrs.field(default=NUM_READERS, validator=validators.gt(0))
     shuffle_buffer: int = attrs.field(default=100, validator=validators.gt(0))
     num_workers: int = attrs.field(default=0, validator=validators.ge(0), eq=False)
+    uids: Path | None = None
+    cache: FileCache | None = attrs.field(default=None, eq=False)
     worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
     stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
     drop_last: bool = True
@@ -107,6 +115,10 @@ class PipelineSpec(ExampleSpec):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
+        if self.uids is not None and self.sampling != "endless":
+            raise ValueError(
+                "an epoch of the samples in `uids` has a length that nobody knows; choose sampling `endless`"
+            )
         if self.weights and (self.sampling != "endless" or len(self.weights) != len(self.shards)):
             raise ValueError(
                 f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "

@@ -13,6 +13,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.samples.sample import Layout
+from mobileclip.data.shards.counts import shard_folder
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -174,6 +175,34 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
         return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), ReinforcementCard)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
+    """Return the card of shards that lie in one folder or in several, or None where there is none.
+
+    It lies beside the shards, or above several folders of them.
+
+    Args:
+        shards: their paths or addresses.
+
+    Raises:
+        ValueError: if a card cannot be read, or folders were reinforced differently.
+    """
+    folders = list(dict.fromkeys(map(shard_folder, shards)))
+    cards = {folder: card for folder in folders if (card := find_card(folder)) is not None}
+    if not cards and len(folders) > 1:
+        above = list(dict.fromkeys(map(shard_folder, folders)))
+        cards = {folder: card for folder in above if (card := find_card(folder)) is not None}
+    first = next(iter(cards), None)
+    if first is None:
+        return None
+    other = next((folder for folder, card in cards.items() if card != cards[first]), None)
+    if other is not None:
+        raise ValueError(
+            f"{first} and {other} were reinforced differently, so what teachers say about their samples does not go "
+            "together; take them apart"
+        )
+    return cards[first]
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:

@@ -38,7 +38,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
         ValueError: if a file that says it cannot be read, or there is none and they are too many or too far away.
     """
     known: dict[str, int] = {}
-    folders = dict.fromkeys(_folder(shard) for shard in shards if not runs_program(shard))
+    folders = dict.fromkeys(shard_folder(shard) for shard in shards if not runs_program(shard))
     for folder in folders:
         known |= {storage.join(folder, name): size for name, size in _said(folder).items()}
     unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
@@ -74,6 +74,11 @@ def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str
     path = storage.join(os.fspath(folder), SIZES)
     storage.write_text(path, json.dumps(dict(sorted(sizes.items())), indent=0) + "\n")
     return path
+
+
+def shard_folder(shard: str) -> str:
+    """Return the folder, or the address of it, that a shard lies in."""
+    return shard.rpartition("/")[0] or os.curdir
 
 
 def _said(folder: str) -> Mapping[str, int]:
@@ -116,9 +121,5 @@ def _some(shards: Sequence[str]) -> str:
     return first if len(shards) == 1 else f"{first} and {len(shards) - 1:,} other shards"
 
 
-def _folder(shard: str) -> str:
-    return shard.rpartition("/")[0] or os.curdir
-
-
 def _path(shard: str) -> str:
-    return storage.join(_folder(shard), storage.file_name(shard)) if not runs_program(shard) else shard
+    return storage.join(shard_folder(shard), storage.file_name(shard)) if not runs_program(shard) else shard

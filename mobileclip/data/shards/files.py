@@ -105,7 +105,11 @@ def runs_program(shard: str) -> bool:
 
 
 def read_shard(
-    shard: str, on_skip: Callable[[Skip], None], limits: SampleLimits = SAMPLE_LIMITS
+    shard: str,
+    on_skip: Callable[[Skip], None],
+    limits: SampleLimits = SAMPLE_LIMITS,
+    *,
+    cache: storage.FileCache | None = None,
 ) -> Iterator[RawSample]:
     """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
 
@@ -115,10 +119,11 @@ def read_shard(
         shard: path or address.
         on_skip: called with what had to be left out.
         limits: of what is read; a sample beyond them has a `problem`.
+        cache: where a copy of a remote shard is kept; none keeps none.
     """
     num_read = 0
     try:
-        with _open(shard) as stream:
+        with _open(shard, cache) as stream:
             for raw in _group(shard, read_members(stream, limits), limits):
                 num_read += 1
                 yield raw
@@ -281,9 +286,9 @@ def write_shards(
     return paths
 
 
-def _open(shard: str) -> AbstractContextManager[IO[bytes]]:
+def _open(shard: str, cache: storage.FileCache | None) -> AbstractContextManager[IO[bytes]]:
     if not runs_program(shard):
-        return storage.open_read(shard)
+        return storage.open_read(shard) if cache is None else cache.open_read(shard)
     from webdataset.gopen import gopen  # type: ignore[import-untyped]
 
     return cast("AbstractContextManager[IO[bytes]]", gopen(shard))

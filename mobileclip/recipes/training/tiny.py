@@ -9,6 +9,7 @@ import attrs
 from mobileclip.data import (
     ReinforcedPipelineSpec,
     ReinforcementCard,
+    card_of_shards,
     count_samples,
     datacompdr_augmentation,
     expand_shards,
@@ -63,7 +64,7 @@ def _first_samples(data: ReinforcedPipelineSpec) -> tuple[ReinforcedPipelineSpec
     if not batch_size:
         raise ValueError(f"{', '.join(shards)}: {num_samples} samples are too few to try a run on")
     small = attrs.evolve(data, shards=shards, batch_size=batch_size, num_samples=num_samples)
-    return small, find_card(str(Path(shards[0]).parent)) if data.reinforced else None
+    return small, card_of_shards(shards) if data.reinforced else None
 
 
 def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipelineSpec, ReinforcementCard]:

@@ -1,0 +1,132 @@
+"""Samples whose uids a list has: as the lists are published, on shards, and as a stage."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+
+import mobileclip.data.loading.dataset
+import mobileclip.data.loading.keeping
+from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.data.loading.keeping import UidList, keep_samples
+from mobileclip.inputs import ImageInput
+from tests.data.made_samples import encoded, write_raw
+
+UIDS = [f"{7 * number:016x}{number:016x}" for number in range(40)]
+OTHERS = [f"{7 * number:016x}{number + 1:016x}" for number in range(40)]  # with the same upper halves
+
+
+def pairs(uids):
+    return np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], dtype="u8,u8")
+
+
+def members(uid):
+    return {"json": json.dumps({"url": "https://example.org", "uid": uid}).encode()}
+
+
+@pytest.fixture(params=["npy", "txt"])
+def listed(request, tmp_path):
+    path = tmp_path / f"uids.{request.param}"
+    if request.param == "npy":
+        np.save(path, pairs(UIDS[::-1]))
+    else:
+        path.write_text("\n".join(UIDS) + "\n")
+    return path
+
+
+def test_uids_of_the_list(listed):
+    keep = pickle.loads(pickle.dumps(UidList(listed)))
+    assert len(keep) == 40
+    assert all(keep("0", members(uid)) for uid in UIDS)
+    assert not any(keep("0", members(uid)) for uid in OTHERS)
+    assert keep(UIDS[3], {})  # the key where there is no other uid
+    assert not keep("000003", {})
+    assert not keep(UIDS[3], members(OTHERS[3]))
+
+
+def test_equal_upper_halves(tmp_path):
+    uids = [f"{5:016x}{number:016x}" for number in (9, 3, 7)]
+    np.save(tmp_path / "uids.npy", pairs(uids))
+    keep = UidList(tmp_path / "uids.npy")
+    assert all(keep(uid, {}) for uid in uids)
+    assert not keep(f"{5:016x}{8:016x}", {})
+
+
+def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
+    monkeypatch.setattr(mobileclip.data.loading.keeping, "_MOST_SORTED", 10)
+    np.save(tmp_path / "sorted.npy", np.sort(pairs(UIDS)))
+    assert all(UidList(tmp_path / "sorted.npy")(uid, {}) for uid in UIDS)
+    np.save(tmp_path / "mixed.npy", pairs(UIDS[::-1]))
+    with pytest.raises(ValueError, match=r"mixed\.npy has 40 uids that are not sorted; save np\.sort of it"):
+        UidList(tmp_path / "mixed.npy")
+
+
+def test_what_is_no_list(tmp_path):
+    np.save(tmp_path / "floats.npy", np.zeros(3))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "none.npy", pairs([]))
+    (tmp_path / "words.txt").write_text("0123\n")
+    for name, said in (
+        ("floats.npy", "holds float64 in 1 dimensions, expected pairs"),
+        ("objects.npy", "is no array of uids"),
+        ("none.npy", "has no uid"),
+        ("words.txt", "holds '0123', expected uids of 32 hexadecimal digits"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            UidList(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        UidList(tmp_path / "missing.txt")
+
+
+class TestPipeline:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def shards(tmp_path_factory):
+        folder = tmp_path_factory.mktemp("shards")
+        image = encoded(8, 6)
+        return [
+            write_raw(
+                folder / f"{place}.tar",
+                {
+                    f"{10 * place + number}": {"txt": b"text", "png": image, **members(UIDS[10 * place + number])}
+                    for number in range(10)
+                },
+            )
+            for place in range(4)
+        ]
+
+    def spec(self, shards, uids, **choices):
+        image = ImageInput(size=8)
+        fields = {"batch_size": 4, "image": image, "reinforced": False, "sampling": "endless", "uids": uids}
+        return ReinforcedPipelineSpec(shards=shards, **(fields | choices))
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_others_are_passed_over(self, shards, tmp_path, num_workers):
+        (tmp_path / "uids.txt").write_text("\n".join(UIDS[::3]))
+        pipeline = self.spec(shards, tmp_path / "uids.txt", num_workers=num_workers).build()
+        batches = list(islice(pipeline.stream(), 7))
+        keys = {key for batch in batches for key in batch.keys}
+        assert keys == {f"{number}" for number in range(0, 40, 3)}
+        assert pipeline.report.num_read == 28
+        assert pipeline.report.num_unwanted > 40
+        assert str(pipeline.report) == f"28 samples read, {pipeline.report.num_unwanted} passed over, nothing skipped"
+        resumed = self.spec(shards, tmp_path / "uids.txt").build().stream(pipeline.position(5))
+        assert [batch.keys for batch in islice(resumed, 2)] == [batch.keys for batch in batches[5:]]
+
+    def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
+        monkeypatch.setattr(mobileclip.data.loading.dataset, "MAX_UNWANTED", 100)
+        (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
+        with pytest.raises(ValueError, match=r"100 samples in a row, to \d+, are not in the list of uids"):
+            next(self.spec(shards, tmp_path / "uids.txt").build().stream())
+        with pytest.raises(ValueError, match="choose sampling `endless`"):
+            self.spec(shards, tmp_path / "uids.txt", sampling="epoch")
+
+    def test_as_a_stage(self, listed):
+        samples = [
+            {"__key__": f"{place}", **members(uid)} for place, uid in enumerate([*UIDS[:2], *OTHERS[:2], UIDS[9]])
+        ]
+        assert [sample["__key__"] for sample in keep_samples(samples, keep=UidList(listed))] == ["0", "1", "4"]

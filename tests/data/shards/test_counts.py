@@ -1,0 +1,109 @@
+"""How many samples shards hold: what stands beside them, what is counted, and what is too much to count."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mobileclip.cli import main
+from mobileclip.data import ReinforcementCard, card_of_shards, write_card, write_shard, write_shards
+from mobileclip.data.shards.counts import MOST_COUNTED, read_sizes, shard_sizes, write_sizes
+from mobileclip.data.viewing.counting import count_shards
+from tests.data.made_samples import make_sample
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two folders whose shards have the same names."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        for place in range(2):
+            write_shard(folder / f"{place}.tar", map(make_sample, range(1 + 2 * number + place)))
+    return [str(folder / f"{place}.tar") for folder in folders for place in range(2)]
+
+
+def test_local_shards_are_counted(shards):
+    assert shard_sizes(shards) == (1, 2, 3, 4)
+
+
+def test_one_that_breaks_off_has_a_sample_to_be_told_of(shards, tmp_path):
+    (tmp_path / "a" / "1.tar").write_bytes(b"no tar file")
+    assert shard_sizes([*shards, str(tmp_path / "missing.tar")]) == (1, 1, 3, 4, 1)
+
+
+def test_what_stands_beside_them_is_taken(shards, tmp_path):
+    write_sizes(tmp_path / "a", {"0.tar": 70, "1.tar": 80, "other.tar": 5})
+    lines = [
+        {"shard": "0.tar", "num_samples": 6},
+        {"shard": "1.tar", "num_samples": 7},
+        {"shard": "0.tar", "num_samples": 8},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"shard": "1.t'
+    (tmp_path / "b" / "manifest.jsonl").write_text(text)
+    assert shard_sizes(shards) == (70, 80, 8, 7)
+    assert shard_sizes(shards[::-1]) == (7, 8, 80, 70)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1, 2]", '{"0.tar": "3"}', '{"0.tar": -1}', '{"0.tar": true}', "{", '{"0.tar": 1e9}']
+)
+def test_damaged_files_are_named(shards, tmp_path, content):
+    (tmp_path / "a" / "sizes.json").write_text(content)
+    with pytest.raises(ValueError, match=r"sizes\.json"):
+        shard_sizes(shards)
+
+
+def test_too_many_or_too_far_away(tmp_path):
+    many = [str(tmp_path / f"{place}.tar") for place in range(MOST_COUNTED + 1)]
+    with pytest.raises(
+        ValueError, match=r"0\.tar and 1,000 other shards hold.*`mobileclip data count SHARDS`.*`endless`"
+    ):
+        shard_sizes(many)
+    with pytest.raises(ValueError, match=r"nothing says how many samples pipe:cat a\.tar hold"):
+        shard_sizes(["pipe:cat a.tar"])
+
+
+class TestCommand:
+    @pytest.mark.parametrize("num_workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+    def test_it_writes_beside_the_shards(self, shards, tmp_path, capsys, num_workers):
+        main(["data", "count", *shards[:2], str(tmp_path / "b" / "{0..1}.tar"), "-j", num_workers])
+        assert capsys.readouterr().out == "10 samples in 4 shards\n"
+        assert read_sizes(tmp_path / "a") == {"0.tar": 1, "1.tar": 2}
+        assert read_sizes(tmp_path / "b") == {"0.tar": 3, "1.tar": 4}
+
+    def test_what_is_known_is_not_counted_again(self, shards, tmp_path):
+        write_sizes(tmp_path / "a", {"0.tar": 9, "old.tar": 1})
+        assert count_shards(shards, show_progress=False).num_samples == 9 + 2 + 3 + 4
+        assert read_sizes(tmp_path / "a") == {"0.tar": 9, "1.tar": 2, "old.tar": 1}
+        assert count_shards(shards, again=True, show_progress=False).num_samples == 10
+        assert read_sizes(tmp_path / "a") == {"0.tar": 1, "1.tar": 2}
+
+    def test_what_cannot_be_read_is_named_and_left_out(self, shards, tmp_path, capsys):
+        (tmp_path / "a" / "1.tar").write_bytes(b"no tar file")
+        with pytest.raises(SystemExit) as left:
+            main(["data", "count", *shards, "--quiet"])
+        assert left.value.code == 1
+        assert "8 samples in 3 shards\n1 shards could not be counted, the first: " in capsys.readouterr().out
+        assert read_sizes(tmp_path / "a") == {"0.tar": 1}
+
+
+class TestCards:
+    def test_folders_have_one_card(self, shards, tmp_path):
+        assert card_of_shards(shards) is None
+        card = ReinforcementCard(layout="npz", seed=4)
+        write_card(tmp_path, card)
+        assert card_of_shards(shards) == card  # above several folders
+        assert card_of_shards(shards[:2]) is None
+        write_card(tmp_path / "a", ReinforcementCard(layout="npz", seed=5))
+        assert card_of_shards(shards).seed == 5
+        write_card(tmp_path / "b", card)
+        with pytest.raises(ValueError, match=r"a and .*b were reinforced differently"):
+            card_of_shards(shards)
+
+    def test_a_name_alone(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_shards(tmp_path, [make_sample(0)])
+        write_card(tmp_path, ReinforcementCard(layout="npz"))
+        assert card_of_shards(["00000000.tar"]) is not None
