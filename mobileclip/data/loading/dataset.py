@@ -21,7 +21,7 @@ from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
 from mobileclip.data.skips import Skip, attempt
-from mobileclip.storage import use_limits, without_secrets
+from mobileclip.storage import printable, use_limits, without_secrets
 
 T = TypeVar("T")
 SampleType = TypeVar("SampleType")
