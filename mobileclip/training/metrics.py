@@ -38,10 +38,10 @@ class MetricLog:
     def __init__(self, path: AnyPath, *, resume_step: int = 0, tensorboard: AnyPath | None = None) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] < resume_step] if storage.exists(path) else []
-        self._lines = [json.dumps(line) + "\n" for line in kept] if storage.is_remote(path) else None
-        if self._lines is None:
-            storage.make_directory_of(path)
-            storage.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = [json.dumps(line) + "\n" for line in kept]
+        self._lines = lines if storage.is_remote(path) else None
+        storage.make_directory_of(path)
+        storage.write_text(path, "".join(lines))  # a place that cannot be written to shows now
         self._evaluated = {line["step"] for line in kept if "loss" not in line}
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 

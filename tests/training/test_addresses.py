@@ -1,0 +1,101 @@
+"""A run whose output is in a store: the same files as in a folder, whole or absent, and gone on from to the bit."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from safetensors.torch import load
+
+from mobileclip import storage
+from mobileclip.encoders import load_model
+from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
+from mobileclip.training.state_file import digest
+from tests.stores import s3_server
+from tests.training.program import run_spec, write_data
+from tests.training.runs import Batches, KilledError, new_model, training_spec
+from tests.training.test_loop import killed_at, last_checkpoint, without_times
+
+OUTPUT = "s3://data/runs/one"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as started:
+        yield started
+
+
+@pytest.fixture
+def s3(server):
+    server.empty()
+    return server
+
+
+def names(s3) -> list[str]:
+    return sorted(key.removeprefix("runs/one/") for key in s3.keys())  # noqa: SIM118 - no mapping
+
+
+def test_a_killed_run_goes_on_from_the_store_to_the_bit(s3, tmp_path):
+    spec = training_spec(8, evaluate_every_steps=3)
+
+    def evaluate(model, done):
+        return {"measured": done + model.logit_scale.item()}
+
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path, evaluate=evaluate)
+    with pytest.raises(KilledError):
+        train(spec, model=new_model(), batches=killed_at(5), output=OUTPUT, evaluate=evaluate)
+    assert names(s3) == ["checkpoints/step-00000003.safetensors", "metrics.jsonl"]
+    resumed = train(spec, model=new_model(), batches=Batches(), output=OUTPUT, evaluate=evaluate)
+    assert resumed.num_steps == 5
+    assert names(s3) == [*(f"checkpoints/step-0000000{step}.safetensors" for step in (6, 8)), "metrics.jsonl"]
+    found, expected = read_metrics(f"{OUTPUT}/metrics.jsonl"), read_metrics(tmp_path / "metrics.jsonl")
+    assert without_times(found) == without_times(expected)
+    tensors = load(storage.read_bytes(f"{OUTPUT}/checkpoints/step-00000008.safetensors", limit=2**30))
+    assert digest(tensors) == digest(load(last_checkpoint(tmp_path).read_bytes()))
+    assert s3.unfinished_uploads() == 0
+
+
+def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):
+    spec = run_spec(write_data(tmp_path / "data"), num_steps=2, num_workers=0)
+    path = run(spec, OUTPUT, device="cpu")
+    assert path == f"{OUTPUT}/model.safetensors"
+    plot_curves({"one": f"{OUTPUT}/metrics.jsonl"}, f"{OUTPUT}/curves.png", metrics=["loss"])
+    left = ["checkpoints/step-00000002.safetensors", "curves.png", "metrics.jsonl", "model.safetensors", "run.json"]
+    assert names(s3) == left
+    with storage.local_copy(path) as local:
+        assert load_model(local.rename(tmp_path / "model.safetensors")).spec == spec.model
+    assert run(spec, OUTPUT, device="cpu") == path
+    other = attrs.evolve(spec, training=attrs.evolve(spec.training, seed=1))
+    with pytest.raises(ValueError, match=r"s3://data/runs/one holds a run with another choice of training"):
+        run(other, OUTPUT, device="cpu")
+
+
+def test_a_damaged_checkpoint_is_set_aside_there(s3, caplog):
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=OUTPUT)
+    newest = f"{OUTPUT}/checkpoints/step-00000006.safetensors"
+    with storage.atomic_write(newest) as stream:
+        stream.write(b"half")
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=OUTPUT).num_steps == 5
+    assert "step-00000006.safetensors is damaged" in caplog.text
+    assert "checkpoints/step-00000006.unreadable" in names(s3)
+
+
+def test_a_store_that_is_not_there_is_said_before_the_first_step(s3):
+    def never(step: int):
+        raise AssertionError(f"batch {step}")
+
+    with pytest.raises(OSError, match="s3://nowhere/run"):
+        train(training_spec(8), model=new_model(), batches=Batches(make=never), output="s3://nowhere/run")
+    assert names(s3) == []
+
+
+def test_a_log_in_a_store_is_written_when_asked_and_not_for_tensorboard(s3):
+    log = MetricLog(f"{OUTPUT}/metrics.jsonl")
+    log.write(0, {"loss": 3.0})
+    write = log.written()
+    log.write(1, {"loss": 2.0})
+    assert read_metrics(log.path) == []
+    write()
+    assert [line["loss"] for line in read_metrics(log.path)] == [3.0]
+    with pytest.raises(ValueError, match=r"cannot be written to s3://data/runs/one/tensorboard; leave tensorboard out"):
+        MetricLog(log.path, tensorboard=f"{OUTPUT}/tensorboard")

@@ -1,0 +1,152 @@
+"""What is written beside the training: steps go on, errors come back, and nothing is left half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from mobileclip.terminal.interruption import Interrupted
+from mobileclip.training import train
+from mobileclip.training.state_file import StateFile, digest, mark, read_state
+from mobileclip.training.writing import BackgroundWriter
+from tests.training.runs import Batches, batch_of, new_model, training_spec
+from tests.training.test_loop import last_checkpoint
+
+SECONDS = 20.0
+
+
+def test_a_write_does_not_hold_up_and_the_next_one_waits_for_it():
+    go_on, done = threading.Event(), []
+    with BackgroundWriter() as writer:
+        writer.begin(lambda: done.append(go_on.wait(SECONDS)))
+        assert not done
+        threading.Timer(0.1, go_on.set).start()
+        writer.begin(lambda: done.append("second"))
+        assert done[0] is True
+    assert done == [True, "second"]
+
+
+def test_errors_come_once_to_whoever_asks_next():
+    def fail() -> None:
+        raise OSError("no room")
+
+    with BackgroundWriter() as writer:
+        assert not writer.has_failed
+        writer.begin(fail)
+        with pytest.raises(OSError, match="no room"):
+            writer.wait()
+        writer.wait()
+        writer.begin(fail)
+        with pytest.raises(OSError, match="no room"):
+            writer.begin(fail)
+        assert not writer.has_failed
+
+
+def test_leaving_waits_and_says_what_could_not_be_written(caplog):
+    def fail() -> None:
+        time.sleep(0.05)
+        raise OSError("no room")
+
+    def leave(error: BaseException | None) -> None:
+        with BackgroundWriter() as writer:
+            writer.begin(fail)
+            if error is not None:
+                raise error
+
+    with pytest.raises(OSError, match="no room"):
+        leave(None)
+    # What ended the context is what is raised; this is behind it.
+    with pytest.raises(KeyboardInterrupt):
+        leave(KeyboardInterrupt())
+    assert "no room" in caplog.text
+
+
+def test_a_state_comes_back_with_its_numbers(tmp_path):
+    tensors = {"a": torch.randn(3, 4).bfloat16(), "b": torch.tensor(7), "c": torch.zeros(0, 2)}
+    state, path = StateFile(tensors=tensors, metadata={"step": "3"}), tmp_path / "new" / "x.safetensors"
+    state.write(path)
+    found = read_state(path)
+    assert digest(found.tensors) == digest(tensors)
+    assert found.metadata["step"] == "3"
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    other = tmp_path / "other.safetensors"
+    StateFile(tensors={**tensors, "b": torch.tensor(8)}, metadata={"step": "3"}).write(other)
+    assert len({mark(path), mark(other)}) == 2
+
+
+@pytest.mark.parametrize(
+    "changed", [{"a": torch.zeros(4)}, {"a": torch.zeros(2, 2)}, {"a": torch.zeros(4).int()}, {"b": torch.zeros(2, 2)}]
+)
+def test_the_digest_sees_names_shapes_and_types(changed):
+    assert digest(changed) != digest({"a": torch.zeros(1, 4)})
+
+
+def slowly(monkeypatch, before) -> None:
+    """Let `before` be called with the path of every checkpoint that is written."""
+    write = StateFile.write
+
+    def slow(state: StateFile, path: str) -> None:
+        before(path)
+        write(state, path)
+
+    monkeypatch.setattr(StateFile, "write", slow)
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(tmp_path, monkeypatch):
+    """The checkpoint after step 3 is written when step 5 has begun, with the weights of step 3."""
+    spec = training_spec(6, keep_checkpoints=9)
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "at once")
+    later = threading.Event()
+    slowly(monkeypatch, lambda _: later.wait(SECONDS))
+    asked = []
+
+    def make(step: int):
+        asked.append(step)
+        if step == 4:
+            later.set()
+        return batch_of(step)
+
+    started = time.monotonic()
+    train(spec, model=new_model(), batches=Batches(make=make), output=tmp_path / "later")
+    assert time.monotonic() - started < SECONDS
+    names = [path.name for path in sorted((tmp_path / "later" / "checkpoints").iterdir())]
+    assert names == ["step-00000003.safetensors", "step-00000006.safetensors"]
+    for name in names:
+        expected, found = (read_state(tmp_path / run / "checkpoints" / name) for run in ("at once", "later"))
+        assert digest(found.tensors) == digest(expected.tensors)
+
+
+def test_what_could_not_be_written_ends_the_run_at_one_of_the_next_steps(tmp_path, monkeypatch):
+    def fail(path: str) -> None:
+        raise OSError(f"checkpoint {path} could not be written")
+
+    slowly(monkeypatch, fail)
+    asked = []
+
+    def make(step: int):
+        asked.append(step)
+        time.sleep(0.01)
+        return batch_of(step)
+
+    with pytest.raises(OSError, match=r"checkpoint .*step-00000003\.safetensors could not be written"):
+        train(
+            training_spec(60, checkpoint_every_steps=3), model=new_model(), batches=Batches(make=make), output=tmp_path
+        )
+    assert max(asked) < 6
+
+
+def test_a_signal_waits_for_the_last_write(tmp_path, monkeypatch):
+    slowly(monkeypatch, lambda _: time.sleep(0.3))
+
+    def make(step: int):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return batch_of(step)
+
+    with pytest.raises(Interrupted):
+        train(training_spec(8), model=new_model(), batches=Batches(make=make), output=tmp_path)
+    assert last_checkpoint(tmp_path).name == "step-00000004.safetensors"
