@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +16,7 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.hardware.devices import AUTO, pick_device
@@ -31,6 +34,7 @@ _LATE = re.compile(
 )
 # With NCCL the group's own patience ends the process without a word: ours has to come before it.
 _LONGER_SECONDS = 120.0
+_CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
 
 
 def _device(value: str | torch.device) -> torch.device:
@@ -117,15 +121,16 @@ class World:
             received[name] = there.cpu()
         return received
 
-    def tell(self, activity: str, step: float) -> None:
+    def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
         """Let the others know what this process does, for the case that it is not heard of again.
 
         Args:
             activity: such as `after step 41`.
             step: how far it is.
+            bounded: whether it must take less time than the processes wait for each other, as a part of a step does.
         """
         if self.pulse is not None:
-            self.pulse.tell(activity, step)
+            self.pulse.tell(activity, step, bounded=bounded)
 
     def _made(self, make: Callable[[], T]) -> T | Exception:
         if self.pulse is None:
@@ -193,7 +198,34 @@ def _meet(place: ProcessPlace, within: timedelta) -> Store:
     else:
         found = rendezvous(place.meeting, rank=place.rank, world_size=place.size, timeout=within)
     store: Store = next(iter(found))[0]
-    return store
+    return _own_store(store, place, within) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else store
+
+
+def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
+    """Return a store of this attempt alone: in the launcher's may be what an earlier one has left, before a restart.
+
+    Args:
+        board: the launcher's, where the first process says where the store is.
+        place: of this process.
+        within: how long it is waited for.
+    """
+    if place.is_first:
+        host = os.environ["MASTER_ADDR"]
+        store = TCPStore(host, 0, place.size, is_master=True, timeout=within, wait_for_workers=False)
+        board.set("meeting", f"{host}:{store.port}")
+        return store
+    deadline = time.monotonic() + within.total_seconds()
+    while True:
+        host, _, port = board.get("meeting").decode().rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _CONNECTING_SECONDS).close()
+        except OSError as error:
+            # What an earlier attempt has named: nobody listens there any more, and another place will be named.
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"timed out: nobody listens at {host}:{port}") from error
+            time.sleep(_BETWEEN_LOOKS_SECONDS)
+        else:
+            return TCPStore(host, int(port), place.size, timeout=within, wait_for_workers=False)
 
 
 def _join(place: ProcessPlace, store: Store, device: torch.device, seconds: float) -> None:

@@ -186,6 +186,7 @@ def _train(
             saving.after_step(done, wishes)
             if is_due(done, spec.evaluate_every_steps, spec) and not looks(kept, done):
                 saving.stop(done, warned=signals.warned)
+        world.tell("after the last step", spec.total_steps, bounded=False)
         saving.finish()
 
     return TrainingResult(model=kept.eval(), num_steps=len(steps))

@@ -49,8 +49,8 @@ class Sign:
 class Pulse:
     """Says every few seconds that this process lives, and knows what the others said.
 
-    A process that neither comes further nor waits for the first one, for longer than `seconds`, is ended: nothing else
-    would end one whose main thread, or GPU, hangs.
+    A process that comes no further within a step, for longer than `seconds`, is ended: nothing else would end one whose
+    main thread, or GPU, hangs.
 
     Args:
         store: where the processes meet.
@@ -65,18 +65,19 @@ class Pulse:
         self.rank, self.size, self.seconds = rank, size, seconds
         self.interval = min(_MOST_SECONDS_BETWEEN, seconds / 10)
         self._activity, self._step, self._since = "before the first step", -1.0, time.time()
-        self._is_bounded = True
+        self._is_bounded = False
         self._num_turns = 0
         self._stopped = threading.Event()
 
-    def tell(self, activity: str, step: float) -> None:
+    def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
         """Say what this process does from now on.
 
         Args:
             activity: such as `after step 41`.
             step: how far it is.
+            bounded: whether it must take less than `seconds`, as a part of a step does.
         """
-        self._activity, self._step, self._since = activity, step, time.time()
+        self._activity, self._step, self._since, self._is_bounded = activity, step, time.time(), bounded
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -101,11 +102,11 @@ class Pulse:
     @contextmanager
     def unbounded(self) -> Iterator[None]:
         """Allow the block to take any time."""
-        self._is_bounded = False
+        before, self._is_bounded = self._is_bounded, False
         try:
             yield
         finally:
-            self._is_bounded, self._since = True, time.time()
+            self._is_bounded, self._since = before, time.time()
 
     def end_turn(self) -> None:
         """In the first process: say that what the others wait for is done."""
@@ -159,7 +160,7 @@ class Pulse:
 
     def _said(self, rank: int) -> Sign | None:
         key = f"sign/{rank}"
-        return Sign(**json.loads(self._store.get(key))) if self._store.check([key]) else None
+        return Sign(**json.loads(self._sending.get(key))) if self._sending.check([key]) else None
 
     def _send(self, store: Store, ended: str | None = None) -> None:
         sign = Sign(
@@ -173,14 +174,16 @@ class Pulse:
         store.set(f"sign/{self.rank}", json.dumps(attrs.asdict(sign)))
 
     def _beat(self) -> None:
-        try:
-            while not self._stopped.wait(self.interval):
-                self._send(self._sending)
-                # Later than the group's own patience, whose error says more.
-                if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
-                    self._end()
-        except RuntimeError:
-            return  # the store is gone, which the main thread finds out too
+        has_store = True
+        while not self._stopped.wait(self.interval):
+            try:
+                if has_store:
+                    self._send(self._sending)
+            except RuntimeError:
+                has_store = False  # gone with the one who kept it, which the main thread finds out, unless it hangs
+            # Later than the group's own patience, whose error says more.
+            if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
+                self._end()
 
     def _end(self) -> None:
         """End this process, whose main thread cannot be reached."""
@@ -191,7 +194,8 @@ class Pulse:
             "Start all of them again: the run goes on from its last checkpoint",
             error=True,
         )
-        self._send(self._sending, what)
+        with suppress(RuntimeError):
+            self._send(self._sending, what)
         os._exit(1)
 
 

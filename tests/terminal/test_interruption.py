@@ -25,7 +25,7 @@ from mobileclip.terminal.interruption import (
     serve_loader,
 )
 
-BOTH = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+ALL = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 
 
 @contextmanager
@@ -37,14 +37,14 @@ def command(kept: str = "nothing"):
 
 @pytest.fixture(autouse=True)
 def _heard_by_nobody():
-    before = [signal.getsignal(number) for number, _ in BOTH]
+    before = [signal.getsignal(number) for number, _ in ALL]
     hook = sys.unraisablehook
     yield
-    assert [signal.getsignal(number) for number, _ in BOTH] == before
+    assert [signal.getsignal(number) for number, _ in ALL] == before
     assert sys.unraisablehook is hook
 
 
-@pytest.mark.parametrize(("number", "status"), BOTH)
+@pytest.mark.parametrize(("number", "status"), ALL)
 def test_a_command_says_what_is_kept_and_leaves_with_the_signals_status(capsys, number, status):
     with pytest.raises(SystemExit) as left, command("finished shards are kept"):
         signal.raise_signal(number)
@@ -126,6 +126,33 @@ def test_a_second_signal_leaves_at_once_but_not_the_launchers_copy(monkeypatch):
         time.sleep(0.06)
         signal.raise_signal(signal.SIGTERM)
         assert left == [143]
+
+
+def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(monkeypatch):
+    """It may come twice, and SIGTERM after it is the end that it warned of: the state is being saved all the while."""
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(interruption, "_ONE_SIGNAL_SECONDS", 0.05)
+    with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.warned
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            time.sleep(0.06)
+            signal.raise_signal(number)
+        assert not left
+        time.sleep(0.06)
+        signal.raise_signal(signal.SIGTERM)
+        assert left == [143]
+        signals.stop("saved", warned=True)
+    assert ended.value.code == 75
+
+
+def test_all_processes_leave_as_the_one_that_was_warned(capsys):
+    with pytest.raises(SystemExit) as left, command(), postponed() as signals:
+        assert not signals.warned
+        signals.stop("stopped after step 1", warned=True)
+    assert left.value.code == 75
+    assert capsys.readouterr().err == "x: interrupted by SIGUSR1; stopped after step 1\n"
 
 
 class Swallowing:

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -59,18 +61,43 @@ def run_spec(data: Path, *, num_steps: int, num_workers: int) -> RunSpec:
     )
 
 
-def start(data: Path, output: Path, *, num_steps: int, num_workers: int = 0, port: int = 0) -> subprocess.Popen[str]:
-    """Start it, in a session of its own; with a port, as two processes that `torchrun` starts."""
-    launcher = (*TORCHRUN, "--master-port", str(port)) if port else ()
+def start(
+    data: Path,
+    output: str | Path,
+    *,
+    num_steps: int,
+    num_workers: int = 0,
+    port: int = 0,
+    num_restarts: int = 0,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
+    """Start it, in a session of its own; with a port, as two processes that `torchrun` starts, and again so often."""
+    launcher = (*TORCHRUN, "--master-port", str(port), "--max-restarts", str(num_restarts)) if port else ()
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", __spec__.name, str(data), str(output), str(num_steps), str(num_workers)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def start_step(data: Path, output: str | Path, *, num_steps: int, size: int = 2) -> list[subprocess.Popen[str]]:
+    """Start it as `srun` does, which tells its processes of SLURM's step alone."""
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": str(size),
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+    return [
+        start(
+            data, output, num_steps=num_steps, variables=step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        )
+        for rank in range(size)
+    ]
 
 
 def num_logged(output: Path) -> int:
@@ -98,6 +125,11 @@ def descendants(pid: int) -> set[int]:
         if int(text.rpartition(")")[2].split()[1]) == pid:
             children.add(int(stat.parent.name))
     return children | {below for child in children for below in descendants(child)}
+
+
+def environment_of(pid: int) -> bytes:
+    """Return the variables that a process was started with, each between two zero bytes."""
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
@@ -133,7 +165,7 @@ def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
     torch.set_num_threads(1)
     with interruptible("training", "nothing is lost"):
         spec = run_spec(Path(data), num_steps=int(num_steps), num_workers=int(num_workers))
-        run(spec, Path(output), evaluate=measuring, device="cpu")
+        run(spec, output, evaluate=measuring, device="cpu")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from mobileclip.training import read_metrics, run, train
 from tests.training.program import (
     are_gone,
     descendants,
+    environment_of,
     kill_all,
     measuring,
     num_logged,
     run_spec,
     start,
+    start_step,
     wait_for_steps,
     write_data,
 )
@@ -63,7 +65,7 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
         said, errors = process.communicate(timeout=60)
     finally:
         kill_all(process)
-    assert process.returncode == 128 + number
+    assert process.returncode == (75 if number == signal.SIGUSR1 else 128 + number)
     assert are_gone(below)
     assert not said
     *first, last = errors.strip().splitlines()
@@ -72,7 +74,7 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
 
 
 @pytest.mark.parametrize(
-    "numbers", [(signal.SIGTERM,), pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow)]
+    "numbers", [(signal.SIGTERM,), pytest.param((signal.SIGINT, signal.SIGUSR1), marks=pytest.mark.slow)]
 )
 def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, numbers):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
@@ -135,6 +137,41 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
         _, errors = ended.communicate(timeout=180)
         assert ended.returncode == 0, errors[-3000:]
     assert_same(tmp_path, tmp_path / "whole")
+
+
+def test_a_warning_to_one_process_of_a_step_of_slurm_stops_all_after_the_same_step(data, tmp_path):
+    processes = start_step(data, tmp_path, num_steps=NUM_STEPS)
+    try:
+        wait_for_steps(processes[0], tmp_path, 8)
+        processes[1].send_signal(signal.SIGUSR1)
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
+            kill_all(process)
+    assert [process.returncode for process in processes] == [75, 75], said
+    done = num_logged(tmp_path)
+    assert 8 <= done < NUM_STEPS
+    assert LINE.format(name="SIGUSR1", done=done, folder=tmp_path / "checkpoints") in said[0]
+    assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_what_lost_a_process_and_the_run_ends_as_one_that_did_not(data, tmp_path):
+    port = 26500 + os.getpid() % 1000
+    lost, whole = tmp_path / "lost", tmp_path / "whole"
+    process = start(data, lost, num_steps=NUM_STEPS, port=port, num_restarts=1)
+    try:
+        wait_for_steps(process, lost, 20)
+        second = next(pid for pid in descendants(process.pid) if b"\0RANK=1\0" in environment_of(pid))
+        os.kill(second, signal.SIGKILL)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        kill_all(process)
+    assert process.returncode == 0, errors[-3000:]
+    ended = start(data, whole, num_steps=NUM_STEPS, port=port)
+    _, errors = ended.communicate(timeout=180)
+    assert ended.returncode == 0, errors[-3000:]
+    assert_same(lost, whole)
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""Processes that stop, die, hang or end with an error are named by the others, within a bound; real processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed import HashStore
+
+from mobileclip.training.pulse import Pulse
+
+ROOT = Path(__file__).parents[2]
+HOST = re.escape(platform.node())
+# What it said last, up to half a second before.
+_SILENT = r"was last heard \d+ s ago, [a-z ]+ step [345]"
+
+TRAINING = """
+import os, signal, sys, time
+import torch
+from mobileclip.training import connected, train
+from tests.training.runs import Batches, new_model, share_of, training_spec
+torch.set_num_threads(1)
+with connected("cpu", collective_seconds=5.0) as world:
+    batches = share_of(world.rank, 4)
+    def make(step):
+        if step == 4 and world.rank == world.size - 1:
+            {what}
+        return batches(step)
+    def evaluate(model, done):
+        {evaluation}
+        return {{"measured": float(done)}}
+    spec = training_spec(6, evaluate_every_steps=3)
+    train(spec, model=new_model(), batches=Batches(make=make), output=sys.argv[1], world=world, evaluate=evaluate)
+"""
+
+
+def started(output: Path, what: str, *, evaluation: str = "pass", size: int = 2) -> list[subprocess.Popen[str]]:
+    """Start processes that train together, the last of which does something before step 5."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    own = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAINING.format(what=what, evaluation=evaluation), str(output)],
+            env=os.environ | own | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[str]:
+    """Return what each wrote to standard error."""
+    try:
+        return [process.communicate(timeout=seconds)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", _SILENT),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", _SILENT),
+        ("time.sleep(60)", r"lives and has been waiting for the batch of step 5 for \d+ s"),
+        ("raise ValueError('my own')", r"ended waiting for the batch of step 5: ValueError: my own"),
+    ],
+    ids=["killed", "stopped", "hangs", "an error"],
+)
+def test_the_one_that_is_missing_is_named_by_all_others(tmp_path, what, said):
+    processes = started(tmp_path, what, size=3)
+    begun = time.monotonic()
+    try:
+        others = ended(processes[:2])
+    finally:
+        processes[2].kill()
+        processes[2].communicate()
+    assert time.monotonic() - begun < 40
+    for rank, errors in enumerate(others):
+        assert processes[rank].returncode == 1
+        assert re.search(
+            rf"TimeoutError: process {rank} of 3 waited for the others in vain \(at most 5 s\): "
+            rf"process 2 of 3 \({HOST}\) {said}\. Start all of them again",
+            errors,
+        ), errors[-2000:]
+
+
+@pytest.mark.slow
+def test_one_that_hangs_ends_itself(tmp_path):
+    """As NCCL would let it wait: what started it would not end it before."""
+    processes = started(tmp_path, "time.sleep(600)")
+    _, errors = ended(processes)
+    assert processes[1].returncode == 1
+    assert re.search(
+        rf"process 1 of 2 \({HOST}\) ends, waiting for the batch of step 5: nothing came for \d+ s\. Of the others, "
+        "process 0 of 2, which the others meet at, does not answer any more",
+        errors,
+    )
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_longer_than_processes_wait_for_each_other(tmp_path):
+    processes = started(tmp_path, "pass", evaluation="time.sleep(10)")
+    errors = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], errors
+    log = (tmp_path / "metrics.jsonl").read_text()
+    assert log.count("measured") == 2
+
+
+@pytest.fixture
+def two():
+    """Two processes' pulses in one."""
+    store = HashStore()
+    return [Pulse(store, rank=rank, size=2, seconds=0.5) for rank in range(2)]
+
+
+def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
+    first, second = two
+    with first.beating():
+        assert first.missing() == "process 1 of 2 was not heard at all"
+        second.tell("in step 42", 41.5)
+        with second.beating():
+            first.tell("waiting for the others in step 42", 41.8)
+            time.sleep(0.1)
+            assert re.fullmatch(rf"process 1 of 2 \({HOST}\) lives and has been in step 42 for \d s", first.missing())
+            second._stopped.set()
+            assert re.fullmatch(rf"process 1 of 2 \({HOST}\) was last heard \d s ago, in step 42", first.missing())
+        assert first.missing() == "all others wait too, or have ended"
+
+
+def test_an_error_is_told_and_waiting_in_vain_is_not_one(two):
+    first, second = two
+    with first.beating():
+        with pytest.raises(OSError, match="no room"), second.beating():
+            raise OSError("no room")
+        assert first.missing() == f"process 1 of 2 ({platform.node()}) ended before the first step: OSError: no room"
+
+
+def test_a_turn_is_waited_for_as_long_as_the_first_one_gives_signs(two):
+    first, second = two
+    with first.beating():
+        started_at = time.monotonic()
+        first._stopped.set()
+        with pytest.raises(RuntimeError, match=r"the first process gave no sign for 0\.5 s"):
+            second.await_turn()
+        assert time.monotonic() - started_at >= 0.5
+    first.end_turn()
+    second.await_turn()
+    with pytest.raises(RuntimeError, match="the first process has ended"):
+        second.await_turn()
