@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -47,13 +48,16 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -
 @attention_backends.register("reference")
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
     """Attend by the formula, written out and in at least float32: slow, and what the others are checked against."""
-    wide = torch.promote_types(query.dtype, torch.float32)
-    logits = query.to(wide) @ key.to(wide).transpose(-2, -1) * query.shape[-1] ** -0.5
-    if causal:
-        tokens = query.shape[-2]
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).triu(1)
-        logits = logits.masked_fill(later, -torch.inf)
-    attended: Tensor = logits.softmax(-1) @ value.to(wide)
+    wide, device = torch.promote_types(query.dtype, torch.float32), query.device
+    # Autocast would narrow both products again.
+    casts = torch.is_autocast_enabled(device.type)
+    with torch.autocast(device.type, enabled=False) if casts else nullcontext():
+        logits = query.to(wide) @ key.to(wide).transpose(-2, -1) * query.shape[-1] ** -0.5
+        if causal:
+            tokens = query.shape[-2]
+            later = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
+            logits = logits.masked_fill(later, -torch.inf)
+        attended: Tensor = logits.softmax(-1) @ value.to(wide)
     return attended.to(value.dtype)
 
 

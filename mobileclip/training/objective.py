@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobileclip.data import Batch, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
@@ -47,6 +48,7 @@ class Objective(nn.Module, ABC):
             )
         self.spec = spec
         self.model = model
+        self._contract = self.image_input
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
         self.to(world.device).train()
@@ -56,7 +58,9 @@ class Objective(nn.Module, ABC):
             recompute(model)
         if world.device.type == "cpu":
             quicken(model)
-        if spec.compile:
+        if spec.compile == "step":
+            self.compile()
+        elif spec.compile == "towers":
             for tower in self.towers:
                 tower.compile()
 
@@ -100,7 +104,7 @@ class Objective(nn.Module, ABC):
         memory_format = torch.channels_last if self.spec.channels_last else torch.contiguous_format
         if image.is_floating_point():
             return image.contiguous(memory_format=memory_format)
-        return normalize_pixels(image, self.image_input, memory_format=memory_format)
+        return normalize_pixels(image, self._contract, memory_format=memory_format)
 
     def augmented(self, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
         """Return the images to learn from, and what that adds to the loss.
@@ -109,9 +113,8 @@ class Objective(nn.Module, ABC):
         """
         if self.range_augment is None:
             return image, None
-        contract = self.image_input
         changed: tuple[Tensor, Tensor] = self.range_augment(
-            self.normalized(image), progress=progress, mean=contract.mean, std=contract.std
+            self.normalized(image), progress=progress, mean=self._contract.mean, std=self._contract.std
         )
         return changed
 
@@ -202,16 +205,16 @@ class ImageTextObjective(Objective):
             image_embedding = self.in_pieces(self._encode_image, self.model.image_encoder, image)
             text_embedding = self.in_pieces(self._encode_text, self.model.text_encoder, torch.cat(list(texts.values())))
         return {
-            "image": wide(image_embedding),
-            **dict(zip(texts, wide(text_embedding).chunk(len(texts)), strict=True)),
+            "image": _unit(image_embedding),
+            **dict(zip(texts, _unit(text_embedding).chunk(len(texts)), strict=True)),
             "logit_scale": self.model.logit_scale.exp(),
         }
 
     def _encode_image(self, image: Tensor) -> Tensor:
-        return self.model.encode_image(self.normalized(image), normalize=True)
+        return self.model.encode_image(self.normalized(image))
 
     def _encode_text(self, text: Tensor) -> Tensor:
-        return self.model.encode_text(text, normalize=True)
+        return self.model.encode_text(text)
 
     def _teachers(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
         if not self.spec.loss.needs_teachers:
@@ -226,6 +229,11 @@ class ImageTextObjective(Objective):
         if batch.teacher_syn_text is not None:
             teachers["teacher_syn_text"] = batch.teacher_syn_text
         return teachers
+
+
+def _unit(embedding: Tensor) -> Tensor:
+    """Return embeddings of length 1, which bfloat16 would miss by up to a 256th."""
+    return F.normalize(wide(embedding), dim=-1)
 
 
 def wide(embedding: Tensor) -> Tensor:

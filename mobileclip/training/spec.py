@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 from attrs import validators
 
@@ -12,6 +14,9 @@ from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
+
+Compile = Literal["towers", "step"]
+COMPILED: tuple[Compile, ...] = ("towers", "step")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -29,13 +34,17 @@ class TrainingSpec:
         max_logit_scale: cap of the student's logit scale, after the exponential.
         min_logit_scale: floor of it; none leaves it. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
-        precision: `bfloat16` runs the forward pass in autocast; weights, loss and optimiser stay in float32.
+        precision: `bfloat16` computes the towers' convolutions and products in it, by autocast. In float32 stay the
+            statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
+            weights, gradients, the optimiser's state, the moving average.
         micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
             batch; a piece's activations are computed again when its gradient is, and batch norms see one piece.
         recompute_activations: keep only the input of every block and compute the rest again in the backward pass.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
-        compile: let torch.compile build the towers' kernels: minutes at the start, then faster.
+        compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
+            loss as one, so that scaling pixels and scaling embeddings go into their neighbours. It takes minutes at the
+            start; none computes as the code is written.
         range_augment: brightness, contrast and noise of learnt strength on the student's images alone, which are floats
             all at once then; none leaves the images as the data has them.
         seed: of everything random in the model; the data has its own.
@@ -67,7 +76,7 @@ class TrainingSpec:
     micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     recompute_activations: bool = False
     channels_last: bool = False
-    compile: bool = False
+    compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)

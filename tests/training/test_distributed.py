@@ -135,6 +135,14 @@ def test_alone_nothing_is_shared():
 
 
 @pytest.mark.slow
+def test_two_processes_train_alike_with_a_compiled_step():
+    port = ["--master-port", str(27500 + os.getpid() % 1000)]
+    command = [*TORCHRUN, *port, "-m", "tests.training.compiled"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
 def test_two_processes_killed_by_the_system_resume_to_the_bit(tmp_path):
     program = tmp_path / "run.py"
     program.write_text(
