@@ -101,7 +101,7 @@ class ClassificationObjective(Objective):
         if not isinstance(batch, LabelledBatch):
             raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
         image, augmentation = self.augmented(batch.image, progress)
-        mixture = None if self._mixing is None else self._mixing.draw(image.shape)
+        mixture = None if self._mixing is None else self._mixing.draw(image.shape, image.device)
         with self.autocast(image.device):
             logits = wide(self._logits(image, mixture))
         targets = F.one_hot(batch.label, self.model.head.out_features).to(logits.dtype)

@@ -21,6 +21,7 @@ from mobileclip.training.distributed import World
 from mobileclip.training.recompute import recompute, recomputed
 
 if TYPE_CHECKING:
+    from mobileclip.data import RangeAugment
     from mobileclip.encoders import DualEncoder
     from mobileclip.inputs import ImageInput
     from mobileclip.training.spec import TrainingSpec
@@ -113,7 +114,13 @@ class Objective(nn.Module, ABC):
         """
         if self.range_augment is None:
             return image, None
-        changed: tuple[Tensor, Tensor] = self.range_augment(
+        changed: tuple[Tensor, Tensor] = self._range_augmented(self.range_augment, image, progress)
+        return changed
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _range_augmented(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        # Its operations change places, and the compiler would compile every order of them.
+        changed: tuple[Tensor, Tensor] = augment(
             self.normalized(image), progress=progress, mean=self._contract.mean, std=self._contract.std
         )
         return changed

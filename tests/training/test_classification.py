@@ -80,6 +80,21 @@ class TestLoss:
 
         torch.testing.assert_close(gradients(micro_batch_size=3), gradients(), rtol=1e-9, atol=1e-12)
 
+    @pytest.mark.slow
+    def test_mixtures_are_not_compiled_anew(self):
+        """A kind of mixing is compiled once, whatever is drawn for a batch."""
+        objective = objective_of(training_spec(), new_classifier(TRANSFORMER))
+        torch._dynamo.reset()
+        counters = torch._dynamo.utils.counters["stats"]
+        before = counters["unique_graphs"]
+        compiled = torch.compile(objective.forward, backend="eager")
+        for step in range(12):
+            torch.manual_seed(step)
+            (plain,) = objective(class_batch(step))
+            torch.manual_seed(step)
+            torch.testing.assert_close(compiled(class_batch(step))[0], plain)
+        assert counters["unique_graphs"] - before == 2
+
     def test_what_does_not_go_together_is_refused(self):
         text = runs.MODEL.text
         dual = DualEncoderSpec(image=IMAGE, text=text).build()

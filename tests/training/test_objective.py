@@ -138,14 +138,31 @@ def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
     assert {f"range_augment.{name}" for name in ranges} <= kept.keys()
 
 
+@pytest.mark.slow
 @INSTANTIATED
 def test_a_step_is_one_graph_for_the_compiler():
     """Of all steps: neither keys nor progress are a part of it."""
-    objective = ImageTextObjective(training_spec(9, recompute_activations=True), model=new_model(), world=World())
+    spec = training_spec(9, recompute_activations=True)
+    objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
     torch._dynamo.reset()
     compiled = torch.compile(objective.forward, fullgraph=True, backend="eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for step in range(2):
+            assert compiled(batch_of(step), step / 9)[-1].isfinite()
+
+
+@pytest.mark.slow
+@INSTANTIATED
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_what_is_drawn_for_a_batch_is_not_compiled_anew():
+    spec = training_spec(9, range_augment=RangeAugmentSpec())
+    objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
+    torch._dynamo.reset()
+    compiled = torch.compile(objective.forward, backend="eager")
+    for step in range(3):
+        compiled(batch_of(step), step / 9)  # that progress is another number is seen at the second one
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(3, 9):
             assert compiled(batch_of(step), step / 9)[-1].isfinite()
 
 

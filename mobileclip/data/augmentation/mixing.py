@@ -59,16 +59,18 @@ class MixingSpec:
             images: not changed.
             targets: probabilities of the classes.
         """
-        mixture = self.draw(images.shape)
+        mixture = self.draw(images.shape, images.device)
         if mixture is None:
             return images, targets
         return mixture.images(images, images.flip(0)), mixture.between(targets, targets.flip(0))
 
-    def draw(self, shape: Sequence[int]) -> Mixture | None:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it draws numbers
+    def draw(self, shape: Sequence[int], device: torch.device) -> Mixture | None:
         """Return how to mix a batch, or None for one that stays as it is.
 
         Args:
             shape: of its images; height and width are the last two.
+            device: where they are.
         """
         if _uniform() >= self.probability:
             return None
@@ -76,26 +78,33 @@ class MixingSpec:
         alpha = self.cutmix_alpha if cuts else self.mixup_alpha
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         if not cuts:
-            return Mixture(share=share)
+            return Mixture(share=torch.tensor(share, device=device))
         height, width = shape[-2:]
         side = math.sqrt(1 - share)
         top, bottom = _span(height, side)
         left, right = _span(width, side)
-        rectangle = (slice(top, bottom), slice(left, right))
-        return Mixture(share=1 - (bottom - top) * (right - left) / (height * width), rectangle=rectangle)
+        own = torch.ones(height, width, dtype=torch.bool)
+        own[top:bottom, left:right] = False
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+        return Mixture(share=torch.tensor(share, device=device), own=own.to(device))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Mixture:
     """How the images of one batch are mixed with their partners.
 
+    Tensors and not numbers say so: `torch.compile` would compile anew for every other number.
+
+    Shape:
+        share: a scalar; own: (height, width), bool.
+
     Args:
         share: of an image's own pixels, from 0 to 1.
-        rectangle: rows and columns that CutMix takes from the partner; None for mixup.
+        own: where CutMix leaves them; None for mixup.
     """
 
-    share: float
-    rectangle: tuple[slice, slice] | None = None
+    share: Tensor
+    own: Tensor | None = None
 
     def images(self, images: Tensor, partners: Tensor) -> Tensor:
         """Return images, all of a batch or some, mixed with their partners; neither are changed.
@@ -103,11 +112,7 @@ class Mixture:
         Shape:
             `(batch, channels, height, width)` twice, normalised, and the same.
         """
-        if self.rectangle is None:
-            return self.between(images, partners)
-        mixed, place = images.clone(), (..., *self.rectangle)
-        mixed[place] = partners[place]
-        return mixed
+        return self.between(images, partners) if self.own is None else torch.where(self.own, images, partners)
 
     def between(self, x: Tensor, partners: Tensor) -> Tensor:
         """Return the mean of `x` and its partners, weighted by the share."""
