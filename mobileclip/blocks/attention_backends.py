@@ -50,7 +50,7 @@ def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bo
     """Attend by the formula, written out and in at least float32: slow, and what the others are checked against."""
     wide, device = torch.promote_types(query.dtype, torch.float32), query.device
     # Autocast would narrow both products again.
-    casts = torch.is_autocast_enabled(device.type)
+    casts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     with torch.autocast(device.type, enabled=False) if casts else nullcontext():
         logits = query.to(wide) @ key.to(wide).transpose(-2, -1) * query.shape[-1] ** -0.5
         if causal:

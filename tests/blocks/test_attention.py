@@ -55,6 +55,17 @@ def test_the_reference_computes_in_float32_at_least():
     assert torch.equal(reference_attention(query, key, value, causal=False), wide.half())
 
 
+def test_the_reference_computes_in_float32_under_autocast_too():
+    query, key, value = heads(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attended = reference_attention(query, key, value, causal=True)
+    assert torch.equal(attended, reference_attention(query, key, value, causal=True))
+
+
+def test_the_reference_computes_shapes_alone():
+    assert reference_attention(*heads(torch.float32, device="meta"), causal=True).shape == (2, 3, 7, 5)
+
+
 @pytest.mark.parametrize("make", [Attention, TransformerLayer])
 @pytest.mark.parametrize("backend", ["sdpa", "reference"])
 def test_a_later_token_never_changes_an_earlier_output(make, backend):
