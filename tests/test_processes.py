@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mobileclip.data import ReinforcedPipelineSpec, write_shards
+from mobileclip.inputs import ImageInput
 from mobileclip.processes import ProcessPlace, first_host, this_process
+from tests.data.made_samples import make_sample
 
 STEP = {
     "SLURM_JOB_ID": "1234567",
@@ -93,3 +96,15 @@ def test_what_is_no_list_of_nodes_is_refused(nodes):
 def test_what_is_no_number_is_named(variables):
     with pytest.raises(ValueError, match="SLURM_PROCID is 'x'; expected a whole number"):
         variables(STEP | {"SLURM_PROCID": "x"})
+
+
+def test_the_data_asks_here_too(variables, tmp_path):
+    variables(STEP | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"})
+    write_shards(tmp_path, [make_sample(index) for index in range(8)], samples_per_shard=1)
+    spec = ReinforcedPipelineSpec(
+        shards=str(tmp_path / "{00000000..00000007}.tar"), batch_size=2, image=ImageInput(size=32), num_samples=8
+    )
+    taken = [next(iter(spec.build().stream())).keys]
+    variables({"SLURM_PROCID": "0"})
+    taken += [next(iter(spec.build().stream())).keys]
+    assert len({*taken[0], *taken[1]}) == 4

@@ -15,7 +15,7 @@ from mobileclip.terminal import print_table, say
 app = SubcommandApp()
 
 Recipe = Annotated[Positional[str], arg(metavar="NAME|RECIPE.py [FLAGS]")]
-Runs = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")]
+Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]
 
 
 def train(recipe: Recipe, /) -> None:
@@ -126,13 +126,13 @@ def runs(
     Runs that differ in their seed alone are one row, with mean and standard deviation.
 
     Args:
-        folders: outputs of trainings, finished or not.
+        folders: outputs of trainings, finished or not; folders, or addresses such as s3://bucket/run.
         output: a picture of their curves, one panel a metric.
         overwrite: replace a picture that is there.
     """
     from rich.table import Table
 
-    from mobileclip.storage import require_output
+    from mobileclip.storage import join, require_output
     from mobileclip.training.comparison import compare_runs
     from mobileclip.training.plots import plot_curves
 
@@ -156,7 +156,7 @@ def runs(
         table.add_row(group.name, group.steps, *(group.values.get(name, "") for name in compared.metrics))
     print_table(table)
     if output is not None:
-        plot_curves({str(folder): folder / "metrics.jsonl" for folder in folders}, output)
+        plot_curves({folder: join(folder, "metrics.jsonl") for folder in folders}, output)
         say(f"curves: {output}")
 
 

@@ -58,6 +58,7 @@ class _Heard:
         at: when it came.
         postponed: how many are waiting for the end of what they do.
         is_child: whether the one who started this process waits for it: outside of such work it just ends.
+        is_over: whether what a scheduler had warned of has come.
         swallowed: whether the exception came to nothing, in a destructor for instance, and is to be raised again.
     """
 
@@ -66,6 +67,7 @@ class _Heard:
     at: float = 0.0
     postponed: int = 0
     is_child: bool = False
+    is_over: bool = False
     swallowed: bool = False
 
 
@@ -233,7 +235,7 @@ def _install(numbers: tuple[signal.Signals, ...]) -> _Before | None:
     for number in handlers:
         signal.signal(number, _on_signal)
     sys.unraisablehook = _raise_again_after(sys.unraisablehook)
-    _heard.number = None
+    _heard.number, _heard.is_over = None, False
     return before
 
 
@@ -241,7 +243,7 @@ def _restore(before: _Before) -> None:
     for number, handler in before.handlers.items():
         signal.signal(number, handler)
     sys.unraisablehook = before.hook
-    _heard.number = None
+    _heard.number, _heard.is_over = None, False
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
@@ -252,9 +254,9 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
     if _heard.number is not None and not again:
         if number == _WARNING:
             return  # a scheduler may say it twice
-        if _heard.number == _WARNING:
-            # The end that it warned of: still a first one, while the state is being saved.
-            _heard.number, _heard.at = number, time.monotonic()
+        if _heard.number == _WARNING and not _heard.is_over:
+            # The end that it warned of: nobody insists yet, while the state is being saved.
+            _heard.is_over, _heard.at = True, time.monotonic()
             return
         if time.monotonic() - _heard.at > _ONE_SIGNAL_SECONDS:
             _leave(number)

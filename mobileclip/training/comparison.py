@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
 
+from mobileclip.storage import AnyPath, exists, join, read_bytes
 from mobileclip.strict import parse_json
 from mobileclip.training.metrics import read_metrics
 
 SEEDS = ("training.seed", "data.seed")
 # Of a step's batch, these say how it went and not how good the model is; the curves show them.
 _OF_THE_STEP = ("gradient_norm", "learning_rate", "logit_scale", "seconds", "seconds_waiting")
+_MAX_SPEC_BYTES = 1 << 26
 
 
 @attrs.frozen(kw_only=True)
@@ -48,11 +49,11 @@ class ComparedRuns:
     metrics: tuple[str, ...]
 
 
-def compare_runs(folders: Sequence[Path]) -> ComparedRuns:
+def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
     """Return runs side by side.
 
     Args:
-        folders: outputs of runs, each with `run.json` and `metrics.jsonl`.
+        folders: outputs of runs, folders or addresses, each with `run.json` and `metrics.jsonl`.
 
     Raises:
         ValueError: if there is none, or a file of one is not what a run has written.
@@ -60,14 +61,14 @@ def compare_runs(folders: Sequence[Path]) -> ComparedRuns:
     """
     if not folders:
         raise ValueError("nothing to compare: give the folders of one run or more")
-    groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[AnyPath]] = {}
     for folder in folders:
         chosen = tuple((name, value) for name, value in _choices(folder).items() if name not in SEEDS)
         groups.setdefault(chosen, []).append(folder)
     choices = [dict(chosen) for chosen in groups]
     names = {name: None for chosen in choices for name in chosen}
     differing = {name: tuple(chosen.get(name, "") for chosen in choices) for name in names}
-    last = {folder: _last(read_metrics(folder / "metrics.jsonl")) for folder in folders}
+    last = {folder: _last(read_metrics(join(folder, "metrics.jsonl"))) for folder in folders}
     return ComparedRuns(
         groups=tuple(_group(members, last) for members in groups.values()),
         choices={name: values for name, values in differing.items() if len(set(values)) > 1},
@@ -75,12 +76,12 @@ def compare_runs(folders: Sequence[Path]) -> ComparedRuns:
     )
 
 
-def _choices(folder: Path) -> dict[str, str]:
+def _choices(folder: AnyPath) -> dict[str, str]:
     """Return what a run chose, by dotted names."""
-    path = folder / "run.json"
-    if not path.is_file():
+    path = join(folder, "run.json")
+    if not exists(path):
         raise ValueError(f"{folder} is no output of a training: it has no run.json")
-    return dict(_flat(parse_json(path.read_text(encoding="utf-8")), ""))
+    return dict(_flat(parse_json(read_bytes(path, limit=_MAX_SPEC_BYTES)), ""))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
@@ -101,7 +102,7 @@ def _last(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: value for name, value in (evaluated | trained).items() if name not in _OF_THE_STEP} | {"step": step}
 
 
-def _group(members: Sequence[Path], last: Mapping[Path, Mapping[str, float]]) -> RunGroup:
+def _group(members: Sequence[AnyPath], last: Mapping[AnyPath, Mapping[str, float]]) -> RunGroup:
     names = {name: None for folder in members for name in last[folder] if name != "step"}
     steps = sorted({int(last[folder]["step"]) for folder in members})
     return RunGroup(

@@ -54,7 +54,8 @@ class TrainingSpec:
         keep_checkpoints: how many of the newest checkpoints are kept.
         evaluate_every_steps: steps between two evaluations, where the run has any; none for at the end alone.
         tensorboard: write the metrics for TensorBoard too; needs the extra `tensorboard`.
-        collective_seconds: for which processes wait for each other; evaluations by the first one must end in this time.
+        collective_seconds: for which processes wait for each other within a step. What the first one does alone, such
+            as evaluating, may take longer.
 
     Source: MobileCLIP, table 12.
 

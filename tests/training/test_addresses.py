@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import attrs
 import pytest
 from safetensors.torch import load
@@ -9,9 +13,10 @@ from safetensors.torch import load
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
+from mobileclip.training.comparison import compare_runs
 from mobileclip.training.state_file import digest
 from tests.stores import s3_server
-from tests.training.program import run_spec, write_data
+from tests.training.program import descendants, environment_of, kill_all, run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 from tests.training.test_loop import killed_at, last_checkpoint, without_times
 
@@ -61,6 +66,7 @@ def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):
     plot_curves({"one": f"{OUTPUT}/metrics.jsonl"}, f"{OUTPUT}/curves.png", metrics=["loss"])
     left = ["checkpoints/step-00000002.safetensors", "curves.png", "metrics.jsonl", "model.safetensors", "run.json"]
     assert names(s3) == left
+    assert [group.name for group in compare_runs([OUTPUT]).groups] == [OUTPUT]
     with storage.local_copy(path) as local:
         assert load_model(local.rename(tmp_path / "model.safetensors")).spec == spec.model
     assert run(spec, OUTPUT, device="cpu") == path
@@ -99,3 +105,32 @@ def test_a_log_in_a_store_is_written_when_asked_and_not_for_tensorboard(s3):
     assert [line["loss"] for line in read_metrics(log.path)] == [3.0]
     with pytest.raises(ValueError, match=r"cannot be written to s3://data/runs/one/tensorboard; leave tensorboard out"):
         MetricLog(log.path, tensorboard=f"{OUTPUT}/tensorboard")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_started_again_by_torchrun_end_in_the_store_as_ones_that_were_not(s3, tmp_path):
+    data = write_data(tmp_path / "data")
+    port = 24500 + os.getpid() % 1000
+    process = start(data, OUTPUT, num_steps=40, port=port, num_restarts=1)
+    try:
+        deadline = time.monotonic() + 120
+        while "checkpoints/step-00000014.safetensors" not in names(s3):
+            assert process.poll() is None, process.communicate()[1][-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first = next(pid for pid in descendants(process.pid) if b"\0RANK=0\0" in environment_of(pid))
+        os.kill(first, signal.SIGKILL)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        kill_all(process)
+    assert process.returncode == 0, errors[-3000:]
+    whole = start(data, tmp_path / "whole", num_steps=40, port=port)
+    _, errors = whole.communicate(timeout=180)
+    assert whole.returncode == 0, errors[-3000:]
+    found = read_metrics(f"{OUTPUT}/metrics.jsonl"), storage.read_bytes(f"{OUTPUT}/model.safetensors", limit=2**30)
+    expected = (
+        read_metrics(tmp_path / "whole" / "metrics.jsonl"),
+        (tmp_path / "whole" / "model.safetensors").read_bytes(),
+    )
+    assert without_times(found[0]) == without_times(expected[0])
+    assert digest(load(found[1])) == digest(load(expected[1]))

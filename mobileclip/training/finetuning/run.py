@@ -58,10 +58,13 @@ def finetune(spec: FinetuneSpec) -> Results | None:
     training = steps.training()
     with connected(spec.device, collective_seconds=training.collective_seconds) as world:
         model = steps.prepare()
-        if is_first:
+
+        def begin() -> None:
             _claim(spec, train_part)
             before = steps.scores(0.0, lambda: original, world.device)
             say(f"\n{table((before,))}\n")
+
+        world.from_first(begin)
         started = time.monotonic()
         finetuned = steps.finetune(model, training, world)
         seconds = time.monotonic() - started
