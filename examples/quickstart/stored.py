@@ -17,6 +17,7 @@ from mobileclip.data import (
     AugmentationSpec,
     ReinforcedBatch,
     ReinforcedSample,
+    Skip,
     StreamPosition,
     Tokenizer,
     decode_image,
@@ -131,6 +132,11 @@ class StoredBatches:
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position behind so many batches: no sample is ever skipped."""
         return StreamPosition(first_batch=num_batches)
+
+    def take_skips(self, num_batches: int) -> Sequence[Skip]:
+        """Return nothing, as nothing is left out."""
+        del num_batches
+        return ()
 
 
 def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, student: DualEncoderSpec) -> StoredSamples:

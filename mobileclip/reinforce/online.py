@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
 from PIL import Image
 
-from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition, Tokenizer
+from mobileclip.data import BatchSource, ReinforcedBatch, Skip, StreamPosition, Tokenizer
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.teachers import TeacherEnsemble
 
@@ -50,6 +50,10 @@ class OnlineTeachers:
     def position(self, num_batches: int) -> StreamPosition:
         """Return the source's position behind so many batches."""
         return self.batches.position(num_batches)
+
+    def take_skips(self, num_batches: int) -> Sequence[Skip]:
+        """Return what the batches left out."""
+        return self.batches.take_skips(num_batches)
 
     def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
         images = self._images(batch)

@@ -28,6 +28,7 @@ from mobileclip.training.metrics import MetricLog
 from mobileclip.training.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
+from mobileclip.training.skipped import FOLDER, SkippedFolder
 from mobileclip.training.writing import BackgroundWriter
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def _train(
     state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
     checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)
 
+    skipped = SkippedFolder(storage.join(output, FOLDER))
     first, position = state.resume(checkpoints)
+    world.from_first(lambda: skipped.forget_after(first))
     steps = range(first, spec.total_steps)
     feed = Feed(batches.stream(position) if steps else iter(()), count=len(steps), device=world.device)
     minimised = _shared(objective, world)
@@ -150,6 +153,7 @@ def _train(
             state=state,
             checkpoints=checkpoints,
             batches=batches,
+            skipped=skipped,
             log=log,
             writer=writer,
             world=world,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mobileclip.training.checkpoint import CheckpointFolder, RunState
     from mobileclip.training.distributed import World
     from mobileclip.training.metrics import MetricLog
+    from mobileclip.training.skipped import SkippedFolder
     from mobileclip.training.spec import TrainingSpec
     from mobileclip.training.writing import BackgroundWriter
 
@@ -51,6 +52,7 @@ class Saving:
         state: what is saved.
         checkpoints: where to.
         batches: whose position is saved with it.
+        skipped: where what they left out is written, by every process.
         log: of metrics, in the first process.
         writer: what writes, in the first process.
         world: the processes, all of which call this together.
@@ -62,6 +64,7 @@ class Saving:
     state: RunState
     checkpoints: CheckpointFolder
     batches: BatchSource[Batch]
+    skipped: SkippedFolder
     log: MetricLog | None
     writer: BackgroundWriter
     world: World
@@ -136,6 +139,7 @@ class Saving:
 
     def _save(self, done: int) -> None:
         self.world.from_first(self.writer.wait)
+        self.skipped.write(self.batches.take_skips(done), step=done, rank=self.world.rank)
         state = self.state.snapshot(step=done, position=self.batches.position(done))
         self.saved_step, self._saved_at = done, time.monotonic()
         if state is None:

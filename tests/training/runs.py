@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import attrs
 import torch
 
-from mobileclip.data import Batch, ReinforcedBatch, StreamPosition, normalize_pixels
+from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normalize_pixels
 from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
@@ -113,6 +113,10 @@ class Batches:
 
     def position(self, num_batches: int) -> StreamPosition:
         return StreamPosition(first_batch=num_batches)
+
+    def take_skips(self, num_batches: int) -> list[Skip]:
+        del num_batches
+        return []
 
 
 def share_of(rank: int, size: int) -> Callable[[int], ReinforcedBatch]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
+from pathlib import Path
+
 import attrs
 import pytest
 import torch
@@ -15,6 +19,7 @@ from mobileclip.data import (
     TeacherEntry,
     datacompdr_augmentation,
     write_card,
+    write_shard,
     write_shards,
 )
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, load_model, save_model
@@ -23,7 +28,7 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
-from tests.data.made_samples import make_sample
+from tests.data.made_samples import make_sample, write_raw
 
 MODEL = DualEncoderSpec(
     image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=32)),
@@ -99,7 +104,15 @@ def test_a_resumed_run_is_a_whole_one_though_a_sample_is_skipped_on_the_way(fold
         position = from_json(file.metadata()["position"], StreamPosition)
     assert position.first_batch == 2
     assert position.num_readers == 16
+    assert position.skipped == {"image_not_an_image": 1}
+    (said,) = (parts / "skipped").iterdir()
+    assert said.name == "step-00000002.process-0.jsonl"
+    skip = json.loads(said.read_text())
+    assert (skip["key"], skip["reason"]) == ("000002", "image_not_an_image")
+    (parts / "skipped" / "step-00000004.process-1.jsonl").write_text("of what comes again")
     run(own, parts, device="cpu")
+    names = {path.name for path in (whole / "skipped").iterdir()}
+    assert {path.name for path in (parts / "skipped").iterdir()} == names
     for path in later:
         expected, found = load_file(whole / "checkpoints" / path.name), load_file(path)
         assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
@@ -136,3 +149,35 @@ def test_mistakes_are_named(folder):
             data=attrs.evolve(spec(folder).data, image=ImageInput(size=64)),
             training=spec(folder).training,
         )
+
+
+@pytest.mark.slow
+def test_two_million_skipped_samples(folder, tmp_path):
+    """They are counted in the checkpoint and named beside it; neither grows with them, and the run goes on."""
+    good = write_shard(tmp_path / "good.tar", [make_sample(index) for index in range(8)])
+    bad = write_raw(tmp_path / "bad.tar", {f"b{number}": {"txt": b"nothing else"} for number in range(10_000)})
+    mixed = tmp_path / "mixed.tar"
+    mixed.write_bytes(_joined(Path(bad), good))
+    data = attrs.evolve(spec(folder).data, shards=(str(mixed),), batch_size=8, sampling="endless", shuffle=False)
+    base = spec(folder)
+    own = attrs.evolve(
+        base, data=data, training=attrs.evolve(base.training, schedule=CosineSchedule(warmup_steps=1, total_steps=200))
+    )
+    run(own, folder / "run", device="cpu")
+    path = max((folder / "run" / "checkpoints").iterdir())
+    with safe_open(path, framework="pt") as file:
+        position = from_json(file.metadata()["position"], StreamPosition)
+        assert sum(map(len, file.metadata().values())) < 20_000
+    assert position.skipped == {"missing_member": 2_000_000}
+    path.unlink()
+    run(own, folder / "run", device="cpu")
+    lines = sum(len(one.read_text().splitlines()) for one in (folder / "run" / "skipped").iterdir())
+    assert lines == 2_000_000
+
+
+def _joined(first: Path, second: Path) -> bytes:
+    """Return two tar files as one."""
+    with tarfile.open(first) as file:
+        members = file.getmembers()
+        end = members[-1].offset_data + -(-members[-1].size // 512) * 512
+    return first.read_bytes()[:end] + second.read_bytes()

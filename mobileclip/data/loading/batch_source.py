@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from mobileclip.data.loading.batch import BatchType_co
 from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.skips import Skip
 
 
 class BatchSource(Protocol[BatchType_co]):
@@ -18,4 +19,8 @@ class BatchSource(Protocol[BatchType_co]):
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position behind so many batches of the run."""
+        ...
+
+    def take_skips(self, num_batches: int) -> Sequence[Skip]:
+        """Return what was left out for the batches up to that number since this was last called, to be told of."""
         ...

@@ -156,7 +156,7 @@ class FolderReader:
         return raw
 
 
-def open_class_data(data: Shards) -> ClassData:
+def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> ClassData:
     """Return the images of classes at a path; no image is read.
 
     Folders are numbered in the order of their names, as torchvision does, and called as `ClassFolderSource` says. Of
@@ -165,6 +165,7 @@ def open_class_data(data: Shards) -> ClassData:
     Args:
         data: shards, as paths, addresses or brace patterns; a folder of them, or one in the public layout; or one
             folder with a folder of images for every class.
+        cache: where copies of remote shards are kept; none keeps none.
 
     Raises:
         ValueError: if there is no such data.
@@ -172,7 +173,7 @@ def open_class_data(data: Shards) -> ClassData:
     """
     texts = (os.fspath(data),) if isinstance(data, (str, os.PathLike)) else tuple(os.fspath(each) for each in data)
     if len(texts) != 1 or not storage.is_directory(texts[0]):
-        return _shards(TarReader.of(texts))
+        return _shards(TarReader.of(texts, cache))
     (folder,) = texts
     if not storage.is_remote(folder) and is_public_layout(folder):
         layout = read_public_layout(folder)
@@ -180,7 +181,7 @@ def open_class_data(data: Shards) -> ClassData:
             raise ValueError(f"{folder} has captions and no classes; {EXPECTED}")
         return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
     if shards := storage.list_files(folder, ".tar"):
-        return _shards(TarReader.of(shards))
+        return _shards(TarReader.of(shards, cache))
     return _class_folder(folder)
 
 

@@ -84,7 +84,7 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
     spec: LabelledPipelineSpec
 
     def __init__(self, spec: LabelledPipelineSpec) -> None:
-        data = open_class_data(spec.shards)
+        data = open_class_data(spec.shards, spec.file_cache)
         _check_classes(spec, data)
         super().__init__(spec, reader=data.reader)
 

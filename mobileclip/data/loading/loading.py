@@ -30,7 +30,7 @@ from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.skips import SkipReport
+from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.processes import this_process
 from mobileclip.storage import printable, use_limits
 from mobileclip.terminal.interruption import serve_loader
@@ -42,6 +42,8 @@ _HANDOVER_SECONDS = 1.0
 # Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
 _KNOWN_STEPS = 4
 _STREAM = -1
+# Of what was left out and is not taken by anyone; all are counted.
+_MOST_NAMED = 1_000_000
 
 
 class Pipeline(ABC, Generic[BatchType]):
@@ -65,8 +67,11 @@ class Pipeline(ABC, Generic[BatchType]):
         self._dataset: ShardDataset[BatchType] | None = None
         self._loader: DataLoader[Chunk[BatchType]] | None = None
         self._received: Counter[int] = Counter()
-        # Number of batches, and where this process's readers stand behind them; none where an epoch begins.
-        self._known: deque[tuple[int, dict[int, Place]]] = deque(maxlen=_KNOWN_STEPS)
+        # Number of batches, where this process's readers stand behind them, none where an epoch begins, and what was
+        # left out so far.
+        self._known: deque[tuple[int, dict[int, Place], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
+        # Number of the batch that it was left out for, of what nobody has taken yet.
+        self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
     @abstractmethod
     def _maker(self) -> Maker[Any, Any, BatchType]:
@@ -129,13 +134,19 @@ class Pipeline(ABC, Generic[BatchType]):
             )
         self._loader = None  # workers know from their start where the stream goes on
         places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
+        # Of the run so far, the first process tells.
+        skipped = Counter(position.skipped if self.rank == 0 else {})
+        self._left_out.clear()
         self._known.clear()
-        self._known.append((position.first_batch, places))
+        self._known.append((position.first_batch, places, skipped))
         for number, chunks in enumerate(self._steps(_STREAM, position), start=position.first_batch + 1):
             places = places | {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
             if self._is_at_start(number):
                 places = {}
-            self._known.append((number, places))
+            skips = [skip for chunk in chunks for skip in chunk.skips]
+            self._left_out.extend((number, skip) for skip in skips)
+            skipped = skipped + Counter(skip.reason for skip in skips)
+            self._known.append((number, places, skipped))
             batch = _whole(chunks)
             if batch is None or any(chunk.gave_up for chunk in chunks):
                 raise ValueError(self._nothing())
@@ -152,19 +163,30 @@ class Pipeline(ABC, Generic[BatchType]):
         """
         if num_batches == 0:
             return StreamPosition()
-        known = dict(self._known)
-        if num_batches in known:
-            places = known[num_batches]
-            return StreamPosition(
-                first_batch=num_batches,
-                num_readers=self._order.num_readers if places else 0,
-                places=tuple((reader, *attrs.astuple(place)) for reader, place in places.items()),
-            )
+        for number, places, skipped in self._known:
+            if number == num_batches:
+                return StreamPosition(
+                    first_batch=num_batches,
+                    num_readers=self._order.num_readers if places else 0,
+                    places=tuple((reader, *attrs.astuple(place)) for reader, place in places.items()),
+                    skipped=skipped,
+                )
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
-            f"{sorted(known)}; ask for its position when that many batches "
+            f"{[number for number, *_ in self._known]}; ask for its position when that many batches "
             "were just consumed"
         )
+
+    def take_skips(self, num_batches: int) -> list[Skip]:
+        """Return what this process left out for the current stream's batches up to a number, since it was last asked.
+
+        Args:
+            num_batches: that were consumed, those before the stream was resumed included.
+        """
+        skips = []
+        while self._left_out and self._left_out[0][0] <= num_batches:
+            skips.append(self._left_out.popleft()[1])
+        return skips
 
     def _whole_epoch(self, epoch: int) -> Iterator[BatchType]:
         size = self.spec.batch_size

@@ -75,7 +75,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
     spec: ReinforcedPipelineSpec
 
     def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds) -> None:
-        super().__init__(spec, reader=TarReader.of(spec.shards, spec.cache))
+        super().__init__(spec, reader=TarReader.of(spec.shards, spec.file_cache))
         self._tokenizer = tokenizer
         self._known_dim = spec.teacher_dim
 

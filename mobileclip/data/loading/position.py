@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 from attrs import validators
@@ -26,6 +27,7 @@ class StreamPosition:
         first_batch: number of batches that were consumed.
         num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
         places: reader, turn, segment and sample of each, see `mobileclip.data.loading.order.Place`.
+        skipped: number of samples and shards that were left out since the start, by reason.
 
     Raises:
         ValueError: if a number is negative, or a place is of a reader that there is not.
@@ -34,6 +36,9 @@ class StreamPosition:
     first_batch: int = attrs.field(default=0, validator=validators.ge(0))
     num_readers: int = attrs.field(default=0, validator=validators.ge(0))
     places: tuple[tuple[int, int, int, int], ...] = attrs.field(default=(), converter=_rows)
+    skipped: Mapping[str, int] = attrs.field(
+        factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.ge(0))
+    )
 
     @places.validator
     def _check_places(self, _: object, places: tuple[tuple[int, int, int, int], ...]) -> None:
@@ -54,4 +59,5 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
         first_batch=first.first_batch,
         num_readers=max(one.num_readers for one in positions),
         places=sorted({place for one in positions for place in one.places}),
+        skipped=sum((Counter(one.skipped) for one in positions), Counter()),
     )

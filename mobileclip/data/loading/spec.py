@@ -85,7 +85,8 @@ class PipelineSpec(ExampleSpec):
             one.
         uids: a list of the samples that are used, with sampling `endless`; none uses all. See
             `mobileclip.data.loading.keeping.UidList`.
-        cache: where copies of remote shards are kept for the next epoch; none keeps none.
+        cache: folder of copies of remote shards for the next time they are read; none keeps none.
+        cache_bytes: of all copies together; the oldest make room.
         worker_seconds: for which one of them is waited for.
         stores: how long stores are waited for. Specs that differ in these, the cache and the number of
             workers alone are equal.
@@ -107,7 +108,8 @@ class PipelineSpec(ExampleSpec):
     shuffle_buffer: int = attrs.field(default=100, validator=validators.gt(0))
     num_workers: int = attrs.field(default=0, validator=validators.ge(0), eq=False)
     uids: Path | None = None
-    cache: FileCache | None = attrs.field(default=None, eq=False)
+    cache: Path | None = attrs.field(default=None, eq=False)
+    cache_bytes: int = attrs.field(default=10**11, validator=validators.gt(0), eq=False)
     worker_seconds: float = attrs.field(default=1800.0, validator=validators.gt(0), eq=False)
     stores: StoreLimits = attrs.field(factory=StoreLimits, eq=False)
     drop_last: bool = True
@@ -124,3 +126,8 @@ class PipelineSpec(ExampleSpec):
                 f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "
                 f"{len(self.shards)} in `{self.sampling}`"
             )
+
+    @property
+    def file_cache(self) -> FileCache | None:
+        """Where copies of remote shards are kept."""
+        return None if self.cache is None else FileCache(path=self.cache, max_bytes=self.cache_bytes)

@@ -8,7 +8,7 @@ has a one at the class and zeros elsewhere. So the reinforced loss serves, exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +19,7 @@ from mobileclip.losses import ReinforcedLossSpec, losses
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
-    from mobileclip.data import BatchSource, ReinforcedBatch, StreamPosition
+    from mobileclip.data import BatchSource, ReinforcedBatch, Skip, StreamPosition
 
 # Between two classes the teacher's logits differ by this: in float32, exp(-100) beside 1 is nothing.
 _LABEL_LOGIT_SCALE = 100.0
@@ -92,6 +92,9 @@ class _Labelled:
 
     def position(self, num_batches: int) -> StreamPosition:
         return self.batches.position(num_batches)
+
+    def take_skips(self, num_batches: int) -> Sequence[Skip]:
+        return self.batches.take_skips(num_batches)
 
     def _indices(self, keys: tuple[str, ...]) -> torch.Tensor:
         unknown = [key for key in keys if not 0 <= self.labels.get(key, -1) < self.num_classes]

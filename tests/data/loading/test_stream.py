@@ -118,15 +118,46 @@ class TestResuming:
         expected = next(stream)
         decoded, opened = [], []
         exact, read = mobileclip.data.loading.decode.decode_image, mobileclip.data.loading.reading.read_shard
+
+        def noted(name, *rest, **choices):
+            opened.append(name)
+            return read(name, *rest, **choices)
+
         monkeypatch.setattr(
             mobileclip.data.loading.decode, "decode_image", lambda data, **_: decoded.append(data) or exact(data)
         )
         monkeypatch.setattr(
-            mobileclip.data.loading.reading, "read_shard", lambda name, *rest: opened.append(name) or read(name, *rest)
+            mobileclip.data.loading.reading,
+            "read_shard",
+            noted,
         )
         assert_equal(expected, next(spec(shards, sampling="endless").build().stream(position)))
         assert len(decoded) <= 3 + len(BROKEN)
         assert len(opened) <= 3 + 3  # one a reader, and the next where that one ended
+
+    def test_what_was_left_out_is_counted_from_the_start_on(self, shards, monkeypatch):
+        """By a run that resumes on another number of processes, too; names come once."""
+        whole = spec(shards).build()
+        names = []
+        for number, _ in zip(range(1, 21), whole.stream(), strict=False):
+            names += [(skip.key, skip.reason) for skip in whole.take_skips(number)]
+        expected = whole.position(20)
+        assert expected.skipped["image_not_an_image"] >= len(BROKEN)
+        assert Counter(reason for _, reason in names) == expected.skipped
+        position, again = StreamPosition(), []
+        for world_size, stop in ((3, 4), (1, 13), (3, 20)):
+            monkeypatch.setenv("WORLD_SIZE", str(world_size))
+            positions = []
+            for rank in range(world_size):
+                monkeypatch.setenv("RANK", str(rank))
+                pipeline = spec(shards, batch_size=3 // world_size).build()
+                for _ in islice(pipeline.stream(position), stop - position.first_batch):
+                    pass
+                again += [(skip.key, skip.reason) for skip in pipeline.take_skips(stop)]
+                positions.append(pipeline.position(stop))
+            position = from_json(to_json(joined_positions(positions)), StreamPosition)
+        assert position.skipped == expected.skipped
+        assert sorted(again) == sorted(names)
 
     def test_positions_that_are_elsewhere(self, shards):
         pipeline = spec(shards).build()
