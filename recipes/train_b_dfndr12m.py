@@ -2,10 +2,12 @@ r"""Train MobileCLIP2-B on DFNDR-12M: on all sets of synthetic captions, or on o
 
 The flag `--pipeline.caption-sets '^syn_text_NAME$'` takes another one.
 
-Command:   torchrun --nproc-per-node 8 recipes/train_b_dfndr12m.py all_sets \
+Command:   torchrun --nproc-per-node 8 \
+               recipes/train_b_dfndr12m.py all_sets --training.micro-batch-size 256 \
                --data 'DFNDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_b_dfndr12m.py all_sets --tiny
-Hardware:  the release's script has 4 nodes of 8 GPUs; any number of processes that divides the batch of 8,192
+Hardware:  8 GPUs, each with 4 pieces of 256 samples in 8 GiB; the release's script has 32, with 256 samples each;
+           any number of processes that divides the batch of 8,192
 Time:      246 million samples seen; the papers give no hours
 Result:    not published
 Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; the set is that of run_dfndr2b.sh

@@ -1,0 +1,117 @@
+"""The memory of a training step: what is computed is what is measured, and what the recipes' headers say."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mobileclip.recipes.files import header_of, recipe_files
+from mobileclip.recipes.training.memory import step_memory
+from recipes.train_s0 import train_s0
+from tests.encoders.small import SMALL
+from tests.recipes.choices import TRAINING, WITH_ROWS
+from tests.recipes.measure_step import changed
+
+ROOT = Path(__file__).parents[2]
+GIB = 2**30
+
+
+def in_header(name):
+    """Return what a recipe's command trains, its processes, and what its header says of pieces and memory."""
+    header = header_of(recipe_files()[name])
+    command = header.entries["Command"]
+    nodes = re.search(r"--nnodes (\d+)", command)
+    num_processes = (int(nodes[1]) if nodes else 1) * int(re.search(r"--nproc-per-node (\d+)", command)[1])
+    piece = int(re.search(r"--training\.micro-batch-size (\d+)", command)[1])
+    module = importlib.import_module(f"recipes.{name}")
+    recipe = module.ROWS[re.search(rf"{name}\.py (\w+)", command)[1]] if name in WITH_ROWS else getattr(module, name)
+    run = recipe()
+    run = attrs.evolve(run, training=attrs.evolve(run.training, micro_batch_size=piece))
+    said = re.match(r"(\d+) GPUs, each with (\d+) pieces of (\d+) samples in (\d+) GiB;", header.entries["Hardware"])
+    assert said is not None, header.entries["Hardware"]
+    return run, num_processes, [int(number) for number in said.groups()]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_header_s_pieces_make_the_batch_and_fit(name):
+    run, num_processes, (num_gpus, num_pieces, piece, gibibytes) = in_header(name)
+    assert num_gpus == num_processes
+    assert piece == run.training.micro_batch_size
+    assert num_gpus * num_pieces * piece == run.data.batch_size
+    assert gibibytes <= 72, "a GPU of 80 GB has 79 GiB, of which libraries take some"
+    assert run.training.recompute_activations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_header_says_how_much_memory_is_computed(name):
+    run, num_processes, (*_, gibibytes) = in_header(name)
+    assert step_memory(run, num_processes=num_processes).total / GIB == pytest.approx(gibibytes, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are reset in Linux")
+@pytest.mark.parametrize(
+    ("name", "batch_size", "piece", "recompute"),
+    [
+        ("train_s0", 8, 0, False),
+        ("train_s0", 24, 0, False),
+        ("train_s0", 24, 4, True),
+        ("train_s2", 8, 0, True),
+        ("train_s2", 24, 0, True),
+    ],
+)
+def test_a_measured_step_takes_what_is_computed(name, batch_size, piece, recompute):
+    """To 6 %, on the CPU: pages are given back at once, so that the peak of all is that of the tensors."""
+    arguments = [name, str(batch_size), str(piece), str(int(recompute))]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.recipes.measure_step", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    computed = step_memory(changed(name, batch_size, piece, recompute), on_cpu=True).step
+    assert computed == pytest.approx(int(done.stdout), rel=0.06)
+
+
+def small(batch_size, **changes):
+    run = train_s0()
+    training = attrs.evolve(run.training, **changes)
+    data = attrs.evolve(run.data, batch_size=batch_size, image=SMALL.image.input, text=SMALL.text.input)
+    return attrs.evolve(run, model=SMALL, data=data, training=training)
+
+
+@pytest.mark.slow
+def test_more_pieces_take_as_much_more_as_one_does():
+    """Six pieces are those of two and three, carried on: the trace of all six says the same."""
+    run = small(48, micro_batch_size=8)
+    carried_on, traced = step_memory(run), step_memory(run, num_traced_pieces=6)
+    assert carried_on.step == pytest.approx(traced.step, rel=0.02)
+    assert carried_on.step > 1.2 * step_memory(small(24, micro_batch_size=8)).step
+
+
+def test_processes_share_the_batch_and_exchange():
+    run = small(32, range_augment=None, ema_decay=None)
+    alone, shared = step_memory(run), step_memory(run, num_processes=4)
+    assert shared.step < alone.step
+    assert (alone.buckets, alone.gathered, alone.average) == (0, 0, 0)
+    assert shared.buckets == alone.optimizer // 2
+    assert shared.gathered == 32 * 4 * (2 * SMALL.text.embedding_dim + 1536)
+    with pytest.raises(ValueError, match="cannot be divided among 5"):
+        step_memory(run, num_processes=5)
+
+
+@pytest.mark.slow
+def test_pieces_and_recomputing_take_less():
+    choices = {"range_augment": None}
+    whole = step_memory(small(16, **choices, recompute_activations=False)).step
+    recomputed = step_memory(small(16, **choices, recompute_activations=True)).step
+    pieces = step_memory(small(16, **choices, recompute_activations=True, micro_batch_size=4)).step
+    assert pieces < recomputed < whole
