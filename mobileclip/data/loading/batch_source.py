@@ -18,7 +18,7 @@ class BatchSource(Protocol[BatchType_co]):
         ...
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position behind so many batches of the run."""
+        """Return the position behind so many batches of the run; one more may have been taken, to be copied ahead."""
         ...
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
