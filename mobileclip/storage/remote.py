@@ -42,9 +42,15 @@ class FsspecBackend:
 
     def open(self, address: str, position: int) -> tuple[ByteStream, str]:
         """Return the file at `position`, and its version."""
+        from fsspec.spec import AbstractBufferedFile
+
         filesystem, path = _filesystem(address)
-        version = self.info(address).version
         stream: Any = _call(address, lambda: filesystem.open(path, "rb", block_size=_BLOCK_BYTES))
+        if isinstance(stream, AbstractBufferedFile):
+            # It has asked already; another request would be one more for every shard.
+            version = _info(_file_details(address, stream.details)).version
+        else:
+            version = self.info(address).version
         if isinstance(stream, io.BytesIO):
             # Files in memory are one object for all who read them; this shares the bytes and not the position.
             stream = io.BytesIO(stream.getvalue())
@@ -54,10 +60,7 @@ class FsspecBackend:
     def info(self, address: str) -> Info:
         """Return size and version."""
         filesystem, path = _filesystem(address)
-        details = _call(address, lambda: filesystem.info(path))
-        if details["type"] == "directory":
-            raise IsADirectoryError(f"{address} is a directory")
-        return _info(details)
+        return _info(_file_details(address, _call(address, lambda: filesystem.info(path))))
 
     def is_directory(self, address: str) -> bool:
         """Return whether files lie below the address."""
@@ -170,6 +173,12 @@ def _in_time(address: str, call: Callable[[], T]) -> T:
     if not wait([outcome], seconds).done:
         raise StorageError(f"{printable(without_secrets(address))}: the store did not answer within {seconds:g} s")
     return outcome.result()
+
+
+def _file_details(address: str, details: Mapping[str, Any]) -> Mapping[str, Any]:
+    if details["type"] == "directory":
+        raise IsADirectoryError(f"{address} is a directory")
+    return details
 
 
 def _info(details: Mapping[str, Any]) -> Info:
