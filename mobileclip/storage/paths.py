@@ -264,6 +264,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         ValueError: if nothing knows the address, or a package is missing.
     """
     if not is_remote(path):
+        file_info(path)  # what is missing is said here, as for the rest
         yield local_path(path)
         return
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:

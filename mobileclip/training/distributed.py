@@ -81,11 +81,6 @@ class World:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self.group is not None:
-            dist.barrier(group=self.group)
-
     def from_first(self, make: Callable[[], T]) -> T:
         """Return what `make` returns in the first process; what it raises there is raised in all of them.
 

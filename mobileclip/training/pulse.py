@@ -93,11 +93,15 @@ class Pulse:
         except BaseException as error:
             ended = f"{type(error).__name__}: {error}"
             raise
+        else:
+            self._activity = "at its end"
         finally:
             self._stopped.set()
             thread.join(self.interval)
             with suppress(RuntimeError):  # the store may have gone with the one who kept it
                 self._send(self._store, ended)
+        if self.rank == 0:
+            self._await_ends()
 
     @contextmanager
     def unbounded(self) -> Iterator[None]:
@@ -154,6 +158,12 @@ class Pulse:
             ]
         more = f"; and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
         return "; ".join(named[:_MOST_NAMED]) + more if named else "all others wait too, or have ended"
+
+    def _await_ends(self) -> None:
+        """Wait a little for the others: the store goes with the first process, and they would complain of that."""
+        deadline = time.monotonic() + _MISSED * self.interval
+        while time.monotonic() < deadline and not all(_has_ended(self._said(rank)) for rank in range(self.size)):
+            time.sleep(self.interval / 20)
 
     def _name(self, rank: int, said: Sign | None) -> str:
         return f"process {rank} of {self.size}" + (f" ({said.host})" if said is not None else "")

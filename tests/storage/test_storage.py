@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,44 @@ def base(request, tmp_path):
 def write(path, data=DATA):
     with storage.atomic_write(path) as stream:
         stream.write(data)
+
+
+class TestFilesByPath:
+    def test_a_file_written_by_its_path_appears_when_it_is_whole(self, base):
+        path = storage.join(base, "a.bin")
+        storage.make_directory_of(path)
+        with storage.atomic_file(path) as temporary:
+            temporary.write_bytes(DATA)
+            assert not storage.exists(path)
+        assert storage.read_bytes(path, limit=2**30) == DATA
+        with suppress(KeyError), storage.atomic_file(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyError
+        assert storage.read_bytes(path, limit=2**30) == DATA
+        assert len(storage.list_files(base)) == 1
+
+    def test_a_copy_has_the_content_for_a_while(self, base):
+        path = storage.join(base, "a.bin")
+        write(path)
+        with storage.local_copy(path) as copy:
+            assert copy.read_bytes() == DATA
+        assert copy.exists() == (not storage.is_remote(path))
+        with pytest.raises(FileNotFoundError), storage.local_copy(storage.join(base, "none")):
+            pass
+
+    def test_another_name_in_the_same_place(self, base):
+        path, other = storage.join(base, "a.bin"), storage.join(base, "b.bin")
+        write(path)
+        write(other, b"replaced")
+        assert storage.rename(path, "b.bin") == other
+        assert storage.read_bytes(other, limit=2**30) == DATA
+        assert not storage.exists(path)
+        with pytest.raises(FileNotFoundError):
+            storage.rename(path, "c.bin")
+
+    def test_what_can_only_be_read_is_not_renamed(self, site):
+        with pytest.raises(ValueError, match="can only be read"):
+            storage.rename(f"{site.url}/a.bin", "b.bin")
 
 
 class TestNames:

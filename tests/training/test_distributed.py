@@ -187,7 +187,7 @@ def test_a_process_that_stops_is_not_waited_for_without_end():
         "from mobileclip.training.distributed import connected\n"
         "with connected('cpu', collective_seconds=2.0) as world:\n"
         "    print('ready', flush=True)\n"
-        "    world.wait()\n"
+        "    world.gather(world.rank)\n"
         "    if world.rank == 1:\n"
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    world.gather(world.rank)\n"

@@ -88,7 +88,7 @@ def find_others(world: World, output: Path) -> None:
     own.mkdir(parents=True)
     if world.is_first:
         shutil.copy(before, own)
-    world.wait()
+    world.gather(world.rank)
     train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
     if world.is_first:
         own.parent.rename(output / "disk-0-before")
@@ -104,7 +104,7 @@ def find_others(world: World, output: Path) -> None:
                 content = read_state(path)
                 tensors = {**content.tensors, "objective/model.logit_scale": torch.tensor(1.0)}
                 StateFile(tensors=tensors, metadata=content.metadata).write(path)
-        world.wait()
+        world.gather(world.rank)
         try:
             train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
         except ValueError as error:
