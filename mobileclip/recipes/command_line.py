@@ -31,7 +31,8 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         kept: what a signal leaves and how to go on, in a sentence without its full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 130 after Ctrl-C, or 143 after SIGTERM.
+        SystemExit: with 1 and the error's message, 130 after Ctrl-C, 143 after SIGTERM, or 75 after
+            SIGUSR1.
     """
     try:
         with interruptible(name, kept, is_program=arguments is None):

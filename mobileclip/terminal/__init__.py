@@ -1,4 +1,4 @@
-"""What a person sees and presses: every line, table and log (`printing`), and Ctrl-C and SIGTERM (`interruption`)."""
+"""What a person sees and presses: every line, table and log (`printing`), and signals (`interruption`)."""
 
 from mobileclip.terminal.printing import console, get_logger, print_table, say, say_json, shown
 
