@@ -1,0 +1,234 @@
+"""Training that is ended at random and goes on with another number of processes and workers each time.
+
+`python -m tests.training.elastic --kills 40` compares the samples of every step, with their augmentations and
+captions, to those of a run that nobody touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import torch
+
+from mobileclip.data import ReinforcedBatch, StreamPosition
+from mobileclip.data.loading.pipeline import ReinforcedPipeline
+from mobileclip.data.shards.counts import write_sizes
+from mobileclip.processes import this_process
+from mobileclip.terminal import say
+from mobileclip.terminal.interruption import interruptible
+from mobileclip.training import run
+from tests.stores import Web, web_server
+from tests.training.program import ROOT, descendants, kill_all, num_logged, run_spec, write_data
+
+WORLD_SIZES, NUM_WORKERS = (1, 2, 4), (0, 1, 2, 3)
+ENDS = ("all are killed", "one is killed", "SIGTERM", "connections are cut", "the disk is full")
+NUM_SAMPLES, BATCH_SIZE, LIMIT_BYTES = 24, 4, 50_000
+
+
+def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: str) -> str:
+    """End a training so often, finish it, and return what happened.
+
+    Args:
+        folder: where it works.
+        num_kills: runs that are ended.
+        num_steps: of the training.
+        seed: of the moments, the ends and the sizes.
+        sampling: of its data.
+
+    Raises:
+        AssertionError: if a step had other samples than in an undisturbed run, an epoch of these had one not once, or
+            the run does not end well.
+    """
+    rng = random.Random(seed)
+    data = write_data(folder / "data")
+    write_sizes(data, {path.name: 6 for path in data.glob("*.tar")})
+    ports = itertools.count(26_000 + os.getpid() % 1_000)
+    ends: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    started = time.monotonic()
+    with web_server() as web:
+        web.files |= {f"/{path.name}": path.read_bytes() for path in data.iterdir()}
+        attempts = itertools.count()
+
+        def begin(output: Path, world_size: int, num_workers: int, *, limit: int = 0) -> subprocess.Popen[str]:
+            notes = output / "notes" / f"{next(attempts)}"
+            notes.mkdir(parents=True)
+            arguments = [
+                web.url,
+                str(output / "run"),
+                str(notes),
+                str(num_steps),
+                str(num_workers),
+                sampling,
+                str(limit),
+            ]
+            return _start(arguments, world_size, next(ports))
+
+        whole, killed = folder / "whole", folder / "killed"
+        _finish(begin(whole, 1, 0))
+        for _ in range(num_kills):
+            size, end = (rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)), rng.choice(ENDS)
+            process = begin(killed, *size, limit=LIMIT_BYTES if end == "the disk is full" else 0)
+            if _ended(process, killed / "run", end, web, rng, most_steps=num_steps - 1):
+                ends[end] += 1
+                sizes[size] += 1
+        _finish(begin(killed, rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)))
+    expected = {step: made for step, (made,) in _steps(whole, num_steps).items()}
+    found = _steps(killed, num_steps)
+    different = [step for step in expected if any(made != expected[step] for made in found[step])]
+    assert not different, f"steps {different} have other samples"
+    per_epoch = NUM_SAMPLES // BATCH_SIZE
+    if sampling == "epoch":
+        for first in range(0, num_steps - per_epoch + 1, per_epoch):
+            keys = Counter(key for step in range(first, first + per_epoch) for key, _ in expected[step])
+            assert set(keys.values()) == {1}
+            assert len(keys) == NUM_SAMPLES
+    said = ", ".join(f"{end} {count} times" for end, count in sorted(ends.items()))
+    tried = len({world_size for world_size, _ in sizes}), len({num_workers for _, num_workers in sizes})
+    return (
+        f"{sampling}, {num_steps} steps, seed {seed}: ended {ends.total()} times ({said}), resumed on {tried[0]} "
+        f"numbers of processes and {tried[1]} of workers; every step has the samples of an undisturbed run; "
+        f"{time.monotonic() - started:.0f} s"
+    )
+
+
+def _start(arguments: list[str], world_size: int, port: int) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(world_size)]
+    launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    return subprocess.Popen(
+        [sys.executable, *(launcher if world_size > 1 else []), "-m", "tests.training.elastic", "train", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def _ended(
+    process: subprocess.Popen[str], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int
+) -> bool:
+    """End a run in one of the ways, or let it finish where it does before; return whether it was ended."""
+    before = num_logged(output)
+    target = min(before + rng.randrange(0, 8), most_steps)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and num_logged(output) < target:
+        assert time.monotonic() < deadline, f"no step {target} in 300 s"
+        if end == "connections are cut":
+            web.cut_after.append(rng.randrange(100, 20_000))
+        time.sleep(0.05)
+    web.cut_after.clear()
+    if process.poll() is not None:
+        _, errors = process.communicate()
+        is_full = end == "the disk is full" and process.returncode != 0
+        assert is_full or process.returncode == 0, errors[-3000:]
+        return is_full
+    if end == "SIGTERM":
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=300)
+    elif end == "one is killed":
+        processes = sorted(descendants(process.pid)) or [process.pid]
+        os.kill(rng.choice(processes), signal.SIGKILL)
+        time.sleep(rng.uniform(0, 3))
+        kill_all(process)
+    elif end == "the disk is full":
+        process.communicate(timeout=300)
+        assert process.returncode != 0
+    else:
+        kill_all(process)
+    return True
+
+
+def _steps(output: Path, num_steps: int) -> dict[int, list[Counter[tuple[str, str]]]]:
+    """Return what each run took for every step, where all its processes came to it."""
+    found: dict[int, list[Counter[tuple[str, str]]]] = {step: [] for step in range(num_steps)}
+    for notes in (output / "notes").iterdir():
+        steps: dict[int, Counter[tuple[str, str]]] = {}
+        for path in notes.iterdir():
+            for line in path.read_text().splitlines():
+                try:
+                    step, samples = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # a process was killed while it wrote
+                steps.setdefault(step, Counter()).update(map(tuple, samples))
+        for step, samples in steps.items():
+            if samples.total() == BATCH_SIZE:
+                found[step].append(samples)
+    assert all(found.values()), "a step was made by none"
+    return found
+
+
+def train(url: str, output: str, notes: str, *rest: str) -> None:
+    """Train as a command does, and note what every step is made of."""
+    num_steps, num_workers, sampling, limit = rest
+    torch.set_num_threads(1)
+    if int(limit):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    taken = ReinforcedPipeline.stream
+
+    def noting(self: ReinforcedPipeline, position: StreamPosition | None = None) -> Iterator[ReinforcedBatch]:
+        first = 0 if position is None else position.first_batch
+        for step, batch in enumerate(taken(self, position), start=first):
+            with (Path(notes) / f"{this_process().rank}.jsonl").open("a") as file:
+                file.write(json.dumps([step, _samples(batch)]) + "\n")
+            yield batch
+
+    ReinforcedPipeline.stream = noting  # type: ignore[method-assign]
+    base = run_spec(Path(), num_steps=int(num_steps), num_workers=int(num_workers))
+    data = attrs.evolve(base.data, shards=f"{url}/{{00000000..00000003}}.tar", sampling=sampling, teacher_dim=6)
+    training = attrs.evolve(base.training, evaluate_every_steps=None, checkpoint_every_steps=3)
+    with interruptible("training", "nothing is lost"):
+        run(attrs.evolve(base, data=data, training=training), output, device="cpu")
+
+
+def _samples(batch: ReinforcedBatch) -> list[tuple[str, str]]:
+    digests = []
+    for row, key in enumerate(batch.keys):
+        one = batch.rows(row, row + 1).as_dict()
+        content = b"".join(value.numpy().tobytes() for value in one.values() if isinstance(value, torch.Tensor))
+        digests.append((key, hashlib.sha256(content).hexdigest()[:16]))
+    return digests
+
+
+def main() -> None:
+    """Run the trial of the command line, or the training that it ends."""
+    if sys.argv[1:2] == ["train"]:
+        train(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sampling", choices=("epoch", "endless"), default="epoch")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        say(
+            trial(
+                Path(folder), num_kills=chosen.kills, num_steps=chosen.steps, seed=chosen.seed, sampling=chosen.sampling
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
