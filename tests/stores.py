@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -55,7 +55,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self._headers()
         cut = self.web.cut_after.pop(0) if body and self.web.cut_after else None
-        self.wfile.write(body[:cut])
+        with suppress(ConnectionError):  # who asked may be gone
+            self.wfile.write(body[:cut])
 
     def _headers(self) -> bytes:
         """Send the headers and return what follows them after GET."""

@@ -184,7 +184,7 @@ def test_a_killed_run_gives_the_same_model(spec, monkeypatch):
     class Stopping:
         def __init__(self, batches):
             self.batches = batches
-            self.position = batches.position
+            self.position, self.take_skips = batches.position, batches.take_skips
 
         def stream(self, position):
             for index, batch in enumerate(self.batches.stream(position)):
@@ -394,8 +394,8 @@ def test_the_report_says_how_sure_a_change_is(tmp_path):
     few, many = results(1), results(100)
     assert "53.8 (35.5 to 71.2)" in table(few.rows)
     assert "from 53.8 to 61.5 (+7.7 points; with 95 % confidence" in summary(few)
-    assert "on 26 pictures may be chance, p = 0.62)" in summary(few)
-    assert "on 2600 pictures is hardly chance, p < 0.001)" in summary(many)
+    assert "on 26 pictures may be chance)" in summary(few)
+    assert "on 2600 pictures is hardly chance)" in summary(many)
     write_report(tmp_path, few)
     assert "| birds | 26 | +7.7 (" in (tmp_path / "report.md").read_text()
     assert from_json((tmp_path / "results.json").read_text(), Results) == few

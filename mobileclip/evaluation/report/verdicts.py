@@ -15,9 +15,6 @@ from mobileclip.evaluation.report.values import ModelResults, reference_of
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
 
-SIGNIFICANT = 0.05
-"""A difference counts where its p-value is below this, and its 95 % interval does not hold zero."""
-
 Verdict = Literal["better", "worse", "not to be told apart"]
 
 # What counts outside the suite, so that another metric of the same value is not named in its place.
@@ -149,11 +146,10 @@ def _row(model: ModelResults, reference: ModelResults, key: str) -> Row:
     found = None if one is None or other is None else one.compared_with(other)
     if one is not None and other is not None and found is not None:
         gained, lost = _counts(one, other)
-        verdict = _verdict(found.interval) if found.p_value < SIGNIFICANT else row.verdict
         return attrs.evolve(
             row,
             interval=found.interval,
-            verdict=verdict,
+            verdict=_verdict(found.interval),
             num_images=found.num_questions,
             is_paired=True,
             gained=gained,
@@ -167,6 +163,7 @@ def _row(model: ModelResults, reference: ModelResults, key: str) -> Row:
 
 
 def _verdict(interval: Interval) -> Verdict:
+    """Return what the interval that is shown says; a test beside it, of another approximation, might say otherwise."""
     return "better" if interval.low > 0 else "worse" if interval.high < 0 else "not to be told apart"
 
 

@@ -12,9 +12,6 @@ from mobileclip.storage import write_text
 from mobileclip.terminal import say
 from mobileclip.training.finetuning.scoring import Score
 
-_SMALLEST_SHOWN = 0.001
-_SURE = 0.05
-
 
 @attrs.frozen(kw_only=True)
 class Scores:
@@ -83,10 +80,10 @@ def differences(results: Results) -> str:
     pairs = [(results.before.new, results.after.new), *zip(results.before.old, results.after.old, strict=True)]
     known = [(before, difference) for before, after in pairs if (difference := _difference(before, after)) is not None]
     lines = [
-        f"| {before.task} | {difference.num_questions} | {_points(difference)} | {_chance(difference)} |"
+        f"| {before.task} | {difference.num_questions} | {_points(difference)} | {_verdict(difference)} |"
         for before, difference in known
     ]
-    heads = ["| task | pictures | change, points (95 %) | chance alone |", "|---|---|---|---|"]
+    heads = ["| task | pictures | change, points (95 %) | which |", "|---|---|---|---|"]
     return "\n".join([*heads, *lines]) if lines else ""
 
 
@@ -109,8 +106,9 @@ def _points(difference: PairedDifference) -> str:
     return f"{100 * difference.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _chance(difference: PairedDifference) -> str:
-    return "p < 0.001" if difference.p_value < _SMALLEST_SHOWN else f"p = {difference.p_value:.2g}"
+def _verdict(difference: PairedDifference) -> str:
+    """Return what the interval says, which stands beside it."""
+    return "may be chance" if difference.interval.low <= 0 <= difference.interval.high else "is hardly chance"
 
 
 def _how_sure(before: Score, after: Score) -> str:
@@ -119,10 +117,9 @@ def _how_sure(before: Score, after: Score) -> str:
     if difference is None:
         return ""
     low, high = 100 * difference.interval.low, 100 * difference.interval.high
-    verdict = "may be chance" if difference.p_value > _SURE else "is hardly chance"
     return (
-        f"; with 95 % confidence {low:+.1f} to {high:+.1f}, which on {difference.num_questions} pictures {verdict}, "
-        f"{_chance(difference)}"
+        f"; with 95 % confidence {low:+.1f} to {high:+.1f}, which on {difference.num_questions} pictures "
+        f"{_verdict(difference)}"
     )
 
 
