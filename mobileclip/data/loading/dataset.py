@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
-from mobileclip.data.loading.keeping import Keep, UidList
+from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import Order, Place, Share
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.reading import OrderedSample, SampleReading, ShardReader
@@ -102,6 +102,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         shards: of the run.
         order: who reads what.
         maker: of batches.
+        keep: which samples are used; None for all.
         world: rank and number of processes.
         start: where a stream goes on.
         num_workers: that share the work; 0 for none beside the own process.
@@ -114,6 +115,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         shards: ShardReader,
         order: Order,
         maker: Maker[Any, Any, BatchType],
+        keep: Keep | None,
         world: tuple[int, int],
         start: StreamPosition,
         num_workers: int,
@@ -127,7 +129,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         self._stores = spec.stores
         self._batch_size = spec.batch_size * world[1]
         self._maker = maker
-        self._keep = None if spec.uids is None else UidList(spec.uids)
+        self._keep = keep
         self._order = order
         self._reading = SampleReading(
             shards=shards,

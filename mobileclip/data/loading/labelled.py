@@ -15,6 +15,7 @@ from mobileclip.data.images.transform import Pixels
 from mobileclip.data.loading.batch import LabelledBatch
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.loading import Pipeline
 from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.loading.spec import PipelineSpec
@@ -61,14 +62,17 @@ class LabelledPipelineSpec(PipelineSpec):
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(f"there are {self.num_classes} classes and {len(self.class_names)} class_names")
 
-    def build(self) -> LabelledPipeline:
+    def build(self, *, keep: Keep | None = None) -> LabelledPipeline:
         """Return the pipeline.
+
+        Args:
+            keep: which samples are used, see `Pipeline`.
 
         Raises:
             ValueError: see `LabelledPipeline`.
             OSError: if the data cannot be read.
         """
-        return LabelledPipeline(self)
+        return LabelledPipeline(self, keep=keep)
 
 
 class LabelledPipeline(Pipeline[LabelledBatch]):
@@ -76,6 +80,7 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
     Args:
         spec: the choices.
+        keep: which samples are used, see `Pipeline`.
 
     Raises:
         ValueError: if there is no data, or it has other classes than the spec.
@@ -83,10 +88,10 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
     spec: LabelledPipelineSpec
 
-    def __init__(self, spec: LabelledPipelineSpec) -> None:
+    def __init__(self, spec: LabelledPipelineSpec, *, keep: Keep | None = None) -> None:
         data = open_class_data(spec.shards, spec.file_cache)
         _check_classes(spec, data)
-        super().__init__(spec, reader=data.reader)
+        super().__init__(spec, reader=data.reader, keep=keep)
 
     def _maker(self) -> LabelledMaker:
         return LabelledMaker(self.spec)

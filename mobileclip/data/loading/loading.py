@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.dataset import Chunk, Maker, ShardDataset
+from mobileclip.data.loading.keeping import Keep, UidList
 from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.reading import ShardReader
@@ -55,10 +56,20 @@ class Pipeline(ABC, Generic[BatchType]):
     Args:
         spec: the choices.
         reader: of the shards.
+        keep: from key and members of a sample to whether it is used, with sampling `endless`; None for all those that
+            the spec's `uids` have. Workers get it pickled where they are not forked.
+
+    Raises:
+        ValueError: if there is such a choice in an epoch, whose length nobody would know.
     """
 
-    def __init__(self, spec: PipelineSpec, *, reader: ShardReader) -> None:
+    def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
+        if keep is not None and spec.sampling != "endless":
+            raise ValueError(
+                "an epoch of the samples that `keep` chooses has a length that nobody knows; choose `endless`"
+            )
         self.spec = spec
+        self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
         self.shards = reader.names
         self._reader = reader
         self.rank, self.world_size = _process()
@@ -265,6 +276,7 @@ class Pipeline(ABC, Generic[BatchType]):
                 shards=self._reader,
                 order=self._order,
                 maker=self._maker(),
+                keep=self._keep,
                 world=(self.rank, self.world_size),
                 start=start,
                 num_workers=num_workers,

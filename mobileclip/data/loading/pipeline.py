@@ -8,6 +8,7 @@ from attrs import validators
 from mobileclip.data.loading.ablations import ColumnExampleMaker, OnlineExampleMaker
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
+from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.loading import Pipeline
 from mobileclip.data.loading.reading import TarReader
 from mobileclip.data.loading.spec import PipelineSpec
@@ -52,13 +53,14 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         if self.online and self.teacher_columns is not None:
             raise ValueError("teachers that look on say all themselves: give online or teacher_columns, not both")
 
-    def build(self, *, tokenizer: TextToIds | None = None) -> ReinforcedPipeline:
+    def build(self, *, tokenizer: TextToIds | None = None, keep: Keep | None = None) -> ReinforcedPipeline:
         """Return the pipeline.
 
         Args:
             tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+            keep: which samples are used, see `Pipeline`.
         """
-        return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer)
+        return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
 
 
 class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
@@ -67,6 +69,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
     Args:
         spec: the choices.
         tokenizer: texts to ids (B, context length).
+        keep: which samples are used, see `Pipeline`.
 
     Raises:
         ValueError: if the patterns name no shard, or none of the local ones exists.
@@ -74,8 +77,8 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
 
     spec: ReinforcedPipelineSpec
 
-    def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds) -> None:
-        super().__init__(spec, reader=TarReader.of(spec.shards, spec.file_cache))
+    def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds, keep: Keep | None = None) -> None:
+        super().__init__(spec, reader=TarReader.of(spec.shards, spec.file_cache), keep=keep)
         self._tokenizer = tokenizer
         self._known_dim = spec.teacher_dim
 

@@ -117,6 +117,13 @@ class TestPipeline:
         resumed = self.spec(shards, tmp_path / "uids.txt").build().stream(pipeline.position(5))
         assert [batch.keys for batch in islice(resumed, 2)] == [batch.keys for batch in batches[5:]]
 
+    def test_a_choice_of_ones_own(self, shards):
+        pipeline = self.spec(shards, None).build(keep=lambda key, members: int(key) % 2 == 0 and "png" in members)
+        keys = {key for batch in islice(pipeline.stream(), 10) for key in batch.keys}
+        assert keys == {f"{number}" for number in range(0, 40, 2)}
+        with pytest.raises(ValueError, match="choose `endless`"):
+            self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
+
     def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.dataset, "MAX_UNWANTED", 100)
         (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
