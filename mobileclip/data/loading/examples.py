@@ -70,11 +70,11 @@ class ReinforcedExampleSpec(ExampleSpec):
         teacher_dim: dim of the concatenated teacher embeddings; other samples are refused. A pipeline that is given
             None takes that of the first usable sample.
 
-    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b; MobileCLIP2 (arXiv 2508.20691) and its released scripts
-        for shares and sets.
-
     Raises:
         ValueError: as `ExampleSpec` does, or if `caption_sets` is no regular expression.
+
+    Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b; MobileCLIP2 (arXiv 2508.20691) and its released scripts
+        for shares and sets.
 
     Examples:
         >>> spec = ReinforcedExampleSpec(image=mobileclip.inputs.ImageInput(size=64), reinforced=False)
