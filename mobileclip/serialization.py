@@ -165,7 +165,7 @@ def _tuple_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
                 items.append(converter.structure(item, kind))
             except Exception as error:  # noqa: BLE001, PERF203  every item's reasons are reported, with its place
                 note = IterableValidationNote(f"item {index}", index, kind)
-                error.__notes__ = [*getattr(error, "__notes__", []), note]
+                vars(error).setdefault("__notes__", []).append(note)
                 errors.append(error)
                 if len(errors) > _MAX_REASONS:
                     break

@@ -87,7 +87,8 @@ def _plain(images: Sequence[Image.Image], size: int) -> npt.NDArray[np.uint8]:
     policy = AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
     rng = augmentation_rng(0, "", 0)
     views = [np.asarray(policy.apply(image, policy.sample(rng, image.size))) for image in images]
-    return np.stack(views).transpose(0, 3, 1, 2)
+    pixels: npt.NDArray[np.uint8] = np.stack(views).transpose(0, 3, 1, 2)
+    return pixels
 
 
 def reinforce_both(spec: EfficiencySpec, roles: Roles, teachers: Sequence[FineTunedTeacher]) -> Mapping[bool, Path]:

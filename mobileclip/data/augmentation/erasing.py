@@ -74,7 +74,7 @@ class RandomErasingSpec:
             rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < rows < height and 0 < columns < width:
                 top, left = random_index(rng, height - rows + 1), random_index(rng, width - columns + 1)
-                erased = pixels.copy()
+                erased: Pixels = pixels.copy()
                 noise = _MEAN + _STD * _normal(rng, (rows, columns, 3))
                 erased[top : top + rows, left : left + columns] = noise.round().clip(0, 255)
                 return erased

@@ -231,7 +231,8 @@ def _decode_int8(stored: bytes, dim: int) -> Embeddings:
     if not 0 < scale <= _GREATEST_SCALE:
         raise _bad(f"the scale of a row is {scale}")
     levels = np.frombuffer(_inflate(stored[_SCALE.size :], dim), np.int8)
-    return levels.astype(np.float32) * np.float32(scale)
+    values: Embeddings = levels.astype(np.float32) * np.float32(scale)
+    return values
 
 
 def _deflate(plane: bytes) -> bytes:
