@@ -150,11 +150,19 @@ def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return values, rest
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what to say of an unknown name: the nearest of those that are known, or all where none is near."""
+def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """Return what to say of an unknown name: the nearest of those that are known.
+
+    Args:
+        name: as a person typed it.
+        known: those that there are.
+        otherwise: what is said where none is near; without it, all of them.
+    """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(names))}"
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"known: {', '.join(sorted(names))}" if otherwise is None else otherwise
 
 
 @cache

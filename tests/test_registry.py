@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.blocks import models
-from mobileclip.registry import MODULES, Registry, with_parts
+from mobileclip.registry import MODULES, Registry, nearest, with_parts
 
 
 def test_names_lead_to_values():
@@ -32,6 +32,11 @@ def test_an_unknown_name_suggests_the_nearest_or_lists_all():
     registry.add("sdpa", 1)
     with pytest.raises(ValueError, match="unknown attention backend 'x'; known: sdpa"):
         registry.resolve("x")
+
+
+def test_what_is_said_where_no_name_is_near_can_be_chosen():
+    assert nearest("rde", ["red", "blue"], otherwise="see the list") == "did you mean 'red'?"
+    assert nearest("x", ["red", "blue"], otherwise="see the list") == "see the list"
 
 
 def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):

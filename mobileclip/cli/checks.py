@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 from mobileclip import storage
+from mobileclip.registry import nearest
 
 
 def require_there(path: str | Path, expected: str) -> None:
@@ -105,5 +105,5 @@ def _near(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return "" if path.parent == path else f" (there is no folder {storage.printable(path.parent)} either)"
-    near = difflib.get_close_matches(path.name, names, n=3)
-    return f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    hint = nearest(path.name, names, otherwise="")
+    return hint and f"; {hint}"

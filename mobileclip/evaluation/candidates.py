@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -239,7 +238,7 @@ def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
 
 def _open_clip_source(text: str) -> OpenClipSource:
     """Return which model of open_clip is meant; it is there, as far as that shows without a connection."""
-    from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package
+    from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package, require_known
 
     package = open_clip_package()
     if text.startswith(("hf-hub:", "local-dir:")):
@@ -248,10 +247,8 @@ def _open_clip_source(text: str) -> OpenClipSource:
     source = OpenClipSource(model=model, pretrained=weights or None)
     if "=" in text and not Path(weights).is_file():
         raise FileNotFoundError(f"there is no file of weights {weights} for {model}")
-    if not source.is_config and model not in package.list_models():
-        near = difflib.get_close_matches(model, package.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"open_clip knows no model {model!r}{hint}")
+    if not source.is_config:
+        require_known(model)
     if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
         raise ValueError(
             f"open_clip has no weights {weights!r} for {model}; it has "

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inputs import ImageInput
+from mobileclip.registry import nearest
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
@@ -175,6 +175,18 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=(red, green, blue))
 
 
+def require_known(model: str) -> None:
+    """Make sure that open_clip has a model of this name.
+
+    Raises:
+        ValueError: if it has none; the message names the nearest ones.
+    """
+    known = open_clip_package().list_models()
+    if model not in known:
+        hint = nearest(model, known, otherwise="open_clip.list_models() has those that it knows")
+        raise ValueError(f"open_clip knows no model {model!r}; {hint}")
+
+
 @contextmanager
 def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | None]]:
     """Yield a model and weights under names that open_clip takes."""
@@ -184,10 +196,8 @@ def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | Non
             yield f"local-dir:{directory}", None
         return
     if source.pretrained is not None:
-        models, tags = open_clip_package().list_models(), _tags(source.model)
-        if source.model not in models:
-            near = get_close_matches(source.model, models, n=3) or ["open_clip.list_models()"]
-            raise ValueError(f"open_clip knows no model {source.model!r}; see {', '.join(near)}")
+        require_known(source.model)
+        tags = _tags(source.model)
         if source.pretrained not in tags and not Path(source.pretrained).is_file():
             raise ValueError(
                 f"{source.pretrained!r} is neither a file nor pretrained weights of {source.model}; "

@@ -103,7 +103,7 @@ def forbid_models(monkeypatch):
     ("arguments", "message"),
     [
         (("embed", "nothing", "-o", "new.npz"), "there is no nothing; expected an image file"),
-        (("embed", "phtos", "-o", "new.npz"), "did you mean phtoos?"),
+        (("embed", "phtos", "-o", "new.npz"), "did you mean 'phtoos'?"),
         (("embed", "a.jpg", "-o", "kept.npz"), "kept.npz is there already; choose another name, or replace it with"),
         (("embed", "a.jpg", "-o", "e.csv"), "must end with .npz"),
         (("embed", "a.jpg", "--batch-size", "0"), "--batch-size is 0, expected at least 1"),

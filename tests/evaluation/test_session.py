@@ -72,5 +72,5 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch):
 
 
 def test_an_unknown_task_is_said_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean vtab/pets"):
+    with pytest.raises(ValueError, match="did you mean 'vtab/pets'"):
         find_task("vtab/petz")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import attrs
@@ -25,6 +24,7 @@ from mobileclip.data.samples.sample import (
 from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.registry import nearest
 from mobileclip.terminal import print_table, shown
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def _find(shard: str, key: str | None) -> RawSample:
         raise ValueError(f"{shard}: {skips[0].reason}, {skips[0].detail}")
     if key is None or not keys:
         raise ValueError(f"{shard} holds no samples")
-    near = get_close_matches(key, keys, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the first is {keys[0]!r}, the last {keys[-1]!r}"
+    hint = nearest(key, keys, otherwise=f"the first is {keys[0]!r}, the last {keys[-1]!r}")
     raise ValueError(f"{shard} holds {len(keys)} samples, but none with the key {key!r}; {hint}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from mobileclip.evaluation.tasks.winogavil.evaluate import open_winogavil_task
 from mobileclip.evaluation.tasks.winoground import open_winoground
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
+from mobileclip.registry import nearest
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "sugarcrepe", "full"]
 PROBE = "probe:"
@@ -114,12 +114,8 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         require_data_set(name)
         key, title = key_and_title(benchmark_name(name))
         return FoundTask(key=key, name=title, path=name, opener=open_zero_shot, require=nothing_needed)
-    near = difflib.get_close_matches(name, evaluation_tasks, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(
-        f"there is no data set {name!r}: it is neither a key such as vtab/pets or aro/coco_order, nor a place of "
-        f"one{hint}"
-    )
+    hint = nearest(name, evaluation_tasks, otherwise="expected a key such as 'vtab/pets' or 'aro/coco_order'")
+    raise ValueError(f"there is no data set {name!r}: it is neither a key nor a place of one; {hint}")
 
 
 def is_data_set(name: str) -> bool:
