@@ -56,8 +56,8 @@ def export(
         lines: what the lines of a .jsonl file may name.
         overwrite: replace an export that is there.
     """
+    from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_report
-    from mobileclip.export.contract import CONTRACT
     from mobileclip.export.targets import targets
     from mobileclip.inference.zero_shot import require_model
 

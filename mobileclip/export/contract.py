@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators
 
+from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.spec import InputDtype, Preprocess, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
@@ -16,7 +17,7 @@ from mobileclip.serialization import to_json
 from mobileclip.storage import printable
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
-CONTRACT, TOKENIZER, REPORT = "mobileclip.json", "tokenizer.json", "report.json"
+TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 FORMAT_VERSION = 1
 

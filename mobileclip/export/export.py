@@ -13,9 +13,10 @@ from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
+from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import CONTRACT, REPORT, TOKENIZER
+from mobileclip.export.contract import REPORT, TOKENIZER
 from mobileclip.export.describing import contract_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of

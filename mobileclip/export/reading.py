@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.contract import (
-    CONTRACT,
     EVALUATION,
     FORMAT_VERSION,
     GOLDEN,

@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import mobileclip
+from mobileclip.encoders import CheckpointError
+from mobileclip.encoders.checkpoints.exports import RUNTIMES
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.working_folder import working_folder
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing, seeing
@@ -32,6 +35,30 @@ def change(folder, edit):
     contract = json.loads((folder / "mobileclip.json").read_text())
     edit(contract)
     (folder / "mobileclip.json").write_text(json.dumps(contract))
+
+
+@pytest.mark.parametrize(
+    ("contract", "said"),
+    [
+        (
+            {"target": "onnx"},
+            r"is an export for the target 'onnx', which ONNX Runtime runs, and no checkpoint; `mobile",
+        ),
+        ({"target": "mine\n"}, r"is an export for the target 'mine\\n', and no checkpoint"),
+        ({}, "is an export, and no checkpoint"),
+        ([], "is an export, and no checkpoint"),
+    ],
+)
+def test_an_export_is_no_checkpoint(contract, said, tmp_path):
+    (tmp_path / "mobileclip.json").write_text(json.dumps(contract))
+    save_file({"images": torch.zeros(1)}, tmp_path / "golden.safetensors")
+    save_file({"images": torch.zeros(1)}, tmp_path / "evaluation.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        mobileclip.load(tmp_path)
+
+
+def test_the_runtime_of_every_target_is_known():
+    assert set(RUNTIMES) == set(targets)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from mobileclip import storage
+from mobileclip.encoders.checkpoints.exports import require_no_export
 from mobileclip.encoders.checkpoints.published import PREFIX, Published
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
@@ -151,11 +152,12 @@ def local_checkpoint(place: str | Path) -> Path:
         place: where it is on this machine.
 
     Raises:
-        CheckpointError: if it is a folder that has no such file, or several of a kind.
+        CheckpointError: if it is a folder that has no such file, or several of a kind, or holds an export.
     """
     place = Path(place)
     if not place.is_dir():
         return place
+    require_no_export(place)
     return place / only_checkpoint((path.name for path in place.iterdir() if path.is_file()), place)
 
 

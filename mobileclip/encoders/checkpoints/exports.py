@@ -1,0 +1,55 @@
+"""Folders that were exported for another runtime: they hold tensors as well, but no checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobileclip import storage
+from mobileclip.strict import parse_json
+from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files.errors import shown
+
+CONTRACT = "mobileclip.json"
+"""File by which an export is known."""
+
+RUNTIMES = {
+    "coreml": "Core ML",
+    "executorch": "ExecuTorch",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "torch": "PyTorch's `torch.export`",
+}
+"""What runs the files of the targets that the library has."""
+
+_MOST_BYTES = 1 << 24
+
+
+def require_no_export(folder: Path) -> None:
+    """Refuse a folder that holds an export where a checkpoint is needed.
+
+    Args:
+        folder: on this machine.
+
+    Raises:
+        CheckpointError: if it holds one; the message has its target, its runtime, and what to do.
+    """
+    if not (folder / CONTRACT).is_file():
+        return
+    place = storage.printable(folder)
+    raise CheckpointError(
+        f"{place} is an export{_target(folder / CONTRACT)}, and no checkpoint; `mobileclip verify {place}` runs it. "
+        "To load the model, give the checkpoint that it was exported from"
+    )
+
+
+def _target(path: Path) -> str:
+    """Return what a contract says of its target; nothing where it is damaged, which `mobileclip verify` tells."""
+    try:
+        contract = parse_json(storage.read_bytes(path, limit=_MOST_BYTES))
+    except (OSError, ValueError):
+        return ""
+    target = contract.get("target") if isinstance(contract, dict) else None
+    if not isinstance(target, str):
+        return ""
+    runtime = RUNTIMES.get(target)
+    return f" for the target {shown(target)}" + ("" if runtime is None else f", which {runtime} runs")
