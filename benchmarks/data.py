@@ -1,7 +1,7 @@
-"""Samples a CPU second of one data worker, ours against the release's way of reading the same reinforced shards.
+"""Samples a CPU second of one data worker, mobileclip against the release's way of reading the same reinforced shards.
 
 Command:   python -m benchmarks.data     (needs the extra `test`; --tiny to try)
-           The extra brings simplejpeg and zlib-ng along, which our side decodes with, as the extra `speed` does
+           The extra brings simplejpeg and zlib-ng along, which mobileclip decodes with, as the extra `speed` does
 Hardware:  one core; times are CPU seconds, so that what else computes counts little; the quartiles of the ratios say
            how far to trust the medians
 Time:      about four minutes
@@ -11,7 +11,7 @@ Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are
 
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
 picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
-tokenizer reads a caption at a time. Ours hands over pixels, which the device normalises. Both sides make the same
+tokenizer reads a caption at a time. mobileclip hands over pixels, which the device normalises. Both sides make the same
 choices, of the same samples, in the same order, and their epochs alternate, so that a machine that slows down for a
 while slows both down. It does not know the compact layout: there it reads the same samples as npz. Pictures are crops
 and turns of three photos with a grain that gives the JPEGs the size that photos have; embeddings are random, as hard to
@@ -104,8 +104,8 @@ class Comparison:
     """What one pair of readers made of the same samples.
 
     Args:
-        ours: median of our samples per CPU second.
-        theirs: median of theirs.
+        mobileclip: median of its samples per CPU second.
+        release: median of those of the release's way.
         ratio: median of the ratios of neighbouring epochs.
         ratio_quartiles: the quartiles of those ratios.
         mean_error: mean absolute difference of the pixels, in levels of 255; 0 where they are equal to the bit.
@@ -113,8 +113,8 @@ class Comparison:
         picture_bytes: mean size of the encoded pictures.
     """
 
-    ours: float
-    theirs: float
+    mobileclip: float
+    release: float
     ratio: float
     ratio_quartiles: tuple[float, float]
     mean_error: float
@@ -228,8 +228,8 @@ def release_batches(spec: DataBenchSpec, shard: Path) -> Callable[[], Iterator[t
 _FIELDS = ("key", "image", "text", "syn_text", "image_emb", "text_emb", "syn_text_emb")
 
 
-def our_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[], Iterator[ReinforcedBatch]]:
-    """Return what reads the same epoch in our way."""
+def mobileclip_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[], Iterator[ReinforcedBatch]]:
+    """Return what reads the same epoch with mobileclip."""
     pipeline = ReinforcedPipelineSpec(
         shards=str(shard),
         batch_size=spec.batch_size,
@@ -245,31 +245,31 @@ def our_batches(spec: DataBenchSpec, shard: Path, decode: Decode) -> Callable[[]
 
 
 def pixel_difference(
-    ours: Iterator[ReinforcedBatch], theirs: Iterator[tuple[Any, ...]], tolerance: float
+    batches: Iterator[ReinforcedBatch], reference: Iterator[tuple[Any, ...]], tolerance: float
 ) -> tuple[float, float]:
     """Return mean and mean square of the difference of the pixels, in levels, having compared everything else.
 
     Args:
-        ours: an epoch.
-        theirs: the same epoch.
+        batches: an epoch.
+        reference: the same epoch, read the release's way.
         tolerance: of the embeddings: the layouts round them, but no side by itself.
 
     Raises:
         ValueError: if the two read other samples, captions or embeddings.
     """
     absolute, square, count = 0.0, 0.0, 0
-    for batch, other in zip(ours, theirs, strict=True):
+    for batch, other in zip(batches, reference, strict=True):
         named = dict(zip(_FIELDS, other, strict=True))
         assert batch.syn_text is not None, "every sample has both kinds of captions"
         same_texts = torch.equal(batch.text, named["text"]) and torch.equal(batch.syn_text, named["syn_text"])
         if batch.keys != tuple(named["key"]) or not same_texts:
             raise ValueError("the two sides read other samples or captions: their times mean nothing")
-        for ours_emb, name in (
+        for embeddings, name in (
             (batch.teacher_image, "image_emb"),
             (batch.teacher_text, "text_emb"),
             (batch.teacher_syn_text, "syn_text_emb"),
         ):
-            if ours_emb is None or not torch.allclose(ours_emb, named[name], rtol=tolerance, atol=0):
+            if embeddings is None or not torch.allclose(embeddings, named[name], rtol=tolerance, atol=0):
                 raise ValueError(f"the two sides read another {name}: their times mean nothing")
         images = normalize_pixels(batch.image, ImageInput(size=batch.image.shape[-1]))
         difference = (255 * (images.double() - named["image"].double())).abs()
@@ -295,23 +295,23 @@ def compare(spec: DataBenchSpec, folder: Path, layout: Layout, decode: Decode) -
     exact = decode == "exact"
     side, quality = (spec.photo_side, spec.photo_quality) if exact else (spec.large_side, spec.large_quality)
     made = list(samples(spec, side, quality))
-    our_shard = write_shard(folder / "ours.tar", made, layout=layout)
+    shard = write_shard(folder / "mobileclip.tar", made, layout=layout)
     public: Layout = layout if layout in ("npz", "pth.gz") else "npz"
-    their_shard = our_shard if public == layout else write_shard(folder / "theirs.tar", made, layout=public)
-    ours, theirs = our_batches(spec, our_shard, decode), release_batches(spec, their_shard)
-    mean_error, mean_square = pixel_difference(ours(), theirs(), 2**-8 if layout == "compact" else 0.0)
+    release_shard = shard if public == layout else write_shard(folder / "release.tar", made, layout=public)
+    batches, reference = mobileclip_batches(spec, shard, decode), release_batches(spec, release_shard)
+    mean_error, mean_square = pixel_difference(batches(), reference(), 2**-8 if layout == "compact" else 0.0)
     if exact and mean_square > 0:
         raise ValueError(f"the pixels differ, by {mean_error:.3f} levels in the mean: the times mean nothing")
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    seconds: dict[str, list[float]] = {"mobileclip": [], "release": []}
     for number in range(spec.rounds):
-        order = (("ours", ours), ("theirs", theirs))
+        order = (("mobileclip", batches), ("release", reference))
         for name, read in order if number % 2 == 0 else order[::-1]:
             seconds[name].append(epoch_seconds(read))
-    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    ratios = [slow / fast for fast, slow in zip(seconds["mobileclip"], seconds["release"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Comparison(
-        ours=len(made) / statistics.median(seconds["ours"]),
-        theirs=len(made) / statistics.median(seconds["theirs"]),
+        mobileclip=len(made) / statistics.median(seconds["mobileclip"]),
+        release=len(made) / statistics.median(seconds["release"]),
         ratio=middle,
         ratio_quartiles=(low, high),
         mean_error=mean_error,
@@ -335,8 +335,10 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
     table = Table(title=f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations", box=None)
-    for title in ("photos", "layout", "decode", "ours /s", "theirs /s", "ratio", "quartiles", "error", "PSNR dB"):
-        table.add_column(title, justify="left" if title in ("photos", "layout", "decode") else "right", no_wrap=True)
+    for title in ("photos", "layout", "decode"):
+        table.add_column(title, justify="left", no_wrap=True)
+    for title in ("mobileclip /s", "release /s", "ratio", "quartiles", "error", "PSNR dB"):
+        table.add_column(title, justify="right", no_wrap=True)
     rows = [(decode, layout) for decode in DECODES for layout in spec.layouts]
     results = []
     try:
@@ -345,10 +347,11 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
                 result = compare(spec, Path(folder), layout, decode)
             results.append(result)
             low, high = result.ratio_quartiles
-            speeds = (f"{result.ours:.0f}", f"{result.theirs:.0f}", f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
+            speeds = (f"{result.mobileclip:.0f}", f"{result.release:.0f}")
+            ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
             side = spec.photo_side if decode == "exact" else spec.large_side
             photos = f"{side} px, {result.picture_bytes / 1000:.0f} kB"
-            table.add_row(photos, layout, decode, *speeds, f"{result.mean_error:.2f}", f"{result.psnr:.1f}")
+            table.add_row(photos, layout, decode, *speeds, *ratios, f"{result.mean_error:.2f}", f"{result.psnr:.1f}")
     finally:
         torch.set_num_threads(threads)
     # Wider than most: a table that is cut says nothing.

@@ -1,15 +1,16 @@
-"""The quickstart's test set evaluated by us and by CLIP_benchmark: same weights, same files, one run.
+"""The quickstart's test set evaluated by mobileclip and by CLIP_benchmark: same weights, same files, one run.
 
 Command:   python -m benchmarks.evaluate          (needs the extras `test` and `quickstart`, and npm)
            python -m benchmarks.evaluate --max-images 64 --sets emoji-test_concepts     (a first look)
 Hardware:  any CPU; close what else computes, or trust the processor's time more than the clock's
 Time:      about thirty-five minutes on two cores that nothing else uses
-Result:    a table: seconds by the clock and of the processor of both, the ratios theirs / ours (above 1: ours is
-           faster), and how far the metrics are apart; the same in OUTPUT/results.jsonl, a line as soon as it is there
+Result:    a table: seconds by the clock and of the processor of both, the ratios CLIP_benchmark / mobileclip
+           (above 1: mobileclip is faster), and how far the metrics are apart; the same in OUTPUT/results.jsonl, a line
+           as soon as it is there
 
-Reading, decoding, resizing, both encoders and the metrics are timed; making the models is not. Ours is
+Reading, decoding, resizing, both encoders and the metrics are timed; making the models is not. mobileclip's is
 `evaluate_benchmark`, to which the model comes unfolded, and which encodes a text that several sets ask for once, as one
-run of `mobileclip eval` does; theirs is CLIP_benchmark's own command line in float32 with its
+run of `mobileclip eval` does; the other is CLIP_benchmark's own command line in float32 with its
 own defaults (batches of 64, four workers), on open_clip's model with the very same weights. The model's towers are
 random and its projections fitted to training pictures: what counts is how long it takes, and that both say the same of
 it. Both sides start every other data set.
@@ -109,25 +110,25 @@ class Comparison:
         name: of the data set.
         num_images: pictures in it.
         num_texts: prompts or captions in it.
-        ours: what ours took.
-        theirs: what theirs took.
-        our_metrics: what ours gave.
-        their_metrics: what theirs gave.
+        mobileclip: what mobileclip took.
+        clip_benchmark: what CLIP_benchmark took.
+        mobileclip_metrics: what mobileclip gave.
+        clip_benchmark_metrics: what CLIP_benchmark gave.
     """
 
     name: str
     num_images: int
     num_texts: int
-    ours: Seconds
-    theirs: Seconds
-    our_metrics: Mapping[str, float]
-    their_metrics: Mapping[str, float]
+    mobileclip: Seconds
+    clip_benchmark: Seconds
+    mobileclip_metrics: Mapping[str, float]
+    clip_benchmark_metrics: Mapping[str, float]
 
     @property
     def largest_difference(self) -> float:
         """The largest difference of a metric that both give."""
-        both = self.our_metrics.keys() & self.their_metrics.keys()
-        return max(abs(self.our_metrics[name] - self.their_metrics[name]) for name in both)
+        both = self.mobileclip_metrics.keys() & self.clip_benchmark_metrics.keys()
+        return max(abs(self.mobileclip_metrics[name] - self.clip_benchmark_metrics[name]) for name in both)
 
 
 @attrs.frozen(kw_only=True)
@@ -135,12 +136,12 @@ class Models:
     """One set of weights, as both sides hold it.
 
     Args:
-        ours: our model, unfolded.
-        theirs: open_clip's, with its transform and its tokenizer.
+        mobileclip: its model, unfolded.
+        open_clip: its model, with its transform and its tokenizer.
     """
 
-    ours: DualEncoder
-    theirs: tuple[torch.nn.Module, Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
+    mobileclip: DualEncoder
+    open_clip: tuple[torch.nn.Module, Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
 
 
 def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[str]]) -> Models:
@@ -152,7 +153,7 @@ def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[s
     assert isinstance(architecture.image, MCiSpec)
     # open_clip's image projections have a bias.
     architecture = attrs.evolve(architecture, image=attrs.evolve(architecture.image, projection_bias=True))
-    ours = fitted_model(architecture, images, texts, seed=spec.seed)
+    model = fitted_model(architecture, images, texts, seed=spec.seed)
     contract = architecture.image.input
     transform = open_clip.image_transform(
         contract.size,
@@ -161,8 +162,8 @@ def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[s
         std=contract.std,
         interpolation=contract.interpolation,
     )
-    theirs = open_clip_model(published, ours).eval()
-    return Models(ours=ours, theirs=(theirs, transform, open_clip.get_tokenizer(published.open_clip)))
+    rival = open_clip_model(published, model).eval()
+    return Models(mobileclip=model, open_clip=(rival, transform, open_clip.get_tokenizer(published.open_clip)))
 
 
 def new_session(model: DualEncoder) -> Session:
@@ -172,14 +173,14 @@ def new_session(model: DualEncoder) -> Session:
     return Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
 
 
-def evaluate_ours(session: Session, benchmark: Benchmark) -> dict[str, float]:
+def evaluate_mobileclip(session: Session, benchmark: Benchmark) -> dict[str, float]:
     """Return the metrics that we give."""
     evaluation = evaluate_benchmark(session, benchmark)
     assert evaluation.report.num_skipped == 0, "what we wrote can be read"
     return dict(evaluation.result.metrics)
 
 
-def evaluate_theirs(models: Models, benchmark: Benchmark, folder: Path, output: Path) -> dict[str, float]:
+def evaluate_clip_benchmark(models: Models, benchmark: Benchmark, folder: Path, output: Path) -> dict[str, float]:
     """Return the metrics that CLIP_benchmark gives."""
     from clip_benchmark import cli
     from clip_benchmark import models as kinds
@@ -187,7 +188,7 @@ def evaluate_theirs(models: Models, benchmark: Benchmark, folder: Path, output: 
     from mobileclip.evaluation.clip_benchmark import register
 
     register()
-    kinds.TYPE2FUNC[_HELD] = lambda **_: models.theirs
+    kinds.TYPE2FUNC[_HELD] = lambda **_: models.open_clip
     if _HELD not in kinds.MODEL_TYPES:
         kinds.MODEL_TYPES.append(_HELD)
     arguments = f"eval --model_type {_HELD} --no_amp --quiet --recall_k 1 5 10 --task zeroshot_{benchmark.kind}".split()
@@ -251,29 +252,29 @@ def compare(spec: EvaluateBenchSpec) -> Iterator[Comparison]:
     """Yield the comparison on every data set, round by round."""
     folders, images, texts = write_sets(spec)
     models = make_models(spec, images, texts)
-    session = new_session(models.ours)
+    session = new_session(models.mobileclip)
     for turn in range(spec.rounds * len(folders)):
         name = spec.sets[turn % len(folders)]
         if name == spec.sets[0]:
-            session = new_session(models.ours)
+            session = new_session(models.mobileclip)
         benchmark = open_benchmark(folders[name])
         samples = list(samples_of(benchmark))
         scratch = spec.output / "clip_benchmark.json"
         sides: dict[str, Callable[[], dict[str, float]]] = {
-            "ours": partial(evaluate_ours, session, benchmark),
-            "theirs": partial(evaluate_theirs, models, benchmark, folders[name], scratch),
+            "mobileclip": partial(evaluate_mobileclip, session, benchmark),
+            "clip_benchmark": partial(evaluate_clip_benchmark, models, benchmark, folders[name], scratch),
         }
-        order = ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours")
+        order = tuple(sides) if turn % 2 == 0 else tuple(sides)[::-1]
         results = {side: timed(sides[side]) for side in order}
         num_prompts = len(benchmark.class_names) * len(benchmark.templates)
         yield Comparison(
             name=name,
             num_images=len(samples),
             num_texts=num_prompts or sum(len(sample.captions) for sample in samples),
-            ours=results["ours"][0],
-            theirs=results["theirs"][0],
-            our_metrics=results["ours"][1],
-            their_metrics=results["theirs"][1],
+            mobileclip=results["mobileclip"][0],
+            clip_benchmark=results["clip_benchmark"][0],
+            mobileclip_metrics=results["mobileclip"][1],
+            clip_benchmark_metrics=results["clip_benchmark"][1],
         )
 
 
@@ -301,17 +302,20 @@ def run(spec: EvaluateBenchSpec) -> None:
             lines.flush()
     title = f"{spec.model}, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}, seconds"
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
-    columns = ("set", "images", "texts", "ours", "theirs", "ratio", "ours, CPU", "theirs, CPU", "ratio", "difference")
+    both = ("mobileclip", "CLIP_benchmark")
+    timed_columns = (*both, "ratio", *(f"{side}, CPU" for side in both), "ratio")
+    columns = ("set", "images", "texts", *timed_columns, "difference")
     for column in columns:
         table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
     for one in done:
         table.add_row(
-            one.name, str(one.num_images), str(one.num_texts), *_cells(one.ours, one.theirs),
+            one.name, str(one.num_images), str(one.num_texts), *_cells(one.mobileclip, one.clip_benchmark),
             f"{one.largest_difference:.0e}",
         )  # fmt: skip
     table.add_section()
-    table.add_row("all", "", "", *_cells(_sum(one.ours for one in done), _sum(one.theirs for one in done)), "")
-    print_table(table, min_width=130)
+    sums = _sum(one.mobileclip for one in done), _sum(one.clip_benchmark for one in done)
+    table.add_row("all", "", "", *_cells(*sums), "")
+    print_table(table, min_width=150)
 
 
 def _sum(seconds: Iterator[Seconds]) -> Seconds:
@@ -319,12 +323,12 @@ def _sum(seconds: Iterator[Seconds]) -> Seconds:
     return Seconds(wall=sum(one.wall for one in several), cpu=sum(one.cpu for one in several))
 
 
-def _cells(ours: Seconds, theirs: Seconds) -> tuple[str, ...]:
+def _cells(mobileclip: Seconds, clip_benchmark: Seconds) -> tuple[str, ...]:
     return (
-        *(f"{seconds.wall:.0f}" for seconds in (ours, theirs)),
-        f"{theirs.wall / ours.wall:.2f}",
-        *(f"{seconds.cpu:.0f}" for seconds in (ours, theirs)),
-        f"{theirs.cpu / ours.cpu:.2f}",
+        *(f"{seconds.wall:.0f}" for seconds in (mobileclip, clip_benchmark)),
+        f"{clip_benchmark.wall / mobileclip.wall:.2f}",
+        *(f"{seconds.cpu:.0f}" for seconds in (mobileclip, clip_benchmark)),
+        f"{clip_benchmark.cpu / mobileclip.cpu:.2f}",
     )
 
 

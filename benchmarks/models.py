@@ -3,11 +3,12 @@
 Command:   python -m benchmarks.models            (needs the extra `test`)
 Hardware:  any CPU; close what else computes, or the spread in the last columns says how far to trust the medians
 Time:      about two minutes at batch 1 on two cores; `--batch-sizes 32` is about thirty times as much
-Result:    a table: milliseconds, the ratio ours / theirs (below 1: ours is faster), and the quartiles of the ratios
+Result:    a table: milliseconds, the ratio mobileclip / reference (below 1: mobileclip is faster), and the
+           quartiles of the ratios
 
-Our weights are written in open_clip's layout and loaded, strictly, by open_clip and timm, which then fold what they
-fold. Both sides have to give equal embeddings before they are timed. Calls alternate (ours, theirs, theirs, ours, ...),
-so that a machine that slows down for a while slows both down.
+mobileclip's weights are written in open_clip's layout and loaded, strictly, by open_clip and timm, which then fold what
+they fold. Both sides have to give equal embeddings before they are timed. Calls alternate (mobileclip, reference,
+reference, mobileclip, ...), so that a machine that slows down for a while slows both down.
 """
 
 from __future__ import annotations
@@ -60,39 +61,39 @@ class Comparison:
     """What one pair of models took.
 
     Args:
-        ours: median of our calls, in milliseconds.
-        theirs: median of their calls, in milliseconds.
+        mobileclip: median of its calls, in milliseconds.
+        reference: median of the other's calls, in milliseconds.
         ratio: the first over the second.
         ratio_quartiles: the quartiles of the ratios of neighbouring calls.
-        error: norm of the embeddings' difference over the norm of theirs.
+        error: norm of the embeddings' difference over the norm of the reference's.
     """
 
-    ours: float
-    theirs: float
+    mobileclip: float
+    reference: float
     ratio: float
     ratio_quartiles: tuple[float, float]
     error: float
 
 
 @torch.inference_mode()
-def compare(ours: nn.Module, theirs: nn.Module, inputs: Tensor, *, rounds: int) -> Comparison:
+def compare(model: nn.Module, reference: nn.Module, inputs: Tensor, *, rounds: int) -> Comparison:
     """Return how long both models take for `inputs`, called in turn.
 
     Raises:
         ValueError: if their outputs differ by more than rounding: then the times mean nothing.
     """
-    expected = theirs(inputs)
-    error = float((ours(inputs) - expected).norm() / expected.norm())
+    expected = reference(inputs)
+    error = float((model(inputs) - expected).norm() / expected.norm())
     if not error < LARGEST_ERROR:
         raise ValueError(f"the outputs differ by {error:.1e} of their norm, which is no rounding error")
-    times: dict[nn.Module, list[float]] = {ours: [], theirs: []}
+    times: dict[nn.Module, list[float]] = {model: [], reference: []}
     for index in range(rounds):
-        for model in (ours, theirs) if index % 2 == 0 else (theirs, ours):
+        for called in (model, reference) if index % 2 == 0 else (reference, model):
             start = time.perf_counter()
-            model(inputs)
-            times[model].append(1e3 * (time.perf_counter() - start))
-    medians = [statistics.median(times[model]) for model in (ours, theirs)]
-    low, _, high = statistics.quantiles([a / b for a, b in zip(times[ours], times[theirs], strict=True)], n=4)
+            called(inputs)
+            times[called].append(1e3 * (time.perf_counter() - start))
+    medians = [statistics.median(times[one]) for one in (model, reference)]
+    low, _, high = statistics.quantiles([a / b for a, b in zip(times[model], times[reference], strict=True)], n=4)
     return Comparison(medians[0], medians[1], medians[0] / medians[1], (low, high), error)
 
 
@@ -102,19 +103,19 @@ def measure(spec: ModelBenchSpec) -> Iterator[tuple[Size, Tower, Rival, int, Com
     for size in spec.models:
         torch.manual_seed(spec.seed)
         published = PUBLISHED[size]
-        ours = published.spec().build().eval()
-        randomize(ours)
-        folded = reparameterize(ours)
-        for rival, tower, theirs in rivals(published, ours, spec.against):
+        whole = published.spec().build().eval()
+        randomize(whole)
+        folded = reparameterize(whole)
+        for rival, tower, reference in rivals(published, whole, spec.against):
             if tower not in spec.towers:
                 continue
             mine = folded.image_encoder if tower == "image" else folded.text_encoder
             if tower == "image" and spec.channels_last:
-                for model in (mine, theirs):
+                for model in (mine, reference):
                     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for batch_size in spec.batch_sizes:
-                inputs = example(ours.spec, tower, batch_size=batch_size, channels_last=spec.channels_last)
-                yield size, tower, rival, batch_size, compare(mine, theirs, inputs, rounds=spec.rounds)
+                inputs = example(whole.spec, tower, batch_size=batch_size, channels_last=spec.channels_last)
+                yield size, tower, rival, batch_size, compare(mine, reference, inputs, rounds=spec.rounds)
 
 
 def bench_models() -> ModelBenchSpec:
@@ -131,14 +132,14 @@ def run(spec: ModelBenchSpec) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     title = f"Folded towers, float32, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    for title in ("tower", "against", "batch", "ours ms", "theirs ms", "ratio", "quartiles", "error"):
+    for title in ("tower", "against", "batch", "mobileclip ms", "reference ms", "ratio", "quartiles", "error"):
         table.add_column(title, justify="left" if title in ("tower", "against") else "right", no_wrap=True)
     per_rival = {"timm": {"image"}, "open_clip": {"image", "text"}}
     pairs = sum(len(per_rival[rival] & set(spec.towers)) for rival in spec.against)
     total = len(spec.models) * pairs * len(spec.batch_sizes)
     for size, tower, rival, batch_size, result in track(measure(spec), total=total, title="comparing", unit="pairs"):
         low, high = result.ratio_quartiles
-        times = (f"{value:.1f}" for value in (result.ours, result.theirs))
+        times = (f"{value:.1f}" for value in (result.mobileclip, result.reference))
         ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
         table.add_row(f"{size} {tower}", rival, str(batch_size), *times, *ratios, f"{result.error:.0e}")
     print_table(table, min_width=80)

@@ -265,7 +265,7 @@ def run(spec: TrainBenchSpec) -> None:
     where = torch.cuda.get_device_name() if spec.device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
     title = f"A training step, {spec.precision}, batch {spec.batch_size}, {where}, PyTorch {torch.__version__}"
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
-    columns = ("model", "ours /s", "theirs /s", "ratio", "quartiles", "CPU ratio", "MiB", "error")
+    columns = ("model", "mobileclip /s", "open_clip /s", "ratio", "quartiles", "CPU ratio", "MiB", "error")
     for column in columns:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):

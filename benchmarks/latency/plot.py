@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _DRAWN: dict[Way, tuple[str, str]] = {
     "release": ("the release's code, eager float32", "o"),
-    "eager": ("ours, eager float32", "s"),
-    "optimized_fp32": ("ours, optimised float32", "^"),
-    "optimized_bf16": ("ours, optimised bfloat16", "D"),
-    "openvino_bf16": ("ours, exported to OpenVINO bfloat16", "v"),
+    "eager": ("mobileclip, eager float32", "s"),
+    "optimized_fp32": ("mobileclip, optimised float32", "^"),
+    "optimized_bf16": ("mobileclip, optimised bfloat16", "D"),
+    "openvino_bf16": ("mobileclip, exported to OpenVINO bfloat16", "v"),
 }
 
 

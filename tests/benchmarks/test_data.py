@@ -14,7 +14,7 @@ from benchmarks import data
 from benchmarks.data import (
     DataBenchSpec,
     compare,
-    our_batches,
+    mobileclip_batches,
     photo,
     pixel_difference,
     release_batches,
@@ -47,7 +47,7 @@ def test_pixels_are_equal_to_the_bit(tmp_path, layout):
     result = compare(SMALL, tmp_path, layout, "exact")
     assert result.mean_error == 0
     assert result.psnr == float("inf")
-    assert min(result.ours, result.theirs, result.ratio) > 0
+    assert min(result.mobileclip, result.release, result.ratio) > 0
     assert result.ratio_quartiles[0] <= result.ratio <= result.ratio_quartiles[1]
 
 
@@ -60,13 +60,13 @@ def test_fast_decoding_moves_the_pixels_a_little(tmp_path):
 def test_sides_that_differ_are_not_timed(tmp_path):
     shard = write_shard(tmp_path / "a.tar", samples(SMALL, 100, 90))
     other = write_shard(tmp_path / "b.tar", samples(attrs.evolve(SMALL, seed=1), 100, 90))
-    ours = our_batches(SMALL, shard, "exact")
-    assert pixel_difference(ours(), release_batches(SMALL, shard)(), 0.0) == (0, 0)
+    batches = mobileclip_batches(SMALL, shard, "exact")
+    assert pixel_difference(batches(), release_batches(SMALL, shard)(), 0.0) == (0, 0)
     with pytest.raises(ValueError, match="read other samples or captions"):
-        pixel_difference(ours(), release_batches(SMALL, other)(), 0.0)
+        pixel_difference(batches(), release_batches(SMALL, other)(), 0.0)
     rounded = write_shard(tmp_path / "c.tar", samples(SMALL, 100, 90), layout="pth.gz")
     with pytest.raises(ValueError, match="read another image_emb"):
-        pixel_difference(ours(), release_batches(SMALL, rounded)(), 0.0)
+        pixel_difference(batches(), release_batches(SMALL, rounded)(), 0.0)
 
 
 def test_pixels_that_differ_are_not_timed(tmp_path, monkeypatch):

@@ -42,10 +42,10 @@ def test_metrics_that_both_give_are_compared():
         name="set",
         num_images=1,
         num_texts=1,
-        ours=Seconds(wall=1, cpu=1),
-        theirs=Seconds(wall=1, cpu=1),
-        our_metrics={"acc1": 0.5, "acc5": 0.75, "main_metric": 0.5},
-        their_metrics={"acc1": 0.25, "acc5": 1.0},
+        mobileclip=Seconds(wall=1, cpu=1),
+        clip_benchmark=Seconds(wall=1, cpu=1),
+        mobileclip_metrics={"acc1": 0.5, "acc5": 0.75, "main_metric": 0.5},
+        clip_benchmark_metrics={"acc1": 0.25, "acc5": 1.0},
     )
     assert result.largest_difference == 0.25
 
@@ -68,7 +68,7 @@ def test_without_clip_benchmark_the_command_that_installs_it_is_named(monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # what CLIP_benchmark, webdataset and scikit-learn warn of is theirs
+@pytest.mark.filterwarnings("ignore")  # what CLIP_benchmark, webdataset and scikit-learn warn of is their own
 def test_s0_on_a_few_drawings(tmp_path, capsys):
     write_packages(tmp_path / "data" / "download" / "node_modules")
     sets = ("emoji-test_style", "emoji-test_style-captions")
@@ -77,7 +77,8 @@ def test_s0_on_a_few_drawings(tmp_path, capsys):
     assert [one["name"] for one in results] == list(sets)
     for one in results:
         assert one["num_images"] == 12
-        assert one["our_metrics"].keys() - {"main_metric", "mean_recall@1"} == one["their_metrics"].keys()
+        names = one["mobileclip_metrics"].keys() - {"main_metric", "mean_recall@1"}
+        assert names == one["clip_benchmark_metrics"].keys()
         assert one["largest_difference"] <= 1 / 12
-        assert one["ours"]["cpu"] > 0
+        assert one["mobileclip"]["cpu"] > 0
     assert "emoji-test_style-captions" in capsys.readouterr().out

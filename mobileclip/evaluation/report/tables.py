@@ -116,8 +116,8 @@ def verdict_table(comparison: Comparison) -> Table:
             Cell(text=row.dataset, small=readable(row.metric)),
             Cell(text=row.verdict),
             Cell(text=points(row.difference), small=_interval(row)),
-            Cell(text=per_cent(row.ours)),
-            Cell(text=per_cent(row.theirs)),
+            Cell(text=per_cent(row.model_value)),
+            Cell(text=per_cent(row.reference_value)),
             Cell(text="unknown" if row.num_images is None else f"{row.num_images:,}", small=_only(row)),
         )
         for row in comparison.rows

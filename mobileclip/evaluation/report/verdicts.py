@@ -28,8 +28,8 @@ class Row:
     Args:
         dataset: its name in tables.
         metric: what counts.
-        ours: of the model, as a fraction of one.
-        theirs: of the model that it is compared with.
+        model_value: of the model, as a fraction of one.
+        reference_value: of the model that it is compared with.
         interval: where the true difference lies with 95 % confidence; None where nobody knows how many images there
             were.
         verdict: on the model.
@@ -41,8 +41,8 @@ class Row:
 
     dataset: str
     metric: str
-    ours: float
-    theirs: float
+    model_value: float
+    reference_value: float
     interval: Interval | None
     verdict: Verdict
     num_images: int | None
@@ -52,8 +52,8 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """Ours less theirs."""
-        return self.ours - self.theirs
+        """The model's value less the reference's."""
+        return self.model_value - self.reference_value
 
 
 @attrs.frozen(kw_only=True)
@@ -130,16 +130,16 @@ def metric_name(result: DatasetResult, key: str) -> str:
 
 
 def _row(model: ModelResults, reference: ModelResults, key: str) -> Row:
-    ours, theirs = _counted(model, key), _counted(reference, key)
+    result, expected = _counted(model, key), _counted(reference, key)
     entry = next((one for one in SUITE if one.key == key), None)
     row = Row(
-        dataset=ours.dataset if entry is None else entry.name,
-        metric=metric_name(ours, key),
-        ours=ours.main_metric,
-        theirs=theirs.main_metric,
+        dataset=result.dataset if entry is None else entry.name,
+        metric=metric_name(result, key),
+        model_value=result.main_metric,
+        reference_value=expected.main_metric,
         interval=None,
         verdict="not to be told apart",
-        num_images=ours.num_images,
+        num_images=result.num_images,
         is_paired=False,
     )
     one, other = model.outcomes.get(key), reference.outcomes.get(key)
@@ -155,7 +155,7 @@ def _row(model: ModelResults, reference: ModelResults, key: str) -> Row:
             gained=gained,
             lost=lost,
         )
-    noise = compare_result(key, "", ours, theirs, None if entry is None else entry.num_images).noise
+    noise = compare_result(key, "", result, expected, None if entry is None else entry.num_images).noise
     if noise == float("inf"):
         return row
     interval = Interval(row.difference - noise, row.difference + noise)
