@@ -116,19 +116,19 @@ class ReinforcedBatch(Batch):
     syn_captions: tuple[str, ...] | None = None
 
 
-def interleaved(batches: Sequence[BatchType], rows: Sequence[Sequence[int]]) -> BatchType:
+def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) -> BatchType:
     """Return one batch with the samples of all, put in order.
 
     Args:
         batches: that hold the same names.
-        rows: a number for each of their samples, by which they are ordered.
+        numbers: one for each of their samples, by which they are ordered.
     """
     if len(batches) == 1:
         return batches[0]
-    numbers = np.concatenate([np.asarray(own) for own in rows])
-    ranks = np.empty_like(numbers)
-    ranks[np.argsort(numbers)] = np.arange(len(numbers))
-    places = np.split(ranks, np.cumsum([len(own) for own in rows])[:-1])
+    ordered = np.argsort(np.concatenate([np.asarray(own) for own in numbers]))
+    ranks = np.empty_like(ordered)
+    ranks[ordered] = np.arange(len(ordered))
+    places = np.split(ranks, np.cumsum([len(own) for own in numbers])[:-1])
     everything = [batch.as_dict() for batch in batches]
     return type(batches[0])(**{name: _placed([one[name] for one in everything], places) for name in everything[0]})
 

@@ -68,7 +68,7 @@ class Chunk(Generic[BatchType]):
 
     Args:
         batch: None where it has no sample of the step.
-        rows: where its samples belong in the process's batch.
+        numbers: of its samples in the epoch, which they are ordered by.
         skips: what was left out for it.
         num_unwanted: number of samples that are not among those to be used.
         places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
@@ -77,7 +77,7 @@ class Chunk(Generic[BatchType]):
     """
 
     batch: BatchType | None = None
-    rows: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
     skips: tuple[Skip, ...] = ()
     num_unwanted: int = 0
     places: tuple[tuple[int, int, int, int], ...] = ()
@@ -251,7 +251,6 @@ class _OpenReaders(Generic[BatchType]):
         on_sample: Callable[[OrderedSample], None],
     ) -> None:
         self.epoch = epoch
-        self._share = share
         self._is_alone = is_alone
         self._maker = maker
         self._keep = keep
@@ -279,15 +278,13 @@ class _OpenReaders(Generic[BatchType]):
         batch, made = None, self._made(own)
         while made and batch is None:
             batch = self._collated(made)
-        world_size = self._share.world_size
-        first = numbers.start + (self._share.rank - numbers.start) % world_size
         moved, self._moved = self._moved, {}
         skips, num_unwanted = tuple(self._skips), self._num_unwanted
         self._skips.clear()
         self._num_unwanted = 0
         return Chunk(
             batch=batch,
-            rows=tuple((one.number - first) // world_size for one in made),
+            numbers=tuple(one.number for one in made),
             skips=skips,
             num_unwanted=num_unwanted,
             places=tuple((reader, *attrs.astuple(place)) for reader, place in moved.items()),

@@ -222,7 +222,7 @@ class Pipeline(ABC, Generic[BatchType]):
             step = [first, *islice(chunks, self._num_workers - 1)]
             for chunk in step:
                 self.report.extend(chunk.skips)
-                self.report.num_read += len(chunk.rows)
+                self.report.num_read += len(chunk.numbers)
                 self.report.num_unwanted += chunk.num_unwanted
             yield step
 
@@ -356,8 +356,8 @@ def _go_on(processes: Sequence[int]) -> None:
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
     """Return the batch that the chunks of all workers make, its samples in their order."""
-    parts = [(chunk.batch, chunk.rows) for chunk in chunks if chunk.batch is not None]
-    return interleaved([batch for batch, _ in parts], [rows for _, rows in parts]) if parts else None
+    parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
+    return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
 
 
 def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:

@@ -167,6 +167,11 @@ class TestEndless:
         for start in range(0, 96, 8):
             assert Counter(sources[start : start + 8]) == {"0": 4, "1": 2, "2": 2}
 
+    def test_a_mixture_keeps_its_order(self):
+        order = endless_order(50, 30, 30, weights=(3.0, 2.0, 1.0), most_readers=12)
+        drawn = [order.segments(0, reader, 0)[0].shard.partition("/")[0] for reader in range(12)]
+        assert "".join(drawn) == "010210010210"
+
     def test_of_a_source_every_shard_once(self):
         order = endless_order(9, 40, weights=(1.0, 3.0), most_readers=8)
         readers = [reader for reader in range(8) if order.segments(0, reader, 0)[0].shard.startswith("0/")]

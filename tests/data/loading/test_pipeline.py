@@ -615,6 +615,8 @@ class TestWaiting:
         batches = pipeline.epoch(0)
         next(batches)
         stopped = sorted(multiprocessing.active_children(), key=lambda child: child.pid)[place]
+        bystander = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        bystander.start()
         os.kill(stopped.pid, signal.SIGSTOP)
         started = time.monotonic()
         try:
@@ -622,8 +624,12 @@ class TestWaiting:
                 TimeoutError, match=rf"for 4 s from .*worker {place} \(process {stopped.pid}\), last at .*\.tar"
             ):
                 list(batches)
+            assert not stopped.is_alive()
+            assert bystander.is_alive()
         finally:
             stopped.kill()
+            bystander.kill()
+            bystander.join()
         assert time.monotonic() - started < 20
         assert multiprocessing.active_children() == []
 
