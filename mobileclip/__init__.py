@@ -1,4 +1,7 @@
-"""mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them."""
+"""mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
+
+Only the names that most people type stand here; everything else is imported from its room.
+"""
 
 from mobileclip import extras
 from mobileclip.blocks import build_model

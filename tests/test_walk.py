@@ -71,6 +71,13 @@ def test_every_package_folder_is_on_the_map_and_every_place_on_it_exists():
     assert [where for where in places if not (PACKAGE / where).exists()] == []
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_room_says_what_is_in_it_and_what_belongs_there(path):
+    """A sentence for each."""
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert len(re.findall(r"[.?](?:\s|$)", said.partition("\n\nSource:")[0])) >= 2
+
+
 def test_a_file_beside_the_rooms_is_on_the_map():
     files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
     assert {where for _, where in MAP if "/" not in where} == files

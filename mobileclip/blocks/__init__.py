@@ -1,4 +1,8 @@
-"""The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name."""
+"""The building blocks: plain modules that compose into the MobileCLIP encoders, and `build_model` by name.
+
+Each computes its formula and nothing else; whole towers belong in `encoders`, what makes a block faster in
+`inference.forms` and `training.cpu`.
+"""
 
 from mobileclip.blocks.arguments import KernelSize, MakeActivation, MakeNorm
 from mobileclip.blocks.attention import Attention, Attention2d, set_attention_backend

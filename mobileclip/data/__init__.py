@@ -1,4 +1,8 @@
-"""Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches."""
+"""Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches.
+
+What lies between a data set's files and a batch belongs here, in the room of its step; what several rooms need lies
+beside them. Models and losses do not belong here.
+"""
 
 from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.mixing import MixingSpec

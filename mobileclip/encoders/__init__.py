@@ -1,4 +1,7 @@
-"""The towers, the dual encoder, the published models as specs, and their checkpoints."""
+"""The towers, the dual encoder, the published models as specs, and their checkpoints.
+
+What composes blocks into towers belongs here; a new block belongs in `blocks`, a new loss in `losses`.
+"""
 
 from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, save_model
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec

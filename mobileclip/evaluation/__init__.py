@@ -1,4 +1,8 @@
-"""How good a model is on data that it has not been trained on."""
+"""How good a model is on data that it has not been trained on.
+
+What asks a model, measures its answers or shows the results belongs here, in the room of its step. What trains or
+exports a model does not.
+"""
 
 from mobileclip.evaluation.cache import FeatureCache
 from mobileclip.evaluation.candidates import Candidate, candidate_of, open_candidate

@@ -1,4 +1,7 @@
-"""Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report."""
+"""Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report.
+
+What holds for every format belongs here; what one format alone needs, in `export.targets`.
+"""
 
 from mobileclip.export.contract import Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.export import export_model

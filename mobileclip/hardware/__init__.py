@@ -1,1 +1,5 @@
-"""Where numbers are computed, and in what: one choice of device for every command, one name for each precision."""
+"""Where numbers are computed, and in what: one choice of device for every command, one name for each precision.
+
+What is asked of a machine before anything is computed belongs here; a form of a model that is faster on one, in
+`inference.forms`.
+"""

@@ -1,4 +1,7 @@
-"""A model ready to encode, and the form of it that answers soonest on the machine at hand, measured there."""
+"""A model ready to encode, and the form of it that answers soonest on the machine at hand, measured there.
+
+What uses a model as it is belongs here; what trains, evaluates or exports one does not.
+"""
 
 from mobileclip.inference.forms import by_length, prepared, prepared_tower
 from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_tower, processor

@@ -1,4 +1,7 @@
-"""Losses of image-text training: they see tensors only."""
+"""Losses of image-text training: they see tensors only.
+
+A new loss enters here, as a spec and a formula. Models, data and optimisers do not belong here.
+"""
 
 from mobileclip.losses.contrastive import ContrastiveLoss, ContrastiveLossSpec
 from mobileclip.losses.formulas import (

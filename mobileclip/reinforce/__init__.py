@@ -1,4 +1,7 @@
-"""Reinforcement: what captioners and teachers say about every image, computed once and stored beside it."""
+"""Reinforcement: what captioners and teachers say about every image, computed once and stored beside it.
+
+What computes, stores and checks it belongs here; reading it belongs in `data`.
+"""
 
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayEngine

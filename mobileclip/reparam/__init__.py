@@ -1,4 +1,7 @@
-"""Folding training-time branches, norms and scales into single convolutions and linear layers."""
+"""Folding training-time branches, norms and scales into single convolutions and linear layers.
+
+What any folding needs belongs here; how one block folds is said beside its formula, in `blocks`.
+"""
 
 from mobileclip.reparam.algebra import (
     BATCH_NORMS,

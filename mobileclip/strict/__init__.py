@@ -1,4 +1,7 @@
-"""What may come in from JSON and into the fields of specs: strict types, finite numbers, bounded sizes."""
+"""What may come in from JSON and into the fields of specs: strict types, finite numbers, bounded sizes.
+
+What checks a value without knowing what it is for belongs here.
+"""
 
 from mobileclip.strict.fields import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, strict
 from mobileclip.strict.json_text import parse_json

@@ -1,4 +1,7 @@
-"""Files of tensors from anyone: safetensors and PyTorch's, read within bounds and without running anything in them."""
+"""Files of tensors from anyone: safetensors and PyTorch's, read within bounds and without running anything in them.
+
+What formats hold belongs here; which model's tensors they are, in `encoders.checkpoints`.
+"""
 
 from mobileclip.tensor_files.errors import CheckpointError
 from mobileclip.tensor_files.reading import check_sha256, file_sha256, read_tensors

@@ -1,4 +1,7 @@
-"""What a person sees and presses: every line, table and log (`printing`), and signals (`interruption`)."""
+"""What a person sees and presses: every line, table and log (`printing`), and signals (`interruption`).
+
+How something is shown belongs here; what is said is for the rooms above.
+"""
 
 from mobileclip.terminal.printing import console, get_logger, print_table, say, say_json, shown
 

@@ -1,4 +1,7 @@
-"""Training: the spec of a run, its loop, and what the loop is made of."""
+"""Training: the spec of a run, its loop, and what the loop is made of.
+
+What takes steps, keeps them and goes on belongs here; losses belong in `losses`, command lines in `recipes`.
+"""
 
 from mobileclip.training.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.distributed import World, connected

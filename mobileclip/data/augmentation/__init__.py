@@ -1,1 +1,4 @@
-"""Numbers that change pixels: drawn once, stored, and replayed to the bit."""
+"""Numbers that change pixels: drawn once, stored, and replayed to the bit.
+
+What is drawn is a value that a sample can hold. Reading and resizing pictures belong in `data.images`.
+"""

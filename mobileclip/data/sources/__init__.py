@@ -1,4 +1,7 @@
-"""Sources: image-text data in the forms that it comes in, cut into units of work, each of which becomes one shard."""
+"""Sources: image-text data in the forms that it comes in, cut into units of work, each of which becomes one shard.
+
+A new kind of data set enters here, registered by name. What is made of its units does not.
+"""
 
 from mobileclip.data.sources.base import Source, Unit, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource

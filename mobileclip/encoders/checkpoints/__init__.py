@@ -1,4 +1,7 @@
-"""Checkpoints: the official layout, open_clip's, timm's and our own; training form and folded; strict both ways."""
+"""Checkpoints: the official layout, open_clip's, timm's and our own; training form and folded; strict both ways.
+
+A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
+"""
 
 from mobileclip.encoders.checkpoints import official, open_clip, timm
 from mobileclip.encoders.checkpoints.backbone import load_backbone

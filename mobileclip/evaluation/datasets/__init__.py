@@ -1,1 +1,4 @@
-"""What a model is evaluated on: pictures with labels or captions, wherever they are."""
+"""What a model is evaluated on: pictures with labels or captions, wherever they are.
+
+What finds, reads and writes them belongs here; what a model is asked about them, in `evaluation.tasks`.
+"""

@@ -1,4 +1,7 @@
-"""Results as people read them: verdicts first, then the pictures that decide them, tables and plots, on one page."""
+"""Results as people read them: verdicts first, then the pictures that decide them, tables and plots, on one page.
+
+What shows results belongs here; no model is asked here.
+"""
 
 from mobileclip.evaluation.encoding.timing import Latency
 from mobileclip.evaluation.report.disagreements import Disagreement, ShownPicture, find_disagreements

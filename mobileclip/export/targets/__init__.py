@@ -1,4 +1,7 @@
-"""The formats that models are exported to, a file each."""
+"""The formats that models are exported to, a file each.
+
+A new format enters here, registered by name. What holds for all of them belongs in `export`.
+"""
 
 from mobileclip.export.targets.base import Target, targets
 from mobileclip.export.targets.coreml import CoreMLTarget

@@ -1,4 +1,7 @@
-"""Forms in which a tower gives the same embeddings in less time, each a function from module to module."""
+"""Forms in which a tower gives the same embeddings in less time, each a function from module to module.
+
+A form that gives other embeddings does not belong here.
+"""
 
 from mobileclip.inference.forms.depthwise import DepthwiseConvs, with_depthwise_convs
 from mobileclip.inference.forms.end_token import by_length, causal_pool, cut_behind_the_end, reads_text

@@ -1,4 +1,7 @@
-"""What the training recipes share: their command line, the published choices, and a small world to try them in."""
+"""What the training recipes share: their command line, the published choices, and a small world to try them in.
+
+What carries out a run belongs in `training`.
+"""
 
 from mobileclip.recipes.training.command import run_recipe
 from mobileclip.recipes.training.published import (

@@ -1,4 +1,7 @@
-"""Captioners: models that write captions of images, and the family they belong to."""
+"""Captioners: models that write captions of images, and the family they belong to.
+
+A new captioner enters here, registered by name. What is done with captions belongs in `reinforce`.
+"""
 
 from mobileclip.reinforce.captioners.coca import CocaCaptioner
 from mobileclip.reinforce.captioners.protocol import Captioner

@@ -1,4 +1,7 @@
-"""Engines: how the units of a reinforcement are spread over processes and machines. None changes what is stored."""
+"""Engines: how the units of a reinforcement are spread over processes and machines. None changes what is stored.
+
+A new way to spread work enters here.
+"""
 
 from mobileclip.reinforce.engines.base import Engine
 from mobileclip.reinforce.engines.inline import InlineEngine

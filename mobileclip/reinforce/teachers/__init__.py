@@ -1,4 +1,7 @@
-"""Teachers: image-text models whose embeddings are stored, and ensembles of them."""
+"""Teachers: image-text models whose embeddings are stored, and ensembles of them.
+
+A new kind of teacher enters here, registered by name. What is stored of its embeddings is for `reinforce` and `data`.
+"""
 
 from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
 from mobileclip.reinforce.teachers.ensemble import NotFiniteError, TeacherEnsemble

@@ -1,4 +1,7 @@
-"""Training on a CPU: the blocks' formulas, computed by way of what oneDNN is fast at."""
+"""Training on a CPU: the blocks' formulas, computed by way of what oneDNN is fast at.
+
+Values and gradients stay those of `blocks`; what is faster without gradients belongs in `inference.forms`.
+"""
 
 from mobileclip.training.cpu.quick import quicken
 

@@ -1,4 +1,7 @@
-"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken; `run` does it all."""
+"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken; `run` does it all.
+
+What fine-tuning alone needs belongs here; the loop is that of `training`.
+"""
 
 from mobileclip.training.finetuning.batch_norm import (
     FrozenBatchNorm2d,

@@ -1,5 +1,7 @@
 """ARO: whether a model knows a sentence from a bag of its words.
 
+What this benchmark alone needs belongs here: its data, its captions out of order, its scores.
+
 Source: Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to do about
 it?" (arXiv 2210.01936).
 """
