@@ -19,11 +19,16 @@ QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
 PLATFORM := torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header \
 	--generate-hashes --upgrade
+# A GPU machine's own PyTorch is used, wherever it is installed, and nothing may replace it.
+GPU_VENV := .venv-gpu
+PLATFORM_TORCH :=
+TORCH_FOLDER := from pathlib import Path; import torch; print(Path(torch.__file__).parents[1])
+TORCH_VERSION := from importlib.metadata import version; print("torch==" + version("torch"))
 comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all quickstart bench mutants docs format lock clean
+.PHONY: help test test-all quickstart bench gpu mutants docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +50,10 @@ quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real i
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
 
+gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch that PYTHON has; ARGS="--only train"
+	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
+	$(GPU_VENV)/bin/python -m benchmarks.gpu $(ARGS)
+
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: a sample in minutes; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)
 
@@ -64,8 +73,9 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	echo 'cosmic-ray>=8.4' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --extra gpu pyproject.toml > $(VENV)/gpu.lock
 	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
-	for lock in test quickstart docs npm mutants build; do \
+	for lock in test quickstart docs npm mutants gpu build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -76,6 +86,8 @@ $(VENV)/test.stamp: EXTRAS := test
 $(VENV)/mutants.stamp: EXTRAS := test mutants
 $(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
 $(VENV)/docs.stamp: EXTRAS := docs
+$(VENV)/gpu.stamp: EXTRAS := gpu
+$(VENV)/gpu.stamp: export PIP_CONSTRAINT := $(VENV)/torch.txt
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing with the extras [$(EXTRAS)] into $(VENV): minutes, most of them for torch"
 	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
@@ -91,4 +103,8 @@ $(BIN)/python:
 		echo "Name another: make PYTHON=/path/to/python3"; exit 1; } >&2
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' has no venv module, which $(VENV) is made with."; \
 		echo "On Debian and Ubuntu: apt install python3-venv. Or name another: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@test -z '$(PLATFORM_TORCH)' || '$(PYTHON)' -c 'import torch' || { echo "'$(PYTHON)' has no PyTorch, which the platform brings."; \
+		echo "Name a Python that has it: make PYTHON=/path/to/python3 gpu"; exit 1; } >&2
 	'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	test -z '$(PLATFORM_TORCH)' || { '$(PYTHON)' -c '$(TORCH_FOLDER)' > $$(echo $(VENV)/lib/python*/site-packages)/platform.pth && \
+		'$(PYTHON)' -c '$(TORCH_VERSION)' > $(VENV)/torch.txt; } || { rm -rf $(VENV); exit 1; }

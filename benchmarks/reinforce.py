@@ -1,7 +1,7 @@
 """What reinforcement costs beyond its teacher's forward passes: decoding, replay, tokens, writing, reading back.
 
 Command:   python -m benchmarks.reinforce
-Hardware:  any CPU with nothing else to do
+Hardware:  any CPU with nothing else to do, or a GPU with --device cuda
 Time:      nine minutes on two cores
 Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts: 1.02 on two
            cores (at most 1.15 is the aim)
@@ -25,6 +25,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from benchmarks.random_weights import random_weights
 from mobileclip.data import (
     ImageTextSample,
     augmentation_rng,
@@ -33,6 +34,7 @@ from mobileclip.data import (
     normalize_pixels,
     write_shard,
 )
+from mobileclip.hardware.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce import (
     InlineEngine,
     ModelTeacher,
@@ -55,6 +57,8 @@ class ReinforceBenchSpec:
         num_augmentations: augmentations per picture.
         batch_size: samples that are encoded at once.
         num_rounds: the bare passes and the job take turns so often.
+        device: where the teacher computes, such as `cuda`.
+        precision: of the teacher.
     """
 
     model: str = "ViT-B-32"
@@ -63,6 +67,8 @@ class ReinforceBenchSpec:
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
     num_rounds: int = attrs.field(default=3, validator=validators.gt(0))
+    device: str = "cpu"
+    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
 
 
 def bench_reinforce() -> ReinforceBenchSpec:
@@ -92,7 +98,7 @@ def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
     """
     samples = _pictures(spec)
     shard = write_shard(folder / "pictures.tar", samples)
-    teacher = _teacher(spec.model, folder)
+    teacher = _teacher(spec, folder)
     passes = _forward_passes(spec, samples, teacher)
     engine = InlineEngine(teachers=TeacherEnsemble([teacher]))
 
@@ -134,13 +140,10 @@ def _pictures(spec: ReinforceBenchSpec) -> list[ImageTextSample]:
     return samples
 
 
-def _teacher(model: str, folder: Path) -> ModelTeacher:
-    import open_clip  # type: ignore[import-untyped]
-    from safetensors.torch import save_file
-
-    weights = folder / "teacher.safetensors"
-    save_file(open_clip.create_model(model).state_dict(), weights)
-    return OpenClipTeacher(model=model, pretrained=str(weights), max_batch=4096).build()
+def _teacher(spec: ReinforceBenchSpec, folder: Path) -> ModelTeacher:
+    weights = random_weights(spec.model, folder)
+    teacher = OpenClipTeacher(model=spec.model, pretrained=weights, precision=spec.precision, max_batch=4096)
+    return teacher.build(spec.device)
 
 
 def _reinforcement(spec: ReinforceBenchSpec, shard: Path, output: Path) -> ReinforcementSpec:
@@ -169,7 +172,8 @@ def _forward_passes(
                 views.append(np.asarray(policy.apply(image, params)))
             texts += [*sample.captions, *sample.syn_captions["syn_text"]]
         pixels = normalize_pixels(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2), teacher.image)
-        ids = teacher.tokenizer(texts)
+        pixels = pixels.to(spec.device, DTYPES[spec.precision])
+        ids = teacher.tokenizer(texts).to(spec.device)
         passes += [partial(teacher.model.encode_image, pixels), partial(teacher.model.encode_text, ids)]
     return passes
 
@@ -185,6 +189,8 @@ def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_pass
     try:
         with ThreadPoolExecutor(num_passes, initializer=torch.set_num_threads, initargs=(threads_per_pass,)) as pool:
             list(pool.map(do, passes))
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
     finally:
         torch.set_num_threads(before)
 
@@ -199,7 +205,7 @@ def run(spec: ReinforceBenchSpec) -> float:
     views = spec.num_samples * spec.num_augmentations
     table = Table(
         title=f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
-        f"CPU threads: {torch.get_num_threads()}",
+        f"{spec.device}, {spec.precision}, CPU threads: {torch.get_num_threads()}",
         caption=f"ratio of the medians: {ratio:.3f}",
     )
     for title in ("round", "bare passes s", "job s", "ratio"):

@@ -7,7 +7,7 @@ Hardware:  any CPU; close what else computes, or the spread in the last column s
 Time:      two and a half minutes on two cores, S2 two thirds of them
 Result:    a table: samples per second of both, the ratio ours / theirs (above 1: ours is faster) of time and of CPU
            time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
-           a GPU the peak of a step
+           a GPU the peak of a step over weights and optimiser's state, which both sides have alike
 
 A step is forward, contrastive loss, backward, AdamW. Ours is what `mobileclip.training` does; theirs is open_clip's
 model and loss, and the optimiser that its own training builds. Before the first step both must give the same loss and
@@ -29,6 +29,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
+from benchmarks.loss import peak, start_peak
 from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model, require_rivals
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder
@@ -40,6 +41,7 @@ from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
 from mobileclip.training.objective import ImageTextObjective
 from mobileclip.training.optimizer import set_learning_rate
+from mobileclip.training.spec import COMPILED, Compile
 
 MIB = 2**20
 LEARNING_RATE = 1e-5
@@ -59,6 +61,8 @@ class TrainBenchSpec:
         threads: threads that PyTorch computes with on the CPU; None for its own choice.
         channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU ours do as
             they like, and theirs crash in oneDNN.
+        compile: what of ours torch.compile builds kernels for; theirs is compiled then as open_clip's training does,
+            the model as one. None computes both as the code is written.
         seed: of the weights and the inputs.
     """
 
@@ -69,6 +73,7 @@ class TrainBenchSpec:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     channels_last: bool = False
+    compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -136,6 +141,7 @@ def our_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
         optimizer=AdamWSpec(),
         precision=spec.precision,
         channels_last=spec.channels_last,
+        compile=spec.compile,
     )
     objective = ImageTextObjective(training, model=model, world=World(device=spec.device))
     optimizer = training.optimizer.build(objective)
@@ -151,6 +157,8 @@ def their_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
     model.to(spec.device).train()
     if spec.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if spec.compile is not None:
+        model.compile()
     contrastive = ClipLoss(cache_labels=True)
 
     def loss(images: Tensor) -> Tensor:
@@ -175,7 +183,9 @@ def compare(ours: Side, theirs: Side, images: Tensor, *, rounds: int, largest_er
     Raises:
         ValueError: if they do not start with one loss and gradient: then they are not the same model.
     """
-    (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
+    # What is compiled is compiled once, for the images of the steps, which ask for no gradient.
+    with torch.compiler.set_stance("force_eager"):
+        (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
     error = float((our_gradient - their_gradient).norm() / their_gradient.norm())
     if not (abs(our_loss - their_loss) < largest_error * their_loss and error < largest_error):
         raise ValueError(
@@ -211,12 +221,13 @@ def _timed(step: Callable[[], None], device: torch.device) -> tuple[float, float
 
 
 def _memory(side: Side, images: Tensor) -> int:
-    """Return the bytes that a step takes at most; on the CPU, those that its forward pass keeps. It makes a step."""
+    """Return the bytes that a step takes at most over what stays; on the CPU, those that its forward pass keeps."""
     if images.device.type == "cuda":
         side.step(images)  # the optimiser's state comes with the first one
-        torch.cuda.reset_peak_memory_stats(images.device)
+        side.optimizer.zero_grad()
+        held = start_peak("cuda")
         side.step(images)
-        return torch.cuda.max_memory_allocated(images.device)
+        return peak("cuda") - held
     parameters = {
         parameter.untyped_storage().data_ptr() for group in side.optimizer.param_groups for parameter in group["params"]
     }

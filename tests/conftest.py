@@ -1,4 +1,5 @@
 import logging
+import os
 import signal
 
 import pytest
@@ -16,6 +17,22 @@ settings.load_profile("no deadline")
 # A shell that puts the tests into the background has them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The device of tests marked `gpu`. `GPU_TESTS_ON=cpu pytest -m gpu` tries those that run elsewhere too.
+GPU = os.environ.get("GPU_TESTS_ON", "cuda")
+
+
+def pytest_runtest_setup(item):
+    is_moved = GPU != "cuda" and "gpu" in getattr(item, "fixturenames", ())
+    if item.get_closest_marker("gpu") and not is_moved and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
+@pytest.fixture
+def gpu():
+    """The device of a test marked `gpu`."""
+    return torch.device(GPU)
 
 
 @pytest.fixture(autouse=True)
