@@ -108,7 +108,7 @@ def mil_program(build, *, shape=(1, 4), **changed):
     """Give Core ML's target a program, with another number for one that stands in its file."""
 
     def attempt(folder):
-        from mobileclip.export.targets.mil import quiet
+        from mobileclip.export.targets.coreml.mil import quiet
 
         with quiet():
             import coremltools

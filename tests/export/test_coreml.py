@@ -16,8 +16,8 @@ from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.fallback import Fallback
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.coreml import CoreMLTarget
-from mobileclip.export.targets.coreml_convert import LARGEST_BATCH
-from mobileclip.export.targets.mil import quiet, read_program
+from mobileclip.export.targets.coreml.convert import LARGEST_BATCH
+from mobileclip.export.targets.coreml.mil import quiet, read_program
 from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual

@@ -27,8 +27,8 @@ from mobileclip.export.fallback import Fallback, weighted_layers
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets import targets
-from mobileclip.export.targets.executorch_lower import LARGEST_BATCH
-from mobileclip.export.targets.pte import read_pte
+from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
+from mobileclip.export.targets.executorch.pte import read_pte
 from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json

@@ -7,9 +7,9 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.parity import LEAST_COSINE
-from mobileclip.export.targets.mil import read_program
-from mobileclip.export.targets.pt2 import register_operations
+from mobileclip.export.targets.coreml.mil import read_program
 from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.torch.pt2 import register_operations
 from mobileclip.inference.openvino_quiet import import_quietly
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 

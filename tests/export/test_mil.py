@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from mobileclip.export.targets import bounds
-from mobileclip.export.targets.mil import MilProgram, quiet, read_program
+from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
 
 with quiet():
     import coremltools

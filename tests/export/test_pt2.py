@@ -8,7 +8,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract
 from mobileclip.export.targets import targets
-from mobileclip.export.targets.pt2 import check_pt2, load_pt2
+from mobileclip.export.targets.torch.pt2 import check_pt2, load_pt2
 from tests.export.hostile import ARCHIVES, CONTENTS, WEIGHTS, make, read_pt2, write_pt2
 from tests.export.models import SHALLOW, seeing
 

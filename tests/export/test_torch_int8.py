@@ -10,8 +10,8 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.fallback import weighted_layers
-from mobileclip.export.targets.pt2 import check_pt2
-from mobileclip.export.targets.torch_int8 import quantized_program
+from mobileclip.export.targets.torch.int8 import quantized_program
+from mobileclip.export.targets.torch.pt2 import check_pt2
 from tests.export.models import TRANSFORMERS, few_samples, int8_export, seeing
 
 QUANTIZED = torch.ops.quantized_decomposed

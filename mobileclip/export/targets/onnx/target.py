@@ -15,8 +15,8 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.targets.onnx_checks import check_cost, parse_onnx, read_onnx
-from mobileclip.export.targets.onnx_int8 import layers_of_weights, quantized
+from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx
+from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 from mobileclip.storage import printable

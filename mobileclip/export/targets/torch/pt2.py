@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.targets.bounds import Bounds
-from mobileclip.export.targets.pt2_archive import Member, read_members
-from mobileclip.export.targets.pt2_schema import check_program, check_weights
 from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.torch.pt2_archive import Member, read_members
+from mobileclip.export.targets.torch.pt2_schema import check_program, check_weights
 from mobileclip.storage import printable
 
 _OPERATIONS = "torch.ao.quantization.fx._decomposed"

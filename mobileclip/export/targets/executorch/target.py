@@ -20,9 +20,9 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import Run
-from mobileclip.export.targets.executorch_lower import LARGEST_BATCH, lowered
+from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
+from mobileclip.export.targets.executorch.pte import METHOD, read_pte
 from mobileclip.export.targets.pt2e import quiet
-from mobileclip.export.targets.pte import METHOD, read_pte
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.targets.mil import quiet
+from mobileclip.export.targets.coreml.mil import quiet
 from mobileclip.export.targets.pt2e import is_layer, layer_of, rounded_program
 from mobileclip.extras import needed
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.targets.mil import quiet
+from mobileclip.export.targets.coreml.mil import quiet
 
 # Core ML wants a bound on everything that may vary.
 LARGEST_BATCH = 64

@@ -14,8 +14,8 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.targets.openvino_checks import check_cost, check_openvino
-from mobileclip.export.targets.openvino_int8 import quantized
+from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
+from mobileclip.export.targets.openvino.int8 import quantized
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.openvino_quiet import converted, import_quietly

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mobileclip.export.targets.json_checks import (
+from mobileclip.export.targets.torch.json_checks import (
     Check,
     array,
     flag,

@@ -18,9 +18,9 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import Run
-from mobileclip.export.targets.coreml_convert import convert
-from mobileclip.export.targets.coreml_int8 import quantized_program
-from mobileclip.export.targets.mil import MilProgram, quiet, read_program
+from mobileclip.export.targets.coreml.convert import convert
+from mobileclip.export.targets.coreml.int8 import quantized_program
+from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.export.targets.bounds import Bounds
-from mobileclip.export.targets.coreml_checks import read_specification
-from mobileclip.export.targets.mil_bounds import bounded_reading, taken
+from mobileclip.export.targets.coreml.checks import read_specification
+from mobileclip.export.targets.coreml.mil_bounds import bounded_reading, taken
 from mobileclip.storage import printable
 
 _DTYPES = {

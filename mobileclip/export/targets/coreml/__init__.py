@@ -1,0 +1,9 @@
+"""Core ML: packages for Apple's devices.
+
+What writes and checks a package, and what runs one where there is no Mac, belongs here. What several formats need
+lies beside this room.
+"""
+
+from mobileclip.export.targets.coreml.target import CoreMLTarget
+
+__all__ = ["CoreMLTarget"]
