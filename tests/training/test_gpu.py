@@ -49,8 +49,8 @@ def test_the_loss_falls_in_bfloat16(compiled, tmp_path, gpu):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"precision": "bfloat16"}, {"range_augment": RangeAugmentSpec(), "micro_batch_size": 4}],
-    ids=["bfloat16", "random"],
+    [{}, {"precision": "bfloat16"}, {"range_augment": RangeAugmentSpec(), "micro_batch_size": 4}],
+    ids=["plain", "bfloat16", "random"],
 )
 def test_a_killed_run_goes_on(changes, tmp_path, gpu):
     spec, world = training_spec(8, **changes), World(device=gpu)

@@ -40,9 +40,9 @@ def test_equals_torchvision_to_the_bit(contract, order, memory_format):
 
 
 @pytest.mark.gpu
-def test_a_gpu_normalises_alike(contract):
+def test_a_gpu_normalises_alike(contract, gpu):
     pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
-    images = normalize_pixels(pixels.cuda(), contract).cpu()
+    images = normalize_pixels(pixels.to(gpu), contract).cpu()
     torch.testing.assert_close(images, normalize_pixels(pixels, contract), rtol=0, atol=1e-6)
 
 
