@@ -50,6 +50,23 @@ def test_a_side_compared_with_itself(model, inputs):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_both_sides_are_compiled(model, inputs, monkeypatch):
+    images, texts = inputs
+    compile_module = nn.Module.compile
+    # The compiler without its last part, which takes minutes.
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
+    spec = attrs.evolve(SPEC, compile="step")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    sides = our_side(model, texts, spec), their_side(Tupled(copy.deepcopy(model)), texts, spec)
+    result = compare(*sides, images, **CHOICES)
+    assert result.error < 1e-5
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+
+
+@pytest.mark.slow
 def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs):
     images, texts = inputs
     before = copy.deepcopy(model)
