@@ -117,7 +117,9 @@ def run_tests(device: Device) -> Outcome:
     Raises:
         RuntimeError: if they cannot be collected.
     """
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
+    files = [
+        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")
+    ]
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}", *map(str, files)]

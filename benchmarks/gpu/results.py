@@ -135,7 +135,8 @@ def _driver() -> str:
     if program is None:
         return ""
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)  # noqa: S603
+    return done.stdout.strip()
 
 
 def read_results(path: Path, machine: Machine) -> Results:
