@@ -29,7 +29,7 @@ ExampleType = TypeVar("ExampleType")
 
 # Bad samples in a row, more than a shard holds, after which a reader of a stream gives up.
 MAX_VAIN = 100_000
-# And so many that a list of uids has not got.
+# And so many that are none of those to be used.
 MAX_UNWANTED = 10_000_000
 
 
@@ -307,7 +307,7 @@ class _OpenReaders(Generic[BatchType]):
                 self._num_unwanted += 1
                 if num_unwanted == MAX_UNWANTED:
                     key = printable(sample.raw.key)
-                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are not in the list of uids")
+                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are none of those to be used")
                 continue
             example = parse(sample.raw, partial(self._example, sample.epoch), self._skips.append)
             if example is not None:
