@@ -11,10 +11,10 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
-MANIFEST = "manifest.jsonl"
 # An object store cannot append: there the whole manifest is written again, at most this often.
 SECONDS_BETWEEN_UPLOADS = 60.0
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mobileclip import storage
 from mobileclip.data.joining.image_index import ImageIndex, IndexCounts, Placeholder
+from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
@@ -19,7 +20,6 @@ LEDGER = "join"
 REPORT = "join.json"
 MISSING = "missing.txt"
 # One line per shard, as reinforcement writes it, which verification compares the shards with.
-MANIFEST = "manifest.jsonl"
 
 _NUM_NAMED = 10
 _REASONS = {

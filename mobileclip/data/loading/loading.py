@@ -72,7 +72,8 @@ class Pipeline(ABC, Generic[BatchType]):
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
         self.shards = reader.names
         self._reader = reader
-        self.rank, self.world_size = _process()
+        process = this_process()
+        self.rank, self.world_size = process.rank, process.size
         self.report = SkipReport()
         """What the current or last epoch, or stream, read and skipped, in this process."""
         self._dataset: ShardDataset[BatchType] | None = None
@@ -370,9 +371,3 @@ def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, 
 
 def _as_it_is(chunk: T) -> T:
     return chunk
-
-
-def _process() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes of the run."""
-    place = this_process()
-    return place.rank, place.size

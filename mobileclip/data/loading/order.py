@@ -166,7 +166,7 @@ class EpochOrder(Order):
         if turn == self.num_readers:
             return None
         shards, ends = self._row(epoch)
-        part, start, stop = (reader + turn) % self.num_readers, 0, 0
+        part = (reader + turn) % self.num_readers
         # Longer parts come first, as their readers have the last samples of the epoch.
         size, num_longer = divmod(self.num_samples, self.num_readers)
         start = part * size + min(part, num_longer)
