@@ -17,15 +17,15 @@ STALLED = "less than 10000 bytes a second came for 0.3 s"
 ANOTHER_PART = "the server answers with another part of the file than it was asked for"
 CHANGED = "changed while it was being read"
 NO_END = "HTTPException: the answer has no end of headers, redirections or frames"
-# On a busy machine a sound answer can take longer than the trials wait.
+# On a busy machine a sound answer can take longer than the trials wait, so that one bound alone is short.
 PATIENT = attrs.evolve(LIMITS, answer_seconds=20.0, stall_seconds=1.0, recovery_seconds=20.0)
-SLOW = (
-    "never answers",
-    "a head byte by byte",
-    "a body byte by byte",
-    "stalls in the middle",
-    "a byte for each connection",
-)
+SHORT = {
+    "never answers": {"answer_seconds": 0.4},
+    "a head byte by byte": {"answer_seconds": 0.4},
+    "a body byte by byte": {"stall_seconds": 0.3},
+    "stalls in the middle": {"stall_seconds": 0.3},
+    "a byte for each connection": {"recovery_seconds": 0.8},
+}
 SAID = {
     "never answers": (StorageError, LATE),
     "a head byte by byte": (StorageError, LATE),
@@ -67,7 +67,7 @@ def test_what_an_honest_server_sends_is_read(name):
 def test_what_is_wrong_is_said_in_time(name):
     kind, words = SAID[name]
     started = time.monotonic()
-    limits = LIMITS if name in SLOW else PATIENT
+    limits = attrs.evolve(PATIENT, **SHORT.get(name, {}))
     with serving(SERVERS[name]) as address, storage.use_limits(limits), pytest.raises(kind) as caught:
         storage.read_bytes(address, limit=1_000_000)
     assert type(caught.value) is kind
