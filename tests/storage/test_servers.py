@@ -93,7 +93,7 @@ def test_what_is_refused_is_closed_at_once(name):
         end = time.monotonic() + 5
         while num_sockets() > before and time.monotonic() < end:
             time.sleep(0.01)
-        assert num_sockets() == before, caught.value
+        assert num_sockets() <= before, caught.value
 
 
 def num_sockets():

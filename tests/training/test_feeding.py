@@ -69,14 +69,14 @@ def test_on_the_cpu_batches_are_handed_out_as_they_are():
 def test_waiting_is_counted_by_the_step():
     def slow():
         for number in range(2):
-            time.sleep(0.05 * (1 - number))
+            time.sleep(0.5 * (1 - number))
             yield batch_of(number)
 
     feed = Feed(slow(), count=2, device=CPU)
     feed.take()
-    assert feed.seconds_waiting >= 0.05
+    assert feed.seconds_waiting >= 0.5
     feed.take()
-    assert feed.seconds_waiting < 0.05
+    assert feed.seconds_waiting < 0.5
 
 
 @pytest.mark.gpu
