@@ -3,14 +3,14 @@
 Command:   python -m benchmarks.loss
 Hardware:  any CPU with nothing else to do, 6 GB of memory; or one GPU with --device cuda
 Time:      about four minutes on two cores, half of them for the large batch; --large-batch None leaves that out
-Result:    a table: seconds for forward and backward, the ratio ours / dense (below 1: ours is faster) and its range,
+Result:    a table: seconds for forward and backward, the ratio tiled / dense (below 1: tiled is faster) and its range,
            and the peak of memory over that of the embeddings: at batch 8192 0.21 GiB (dense: 3.54) and, on two cores,
            0.52 of the time; 0.46 GiB at 32768. The aims are 0.3 GiB, 0.8 of the time on two cores, and 1.5 GiB
 
 A batch has images, real and synthetic captions of the student and of two teachers. Each measurement is a process of
-its own, because memory once taken is not always given back. The two sides alternate (dense, ours, ours, dense, ...), so
-that a machine that slows down for a while slows both down. Both must give the same value. Where others compute on the
-machine, threads wait for each other: `--threads 1` and the column of CPU seconds say what is left to trust.
+its own, because memory once taken is not always given back. The two sides alternate (dense, tiled, tiled, dense, ...),
+so that a machine that slows down for a while slows both down. Both must give the same value. Where others compute on
+the machine, threads wait for each other: `--threads 1` and the column of CPU seconds say what is left to trust.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mobileclip.losses import LossTerms, ReinforcedLossSpec, dense_loss
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
 
-Side = Literal["dense", "ours"]
+Side = Literal["dense", "tiled"]
 GIB = 2**30
 LARGEST_ERROR = 1e-4
 
@@ -43,7 +43,7 @@ class LossBenchSpec:
 
     Args:
         batch: pairs of the batch that both sides take.
-        large_batch: pairs of a batch that only ours takes; None for no such batch.
+        large_batch: pairs of a batch that is measured tiled alone; None for no such batch.
         dim: dim of the student's embeddings.
         teacher_dims: dims of the teachers' embeddings.
         contrastive_weight: weight of the contrastive term; 0.25 for B, 0 for the smaller models.
@@ -182,9 +182,9 @@ def plan(spec: LossBenchSpec) -> list[tuple[Side, int]]:
     """Return all measurements, in turn: side and batch."""
     order: list[tuple[Side, int]] = []
     for index in range(spec.repeats):
-        sides: tuple[Side, Side] = ("dense", "ours") if index % 2 == 0 else ("ours", "dense")
+        sides: tuple[Side, Side] = ("dense", "tiled") if index % 2 == 0 else ("tiled", "dense")
         order += [(side, spec.batch) for side in sides]
-    return order if spec.large_batch is None else [*order, ("ours", spec.large_batch)]
+    return order if spec.large_batch is None else [*order, ("tiled", spec.large_batch)]
 
 
 def measurements(spec: LossBenchSpec) -> Iterator[tuple[Side, int, Measurement]]:
@@ -227,10 +227,10 @@ def run(spec: LossBenchSpec) -> None:
     )
     for title in ("loss", "batch", "seconds", "ratio", "range", "CPU seconds", "memory GiB", "batch x batch matrices"):
         table.add_column(title, justify="left" if title == "loss" else "right", no_wrap=True)
-    pairs = zip(results["ours", spec.batch], results["dense", spec.batch], strict=True)
-    ratios = sorted(ours.seconds / dense.seconds for ours, dense in pairs)
+    pairs = zip(results["tiled", spec.batch], results["dense", spec.batch], strict=True)
+    ratios = sorted(tiled.seconds / dense.seconds for tiled, dense in pairs)
     for (side, batch), found in results.items():
-        compared = side == "ours" and batch == spec.batch
+        compared = side == "tiled" and batch == spec.batch
         memory = max(one.bytes for one in found)
         table.add_row(
             side,

@@ -1,4 +1,4 @@
-"""Models of open_clip and timm that ours are compared with: the same architectures, weights and inputs."""
+"""Models of open_clip and timm that mobileclip's are compared with: the same architectures, weights and inputs."""
 
 from __future__ import annotations
 
@@ -64,35 +64,35 @@ def require_rivals() -> None:
         raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
 
 
-def open_clip_state(ours: DualEncoder) -> dict[str, Tensor]:
+def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:
     """Return a model's weights, in training form, as open_clip names them."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "open_clip_pytorch_model.bin"
-        save_model(ours, path, layout="open_clip")
+        save_model(model, path, layout="open_clip")
         state: dict[str, Tensor] = torch.load(path, weights_only=True)
     return state
 
 
 def rivals(
-    published: Published, ours: DualEncoder, against: tuple[Rival, ...]
+    published: Published, model: DualEncoder, against: tuple[Rival, ...]
 ) -> Iterator[tuple[Rival, Tower, nn.Module]]:
-    """Yield the rivals' reparameterised towers with the weights of `ours`, which is in training form."""
+    """Yield the rivals' reparameterised towers with the weights of `model`, which is in training form."""
     import open_clip  # type: ignore[import-untyped]
     import timm
     from timm.utils.model import reparameterize_model
 
-    state = open_clip_state(ours)
+    state = open_clip_state(model)
     if "timm" in against:
         prefix = "visual.trunk."
-        trunk = timm.create_model(published.timm, num_classes=ours.spec.image.embedding_dim)
+        trunk = timm.create_model(published.timm, num_classes=model.spec.image.embedding_dim)
         trunk.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
         yield "timm", "image", reparameterize_model(trunk.eval())
     if "open_clip" in against:
-        model = open_clip.create_model(published.open_clip)
-        model.load_state_dict(state)
-        model = reparameterize_model(model.eval())
-        yield "open_clip", "image", cast("nn.Module", model.visual)
-        yield "open_clip", "text", cast("nn.Module", model.text)
+        rival = open_clip.create_model(published.open_clip)
+        rival.load_state_dict(state)
+        rival = reparameterize_model(rival.eval())
+        yield "open_clip", "image", cast("nn.Module", rival.visual)
+        yield "open_clip", "text", cast("nn.Module", rival.text)
 
 
 def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_last: bool) -> Tensor:
@@ -110,10 +110,10 @@ def example(spec: DualEncoderSpec, tower: Tower, *, batch_size: int, channels_la
     return tokens
 
 
-def open_clip_model(published: Published, ours: DualEncoder) -> nn.Module:
-    """Return open_clip's model with the weights of `ours`, both in training form."""
+def open_clip_model(published: Published, model: DualEncoder) -> nn.Module:
+    """Return open_clip's model with the weights of `model`, both in training form."""
     import open_clip
 
-    model: nn.Module = open_clip.create_model(published.open_clip, output_dict=False)
-    model.load_state_dict(open_clip_state(ours))
-    return model
+    rival: nn.Module = open_clip.create_model(published.open_clip, output_dict=False)
+    rival.load_state_dict(open_clip_state(model))
+    return rival

@@ -1,18 +1,19 @@
-"""A training step of ours against one of open_clip's: same model, weights, batch, precision and loss, one run.
+"""A training step of mobileclip against one of open_clip: same model, weights, batch, precision and loss, one run.
 
 Command:   python -m benchmarks.train             (needs the extra `test`)
            python -m benchmarks.train --device cuda --precision bfloat16 --batch-size 256 --channels-last
 Hardware:  any CPU; close what else computes, or the spread in the last column says how far to trust the medians. With
            --device cuda one GPU
 Time:      two and a half minutes on two cores, S2 two thirds of them
-Result:    a table: samples per second of both, the ratio ours / theirs (above 1: ours is faster) of time and of CPU
-           time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps for the backward pass, on
-           a GPU the peak of a step over weights and optimiser's state, which both sides have alike
+Result:    a table: samples per second of both, the ratio mobileclip / open_clip (above 1: mobileclip is faster) of
+           time and of CPU time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps
+           for the backward pass, on a GPU the peak of a step over weights and optimiser's state, which both sides have
+           alike
 
-A step is forward, contrastive loss, backward, AdamW. Ours is what `mobileclip.training` does; theirs is open_clip's
-model and loss, and the optimiser that its own training builds. Before the first step both must give the same loss and
-gradient of the images. Steps alternate (ours, theirs, theirs, ours, ...), so that a machine that slows down for a while
-slows both down.
+A step is forward, contrastive loss, backward, AdamW. One side is what `mobileclip.training` does; the other is
+open_clip's model and loss, and the optimiser that its own training builds. Before the first step both must give the
+same loss and gradient of the images. Steps alternate (mobileclip, open_clip, open_clip, mobileclip, ...), so that a
+machine that slows down for a while slows both down.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class TrainBenchSpec:
         precision: `bfloat16` runs both forward passes in autocast.
         device: where to compute.
         threads: threads that PyTorch computes with on the CPU; None for its own choice.
-        channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU ours do as
-            they like, and theirs crash in oneDNN.
-        compile: what of ours torch.compile builds kernels for; theirs is compiled then as open_clip's training does,
-            the model as one. None computes both as the code is written.
+        channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU this
+            library's do as they like, and open_clip's crash in oneDNN.
+        compile: what of mobileclip's side torch.compile builds kernels for; open_clip's is compiled then as its
+            training does, the model as one. None computes both as the code is written.
         seed: of the weights and the inputs.
     """
 
@@ -115,17 +116,17 @@ class Comparison:
     """What one pair of models took.
 
     Args:
-        ours: our samples per second, by the median step.
-        theirs: their samples per second, by the median step.
+        mobileclip: its samples per second, by the median step.
+        open_clip: its samples per second, by the median step.
         ratio: the first over the second.
         ratio_quartiles: the quartiles of the ratios of neighbouring steps.
         cpu_ratio: the ratio of the processor's time, which waiting for other programs does not count in.
-        memory: bytes of ours and of theirs.
-        error: norm of the difference of the images' gradients over the norm of theirs.
+        memory: bytes of mobileclip and of open_clip.
+        error: norm of the difference of the images' gradients over the norm of open_clip's.
     """
 
-    ours: float
-    theirs: float
+    mobileclip: float
+    open_clip: float
     ratio: float
     ratio_quartiles: tuple[float, float]
     cpu_ratio: float
@@ -133,8 +134,8 @@ class Comparison:
     error: float
 
 
-def our_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
-    """Return our model as `mobileclip.training` trains it."""
+def mobileclip_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
+    """Return the model of this library as `mobileclip.training` trains it."""
     training = TrainingSpec(
         loss=ContrastiveLossSpec(),
         schedule=CosineSchedule(peak=LEARNING_RATE, total_steps=1, warmup_steps=0),
@@ -150,7 +151,7 @@ def our_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
     return Side(lambda images: objective(ReinforcedBatch(keys=keys, image=images, text=texts))[2], optimizer)
 
 
-def their_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
+def open_clip_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
     """Return open_clip's model as its `open_clip_train` trains it."""
     from open_clip import ClipLoss  # type: ignore[import-untyped]
 
@@ -168,16 +169,18 @@ def their_side(model: nn.Module, texts: Tensor, spec: TrainBenchSpec) -> Side:
 
     kept = [p for name, p in model.named_parameters() if _is_kept_by_open_clip(name, p)]
     decayed = [p for name, p in model.named_parameters() if not _is_kept_by_open_clip(name, p)]
-    ours = AdamWSpec()
-    groups = [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": ours.weight_decay}]
-    return Side(loss, torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(ours.beta1, ours.beta2), eps=ours.eps))
+    optimizer = AdamWSpec()
+    groups = [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": optimizer.weight_decay}]
+    return Side(
+        loss, torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps)
+    )
 
 
 def _is_kept_by_open_clip(name: str, parameter: Tensor) -> bool:
     return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 
-def compare(ours: Side, theirs: Side, images: Tensor, *, rounds: int, largest_error: float) -> Comparison:
+def compare(mobileclip: Side, open_clip: Side, images: Tensor, *, rounds: int, largest_error: float) -> Comparison:
     """Return how long both sides take for a step, made in turn.
 
     Raises:
@@ -185,28 +188,28 @@ def compare(ours: Side, theirs: Side, images: Tensor, *, rounds: int, largest_er
     """
     # What is compiled is compiled once, for the images of the steps, which ask for no gradient.
     with torch.compiler.set_stance("force_eager"):
-        (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
-    error = float((our_gradient - their_gradient).norm() / their_gradient.norm())
-    if not (abs(our_loss - their_loss) < largest_error * their_loss and error < largest_error):
+        (loss, gradient), (other_loss, other_gradient) = (side.start(images) for side in (mobileclip, open_clip))
+    error = float((gradient - other_gradient).norm() / other_gradient.norm())
+    if not (abs(loss - other_loss) < largest_error * other_loss and error < largest_error):
         raise ValueError(
-            f"the losses are {our_loss:.6f} and {their_loss:.6f}, the images' gradients differ by {error:.1e} of their "
+            f"the losses are {loss:.6f} and {other_loss:.6f}, the images' gradients differ by {error:.1e} of their "
             "norm: that is no rounding error"
         )
-    memory = {side: _memory(side, images) for side in (ours, theirs)}
-    seconds: dict[Side, list[tuple[float, float]]] = {ours: [], theirs: []}
+    memory = {side: _memory(side, images) for side in (mobileclip, open_clip)}
+    seconds: dict[Side, list[tuple[float, float]]] = {mobileclip: [], open_clip: []}
     for index in range(rounds):
-        for side in (ours, theirs) if index % 2 == 0 else (theirs, ours):
+        for side in (mobileclip, open_clip) if index % 2 == 0 else (open_clip, mobileclip):
             seconds[side].append(_timed(partial(side.step, images), images.device))
     wall, cpu = ({side: [time[kind] for time in seconds[side]] for side in seconds} for kind in (0, 1))
     rate = {side: len(images) / statistics.median(wall[side]) for side in wall}
-    low, _, high = statistics.quantiles([b / a for a, b in zip(wall[ours], wall[theirs], strict=True)], n=4)
+    low, _, high = statistics.quantiles([b / a for a, b in zip(wall[mobileclip], wall[open_clip], strict=True)], n=4)
     return Comparison(
-        ours=rate[ours],
-        theirs=rate[theirs],
-        ratio=rate[ours] / rate[theirs],
+        mobileclip=rate[mobileclip],
+        open_clip=rate[open_clip],
+        ratio=rate[mobileclip] / rate[open_clip],
         ratio_quartiles=(low, high),
-        cpu_ratio=statistics.median(cpu[theirs]) / statistics.median(cpu[ours]),
-        memory=(memory[ours], memory[theirs]),
+        cpu_ratio=statistics.median(cpu[open_clip]) / statistics.median(cpu[mobileclip]),
+        memory=(memory[mobileclip], memory[open_clip]),
         error=error,
     )
 
@@ -257,7 +260,7 @@ def measure(spec: TrainBenchSpec) -> Iterator[tuple[Size, Comparison]]:
             for tower in ("image", "text")
         }
         images, texts = inputs["image"].to(spec.device), inputs["text"].to(spec.device)
-        sides = our_side(model, texts, spec), their_side(rival, texts, spec)
+        sides = mobileclip_side(model, texts, spec), open_clip_side(rival, texts, spec)
         yield size, compare(*sides, images, rounds=spec.rounds, largest_error=LARGEST_ERROR[spec.precision])
 
 
@@ -281,7 +284,7 @@ def run(spec: TrainBenchSpec) -> None:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):
         low, high = result.ratio_quartiles
-        rates = (f"{value:.2f}" for value in (result.ours, result.theirs))
+        rates = (f"{value:.2f}" for value in (result.mobileclip, result.open_clip))
         ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}", f"{result.cpu_ratio:.2f}")
         memory = " / ".join(f"{value / MIB:.0f}" for value in result.memory)
         table.add_row(size, *rates, *ratios, memory, f"{result.error:.0e}")

@@ -113,7 +113,7 @@ def _training(outcomes: Mapping[str, Outcome]) -> list[str]:
     for name, outcome in outcomes.items():
         if (one := outcome.training) is not None:
             low, high = one.ratio_quartiles
-            speeds = (f"{one.ours:,.0f}", f"{one.theirs:,.0f}", f"{one.ratio:.2f}", f"{low:.2f} to {high:.2f}")
+            speeds = (f"{one.mobileclip:,.0f}", f"{one.open_clip:,.0f}", f"{one.ratio:.2f}", f"{low:.2f} to {high:.2f}")
             rows.append((name.removeprefix("train "), *speeds, *(f"{bytes_ / GIB:.2f}" for bytes_ in one.memory)))
     return _rows(head, rows)
 
@@ -123,17 +123,17 @@ def _loss(outcomes: Mapping[str, Outcome]) -> list[str]:
     rows = []
     for name, outcome in outcomes.items():
         batch, _, side = name.removeprefix("loss ").partition(" ")
-        ours = outcome.loss
-        if side != "ours" or ours is None:
+        tiled = outcome.loss
+        if side != "tiled" or tiled is None:
             continue
         dense = outcomes.get(f"loss {batch} dense", Outcome()).loss
-        seconds, memory = f"{ours.seconds:.3f}", f"{ours.bytes / GIB:.2f}"
+        seconds, memory = f"{tiled.seconds:.3f}", f"{tiled.bytes / GIB:.2f}"
         if dense is None:
             rows.append((batch, seconds, "", memory, "", ""))
         else:
-            error = abs(ours.value / dense.value - 1)
-            theirs = (f"{dense.seconds:.3f}", f"{dense.bytes / GIB:.2f}")
-            rows.append((batch, seconds, theirs[0], memory, theirs[1], f"{error:.0e}"))
+            error = abs(tiled.value / dense.value - 1)
+            of_dense = (f"{dense.seconds:.3f}", f"{dense.bytes / GIB:.2f}")
+            rows.append((batch, seconds, of_dense[0], memory, of_dense[1], f"{error:.0e}"))
     return _rows(head, rows)
 
 

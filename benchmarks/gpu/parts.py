@@ -58,8 +58,8 @@ def parts(device: Device, *, tiny: bool) -> dict[str, Part]:
             limit_seconds=_COMPILED_SECONDS[size] if compiled else 40, measure=partial(compare_steps, spec)
         )
     for batch in TINY_LOSS_BATCHES if tiny else LOSS_BATCHES:
-        for side in ("ours", "dense"):
-            limit = 60 if batch == max(LOSS_BATCHES) and side == "ours" else 25
+        for side in ("tiled", "dense"):
+            limit = 60 if batch == max(LOSS_BATCHES) and side == "tiled" else 25
             measure = partial(measure_loss, side, loss.LossBenchSpec(device=device), batch)
             found[f"loss {batch} {side}"] = Part(limit_seconds=limit, measure=measure)
     costs = cost_reinforce.CostSpec(device=device, precision="bfloat16", batch_size=128)

@@ -1,4 +1,4 @@
-"""How long an image and a text take: the release's way, compiled and exported, and ours, in one run.
+"""How long an image and a text take: mobileclip and the release, compiled and exported, in one run.
 
 Command:   python -m benchmarks.latency             (needs the extra `test`)
            python -m benchmarks.latency --models s0 --batch-sizes 1 --runtimes      (a first look)
@@ -13,8 +13,8 @@ All sides hold the same weights and get the same inputs, and take their turns in
 that a machine that slows down for a while slows all of them down; of two calls in a turn, the second counts. Every case
 (a tower, a batch size) has a process of its own, which keeps its memory, so that no side pays for what others made of
 the heap. The release's way is open_clip's model (its image tower is timm's), reparameterised by timm, eager, in
-float32. Runtimes get its tower as they get ours, exported by the same code; an export of ours is compared with theirs
-in the same runtime as well.
+float32. Runtimes get its tower as they get mobileclip's, exported by the same code; an export of mobileclip is
+compared with the release's in the same runtime as well.
 """
 
 from __future__ import annotations

@@ -51,18 +51,18 @@ def measure(spec: LatencyBenchSpec, case: Case) -> list[Latency]:
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     torch.manual_seed(spec.seed)
     published = PUBLISHED[case.model]
-    ours = published.spec().build().eval()
-    randomize(ours)
-    theirs = next(module for _, tower, module in rivals(published, ours, ("open_clip",)) if tower == case.tower)
+    model = published.spec().build().eval()
+    randomize(model)
+    release = next(module for _, tower, module in rivals(published, model, ("open_clip",)) if tower == case.tower)
     if case.texts == "short":
-        inputs = captions(ours.spec, batch_size=case.batch_size)
+        inputs = captions(model.spec, batch_size=case.batch_size)
     else:
-        inputs = example(ours.spec, case.tower, batch_size=case.batch_size, channels_last=False)
+        inputs = example(model.spec, case.tower, batch_size=case.batch_size, channels_last=False)
     rounds = spec.rounds if case.batch_size == 1 else max(min(_FEWEST_ROUNDS, spec.rounds), spec.rounds // 3)
     with TemporaryDirectory() as folder:
         contestants = sides(
-            ours,
-            theirs,
+            model,
+            release,
             inputs,
             case.tower,
             precisions=spec.precision,
@@ -97,7 +97,7 @@ def compare(case: Case, contestants: list[Side], inputs: Tensor, *, rounds: int)
             cpu[which] += seconds
     by_way = dict(zip((side.way for side in contestants), wall, strict=True))
     for side, embedding, times, seconds in zip(contestants, embeddings, wall, cpu, strict=True):
-        ratios = [ours / theirs for ours, theirs in zip(times, wall[0], strict=True)]
+        ratios = [one / release for one, release in zip(times, wall[0], strict=True)]
         same_runtime = by_way.get(f"release_{side.way}")  # type: ignore[call-overload]  # not all of these are ways
         low, _, high = statistics.quantiles(ratios, n=4)
         yield Latency(

@@ -1,4 +1,4 @@
-"""Our tower and the release's, exported the same way and run by the same runtime."""
+"""The tower of this library and the release's, exported the same way and run by the same runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHOICES: dict[Runtime, tuple[str, Precision]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class RivalExport(TowerExport):
-    """The release's tower, exported as ours is.
+    """The release's tower, exported as this library's is.
 
     Args:
         rival: the tower.
@@ -42,7 +42,7 @@ class RivalExport(TowerExport):
 
 
 class _InItsType(nn.Module):
-    """A tower that takes and gives what ours does: pixels and embeddings in float32, whatever it computes in.
+    """A tower that takes and gives what this library's does: pixels and embeddings in float32, whatever it computes in.
 
     Args:
         tower: the tower.
@@ -67,11 +67,11 @@ def exported(
     """Return a function that computes embeddings, not normalised, in a runtime of its own.
 
     Args:
-        mine: our folded tower.
+        mine: this library's folded tower.
         tower: which tower it is.
         runtime: which runtime.
         batch_size: images or texts per call; more than one goes into a file that takes batches of any size.
-        rival: the release's tower, to export in place of ours.
+        rival: the release's tower, to export in place of `mine`.
         folder: of the exported file; it is made.
     """
     name, precision = _CHOICES[runtime]

@@ -23,8 +23,9 @@ class LatencyBenchSpec:
         models: which models.
         towers: which of their towers.
         batch_sizes: images or texts per call.
-        precision: in which precisions ours is optimised.
-        compiled: whether the release's way (by torch.compile as it comes) and ours are compiled as well.
+        precision: in which precisions mobileclip is optimised.
+        compiled: whether the release's way (by torch.compile as it comes) and
+            mobileclip's are compiled as well.
         runtimes: which both sides are exported to; none for none.
         rounds: turns of each side with one image or text; with more, a third as many.
         threads: threads that PyTorch computes with; None for its own choice.

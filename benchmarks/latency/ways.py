@@ -1,4 +1,4 @@
-"""Every way to compute the embeddings of a tower that is compared: the release's, compiled, exported, and ours."""
+"""Every way to compute the embeddings of a tower that is compared: the release's, compiled, exported, and model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Latency:
         cpu_ratio: the ratio of the processor's time, summed over the calls.
         cosine: the smallest cosine with the release's embeddings.
         error: the largest norm of a difference from the release's embeddings, over their norm.
-        runtime_ratio: of an export of ours, median of its time over that of the release's in the same runtime.
+        runtime_ratio: of an export of this library, median of its time over that of the release's in the same runtime.
     """
 
     case: Case
@@ -100,8 +100,8 @@ class Side:
 
 
 def sides(
-    ours: DualEncoder,
-    theirs: nn.Module,
+    model: DualEncoder,
+    release: nn.Module,
     inputs: Tensor,
     tower: Tower,
     *,
@@ -114,21 +114,21 @@ def sides(
     """Yield every way to compute the embeddings of `inputs`, the release's first.
 
     Args:
-        ours: in training form.
-        theirs: the release's tower with the same weights, reparameterised.
+        model: of this library, in training form.
+        release: the release's tower with the same weights, reparameterised.
         inputs: images or token ids.
         tower: which tower.
-        precisions: in which ours is optimised.
-        compiled: whether the release's way and ours are compiled.
+        precisions: in which the model is optimised.
+        compiled: whether the release's way and this library's are compiled.
         runtimes: that both sides are exported to.
         rounds: timed calls that the optimiser chooses by.
         folder: of the exported files.
     """
-    yield Side(way="release", encode=theirs)
+    yield Side(way="release", encode=release)
     if compiled:
         # A copy: what is compiled keeps a cache of its own in the module.
-        yield Side(way="release_compiled", encode=torch.compile(copy.deepcopy(theirs), dynamic=False))
-    folded = reparameterize(ours)
+        yield Side(way="release_compiled", encode=torch.compile(copy.deepcopy(release), dynamic=False))
+    folded = reparameterize(model)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
     yield Side(way="eager", encode=prepared_tower(mine))
     for precision in precisions:
@@ -136,7 +136,7 @@ def sides(
         form = "folded" if report.used is None else str(report.used.form)
         yield Side(way="optimized_fp32" if precision == "float32" else "optimized_bf16", encode=fast, form=form)
     for runtime in runtimes:
-        for whose, rival in (("release_", theirs), ("", None)):
+        for whose, rival in (("release_", release), ("", None)):
             way: Way = f"{whose}{runtime}"  # type: ignore[assignment]  # all of these are ways
             encode = exported(mine, tower, runtime, batch_size=len(inputs), rival=rival, folder=folder / way)
             yield Side(way=way, encode=encode)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class GivesFeatures(Protocol):
-    """An image encoder that gives feature maps too: ours, and any other with these.
+    """An image encoder that gives feature maps too: the library's, and any other with these.
 
     Args:
         dims: channels of the map behind each stage.

@@ -1,4 +1,4 @@
-"""Models to evaluate: ours by name or from a file, and open_clip's."""
+"""Models to evaluate: the library's by name or from a file, and open_clip's."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def open_candidate(
             Before any of them, `LABEL=` says what tables call it.
         device: where it computes, such as `cuda`.
         precision: of its weights.
-        image_size: side of the images, in pixels, where not the model's own; of ours alone.
-        context_length: ids per text, where fewer than the model's own; of ours alone.
+        image_size: side of the images, in pixels, where not the model's own; not of open_clip's models.
+        context_length: ids per text, where fewer than the model's own; not of open_clip's models.
 
     Raises:
         ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
@@ -183,7 +183,7 @@ def open_candidate(
 
 
 def candidate_of(model: DualEncoder, *, name: str) -> Candidate:
-    """Return a model of ours as a candidate, such as one that is being trained; it is taken as it is.
+    """Return a model of the library as a candidate, such as one that is being trained; it is taken as it is.
 
     Args:
         model: a dual encoder, folded or not.

@@ -1,4 +1,4 @@
-"""Our models inside CLIP_benchmark, for those who compare with numbers that it gave.
+"""Models of this library inside CLIP_benchmark, for those who compare with numbers that it gave.
 
     python -m mobileclip.evaluation.clip_benchmark eval --model_type mobileclip --model mobileclip_s0 \
         --pretrained mobileclip_s0.pt --dataset wds/vtab/pets --dataset_root 'data/wds_{dataset_cleaned}_test' --no_amp

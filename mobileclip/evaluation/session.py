@@ -26,9 +26,9 @@ from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_
 class Session:
     """A model with its preprocessing, which encodes for one task after another; no text is encoded twice.
 
-    A dual encoder of ours is folded and prepared, once and as a copy, so that the model's weights must not change
-    meanwhile. On a CPU small batches are encoded side by side, by as many threads as torch computes with. Other models,
-    and what `mobileclip.optimize` has prepared, are taken as they are.
+    A dual encoder of the library is folded and prepared, once and as a copy, so that the model's weights must not
+    change meanwhile. On a CPU small batches are encoded side by side, by as many threads as torch computes with. Other
+    models, and what `mobileclip.optimize` has prepared, are taken as they are.
 
     Args:
         model: evaluated in evaluation mode, and left in the mode it came in.

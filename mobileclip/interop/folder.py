@@ -37,7 +37,7 @@ class Layout:
 
     Args:
         name: of the layout of its weights.
-        config: what the library needs that the layout is of; None where that is ours.
+        config: what the library needs that the layout is of; None where that is this one.
         why_not: why no other library can load it; None where one can.
     """
 

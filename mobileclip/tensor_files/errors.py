@@ -14,7 +14,7 @@ class CheckpointError(ValueError):
         ...     save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.bin")
         ... except CheckpointError as error:
         ...     str(error)
-        "our own layout is safetensors, so name the file *.safetensors, not 'text.bin'"
+        "mobileclip's own layout is safetensors, so name the file *.safetensors, not 'text.bin'"
     """
 
 

@@ -27,8 +27,8 @@ OUTCOMES = {
     "tests": Outcome(seconds=9.0, tests=PytestCounts(num_passed=7, num_skipped=2, failed=("tests.a.test_b",))),
     "train s0": Outcome(
         training=Comparison(
-            ours=1200.4,
-            theirs=1000.0,
+            mobileclip=1200.4,
+            open_clip=1000.0,
             ratio=1.2004,
             ratio_quartiles=(1.1, 1.3),
             cpu_ratio=1.0,
@@ -36,9 +36,9 @@ OUTCOMES = {
             error=1e-3,
         )
     ),
-    "loss 8192 ours": Outcome(loss=LOSS),
+    "loss 8192 tiled": Outcome(loss=LOSS),
     "loss 8192 dense": Outcome(loss=attrs.evolve(LOSS, seconds=0.5, bytes=4 * GIB, value=2.0002)),
-    "loss 131072 ours": Outcome(loss=LOSS),
+    "loss 131072 tiled": Outcome(loss=LOSS),
     "loss 131072 dense": Outcome(error="OutOfMemoryError: CUDA out of memory. Tried to allocate 64 GiB. See `docs`."),
     "reinforce job": Outcome(job=Job(num_views=2560, rounds=(Round(bare=2.0, job=4.0),))),
 }
@@ -140,7 +140,7 @@ def test_a_report_of_pytest_is_read(tmp_path):
 
 
 def test_unknown_parts_and_a_missing_gpu_are_told(monkeypatch):
-    assert list(chosen(GpuBenchSpec(only=("loss 8192",)))) == ["loss 8192 ours", "loss 8192 dense"]
+    assert list(chosen(GpuBenchSpec(only=("loss 8192",)))) == ["loss 8192 tiled", "loss 8192 dense"]
     with pytest.raises(ValueError, match="no part begins with 'los 1'; there are: tests, train s0, "):
         chosen(GpuBenchSpec(only=("los 1",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -149,9 +149,9 @@ def test_unknown_parts_and_a_missing_gpu_are_told(monkeypatch):
 
 
 def test_a_second_run_does_what_is_missing(tmp_path, capsys):
-    spec = GpuBenchSpec(device="cpu", tiny=True, output=tmp_path / "out" / "gpu.json", only=("loss 64 ours",))
+    spec = GpuBenchSpec(device="cpu", tiny=True, output=tmp_path / "out" / "gpu.json", only=("loss 64 tiled",))
     first = run(spec)
-    assert first.outcomes["loss 64 ours"].loss.seconds > 0
+    assert first.outcomes["loss 64 tiled"].loss.seconds > 0
     again = run(spec)
     assert again == first
     assert "0 of 1 parts are to be measured" in capsys.readouterr().err

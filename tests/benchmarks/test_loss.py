@@ -13,12 +13,12 @@ SMALL = LossBenchSpec(batch=64, large_batch=None, dim=8, teacher_dims=(4, 6), co
 def test_sides_alternate():
     assert plan(LossBenchSpec(batch=8, large_batch=9)) == [
         ("dense", 8),
-        ("ours", 8),
-        ("ours", 8),
+        ("tiled", 8),
+        ("tiled", 8),
         ("dense", 8),
         ("dense", 8),
-        ("ours", 8),
-        ("ours", 9),
+        ("tiled", 8),
+        ("tiled", 9),
     ]
 
 
@@ -34,15 +34,15 @@ def test_embeddings_are_unit_length_and_the_same_for_both_sides():
 def test_both_sides_compute_the_same_loss():
     inputs = embeddings(SMALL, 64)
     scale = torch.tensor(100.0)
-    ours, dense = (forward(side, SMALL, inputs, scale) for side in ("ours", "dense"))
+    tiled, dense = (forward(side, SMALL, inputs, scale) for side in ("tiled", "dense"))
     for term in ("contrastive", "distillation"):
-        assert getattr(ours, term).item() == pytest.approx(getattr(dense, term).item(), rel=1e-5)
+        assert getattr(tiled, term).item() == pytest.approx(getattr(dense, term).item(), rel=1e-5)
 
 
 def test_losses_that_differ_are_not_compared(monkeypatch):
     results = (Measurement(seconds=1.0, cpu_seconds=1.0, bytes=1, value=value) for value in (2.0, 2.1))
     monkeypatch.setattr("benchmarks.loss.in_own_process", lambda *_: next(results))
-    with pytest.raises(ValueError, match=r"ours gives 2\.1 where 2\.0 was given before"):
+    with pytest.raises(ValueError, match=r"tiled gives 2\.1 where 2\.0 was given before"):
         list(measurements(SMALL))
 
 
@@ -51,20 +51,20 @@ def test_memory_in_processes_of_their_own():
     spec = LossBenchSpec(
         batch=2304, large_batch=4608, dim=8, teacher_dims=(4,), syn_captions=False, repeats=1, threads=1
     )
-    (_, _, dense), (_, _, ours), (_, batch, large) = measurements(spec)
+    (_, _, dense), (_, _, tiled), (_, batch, large) = measurements(spec)
     assert dense.bytes > 6 * 4 * 2304**2
-    assert 0 < ours.bytes < dense.bytes / 3
+    assert 0 < tiled.bytes < dense.bytes / 3
     assert batch == 4608
     assert large.bytes < dense.bytes / 3
     assert math.isfinite(large.value)
-    assert min(dense.seconds, ours.seconds, large.cpu_seconds) > 0
+    assert min(dense.seconds, tiled.seconds, large.cpu_seconds) > 0
 
 
 def test_the_table(capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.loss.in_own_process", measure)
     run(LossBenchSpec(batch=32, large_batch=64, dim=4, teacher_dims=(3,), repeats=1))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[-3:]] == [["dense", "32"], ["ours", "32"], ["ours", "64"]]
+    assert [line.split()[:2] for line in lines[-3:]] == [["dense", "32"], ["tiled", "32"], ["tiled", "64"]]
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.train import LEARNING_RATE, Side, TrainBenchSpec, compare, measure, our_side, their_side
+from benchmarks.train import LEARNING_RATE, Side, TrainBenchSpec, compare, measure, mobileclip_side, open_clip_side
 from tests.encoders.small import SMALL
 
 SPEC = TrainBenchSpec(batch_size=4, rounds=3)
@@ -42,9 +42,11 @@ class Tupled(nn.Module):
 @pytest.mark.slow
 def test_a_side_compared_with_itself(model, inputs):
     images, texts = inputs
-    result = compare(our_side(model, texts, SPEC), our_side(copy.deepcopy(model), texts, SPEC), images, **CHOICES)
+    result = compare(
+        mobileclip_side(model, texts, SPEC), mobileclip_side(copy.deepcopy(model), texts, SPEC), images, **CHOICES
+    )
     assert result.error == 0
-    assert result.ratio == result.ours / result.theirs > 0
+    assert result.ratio == result.mobileclip / result.open_clip > 0
     assert result.ratio_quartiles[0] <= result.ratio_quartiles[1]
     assert result.memory[0] == result.memory[1] > images.nbytes
 
@@ -60,7 +62,7 @@ def test_both_sides_are_compiled(model, inputs, monkeypatch):
     spec = attrs.evolve(SPEC, compile="step")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    sides = our_side(model, texts, spec), their_side(Tupled(copy.deepcopy(model)), texts, spec)
+    sides = mobileclip_side(model, texts, spec), open_clip_side(Tupled(copy.deepcopy(model)), texts, spec)
     result = compare(*sides, images, **CHOICES)
     assert result.error < 1e-5
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
@@ -71,10 +73,10 @@ def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs
     images, texts = inputs
     before = copy.deepcopy(model)
     other = Tupled(copy.deepcopy(model))
-    ours, theirs = our_side(model, texts, SPEC), their_side(other, texts, SPEC)
-    (our_loss, our_gradient), (their_loss, their_gradient) = (side.start(images) for side in (ours, theirs))
-    assert our_loss == pytest.approx(their_loss, rel=1e-5)
-    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-3, atol=1e-6)
+    ours, theirs = mobileclip_side(model, texts, SPEC), open_clip_side(other, texts, SPEC)
+    (loss, gradient), (other_loss, other_gradient) = (side.start(images) for side in (ours, theirs))
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    torch.testing.assert_close(gradient, other_gradient, rtol=1e-3, atol=1e-6)
     for side in (ours, theirs):
         side.step(images)
     # AdamW's first step is the learning rate, either way, in every direction that has a gradient.
@@ -88,10 +90,10 @@ def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs
 @pytest.mark.slow
 def test_a_side_that_computes_more_is_slower(model, inputs):
     images, texts = inputs
-    ours, other = (our_side(copy.deepcopy(model), texts, SPEC) for _ in range(2))
+    ours, other = (mobileclip_side(copy.deepcopy(model), texts, SPEC) for _ in range(2))
     slower = Side(lambda images: sum(other.loss(images) for _ in range(8)) / 8, other.optimizer)
     result = compare(ours, slower, images, **CHOICES | {"rounds": 7})
-    assert result.ours > result.theirs
+    assert result.mobileclip > result.open_clip
     assert result.ratio > 2
     assert result.cpu_ratio > 2
     assert result.memory[1] > 5 * result.memory[0]
@@ -99,7 +101,7 @@ def test_a_side_that_computes_more_is_slower(model, inputs):
 
 def test_models_that_differ_are_not_timed(model, inputs):
     images, texts = inputs
-    ours, other = our_side(model, texts, SPEC), our_side(SMALL.build(), texts, SPEC)
+    ours, other = mobileclip_side(model, texts, SPEC), mobileclip_side(SMALL.build(), texts, SPEC)
     with pytest.raises(ValueError, match=r"the losses are .* that is no rounding error"):
         compare(ours, other, images, **CHOICES)
     broken = attrs.evolve(other, loss=lambda images: other.loss(images) * torch.nan)
@@ -109,7 +111,7 @@ def test_models_that_differ_are_not_timed(model, inputs):
 
 def test_open_clips_optimiser_decays_what_its_training_decays(model, inputs):
     """Its rule goes by names and dimensions: layer scales of three dimensions decay there, and not here."""
-    kept, decayed = their_side(Tupled(model), inputs[1], SPEC).optimizer.param_groups
+    kept, decayed = open_clip_side(Tupled(model), inputs[1], SPEC).optimizer.param_groups
     assert (kept["weight_decay"], decayed["weight_decay"]) == (0.0, 0.2)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert len(kept["params"]) + len(decayed["params"]) == len(list(model.parameters()))
@@ -139,5 +141,5 @@ def test_s0_against_open_clip():
 def test_s0_against_open_clip_on_a_gpu():
     choices = {"models": ("s0",), "batch_size": 16, "rounds": 2, "device": "cuda", "channels_last": True}
     ((_, result),) = measure(TrainBenchSpec(precision="bfloat16", **choices))
-    assert result.ours > 0
+    assert result.mobileclip > 0
     assert 0 < result.memory[0] < 1.1 * result.memory[1]

@@ -48,7 +48,7 @@ class TestLayouts:
     @pytest.mark.parametrize(("spec", "layout"), STORABLE)
     def test_training_form_comes_back_to_the_bit(self, spec, layout, suffix, tmp_path):
         if layout == "mobileclip" and suffix == ".pt":
-            pytest.skip("our own layout is safetensors")
+            pytest.skip("mobileclip's own layout is safetensors")
         model, path = randomised(spec), tmp_path / f"model{suffix}"
         save_model(model, path, layout=layout)
         loaded = load_model(path, spec, fold=False)

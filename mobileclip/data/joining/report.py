@@ -152,7 +152,7 @@ def _ledger_path(output: str, name: str) -> str:
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Return what an earlier run noted about a shard, None where it did not, or in a form that is not ours."""
+    """Return what an earlier run noted about a shard, None where it did not, or in another form."""
     try:
         with storage.open_read(_ledger_path(output, name)) as stream:
             return from_json(stream.read().decode(), JoinedShard)

@@ -48,7 +48,7 @@ Tables = Mapping[type[nn.Module], Table]
 
 
 def names(**parts: str) -> dict[str, As]:
-    """Return a table from our one-part names to theirs."""
+    """Return a table from the library's one-part names to the layout's."""
     return {ours: As(theirs) for ours, theirs in parts.items()}
 
 

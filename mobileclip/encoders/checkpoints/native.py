@@ -1,4 +1,4 @@
-"""Our own layout: safetensors under our own names, with the spec inside, so that a file says what it is.
+"""The library's own layout: safetensors under its own names, with the spec inside, so that a file says what it is.
 
 The spec is in every safetensors file that we write, under foreign names too: what else reads such a file leaves it
 alone. A text contract with a tokenizer of its own has its `tokenizer.json` there too, compressed: one file is all there
@@ -40,7 +40,7 @@ _KINDS: dict[str, type[Any]] = {
 
 @attrs.frozen(kw_only=True)
 class Header:
-    """What a checkpoint of ours says of itself.
+    """What a native checkpoint says of itself.
 
     Args:
         spec: the model.

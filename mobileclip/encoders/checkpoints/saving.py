@@ -26,8 +26,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
 
     Args:
         model: a model or tower in training form or folded.
-        path: where to, a path or an address. Our own layout is safetensors; the others are by their suffix safetensors
-            or a PyTorch file.
+        path: where to, a path or an address. The library's own layout is safetensors; the others are by their suffix
+            safetensors or a PyTorch file.
         layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
             foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside
             the folded weights. A safetensors file has the spec inside, whatever its layout.
@@ -47,7 +47,9 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if layout == native.NAME:
         if not name.endswith(".safetensors"):
-            raise CheckpointError(f"our own layout is safetensors, so name the file *.safetensors, not {name!r}")
+            raise CheckpointError(
+                f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}"
+            )
         write_tensors(path, state, native.Header(spec=spec, form=form).to_metadata())
         return
     if layout not in layouts:

@@ -210,7 +210,7 @@ def encoding_threads(model: ImageTextModel, device: torch.device) -> Iterator[En
 
 
 def fastest_form(model: ImageTextModel) -> ImageTextModel:
-    """Return a dual encoder of ours as a folded copy that is ready to encode; others as they are.
+    """Return a dual encoder of the library as a folded copy that is ready to encode; others as they are.
 
     Args:
         model: in evaluation mode.
@@ -224,10 +224,10 @@ def fastest_form(model: ImageTextModel) -> ImageTextModel:
 
 
 def _is_unprepared(model: ImageTextModel) -> TypeGuard[DualEncoder]:
-    """Return whether a model is a dual encoder of ours that `mobileclip.optimize` has not prepared already."""
+    """Return whether a model is a dual encoder of the library that `mobileclip.optimize` has not prepared already."""
     return isinstance(model, DualEncoder) and not isinstance(model, OptimizedDualEncoder)
 
 
 def _contract_of_texts(model: ImageTextModel) -> TextInput | None:
-    """Return what the text tower of a model of ours expects, or None: others may not tell texts' lengths."""
+    """Return what the text tower of a model of the library expects, or None: others may not tell texts' lengths."""
     return model.spec.text.input if isinstance(model, DualEncoder) else None

@@ -40,7 +40,7 @@ def reads_text(tower: nn.Module) -> bool:
 
 
 def causal_pool(tower: object) -> EndTokenPool | None:
-    """Return what reads the end token of a causal text tower of ours; None for any other tower."""
+    """Return what reads the end token of a causal text tower of the library; None for any other tower."""
     if isinstance(tower, TextEncoder) and tower.spec is not None and tower.spec.causal:
         return tower.pool
     return None

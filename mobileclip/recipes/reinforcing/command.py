@@ -47,7 +47,7 @@ class Command:
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
             table 2 of the paper compares.
         num_augmentations: stored augmentations per image.
-        layout: form of what is stored: `npz` or `pth.gz` as the public data sets, `compact` or `compact8` as ours.
+        layout: form of what is stored: `npz` or `pth.gz` as the public data sets, or `compact` or `compact8`.
         batch_size: samples that are encoded at once, with all their augmentations.
         seed: of augmentations and captions.
         dry_run: measure the beginning of the first shard, print what everything will take, and stop.
