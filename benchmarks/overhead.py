@@ -29,6 +29,7 @@ from mobileclip.data import (
     BatchSource,
     Captions,
     Layout,
+    OnlinePipelineSpec,
     ReinforcedBatch,
     ReinforcedPipelineSpec,
     ReinforcedSample,
@@ -168,16 +169,16 @@ class Bench:
         self, *, reinforced: bool, online: tuple[int, ...] = (), captions: Captions = "both"
     ) -> BatchSource[ReinforcedBatch]:
         """Return the pictures with what is stored beside them, or without."""
-        return ReinforcedPipelineSpec(
+        spec = ReinforcedPipelineSpec(
             shards=[str(path) for path in sorted((self.folder / "data").glob("*.tar"))],
             batch_size=self.spec.batch_size,
             image=self.student.image.input,
             text=self.student.text.input,
             reinforced=reinforced,
             captions=captions,
-            online=online,
             num_workers=self.spec.num_workers,
-        ).build()
+        )
+        return (OnlinePipelineSpec.of(spec, online=online) if online else spec).build()
 
     def plain(self) -> list[float]:
         """Time plain CLIP training."""

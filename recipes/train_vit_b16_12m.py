@@ -13,7 +13,9 @@ Source:    MobileCLIP (arXiv 2311.17049), tables 2 and 3a
 
 from functools import partial
 
-from mobileclip.data import crop_augmentation
+import attrs
+
+from mobileclip.data import ColumnPipelineSpec, crop_augmentation
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.recipes.training import run_recipe, titled, vit_b16_12m_run, with_data, with_loss
 from mobileclip.training import RunSpec
@@ -37,7 +39,8 @@ def synthetic_captions() -> RunSpec:
 
 def one_teacher() -> RunSpec:
     """Distil from one of the teachers: 59.3 / 70.5; on data reinforced with `--augmentation crop`: 54.5 / 66.1."""
-    run = with_data(ensemble(), teacher_columns=(768, 1536))
+    run = ensemble()
+    run = attrs.evolve(run, data=ColumnPipelineSpec.of(run.data, teacher_columns=(768, 1536)))
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768,), teacher_logit_scales=(100.0,)))
 
 

@@ -18,6 +18,7 @@ from mobileclip.data.augmentation.replay import (
 )
 from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data.loading.ablations import ColumnPipelineSpec, OnlinePipelineSpec
 from mobileclip.data.loading.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.loading.batch_source import BatchSource
 from mobileclip.data.loading.class_data import find_class_names
@@ -83,6 +84,7 @@ __all__ = [
     "CaptionerEntry",
     "Captions",
     "ClassFolderSource",
+    "ColumnPipelineSpec",
     "Example",
     "ExampleMaker",
     "ExampleSpec",
@@ -98,6 +100,7 @@ __all__ = [
     "Layout",
     "LineAccess",
     "MixingSpec",
+    "OnlinePipelineSpec",
     "RandomErasingSpec",
     "RangeAugment",
     "RangeAugmentSpec",

@@ -19,7 +19,7 @@ class OnlineTeachers:
     """Batches of another source with what the teachers say of them now; `train` takes it as its batches.
 
     Args:
-        batches: with online images at the teachers' sizes: `ReinforcedPipelineSpec.online`.
+        batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.
         teachers: encode the images and the captions of every batch.
         captioner: writes a synthetic caption for every image; None for those of the source. It sees the augmented
             images, at the largest of their sizes.

@@ -12,13 +12,7 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import (
-    LabelledPipelineSpec,
-    ReinforcedPipelineSpec,
-    ReinforcementCard,
-    card_of_shards,
-    expand_shards,
-)
+from mobileclip.data import ColumnPipelineSpec, LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
@@ -62,7 +56,7 @@ class RunSpec:
     """
 
     model: DualEncoderSpec
-    data: ReinforcedPipelineSpec
+    data: ReinforcedPipelineSpec | ColumnPipelineSpec
     training: TrainingSpec
     initial_weights: Path | None = None
 
@@ -80,11 +74,7 @@ class RunSpec:
     @property
     def card(self) -> ReinforcementCard | None:
         """The card beside the shards, where there is one."""
-        if not self.data.reinforced or not self.data.shards:
-            return None
-        card = card_of_shards(expand_shards(self.data.shards))
-        columns = self.data.teacher_columns
-        return card if card is None or columns is None else card.in_columns(columns)
+        return self.data.card
 
     def start(self) -> nn.Module:
         """Return the student that training starts with, drawn from torch's random numbers or loaded."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mobileclip.data import (
+    OnlinePipelineSpec,
     ReinforcedPipelineSpec,
     StreamPosition,
     Tokenizer,
@@ -42,12 +43,16 @@ def shards(tiny, tmp_path_factory):
 
 
 def pipeline(shards, **changes):
-    return ReinforcedPipelineSpec(shards=shards, batch_size=4, image=ImageInput(size=64), **changes).build()
+    return ReinforcedPipelineSpec(shards=shards, batch_size=4, image=ImageInput(size=64), **changes)
+
+
+def watched(shards, sides, **changes):
+    return OnlinePipelineSpec.of(pipeline(shards, **changes), online=sides).build()
 
 
 def test_what_they_say_is_what_is_stored(tiny, shards):
     teachers = build_ensemble(tiny.teachers, "cpu")
-    source = pipeline(shards, reinforced=True, online=teachers.image_sizes)
+    source = watched(shards, teachers.image_sizes, reinforced=True)
     online = OnlineTeachers(batches=source, teachers=teachers)
     stored = next(source.stream(StreamPosition()))
     batch = next(online.stream(StreamPosition()))
@@ -61,7 +66,7 @@ def test_what_they_say_is_what_is_stored(tiny, shards):
 
 def test_a_captioner_writes_what_the_student_reads(tiny, shards):
     teachers = build_ensemble(tiny.teachers, "cpu")
-    source = pipeline(shards, reinforced=False, captions="real", online=teachers.image_sizes)
+    source = watched(shards, teachers.image_sizes, reinforced=False, captions="real")
     tokenizer = Tokenizer(source.spec.text)
     captioner = attrs.evolve(tiny.captioner, num_captions=1).build("cpu")
     online = OnlineTeachers(batches=source, teachers=teachers, captioner=captioner, tokenizer=tokenizer)
@@ -78,11 +83,9 @@ def test_what_is_missing_is_named(tiny, shards):
     teachers = build_ensemble(tiny.teachers, "cpu")
     with pytest.raises(ValueError, match=r"give the pipeline online=\(32, 64\)"):
         next(
-            OnlineTeachers(batches=pipeline(shards, reinforced=False, online=(32,)), teachers=teachers).stream(
-                StreamPosition()
-            )
+            OnlineTeachers(batches=watched(shards, (32,), reinforced=False), teachers=teachers).stream(StreamPosition())
         )
     with pytest.raises(ValueError, match="ask the pipeline for online images"):
-        next(OnlineTeachers(batches=pipeline(shards), teachers=teachers).stream(StreamPosition()))
+        next(OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers).stream(StreamPosition()))
     with pytest.raises(ValueError, match="needs the student's tokenizer"):
-        OnlineTeachers(batches=pipeline(shards), teachers=teachers, captioner=tiny.captioner.build("cpu"))
+        OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers, captioner=tiny.captioner.build("cpu"))

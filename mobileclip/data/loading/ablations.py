@@ -1,21 +1,113 @@
-"""Examples as single rows of the papers' tables need them: for teachers that look on, or of some teachers alone."""
+"""Pipelines for single rows of the papers' tables: for teachers that look on, or with some of the teachers alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
+from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import Caption, Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
 from mobileclip.data.loading.memory import stack_pixels
+from mobileclip.data.loading.pipeline import ReinforcedPipelineSpec
 from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.card import ReinforcementCard
 from mobileclip.data.skips import BadSampleError
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from mobileclip.data.samples.embeddings import Embeddings
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class OnlinePipelineSpec(ReinforcedPipelineSpec):
+    """The choices of a pipeline whose batches hold the augmented images for teachers that look at them in training.
+
+    Args:
+        online: sides, in pixels, of the teachers' images. Stored augmentations move the image by the pixels that are
+            stored, at any side.
+
+    Raises:
+        ValueError: as `ReinforcedPipelineSpec` does, or if a side is there twice.
+
+    Source: MobileCLIP (arXiv 2311.17049), table 4d.
+
+    Examples:
+        >>> data = ReinforcedPipelineSpec(
+        ...     shards="{000..127}.tar", batch_size=512, image=mobileclip.inputs.ImageInput(size=256)
+        ... )
+        >>> OnlinePipelineSpec.of(data, online=(224, 336)).online
+        (224, 336)
+    """
+
+    online: tuple[int, ...] = attrs.field(validator=validators.deep_iterable(validators.gt(0)))
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if len(set(self.online)) < len(self.online):
+            raise ValueError(f"online names a side twice: {self.online}; batches hold one image of every side")
+
+    @classmethod
+    def of(cls, data: ReinforcedPipelineSpec, *, online: tuple[int, ...]) -> OnlinePipelineSpec:
+        """Return the same choices, with images for teachers."""
+        return cls(**_choices(data), online=online)
+
+    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
+        """Return what makes examples of samples, and batches of examples."""
+        return OnlineExampleMaker(self, sides=self.online, tokenizer=tokenizer)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ColumnPipelineSpec(ReinforcedPipelineSpec):
+    """The choices of a pipeline whose batches hold some columns of the teachers' embeddings, those of some teachers.
+
+    Args:
+        teacher_columns: the first column and the one behind the last.
+
+    Raises:
+        ValueError: as `ReinforcedPipelineSpec` does, or if these are no columns.
+
+    Source: MobileCLIP (arXiv 2311.17049), table 2.
+
+    Examples:
+        >>> data = ReinforcedPipelineSpec(
+        ...     shards="{000..127}.tar", batch_size=512, image=mobileclip.inputs.ImageInput(size=256)
+        ... )
+        >>> ColumnPipelineSpec.of(data, teacher_columns=(768, 1536)).teacher_columns
+        (768, 1536)
+    """
+
+    teacher_columns: tuple[int, int]
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if not 0 <= self.teacher_columns[0] < self.teacher_columns[1]:
+            raise ValueError(
+                f"teacher_columns are the first column and the one behind the last, such as (0, 768), not "
+                f"{self.teacher_columns}"
+            )
+
+    @classmethod
+    def of(cls, data: ReinforcedPipelineSpec, *, teacher_columns: tuple[int, int]) -> ColumnPipelineSpec:
+        """Return the same choices, of some columns."""
+        return cls(**_choices(data), teacher_columns=teacher_columns)
+
+    @property
+    def card(self) -> ReinforcementCard | None:
+        """The card beside the shards, where there is one, with the teachers of these columns alone."""
+        card = super().card
+        return None if card is None else card.in_columns(self.teacher_columns)
+
+    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
+        """Return what makes examples of samples, and batches of examples."""
+        return ColumnExampleMaker(self, columns=self.teacher_columns, tokenizer=tokenizer)
+
+
+def _choices(data: ReinforcedPipelineSpec) -> dict[str, Any]:
+    return {field.name: getattr(data, field.name) for field in attrs.fields(ReinforcedPipelineSpec)}
 
 
 class OnlineExampleMaker(ExampleMaker):

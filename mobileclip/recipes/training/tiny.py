@@ -7,9 +7,8 @@ from pathlib import Path
 import attrs
 
 from mobileclip.data import (
+    ColumnPipelineSpec,
     ReinforcedPipelineSpec,
-    ReinforcementCard,
-    card_of_shards,
     count_samples,
     datacompdr_augmentation,
     expand_shards,
@@ -37,7 +36,7 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
     Raises:
         ValueError: if there is data, and its first shards are missing or hold too little.
     """
-    data, card = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
+    data = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
     schedule = run.training.schedule
     training = attrs.evolve(
         run.training,
@@ -45,8 +44,7 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         precision="float32",
         log_every_steps=1,
     )
-    if card is not None and isinstance(training.loss, DistillingLossSpec):
-        card = card if data.teacher_columns is None else card.in_columns(data.teacher_columns)
+    if isinstance(training.loss, DistillingLossSpec) and (card := data.card) is not None:
         loss = attrs.evolve(
             training.loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales
         )
@@ -55,29 +53,29 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
     return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
 
 
-def _first_samples(data: ReinforcedPipelineSpec) -> tuple[ReinforcedPipelineSpec, ReinforcementCard | None]:
-    """Return a shard for every process, in batches that they fill, and the card beside them, where there is one."""
+def _first_samples(data: ReinforcedPipelineSpec) -> ReinforcedPipelineSpec:
+    """Return a shard for every process, in batches that they fill."""
     num_processes = this_process().size
     shards = expand_shards(data.shards)[:num_processes]
     num_samples = count_samples(shards)
     batch_size = min(BATCH_SIZE, num_samples) // num_processes * num_processes
     if not batch_size:
         raise ValueError(f"{', '.join(shards)}: {num_samples} samples are too few to try a run on")
-    small = attrs.evolve(data, shards=shards, batch_size=batch_size, num_samples=num_samples)
-    return small, card_of_shards(shards) if data.reinforced else None
+    return attrs.evolve(data, shards=shards, batch_size=batch_size, num_samples=num_samples)
 
 
-def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> tuple[ReinforcedPipelineSpec, ReinforcementCard]:
+def _drawn(data: ReinforcedPipelineSpec, folder: Path) -> ReinforcedPipelineSpec:
     """Return drawn scenes, reinforced on the spot with two teachers, of which a run with one takes the last."""
     reinforced = folder / "reinforced"
     if find_card(reinforced) is None or not list(reinforced.glob("*.tar")):
         reinforce(_reinforcement(folder))
-    card = read_card(reinforced)
-    columns = None if data.teacher_columns is None else (sum(card.teacher_dims[:-1]), sum(card.teacher_dims))
     shards = tuple(str(path) for path in sorted(reinforced.glob("*.tar")))
     # The captioner's set has a name of its own.
-    small = attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, teacher_columns=columns, caption_sets=None)
-    return small, card
+    small = attrs.evolve(data, shards=shards, batch_size=BATCH_SIZE, caption_sets=None)
+    if isinstance(small, ColumnPipelineSpec):
+        dims = read_card(reinforced).teacher_dims
+        return attrs.evolve(small, teacher_columns=(sum(dims[:-1]), sum(dims)))
+    return small
 
 
 def shallow(model: DualEncoderSpec) -> DualEncoderSpec:

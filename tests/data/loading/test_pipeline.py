@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import multiprocessing
 import os
@@ -19,7 +18,6 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mobileclip import storage
 from mobileclip.data import (
@@ -171,47 +169,6 @@ class TestBatches:
             pipeline = spec(path, captions=captions, drop_last=False).build()
             assert sorted(key for batch in pipeline for key in batch.keys) == keys
             assert pipeline.report.keys("no_syn_caption") == (() if captions == "either" else ("000001",))
-
-    @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_online_images_are_the_stored_augmentation_at_the_teachers_sizes(self, shards, samples, num_workers):
-        pipeline = spec(shards, online=(24, 12), drop_last=False, num_workers=num_workers).build()
-        for batch in pipeline:
-            assert [(side, images.shape) for side, images in batch.online_images.items()] == [
-                (24, (len(batch), 3, 24, 24)),
-                (12, (len(batch), 3, 12, 12)),
-            ]
-            torch.testing.assert_close(Tokenizer()(batch.captions), batch.text)
-            torch.testing.assert_close(Tokenizer()(batch.syn_captions), batch.syn_text)
-            for row, key in enumerate(batch.keys):
-                sample = samples[key]
-                index = sample.image_emb.tolist().index(batch.teacher_image[row].tolist())
-                for side, images in batch.online_images.items():
-                    assert images.dtype == torch.uint8
-                    replayed = AugmentationSpec(size=side).apply(
-                        decode_image(sample.image), sample.augmentations[index]
-                    )
-                    assert images[row].permute(1, 2, 0).numpy().tobytes() == replayed.tobytes()
-
-    def test_online_images_of_sampled_augmentations_move_by_the_same_fraction(self, tmp_path):
-        """At three times the side, an image that was moved has bands of black that are three times as broad."""
-        white = Image.new("RGB", (64, 64), (255, 255, 255))
-        stream = io.BytesIO()
-        white.save(stream, "PNG")
-        many = [
-            ImageTextSample(key=f"{n}", captions=("a",), image=stream.getvalue(), image_extension="png")
-            for n in range(60)
-        ]
-        path = write_shard(tmp_path / "a.tar", many)
-        (batch,) = spec(path, reinforced=False, online=(48,), batch_size=60).build()
-        small = (batch.image == 0).all(dim=1)
-        large = (batch.online_images[48] == 0).all(dim=1)
-        # Translations alone give bands that reach from one side to the other.
-        moved = [row for row in range(60) if 0 < (bands := small[row].all(dim=1).sum()) < 16 and bands < 8]
-        assert len(moved) >= 3
-        for row in moved:
-            wide = large[row].all(dim=1).sum().item()
-            assert abs(wide - 3 * small[row].all(dim=1).sum().item()) <= 3
-        assert batch.syn_captions is None
 
     def test_unreinforced(self, shards):
         pipeline = spec(shards, reinforced=False, drop_last=False).build()
@@ -538,9 +495,6 @@ class TestSpec:
             {"num_augmentations": 0},
             {"sampling": "once"},
             {"decode": "half"},
-            {"online": (0,)},
-            {"online": (32, 32)},
-            {"teacher_columns": (0, 4), "online": (32,)},
         ],
     )
     def test_bad_choices(self, changes):
@@ -591,20 +545,6 @@ class TestBatchValue:
         copy = pickle.loads(pickle.dumps(self.batch(3, 1)))
         assert copy.keys == ("30",)
         assert len(copy) == 1
-
-
-def test_some_of_the_teachers_columns(tmp_path):
-    paths = write_shards(tmp_path, [make_sample(number) for number in range(6)])
-    whole = next(iter(spec(paths, batch_size=6, shuffle=False).build()))
-    part = next(iter(spec(paths, batch_size=6, shuffle=False, teacher_columns=(4, 6)).build()))
-    for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
-        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, 4:6], rtol=0, atol=0)
-    pipeline = spec(paths, batch_size=6, teacher_columns=(4, 8)).build()
-    with pytest.raises(ValueError, match="not one sample of 1 shards can be used"):
-        next(iter(pipeline))
-    assert pipeline.report.counts == {"wrong_dim": 6}
-    with pytest.raises(ValueError, match="teacher_columns are the first column and the one behind the last"):
-        spec(paths, teacher_columns=(4, 4))
 
 
 class TestWaiting:
