@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +15,7 @@ from mobileclip.terminal import print_table, say, say_json
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import Skip
+    from mobileclip.inference.embedding import EmbeddingInputs
 
 _MOST_NAMED = 100
 
@@ -116,62 +116,54 @@ def embed(
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
     """
-    from mobileclip.data.skips import SkipReport
-    from mobileclip.data.sources.opening import is_gathered, require_data_set
     from mobileclip.hardware.devices import pick_device
-    from mobileclip.inference.embedding import (
-        SUFFIXES,
-        embed_files,
-        gathered_pictures,
-        read_embeddings,
-        read_texts,
-        write_embeddings,
-    )
+    from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
+    from mobileclip.inference.embedding import embed_inputs
     from mobileclip.inference.zero_shot import load_identified, require_model
 
     require_at_least(1, batch_size=batch_size)
     if overwrite and append:
         raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
-    places = list(dict.fromkeys(filter(is_gathered, inputs)))
-    for place in places:
-        require_data_set(place)
-    paths = _images_at([one for one in inputs if one not in places])
-    if texts is not None:
-        require_file(texts, "a file with one text a line")
-    sentences = [] if texts is None else read_texts(texts)
-    if not paths and not places and not sentences:
-        raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
+    chosen = _embedding_inputs(inputs, texts, lines)
     before = read_embeddings(output) if append and output.exists() else None
+    place = pick_device(device)
     name = model or (None if checkpoint else DEFAULT_MODEL)
-    chosen = pick_device(device)
     require_model(name, checkpoint)
     clip, identity = load_identified(
-        name, checkpoint, device=chosen, image_size=image_size, context_length=context_length
+        name, checkpoint, device=place, image_size=image_size, context_length=context_length
     )
-    known: set[str] = set()
+    names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
-        before.model.require_same(identity, here=f"the embeddings in {output}", there="the new ones")
-        known |= {*before.image_paths}
-        paths = [path for path in paths if str(path) not in known]
-        sentences = [one for one in sentences if one not in set(before.texts)]
-    report = SkipReport(log=False)
-    gathered = (one for place in places for one in gathered_pictures(place, report, lines=lines) if one[0] not in known)
-    pictures = chain(((str(path), path) for path in paths), gathered)
-    count = None if places else len(paths)
-    embeddings, skipped = embed_files(clip, identity, pictures, sentences, num_pictures=count, batch_size=batch_size)
-    skipped += [f"{skip.key} of {skip.shard}: {skip.detail}" for skips in report.named.values() for skip in skips]
-    num_new = len(embeddings.image_paths)
-    _report_skipped(skipped, num_new + len(skipped))
-    if before is not None:
-        embeddings = before.joined(embeddings, here=f"the embeddings in {output}", there="the new ones")
+        before.model.require_same(identity, **names)
+    new, skipped = embed_inputs(clip, identity, chosen, before=before, batch_size=batch_size)
+    _report_skipped(skipped, len(new.image_paths) + len(skipped))
+    embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:
         say("not one image could be embedded; nothing was written", error=True)
         sys.exit(1)
     write_embeddings(output, embeddings, overwrite=overwrite or append)
-    say(f"{'wrote' if before is None else 'added'} {num_new} image and {len(sentences)} text embeddings to {output}")
+    done = "wrote" if before is None else "added"
+    say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
     if skipped:
         sys.exit(1)
+
+
+def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, lines: LineAccess) -> EmbeddingInputs:
+    """Return what is to be embedded, having made sure that it is there."""
+    from mobileclip.data.sources.opening import is_gathered, require_data_set
+    from mobileclip.inference.embedding import EmbeddingInputs, read_texts
+
+    data = tuple(dict.fromkeys(filter(is_gathered, inputs)))
+    for place in data:
+        require_data_set(place)
+    paths = _images_at([one for one in inputs if one not in data])
+    if texts is not None:
+        require_file(texts, "a file with one text a line")
+    sentences = () if texts is None else tuple(read_texts(texts))
+    if not paths and not data and not sentences:
+        raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
+    return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, lines=lines)
 
 
 def _report_skipped(skipped: list[str], num_images: int) -> None:
@@ -203,8 +195,8 @@ def convert(
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
-        destination: the file to write; our own layout is *.safetensors.
-        to: the layout: our own, the research release's, open_clip's, or timm's, which has no text towers.
+        destination: the file to write; mobileclip's own layout is *.safetensors.
+        to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
         model: name of the model; found from the file if left out.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.

@@ -10,7 +10,7 @@ from PIL import Image
 from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.inference.embedding import read_embeddings
+from mobileclip.inference.archive import read_embeddings
 from tests.encoders.small import SMALL, randomised
 
 IMAGES = "tests/golden/augment/images"

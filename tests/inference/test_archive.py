@@ -1,0 +1,148 @@
+"""Embeddings and the model they are of, kept together."""
+
+import zipfile
+
+import attrs
+import numpy as np
+import pytest
+
+from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
+from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.zero_shot import load_identified
+from tests.encoders.small import SMALL, randomised
+
+MODEL = ModelIdentity(weights_sha256="a" * 64, spec="{}", version="1")
+OTHER = attrs.evolve(MODEL, weights_sha256="b" * 64)
+
+
+def some(model=MODEL, first=0, count=3):
+    rows = np.eye(8, dtype=np.float32)[first : first + count]
+    return Embeddings(
+        model=model,
+        image=rows,
+        image_paths=tuple(f"{number}.jpg" for number in range(first, first + count)),
+        text=rows[:1],
+        texts=(f"text {first}\udcff",),
+    )
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    written = some()
+    write_embeddings(tmp_path / "e.npz", written)
+    read = read_embeddings(tmp_path / "e.npz")
+    assert read.model == MODEL
+    assert (read.image_paths, read.texts) == (written.image_paths, written.texts)
+    np.testing.assert_array_equal(read.image, written.image)
+    np.testing.assert_array_equal(read.text, written.text)
+    with np.load(tmp_path / "e.npz", allow_pickle=False) as archive:
+        assert sorted(archive) == ["image_embedding", "image_path", "model", "text", "text_embedding"]
+
+
+def test_those_of_one_model_are_joined_and_those_of_two_are_not():
+    joined = some().joined(some(first=3), here="old.npz", there="the new ones")
+    assert len(joined.image) == len(joined.image_paths) == 6
+    assert len(joined.texts) == 2
+    with pytest.raises(ValueError, match=r"old\.npz and the new ones are of two models \(weights aaa.* and bbb"):
+        some().joined(some(OTHER), here="old.npz", there="the new ones")
+    with pytest.raises(ValueError, match="another spec"):
+        some().joined(some(attrs.evolve(MODEL, spec='{"size": 1}')), here="a", there="b")
+    newer = attrs.evolve(MODEL, version="2")
+    assert some().joined(some(newer), here="a", there="b").model == MODEL
+
+
+def test_an_archive_is_not_replaced_unasked(tmp_path):
+    write_embeddings(tmp_path / "e.npz", some())
+    before = (tmp_path / "e.npz").read_bytes()
+    with pytest.raises(FileExistsError):
+        write_embeddings(tmp_path / "e.npz", some(count=1))
+    assert (tmp_path / "e.npz").read_bytes() == before
+    write_embeddings(tmp_path / "e.npz", some(count=1), overwrite=True)
+    assert len(read_embeddings(tmp_path / "e.npz").image) == 1
+
+
+def test_nothing_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not one embedding"):
+        write_embeddings(tmp_path / "e.npz", Embeddings(model=MODEL))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_paths": ("a",)}, "for 1 images"),
+        ({"image": np.zeros((1, 4)), "image_paths": ("a",)}, "float64"),
+        ({"image": np.full((1, 4), np.nan, np.float32), "image_paths": ("a",)}, "not finite"),
+        (
+            {
+                "image": np.zeros((1, 4), np.float32),
+                "image_paths": ("a",),
+                "text": np.zeros((1, 5), np.float32),
+                "texts": ("b",),
+            },
+            "4 numbers each",
+        ),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Embeddings(model=MODEL, **values)
+
+
+def archive_of(path, **arrays):
+    np.savez(path, **arrays)
+
+
+def claims_much(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000, 1000), }"
+        head += b" " * (117 - len(head)) + b"\n"
+        archive.writestr("image_embedding.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+
+
+def holds_an_object(path):
+    np.savez(path, model=np.array({"a": 1}, dtype=object))
+
+
+def is_compressed(path):
+    np.savez_compressed(path, model=np.array(MODEL.to_json()))
+
+
+def twice(path):
+    write_embeddings(path, some())
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model.npy", b"x")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "zip"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 and more"), "zip"),
+        (lambda path: archive_of(path, image_embedding=np.zeros((1, 2), np.float32)), "which model it is of"),
+        (lambda path: archive_of(path, model=np.array("{")), "Expecting"),
+        (lambda path: archive_of(path, model=np.array("[1]")), "which model"),
+        (lambda path: archive_of(path, model=np.array("[" * 100_000)), "nested too deeply"),
+        (lambda path: archive_of(path, model=np.array('{"weights_sha256": 1, "spec": "", "version": ""}')), "64"),
+        (claims_much, "another size than its header says"),
+        (holds_an_object, "expected float32 or texts"),
+        (is_compressed, "compressed"),
+        (twice, "there twice"),
+    ],
+)
+def test_another_archive_is_refused(tmp_path, make, message):
+    make(tmp_path / "e.npz")
+    with pytest.raises(ValueError, match=message):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_a_folded_checkpoint_is_another_model_than_its_training_form(tmp_path, small_file):
+    from mobileclip.encoders import save_model
+    from mobileclip.reparam import reparameterize
+
+    save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
+    (tmp_path / "copy.safetensors").write_bytes(small_file.read_bytes())
+    identities = [
+        load_identified(path)[1]
+        for path in (small_file, tmp_path / "copy.safetensors", tmp_path / "folded.safetensors")
+    ]
+    assert identities[0] == identities[1] != identities[2]
