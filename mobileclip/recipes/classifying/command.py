@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated
 
 import attrs
-import tyro
 
 from mobileclip.data import LabelledPipelineSpec, find_class_names
 from mobileclip.evaluation import classifier_hook
-from mobileclip.hardware.devices import AUTO
 from mobileclip.recipes.classifying.tiny import tiny_run
-from mobileclip.recipes.training.rows import OUTPUTS, Kind, run_as, train_and_plot
+from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot
 from mobileclip.terminal import say
-from mobileclip.training import ClassifierRunSpec, TrainingSpec
+from mobileclip.training import ClassifierRunSpec
 
 SHAPES = OUTPUTS / "tiny" / "shapes"
 
@@ -23,38 +19,19 @@ Recipe = Callable[[], ClassifierRunSpec]
 
 
 @attrs.frozen(kw_only=True)
-class Command:
+class Command(Flags[LabelledPipelineSpec]):
     """What a recipe is told on the command line.
 
     Args:
         data: shards of images with the number of their class in .cls, as paths, brace patterns or addresses; or one
             folder with a folder of images for every class, such as imagenet/train.
         validation: places of the same kinds; top-1 and top-5 on them are measured between epochs and at the end.
-        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
-            second run goes on from the last checkpoint.
         initial_weights: a checkpoint whose image tower it starts from, of any known layout, an image-text model's too;
             or the name of a model with published weights.
-        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
-        show: print the run's choices as JSON and stop; --run reads them back.
-        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
         tiny: two steps with a shallow model on --data, or on drawn shapes without: the whole path in seconds. With
             --initial-weights the model stays as it is.
         pipeline: how the data is read; classes are those of the data, where it says what they are called.
-        training: how the model is trained.
-        row: which of the recipe's runs it is, where it has several.
     """
-
-    data: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
-    output: str | None = None
-    initial_weights: Path | None = None
-    device: str = AUTO
-    show: bool = False
-    run: Path | None = None
-    tiny: bool = False
-    pipeline: LabelledPipelineSpec
-    training: TrainingSpec
-    row: Annotated[str, tyro.conf.Suppress] = ""
 
 
 def run_recipe(

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import attrs
 import tyro
 
 from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
-from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.recipes.training.published import as_released
-from mobileclip.recipes.training.rows import OUTPUTS, Kind, run_as, train_and_plot
+from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say
-from mobileclip.training import RunSpec, TrainingSpec
+from mobileclip.training import RunSpec
 
 TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
 
@@ -27,7 +24,7 @@ Recipe = Callable[[], RunSpec]
 
 
 @attrs.frozen(kw_only=True)
-class Command:
+class Command(Flags[ReinforcedPipelineSpec]):
     """What a recipe is told on the command line.
 
     Args:
@@ -37,37 +34,18 @@ class Command:
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
         lines: what the lines of `.jsonl` files among these may name.
-        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
-            second run goes on from the last checkpoint.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
-        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
         released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
             Further flags change them.
-        show: print the run's choices as JSON and stop; --run reads them back.
-        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
         tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
             path in a minute. With --initial-weights the model stays as it is.
-        pipeline: how the data is read.
-        training: how the model is trained.
-        row: which of the recipe's runs it is, where it has several.
     """
 
-    data: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
-    output: str | None = None
     tokenizer: str | None = None
-    initial_weights: Path | None = None
-    device: str = AUTO
     released: bool = False
-    show: bool = False
-    run: Path | None = None
-    tiny: bool = False
-    pipeline: ReinforcedPipelineSpec
-    training: TrainingSpec
-    row: Annotated[str, tyro.conf.Suppress] = ""
 
 
 def run_recipe(

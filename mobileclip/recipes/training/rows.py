@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import attrs
 import tyro
 
+from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
@@ -21,34 +22,43 @@ OUTPUTS = Path("outputs")
 _CONFIG = (tyro.conf.AvoidSubcommands,)
 
 
-class Flags(Protocol):
-    """What every recipe is told on the command line."""
+Pipeline = TypeVar("Pipeline")
 
-    def __init__(self, *, pipeline: Any, training: TrainingSpec, initial_weights: Path | None, row: str) -> None: ...
 
-    @property
-    def output(self) -> str | None:
-        """Folder or address of the run; None for the folder that has its name."""
-        ...
+@attrs.frozen(kw_only=True)
+class Flags(Generic[Pipeline]):
+    """What every training recipe is told on the command line; each says more of what its data is.
 
-    @property
-    def tiny(self) -> bool:
-        """Whether it tries the whole path with a shallow model."""
-        ...
+    Args:
+        data: paths, brace patterns or addresses (s3://, gs://) of what it trains on.
+        validation: what is held out and measured between epochs.
+        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
+            second run goes on from the last checkpoint.
+        initial_weights: a checkpoint to start from.
+        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+        show: print the run's choices as JSON and stop; --run reads them back.
+        run: a file that --show has written, or the run.json of a run's output: its choices in place of the recipe's.
+        tiny: two steps with a shallow model: the whole path in a minute.
+        pipeline: how the data is read.
+        training: how the model is trained.
+        row: which of the recipe's runs it is, where it has several.
+    """
 
-    @property
-    def show(self) -> bool:
-        """Whether to print the run's choices as JSON and stop."""
-        ...
-
-    @property
-    def row(self) -> str:
-        """Which of the recipe's runs it is, where it has several."""
-        ...
+    data: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    output: str | None = None
+    initial_weights: Path | None = None
+    device: str = AUTO
+    show: bool = False
+    run: Path | None = None
+    tiny: bool = False
+    pipeline: Pipeline
+    training: TrainingSpec
+    row: Annotated[str, tyro.conf.Suppress] = ""
 
 
 Spec = TypeVar("Spec", RunSpec, ClassifierRunSpec)
-FlagsType = TypeVar("FlagsType", bound=Flags)
+FlagsType = TypeVar("FlagsType", bound=Flags[Any])
 
 
 @attrs.frozen(kw_only=True)
