@@ -25,10 +25,18 @@ def files(tmp_path):
 
 @pytest.fixture
 def hub(files):
-    """A hub with the repositories `owner/one` (one checkpoint) and `owner/two` (two)."""
+    """A hub with the repositories `owner/one` (one checkpoint), `owner/two` (two) and `owner/export` (none)."""
     with hub_server() as server:
         server.repositories["owner/one"] = Repository()
         server.repositories["owner/one"].commit({"README.md": b"", "model.safetensors": files[0]})
+        server.repositories["owner/export"] = Repository()
+        server.repositories["owner/export"].commit(
+            {
+                "mobileclip.json": b'{"target": "onnx"}',
+                "golden.safetensors": files[0],
+                "evaluation.safetensors": files[0],
+            }
+        )
         server.repositories["owner/two"] = Repository()
         server.repositories["owner/two"].commit({"a.safetensors": files[0], "b.safetensors": files[0]})
         yield server
@@ -67,6 +75,7 @@ for name, path in zip(("hf-hub:owner/one", "mobileclip2_s2"), sys.argv[1:]):
 def test_what_cannot_be_fetched_says_what_to_do(hub, tmp_path):
     said = {
         "hf-hub:owner/two": "holds several checkpoints",
+        "hf-hub:owner/export": "owner/export is an export for the target 'onnx', which ONNX Runtime runs, and no",
         "hf-hub:owner/none": "could not fetch",
         "hf-hub:owner": "write hf-hub:owner/name",
     }

@@ -1,4 +1,4 @@
-"""Folders that were exported for another runtime: they hold tensors as well, but no checkpoint."""
+"""What was exported for another runtime, a folder or a repository: it holds tensors as well, but no checkpoint."""
 
 from __future__ import annotations
 
@@ -33,12 +33,22 @@ def require_no_export(folder: Path) -> None:
     Raises:
         CheckpointError: if it holds one; the message has its target, its runtime, and what to do.
     """
-    if not (folder / CONTRACT).is_file():
-        return
-    place = storage.printable(folder)
-    raise CheckpointError(
-        f"{place} is an export{_target(folder / CONTRACT)}, and no checkpoint; `mobileclip verify {place}` runs it. "
-        "To load the model, give the checkpoint that it was exported from"
+    if (folder / CONTRACT).is_file():
+        place = storage.printable(folder)
+        raise no_checkpoint(place, folder / CONTRACT, f"`mobileclip verify {place}` runs it")
+
+
+def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
+    """Return the refusal of an export where a checkpoint is needed.
+
+    Args:
+        place: of the export, as a person names it.
+        contract: the export's, on this machine.
+        run: how it is run, as a sentence.
+    """
+    return CheckpointError(
+        f"{place} is an export{_target(contract)}, and no checkpoint; {run}. To load the model, give the checkpoint "
+        "that it was exported from"
     )
 
 

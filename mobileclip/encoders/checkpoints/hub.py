@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from mobileclip import storage
-from mobileclip.encoders.checkpoints.exports import require_no_export
+from mobileclip.encoders.checkpoints.exports import CONTRACT, no_checkpoint, require_no_export
 from mobileclip.encoders.checkpoints.published import PREFIX, Published
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
@@ -66,8 +66,8 @@ def fetched(checkpoint: str | Path) -> Path:
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the folder or the repository holds no single checkpoint, or the repository cannot be
-            reached, or if the file is not the one that its name, or an earlier download, says.
+        CheckpointError: if the folder or the repository holds no single checkpoint, or is an export, or the repository cannot
+            be reached, or if the file is not the one that its name, or an earlier download, says.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
@@ -122,9 +122,16 @@ def _downloaded(wanted: Published, revision: str | None) -> Path:
     import huggingface_hub
 
     try:
-        file = wanted.file or only_checkpoint(
-            huggingface_hub.list_repo_files(wanted.repository, revision=revision), f"{PREFIX}{wanted.repository}"
-        )
+        file = wanted.file
+        if file is None:
+            place, files = (
+                f"{PREFIX}{wanted.repository}",
+                huggingface_hub.list_repo_files(wanted.repository, revision=revision),
+            )
+            if CONTRACT in files:
+                contract = huggingface_hub.hf_hub_download(wanted.repository, CONTRACT, revision=revision)
+                raise no_checkpoint(place, Path(contract), "`mobileclip verify FOLDER` runs a copy on this machine")
+            file = only_checkpoint(files, place)
         return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
     except client_errors() as error:
         raise CheckpointError(

@@ -22,7 +22,12 @@ class FolderTask(Task):
     name: str
     path: str
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What else the answers depend on, beside the files."""
+        return ()
+
     def content(self) -> str | None:
-        """Return a hash of the files."""
+        """Return a hash of the files and the choices."""
         files = folder_content(self.path)
-        return None if files is None else hash_of([self.key, self.path, files])
+        return None if files is None else hash_of([self.key, self.path, *self.choices, files])

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.evaluation.datasets.content import folder_content, hash_of
 from mobileclip.evaluation.metrics.groups import association_score
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.folder_task import FolderTask
 from mobileclip.evaluation.tasks.named_pictures import embed_named
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, TaskOptions
 from mobileclip.evaluation.tasks.winogavil.opening import WinoGavil, WinoGavilInstance, open_winogavil
 
 _MAIN = "10-12"
@@ -89,21 +89,15 @@ def evaluate_winogavil(session: Session, winogavil: WinoGavil) -> Evaluation:
 
 
 @attrs.frozen(kw_only=True)
-class WinoGavilTask(Task):
+class WinoGavilTask(FolderTask):
     """WinoGAViL in its folder.
 
     Args:
-        path: of the folder, or its address.
+        key, name, path: see `FolderTask`.
         winogavil: what is asked.
     """
 
-    path: str
     winogavil: WinoGavil
-
-    def content(self) -> str | None:
-        """Return a hash of the files."""
-        files = folder_content(self.path)
-        return None if files is None else hash_of(["winogavil", self.path, "", files])
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return what `evaluate_winogavil` returns."""
@@ -112,7 +106,7 @@ class WinoGavilTask(Task):
 
 def open_winogavil_task(found: FoundTask, _: TaskOptions) -> WinoGavilTask:
     """Return the task of WinoGAViL; see `open_winogavil`."""
-    return WinoGavilTask(path=found.path, winogavil=open_winogavil(found.path))
+    return WinoGavilTask(key=found.key, name=found.name, path=found.path, winogavil=open_winogavil(found.path))
 
 
 def _is_complete(
