@@ -66,8 +66,8 @@ def fetched(checkpoint: str | Path) -> Path:
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the folder or the repository holds no single checkpoint, or is an export, or the repository cannot
-            be reached, or if the file is not the one that its name, or an earlier download, says.
+        CheckpointError: if the folder or the repository holds no single checkpoint, or is an export, or the repository
+            cannot be reached, or if the file is not the one that its name, or an earlier download, says.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
