@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +90,38 @@ class Target(Protocol):
             ValueError: if the runtime cannot read the file.
         """
         ...
+
+
+Described = tuple[str, str, tuple[int | None, ...]]
+"""Name, type and shape of an input or output; None is a side of any length."""
+
+
+def check_signature(path: Path, tower: TowerFile, inputs: Sequence[Described], outputs: Sequence[Described]) -> None:
+    """Refuse a file whose inputs and outputs are not the contract's.
+
+    Args:
+        path: of the file, for the message.
+        tower: what the contract says.
+        inputs: of the file.
+        outputs: of the file.
+
+    Raises:
+        ValueError: if they differ; the message has both.
+    """
+    found = (list(inputs), list(outputs))
+    expected = (
+        [(tower.input_name, tower.input_dtype, tower.input_shape)],
+        [(name, "float32", shape) for name, shape in tower.outputs.items()],
+    )
+    if found != expected:
+        raise ValueError(
+            f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
+        )
+
+
+def not_finite(path: Path, weight: str) -> ValueError:
+    """Return the refusal of a file with a weight that is no number."""
+    return ValueError(f"{path}: the weight {weight!r} holds NaN or infinity; choose a wider precision")
 
 
 targets: Registry[Target] = Registry("export_target")

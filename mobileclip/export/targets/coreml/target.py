@@ -17,7 +17,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.base import Described, Run, check_signature, not_finite
 from mobileclip.export.targets.coreml.convert import convert
 from mobileclip.export.targets.coreml.int8 import quantized_program
 from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
@@ -95,18 +95,10 @@ class CoreMLTarget:
                 map(_described, program.description.output), program.function.outputs, strict=True
             )
         ]
-        expected = (
-            [(tower.input_name, tower.input_dtype, tower.input_shape)],
-            [(name, "float32", shape) for name, shape in tower.outputs.items()],
-        )
-        if (inputs, outputs) != expected:
-            raise ValueError(
-                f"{path} has the inputs and outputs {(inputs, outputs)}, and the contract says {expected}; "
-                "export the model again"
-            )
+        check_signature(path, tower, inputs, outputs)
         for name, numbers in program.constants().items():
             if numbers.dtype.kind == "f" and not bool(np.isfinite(numbers).all()):
-                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+                raise not_finite(path, name)
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file with Core ML, or, where this is no Mac, with PyTorch.
@@ -149,7 +141,7 @@ def _picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].movedim(0, -1).contiguous().numpy())
 
 
-def _described(feature: Any) -> tuple[str, str, tuple[int | None, ...]]:
+def _described(feature: Any) -> Described:
     """Return the name, type and shape of an input or output."""
     from coremltools.proto import FeatureTypes_pb2 as Types
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.base import Run, not_finite
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
 from mobileclip.export.targets.pt2e import quiet
@@ -90,7 +90,7 @@ class ExecuTorchTarget:
             )
         for name, numbers in program.numbers.items():
             if not bool(np.isfinite(numbers).all()):
-                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+                raise not_finite(path, name)
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file with ExecuTorch on the processor.

@@ -14,7 +14,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Described, Run, check_signature, not_finite
 from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
 from mobileclip.extras import needed
@@ -91,20 +91,14 @@ class OnnxTarget:
             ValueError: if it is no ONNX model of known parts, or not what the contract says.
         """
         model = parse_onnx(read_onnx(path), path)
-        found = (_described(model.graph.input), _described(model.graph.output))
-        expected = (
-            [(tower.input_name, tower.input_dtype, tower.input_shape)],
-            [(name, "float32", shape) for name, shape in tower.outputs.items()],
-        )
-        if found != expected:
-            raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
+        check_signature(path, tower, _described(model.graph.input), _described(model.graph.output))
         for tensor in model.graph.initializer:
             try:
                 weights = _as_torch(tensor)
             except (ValueError, RuntimeError, TypeError, KeyError) as error:
                 raise ValueError(f"{path}: the weight {tensor.name!r} is damaged: {printable(error)}") from error
             if weights.is_floating_point() and not bool(weights.isfinite().all()):
-                raise ValueError(f"{path}: the weight {tensor.name!r} holds NaN or infinity; choose a wider precision")
+                raise not_finite(path, tensor.name)
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file with ONNX Runtime on the processor."""
@@ -162,7 +156,7 @@ def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None
     model.graph.value_info.extend(unrounded)
 
 
-def _described(values: Any) -> list[tuple[str, str, tuple[int | None, ...]]]:
+def _described(values: Any) -> list[Described]:
     """Return the name, type and shape of inputs or outputs."""
     import onnx
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Described, Run, check_signature, not_finite
 from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino.int8 import quantized
 from mobileclip.extras import needed
@@ -32,7 +32,7 @@ _HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat1
 _WIDEST = "f32"
 # Where a host that has the model alone finds what to ask for.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
-_TYPES = {"float32": "f32", "uint8": "u8", "int64": "i64"}
+_TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 _DEVICE = "CPU"
 
 
@@ -85,19 +85,12 @@ class OpenVINOTarget:
             ValueError: if it is no OpenVINO model of known parts, or not what the contract says.
         """
         model = _read(_core(), path)
-        found = (_described(model.inputs), _described(model.outputs))
-        expected = (
-            [(tower.input_name, _TYPES[tower.input_dtype], tower.input_shape)],
-            [(name, _TYPES["float32"], shape) for name, shape in tower.outputs.items()],
-        )
-        if found != expected:
-            raise ValueError(f"{path} has the inputs and outputs {found}, and the contract says {expected}")
+        check_signature(path, tower, _described(model.inputs), _described(model.outputs))
         for node in model.get_ops():
             if node.get_type_name() != "Constant" or not node.get_element_type().is_real():
                 continue
             if not np.isfinite(node.get_data(dtype=np.float32)).all():
-                name = node.get_friendly_name()
-                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+                raise not_finite(path, node.get_friendly_name())
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file with OpenVINO on the processor."""
@@ -141,12 +134,12 @@ def _read(core: Any, path: Path) -> Any:
         ) from error
 
 
-def _described(values: list[Any]) -> list[tuple[str, str, tuple[int | None, ...]]]:
+def _described(values: list[Any]) -> list[Described]:
     """Return the name, type and shape of inputs or outputs."""
     return [
         (
             ", ".join(sorted(value.get_names())),
-            value.get_element_type().get_type_name(),
+            _TYPES.get(value.get_element_type().get_type_name(), "another type"),
             tuple(None if side.is_dynamic else side.get_length() for side in value.get_partial_shape()),
         )
         for value in values

@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Run
+from mobileclip.export.targets.base import Run, not_finite
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
@@ -78,7 +78,7 @@ class TorchTarget:
             )
         for name, tensor in program.state_dict.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise ValueError(f"{path}: the weight {name!r} holds NaN or infinity; choose a wider precision")
+                raise not_finite(path, name)
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file with PyTorch."""
