@@ -94,9 +94,10 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     if precision == "float32":
         assert report.passed, report.failures
     else:
-        # Random weights hardly tell captions apart (a spread of 0.001), so that rounding swaps some of 36 results.
+        # Random weights hardly tell captions apart (a spread of 0.001): rounding swaps some of 36 results, how many
+        # depends on the number of threads. By chance three would agree.
         assert {gate.name for gate in report.gates if not gate.passed} <= may_fail, report.failures
-        assert report.ranking.agreement > 0.9 or precision != "float16"
+        assert report.ranking.agreement > 0.8 or precision != "float16"
     assert report == read_report(folder)
     run, suffix = RUNTIMES[target]
     outputs, images, tokens = (
