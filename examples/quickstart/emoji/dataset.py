@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from attrs import validators
 
 from examples.quickstart.emoji.captions import real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
+from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
 from examples.quickstart.emoji.splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
@@ -245,26 +245,15 @@ def _render_sets(
     for style, drawings in chosen.items():
         stores[style].parent.mkdir(parents=True, exist_ok=True)
         pairs = [(code, next(rendered)) for code in drawings]
-        samples = [_stored(code, concepts[code].label, one) for code, one in pairs if one is not None]
+        samples = [as_sample(code, concepts[code].label, one) for code, one in pairs if one is not None]
         write_shard(stores[style], samples)
     # Lets the bar reach its end.
     assert next(rendered, None) is None, "every rendering belongs to a style"
     return {
-        (style, sample.key): _restored(sample) for style, store in stores.items() for sample in read_samples(str(store))
+        (style, sample.key): from_sample(sample)
+        for style, store in stores.items()
+        for sample in read_samples(str(store))
     }
-
-
-def _stored(code: str, label: str, rendering: Rendering) -> ImageTextSample:
-    facts = attrs.asdict(rendering, filter=attrs.filters.exclude("png", "thumbnail"))
-    facts["thumbnail"] = base64.b64encode(rendering.thumbnail).decode()
-    return ImageTextSample(key=code, captions=(label,), image=rendering.png, image_extension="png", metadata=facts)
-
-
-def _restored(sample: ImageTextSample) -> Rendering:
-    assert sample.image is not None, "renderings are stored with their picture"
-    facts = dict(sample.metadata)
-    thumbnail = base64.b64decode(facts.pop("thumbnail"))
-    return Rendering(png=sample.image, colours=tuple(facts.pop("colours")), thumbnail=thumbnail, **facts)
 
 
 def _sample(picture: Picture, title: str, concept: Concept, rendering: Rendering) -> ImageTextSample:

@@ -1,0 +1,294 @@
+"""The icons as an image-text set on disk: rendered, captioned, split, and written as shards of the public layout."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from examples.icons.captions import keyword_caption, synthetic_captions
+from examples.icons.duplicates import fingerprint, near_duplicates
+from examples.icons.reading import Icon, IconSet, read_sets
+from examples.icons.sets import ALL_SETS, ICON_SETS
+from examples.icons.splits import TITLES, divide
+from examples.quickstart.emoji.rendered import as_sample, from_sample
+from examples.quickstart.emoji.rendering import Rendering, render_all
+from examples.quickstart.emoji.sources import NAMES_PACKAGE, download
+from examples.quickstart.emoji.splits import chance
+from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
+from mobileclip.progress import track
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+
+CARD = "datacard.json"
+_SPEC = "spec.json"
+_SET_NAMES = tuple(one.name for one in ALL_SETS)
+
+
+def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    unknown = [name for name in value if name not in _SET_NAMES]
+    if unknown or len(set(value)) < 2 or len(set(value)) != len(value):
+        raise ValueError(
+            f"{attribute.name} are two or more different ones of {', '.join(_SET_NAMES)}; got {', '.join(value)}"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class IconDataSpec:
+    """The choices of the data set.
+
+    Args:
+        output: its folder.
+        sets: whose drawings.
+        image_size: side of the pictures, in pixels.
+        max_words: of a name; icons with longer ones are left out.
+        held_out_set: the set that training never sees; nothing is held out for it where it is not among `sets`.
+        min_sets: a name that so many sets drew is a class, which the held-out parts ask for.
+        name_fraction: fraction of the classes that training never sees.
+        picture_fraction: fraction of the other classes of which one set's drawing is held out.
+        validation_share: fraction of those held-out drawings that settings are chosen on.
+        duplicate_rms: two pictures whose 16 x 16 grey levels (0 to 1) differ by less, as root of the mean square, are
+            near duplicates.
+        samples_per_shard: pictures in a shard.
+        num_processes: drawings rendered at once.
+        seed: of all choices, and of the order of the samples.
+
+    Raises:
+        ValueError: if a number is out of its range, or a set is unknown.
+    """
+
+    output: Path = Path("outputs/icons")
+    sets: tuple[str, ...] = attrs.field(default=_SET_NAMES, validator=_known)
+    image_size: int = attrs.field(default=64, validator=validators.ge(16))
+    max_words: int = attrs.field(default=4, validator=validators.gt(0))
+    held_out_set: str = attrs.field(default="iconoir", validator=validators.in_(tuple(one.name for one in ICON_SETS)))
+    min_sets: int = attrs.field(default=3, validator=validators.ge(2))
+    name_fraction: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
+    picture_fraction: float = attrs.field(default=0.5, validator=[validators.gt(0), validators.lt(1)])
+    validation_share: float = attrs.field(default=0.3, validator=[validators.gt(0), validators.lt(1)])
+    duplicate_rms: float = attrs.field(default=0.05, validator=[validators.ge(0), validators.lt(1)])
+    samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
+    num_processes: int = attrs.field(default=2, validator=validators.gt(0))
+    seed: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class IconSplit:
+    """One part of the data set.
+
+    Args:
+        name: of the split.
+        title: what it is, for a table.
+        shards: its files.
+        num_samples: number of pictures.
+        class_names: what classification chooses from: all classes that training sees, or all that it does not.
+    """
+
+    name: str
+    title: str
+    shards: tuple[Path, ...]
+    num_samples: int
+    class_names: tuple[str, ...]
+
+    def samples(self) -> Iterator[ImageTextSample]:
+        """Yield the pictures with their captions, in the order of the shards."""
+        yield from read_samples([str(shard) for shard in self.shards])
+
+
+@attrs.frozen(kw_only=True)
+class IconDataset:
+    """The data set on disk.
+
+    Args:
+        root: its folder.
+        splits: its parts by name.
+    """
+
+    root: Path
+    splits: Mapping[str, IconSplit]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The data card: counts, classes, sources, versions, licences."""
+        return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
+
+    def summary(self) -> str:
+        """Return a line for each split."""
+        lines = [
+            f"{split.num_samples:7,} pictures  {split.name:14} {split.title}, {len(split.class_names):,} classes"
+            for split in self.splits.values()
+        ]
+        return "\n".join([f"{self.root}:", *lines])
+
+
+def build_dataset(spec: IconDataSpec) -> IconDataset:
+    """Download, render, caption, split and write the set; what is there already is not done again.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ValueError: if the network or npm fails, or the folder holds a data set made with other choices.
+    """
+    spec.output.mkdir(parents=True, exist_ok=True)
+    _claim(spec)
+    if not (spec.output / CARD).exists():
+        styles = [one for one in ALL_SETS if one.name in spec.sets]
+        modules = download(spec.output / "download", styles)
+        build_from_sets(spec, read_sets(modules, styles, max_words=spec.max_words, seed=spec.seed))
+    return load_dataset(spec)
+
+
+def load_dataset(spec: IconDataSpec) -> IconDataset:
+    """Return a finished data set.
+
+    Raises:
+        ValueError: if it is not finished, misses a file, or was made with other choices.
+    """
+    if not (spec.output / CARD).exists():
+        raise ValueError(f"{spec.output} holds no finished data set of icons; build it: python -m examples.icons")
+    _claim(spec)
+    card = json.loads((spec.output / CARD).read_text(encoding="utf-8"))
+    splits = {
+        name: IconSplit(
+            name=name,
+            title=TITLES[name],
+            shards=tuple(spec.output / shard for shard in entry["shards"]),
+            num_samples=entry["num_samples"],
+            class_names=tuple(entry["class_names"]),
+        )
+        for name, entry in card["splits"].items()
+    }
+    missing = [str(shard) for split in splits.values() for shard in split.shards if not shard.exists()]
+    if missing:
+        raise ValueError(f"{', '.join(missing[:3])}: missing; delete {spec.output / CARD} and build it again")
+
+    return IconDataset(root=spec.output, splits=splits)
+
+
+def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
+    """Render, caption, split and write what was read from the packages; the card comes last."""
+    renderings = _render(spec, sets)
+    icons = [icon for one in sets for icon in one.icons if icon.key in renderings]
+    prints = [fingerprint(renderings[icon.key].png) for icon in icons]
+    twins = list(near_duplicates(prints, max_rms=spec.duplicate_rms))
+    division = divide(
+        icons,
+        twins,
+        held_out_set=spec.held_out_set,
+        name_fraction=spec.name_fraction,
+        picture_fraction=spec.picture_fraction,
+        validation_share=spec.validation_share,
+        min_sets=spec.min_sets,
+        seed=spec.seed,
+    )
+    styles = {one.style.name: one for one in sets}
+    entries = {}
+    for name, indices in division.members.items():
+        # Shards are read in order, so neighbours must not be alike.
+        chosen = sorted((icons[index] for index in indices), key=lambda icon: chance(spec.seed, "order", icon.key))
+        samples = (_sample(spec, icon, styles[icon.set_name], renderings[icon.key]) for icon in chosen)
+        paths = write_shards(spec.output / name, samples, samples_per_shard=spec.samples_per_shard) if chosen else []
+        entries[name] = {
+            "shards": [str(path.relative_to(spec.output)) for path in paths],
+            "num_samples": len(chosen),
+            "left_out_as_near_duplicates": division.num_twins.get(name, 0),
+            "class_names": division.class_names[name],
+        }
+    card = {
+        **_origin(spec, sets, icons),
+        "num_pairs_of_near_duplicates": len(twins),
+        "num_in_no_split": division.num_unused,
+        "splits": entries,
+    }
+    write_text(spec.output / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+
+
+def _render(spec: IconDataSpec, sets: Sequence[IconSet]) -> dict[str, Rendering]:
+    """Return the renderings by the icons' keys; a set's are kept in a shard as soon as it is done."""
+    found: dict[str, Rendering] = {}
+    missing = [one for one in sets if not _store(spec, one).exists()]
+    svgs = [icon.svg for one in missing for icon in one.icons]
+    rendered = track(
+        render_all(svgs, spec.image_size, num_processes=spec.num_processes),
+        total=len(svgs),
+        title="rendering",
+        unit="pictures",
+    )
+    for one in missing:
+        pairs = [(icon, next(rendered)) for icon in one.icons]
+        _store(spec, one).parent.mkdir(parents=True, exist_ok=True)
+        write_shard(_store(spec, one), [as_sample(icon.key, icon.name, made) for icon, made in pairs if made])
+    # Lets the bar reach its end.
+    assert next(rendered, None) is None, "every rendering belongs to a set"
+    for one in sets:
+        found |= {sample.key: from_sample(sample) for sample in read_samples(str(_store(spec, one)))}
+    return found
+
+
+def _store(spec: IconDataSpec, one: IconSet) -> Path:
+    return spec.output / "renderings" / f"{one.style.name}.tar"
+
+
+def _sample(spec: IconDataSpec, icon: Icon, one: IconSet, rendering: Rendering) -> ImageTextSample:
+    return ImageTextSample(
+        key=icon.key,
+        captions=(keyword_caption(icon, seed=spec.seed),),
+        syn_captions={"syn_text": synthetic_captions(icon, rendering)},
+        image=rendering.png,
+        image_extension="png",
+        metadata={
+            "label": icon.name,
+            "set": icon.set_name,
+            "set_title": one.style.title,
+            "source": icon.source,
+            "kind": icon.kind,
+            "licence": one.licence["licence"].get("spdx", ""),
+        },
+    )
+
+
+def _origin(spec: IconDataSpec, sets: Sequence[IconSet], icons: Sequence[Icon]) -> dict[str, Any]:
+    """Return where the pictures come from, and on what terms."""
+    drawn = Counter(icon.set_name for icon in icons)
+    return {
+        "name": "icons and emoji of many sets with their names and keywords",
+        "spec": json.loads(to_json(attrs.evolve(spec, output=Path()))),
+        "num_pictures": len(icons),
+        "num_names": len({icon.name for icon in icons}),
+        "sources": [
+            {
+                "set": one.style.name,
+                "title": one.style.title,
+                "num_drawings": one.num_drawings,
+                "num_pictures": drawn[one.style.name],
+                **one.licence,
+            }
+            for one in sets
+        ],
+        "names": {"package": "@".join(NAMES_PACKAGE), "licence": {"title": "MIT", "spdx": "MIT"}},
+        "notes": (
+            "The drawings were rendered on white and not changed otherwise. Those under CC BY and CC BY-SA ask for the "
+            "attribution above wherever they are shown, and CC BY-SA for the same licence. Icons whose names or "
+            "categories say that they are trade marks were left out."
+        ),
+    }
+
+
+def _claim(spec: IconDataSpec) -> None:
+    """Mark the folder as made with `spec`, or refuse one made with other choices."""
+    path, own = spec.output / _SPEC, attrs.evolve(spec, output=Path())
+    if not path.exists():
+        write_text(path, to_json(own, indent=1) + "\n")
+        return
+    found = from_json(path.read_text(encoding="utf-8"), IconDataSpec)
+    # How many processes rendered it cannot be seen in a data set.
+    if attrs.evolve(found, num_processes=spec.num_processes) != own:
+        raise ValueError(
+            f"{spec.output} holds a data set made with other choices ({found}); choose another folder, or delete it"
+        )

@@ -1,0 +1,134 @@
+"""One drawing of every name from each set, with what the set knows of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from examples.icons.names import clean_name
+from examples.icons.sets import EMOJI_SETS
+from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
+from examples.quickstart.emoji.sources import DrawingSet, Style, read_drawings
+from examples.quickstart.emoji.splits import chance
+
+_NO_KINDS = frozenset(("others", "other", "emoji"))
+# Categories of trade marks, in the sets that have them.
+_MARKS = frozenset(("brand", "brand / logo", "logos", "social media"))
+
+
+@attrs.frozen(kw_only=True)
+class Icon:
+    """One drawing.
+
+    Args:
+        set_name: whose.
+        source: its name in its set.
+        name: what it depicts.
+        keywords: what people would search it by: the words of its name, its other names, and categories.
+        kind: a category of its set, empty where it has none.
+        svg: the whole document.
+    """
+
+    set_name: str
+    source: str
+    name: str
+    keywords: tuple[str, ...]
+    kind: str
+    svg: str = attrs.field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its name in shards."""
+        return f"{self.set_name}-{self.source}"
+
+
+@attrs.frozen(kw_only=True)
+class IconSet:
+    """What one set gives.
+
+    Args:
+        style: whose.
+        icons: one for each name.
+        num_drawings: before names were cleaned and variants left out.
+        licence: as the package states it.
+    """
+
+    style: Style
+    icons: tuple[Icon, ...]
+    num_drawings: int
+    licence: Mapping[str, Any]
+
+
+def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: int) -> list[IconSet]:
+    """Return one drawing of every name from each set.
+
+    Args:
+        modules: the `node_modules` with the packages.
+        styles: the sets.
+        max_words: of a name.
+        seed: of the choice among variants of a drawing.
+    """
+    drawn = [read_drawings(modules, style) for style in styles]
+    concepts = read_concepts(modules)
+    names = join_names(concepts, [one for one in drawn if one.style in EMOJI_SETS])
+    found = []
+    for one in drawn:
+        if one.style in EMOJI_SETS:
+            icons = _emoji(one, concepts, names)
+        else:
+            icons = _icons(one, _categories(modules / one.style.package), max_words=max_words)
+        chosen: dict[str, Icon] = {}
+        for icon in sorted(icons, key=lambda icon: chance(seed, "variant", icon.key)):
+            chosen.setdefault(icon.name, icon)
+        kept = tuple(chosen[name] for name in sorted(chosen))
+        found.append(IconSet(style=one.style, icons=kept, num_drawings=len(one.drawings), licence=one.licence))
+    return found
+
+
+def _icons(drawn: DrawingSet, categories: Mapping[str, tuple[str, ...]], *, max_words: int) -> Iterable[Icon]:
+    """Yield the drawings that have a name; what else the set calls them are keywords, and no pictures of their own."""
+    named: dict[str, dict[str, str]] = {}
+    for drawing in drawn.drawings:
+        name = clean_name(drawing.name, max_words=max_words)
+        if name is not None and _MARKS.isdisjoint(categories.get(drawing.name, ())):
+            named.setdefault(drawing.svg, {}).setdefault(name, drawing.name)
+    for svg, names in named.items():
+        (name, source), *others = names.items()
+        kinds = tuple(kind for kind in categories.get(source, ()) if kind not in _NO_KINDS)
+        yield Icon(
+            set_name=drawn.style.name,
+            source=source,
+            name=name,
+            keywords=tuple(dict.fromkeys((*name.split(), *(other for other, _ in others), *kinds))),
+            kind=kinds[0] if kinds else "",
+            svg=svg,
+        )
+
+
+def _emoji(drawn: DrawingSet, concepts: Mapping[str, Concept], names: Mapping[str, str]) -> Iterable[Icon]:
+    for drawing in drawn.drawings:
+        concept = concepts.get(drawing.code or names.get(drawing.name, ""))
+        if concept is not None:
+            yield Icon(
+                set_name=drawn.style.name,
+                source=drawing.name,
+                name=concept.label.lower(),
+                keywords=tuple(dict.fromkeys((*concept.label.lower().split(), *concept.tags))),
+                kind=concept.group,
+                svg=drawing.svg,
+            )
+
+
+def _categories(package: Path) -> dict[str, tuple[str, ...]]:
+    """Return the categories of every icon that has some, in lower case."""
+    path = package / "metadata.json"
+    listed = json.loads(path.read_text(encoding="utf-8")).get("categories", {}) if path.exists() else {}
+    found: dict[str, tuple[str, ...]] = {}
+    for category, names in listed.items():
+        for name in names:
+            found[name] = (*found.get(name, ()), category.lower())
+    return found
