@@ -153,6 +153,7 @@ def _reinforcement(spec: ReinforceBenchSpec, shard: Path, output: Path) -> Reinf
         augmentation=datacompdr_augmentation(224),
         num_augmentations=spec.num_augmentations,
         batch_size=spec.batch_size,
+        num_compared=0,
     )
 
 

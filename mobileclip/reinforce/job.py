@@ -17,15 +17,18 @@ from pathlib import Path
 import attrs
 
 from mobileclip import storage
-from mobileclip.data import Unit, read_card, write_card
+from mobileclip.data import Unit, ViewAgreement, read_card, write_card
 from mobileclip.data.sources.shards import ShardUnit
 from mobileclip.progress import Progress
+from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
 from mobileclip.reinforce.engines import Engine, LocalEngine
 from mobileclip.reinforce.manifest import Manifest, ShardEntry, may_pass
 from mobileclip.reinforce.provenance import refuse_other_choices
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import STAGING
-from mobileclip.terminal import console
+from mobileclip.terminal import console, get_logger, say
+
+logger = get_logger(__name__)
 
 # Counting reads every shard's headers; beyond so many shards progress is counted in shards.
 _MAX_COUNTED = 256
@@ -43,6 +46,7 @@ class ReinforcementReport:
         num_done_before: shards that an earlier run had finished.
         seconds: duration of this run.
         samples_per_second: of this run.
+        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
     """
 
     shards: tuple[str, ...]
@@ -52,6 +56,7 @@ class ReinforcementReport:
     num_done_before: int
     seconds: float
     samples_per_second: float
+    agreement: ViewAgreement | None = None
 
     def __str__(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none"
@@ -79,8 +84,10 @@ def reinforce(
     Source: section 4 of the paper.
     """
     started = time.monotonic()
-    units = {unit.name: unit for unit in spec.source.units()}
+    units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
     _refuse_own_input(spec, units.values())
+    first = next(iter(units))
+    units[first] = MeasuredUnit.of(units[first])
     with _claimed(spec.output):
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
@@ -95,6 +102,7 @@ def reinforce(
             num_done_before=len(units) - len(pending),
             seconds=time.monotonic() - started,
             samples_per_second=num_done / max(time.monotonic() - started, 1e-9),
+            agreement=entries[0].agreement,
         )
         if not report.num_samples:
             raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}")
@@ -130,6 +138,8 @@ def _run(
             with closing(engine.run(spec, pending, on_samples)) as entries:
                 for entry in entries:
                     manifest.add(entry)
+                    if entry.agreement is not None:
+                        _tell(entry.agreement, aloud=show_progress)
                     num_samples += entry.num_samples
                     num_bytes += entry.num_bytes
                     steps = sum(entry.skipped.values()) if by_sample else 1
@@ -138,6 +148,17 @@ def _run(
         finally:
             manifest.close()
     return num_samples
+
+
+def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
+    if aloud:
+        say(agreement)
+    if agreement.agreement < LOW_AGREEMENT:
+        logger.warning(
+            "the teachers take only %.0f %% of the stored views for the same as the plain picture, so a student learns "
+            "little of what they know; try larger crops or fewer and weaker operations, in another output",
+            100 * agreement.agreement,
+        )
 
 
 @contextmanager
@@ -179,6 +200,7 @@ def _count(output: str, report: ReinforcementReport) -> None:
         num_samples=report.num_samples,
         num_bytes=report.num_bytes,
         skipped=report.skipped,
+        agreement=report.agreement,
     )
     if attrs.asdict(counted) != attrs.asdict(card):
         write_card(output, counted)

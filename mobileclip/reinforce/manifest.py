@@ -11,9 +11,10 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.data import ViewAgreement
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 # An object store cannot append: there the whole manifest is written again, at most this often.
 SECONDS_BETWEEN_UPLOADS = 60.0
@@ -43,6 +44,7 @@ class ShardEntry:
         num_samples: samples in it.
         num_bytes: its size.
         skipped: samples left out, by reason.
+        agreement: how far the teachers recognise its views; None where it was not measured.
     """
 
     shard: str = attrs.field(validator=validators.matches_re(_FILE_NAME))
@@ -50,6 +52,7 @@ class ShardEntry:
     num_samples: int = attrs.field(validator=[validators.ge(0), validators.lt(_MAX_SAMPLES)])
     num_bytes: int = attrs.field(validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict)
+    agreement: ViewAgreement | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 class Manifest:

@@ -41,6 +41,8 @@ class ReinforcementSpec:
         layout: `npz` for float32 embeddings and `pth.gz` for bfloat16 ones, as the public data sets have them;
             `compact` for bfloat16 and `compact8` for 8-bit ones in one small member.
         batch_size: samples that are encoded at once, with all their augmentations.
+        num_compared: samples of the first shard, at most, on which it is measured how far the teachers still recognise
+            the stored views (`ViewAgreement`); one more image each is encoded for it. 0 measures nothing.
         limits: of the work and memory that one image may cost; one beyond them is skipped.
 
     Raises:
@@ -65,4 +67,5 @@ class ReinforcementSpec:
     seed: int = 0
     layout: Layout = attrs.field(default="pth.gz", validator=validators.in_(LAYOUTS))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
+    num_compared: int = attrs.field(default=256, validator=validators.ge(0))
     limits: ImageLimits = attrs.field(factory=ImageLimits)

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -19,9 +19,11 @@ import torch
 from mobileclip import storage
 from mobileclip.data import (
     ImageTextSample,
+    ReinforcedSample,
     Skip,
     SkipReport,
     Unit,
+    ViewAgreement,
     read_reinforced_samples,
     read_samples,
 )
@@ -29,6 +31,7 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import attempt
+from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
 from mobileclip.reinforce.manifest import ShardEntry, may_pass
@@ -102,12 +105,15 @@ class ShardWorker:
         fingerprint = self._fingerprint(unit, skips)
         target = storage.join(self.spec.output, unit.name)
         num_samples = num_bytes = 0
+        compared: list[ReinforcedSample] = []
+        num_compared = self.spec.num_compared if isinstance(unit, MeasuredUnit) else 0
         with _staging(self.spec.output) as folder:
             staged = folder / f"{os.getpid()}.{unit.name}"
             try:
                 if fingerprint:
                     with closing(self._samples(unit, skips)) as samples:
-                        num_samples = self._write(staged, unit.name, _watched(samples, on_samples), skips)
+                        kept = _keeping(compared, samples, num_compared)
+                        num_samples = self._write(staged, unit.name, _watched(kept, on_samples), skips)
                 if num_samples:
                     num_bytes = staged.stat().st_size
                     storage.move(staged, target)
@@ -130,7 +136,11 @@ class ShardWorker:
             num_samples=num_samples,
             num_bytes=num_bytes,
             skipped=dict(sorted(skips.counts.items())),
+            agreement=self._agreement(compared),
         )
+
+    def _agreement(self, samples: Sequence[ReinforcedSample]) -> ViewAgreement | None:
+        return None if self.teachers is None else measure_agreement(samples, self.teachers, self.spec)
 
     def _fingerprint(self, unit: Unit, skips: SkipReport) -> str:
         try:
@@ -225,6 +235,14 @@ def _staging(output: str) -> Iterator[Path]:
         folder = Path(output) / STAGING
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
+
+
+def _keeping(kept: list[ReinforcedSample], samples: Iterable[ImageTextSample], most: int) -> Iterator[ImageTextSample]:
+    """Yield the samples, and put the first reinforced ones of them into a list, at most so many."""
+    for sample in samples:
+        if isinstance(sample, ReinforcedSample) and len(kept) < most:
+            kept.append(sample)
+        yield sample
 
 
 def _watched(samples: Iterable[ImageTextSample], on_samples: OnSamples) -> Iterator[ImageTextSample]:

@@ -132,8 +132,9 @@ def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, 
     whole = run(make_spec(shards, tmp_path / "whole", batch_size=1), teachers)
     out = tmp_path / "out"
     spec = make_spec(shards, out, batch_size=1)
+    # Five samples of the first shard, their plain pictures, and some of the second shard's.
     with pytest.raises(StoppedError):
-        run(spec, Interrupting(teachers, limit=8), num_threads=1)
+        run(spec, Interrupting(teachers, limit=13), num_threads=1)
     assert files(out) == ["00000000.tar", "manifest.jsonl", "reinforcement.json"]
     assert list(Manifest(out)) == ["00000000.tar"]
     counting = Interrupting(teachers)
@@ -300,7 +301,7 @@ def test_source_and_output_in_a_store(make_shards, teachers, tmp_path):
             stream.write(path.read_bytes())
     spec = make_spec("memory://bucket/plain/{00000000..00000002}.tar", "memory://bucket/out", batch_size=1)
     with pytest.raises(StoppedError):
-        run(spec, Interrupting(teachers, limit=8), num_threads=1)
+        run(spec, Interrupting(teachers, limit=13), num_threads=1)
     assert list(Manifest("memory://bucket/out")) == ["00000000.tar"]
     report = run(spec, teachers, num_threads=1)
     assert report.num_done_before == 1

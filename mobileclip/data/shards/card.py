@@ -16,7 +16,7 @@ from mobileclip.data.samples.sample import Layout
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 CARD = "reinforcement.json"
 # A card has a few teachers and a few counts.
@@ -63,6 +63,45 @@ class CaptionerEntry:
     spec: Mapping[str, Any]
 
 
+def _share() -> Any:
+    return attrs.field(validator=[validators.ge(0), validators.le(1)])
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ViewAgreement:
+    """How much of what the teachers know of plain pictures they still know of the stored views of some samples.
+
+    A picture, or a view of it, is taken for that one of these pictures whose caption is the nearest. Only captions that
+    no other of them has are compared.
+
+    Args:
+        num_samples: pictures that were compared.
+        num_views: stored views of them.
+        agreement: share of the views that are taken for the same as the plain picture.
+        plain_accuracy: share of the plain pictures that are taken for themselves.
+        view_accuracy: share of the views that are taken for their picture.
+    """
+
+    num_samples: int = attrs.field(validator=validators.gt(1))
+    num_views: int = attrs.field(validator=validators.gt(0))
+    agreement: float = _share()
+    plain_accuracy: float = _share()
+    view_accuracy: float = _share()
+
+    @property
+    def ratio(self) -> float | None:
+        """The views' accuracy over the plain pictures'; None where these have none."""
+        return self.view_accuracy / self.plain_accuracy if self.plain_accuracy else None
+
+    def __str__(self) -> str:
+        ratio = "" if self.ratio is None else f", {self.ratio:.0%} of it"
+        return (
+            f"teachers take {self.agreement:.0%} of the stored views for the same as the plain picture "
+            f"({self.num_views:,} views of {self.num_samples:,} pictures); the nearest caption is their own for "
+            f"{self.plain_accuracy:.0%} of the plain pictures and for {self.view_accuracy:.0%} of the views{ratio}"
+        )
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcementCard:
     """What made the shards of a directory, and what is in them.
@@ -79,6 +118,7 @@ class ReinforcementCard:
         num_samples: samples in them.
         num_bytes: their size.
         skipped: samples left out, by reason.
+        agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
     """
 
     teachers: tuple[TeacherEntry, ...] = ()
@@ -92,6 +132,7 @@ class ReinforcementCard:
     num_samples: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
     num_bytes: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict, eq=False)
+    agreement: ViewAgreement | None = attrs.field(default=None, eq=False, metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def teacher_dims(self) -> tuple[int, ...]:
@@ -115,7 +156,9 @@ class ReinforcementCard:
         if not chosen or (chosen[0][0], chosen[-1][1]) != columns:
             raise ValueError(f"columns {columns} are not those of whole teachers, whose own are {places}")
         teachers = [one for one, place in zip(self.teachers, places, strict=True) if place in chosen]
-        return attrs.evolve(self, teachers=tuple(teachers))
+        # What was measured of all teachers says nothing of some.
+        agreement = self.agreement if len(teachers) == len(self.teachers) else None
+        return attrs.evolve(self, teachers=tuple(teachers), agreement=agreement)
 
     def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> str | None:
         """Refuse a loss that splits the stored embeddings otherwise than the teachers did.

@@ -243,7 +243,9 @@ def _sections(inspection: Inspection) -> Iterator[tuple[RenderableType, ...]]:
     yield "Sample", _about(inspection)
     yield _captions_title(inspection), _table_of_captions(inspection)
     if inspection.augmentations:
-        yield f"Augmentations, {len(inspection.augmentations)}", _table_of_augmentations(inspection)
+        agreement = None if inspection.card is None else inspection.card.agreement
+        measured = () if agreement is None else (f"On the first shard, {agreement}.",)
+        yield f"Augmentations, {len(inspection.augmentations)}", *measured, _table_of_augmentations(inspection)
     if isinstance(inspection.sample, ReinforcedSample):
         names = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
         yield "Embeddings", "\n".join(names), _table_of_embeddings(inspection.sample, inspection.teachers)

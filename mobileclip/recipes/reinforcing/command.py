@@ -18,7 +18,7 @@ from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, 
 from mobileclip.terminal import say
 
 TINY = Path("outputs") / "tiny"
-SAME_IN_SPEC = ("caption_set", "num_augmentations", "layout", "batch_size", "seed")
+SAME_IN_SPEC = ("caption_set", "num_augmentations", "layout", "batch_size", "num_compared", "seed")
 
 Recipe = Callable[[str, str], ReinforcementSpec]
 """From source and output to the run's choices."""
@@ -49,6 +49,8 @@ class Command:
         num_augmentations: stored augmentations per image.
         layout: form of what is stored: `npz` or `pth.gz` as the public data sets, or `compact` or `compact8`.
         batch_size: samples that are encoded at once, with all their augmentations.
+        num_compared: samples of the first shard on which it is measured how far the teachers still recognise the stored
+            views; 0 measures nothing.
         seed: of augmentations and captions.
         dry_run: measure the beginning of the first shard, print what everything will take, and stop.
         show: print the run's choices as JSON and stop; --run reads them back.
@@ -72,6 +74,7 @@ class Command:
     num_augmentations: int | None = None
     layout: Layout | None = None
     batch_size: int | None = None
+    num_compared: int | None = None
     seed: int | None = None
     dry_run: bool = False
     show: bool = False

@@ -16,6 +16,7 @@ from mobileclip.data import (
     AugmentationParams,
     ImageTextSample,
     ReinforcementCard,
+    ViewAgreement,
     augmentation_rng,
     datacompdr_augmentation,
     decode_image,
@@ -157,6 +158,14 @@ class TestInspection:
                 found = (similarity.least, similarity.mean, similarity.greatest)
                 np.testing.assert_allclose(found, (cosines.min(), cosines.mean(), cosines.max()), atol=1e-5)
         assert "teacher 2: teacher of 4" in printed(inspection)
+        assert "On the first shard" not in printed(inspection)
+
+    def test_how_far_teachers_recognise_the_views(self, tmp_path):
+        measured = ViewAgreement(num_samples=9, num_views=63, agreement=0.25, plain_accuracy=0.5, view_accuracy=0.1)
+        write_card(tmp_path, attrs.evolve(card((2, 4)), agreement=measured))
+        text = " ".join(printed(inspected(tmp_path, sample())).split())
+        assert "On the first shard, teachers take 25% of the stored views for the same as the plain picture" in text
+        assert "for 50% of the plain pictures and for 10% of the views, 20% of it." in text
 
     def test_without_a_card_all_teachers_are_one(self, tmp_path):
         (teacher,) = inspected(tmp_path, sample()).teachers

@@ -1,0 +1,158 @@
+"""How much of what teachers know of plain pictures they still know of the stored views: measured on the first shard.
+
+A student learns what the teachers say of views. Where a view shows too little for them, they say little.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTextSample,
+    ReinforcedSample,
+    SkipReport,
+    Unit,
+    ViewAgreement,
+    augmentation_rng,
+    decode_image,
+)
+from mobileclip.reinforce.spec import ReinforcementSpec
+from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+# Below it, most of what is stored of the pictures is said of something else.
+LOW_AGREEMENT = 0.5
+_FEWEST = 2
+
+_Matrix = npt.NDArray[np.float32]
+
+
+@attrs.frozen(kw_only=True)
+class MeasuredUnit(Unit):
+    """A unit whose views are compared with its plain pictures when it is made; apart from that, it is the unit.
+
+    Args:
+        unit: the unit.
+    """
+
+    unit: Unit
+
+    @classmethod
+    def of(cls, unit: Unit) -> MeasuredUnit:
+        """Return a unit as one that is measured."""
+        return cls(name=unit.name, unit=unit)
+
+    def fingerprint(self) -> str:
+        """Return the unit's fingerprint."""
+        return self.unit.fingerprint()
+
+    def count(self) -> int | None:
+        """Return the unit's number of samples."""
+        return self.unit.count()
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the unit's samples."""
+        return self.unit.read(report)
+
+
+def plain_augmentation(size: int) -> AugmentationSpec:
+    """Return the policy that does nothing: the largest central square, resized.
+
+    Args:
+        size: side of the output, in pixels.
+    """
+    return AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+
+
+def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
+    """Return the teachers' embeddings of pictures as they are.
+
+    Shape:
+        (pictures, sum of dims).
+
+    Args:
+        teachers: the ensemble.
+        images: the pictures, encoded.
+        spec: its limits, batch size and resizing.
+    """
+    policies = [
+        attrs.evolve(plain_augmentation(size), interpolation=spec.augmentation.interpolation)
+        for size in teachers.image_sizes
+    ]
+    parts = []
+    for start in range(0, len(images), spec.batch_size):
+        decoded = [decode_image(one, limits=spec.limits) for one in images[start : start + spec.batch_size]]
+        pixels = {
+            policy.size: torch.from_numpy(
+                np.stack(
+                    [
+                        np.asarray(policy.apply(image, policy.sample(augmentation_rng(0, "", 0), image.size)))
+                        for image in decoded
+                    ]
+                )
+            ).permute(0, 3, 1, 2)
+            for policy in policies
+        }
+        parts.append(teachers.encode_images(pixels).numpy())
+    return np.concatenate(parts)
+
+
+def measure_agreement(
+    samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
+) -> ViewAgreement | None:
+    """Return how far the stored views of samples are taken for what their plain pictures are taken for.
+
+    A picture is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the
+    pictures have tell nothing apart and are left out, and so are pictures without one of their own.
+
+    Args:
+        samples: with their images.
+        teachers: those that gave the samples' embeddings.
+        spec: the choices.
+
+    Returns:
+        The measurement, or None where fewer than two samples have captions of their own, as there is nothing to choose
+        from, or the teachers' embeddings of a plain picture are not finite.
+    """
+    count = Counter(text for sample in samples for text in dict(_captions(sample)))
+    own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
+    compared = [(sample, captions) for sample, captions in zip(samples, own, strict=True) if captions]
+    if len(compared) < _FEWEST:
+        return None
+    texts = np.stack([row for _, captions in compared for row in captions.values()])
+    owner = np.repeat(np.arange(len(compared)), [len(captions) for _, captions in compared])
+    try:
+        encoded = encode_plain(teachers, [_image(sample) for sample, _ in compared], spec)
+    except NotFiniteError as error:
+        logger.warning("it was not measured how far the teachers recognise the stored views: %s", error)
+        return None
+    plain = owner[(encoded @ texts.T).argmax(-1)]
+    views = owner[(np.stack([sample.image_emb for sample, _ in compared]) @ texts.T).argmax(-1)]
+    places = np.arange(len(compared))
+    return ViewAgreement(
+        num_samples=len(compared),
+        num_views=views.size,
+        agreement=float((views == plain[:, None]).mean()),
+        plain_accuracy=float((plain == places).mean()),
+        view_accuracy=float((views == places[:, None]).mean()),
+    )
+
+
+def _captions(sample: ReinforcedSample) -> Iterator[tuple[str, _Matrix]]:
+    yield from zip(sample.captions, sample.text_emb, strict=True)
+    for name, texts in sample.syn_captions.items():
+        yield from zip(texts, sample.syn_text_emb[name], strict=True)
+
+
+def _image(sample: ReinforcedSample) -> bytes:
+    assert sample.image is not None, "what has no image is not reinforced"
+    return sample.image
