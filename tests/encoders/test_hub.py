@@ -46,21 +46,16 @@ def run(command, environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("name", ["hf-hub:owner/one", "hf-hub:owner/two/b.safetensors"])
-def test_a_checkpoint_loads_by_its_name_on_the_hub(name, hub, tmp_path):
-    result = run([sys.executable, "-m", "mobileclip.cli", "info", name], hub.environment(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["form"] == "training"
-
-
-def test_a_backbone_loads_by_the_name_of_a_model(hub, files, tmp_path):
+def test_a_backbone_loads_by_its_name_on_the_hub_and_by_that_of_a_model(hub, files, tmp_path):
     published = PUBLISHED["mobileclip2_s2"]
     hub.repositories[published.repository] = Repository()
     hub.repositories[published.repository].commit({published.file: files[1]})
     code = """
 import sys, torch
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
-for name, path in zip(("hf-hub:owner/one", "mobileclip2_s2"), sys.argv[1:]):
+one, other = sys.argv[1:]
+names = {"hf-hub:owner/one": one, "hf-hub:owner/two/b.safetensors": one, "mobileclip2_s2": other}
+for name, path in names.items():
     tower = load_model(path, tower="image", fold=False)
     classifier = ClassifierSpec(image=tower.spec.without_projection(), num_classes=3).build()
     load_backbone(classifier, name)

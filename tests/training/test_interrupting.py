@@ -228,21 +228,24 @@ def test_an_evaluation_is_cut_short_and_done_again(tmp_path, step):
 
 
 def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
-    saved = []
+    saved, seconds = [], itertools.count(time.monotonic(), 0.05)
+
+    class Clock:
+        @staticmethod
+        def monotonic():
+            """As if 0.05 s went by between two looks at the clock."""
+            return next(seconds)
 
     def snapshot(_state, *, step, position):
         assert position.first_batch == step
-        saved.append((step, time.monotonic()))
+        saved.append((step, Clock.monotonic()))
 
-    def slow(step: int):
-        time.sleep(0.05)
-        return batch_of(step)
-
+    monkeypatch.setattr("mobileclip.training.saving.time", Clock)
     monkeypatch.setattr("mobileclip.training.checkpoint.RunState.snapshot", snapshot)
     spec = training_spec(16, checkpoint_every_steps=100)
     assert spec.checkpoint_every_minutes == 10
     spec = attrs.evolve(spec, checkpoint_every_minutes=0.2 / 60)
-    train(spec, model=new_model(), batches=Batches(make=slow), output=tmp_path)
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     steps, times = zip(*saved, strict=True)
     assert 3 <= len(steps) < 10
     assert steps[-1] == 16

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -317,24 +318,20 @@ def test_without_a_readable_checkpoint_nothing_is_begun_anew(tmp_path):
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
-    program = (
-        "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from mobileclip.training import train\n"
-        "from tests.training.runs import Batches, new_model, training_spec\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "class Filling(Batches):\n"
-        "    def position(self, num_batches):\n"
-        "        if num_batches == 6:\n"
-        "            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "        return super().position(num_batches)\n"
-        "train(training_spec(8), model=new_model(), batches=Filling(), output=Path(sys.argv[1]))\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "OSError: checkpoint" in process.stderr
-    assert "could not be written" in process.stderr
+    class Filling(Batches):
+        def position(self, num_batches):
+            if num_batches == 6:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+            return super().position(num_batches)
+
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match=r"checkpoint .* could not be written"):
+            train(training_spec(8), model=new_model(), batches=Filling(), output=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
     assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
 

@@ -114,26 +114,23 @@ def test_synchronising_alone_is_refused():
         synchronise_batch_norm(fresh(SMALL))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_synchronising_without_gpus_is_refused():
-    program = (
-        "import torch.distributed as dist\n"
-        "from mobileclip.training.finetuning import synchronise_batch_norm\n"
-        "from tests.encoders.small import SMALL\n"
-        "dist.init_process_group('gloo')\n"
-        "try:\n    synchronise_batch_norm(SMALL.build())\n"
-        "except ValueError as error:\n    print(error)\n"
-        "dist.destroy_process_group()\n"
-    )
-    said = run_processes(program)
-    assert len(said) == 2
-    assert all("on GPUs only, and there is none; freeze" in one for one in said)
-
-
-def test_synchronised_norms_keep_names_tensors_and_evaluation(monkeypatch):
-    """What the exchange itself does; that statistics are shared is held by the test that needs GPUs."""
+@pytest.fixture
+def two_processes(monkeypatch):
+    """As in one of two processes, for what exchanges nothing."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("two_processes")
+def test_synchronising_without_gpus_is_refused():
+    with pytest.raises(ValueError, match="on GPUs only, and there is none; freeze"):
+        synchronise_batch_norm(fresh(SMALL))
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_synchronised_norms_keep_names_tensors_and_evaluation(monkeypatch):
+    """What the exchange itself does; that statistics are shared is held by the test that needs GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = fresh(SMALL)
     freeze_batch_norm(model.image_encoder.stem)
