@@ -6,7 +6,7 @@ beside them. Models and losses do not belong here.
 
 from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.mixing import MixingSpec
-from mobileclip.data.augmentation.range_augment import RangeAugment, RangeAugmentSpec
+from mobileclip.data.augmentation.range_augment import RangeAugment, RangeAugmentSpec, RangeNumbers
 from mobileclip.data.augmentation.replay import (
     AugmentationParams,
     AugmentationSpec,
@@ -105,6 +105,7 @@ __all__ = [
     "RandomErasingSpec",
     "RangeAugment",
     "RangeAugmentSpec",
+    "RangeNumbers",
     "ReinforcedBatch",
     "ReinforcedExampleSpec",
     "ReinforcedPipeline",

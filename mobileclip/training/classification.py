@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators
@@ -13,7 +13,7 @@ from mobileclip.data import Batch, LabelledBatch, MixingSpec
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, losses
 from mobileclip.strict import strict
-from mobileclip.training.objective import Objective, build_objective, wide
+from mobileclip.training.objective import Objective, Rows, build_objective, wide, with_mean
 
 if TYPE_CHECKING:
     from mobileclip.data.augmentation.mixing import Mixture
@@ -100,25 +100,27 @@ class ClassificationObjective(Objective):
         """Return the loss alone."""
         if not isinstance(batch, LabelledBatch):
             raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
-        image, augmentation = self.augmented(batch.image, progress)
+        image = batch.image
         mixture = None if self._mixing is None else self._mixing.draw(image.shape, image.device)
         with self.autocast(image.device):
-            logits = wide(self._logits(image, mixture))
+            logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
+        logits = wide(logits)
         targets = F.one_hot(batch.label, self.model.head.out_features).to(logits.dtype)
         if mixture is not None:
             targets = mixture.between(targets, targets.flip(0))
-        total: Tensor = self.loss(logits, targets)
-        return (total if augmentation is None else total + augmentation,)
+        return (with_mean(self.loss(logits, targets), augmentation),)
 
-    def _logits(self, image: Tensor, mixture: Mixture | None) -> Tensor:
-        if mixture is None:
-            return self.in_pieces(lambda one: self.model(self.normalized(one)), self.model, image)
+    def _logits(self, rows: tuple[Rows, ...], mixture: Mixture | None) -> tuple[Tensor, ...]:
+        """Return logits, and the loss terms of images that RangeAugment changes."""
+        partners = () if mixture is None else tuple(one.flip(0) for one in rows)
 
-        def encode(one: Tensor, other: Tensor) -> Tensor:
-            logits: Tensor = self.model(mixture.images(self.normalized(one), self.normalized(other)))
-            return logits
+        def encode(*pieces: Any) -> tuple[Tensor, ...]:
+            image, *augmentation = self.images_of(*pieces[: len(rows)])
+            if mixture is not None:
+                image = mixture.images(image, self.images_of(*pieces[len(rows) :])[0])
+            return self.model(image), *augmentation
 
-        return self.in_pieces(encode, self.model, image, image.flip(0))
+        return self.in_pieces(encode, self.model, *rows, *partners)
 
 
 @build_objective.register(CrossEntropySpec)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.data import Batch, ReinforcedBatch, normalize_pixels
+from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms
 from mobileclip.training.cpu import quicken
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
     from mobileclip.inputs import ImageInput
     from mobileclip.training.spec import TrainingSpec
+
+
+# One for every sample of a batch, and split into pieces together.
+Rows: TypeAlias = Tensor | RangeNumbers
 
 
 class Objective(nn.Module, ABC):
@@ -108,41 +112,69 @@ class Objective(nn.Module, ABC):
             return image.contiguous(memory_format=memory_format)
         return normalize_pixels(image, self._contract, memory_format=memory_format)
 
-    def augmented(self, image: Tensor, progress: float) -> tuple[Tensor, Tensor | None]:
-        """Return the images to learn from, and what that adds to the loss.
+    def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
+        """Return what `images_of` makes a batch's images of: pixels, and how RangeAugment changes them.
 
-        Where none are changed, they stay the pixels that they are; `normalized` takes both.
+        Where they are not encoded in pieces, they are changed here, and so they are in a step that is compiled as one,
+        since what is drawn is not compiled: the rows are changed images and loss terms then.
+
+        Args:
+            image: of the whole batch, as it came.
+            progress: fraction of the training that is done, from 0 to 1.
         """
-        if self.range_augment is None:
-            return image, None
-        changed: tuple[Tensor, Tensor] = self._range_augmented(self.range_augment, image, progress)
-        return changed
+        augment = self.range_augment
+        if augment is None or not augment.training:
+            return (image,)
+        if self._piece_size(image) is None or torch.compiler.is_compiling():
+            changed: tuple[Tensor, Tensor] = self._changed(augment, image, progress)
+            return changed
+        return image, augment.draw(len(image), progress=progress, device=image.device)
+
+    def images_of(self, image: Tensor, numbers: Rows | None = None) -> tuple[Tensor, ...]:
+        """Return images as the model takes them and, with RangeAugment, the loss term of each.
+
+        Args:
+            image: rows of `image_rows`, all or some, as are the numbers.
+            numbers: by which RangeAugment changes the images, or the loss terms of those that it has changed already;
+                none without it.
+        """
+        image = self.normalized(image)
+        if self.range_augment is None or numbers is None:
+            return (image,)
+        if isinstance(numbers, Tensor):
+            return image, numbers
+        return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _range_augmented(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def _changed(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, ...]:
         # Its operations change places, and the compiler would compile every order of them.
-        changed: tuple[Tensor, Tensor] = augment(
-            self.normalized(image), progress=progress, mean=self._contract.mean, std=self._contract.std
-        )
-        return changed
+        return self.images_of(image, augment.draw(len(image), progress=progress, device=image.device))
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which the model computes."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16")
 
-    def in_pieces(self, encode: Callable[..., Tensor], module: nn.Module, *inputs: Tensor) -> Tensor:
+    def in_pieces(
+        self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
+    ) -> tuple[Tensor, ...]:
         """Return `encode(*inputs)`, keeping the activations of one piece at a time; what is kept is the inputs.
 
         Args:
-            encode: from tensors to what the model makes of them, row by row.
+            encode: from rows to tensors of as many rows, each made of its own row alone.
             module: whose parameters it uses.
             inputs: of equal length, such as pixels that `encode` normalises.
         """
-        size = self.spec.micro_batch_size
-        if size is None or len(inputs[0]) <= size:
+        size = self._piece_size(inputs[0])
+        if size is None:
             return encode(*inputs)
-        pieces = zip(*(torch.split(one, size) for one in inputs), strict=True)
-        return torch.cat([recomputed(encode, module, *piece) for piece in pieces])
+        pieces = zip(*(rows.split(size) for rows in inputs), strict=True)
+        made = [recomputed(encode, module, *piece) for piece in pieces]
+        return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+
+    def _piece_size(self, rows: Rows) -> int | None:
+        """Return how many rows are encoded at once; None for all of them."""
+        size = self.spec.micro_batch_size
+        return None if size is None or len(rows) <= size else size
 
 
 class ImageTextObjective(Objective):
@@ -193,10 +225,9 @@ class ImageTextObjective(Objective):
             raise ValueError(
                 f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
             )
-        image, augmentation = self.augmented(batch.image, progress)
-        terms: LossTerms = self.loss(**self._embed(image, batch), **self._teachers(batch))
-        total = terms.total if augmentation is None else terms.total + augmentation
-        return terms.contrastive, terms.distillation, total
+        embeddings, augmentation = self._embed(batch, progress)
+        terms: LossTerms = self.loss(**embeddings, **self._teachers(batch))
+        return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -206,21 +237,27 @@ class ImageTextObjective(Objective):
             min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale)
         )
 
-    def _embed(self, image: Tensor, batch: ReinforcedBatch) -> dict[str, Tensor]:
+    def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return what the loss compares, and RangeAugment's terms where there are any."""
         # Real and synthetic captions go through the text tower together: one batch of twice the size.
         texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
-        with self.autocast(image.device):
-            image_embedding = self.in_pieces(self._encode_image, self.model.image_encoder, image)
+        with self.autocast(batch.image.device):
+            rows = self.image_rows(batch.image, progress)
+            image_embedding, *augmentation = self.in_pieces(self._encode_image, self.model.image_encoder, *rows)
             text = torch.cat(list(texts.values()))
-            text_embedding = self.in_pieces(self.model.encode_text, self.model.text_encoder, text)
+            (text_embedding,) = self.in_pieces(self._encode_text, self.model.text_encoder, text)
         return {
             "image": _unit(image_embedding),
             **dict(zip(texts, _unit(text_embedding).chunk(len(texts)), strict=True)),
             "logit_scale": self.model.logit_scale.exp(),
-        }
+        }, augmentation
 
-    def _encode_image(self, image: Tensor) -> Tensor:
-        return self.model.encode_image(self.normalized(image))
+    def _encode_image(self, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
+        image, *augmentation = self.images_of(image, *numbers)
+        return self.model.encode_image(image), *augmentation
+
+    def _encode_text(self, text: Tensor) -> tuple[Tensor]:
+        return (self.model.encode_text(text),)
 
     def _teachers(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
         if not self.spec.loss.needs_teachers:
@@ -240,6 +277,13 @@ class ImageTextObjective(Objective):
 def _unit(embedding: Tensor) -> Tensor:
     """Return embeddings of length 1, which bfloat16 would miss by up to a 256th."""
     return F.normalize(wide(embedding), dim=-1)
+
+
+def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """Return a loss with the mean of each of `terms` added, which a batch's images have one by one."""
+    for term in terms:
+        total = total + term.mean()
+    return total
 
 
 def wide(embedding: Tensor) -> Tensor:

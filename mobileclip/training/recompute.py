@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mobileclip.blocks import BlockSequence
 
 Module = TypeVar("Module", bound=nn.Module)
+Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 
 
 class RecomputingSequence(BlockSequence):
@@ -54,13 +55,13 @@ def recompute(model: Module) -> Module:
     return model
 
 
-def recomputed(function: Callable[..., Tensor], module: nn.Module, *inputs: Tensor) -> Tensor:
+def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object) -> Made:
     """Return `function(*inputs)`, computed again when its gradient is asked for.
 
     Batch statistics are counted once: the second time leaves the running ones as they are.
 
     Args:
-        function: what is computed; its parameters are those of `module`.
+        function: what is computed, one tensor or several; its parameters are those of `module`.
         module: whose batch norms are held while it is computed again.
         inputs: its inputs, which are kept.
     """
@@ -68,14 +69,14 @@ def recomputed(function: Callable[..., Tensor], module: nn.Module, *inputs: Tens
         return function(*inputs)
     if torch.compiler.is_compiling():
         # The compiler counts statistics once by itself, and takes no contexts.
-        compiled: Tensor = checkpoint(function, *inputs, use_reentrant=False)
+        compiled: Made = checkpoint(function, *inputs, use_reentrant=False)
         return compiled
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), running_statistics_held(module)
 
-    y: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
-    return y
+    made: Made = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    return made
 
 
 @contextmanager

@@ -69,10 +69,11 @@ class TestLoss:
     @pytest.mark.parametrize(
         "mixing", [None, MixingSpec(cutmix_alpha=0.0), MixingSpec(mixup_alpha=0.0)], ids=["", "mixup", "cutmix"]
     )
-    def test_pieces_make_no_difference(self, mixing):
+    @pytest.mark.parametrize("range_augment", [None, RangeAugmentSpec()], ids=["", "augmented"])
+    def test_pieces_make_no_difference(self, mixing, range_augment):
         def gradients(**changes):
-            model = new_classifier(TRANSFORMER).double()
-            objective = objective_of(training_spec(loss=CrossEntropySpec(mixing=mixing), **changes), model)
+            spec = training_spec(loss=CrossEntropySpec(mixing=mixing), range_augment=range_augment, **changes)
+            objective = objective_of(spec, new_classifier(TRANSFORMER)).double()
             batch = class_batch(0)
             torch.manual_seed(5)
             objective(attrs.evolve(batch, image=image_of(batch).double()))[-1].backward()

@@ -15,10 +15,13 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import World, decay_groups
 from mobileclip.training.cpu import quicken
 from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.spec import COMPILED
 from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec
 
 # PyTorch's own, of what it does where it compiles a function with gradients of its own.
 INSTANTIATED = pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")
+# And of what it asks of every input.
+ASKED = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 # Without batch norm, which sees one piece at a time, pieces make no difference but rounding.
 TRANSFORMERS = attrs.evolve(
     MODEL,
@@ -50,9 +53,11 @@ def test_pieces_make_no_difference(size):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["", "recomputed"])
-def test_one_piece_at_a_time_is_held_in_floats(again):
+@pytest.mark.parametrize("range_augment", [None, RangeAugmentSpec()], ids=["", "augmented"])
+def test_one_piece_at_a_time_is_held_in_floats(again, range_augment):
     """The others wait as pixels, in the forward pass and in the backward pass."""
-    spec = training_spec(9, micro_batch_size=3, recompute_activations=again)
+    changes = {"recompute_activations": again, "range_augment": range_augment}
+    spec = training_spec(9, micro_batch_size=3, **changes)
     objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
     seen, sizes = [], []
 
@@ -101,6 +106,49 @@ def test_recomputing_activations_changes_no_bit():
     torch.testing.assert_close(both[1:], gradients(model, micro_batch_size=4)[1:], rtol=0, atol=0)
 
 
+def augmented_gradients(model, **changes):
+    """Return the loss and its gradients, those of RangeAugment's ranges too, with what is drawn after one seed."""
+    spec = training_spec(9, range_augment=RangeAugmentSpec(), **changes)
+    objective = ImageTextObjective(spec, model=copy.deepcopy(model), world=World())
+    torch.manual_seed(5)
+    total = objective(batch_of(0), progress=0.5)[-1]
+    total.backward()
+    return total.item(), {name: parameter.grad for name, parameter in objective.named_parameters()}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_range_augment_in_pieces_is_that_of_the_whole_batch(size, again):
+    """Images change as in the whole batch, in both passes, and the term is the mean over all of them."""
+    torch.manual_seed(0)
+    model = TRANSFORMERS.build()
+    whole = augmented_gradients(model)
+    assert_same_step(augmented_gradients(model, micro_batch_size=size, recompute_activations=again), whole)
+
+
+@pytest.mark.slow
+@INSTANTIATED
+@ASKED
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("again", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_range_augment_in_compiled_pieces_is_that_of_the_whole_batch(compiled, again):
+    torch.manual_seed(0)
+    model = TRANSFORMERS.build()
+    whole = augmented_gradients(model)
+    torch._dynamo.reset()
+    changes = {"micro_batch_size": 4, "recompute_activations": again, "compile": compiled}
+    assert_same_step(augmented_gradients(model, **changes), whole)
+
+
+def assert_same_step(step, expected):
+    assert step[0] == pytest.approx(expected[0], rel=1e-5)
+    assert relative_error(step[1], expected[1]) < 1e-5
+    ranges = {name: gradient for name, gradient in expected[1].items() if name.startswith("range_augment")}
+    assert len(ranges) == 3
+    assert relative_error({name: step[1][name] for name in ranges}, ranges) < 1e-5
+
+
 def bytes_kept(model, **changes):
     kept: dict[int, int] = {}
 
@@ -119,6 +167,7 @@ def test_pieces_and_recomputation_keep_less():
     whole = bytes_kept(new_model())
     assert bytes_kept(new_model(), recompute_activations=True) < 0.5 * whole
     assert bytes_kept(new_model(), micro_batch_size=2) < 0.1 * whole
+    assert bytes_kept(new_model(), micro_batch_size=2, range_augment=RangeAugmentSpec()) < 0.1 * whole
 
 
 def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
@@ -153,7 +202,7 @@ def test_a_step_is_one_graph_for_the_compiler():
 
 @pytest.mark.slow
 @INSTANTIATED
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@ASKED
 def test_what_is_drawn_for_a_batch_is_not_compiled_anew():
     spec = training_spec(9, range_augment=RangeAugmentSpec())
     objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import attrs
 import torch
@@ -89,6 +90,43 @@ class LearntRange(nn.Module):
         return torch.lerp(ends[0], ends[1], chance)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class RangeNumbers:
+    """The random numbers by which RangeAugment changes the images of a batch, a row for each.
+
+    An image is changed in the same way by the same row, whichever others are changed along with it.
+
+    Shape:
+        chosen and chance: (B, 3), the operations in the order of their names; seed: (B,).
+
+    Args:
+        order: in which the operations are applied, to all images.
+        target_error: mean squared error of pixels in [0, 1] that is aimed at.
+        chosen: whether an operation changes an image.
+        chance: of [0, 1), where in its range an operation's strength lies.
+        seed: of an image's noise; on the CPU, int64.
+    """
+
+    order: tuple[int, ...]
+    target_error: float
+    chosen: Tensor
+    chance: Tensor
+    seed: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.seed)
+
+    def split(self, size: int) -> tuple[RangeNumbers, ...]:
+        """Return the rows in pieces of `size`, as a tensor's are split; the last one may be shorter."""
+        pieces = zip(*(torch.split(rows, size) for rows in (self.chosen, self.chance, self.seed)), strict=True)
+        return tuple(attrs.evolve(self, chosen=chosen, chance=chance, seed=seed) for chosen, chance, seed in pieces)
+
+    def flip(self, dim: Literal[0]) -> RangeNumbers:
+        """Return the rows the other way round, as a tensor's are flipped."""
+        return attrs.evolve(self, chosen=self.chosen.flip(dim), chance=self.chance.flip(dim), seed=self.seed.flip(dim))
+
+
 class RangeAugment(nn.Module):
     """Change images as strongly as a target says, by operations whose strengths are learnt.
 
@@ -100,7 +138,7 @@ class RangeAugment(nn.Module):
 
     Gradients, of this term and of the task's loss, reach the ranges alone, not the images.
 
-    Shape: (B, C, H, W) -> (B, C, H, W), and a scalar, float32.
+    Shape: (B, C, H, W) -> (B, C, H, W), and a scalar, float32 at least.
 
     Args:
         spec: the choices.
@@ -139,28 +177,82 @@ class RangeAugment(nn.Module):
             progress: fraction of the training that is done, from 0 to 1.
             mean: that was subtracted, per channel.
             std: that was divided by, per channel.
-            generator: source of randomness, on the images' device; None for torch's own.
+            generator: source of randomness; None for torch's own on the CPU.
 
         Raises:
             ValueError: if the images are no float batch, or the progress is no fraction.
         """
-        if image.ndim != 4 or not image.is_floating_point():
-            raise ValueError(f"expected a batch of float images (B, C, H, W), got {image.dtype} {tuple(image.shape)}")
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress is a fraction of the training, from 0 to 1, not {progress}")
+        _check_progress(progress)
         if not self.training:
+            _check_images(image)
             return image, image.new_zeros((), dtype=torch.float32)
+        numbers = self.draw(len(image), progress=progress, device=image.device, generator=generator)
+        changed, terms = self.change(image, numbers, mean=mean, std=std)
+        return changed, terms.mean()
+
+    def draw(
+        self, num_images: int, *, progress: float, device: torch.device, generator: torch.Generator | None = None
+    ) -> RangeNumbers:
+        """Return the random numbers that a batch is changed by.
+
+        Args:
+            num_images: of the whole batch.
+            progress: fraction of the training that is done, from 0 to 1.
+            device: where the images are.
+            generator: source of randomness; None for torch's own on the CPU.
+
+        Raises:
+            ValueError: if the progress is no fraction.
+        """
+        _check_progress(progress)
+        source = torch.device("cpu") if generator is None else generator.device
+        shape = (num_images, len(_OPERATIONS))
+        order = torch.randperm(len(_OPERATIONS), generator=generator, device=source)
+        places = [torch.randperm(num_images, generator=generator, device=source) for _ in _OPERATIONS]
+        chance = torch.rand(shape, generator=generator, device=source)
+        seed = torch.randint(2**63 - 1, (num_images,), generator=generator, device=source)
+        num_chosen = max(1, int(self.spec.fraction * num_images))
+        return RangeNumbers(
+            order=tuple(order.tolist()),
+            target_error=self.target_error(progress),
+            chosen=(torch.stack(places, dim=1) < num_chosen).to(device),
+            chance=chance.to(device),
+            seed=seed.cpu(),
+        )
+
+    def change(
+        self,
+        image: Tensor,
+        numbers: RangeNumbers,
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> tuple[Tensor, Tensor]:
+        """Return images changed by their numbers, normalised as they came, and the loss term of each of them.
+
+        Shape: (B, C, H, W) -> (B, C, H, W), and (B,), float32 at least.
+
+        Args:
+            image: all images of a batch or some of them, as `forward` takes them.
+            numbers: the rows of these images.
+            mean: that was subtracted, per channel.
+            std: that was divided by, per channel.
+
+        Raises:
+            ValueError: if the images are no float batch.
+        """
+        _check_images(image)
         shift, scale = (image.new_tensor(values)[:, None, None] for values in (mean, std))
         original = image.detach() * scale + shift
         changed = original
-        order = torch.randperm(len(_OPERATIONS), generator=generator, device=_device(generator))
-        for place in order.tolist():
-            changed = self._change(_OPERATIONS[place], changed, generator)
+        for place in numbers.order:
+            changed = self._operation(_OPERATIONS[place], changed, numbers)
         changed = changed.clamp(0, 1)
-        error = (changed - original).float().square().mean(dim=(1, 2, 3))
-        target = error.new_tensor(self.target_error(progress)).expand_as(error)
-        loss = self.spec.weight * F.smooth_l1_loss(error, target, beta=_KNEE)
-        return (changed - shift) / scale, loss
+        difference = (changed - original).to(torch.promote_types(image.dtype, torch.float32))
+        error = difference.square().mean(dim=(1, 2, 3))
+        target = error.new_tensor(numbers.target_error).expand_as(error)
+        terms = self.spec.weight * F.smooth_l1_loss(error, target, beta=_KNEE, reduction="none")
+        return (changed - shift) / scale, terms
 
     def target_error(self, progress: float) -> float:
         """Return the mean squared error of pixels in [0, 1] that is aimed at, after a fraction of the training."""
@@ -171,20 +263,34 @@ class RangeAugment(nn.Module):
         """Return the choices."""
         return str(self.spec)
 
-    def _change(self, name: str, image: Tensor, generator: torch.Generator | None) -> Tensor:
-        size = len(image)
-        chosen = torch.randperm(size, generator=generator, device=image.device) < max(1, int(self.spec.fraction * size))
-        chance = torch.rand(size, 1, 1, 1, generator=generator, device=image.device, dtype=image.dtype)
-        chosen = chosen[:, None, None, None]
+    def _operation(self, name: str, image: Tensor, numbers: RangeNumbers) -> Tensor:
+        column = _OPERATIONS.index(name)
+        chosen, chance = (
+            rows[:, column, None, None, None] for rows in (numbers.chosen, numbers.chance.to(image.dtype))
+        )
         if name == "noise":
             deviation = torch.where(chosen, self.noise(chance), torch.zeros_like(chance))
-            noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-            return image + deviation * noise
+            return image + deviation * _noise(image, numbers.seed)
         if name == "brightness":
             return image * torch.where(chosen, self.brightness(chance), torch.ones_like(chance))
         factor = torch.where(chosen, self.contrast(chance), torch.ones_like(chance))
         return factor * image + (1 - factor) * image.mean(dim=(-1, -2), keepdim=True)
 
 
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
+def _noise(image: Tensor, seed: Tensor) -> Tensor:
+    """Return standard normal numbers of the images' shape, those of an image from its own seed."""
+    noise = torch.empty(image.shape, dtype=image.dtype, device=image.device)
+    generator = torch.Generator(image.device)
+    for one, value in zip(noise, seed.tolist(), strict=True):
+        one.normal_(generator=generator.manual_seed(value))
+    return noise
+
+
+def _check_images(image: Tensor) -> None:
+    if image.ndim != 4 or not image.is_floating_point():
+        raise ValueError(f"expected a batch of float images (B, C, H, W), got {image.dtype} {tuple(image.shape)}")
+
+
+def _check_progress(progress: float) -> None:
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is a fraction of the training, from 0 to 1, not {progress}")

@@ -123,6 +123,21 @@ def test_equal_generators_give_equal_images(images):
     torch.testing.assert_close(module(images, progress=0.0)[0], first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_an_image_changes_alike_whichever_others_change_with_it(images, size):
+    module = RangeAugmentSpec().build()
+    numbers = module.draw(len(images), progress=0.5, device=images.device)
+    assert len(numbers) == len(images)
+    whole = module.change(images, numbers)
+    pairs = zip(images.split(size), numbers.split(size), strict=True)
+    pieces = [module.change(piece, rows) for piece, rows in pairs]
+    for together, parts in zip(whole, zip(*pieces, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), together)
+    backwards = module.change(images.flip(0), numbers.flip(0))
+    torch.testing.assert_close(tuple(one.flip(0) for one in backwards), whole)
+    assert len({image.sum().item() for image in whole[0] - images}) > len(images) // 2
+
+
 def test_normalised_images_come_back_normalised(images):
     module = RangeAugmentSpec().build()
     mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_MEAN, OPENAI_STD))
@@ -161,7 +176,7 @@ def test_evaluation_changes_nothing(images):
 def test_other_precisions(images, dtype):
     augmented, loss = RangeAugmentSpec().build()(images.to(dtype), progress=0.0)
     assert augmented.dtype == dtype
-    assert loss.dtype == torch.float32
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
 
 
 def test_a_module_that_moves_and_a_spec_that_travels():
