@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -414,6 +415,18 @@ def test_tiny_learns_forgets_and_averaging_trades(tmp_path, monkeypatch):
     # Half way, most of the gain is there at less than the whole price.
     assert news[2] > news[0] + 0.6 * (news[-1] - news[0])
     assert scenes[2] > scenes[-1] + 0.3 * (scenes[0] - scenes[-1])
+
+
+def test_a_process_whose_others_do_not_come_waits_for_them_no_longer_than_it_may(spec, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TimeoutError, match=r"process 1 of 2 waited for the others in vain \(at most 1 s\)"):
+        run(attrs.evolve(spec, collective_seconds=1))
+    assert not (spec.output / "data").exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import time
 from functools import partial
 
 from mobileclip.encoders import save_model
-from mobileclip.processes import this_process
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
@@ -17,9 +16,7 @@ from mobileclip.training.finetuning.run_spec import FinetuneSpec
 from mobileclip.training.finetuning.steps import Steps, load
 from mobileclip.training.finetuning.tasks import (
     Task,
-    TrainingData,
     open_task,
-    read_index,
     split,
     training_folder,
     write_training_data,
@@ -31,8 +28,6 @@ CHOICES = "spec.json"
 TRAINED_ON = "trained-on.txt"
 INTERPOLATED = "interpolated.safetensors"
 
-_SECONDS_BETWEEN_LOOKS = 1.0
-
 
 def finetune(spec: FinetuneSpec) -> Results | None:
     """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
@@ -43,8 +38,8 @@ def finetune(spec: FinetuneSpec) -> Results | None:
         ValueError: if something is missing or does not fit; the output folder holds a run with other choices; or a step
             says why it cannot go on.
         FloatingPointError: if the loss is not finite.
+        TimeoutError: if the other processes did not come in time, or are gone; the message names them.
     """
-    is_first = this_process().is_first
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
         raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on")
@@ -53,10 +48,12 @@ def finetune(spec: FinetuneSpec) -> Results | None:
     _refuse_other_data(spec, train_part)
     old = tuple(open_task(path, "auto", spec.templates, spec.lines) for path in spec.old_tasks)
     original = load(spec)
-    data = _prepared(spec, train_part, is_first=is_first)
-    steps = Steps(spec=spec, data=data, test=test_part, old=old)
-    training = steps.training()
-    with connected(spec.device, collective_seconds=training.collective_seconds) as world:
+    with connected(spec.device, collective_seconds=spec.collective_seconds) as world:
+        data = world.from_first(
+            lambda: write_training_data(train_part, training_folder(train_part, spec.output / "data"))
+        )
+        steps = Steps(spec=spec, data=data, test=test_part, old=old)
+        training = steps.training()
         model = steps.prepare()
 
         def begin() -> None:
@@ -68,7 +65,7 @@ def finetune(spec: FinetuneSpec) -> Results | None:
         started = time.monotonic()
         finetuned = steps.finetune(model, training, world)
         seconds = time.monotonic() - started
-    if not is_first:
+    if not world.is_first:
         return None
     rows = tuple(
         steps.scores(alpha, partial(interpolate_weights, original, finetuned, alpha), world.device)
@@ -107,13 +104,3 @@ def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
     if spec.test is None:
         return split(new, spec.held_out)
     return new, open_task(spec.test, spec.kind, spec.templates, spec.lines)
-
-
-def _prepared(spec: FinetuneSpec, task: Task, *, is_first: bool) -> TrainingData:
-    """Return the training part as shards: the first process writes them, and the others wait until they are there."""
-    folder = training_folder(task, spec.output / "data")
-    if is_first:
-        return write_training_data(task, folder)
-    while (data := read_index(folder)) is None:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    return data

@@ -159,9 +159,8 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
     Raises:
         ValueError: if there is nothing to train on, or a key comes twice among labelled pictures.
     """
-    index = folder / INDEX
-    if index.exists():
-        return from_json(index.read_text(encoding="utf-8"), TrainingData)
+    if (written := read_index(folder)) is not None:
+        return written
     folder.mkdir(parents=True, exist_ok=True)
     report = SkipReport()
     shards = []
@@ -178,7 +177,7 @@ def write_training_data(task: Task, folder: Path) -> TrainingData:
     if not shards:
         raise ValueError(f"there are no pictures to train on in {task.name}: {report}")
     data = _indexed(task, tuple(shards))
-    write_text(index, to_json(data))
+    write_text(folder / INDEX, to_json(data))
     say(f"{data.num_samples} pictures to train on, {len(data.class_names)} classes; {report}")
     return data
 
