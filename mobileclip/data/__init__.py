@@ -23,11 +23,12 @@ from mobileclip.data.loading.batch import Batch, LabelledBatch, ReinforcedBatch
 from mobileclip.data.loading.batch_source import BatchSource
 from mobileclip.data.loading.class_data import find_class_names
 from mobileclip.data.loading.examples import Captions, Example, ExampleMaker, ReinforcedExampleSpec
+from mobileclip.data.loading.keeping import UidList
 from mobileclip.data.loading.labelled import LabelledPipeline, LabelledPipelineSpec
 from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipelineSpec
 from mobileclip.data.loading.position import StreamPosition, joined_positions
 from mobileclip.data.loading.spec import ExampleSpec
-from mobileclip.data.loading.stage import make_examples
+from mobileclip.data.loading.stage import endless_shards, keep_samples, make_examples, read_shards
 from mobileclip.data.samples.members import check_layout, json_captions
 from mobileclip.data.samples.sample import (
     LAYOUTS,
@@ -120,6 +121,7 @@ __all__ = [
     "StreamPosition",
     "TeacherEntry",
     "Tokenizer",
+    "UidList",
     "Unit",
     "ViewAgreement",
     "as_source",
@@ -133,6 +135,7 @@ __all__ = [
     "datacompdr_augmentation",
     "decode_image",
     "drop_blank",
+    "endless_shards",
     "expand_shards",
     "find_card",
     "find_class_names",
@@ -140,6 +143,7 @@ __all__ = [
     "imagenet_augmentation",
     "joined_positions",
     "json_captions",
+    "keep_samples",
     "load_image",
     "make_examples",
     "normalize_pixels",
@@ -147,6 +151,7 @@ __all__ = [
     "read_card",
     "read_reinforced_samples",
     "read_samples",
+    "read_shards",
     "read_text_input",
     "write_card",
     "write_shard",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,6 @@ class UidList:
         if np.any(np.diff(pairs["f0"][places].astype(np.float64)) < 0):
             raise ValueError(f"{self.path} has {len(pairs):,} uids that are not sorted; save np.sort of it")
         return pairs
-
-
-def keep_samples(samples: Iterable[Mapping[str, Any]], *, keep: Keep) -> Iterator[Mapping[str, Any]]:
-    """Yield the samples that are used: a stage of a webdataset pipeline, in front of `make_examples`.
-
-    Args:
-        samples: content of members by extension, as bytes, with `__key__`.
-        keep: such as a `UidList`.
-    """
-    for sample in samples:
-        if keep(str(sample.get("__key__", "")), {name: one for name, one in sample.items() if isinstance(one, bytes)}):
-            yield sample
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

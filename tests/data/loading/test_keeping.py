@@ -11,8 +11,7 @@ import pytest
 
 import mobileclip.data.loading.dataset
 import mobileclip.data.loading.keeping
-from mobileclip.data import ReinforcedPipelineSpec
-from mobileclip.data.loading.keeping import UidList, keep_samples
+from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
 

@@ -1,6 +1,10 @@
 """Examples in webdataset's own pipelines: those of ours, to the bit, and damage costs the sample alone."""
 
+import re
+from collections import Counter
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,9 @@ from mobileclip.data import (
     ReinforcedExampleSpec,
     ReinforcedPipelineSpec,
     SkipReport,
+    endless_shards,
     make_examples,
+    read_shards,
     write_shard,
 )
 from mobileclip.data.loading.labelled import LabelledMaker
@@ -110,3 +116,100 @@ def test_classes(tmp_path):
         wds.batched(4, collation_fn=maker.collate),
     )
     same(spec.build().epoch(0), theirs)
+
+
+class TestShards:
+    def test_every_source_has_its_weight_and_all_shards_come_before_one_comes_again(self):
+        stage = partial(endless_shards, "a/{0..2}.tar", ["b/{0..4}.tar", "b/5.tar"], weights=(0.25, 0.75), seed=1)
+        shards = list(islice(wds.DataPipeline(stage), 48))
+        assert Counter(shard["url"][0] for shard in shards) == {"a": 12, "b": 36}
+        assert Counter(shard["url"][0] for shard in shards[:8]) == {"a": 2, "b": 6}
+        for source, size in (("a", 3), ("b", 6)):
+            own = [shard for shard in shards if shard["url"][0] == source]
+            rounds = [own[start : start + size] for start in range(0, len(own), size)]
+            assert all(len({shard["url"] for shard in those}) == size for those in rounds)
+            assert all({shard["epoch"] for shard in those} == {number} for number, those in enumerate(rounds))
+            assert len({tuple(shard["url"] for shard in those) for those in rounds}) > 1
+
+    def test_they_are_those_of_the_loader(self, tmp_path):
+        """With one reader a shard, in the order of the loader's readers."""
+        image = encoded(8, 6)
+        for number in range(4):
+            write_raw(tmp_path / f"{number}.tar", {f"{number}": {"txt": b"text", "png": image}})
+        pattern = str(tmp_path / "{0..3}.tar")
+        choices = {"batch_size": 8, "image": ImageInput(size=8), "reinforced": False, "sampling": "endless", "seed": 5}
+        pipeline = ReinforcedPipelineSpec(shards=pattern, **choices).build()
+        stage = partial(endless_shards, pattern, seed=5)
+        ours = [shard["url"] for shard in islice(wds.DataPipeline(stage), 8)]
+        assert [f"{tmp_path}/{key}.tar" for key in next(pipeline.stream()).keys] == ours
+
+    def test_what_cannot_be_is_refused(self):
+        with pytest.raises(ValueError, match="there are 1 sources and 2 weights"):
+            next(endless_shards("a.tar", weights=(1, 2)))
+        with pytest.raises(ValueError, match="no shards were given"):
+            next(endless_shards("a.tar", []))
+
+    def test_samples_are_those_of_webdataset(self, shard):
+        report = SkipReport()
+        ours = wds.DataPipeline(wds.SimpleShardList([shard]), partial(read_shards, on_skip=report.add))
+        theirs = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
+        local = {"__local_path__"}
+        assert list(ours) == [{name: sample[name] for name in sample.keys() - local} for sample in theirs]
+
+    def test_what_is_damaged_is_reported_and_the_rest_comes(self, tmp_path):
+        path = Path(write_raw(tmp_path / "a.tar", {"a": {"txt": b"one"}, "b": {"txt": b"two"}}))
+        path.write_bytes(path.read_bytes()[: 2 * 512 + 256])
+        doubled = write_raw(tmp_path / "b.tar", [("c.txt", b"one"), ("c.txt", b"two"), ("d.txt", b"three")])
+        report = SkipReport(log=False)
+        shards = [{"url": str(path)}, {"url": str(tmp_path / "missing.tar")}, {"url": doubled, "epoch": 3}]
+        samples = list(read_shards(shards, on_skip=report.add))
+        assert [(sample["__key__"], sample.get("__epoch__")) for sample in samples] == [("a", None), ("d", 3)]
+        assert report.counts == {"truncated_shard": 1, "unreadable_shard": 1, "duplicate_member": 1}
+
+    def test_examples_are_those_of_the_epoch_of_their_shard(self, shard):
+        maker, report = ExampleMaker(ReinforcedExampleSpec(image=IMAGE)), SkipReport()
+        stages = [partial(read_shards, on_skip=report.add), partial(make_examples, maker=maker, on_skip=report.add)]
+        endless = wds.DataPipeline(partial(endless_shards, shard), *stages)
+        examples = list(islice(endless, 14))
+        for epoch, own in enumerate((examples[:7], examples[7:])):
+            read = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
+            expected = list(make_examples(read, maker=maker, epoch=epoch, on_skip=report.add))
+            same([maker.collate(own)], [maker.collate(expected)])
+        with pytest.raises(ValueError, match="sample '000000' does not say its epoch"):
+            next(make_examples(read, maker=maker, on_skip=report.add))
+
+
+def test_what_the_page_shows(tmp_path, monkeypatch):
+    """Its blocks, one after another, on shards of the names that it gives, fewer and with a few samples each."""
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.partition("\n## In a webdataset pipeline of your own\n")[2]
+    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    monkeypatch.chdir(tmp_path)
+    Path("DataCompDR-12M").mkdir()
+    keys = [f"{number:032x}" for number in range(12)]
+    for place in range(2):
+        own = [make_sample(number, key=keys[number]) for number in range(4 * place, 4 * place + 4)]
+        write_shard(f"DataCompDR-12M/{place:08d}.tar", own)
+    Path("mine").mkdir()
+    for address in ("mine/0000.tar", "memory://page/0000.tar"):
+        write_shard(address, [make_sample(number, key=keys[number]) for number in range(8, 12)])
+    Path("uids.txt").write_text("\n".join(keys[::2]))
+    for name, other in (
+        ("00000099", "00000001"), ("0009", "0000"), ("s3://mine", "memory://page"), ("batched(256", "batched(3")
+    ):  # fmt: skip
+        blocks = [block.replace(name, other) for block in blocks]
+    there: dict = {}
+    shown = []
+    for block in blocks:
+        exec(block, there)
+        shown.append(dict(there))
+    whole, weights, cache, choice, epochs = shown
+    assert {key for batch in islice(whole["batches"], 12) for key in batch.keys} == set(keys[::2])
+    assert {sample["__key__"] for sample in islice(weights["samples"], 60)} == set(keys)
+    assert [copy.suffix for copy in Path("copies").iterdir()] == [".copy"]
+    assert [sample["__key__"] for sample in cache["samples"]] == keys[8:]
+    assert [sample["__key__"] for sample in choice["listed"]] == keys[:8:2]
+    assert [sample["__key__"] for sample in choice["with_captions"]] == keys[:8]
+    assert sorted(key for batch in epochs["batches"] for key in batch.keys) == keys[:8]
+    assert whole["report"].num_skipped == 0
