@@ -1,10 +1,10 @@
 r"""Train MobileCLIP2-S4 on DFNDR-2B.
 
-Command:   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
-               recipes/train_mobileclip2_s4.py --training.micro-batch-size 256 \
+Command:   torchrun --nproc-per-node 8 \
+               recipes/train_mobileclip2_s4.py --training.micro-batch-size 512 \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_s4.py --tiny
-Hardware:  16 GPUs, each with 28 pieces of 256 samples in 65 GiB; the release's script has 128, with 512 samples each;
+Hardware:  8 GPUs, each with 28 pieces of 512 samples in 44 GiB; the release's script has 128, with 512 samples each;
            any number of processes that divides the batch of 114,688
 Time:      200k steps; the progress bar shows what is left
 Result:    81.9 % zero-shot top-1 on ImageNet-1k, 67.5 on average of 38 data sets, as published

@@ -45,8 +45,8 @@ class TrainingSpec:
         compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
             loss as one, so that scaling pixels and scaling embeddings go into their neighbours. It takes minutes at the
             start; none computes as the code is written.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images alone, which are floats
-            all at once then; none leaves the images as the data has them.
+        range_augment: brightness, contrast and noise of learnt strength on the student's images alone: piece by piece
+            as they are encoded, all at once where the step is compiled; none leaves the images as the data has them.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from mobileclip.data import RangeAugmentSpec
 from mobileclip.recipes.files import header_of, recipe_files
 from mobileclip.recipes.training.memory import step_memory
 from recipes.train_s0 import train_s0
@@ -27,8 +28,7 @@ def in_header(name):
     """Return what a recipe's command trains, its processes, and what its header says of pieces and memory."""
     header = header_of(recipe_files()[name])
     command = header.entries["Command"]
-    nodes = re.search(r"--nnodes (\d+)", command)
-    num_processes = (int(nodes[1]) if nodes else 1) * int(re.search(r"--nproc-per-node (\d+)", command)[1])
+    num_processes = int(re.search(r"--nproc-per-node (\d+)", command)[1])
     piece = int(re.search(r"--training\.micro-batch-size (\d+)", command)[1])
     module = importlib.import_module(f"recipes.{name}")
     recipe = module.ROWS[re.search(rf"{name}\.py (\w+)", command)[1]] if name in WITH_ROWS else getattr(module, name)
@@ -66,6 +66,9 @@ def test_a_header_says_how_much_memory_is_computed(name):
         ("train_s0", 24, 4, True),
         ("train_s2", 8, 0, True),
         ("train_s2", 24, 0, True),
+        ("train_s2", 24, 4, True),
+        ("train_b", 24, 4, True),
+        ("train_l14", 24, 4, True),
     ],
 )
 def test_a_measured_step_takes_what_is_computed(name, batch_size, piece, recompute):
@@ -109,9 +112,20 @@ def test_processes_share_the_batch_and_exchange():
 
 
 @pytest.mark.slow
-def test_pieces_and_recomputing_take_less():
-    choices = {"range_augment": None}
+@pytest.mark.parametrize("range_augment", [None, RangeAugmentSpec()], ids=["", "augmented"])
+def test_pieces_and_recomputing_take_less(range_augment):
+    choices = {"range_augment": range_augment}
     whole = step_memory(small(16, **choices, recompute_activations=False)).step
     recomputed = step_memory(small(16, **choices, recompute_activations=True)).step
     pieces = step_memory(small(16, **choices, recompute_activations=True, micro_batch_size=4)).step
     assert pieces < recomputed < whole
+
+
+@pytest.mark.slow
+def test_range_augment_takes_no_more_for_more_pieces():
+    def taken(batch_size, **changes):
+        return step_memory(small(batch_size, micro_batch_size=8, **changes)).step
+
+    few, many = (taken(size) - taken(size, range_augment=None) for size in (24, 48))
+    assert few > 0
+    assert many == pytest.approx(few, rel=0.05)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mobileclip.training import RunSpec
 
 _FLOAT = 4
-_BACKWARD = "backward pass"
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +58,7 @@ def step_memory(
     did. Tensors of the trace have no memory, so that any run can be asked about anywhere.
 
     Args:
-        run: an image-text run; its batch size is that of all processes.
+        run: an image-text run; its batch size is that of all processes. What it compiles is taken as it is written.
         num_processes: which share the batch.
         on_cpu: whether it trains on CPUs, which compute norms and convolutions in other forms.
         num_traced_pieces: pieces that are traced, at least 3; a trace takes seconds for each.
@@ -72,12 +71,12 @@ def step_memory(
     batch_size, piece = run.data.batch_size // num_processes, run.training.micro_batch_size
     if piece is None or batch_size <= num_traced_pieces * piece:
         weights, num_learnt, phases = _traced(run, batch_size, on_cpu=on_cpu)
-        step = max(phases.values())
+        step = max(phases)
     else:
         weights, num_learnt, phases = _traced(run, (num_traced_pieces - 1) * piece, on_cpu=on_cpu)
         _, _, longer = _traced(run, num_traced_pieces * piece, on_cpu=on_cpu)
         further = batch_size / piece - num_traced_pieces
-        step = max(round(last + further * (last - phases[name])) for name, last in longer.items())
+        step = max(round(last + further * (last - before)) for before, last in zip(phases, longer, strict=True))
     return StepMemory(
         weights=weights,
         optimizer=2 * _FLOAT * num_learnt,
@@ -95,12 +94,13 @@ def _gathered(run: RunSpec) -> int:
     return run.data.batch_size * _FLOAT * (2 * run.model.text.embedding_dim + teachers)
 
 
-def _traced(run: RunSpec, batch_size: int, *, on_cpu: bool) -> tuple[int, int, dict[str, int]]:
-    """Return the bytes of the weights, how many numbers are learnt, and a step's most bytes beyond, by phase."""
+def _traced(run: RunSpec, batch_size: int, *, on_cpu: bool) -> tuple[int, int, tuple[int, int]]:
+    """Return the bytes of the weights, how many numbers are learnt, and the most bytes beyond of both passes."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model = skeleton(run.model, "training")
-    objective = build_objective(run.training.loss, spec=run.training, model=model, world=World(device="meta"))
+    training = attrs.evolve(run.training, compile=None)
+    objective = build_objective(training.loss, spec=training, model=model, world=World(device="meta"))
     if on_cpu:
         quicken(model)
     with FakeTensorMode(), _LiveBytes() as live:
@@ -108,23 +108,12 @@ def _traced(run: RunSpec, batch_size: int, *, on_cpu: bool) -> tuple[int, int, d
         for tensor in (*objective.parameters(), *objective.buffers()):
             live.see(tensor)
         weights = live.take_most()
-        phases: dict[str, int] = {}
-
-        def end(phase: str) -> None:
-            phases[phase] = live.take_most() - weights
-
-        def augmented(_: nn.Module, __: Any, changed: tuple[Tensor, Tensor]) -> None:
-            end("range augmentation")
-            changed[0].register_hook(lambda _: end(_BACKWARD))  # type: ignore[no-untyped-call]
-
-        if objective.range_augment is not None:
-            objective.range_augment.register_forward_hook(augmented)
         batch = _batch(run, batch_size)
         terms = objective(batch, 0.0)
-        end("forward pass")
+        forward = live.take_most() - weights
         terms[-1].backward()
-        end(_BACKWARD if objective.range_augment is None else "range augmentation's backward pass")
-    return weights, sum(parameter.numel() for parameter in objective.parameters()), phases
+        backward = live.take_most() - weights
+    return weights, sum(parameter.numel() for parameter in objective.parameters()), (forward, backward)
 
 
 def _place(objective: Objective) -> None:
@@ -171,7 +160,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func.name() == "aten::_local_scalar_dense":
-            # A number is read, of the order of the range augmentation's operations: any order takes as much.
+            # A number is read, of the order of RangeAugment's operations or of its noise: any takes as much.
             return args[0].storage_offset()
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
