@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
@@ -30,3 +34,19 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def random_index(rng: np.random.Generator, count: int) -> int:
     """Return one of `0 ... count - 1`, each as likely as the others to within `count / 2**53`."""
     return min(int(rng.random() * count), count - 1)
+
+
+def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
+    """Yield the items in random order, as far as a buffer of that size allows; all of them, once."""
+    buffer: list[T] = []
+    for item in items:
+        if len(buffer) < buffer_size:
+            buffer.append(item)
+            continue
+        place = random_index(rng, buffer_size)
+        yield buffer[place]
+        buffer[place] = item
+    while buffer:
+        place = random_index(rng, len(buffer))
+        buffer[place], buffer[-1] = buffer[-1], buffer[place]
+        yield buffer.pop()

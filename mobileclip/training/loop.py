@@ -163,37 +163,77 @@ def _train(
         kept = model if average is None else average.module
         if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
             saving.stop(first, warned=signals.warned)
+        stepping = _Stepping(
+            spec=spec, state=state, minimised=minimised, feed=feed, saving=saving, output=output, progress=progress
+        )
         for step in steps:
-            started = time.perf_counter()
-            world.tell(f"waiting for the batch of step {step + 1}", step)
-            batch = _next_batch(feed, step, spec)
-
-            world.tell(f"in step {step + 1}", step + 0.5)
-            set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
-            terms, norm = _gradient(minimised, batch, spec, state.optimizer, step / spec.total_steps)
-            world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
-            feed.advance()  # while a GPU computes; what follows waits for it
-            world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
-            values, wishes = _agreed(terms, norm, saving.wishes, world, objective.term_names)
-            _refuse_divergence(values, step, batch, output=output, saving=saving, world=world)
-            state.optimizer.step()
-            objective.after_step()
-            if average is not None:
-                average.update(model)
-
-            done = step + 1
-            progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
-            if log is not None and is_due(done, spec.log_every_steps, spec):
-                seconds = {"seconds": time.perf_counter() - started, "seconds_waiting": feed.seconds_waiting}
-                rate = spec.schedule.learning_rate(step)
-                log.write(step, {**values, **objective.readings, "learning_rate": rate, **seconds})
-            saving.after_step(done, wishes)
-            if is_due(done, spec.evaluate_every_steps, spec) and not looks(kept, done):
-                saving.stop(done, warned=signals.warned)
+            wishes = stepping.make(step)
+            saving.after_step(step + 1, wishes)
+            if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
+                saving.stop(step + 1, warned=signals.warned)
         world.tell("after the last step", spec.total_steps, bounded=False)
         saving.finish()
 
     return TrainingResult(model=kept.eval(), num_steps=len(steps))
+
+
+@attrs.frozen(kw_only=True)
+class _Stepping:
+    """Makes the steps of a run.
+
+    Args:
+        spec: how to train.
+        state: what a step changes.
+        minimised: the objective, as it is called.
+        feed: of the batches.
+        saving: of the state, and the log.
+        output: folder of the run.
+        progress: where each step is shown.
+    """
+
+    spec: TrainingSpec
+    state: RunState
+    minimised: nn.Module
+    feed: Feed[Batch]
+    saving: Saving
+    output: storage.AnyPath
+    progress: Progress
+
+    def make(self, step: int) -> Wishes:
+        """Make a step; return what any process wishes behind it.
+
+        Raises:
+            ValueError: if there is no batch for it.
+            FloatingPointError: if the loss or its gradient is not finite.
+        """
+        spec, state, feed, world = self.spec, self.state, self.feed, self.state.world
+        started = time.perf_counter()
+        world.tell(f"waiting for the batch of step {step + 1}", step)
+        batch = _next_batch(feed, step, spec)
+
+        world.tell(f"in step {step + 1}", step + 0.5)
+        set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
+        terms, norm = _gradient(self.minimised, batch, spec, state.optimizer, step / spec.total_steps)
+        world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
+        feed.advance()  # while a GPU computes; what follows waits for it
+        world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
+        values, wishes = _agreed(terms, norm, self.saving.wishes, world, state.objective.term_names)
+        _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)
+        state.optimizer.step()
+        state.objective.after_step()
+        if state.average is not None:
+            state.average.update(state.objective.model)
+
+        self.progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
+        self._log(step, values, seconds=time.perf_counter() - started)
+        return wishes
+
+    def _log(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
+        log, spec = self.saving.log, self.spec
+        if log is not None and is_due(step + 1, spec.log_every_steps, spec):
+            rate = spec.schedule.learning_rate(step)
+            times = {"seconds": seconds, "seconds_waiting": self.feed.seconds_waiting}
+            log.write(step, {**values, **self.state.objective.readings, "learning_rate": rate, **times})
 
 
 @contextmanager

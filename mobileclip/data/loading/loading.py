@@ -25,10 +25,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
-from mobileclip.data.loading.dataset import Chunk, Maker, ShardDataset
+from mobileclip.data.loading.dataset import ShardDataset
 from mobileclip.data.loading.keeping import Keep, UidList
 from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
 from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.readers import Chunk, Maker
 from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import Skip, SkipReport
@@ -146,19 +147,12 @@ class Pipeline(ABC, Generic[BatchType]):
             )
         self._loader = None  # workers know from their start where the stream goes on
         places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
-        # Of the run so far, the first process tells.
-        skipped = Counter(position.skipped if self.rank == 0 else {})
         self._left_out.clear()
         self._known.clear()
-        self._known.append((position.first_batch, places, skipped))
-        for number, chunks in enumerate(self._steps(_STREAM, position), start=position.first_batch + 1):
-            places = places | {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
-            if self._is_at_start(number):
-                places = {}
-            skips = [skip for chunk in chunks for skip in chunk.skips]
-            self._left_out.extend((number, skip) for skip in skips)
-            skipped = skipped + Counter(skip.reason for skip in skips)
-            self._known.append((number, places, skipped))
+        # Of the run so far, the first process tells.
+        self._known.append((position.first_batch, places, Counter(position.skipped if self.rank == 0 else {})))
+        for chunks in self._steps(_STREAM, position):
+            self._note(chunks)
             batch = _whole(chunks)
             if batch is None or any(chunk.gave_up for chunk in chunks):
                 raise ValueError(self._nothing())
@@ -199,6 +193,16 @@ class Pipeline(ABC, Generic[BatchType]):
         while self._left_out and self._left_out[0][0] <= num_batches:
             skips.append(self._left_out.popleft()[1])
         return skips
+
+    def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
+        """Note where the stream stands behind one batch more, and what was left out for it."""
+        number, places, skipped = self._known[-1]
+        number += 1
+        skips = [skip for chunk in chunks for skip in chunk.skips]
+        self._left_out.extend((number, skip) for skip in skips)
+        moved = {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
+        places = {} if self._is_at_start(number) else places | moved
+        self._known.append((number, places, skipped + Counter(skip.reason for skip in skips)))
 
     def _whole_epoch(self, epoch: int) -> Iterator[BatchType]:
         size = self.spec.batch_size

@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.randomness import seeded_rng, shuffled
 
 Sampling = Literal["epoch", "endless"]
 SAMPLINGS: tuple[Sampling, ...] = ("epoch", "endless")
@@ -276,20 +276,11 @@ class EndlessOrder(Order):
         )
 
 
-def shuffled_places(number: int, rng: np.random.Generator) -> list[int]:
-    """Return the numbers below a number in random order."""
-    places = list(range(number))
-    for last in range(number - 1, 0, -1):
-        other = random_index(rng, last + 1)
-        places[last], places[other] = places[other], places[last]
-    return places
-
-
 @lru_cache(maxsize=4)
 def shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
     """Return the order of so many shards, which a seed and what it is for decide; not to be changed."""
     seed, *purpose = names
-    return shuffled_places(num_shards, seeded_rng(seed, "shards", *purpose))
+    return list(shuffled(range(num_shards), num_shards, seeded_rng(seed, "shards", *purpose)))[::-1]
 
 
 @lru_cache(maxsize=2)

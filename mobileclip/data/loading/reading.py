@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol
 
 import attrs
 
 from mobileclip.data.loading.order import Order, Place, Segment
-from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.randomness import seeded_rng, shuffled
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import shard_sizes
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.storage import FileCache
-
-if TYPE_CHECKING:
-    import numpy as np
-
-T = TypeVar("T")
 
 # Shards in a row without a sample, or times that it saw all of them, after which a reader gives up: there is nothing,
 # or the store is away.
@@ -174,19 +169,3 @@ class SampleReading:
             pass
         passing = False
         yield from raw_samples
-
-
-def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield the items in random order, as far as a buffer of that size allows; all of them, once."""
-    buffer: list[T] = []
-    for item in items:
-        if len(buffer) < buffer_size:
-            buffer.append(item)
-            continue
-        place = random_index(rng, buffer_size)
-        yield buffer[place]
-        buffer[place] = item
-    while buffer:
-        place = random_index(rng, len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()

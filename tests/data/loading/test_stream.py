@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 import torch
 
-import mobileclip.data.loading.dataset
 import mobileclip.data.loading.decode
+import mobileclip.data.loading.readers
 import mobileclip.data.loading.reading
 from mobileclip.data import (
     ReinforcedBatch,
@@ -270,7 +270,7 @@ class TestEndless:
             next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.dataset, "MAX_VAIN", 50)
+        monkeypatch.setattr(mobileclip.data.loading.readers, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
         with pytest.raises(ValueError, match=r"50 samples in a row cannot be used, the last \(.*\): image_truncated"):
             next(spec(path, sampling="endless").build().stream())

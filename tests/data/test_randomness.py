@@ -1,0 +1,38 @@
+"""Items in random order, as far as a buffer allows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip.data.randomness import seeded_rng, shuffled
+
+
+class TestShuffled:
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 12), st.integers(1, 14))
+    def test_every_item_comes_once(self, num_items, buffer_size):
+        found = list(shuffled(range(num_items), buffer_size, seeded_rng(num_items)))
+        assert sorted(found) == list(range(num_items))
+        # An item waits in the buffer at most as long as it wishes, but none comes before it was read.
+        assert all(item <= place + buffer_size for place, item in enumerate(found))
+
+    def test_no_more_is_read_ahead_than_the_buffer_holds(self):
+        items = iter(range(100))
+        next(shuffled(items, 4, seeded_rng(0)))
+        assert next(items) == 5  # four in the buffer, and the one that takes the place of what came out
+
+    def test_every_order_is_as_likely(self):
+        rng = seeded_rng(7)
+        counts = Counter(tuple(shuffled("abc", 3, rng)) for _ in range(1200))
+        assert set(counts) == set(permutations("abc"))
+        assert max(abs(count - 200) for count in counts.values()) < 5 * 200**0.5
+
+    def test_what_is_in_the_buffer_comes_out_at_random(self):
+        rng = seeded_rng(8)
+        firsts = Counter(next(shuffled(range(6), 3, rng)) for _ in range(900))
+        assert set(firsts) == {0, 1, 2}
+        assert max(abs(count - 300) for count in firsts.values()) < 5 * 300**0.5
