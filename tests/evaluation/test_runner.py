@@ -1,26 +1,20 @@
-"""Whole runs: models from files and of open_clip on data sets of drawn scenes, resumed, broken, and from the cache."""
+"""Whole runs: models from files and of open_clip on data sets of drawn scenes, resumed and broken."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import pickle
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
-from random import Random
 
 import attrs
 import pytest
-import safetensors.torch
 import torch
 from rich.console import Console
 
 from mobileclip import storage
-from mobileclip.encoders import save_model
 from mobileclip.evaluation import (
     SUITE,
     BenchmarkSample,
@@ -37,137 +31,18 @@ from mobileclip.evaluation import (
     suite_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
 from mobileclip.evaluation.encoding.batch_size import fitting, free_memory
-from mobileclip.evaluation.encoding.features import extract_features
 from mobileclip.evaluation.encoding.timing import measure_latency
 from mobileclip.evaluation.records import read_records
 from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
 from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks.catalogue import SUITES
-from mobileclip.recipes.tiny.fitted_model import fitted_model
 from mobileclip.recipes.tiny.models import write_tiny_models
 from mobileclip.recipes.tiny.scenes import SHAPES
 from tests.cli.test_cli import run as command
-from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
+from tests.evaluation.conftest import COUNT, TEMPLATES
+from tests.evaluation.scene_models import scene_pictures
 from tests.stores import web_server
-
-TEMPLATES = ("a drawing of a {}", "{} on the left")
-COUNT = 24
-CAPTIONS = 2
-
-
-def truncated(data: bytes) -> bytes:
-    return data[:-100]
-
-
-def emptied(_: bytes) -> bytes:
-    return b""
-
-
-def zeroed(data: bytes) -> bytes:
-    """What a power loss leaves of what was not on the disk yet: the size, and zeros at the end."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    return data[:start] + bytes(len(data) - start)
-
-
-def all_zeroed(data: bytes) -> bytes:
-    return bytes(len(data))
-
-
-def one_bit(data: bytes) -> bytes:
-    return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
-
-
-def one_bit_of_the_header(data: bytes) -> bytes:
-    place = data.index(b'"header"') + 11
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-
-
-def pickled(_: bytes) -> bytes:
-    return pickle.dumps({"image": [1.0]})
-
-
-def of_the_version_before(data: bytes) -> bytes:
-    """Without a checksum."""
-    tensors = safetensors.torch.load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
-    return safetensors.torch.save(tensors, {"header": header})
-
-
-def _rewritten(data: bytes, change) -> bytes:
-    """Well made, with another content."""
-    tensors = {name: change(value) for name, value in safetensors.torch.load(data).items()}
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
-    return safetensors.torch.save(tensors, {"header": header, "sha256": _checksum(tensors, header)})
-
-
-def of_another_type(data: bytes) -> bytes:
-    return _rewritten(data, lambda value: value.to(torch.float64))
-
-
-def of_another_shape(data: bytes) -> bytes:
-    return _rewritten(data, lambda value: value[:-1].contiguous())
-
-
-def flat(data: bytes) -> bytes:
-    return _rewritten(data, torch.flatten)
-
-
-def nested_text(_: bytes) -> bytes:
-    text = b'{"__metadata__":' + b"[" * 200_000
-    return len(text).to_bytes(8, "little") + text
-
-
-DAMAGES = (
-    truncated,
-    emptied,
-    zeroed,
-    all_zeroed,
-    one_bit,
-    one_bit_of_the_header,
-    pickled,
-    of_the_version_before,
-    of_another_type,
-    of_another_shape,
-    flat,
-    nested_text,
-)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with two models and two data sets, in the layout of the suite: pictures of pets they are not."""
-    root = tmp_path_factory.mktemp("made")
-    samples, labels = scene_pictures(COUNT)
-    texts = scene_texts(samples, labels)
-    for seed in (0, 1):
-        model = fitted_model(small_spec(), [sample.image for sample in samples], texts, seed=seed)
-        save_model(model, root / f"model{seed}.safetensors")
-    write_benchmark(
-        root / "wds_vtab-pets_test",
-        [
-            BenchmarkSample(key=sample.key, image=sample.image, label=label % len(SHAPES))
-            for sample, label in zip(samples, labels, strict=True)
-        ],
-        class_names=SHAPES,
-        templates=TEMPLATES,
-        samples_per_shard=10,
-    )
-    write_benchmark(
-        root / "wds_flickr30k",
-        [
-            BenchmarkSample(key=sample.key, image=sample.image, captions=sample.captions[:CAPTIONS])
-            for sample in samples
-        ],
-    )
-    return root
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    """A copy that a test may damage."""
-    return shutil.copytree(made, tmp_path / "data")
 
 
 def spec_of(root, **choices):
@@ -363,134 +238,6 @@ runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
             )
         with pytest.raises(ValueError, match="no model to evaluate"):
             evaluate_models([], spec_of(root))
-
-
-class TestCache:
-    def test_damaged_files_are_made_again(self, root, caplog):
-        candidate, benchmark = (
-            open_candidate(str(root / "model0.safetensors")),
-            open_benchmark(root / "wds_vtab-pets_test"),
-        )
-        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
-        first, _ = features_of(benchmark)
-        paths = sorted((root / "features").rglob("*.safetensors"))
-        assert len(paths) == 2
-        for path in paths:
-            path.write_bytes(path.read_bytes()[:200])
-        again, report = features_of(benchmark)
-        assert caplog.text.count("is damaged and made again") == 2
-        torch.testing.assert_close(again.image, first.image)
-        torch.testing.assert_close(again.text, first.text)
-        assert again.keys == first.keys
-        assert report.num_read == COUNT
-
-    def test_what_was_left_out_is_remembered(self, root):
-        samples, _ = scene_pictures(3)
-        broken = [
-            BenchmarkSample(key=sample.key, image=image, captions=sample.captions[:CAPTIONS])
-            for sample, image in zip(samples, (samples[0].image, samples[1].image[:300], samples[2].image), strict=True)
-        ]
-        benchmark = write_benchmark(root / "broken", broken)
-        candidate = open_candidate(str(root / "model0.safetensors"))
-        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
-        first, made = features_of(benchmark)
-        again, remembered = features_of(benchmark)
-        assert made.num_skipped == 1
-        assert (remembered.num_read, remembered.counts, remembered.named) == (made.num_read, made.counts, made.named)
-        for name in ("image", "text", "num_captions"):
-            assert torch.equal(getattr(first, name), getattr(again, name))
-
-    def test_whatever_is_wrong_with_a_file_it_is_not_taken(self, root, caplog):
-        candidate = open_candidate(str(root / "model0.safetensors"))
-        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
-        named, retrieval = open_benchmark(root / "wds_vtab-pets_test"), open_benchmark(root / "wds_flickr30k")
-        for benchmark in (named, retrieval):
-            features_of(benchmark)
-        paths = {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
-        readers = {
-            "vtab-pets": lambda path: _stored_features(path, named),
-            "flickr30k": lambda path: _stored_features(path, retrieval),
-            "texts": lambda path: _stored_texts(path, len(SHAPES) * len(TEMPLATES)),
-        }
-        assert set(paths) == set(readers)
-        for name, path in paths.items():
-            whole = path.read_bytes()
-            assert readers[name](path) is not None
-            for damage in DAMAGES:
-                path.write_bytes(damage(whole))
-                caplog.clear()
-                assert readers[name](path) is None, (name, damage.__name__)
-                assert caplog.text.count("is damaged and made again") == 1
-
-    def test_random_damage_is_seen_wherever_it_is(self, root):
-        candidate, benchmark = (
-            open_candidate(str(root / "model0.safetensors")),
-            open_benchmark(root / "wds_flickr30k"),
-        )
-        features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
-        first, _ = features_of(benchmark)
-        (path,) = (root / "features").rglob("*.safetensors")
-        whole, random = path.read_bytes(), Random(0)
-        num_seen = 0
-        for _ in range(300):
-            data = bytearray(whole)
-            start = random.randrange(len(data))
-            length = random.choice((1, 1, 1, 8, 512, 4096))
-            for place in range(start, min(len(data), start + length)):
-                data[place] ^= 1 << random.randrange(8)
-            path.write_bytes(data if random.random() < 0.8 else data[:start])
-            stored = _stored_features(path, benchmark)
-            num_seen += stored is None
-            assert stored is None or (torch.equal(stored[0].image, first.image) and stored[0].keys == first.keys)
-        assert num_seen > 290
-
-    @pytest.mark.parametrize("cache", [True, False])
-    def test_labels_that_changed_with_size_and_time_kept(self, root, cache):
-        """Embeddings and results of what was there before are not those of what is there now."""
-        model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",), cache=cache)
-        before = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
-        assert before > 0.5
-        for path in (root / "wds_vtab-pets_test" / "test").glob("*.tar"):
-            times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-            with tarfile.open(path) as tar:
-                labels = [member.offset_data for member in tar if member.name.endswith(".cls")]
-            data = bytearray(path.read_bytes())
-            for place in labels:
-                data[place] = ord("0") + (data[place] - ord("0") + 1) % len(SHAPES)
-            path.write_bytes(data)
-            os.utime(path, ns=times)
-        changed = evaluate_models([model], spec).models[0].records["vtab/pets"].result.main_metric
-        anew = evaluate_models([model], attrs.evolve(spec, output=root / "anew"))
-        assert changed == anew.models[0].records["vtab/pets"].result.main_metric
-        assert changed < 0.5
-
-    def test_data_that_change_while_they_are_evaluated_are_refused(self, root, monkeypatch):
-        benchmark = open_benchmark(root / "wds_vtab-pets_test")
-        candidate = open_candidate(str(root / "model0.safetensors"))
-        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
-        real = extract_features
-
-        def changing(*arguments, **options):
-            found = real(*arguments, **options)
-            Path(benchmark.shards[0]).write_bytes(Path(benchmark.shards[0]).read_bytes() + bytes(512))
-            return found
-
-        monkeypatch.setattr("mobileclip.evaluation.session.extract_features", changing)
-        with pytest.raises(ValueError, match="vtab-pets was changed while it was evaluated"):
-            session.features(benchmark)
-        assert not list((root / "features").rglob("vtab-pets*"))
-
-    def test_a_full_disk_costs_the_cache_and_nothing_else(self, root, caplog, monkeypatch):
-        monkeypatch.setattr(storage, "atomic_write", lambda _: Path("/dev/full").open("wb"))  # noqa: SIM115
-        candidate, benchmark = (
-            open_candidate(str(root / "model0.safetensors")),
-            open_benchmark(root / "wds_flickr30k"),
-        )
-        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
-        features, _ = session.features(benchmark)
-        assert len(features.image) == COUNT
-        assert "No space left on device" in caplog.text
-        assert list((root / "features").rglob("*.safetensors")) == []
 
 
 def test_records_that_are_written_side_by_side_are_all_kept(tmp_path):

@@ -1,0 +1,71 @@
+"""What holds for every source: its JSON, and which path is of which kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mobileclip.data import (
+    FolderSource,
+    ImageTextSample,
+    JsonLinesSource,
+    ShardSource,
+    Source,
+    as_source,
+    write_shard,
+)
+from mobileclip.data.sources import sources
+from mobileclip.serialization import from_json, to_json
+from tests.data.made_samples import golden
+from tests.data.sources.reading import PNG
+
+
+class TestAnySource:
+    @pytest.mark.parametrize(
+        "source",
+        [
+            ShardSource(shards="a/{0..3}.tar"),
+            JsonLinesSource(path="s3://bucket/a.jsonl", image_root="/images", samples_per_shard=7),
+            FolderSource(path=Path("photos")),
+        ],
+    )
+    def test_json_round_trip(self, source):
+        text = to_json(source, unstructure_as=Source)
+        assert from_json(text, Source) == source
+        assert json.loads(text)["kind"] in sources
+
+    def test_the_kind_is_found_by_the_path(self, tmp_path):
+        assert as_source("a/{0..3}.tar") == ShardSource(shards="a/{0..3}.tar")
+        assert as_source(["a.tar", Path("b.tar")]) == ShardSource(shards=("a.tar", "b.tar"))
+        assert as_source("pipe:cat a.tar") == ShardSource(shards="pipe:cat a.tar")
+        assert as_source("s3://bucket/a.tar") == ShardSource(shards="s3://bucket/a.tar")
+        assert as_source("a.JSONL", samples_per_shard=5) == JsonLinesSource(path="a.JSONL", samples_per_shard=5)
+        assert as_source(tmp_path, samples_per_shard=5) == FolderSource(path=tmp_path, samples_per_shard=5)
+        assert as_source(FolderSource(path="x")) == FolderSource(path="x")
+        shutil.copy(golden("npz"), tmp_path / "b.tar")
+        shutil.copy(golden("npz"), tmp_path / "a.tar")
+        assert as_source(tmp_path) == ShardSource(shards=(f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"))
+        write_shard("memory://kinds/below/a.tar", [ImageTextSample(key="k", captions=("c",), image=PNG)])
+        assert as_source("memory://kinds/below") == ShardSource(shards="memory://kinds/below/a.tar")
+        assert as_source("memory://kinds") == FolderSource(path="memory://kinds")
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ("", "no data was given"),
+            ("a.csv", "a.csv is neither a tar shard nor a .jsonl file"),
+            ("a.parquet", "neither"),
+            ("a.jsonl.gz", "neither"),
+        ],
+    )
+    def test_what_is_no_source(self, data, message):
+        with pytest.raises(ValueError, match=message):
+            as_source(data)
+
+    @pytest.mark.parametrize("cls", [JsonLinesSource, FolderSource])
+    def test_a_shard_holds_something(self, cls):
+        with pytest.raises(ValueError, match="samples_per_shard"):
+            cls(path="a", samples_per_shard=0)

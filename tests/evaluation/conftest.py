@@ -1,0 +1,55 @@
+"""Two small models and two data sets of drawn scenes, made once for all tests of evaluation."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import (
+    BenchmarkSample,
+    write_benchmark,
+)
+from mobileclip.recipes.tiny.fitted_model import fitted_model
+from mobileclip.recipes.tiny.scenes import SHAPES
+from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
+
+TEMPLATES = ("a drawing of a {}", "{} on the left")
+COUNT = 24
+CAPTIONS = 2
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with two models and two data sets, in the layout of the suite: pictures of pets they are not."""
+    root = tmp_path_factory.mktemp("made")
+    samples, labels = scene_pictures(COUNT)
+    texts = scene_texts(samples, labels)
+    for seed in (0, 1):
+        model = fitted_model(small_spec(), [sample.image for sample in samples], texts, seed=seed)
+        save_model(model, root / f"model{seed}.safetensors")
+    write_benchmark(
+        root / "wds_vtab-pets_test",
+        [
+            BenchmarkSample(key=sample.key, image=sample.image, label=label % len(SHAPES))
+            for sample, label in zip(samples, labels, strict=True)
+        ],
+        class_names=SHAPES,
+        templates=TEMPLATES,
+        samples_per_shard=10,
+    )
+    write_benchmark(
+        root / "wds_flickr30k",
+        [
+            BenchmarkSample(key=sample.key, image=sample.image, captions=sample.captions[:CAPTIONS])
+            for sample in samples
+        ],
+    )
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "data")
