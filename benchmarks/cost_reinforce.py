@@ -23,6 +23,7 @@ import torch
 from attrs import validators
 from PIL import Image
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.random_weights import random_weights
 from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
@@ -58,11 +59,6 @@ class CostSpec:
     augmentations: tuple[int, ...] = (1, 2, 5, 10, 30)
     captions: tuple[int, ...] = (0, 1, 5)
     price_per_hour: float = attrs.field(default=0.0, validator=validators.ge(0))
-
-
-def cost_reinforce() -> CostSpec:
-    """Return the costs of the published data sets' teachers and captioner."""
-    return CostSpec()
 
 
 @attrs.frozen(kw_only=True)
@@ -169,17 +165,13 @@ def _directions(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]
 
 def run(spec: CostSpec) -> None:
     """Measure and print the table."""
-    from rich.table import Table
-
     rates = measure(spec)
     title = (
         f"{spec.device}, {spec.precision}: {1 / rates.image:,.2f} images/s and {1 / rates.text:,.2f} texts/s per "
         f"{spec.teacher}; first caption {rates.first_caption:.2f} s, each further one {rates.caption:.2f} s"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    heads = ("data set", "augmentations", "captions", "device hours", "price", *(f"{one} TB" for one in LAYOUTS))
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    columns = ("data set", "augmentations", "captions", "device hours", "price", *(f"{one} TB" for one in LAYOUTS))
+    table = empty_table(columns)
     for num_augmentations, num_captions in itertools.product(spec.augmentations, spec.captions):
         per_sample = rates.per_sample(num_augmentations, num_captions)
         sizes = [knowledge_bytes(num_augmentations, num_captions, layout) for layout in LAYOUTS]
@@ -192,8 +184,4 @@ def run(spec: CostSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(CostSpec, default=cost_reinforce(), description=described(__doc__)))
+    main(CostSpec, run, __doc__)

@@ -36,6 +36,7 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.command_line import empty_table, main
 from mobileclip.data import (
     LAYOUTS,
     Layout,
@@ -320,25 +321,17 @@ def compare(spec: DataBenchSpec, folder: Path, layout: Layout, decode: Decode) -
     )
 
 
-def bench_data() -> DataBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return DataBenchSpec()
-
-
 def run(spec: DataBenchSpec) -> list[Comparison]:
     """Compare, with a bar for how far it is, print the table, and return its rows."""
-    from rich.table import Table
-
     require_rivals()
     if spec.tiny:
         spec = attrs.evolve(spec, num_samples=3, rounds=2, batch_size=2, photo_side=96, large_side=192, size=64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker
-    table = Table(title=f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations", box=None)
-    for title in ("photos", "layout", "decode"):
-        table.add_column(title, justify="left", no_wrap=True)
-    for title in ("mobileclip /s", "release /s", "ratio", "quartiles", "error", "PSNR dB"):
-        table.add_column(title, justify="right", no_wrap=True)
+    texts = ("photos", "layout", "decode")
+    columns = (*texts, "mobileclip /s", "release /s", "ratio", "quartiles", "error", "PSNR dB")
+    title = f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations"
+    table = empty_table(columns, texts=texts, title=title)
     rows = [(decode, layout) for decode in DECODES for layout in spec.layouts]
     results = []
     try:
@@ -360,8 +353,4 @@ def run(spec: DataBenchSpec) -> list[Comparison]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(DataBenchSpec, default=bench_data(), description=described(__doc__)))
+    main(DataBenchSpec, run, __doc__)

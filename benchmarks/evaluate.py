@@ -34,6 +34,7 @@ import attrs
 import torch
 from attrs import validators
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.rivals import PUBLISHED, Size, open_clip_model
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
@@ -278,15 +279,8 @@ def compare(spec: EvaluateBenchSpec) -> Iterator[Comparison]:
         )
 
 
-def bench_evaluate() -> EvaluateBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return EvaluateBenchSpec()
-
-
 def run(spec: EvaluateBenchSpec) -> None:
     """Compare, and print the table."""
-    from rich.table import Table
-
     if importlib.util.find_spec("clip_benchmark") is None:
         raise SystemExit(f"CLIP_benchmark cannot be imported: {install('test', 'quickstart')}")
     if spec.threads is not None:
@@ -301,12 +295,10 @@ def run(spec: EvaluateBenchSpec) -> None:
             lines.write(json.dumps(values) + "\n")
             lines.flush()
     title = f"{spec.model}, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}, seconds"
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0))
     both = ("mobileclip", "CLIP_benchmark")
     timed_columns = (*both, "ratio", *(f"{side}, CPU" for side in both), "ratio")
     columns = ("set", "images", "texts", *timed_columns, "difference")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
+    table = empty_table(columns, texts=("set",), title=title)
     for one in done:
         table.add_row(
             one.name, str(one.num_images), str(one.num_texts), *_cells(one.mobileclip, one.clip_benchmark),
@@ -333,8 +325,4 @@ def _cells(mobileclip: Seconds, clip_benchmark: Seconds) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(EvaluateBenchSpec, default=bench_evaluate(), description=described(__doc__)))
+    main(EvaluateBenchSpec, run, __doc__)

@@ -28,6 +28,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from benchmarks.command_line import empty_table, main
 from mobileclip.losses import LossTerms, ReinforcedLossSpec, dense_loss
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
@@ -204,15 +205,8 @@ def measurements(spec: LossBenchSpec) -> Iterator[tuple[Side, int, Measurement]]
         yield side, batch, result
 
 
-def bench_loss() -> LossBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return LossBenchSpec()
-
-
 def run(spec: LossBenchSpec) -> None:
     """Measure, with a bar for how far it is, and print the table."""
-    from rich.table import Table
-
     require_machine(spec)
     results: dict[tuple[Side, int], list[Measurement]] = {}
     total = len(plan(spec))
@@ -220,13 +214,9 @@ def run(spec: LossBenchSpec) -> None:
         results.setdefault((side, batch), []).append(result)
     where = f"CPU threads: {spec.threads or torch.get_num_threads()}" if spec.device == "cpu" else "one GPU"
     teachers = " + ".join(map(str, spec.teacher_dims))
-    table = Table(
-        title=f"Forward and backward, student {spec.dim}, teachers {teachers}; {where}, PyTorch {torch.__version__}",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    for title in ("loss", "batch", "seconds", "ratio", "range", "CPU seconds", "memory GiB", "batch x batch matrices"):
-        table.add_column(title, justify="left" if title == "loss" else "right", no_wrap=True)
+    title = f"Forward and backward, student {spec.dim}, teachers {teachers}; {where}, PyTorch {torch.__version__}"
+    columns = ("loss", "batch", "seconds", "ratio", "range", "CPU seconds", "memory GiB", "batch x batch matrices")
+    table = empty_table(columns, texts=("loss",), title=title)
     pairs = zip(results["tiled", spec.batch], results["dense", spec.batch], strict=True)
     ratios = sorted(tiled.seconds / dense.seconds for tiled, dense in pairs)
     for (side, batch), found in results.items():
@@ -246,8 +236,4 @@ def run(spec: LossBenchSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(LossBenchSpec, default=bench_loss(), description=described(__doc__)))
+    main(LossBenchSpec, run, __doc__)

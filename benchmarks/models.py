@@ -23,6 +23,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.rivals import PUBLISHED, Rival, Size, Tower, example, randomize, require_rivals, rivals
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
@@ -118,22 +119,14 @@ def measure(spec: ModelBenchSpec) -> Iterator[tuple[Size, Tower, Rival, int, Com
                 yield size, tower, rival, batch_size, compare(mine, reference, inputs, rounds=spec.rounds)
 
 
-def bench_models() -> ModelBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return ModelBenchSpec()
-
-
 def run(spec: ModelBenchSpec) -> None:
     """Compare, with a bar for how far it is, and print the table."""
-    from rich.table import Table
-
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     title = f"Folded towers, float32, CPU threads: {torch.get_num_threads()}, PyTorch {torch.__version__}"
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    for title in ("tower", "against", "batch", "mobileclip ms", "reference ms", "ratio", "quartiles", "error"):
-        table.add_column(title, justify="left" if title in ("tower", "against") else "right", no_wrap=True)
+    columns = ("tower", "against", "batch", "mobileclip ms", "reference ms", "ratio", "quartiles", "error")
+    table = empty_table(columns, texts=("tower", "against"), title=title)
     per_rival = {"timm": {"image"}, "open_clip": {"image", "text"}}
     pairs = sum(len(per_rival[rival] & set(spec.towers)) for rival in spec.against)
     total = len(spec.models) * pairs * len(spec.batch_sizes)
@@ -146,8 +139,4 @@ def run(spec: ModelBenchSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(ModelBenchSpec, default=bench_models(), description=described(__doc__)))
+    main(ModelBenchSpec, run, __doc__)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from attrs import validators
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.random_weights import random_weights
 from mobileclip.blocks import models
 from mobileclip.data import (
@@ -95,11 +96,6 @@ class OverheadBenchSpec:
     num_workers: int = attrs.field(default=1, validator=validators.ge(0))
     device: str = "cpu"
     precision: str = "float32"
-
-
-def bench_overhead() -> OverheadBenchSpec:
-    """Return the comparison in the form of table 4d."""
-    return OverheadBenchSpec()
 
 
 @attrs.frozen(kw_only=True)
@@ -263,8 +259,6 @@ def scene_samples(spec: OverheadBenchSpec, dims: tuple[int, ...], count: int) ->
 
 def run(spec: OverheadBenchSpec) -> None:
     """Measure and print the table."""
-    from rich.table import Table
-
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as name:
         folder = Path(name)
         teachers: list[TeacherSpec] = []
@@ -282,7 +276,7 @@ def run(spec: OverheadBenchSpec) -> None:
         assert isinstance(student, DualEncoderSpec), "whole models are dual encoders"
         bench = Bench(spec=spec, student=student, folder=folder, dims=(768, 768))
         measured = measure(bench, teachers=teachers, captioner=captioner)
-    table = Table("way", "samples/s", "over plain", "hours per 12.8M samples", box=None, padding=(0, 2, 0, 0))
+    table = empty_table(("way", "samples/s", "over plain", "hours per 12.8M samples"), texts=("way",))
     for way in measured.rounds:
         rate = measured.samples_per_second(way)
         hours = NUM_SAMPLES_OF_12M / rate / 3600
@@ -292,8 +286,4 @@ def run(spec: OverheadBenchSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(OverheadBenchSpec, default=bench_overhead(), description=described(__doc__)))
+    main(OverheadBenchSpec, run, __doc__)

@@ -25,6 +25,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.random_weights import random_weights
 from mobileclip.data import (
     ImageTextSample,
@@ -69,11 +70,6 @@ class ReinforceBenchSpec:
     num_rounds: int = attrs.field(default=3, validator=validators.gt(0))
     device: str = "cpu"
     precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
-
-
-def bench_reinforce() -> ReinforceBenchSpec:
-    """Return the comparison that overhead is judged by: a small teacher, so that the rest weighs most."""
-    return ReinforceBenchSpec()
 
 
 @attrs.frozen(kw_only=True)
@@ -198,28 +194,20 @@ def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_pass
 
 def run(spec: ReinforceBenchSpec) -> float:
     """Measure, print a table, and return the ratio of the medians."""
-    from rich.table import Table
-
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         rounds = measure(spec, Path(folder))
     ratio = median(one.job for one in rounds) / median(one.bare for one in rounds)
     views = spec.num_samples * spec.num_augmentations
-    table = Table(
-        title=f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
-        f"{spec.device}, {spec.precision}, CPU threads: {torch.get_num_threads()}",
-        caption=f"ratio of the medians: {ratio:.3f}",
+    title = (
+        f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
+        f"{spec.device}, {spec.precision}, CPU threads: {torch.get_num_threads()}"
     )
-    for title in ("round", "bare passes s", "job s", "ratio"):
-        table.add_column(title, justify="right")
+    table = empty_table(("round", "bare passes s", "job s", "ratio"), title=title)
     for number, one in enumerate(rounds):
         table.add_row(str(number), f"{one.bare:.1f}", f"{one.job:.1f}", f"{one.job / one.bare:.3f}")
-    print_table(table, min_width=80)
+    print_table(table, f"ratio of the medians: {ratio:.3f}", min_width=80)
     return ratio
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(ReinforceBenchSpec, default=bench_reinforce(), description=described(__doc__)))
+    main(ReinforceBenchSpec, run, __doc__)

@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 import torch
 from attrs import validators
 
+from benchmarks.command_line import empty_table, main
 from mobileclip.data import (
     LAYOUTS,
     ImageTextSample,
@@ -47,9 +47,6 @@ from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.terminal import print_table, say
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @attrs.frozen
@@ -294,10 +291,9 @@ def print_bytes(spec: StorageBenchSpec, data: Data) -> None:
     num_samples = len(data.samples)
     bare = shard_bytes(map(plain, data.samples), "npz") / num_samples
     captions = sum(map(len, data.samples[0].syn_captions.values()))
-    table = _table(
-        f"Bytes per sample, {captions} synthetic captions, D = {data.samples[0].dim}; {bare:,.0f} before",
-        ("augmentations", "layout", "in all", "knowledge", "per row", "of pth.gz", "TB", "the paper's TB"),
-    )
+    title = f"Bytes per sample, {captions} synthetic captions, D = {data.samples[0].dim}; {bare:,.0f} before"
+    columns = ("augmentations", "layout", "in all", "knowledge", "per row", "of pth.gz", "TB", "the paper's TB")
+    table = empty_table(columns, texts=("augmentations",), title=title)
     for count in counts:
         cut = [with_augmentations(sample, count) for sample in data.samples]
         totals = {layout: shard_bytes(cut, layout) / num_samples for layout in LAYOUTS}
@@ -315,22 +311,20 @@ def print_bytes(spec: StorageBenchSpec, data: Data) -> None:
                 f"{added * known.num_samples / 1e12:.2f}" if known else "",
                 f"{known.name} {known.added_bytes / 1e12:.2f}" if known else "",
             )
-    _print(table)
+    print_table(table, "")
 
 
 def print_speeds(spec: StorageBenchSpec, data: Data) -> None:
     """Print how long reading takes in every layout."""
     rows = sum(len(texts) for texts in data.samples[0].syn_captions.values()) + 1 + len(data.samples[0].augmentations)
-    table = _table(
-        f"Reading {rows} rows per sample on one core",
-        ("layout", "training's three, us", "all, us", "all, rows/s"),
-    )
+    title = f"Reading {rows} rows per sample on one core"
+    table = empty_table(("layout", "training's three, us", "all, us", "all, rows/s"), texts=("layout",), title=title)
     for layout in LAYOUTS:
         speed = reading_speed(data.samples, layout, spec.passes)
         table.add_row(
             layout, f"{speed.training:,.0f}", f"{speed.everything:,.0f}", f"{1e6 * rows / speed.everything:,.0f}"
         )
-    _print(table)
+    print_table(table, "")
 
 
 def print_divergences(data: Data) -> None:
@@ -338,7 +332,7 @@ def print_divergences(data: Data) -> None:
     scales = ", ".join(f"{scale:g}" for scale in data.teacher_logit_scales)
     columns = [f"{way} {index}" for index in range(len(data.teacher_dims)) for way in ("image-text", "text-image")]
     title = f"KL of the targets in nats, batch {len(data.samples)}, per teacher; logit scales {scales}"
-    table = _table(title, ("", *columns))
+    table = empty_table(("", *columns), texts=("",), title=title)
     rows: dict[str, TargetDivergence] = {}
     for layout in LAYOUTS:
         rows[layout] = divergence(data, layout)
@@ -348,26 +342,7 @@ def print_divergences(data: Data) -> None:
     for name, result in rows.items():
         values = itertools.chain.from_iterable(zip(result.image_to_text, result.text_to_image, strict=True))
         table.add_row(name, *(f"{value:.1e}" for value in values))
-    _print(table)
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def _print(table: Table) -> None:
-
     print_table(table, "")
-
-
-def bench_storage() -> StorageBenchSpec:
-    """Return the measurement: everything is a flag of the command line."""
-    return StorageBenchSpec()
 
 
 def run(spec: StorageBenchSpec) -> None:
@@ -381,8 +356,4 @@ def run(spec: StorageBenchSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(StorageBenchSpec, default=bench_storage(), description=described(__doc__)))
+    main(StorageBenchSpec, run, __doc__)

@@ -30,6 +30,7 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.loss import peak, start_peak
 from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model, require_rivals
 from mobileclip.data import ReinforcedBatch
@@ -264,24 +265,15 @@ def measure(spec: TrainBenchSpec) -> Iterator[tuple[Size, Comparison]]:
         yield size, compare(*sides, images, rounds=spec.rounds, largest_error=LARGEST_ERROR[spec.precision])
 
 
-def bench_train() -> TrainBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return TrainBenchSpec()
-
-
 def run(spec: TrainBenchSpec) -> None:
     """Compare, with a bar for how far it is, and print the table."""
-    from rich.table import Table
-
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
     where = torch.cuda.get_device_name() if spec.device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
     title = f"A training step, {spec.precision}, batch {spec.batch_size}, {where}, PyTorch {torch.__version__}"
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0))
     columns = ("model", "mobileclip /s", "open_clip /s", "ratio", "quartiles", "CPU ratio", "MiB", "error")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    table = empty_table(columns, texts=("model",), title=title)
     for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):
         low, high = result.ratio_quartiles
         rates = (f"{value:.2f}" for value in (result.mobileclip, result.open_clip))
@@ -292,8 +284,4 @@ def run(spec: TrainBenchSpec) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(TrainBenchSpec, default=bench_train(), description=described(__doc__)))
+    main(TrainBenchSpec, run, __doc__)

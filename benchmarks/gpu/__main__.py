@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 import torch
 
+from benchmarks.command_line import main
 from benchmarks.gpu.page import page
 from benchmarks.gpu.parts import ROOT, Device, Part, parts
 from benchmarks.gpu.results import Machine, Outcome, Results, read_results, write_results
@@ -46,11 +47,6 @@ class GpuBenchSpec:
     device: Device = "cuda"
     only: tuple[str, ...] = ()
     tiny: bool = False
-
-
-def bench_gpu() -> GpuBenchSpec:
-    """Return the whole measurement: everything is a flag of the command line."""
-    return GpuBenchSpec()
 
 
 def chosen(spec: GpuBenchSpec) -> dict[str, Part]:
@@ -104,8 +100,4 @@ def _told(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(GpuBenchSpec, default=bench_gpu(), description=described(__doc__)))
+    main(GpuBenchSpec, run, __doc__)

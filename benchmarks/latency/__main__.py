@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from benchmarks.command_line import empty_table, main
 from benchmarks.latency import (
     Latency,
     LatencyBenchSpec,
@@ -43,11 +44,6 @@ if TYPE_CHECKING:
 
 # Columns of a line of the table: it is read from files as well.
 _WIDTH = 140
-
-
-def bench_latency() -> LatencyBenchSpec:
-    """Return the comparison: everything is a flag of the command line."""
-    return LatencyBenchSpec()
 
 
 def tiny(spec: LatencyBenchSpec) -> LatencyBenchSpec:
@@ -78,12 +74,8 @@ def run(spec: LatencyBenchSpec) -> None:
 
 def table_of(latencies: list[Latency], *, title: str) -> Table:
     """Return the table of all figures."""
-    from rich.table import Table
-
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
     columns = ("tower", "batch", "way", "ms", "ratio", "quartiles", "cpu ratio", "cosine", "error", "runtime", "form")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("tower", "way", "form") else "right", no_wrap=True)
+    table = empty_table(columns, texts=("tower", "way", "form"), title=title)
     for latency in latencies:
         low, high = latency.ratio_quartiles
         measured = (f"{latency.milliseconds:.1f}", f"{latency.ratio:.2f}", f"{low:.2f}-{high:.2f}")
@@ -95,8 +87,4 @@ def table_of(latencies: list[Latency], *, title: str) -> Table:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    from mobileclip.recipes.command_line import described
-
-    run(tyro.cli(LatencyBenchSpec, default=bench_latency(), description=described(__doc__)))
+    main(LatencyBenchSpec, run, __doc__)
