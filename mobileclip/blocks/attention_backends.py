@@ -29,7 +29,6 @@ class AttentionBackend(Protocol):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
         """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, over earlier tokens only."""
-        ...
 
 
 attention_backends: Registry[AttentionBackend] = Registry("attention_backend")

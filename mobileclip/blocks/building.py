@@ -22,7 +22,6 @@ class Buildable(Protocol):
 
     def build(self) -> nn.Module:
         """Return a new module with freshly initialised weights."""
-        ...
 
 
 image_encoders: Registry[Buildable] = Registry("image_encoder")

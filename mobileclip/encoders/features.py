@@ -25,7 +25,6 @@ class GivesFeatures(Protocol):
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the embeddings of images, and the feature maps behind some stages, in one pass."""
-        ...
 
 
 def feature_encoder(encoder: nn.Module) -> GivesFeatures:

@@ -15,12 +15,9 @@ class BatchSource(Protocol[BatchType_co]):
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType_co]:
         """Yield the batches from a position on, the same ones every time."""
-        ...
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position behind so many batches of the run; one more may have been taken, to be copied ahead."""
-        ...
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
         """Return what was left out for the batches up to that number since this was last called, to be told of."""
-        ...

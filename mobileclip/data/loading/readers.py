@@ -32,7 +32,6 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
     @property
     def limits(self) -> SampleLimits:
         """What may be read of a sample."""
-        ...
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
         """Return the sample that members of a shard make.
@@ -40,7 +39,6 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
         Raises:
             BadSampleError: if they make none.
         """
-        ...
 
     def example(self, sample: SampleType, epoch: int) -> ExampleType:
         """Return what an epoch takes of a sample.
@@ -48,11 +46,9 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
         Raises:
             BadSampleError: if the sample cannot be used.
         """
-        ...
 
     def collate(self, examples: Sequence[ExampleType]) -> BatchType_co:
         """Return the batch of several examples."""
-        ...
 
 
 @attrs.frozen(kw_only=True, eq=False)

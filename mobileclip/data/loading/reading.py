@@ -29,16 +29,13 @@ class ShardReader(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """What the parts are called, the shards."""
-        ...
 
     @property
     def sources(self) -> tuple[tuple[str, ...], ...]:
         """The same names by where they come from."""
-        ...
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
         """Yield the samples of one part, in order; what cannot be read is reported."""
-        ...
 
     def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
         """Return the number of samples of every part.
@@ -46,7 +43,6 @@ class ShardReader(Protocol):
         Raises:
             ValueError: if nothing says them and they are too many to be counted now.
         """
-        ...
 
 
 @attrs.frozen

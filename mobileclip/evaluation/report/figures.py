@@ -117,11 +117,6 @@ def drawable(text: str) -> str:
     return "".join(one if ord(one) in known else _MISSING for one in line)
 
 
-def shortened(text: str, length: int) -> str:
-    """Return text of at most so many characters, with an ellipsis where something is missing."""
-    return text if len(text) <= length else f"{text[: length - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
-
-
 @cache
 def _known_characters() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font

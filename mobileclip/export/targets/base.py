@@ -27,32 +27,26 @@ class Target(Protocol):
     @property
     def suffix(self) -> str:
         """Of a tower's file."""
-        ...
 
     @property
     def libraries(self) -> tuple[str, ...]:
         """Distributions that write and run it; their versions are in the contract, and older ones do not run it."""
-        ...
 
     @property
     def text_dtype(self) -> TextDtype:
         """What token ids come in as."""
-        ...
 
     @property
     def prefers_depthwise(self) -> bool:
         """Whether its runtime is faster at depthwise convolutions than at those of several outputs per channel."""
-        ...
 
     @property
     def runtime(self) -> str:
         """What `open` runs a file with on this machine, for the report."""
-        ...
 
     @property
     def vouched(self) -> bool:
         """Whether `inspect` and `open` may be given a stranger's file: what they do not know is refused unread."""
-        ...
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -60,7 +54,6 @@ class Target(Protocol):
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        ...
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower, and return what it computes in.
@@ -73,7 +66,6 @@ class Target(Protocol):
         Raises:
             ValueError: if the format cannot hold the tower in this precision; the message says why.
         """
-        ...
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it: its format, its input and output, that its weights are finite.
@@ -81,7 +73,6 @@ class Target(Protocol):
         Raises:
             ValueError: if it is not what the contract says; the message says what differs.
         """
-        ...
 
     def open(self, path: Path, tower: TowerFile) -> Run:
         """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
@@ -89,7 +80,6 @@ class Target(Protocol):
         Raises:
             ValueError: if the runtime cannot read the file.
         """
-        ...
 
 
 Described = tuple[str, str, tuple[int | None, ...]]

@@ -213,12 +213,6 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
     )
 
 
-def _all(source: Source) -> Iterator[ImageTextSample]:
-    report = SkipReport(log=False)
-    for unit in source.units():
-        yield from unit.read(report)
-
-
 def read_index(folder: Path) -> TrainingData | None:
     """Return the index of a folder that is complete, or None."""
     path = folder / INDEX
