@@ -43,9 +43,18 @@ def root_level_as_before():
     logging.getLogger().setLevel(level)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models as small as those of tests gain nothing from a second thread, and wait long for it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def small_file(tmp_path_factory):
-    """A checkpoint of a small model, in our own layout and in training form."""
+    """A checkpoint of a small model, in the native layout and in training form."""
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
     save_model(randomised(SMALL), path)
     return path

@@ -19,13 +19,7 @@ TABLE = {"mobileclip_s0": (11.4, 42.4), "mobileclip_s1": (21.5, 63.4), "mobilecl
 TABLE["mobileclip_b"] = (86.3, 63.4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Towers this small gain nothing from a second thread, and wait long for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=SMALL.values(), ids=SMALL.keys())

@@ -33,13 +33,7 @@ CLASSIFICATION = ("acc1", "acc5", "mean_per_class_recall")
 RETRIEVAL = tuple(f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in KS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small models take longer with several threads than with one, above all beside other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

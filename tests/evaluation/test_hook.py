@@ -26,12 +26,7 @@ SPEC = attrs.evolve(SMALL_MCT, text=attrs.evolve(SMALL_MCT.text, input=TextInput
 TOKENIZER = Tokenizer(SPEC.text.input)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

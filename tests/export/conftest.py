@@ -1,20 +1,15 @@
 import sys
 
 import pytest
-import torch
 
 from mobileclip.export import ExportSpec, export_model
 from tests.export.hostile import CANARY_EVENT
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing, unusual
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    """Models as small as these spend their time on waking threads."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread):
+    """For every test of the room."""
 
 
 @pytest.fixture(scope="session")

@@ -4,23 +4,12 @@ import shutil
 
 import pytest
 
-from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import bundled_samples, read_contract, read_report
 from mobileclip.export.parity import LEAST_COSINE
+from tests.cli.test_cli import run
 from tests.export.models import CONVOLUTIONAL, constant
-
-
-def run(capsys, *arguments):
-    """Return the exit status, standard output and standard error."""
-    try:
-        main([str(argument) for argument in arguments])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

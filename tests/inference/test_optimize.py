@@ -23,19 +23,13 @@ from mobileclip.reparam import is_folded, reparameterize
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 
 # Torch's compiler imports parts of torch that warn of themselves.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 CAUSAL = attrs.evolve(SMALL_VIT, text=attrs.evolve(SMALL.text, causal=True))
 OPENVINO = Form(engine="openvino", precision="float32", most=1)
 TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Towers as small as these wait for each other's threads more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -50,12 +50,7 @@ IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
 SMALL_WORLD = World(num_scenes=64, num_tests=12, num_new=6, num_steps=4, batch_size=16)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="session")
