@@ -28,11 +28,7 @@ _CHOICES: dict[Runtime, tuple[str, Precision]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class RivalExport(TowerExport):
-    """The release's tower, exported as this library's is.
-
-    Args:
-        rival: the tower.
-    """
+    """The release's tower, exported as this library's is."""
 
     rival: nn.Module
 
@@ -42,12 +38,7 @@ class RivalExport(TowerExport):
 
 
 class _InItsType(nn.Module):
-    """A tower that takes and gives what this library's does: pixels and embeddings in float32, whatever it computes in.
-
-    Args:
-        tower: the tower.
-        dtype: what it computes in.
-    """
+    """A tower that takes and gives pixels and embeddings in float32, as this library's does, whatever it computes in."""
 
     def __init__(self, tower: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

@@ -105,9 +105,6 @@ class Session:
     def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
         """Return the embeddings of a data set, from the cache where they are there, and what could not be used.
 
-        Args:
-            benchmark: the data set.
-
         Raises:
             ValueError: if no image can be used, or the data set changes meanwhile.
         """

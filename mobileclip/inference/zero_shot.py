@@ -263,13 +263,6 @@ def load_identified(
 ) -> tuple[ImageTextModel, ModelIdentity]:
     """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
 
-    Args:
-        model: see `load`.
-        checkpoint: see `load`.
-        device: where to.
-        image_size: see `load`.
-        context_length: see `load`.
-
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
@@ -312,10 +305,6 @@ def require_labels(labels: Sequence[str], template: str) -> None:
 
 def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
     """Refuse a model that `load` would refuse for its name or its file's: nothing is read, and nothing is fetched.
-
-    Args:
-        model: see `load`.
-        checkpoint: see `load`.
 
     Raises:
         ValueError, FileNotFoundError: see `load`.

@@ -38,11 +38,7 @@ _Matrix = npt.NDArray[np.float32]
 
 @attrs.frozen(kw_only=True)
 class MeasuredUnit(Unit):
-    """A unit whose views are compared with its plain pictures when it is made; apart from that, it is the unit.
-
-    Args:
-        unit: the unit.
-    """
+    """A unit whose views are compared with its plain pictures when it is made; apart from that, it is the unit."""
 
     unit: Unit
 

@@ -24,11 +24,6 @@ def open_card(
 ) -> ReinforcementCard:
     """Return the card of the job's output, as an earlier run left it, or a new one, which is then written.
 
-    Args:
-        spec: the choices.
-        teachers: the spec's, loaded.
-        captioner: the spec's, loaded.
-
     Raises:
         ValueError: if the output was made with other choices, teachers or captioners.
     """

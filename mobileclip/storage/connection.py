@@ -27,11 +27,7 @@ _BUFFER_BYTES = 2**16
 
 
 class Exchange:
-    """A request and its answer: first its head, for which there is a deadline, then its body, which must keep coming.
-
-    Args:
-        limits: the bounds.
-    """
+    """A request and its answer: the head, for which there is a deadline, then the body, which must keep coming."""
 
     def __init__(self, limits: StoreLimits) -> None:
         self._seconds = limits.answer_seconds

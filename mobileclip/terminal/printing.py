@@ -67,11 +67,7 @@ def print_table(*parts: Any, min_width: int = 100) -> None:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module; what it is given to fill in is made safe to show.
-
-    Args:
-        name: of the module.
-    """
+    """Return the logger of a module; what it is given to fill in is made safe to show."""
     logger = logging.getLogger(name)
     logger.addFilter(_safe)
     return logger

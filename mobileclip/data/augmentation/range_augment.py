@@ -140,9 +140,6 @@ class RangeAugment(nn.Module):
 
     Shape: (B, C, H, W) -> (B, C, H, W), and a scalar, float32 at least.
 
-    Args:
-        spec: the choices.
-
     Source: Mehta et al. 2022.
     Differs: the public code starts from wider ranges than it names, as it takes their ends for what is in front of the
         sigmoid; here training starts from the ends named, brightness and contrast in [0.5, 1.5], noise below 0.1. An

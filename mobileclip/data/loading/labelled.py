@@ -107,11 +107,7 @@ class LabelledExample:
 
 
 class LabelledMaker:
-    """Makes batches of images and labels; what it chooses depends on the seed, the epoch and the key alone.
-
-    Args:
-        spec: the pipeline's choices.
-    """
+    """Makes batches of images and labels; what it chooses depends on the seed, the epoch and the key alone."""
 
     def __init__(self, spec: LabelledPipelineSpec) -> None:
         self.limits = spec.sample_limits

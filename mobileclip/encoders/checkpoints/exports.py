@@ -27,9 +27,6 @@ _MOST_BYTES = 1 << 24
 def require_no_export(folder: Path) -> None:
     """Refuse a folder that holds an export where a checkpoint is needed.
 
-    Args:
-        folder: on this machine.
-
     Raises:
         CheckpointError: if it holds one; the message has its target, its runtime, and what to do.
     """

@@ -92,12 +92,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
 
 
 def draw_latency(panel: Panel, theme: Theme) -> Figure:
-    """Return accuracy over latency on one device; the line joins the models that no other beats.
-
-    Args:
-        panel: what to draw.
-        theme: the colours.
-    """
+    """Return accuracy over latency on one device; the line joins the models that no other beats."""
     where = "published latency" if panel.source == "published" else "latency measured here"
     titles = _wrapped(f"{panel.score_title}, per cent", _TITLE_SIZE)
     lines = (*titles, *_wrapped(f"{where}: {panel.device}", _SUBTITLE_SIZE))

@@ -16,11 +16,7 @@ PipelineType = TypeVar("PipelineType", bound=PipelineSpec)
 
 
 class Given:
-    """The flags of a command line and what follows each, in the spelling of the help.
-
-    Args:
-        arguments: the command line.
-    """
+    """The flags of a command line and what follows each, in the spelling of the help."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._values: dict[str, list[str]] = {}

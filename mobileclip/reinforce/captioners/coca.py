@@ -71,9 +71,6 @@ class CocaCaptioner(CaptionerSpec):
     def build(self, device: str = "cpu") -> CocaModel:
         """Return the captioner, its weights loaded.
 
-        Args:
-            device: where it computes.
-
         Raises:
             ValueError: if open_clip is missing, it does not know the model or the tag, the weights do not fit, or the
                 model is no CoCa that can be decoded here.

@@ -33,9 +33,6 @@ class CocaDecoder:
 
     `logits = CoCa(image, ids).logits[:, -1]` for ids without padding, at the cost of one position instead of all.
 
-    Args:
-        model: open_clip's `CoCa`.
-
     Raises:
         ValueError: if its text half is of another kind, which this decoder would compute wrongly.
 

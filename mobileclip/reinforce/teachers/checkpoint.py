@@ -42,9 +42,6 @@ class CheckpointTeacher(TeacherSpec):
     def build(self, device: str = "cpu") -> ModelTeacher:
         """Return the teacher, its weights loaded.
 
-        Args:
-            device: where it computes.
-
         Raises:
             FileNotFoundError: if there is no such file.
             CheckpointError: if the file does not fit the model.

@@ -47,9 +47,6 @@ class OpenClipTeacher(TeacherSpec):
     def build(self, device: str = "cpu") -> ModelTeacher:
         """Return the teacher, its weights loaded.
 
-        Args:
-            device: where it computes.
-
         Raises:
             ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
         """

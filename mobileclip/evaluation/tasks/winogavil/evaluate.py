@@ -39,10 +39,6 @@ def evaluate_winogavil(session: Session, winogavil: WinoGavil) -> Evaluation:
     `jaccard_score_N` for N of 5, 6, 10, 12, 5-6 and 10-12, with `count_N`, the number of instances; where there are
     none, both are left out. That of 10-12, instances with ten candidates or more, is the one that counts.
 
-    Args:
-        session: of the model.
-        winogavil: the data set.
-
     Returns:
         The result counts instances. The report counts those that were used; it names images, image_missing and
         others that start with `image_`, and the instances that lack one, instance_incomplete.

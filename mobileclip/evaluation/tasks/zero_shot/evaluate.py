@@ -14,10 +14,6 @@ from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
 def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
     """Evaluate a model on a data set: its embeddings, then `score`.
 
-    Args:
-        session: of the model.
-        benchmark: the data set.
-
     Raises:
         ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If
             the data set's main metric cannot be computed.
@@ -36,11 +32,7 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
 
 @attrs.frozen(kw_only=True)
 class ZeroShotTask(Task):
-    """Zero-shot classification, or retrieval where there are captions.
-
-    Args:
-        benchmark: the data set.
-    """
+    """Zero-shot classification, or retrieval where there are captions."""
 
     benchmark: Benchmark
 
