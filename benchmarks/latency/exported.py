@@ -38,7 +38,7 @@ class RivalExport(TowerExport):
 
 
 class _InItsType(nn.Module):
-    """A tower that takes and gives pixels and embeddings in float32, as this library's does, whatever it computes in."""
+    """A tower that takes and gives pixels and embeddings in float32, and computes in any type."""
 
     def __init__(self, tower: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

@@ -168,8 +168,8 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
     """
     golden = load_file(export.folder / "golden.safetensors")
     described = export.tower(tower)
-    ours = encode_each(encode, golden[described["input_name"]])
-    least = float((ours * unit_length(golden[described["output_name"]])).sum(axis=-1).min())
+    computed = encode_each(encode, golden[described["input_name"]])
+    least = float((computed * unit_length(golden[described["output_name"]])).sum(axis=-1).min())
     bound = LEAST_COSINE[export.contract["precision"]]
     # Written so that NaN fails too.
     if not least > bound:

@@ -155,21 +155,21 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: i
         reference: what the model gives.
         stage: whose feature maps these are; None for embeddings.
     """
-    ours, theirs = exported.double().flatten(1), reference.double().flatten(1)
-    finite = ours.isfinite().all(dim=1)
-    lengths, expected = ours.norm(dim=1), theirs.norm(dim=1)
+    of_export, of_reference = exported.double().flatten(1), reference.double().flatten(1)
+    finite = of_export.isfinite().all(dim=1)
+    lengths, expected = of_export.norm(dim=1), of_reference.norm(dim=1)
     all_finite = bool(finite.all())
-    cosines = (ours * theirs).sum(dim=1) / (lengths * expected).clamp_min(torch.finfo(torch.float64).tiny)
+    cosines = (of_export * of_reference).sum(dim=1) / (lengths * expected).clamp_min(torch.finfo(torch.float64).tiny)
     return TowerParity(
         tower=tower,
-        count=len(ours),
+        count=len(of_export),
         cosine_minimum=float(cosines.min()) if all_finite else None,
         cosine_median=float(cosines.quantile(0.5)) if all_finite else None,
         length_error=float((lengths / expected - 1).abs().max()) if all_finite else None,
         num_not_finite=int((~finite).sum()),
         num_zero=int((lengths == 0).sum()),
-        spread=spread_of(ours) if all_finite else None,
-        reference_spread=spread_of(theirs),
+        spread=spread_of(of_export) if all_finite else None,
+        reference_spread=spread_of(of_reference),
         stage=stage,
     )
 

@@ -128,10 +128,10 @@ def report_on(
     parities = tuple(
         parity for tower in exported for parity in _compared(tower, exported[tower], measured.reference[tower])
     )
-    ours, theirs = (
+    of_export, of_reference = (
         {tower: outputs.embeddings for tower, outputs in several.items()} for several in (exported, measured.reference)
     )
-    ranking = compare_rankings(ours, theirs, of_classes=measured.of_classes)
+    ranking = compare_rankings(of_export, of_reference, of_classes=measured.of_classes)
     return Report(
         data=data,
         runtime=runtime,

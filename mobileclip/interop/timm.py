@@ -153,11 +153,11 @@ def _architecture(spec: MCiSpec) -> ImageEncoderSpec:
 def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
     size = {} if spec.input.size == 224 else {"img_size": spec.input.size}
     if spec.stem == "convolutional":
-        theirs = (ViTSpec().width, False, False, *TIMM_VIT)
-        if (spec.width, spec.class_position, spec.norm_before, spec.stem_padding, spec.norm_eps) != theirs:
+        built = (ViTSpec().width, False, False, *TIMM_VIT)
+        if (spec.width, spec.class_position, spec.norm_before, spec.stem_padding, spec.norm_eps) != built:
             raise ValueError(
                 "timm's ViT with a convolutional stem has width, class_position, norm_before, stem_padding, norm_eps = "
-                f"{theirs}; from the weights of another it computes something else, or takes none"
+                f"{built}; from the weights of another it computes something else, or takes none"
             )
         published = ViTSpec()
         others = {"depth": spec.depth, "num_heads": spec.num_heads}
@@ -169,7 +169,7 @@ def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
             "timm's ViT of CLIP's kind has class_position=True, norm_before=True, norm_eps="
             f"{large.norm_eps}; from the weights of another it computes something else, or takes none"
         )
-    ours = {name: (getattr(spec, name), getattr(large, name)) for name in ("patch_size", "depth", "num_heads")}
-    arguments = {name: value for name, (value, default) in ours.items() if value != default}
+    chosen = {name: (getattr(spec, name), getattr(large, name)) for name in ("patch_size", "depth", "num_heads")}
+    arguments = {name: value for name, (value, default) in chosen.items() if value != default}
     width = {} if spec.width == large.width else {"embed_dim": spec.width}
     return _PATCH_STEM, {**size, **arguments, **width}

@@ -312,7 +312,7 @@ def _number(error: BaseException) -> int | None:
 
 
 def _known(error: BaseException) -> str:
-    """Return what an exception says of what is kept: ours all of it, others what could not be saved."""
+    """Return what an exception says of what is kept: one of this module all of it, others what could not be saved."""
     if isinstance(error, Interrupted):
         return error.kept
     is_saving = isinstance(error, (ValueError, OSError)) and not isinstance(error, ConnectionError)
@@ -320,7 +320,7 @@ def _known(error: BaseException) -> str:
 
 
 def _raise_again_after(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a hook for exceptions that cannot be raised where they are: ours is raised a little later."""
+    """Return a hook for exceptions that cannot be raised where they are: those of this module come a little later."""
 
     def again(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Interrupted):

@@ -17,7 +17,7 @@ from mobileclip.storage import printable, without_secrets
 if TYPE_CHECKING:
     from rich.console import Console
 
-# More than any line of ours; a text from data is cut where it enters a line.
+# More than any line of the library; a text from data is cut where it enters a line.
 _LINE = 10_000
 
 

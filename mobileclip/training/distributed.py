@@ -32,7 +32,7 @@ COLLECTIVE_SECONDS = 1800.0
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
-# With NCCL the group's own patience ends the process without a word: ours has to come before it.
+# With NCCL the group's own patience ends the process without a word: this one has to end before it.
 _LONGER_SECONDS = 120.0
 _CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
 

@@ -115,9 +115,13 @@ class ClassifierRunSpec:
     def __attrs_post_init__(self) -> None:
         """Check that the data is made for the model, and the loss of classes."""
         _check_contract("image", self.model.image.input, self.data.image)
-        ours, theirs = ((spec.num_classes, spec.class_names) for spec in (self.model, self.data))
-        if ours[0] != theirs[0] or (ours[1] and theirs[1] and ours[1] != theirs[1]):
-            different = f"{theirs[0]}, and the model's {ours[0]}" if ours[0] != theirs[0] else "others than the model's"
+        of_model, of_data = ((spec.num_classes, spec.class_names) for spec in (self.model, self.data))
+        if of_model[0] != of_data[0] or (of_model[1] and of_data[1] and of_model[1] != of_data[1]):
+            different = (
+                f"{of_data[0]}, and the model's {of_model[0]}"
+                if of_model[0] != of_data[0]
+                else "others than the model's"
+            )
             raise ValueError(f"the data's classes are {different}; give both the same num_classes and class_names")
         if not isinstance(self.training.loss, CrossEntropySpec):
             raise ValueError(

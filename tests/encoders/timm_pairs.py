@@ -23,7 +23,7 @@ def with_our_weights(encoder, model):
     state = layout.constants(spec)
     for name, entry in layout.entries(spec, "training").items():
         tensor = encoder.state_dict()[name]
-        state[entry.name] = entry.reshape.to_theirs(tensor) if entry.reshape else tensor
+        state[entry.name] = entry.reshape.to_layout(tensor) if entry.reshape else tensor
     model.load_state_dict({name.removeprefix(layout.image_prefix): tensor for name, tensor in state.items()})
     return model.eval()
 

@@ -160,8 +160,8 @@ def _check_classes(spec: LabelledPipelineSpec, data: ClassData) -> None:
         )
     different = [pair for pair in zip(names, spec.class_names, strict=False) if pair[0] != pair[1]]
     if different:
-        theirs, ours = different[0]
+        found, expected = different[0]
         raise ValueError(
-            f"{spec.shards[0]} calls a class {theirs[:80]!r} that the pipeline calls {ours[:80]!r}; give both the same "
-            "names in the same order"
+            f"{spec.shards[0]} calls a class {found[:80]!r} that the pipeline calls {expected[:80]!r}; give both "
+            "the same names in the same order"
         )

@@ -20,8 +20,8 @@ from mobileclip.registry import Registry
 class Reshape:
     """A tensor held in another shape: how to get there and back."""
 
-    to_theirs: Callable[[Tensor], Tensor]
-    to_ours: Callable[[Tensor], Tensor]
+    to_layout: Callable[[Tensor], Tensor]
+    from_layout: Callable[[Tensor], Tensor]
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ Tables = Mapping[type[nn.Module], Table]
 
 def names(**parts: str) -> dict[str, As]:
     """Return a table from the library's one-part names to the layout's."""
-    return {ours: As(theirs) for ours, theirs in parts.items()}
+    return {own: As(other) for own, other in parts.items()}
 
 
 class Layout(ABC):

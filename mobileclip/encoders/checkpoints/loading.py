@@ -186,8 +186,8 @@ def _from_header(
         spec = spec if spec == wanted else wanted
     _check_size(path, tensors, spec)
     expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
-    ours = _placed(path, tensors, expected, spec, header.form)
-    return Stored(spec=spec, form=header.form, layout=header.layout, tensors=ours)
+    placed = _placed(path, tensors, expected, spec, header.form)
+    return Stored(spec=spec, form=header.form, layout=header.layout, tensors=placed)
 
 
 def _without_constants(path: Path, layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -232,9 +232,9 @@ def _from_foreign(
     form: Form = "branches_folded" if any("reparam" in name for name in tensors) else "training"
     tower = tower or _tower_of(wanted)
     if isinstance(wanted, ClassifierSpec) and layout.has_bare_towers:
-        ours = _placed(path, tensors, layout.entries(wanted, form), wanted, form)
-        spec, ours = (wanted, ours) if tower is None else _one_tower(path, wanted, ours, tower)
-        return Stored(spec=spec, form=form, layout=layout.name, tensors=ours)
+        placed = _placed(path, tensors, layout.entries(wanted, form), wanted, form)
+        spec, placed = (wanted, placed) if tower is None else _one_tower(path, wanted, placed, tower)
+        return Stored(spec=spec, form=form, layout=layout.name, tensors=placed)
     if isinstance(wanted, ClassifierSpec):
         raise CheckpointError(
             f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its image "
@@ -254,11 +254,11 @@ def _from_foreign(
     constants = _constants(layout, spec)
     relevant = {name: value for name, value in tensors.items() if name not in constants}
     try:
-        ours = _placed(path, relevant, layout.entries(spec, form), spec, form)
+        placed = _placed(path, relevant, layout.entries(spec, form), spec, form)
     except CheckpointError as error:
         fitting = " or ".join(name for name, _ in _fitting(layout, form, tensors, tower))
         raise CheckpointError(f"{error}; its tensors fit {fitting}" if fitting else str(error)) from None
-    return Stored(spec=spec, form=form, layout=layout.name, tensors=ours)
+    return Stored(spec=spec, form=form, layout=layout.name, tensors=placed)
 
 
 def _fitting(
@@ -276,7 +276,7 @@ def _fitting(
             continue
         entries = layout.entries(spec, form)
         if tensors.keys() == {entry.name for entry in entries.values()} | constants.keys() and all(
-            tensors[entry.name].numel() == torch.Size(shapes[ours]).numel() for ours, entry in entries.items()
+            tensors[entry.name].numel() == torch.Size(shapes[own]).numel() for own, entry in entries.items()
         ):
             yield name, spec
 
@@ -284,33 +284,33 @@ def _fitting(
 def _placed(
     path: Path, tensors: dict[str, Tensor], entries: dict[str, As], spec: ModelSpec, form: Form
 ) -> dict[str, Tensor]:
-    """Return the tensors under our names and in our shapes, all of them and nothing else."""
-    theirs = {entry.name for entry in entries.values()}
+    """Return the tensors under the library's names and in its shapes, all of them and nothing else."""
+    expected_names = {entry.name for entry in entries.values()}
     problems = [
         f"{len(names)} {what} ({_some(names)})"
         for what, names in (
-            ("missing", [name for name in theirs if name not in tensors]),
-            ("left over", [name for name in tensors if name not in theirs]),
+            ("missing", [name for name in expected_names if name not in tensors]),
+            ("left over", [name for name in tensors if name not in expected_names]),
         )
         if names
     ]
     if problems:
         raise CheckpointError(f"{path} does not fit the model: tensors {' and '.join(problems)}")
-    ours = {}
+    placed = {}
     for name, shape in tensor_shapes(spec, form).items():
         entry = entries[name]
         tensor = tensors[entry.name]
         reshaped = tensor
         # What is held in another shape has other dimensions, and is not turned where it has not as many.
         if entry.reshape is not None and tensor.numel() == torch.Size(shape).numel():
-            reshaped = entry.reshape.to_ours(tensor).contiguous()
+            reshaped = entry.reshape.from_layout(tensor).contiguous()
         if tuple(reshaped.shape) != shape:
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entry.name)} has the shape {tuple(tensor.shape)}, "
                 f"and the model's is {shape}"
             )
-        ours[name] = reshaped
-    return ours
+        placed[name] = reshaped
+    return placed
 
 
 def _some(names: Iterable[str], count: int = 4) -> str:

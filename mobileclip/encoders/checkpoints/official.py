@@ -158,7 +158,7 @@ def _numbered_network(spec: MCiSpec) -> dict[str, As]:
         if stage.mixer.has_position:
             parts.append((f"stages.{number}.position", ""))
         parts.append((f"stages.{number}.blocks", ""))
-    return {ours: As(f"network.{index}{suffix}") for index, (ours, suffix) in enumerate(parts)}
+    return {own: As(f"network.{index}{suffix}") for index, (own, suffix) in enumerate(parts)}
 
 
 layouts.add(OfficialLayout.name, OfficialLayout())

@@ -59,14 +59,14 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     if form == "folded":
         form = "branches_folded"
         state = with_neutral_norms(state, skeleton(spec, form))
-    theirs: dict[str, Tensor] = {}
+    written: dict[str, Tensor] = {}
     for name, entry in foreign.entries(spec, form).items():
         tensor = state[name]
-        theirs[entry.name] = entry.reshape.to_theirs(tensor).contiguous() if entry.reshape is not None else tensor
+        written[entry.name] = entry.reshape.to_layout(tensor).contiguous() if entry.reshape is not None else tensor
     for _, tower in towers(spec):
-        theirs |= foreign.constants(tower)
+        written |= foreign.constants(tower)
     header = native.Header(spec=spec, form=form, layout=layout)
-    write_tensors(path, theirs, header.to_metadata())
+    write_tensors(path, written, header.to_metadata())
 
 
 def _check_place(spec: ModelSpec, layout: Layout) -> None:

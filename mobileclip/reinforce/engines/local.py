@@ -157,10 +157,10 @@ class _Crew:
                 member.connection.send(unit)
 
     def _hire(self, placement: _Placement) -> _Member:
-        ours, theirs = self._context.Pipe()
+        own_end, other_end = self._context.Pipe()
         process = self._context.Process(
             target=_work,
-            args=(theirs, self._spec, *placement),
+            args=(other_end, self._spec, *placement),
             kwargs={
                 "num_workers": self._num_workers,
                 "beat_seconds": self._beat_seconds,
@@ -170,8 +170,8 @@ class _Crew:
         )
         process.start()
         # The child's death must be the end of the pipe, so no one else may hold that end.
-        theirs.close()
-        return _Member(process, ours, placement, progressed=time.monotonic())
+        other_end.close()
+        return _Member(process, own_end, placement, progressed=time.monotonic())
 
     def _look_again(self) -> None:
         """Forgive the time in which this process was stopped itself, or its caller had it wait: nobody looked then."""
