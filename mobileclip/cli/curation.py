@@ -1,0 +1,168 @@
+"""`mobileclip data score | filter | dedup`: which samples of a reinforced data set are worth training on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from mobileclip.cli.checks import require_at_least, require_file, require_folder
+from mobileclip.cli.data import require_shards
+from mobileclip.storage import atomic_write, require_output
+from mobileclip.terminal import say
+
+
+def score(
+    shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
+    /,
+    *,
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
+    vectors: bool = False,
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    quiet: bool = False,
+) -> None:
+    """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
+
+    mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --vectors
+
+    No teacher runs: what they stored is read, once. Shards need no images. Of each sample the FOLDER keeps its uid, its
+    key, and per teacher the cosine similarity with the real caption, the mean over the synthetic ones and the best of
+    these. A run that was stopped goes on; shards that have scores are not read again.
+
+    The exit status is 1 if a shard could not be read to its end; it is named, and the next run tries it again.
+
+    Args:
+        shards: reinforced tar files: paths, addresses or brace patterns.
+        output: folder of the scores.
+        vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
+        num_workers: processes that read.
+        shard_seconds: of several processes, without a finished shard, after which the job ends.
+        quiet: show no progress.
+    """
+    from mobileclip.data.curation import ScoreSpec, score_shards
+
+    require_at_least(1, num_workers=num_workers)
+    if not shards:
+        raise ValueError("no SHARDS were given; expected reinforced tar files, such as 'DataCompDR-12M/{000..127}.tar'")
+    for pattern in shards:
+        require_shards(pattern, "a reinforced shard")
+    spec = ScoreSpec(
+        shards=shards, output=output, vectors=vectors, num_workers=num_workers, shard_seconds=shard_seconds
+    )
+    report = score_shards(spec, show_progress=not quiet)
+    say(f"{report.num_samples:,} samples have scores in {output}")
+    for reason, count in sorted(report.skipped.items()):
+        say(f"  {count:,} left out: {reason}")
+    if report.failed:
+        say(f"{len(report.failed):,} shards could not be read to their end, the first: {report.failed[0][1]}")
+        sys.exit(1)
+
+
+def filter_(
+    scores: Annotated[Positional[Path], arg(metavar="SCORES")],
+    /,
+    *,
+    output: Annotated[Path, arg(aliases=["-o"], metavar="KEPT.npy")],
+    share: Annotated[float | None, arg(metavar="FRACTION")] = None,
+    threshold: Annotated[float | None, arg(metavar="SIMILARITY")] = None,
+    caption: Literal["real", "synthetic", "best"] = "real",
+    teacher: Annotated[str, arg(metavar="mean|NAME")] = "mean",
+    sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    overwrite: bool = False,
+) -> None:
+    """List the samples whose captions fit their images best, as DataComp and DFN filter.
+
+    mobileclip data filter scores -o kept.npy --share 0.3 --sheet kept.png
+
+    The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
+    trainings take it with --pipeline.uids kept.npy --pipeline.sampling endless.
+
+    Args:
+        scores: folder that `mobileclip data score` wrote.
+        output: the list of uids.
+        share: fraction of the samples to keep, the most similar ones.
+        threshold: cosine similarity from which on samples are kept, in place of a share.
+        caption: whose similarity decides: real, synthetic for the mean over synthetic captions, or best of these.
+        teacher: the one that is asked, by its name; mean asks all.
+        sheet: a PNG file with the spread of similarities, and samples of both sides and both ends.
+        overwrite: replace files that are there.
+    """
+    from mobileclip.data.curation import FilterSpec, filter_samples
+    from mobileclip.data.curation.sheet import draw_filter
+
+    spec = FilterSpec(scores=scores, output=output, share=share, threshold=threshold, caption=caption, teacher=teacher)
+    require_folder(str(scores), "a folder of scores")
+    require_output(output, overwrite=overwrite, suffixes=(".npy",))
+    if sheet is not None:
+        require_output(sheet, overwrite=overwrite, suffixes=(".png",))
+    report = filter_samples(spec)
+    if sheet is not None:
+        picture = draw_filter(spec, report)
+        with atomic_write(sheet) as stream:
+            picture.save(stream, format="PNG")
+    say(report)
+    say(f"wrote {output}" + (f" and {sheet}" if sheet is not None else ""))
+
+
+def dedup(
+    scores: Annotated[Positional[Path], arg(metavar="SCORES")],
+    /,
+    *,
+    output: Annotated[Path, arg(aliases=["-o"], metavar="KEPT.npy")],
+    threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
+    against: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
+    leak_threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
+    keep: Annotated[Path | None, arg(metavar="KEPT.npy")] = None,
+    pairs: Annotated[Path | None, arg(metavar="PAIRS.tsv")] = None,
+    num_clusters: Annotated[int | None, arg(metavar="N")] = None,
+    device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """List samples without near duplicates, and without pictures of test sets.
+
+    mobileclip data dedup scores -o kept.npy --against test_scores --pairs left_out.tsv
+
+    Images are compared by the teachers' stored embeddings, within clusters. Of samples that show the same, the one
+    whose caption fits best is kept. The list has the form of `mobileclip data filter`.
+
+    Args:
+        scores: folder that `mobileclip data score --vectors` wrote.
+        output: the list of uids that are kept.
+        threshold: cosine similarity from which on two images show the same.
+        against: folders of scores of test sets, reinforced by the same teachers.
+        leak_threshold: cosine similarity with a test picture from which on a sample is left out.
+        keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
+        pairs: a file with a line for every sample that is left out, and what it is like.
+        num_clusters: in which near duplicates are looked for; a thousandth of the samples by default.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
+        seed: of the clusters.
+        overwrite: replace files that are there.
+    """
+    from mobileclip.data.curation import DuplicatesSpec, find_duplicates
+    from mobileclip.hardware.devices import pick_device
+
+    spec = DuplicatesSpec(
+        scores=scores,
+        output=output,
+        keep=keep,
+        pairs=pairs,
+        threshold=threshold,
+        against=against,
+        leak_threshold=leak_threshold,
+        num_clusters=num_clusters,
+        device=str(pick_device(device)),
+        seed=seed,
+    )
+    for folder in (scores, *against):
+        require_folder(str(folder), "a folder of scores")
+    require_output(output, overwrite=overwrite, suffixes=(".npy",))
+    if keep is not None:
+        require_file(str(keep), "a list of uids")
+    if pairs is not None:
+        require_output(pairs, overwrite=overwrite)
+    say(find_duplicates(spec))
+    say(f"wrote {output}" + (f" and {pairs}" if pairs is not None else ""))
