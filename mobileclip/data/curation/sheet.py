@@ -125,7 +125,7 @@ def _draw_row(sheet: Sheet, row: Sequence[_Found], samples: dict[tuple[str, str]
         if picture is not None:
             sheet.room(TILE)
             sheet.paste(picture, (left, top))
-            bottom += TILE + 6
+            bottom += picture.height + 6
         bottom = sheet.text(f"{found.similarity:.4f}", 15, left=left, width=TILE, y=bottom)
         caption = "cannot be read any more" if sample is None else sample.captions[0]
         bottom = sheet.text(caption[:200], 14, left=left, width=TILE, y=bottom)

@@ -187,6 +187,7 @@ class TestScores:
         scored(shards[:1], tmp_path, vectors=True)
         assert len(Scores.open(tmp_path).shards[0].vectors) == PER_SHARD
 
+    @pytest.mark.slow
     def test_two_processes_do_the_same(self, shards, scores, tmp_path):
         scored(shards[:2], tmp_path, vectors=True, num_workers=2)
         for one, two in zip(Scores.open(scores).shards, Scores.open(tmp_path).shards, strict=False):
