@@ -24,16 +24,16 @@ class QuickConv2d(nn.Conv2d):
       as whole.
     - A strided convolution of `m` outputs per channel becomes `m` depthwise ones: up to three times as fast.
     - A strided 1x1 convolution of fewer than 16 channels sees the picked positions alone: with channels innermost in
-      memory, oneDNN's backward pass of the strided one crashes.
+      memory, as the compiler lays them too, oneDNN's backward pass of the strided one writes beyond its own memory.
 
     Args, shape and errors are those of `torch.nn.Conv2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         """Return the convolution of `input`."""
-        if not (self.training and torch.is_grad_enabled() and on_cpu(input)):
+        if not (self.training and torch.is_grad_enabled()):
             return super().forward(input)
-        if _picks(self):
+        if _picks(self) and input.device.type == "cpu":
             picked = input[..., :: self.stride[0], :: self.stride[1]].contiguous(memory_format=memory_format(input))
             return F.conv2d(picked, self.weight, self.bias, groups=self.groups)
         if not computes_wide(input):

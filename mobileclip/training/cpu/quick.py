@@ -34,7 +34,8 @@ def quicken(model: Module) -> Module:
     are computed in one pass over their common input, the gradients of wide depthwise kernels come in strips, and layer
     scales go into the weights in front of them. As `fully_shard` does, it changes the classes of modules in place:
     parameters, names, hooks and folding stay. A block with hooks on its parts, or with other parts than it was made
-    with, computes by its formula. So does everything in evaluation mode and under `torch.compile`.
+    with, computes by its formula. So does everything in evaluation mode and under `torch.compile`, but for convolutions
+    that would crash there.
 
     The formulas can be differentiated twice, and by `torch.func`; these cannot.
 

@@ -140,6 +140,8 @@ import torch
 from mobileclip.blocks import ConvStem
 from mobileclip.training.cpu import quicken
 stem = quicken(ConvStem(64).train())
+if sys.argv[1:]:
+    stem.compile()
 x = torch.rand(2, 3, 256, 256).to(memory_format=torch.channels_last).requires_grad_()
 for precision in ("float32", "bfloat16"):
     print(precision, flush=True)
@@ -151,7 +153,8 @@ for precision in ("float32", "bfloat16"):
 """
 
 
-def test_the_stem_trains_with_channels_innermost():
+@pytest.mark.parametrize("arguments", [[], pytest.param(["compiled"], marks=pytest.mark.slow)], ids=["", "compiled"])
+def test_the_stem_trains_with_channels_innermost(arguments):
     """In a process of its own, since oneDNN's crash would end this one; what it printed last is where."""
-    ended = subprocess.run([sys.executable, "-c", CRASHING], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", CRASHING, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
