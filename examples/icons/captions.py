@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from examples.icons.reading import Icon
-from examples.quickstart.emoji.captions import listed, with_article
+from examples.quickstart.emoji.captions import chosen_keywords, listed, with_article
 from examples.quickstart.emoji.rendering import Rendering
-from examples.quickstart.emoji.splits import chance
 
-MAX_KEYWORDS = 4
 # Of the square: below the first an icon consists of lines, above the second of filled shapes.
 _LINES, _FILLED = 0.2, 0.35
 # Drawings this much wider than tall, or taller than wide, are called so.
@@ -16,9 +14,7 @@ _WIDE = 1.6
 
 def keyword_caption(icon: Icon, *, seed: int) -> str:
     """Return one to four keywords in any order, the same for an icon and a seed: a noisy caption, as the web's are."""
-    words = sorted(icon.keywords, key=lambda word: chance(seed, "keyword", icon.key, word))
-    count = 1 + int(chance(seed, "number of keywords", icon.key) * MAX_KEYWORDS)
-    return ", ".join(words[:count])
+    return chosen_keywords(icon.keywords, key=icon.key, seed=seed)
 
 
 def synthetic_captions(icon: Icon, rendering: Rendering) -> tuple[str, ...]:

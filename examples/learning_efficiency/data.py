@@ -12,8 +12,8 @@ from pathlib import Path
 import attrs
 from attrs import validators
 
-from examples.learning_efficiency.captions import keyword_caption, read_keywords
 from examples.quickstart.emoji import EmojiDataset, EmojiDataSpec, build_dataset
+from examples.quickstart.emoji.captions import keyword_caption
 from examples.quickstart.emoji.concepts import Concept, read_concepts
 from examples.quickstart.emoji.splits import TEST_RENDERINGS, TEST_STYLE, chance
 from mobileclip.data import ImageTextSample
@@ -74,24 +74,20 @@ def load_roles(spec: RolesSpec, data: EmojiDataSpec, output: Path) -> Roles:
     """
     dataset = build_dataset(data, output)
     modules = output / "download" / "node_modules"
-    return assign_roles(spec, dataset, read_concepts(modules), read_keywords(modules))
+    return assign_roles(spec, dataset, read_concepts(modules))
 
 
-def assign_roles(
-    spec: RolesSpec, dataset: EmojiDataset, concepts: dict[str, Concept], keywords: dict[str, tuple[str, ...]]
-) -> Roles:
+def assign_roles(spec: RolesSpec, dataset: EmojiDataset, concepts: dict[str, Concept]) -> Roles:
     """Return who sees which pictures.
 
     Args:
         spec: the choices.
         dataset: with one vendor's drawings of nearly every concept held out.
         concepts: by code.
-        keywords: by the concept's code.
     """
 
     def with_keywords(sample: ImageTextSample) -> ImageTextSample:
-        code = sample.metadata["code"]
-        caption = keyword_caption(concepts[code], keywords.get(code, ()), key=sample.key, seed=spec.seed)
+        caption = keyword_caption(concepts[sample.metadata["code"]], key=sample.key, seed=spec.seed)
         return attrs.evolve(sample, captions=(caption,))
 
     change: Callable[[ImageTextSample], ImageTextSample] = (

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from examples.learning_efficiency.data import Roles
-from examples.learning_efficiency.views import weak_augmentation
 from examples.quickstart.emoji import emoji_augmentation
 from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.emoji.trunks import TextTrunk, image_weights
-from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, normalize_pixels
+from mobileclip.data import ImageTextSample, augmentation_rng, crop_augmentation, decode_image, normalize_pixels
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
@@ -223,7 +222,7 @@ class _Batches:
         self.row = {text: index for index, text in enumerate(texts)}
         self.features = encode_texts(texts, text_trunk)
         self.names = [torch.tensor([self.row[text] for text in group]) for group in names]
-        self.policies = (weak_augmentation(spec.image_size), emoji_augmentation(spec.image_size))
+        self.policies = (crop_augmentation(spec.image_size), emoji_augmentation(spec.image_size))
         self.per_epoch = max(1, len(self.samples) // spec.batch_size)
 
     def __iter__(self) -> Iterator[_Batch]:

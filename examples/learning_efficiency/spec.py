@@ -9,9 +9,8 @@ from attrs import validators
 
 from examples.learning_efficiency.data import RolesSpec
 from examples.learning_efficiency.finetune import FineTuneSpec
-from examples.learning_efficiency.views import weak_augmentation
 from examples.quickstart.emoji import EmojiDataSpec, emoji_augmentation
-from mobileclip.data import AugmentationSpec
+from mobileclip.data import AugmentationSpec, crop_augmentation
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
@@ -154,7 +153,7 @@ class EfficiencySpec:
 
     def policy(self, *, strong: bool, size: int) -> AugmentationSpec:
         """Return the strong or the weak augmentation."""
-        return emoji_augmentation(size) if strong else weak_augmentation(size)
+        return emoji_augmentation(size) if strong else crop_augmentation(size)
 
     def loss(self, variant: Variant, *, dims: tuple[int, ...], logit_scales: tuple[float, ...]) -> LossSpec:
         """Return what a variant minimises.

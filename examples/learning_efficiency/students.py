@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -19,8 +19,6 @@ from examples.quickstart.stored import StoredBatches, StoredSamples, store_sampl
 from mobileclip.data import (
     ImageTextSample,
     ImageTransform,
-    ReinforcedBatch,
-    StreamPosition,
     Tokenizer,
     load_image,
     read_card,
@@ -201,45 +199,15 @@ def train_one(spec: EfficiencySpec, run: Run, material: Material) -> RunResult:
     return result
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class VariantBatches(StoredBatches):
-    """The batches that a variant sees: without what it does not have.
-
-    Args:
-        variant: the variant.
-        dim: dim of its teachers' embeddings, concatenated.
-    """
-
-    variant: Variant
-    dim: int
-
-    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
-        """Yield batches without end, from a position on."""
-        synthetic = self.variant.synthetic_captions
-        for batch in super().stream(position):
-            yield attrs.evolve(
-                batch,
-                syn_text=batch.syn_text if synthetic else None,
-                teacher_image=_columns(batch.teacher_image, self.dim),
-                teacher_text=_columns(batch.teacher_text, self.dim),
-                teacher_syn_text=_columns(batch.teacher_syn_text, self.dim) if synthetic else None,
-            )
-
-
-def variant_batches(variant: Variant, material: Material, *, batch_size: int, seed: int) -> VariantBatches:
+def variant_batches(variant: Variant, material: Material, *, batch_size: int, seed: int) -> StoredBatches:
     """Return the batches of one training; variants of one seed see the same pictures in the same order."""
-    return VariantBatches(
+    return StoredBatches(
         samples=material.stored[variant.strong_augmentation],
         batch_size=batch_size,
         seed=seed,
-        variant=variant,
-        dim=sum(material.dims[: variant.num_teachers]),
+        synthetic_captions=variant.synthetic_captions,
+        num_columns=sum(material.dims[: variant.num_teachers]),
     )
-
-
-def _columns(embedding: Tensor | None, dim: int) -> Tensor | None:
-    """Return the first teachers' part of the embeddings, or None where no teacher is left."""
-    return None if embedding is None or dim == 0 else embedding[:, :dim]
 
 
 @torch.inference_mode()

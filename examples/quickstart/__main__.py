@@ -5,10 +5,10 @@ Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
 Time:      about ten minutes, once the packages are installed; a second run resumes, or says that it is done
 Result:    outputs/quickstart: report.md with the table, curves.png, sheet.png, and the model as quickstart.safetensors
 
-Thousands of emoji drawings of six vendors are captioned and split, an ensemble of two teachers (pretrained encoders
-with heads trained here) reinforces the training pictures, and a small MobileCLIP learns from what is stored. A second
-one learns from the same pictures and captions without the teachers. Both are evaluated on pictures, a style and
-concepts that training never saw.
+Emoji drawings of six vendors are split. For training each has a noisy caption, a few keywords, and synthetic ones. An
+ensemble of two teachers (pretrained encoders with heads trained here) reinforces them, and a small MobileCLIP learns
+from what is stored. A second one learns from the same pictures and captions without the teachers, a third one from the
+noisy captions alone, as plain CLIP does. All are evaluated on pictures, a style and concepts that training never saw.
 """
 
 from __future__ import annotations

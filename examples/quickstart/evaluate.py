@@ -1,4 +1,4 @@
-"""How good a model, or the teachers, are on one split that training never saw."""
+"""How good a model, or the teachers, are on one split that training never saw, and what they take each picture for."""
 
 from __future__ import annotations
 
@@ -52,17 +52,30 @@ class Scores:
     image_to_text: float
 
 
+@attrs.frozen(kw_only=True)
+class Findings:
+    """What was found out about a model.
+
+    Args:
+        scores: by split.
+        answers: by split and picture's key, the concept that it is taken for.
+    """
+
+    scores: Mapping[str, Scores]
+    answers: Mapping[str, Mapping[str, str]]
+
+
 def evaluate_model(
     model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
-) -> dict[str, Scores]:
-    """Return the scores of a student by split; see `evaluate_teachers`."""
-    scores, session = {}, _session(model)
+) -> Findings:
+    """Return what a student knows; see `evaluate_teachers`."""
+    found, session = {}, _session(model)
     for split in splits:
         benchmark = classes_of(split.name, benchmarks)
         features, report = session.features(benchmark)
         _require_all(benchmark, report)
-        scores[split.name] = _scores(benchmark, features, model.encode_text, split)
-    return scores
+        found[split.name] = _findings(benchmark, features, model.encode_text, split)
+    return _by_split(found)
 
 
 def _session(model: ImageTextModel) -> Session:
@@ -71,8 +84,8 @@ def _session(model: ImageTextModel) -> Session:
 
 def evaluate_teachers(
     teachers: TeacherEnsemble, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
-) -> dict[str, Scores]:
-    """Return the scores of the ensemble by split: its similarity is the mean over its members.
+) -> Findings:
+    """Return what the ensemble knows: its similarity is the mean over its members.
 
     Args:
         teachers: the ensemble.
@@ -84,7 +97,7 @@ def evaluate_teachers(
     """
     # Two of the splits have the same classes, and reading their names takes as long as looking at the pictures.
     encode_prompts = cache(teachers.encode_texts)
-    scores = {}
+    found = {}
     for split in splits:
         benchmark, report = classes_of(split.name, benchmarks), SkipReport()
         samples = list(benchmark.samples(report))
@@ -95,8 +108,8 @@ def evaluate_teachers(
             text=encode_prompts(tuple(fill_templates(benchmark.class_names, benchmark.templates))),
             labels=torch.tensor([sample.label for sample in samples]),
         )
-        scores[split.name] = _scores(benchmark, features, teachers.encode_texts, split)
-    return scores
+        found[split.name] = _findings(benchmark, features, teachers.encode_texts, split)
+    return _by_split(found)
 
 
 def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSample], *, title: str) -> Tensor:
@@ -143,19 +156,30 @@ def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchm
     return found
 
 
-def _scores(
+def _by_split(found: Mapping[str, tuple[Scores, Mapping[str, str]]]) -> Findings:
+    return Findings(
+        scores={name: scores for name, (scores, _) in found.items()},
+        answers={name: answers for name, (_, answers) in found.items()},
+    )
+
+
+def _findings(
     benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
-) -> Scores:
+) -> tuple[Scores, dict[str, str]]:
     assert features.labels is not None, "the data set has classes"
-    metrics = score(benchmark, features).result.metrics
+    found = score(benchmark, features)
+    metrics = found.result.metrics
     recall = _recall_of_concepts(features.image, features.labels, encode_texts, split)
-    return Scores(
+    keys, predicted = found.answers.keys, found.answers.answers.tolist()
+    answers = {key: benchmark.class_names[index] for key, index in zip(keys, predicted, strict=True)}
+    scores = Scores(
         top1=100 * metrics["acc1"],
         # Among fewer than five classes, each is one of the five best.
         top5=100 * metrics.get("acc5", 1.0),
         text_to_image=100 * recall.text_to_image.at1,
         image_to_text=100 * recall.image_to_text.at1,
     )
+    return scores, answers
 
 
 def _recall_of_concepts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -12,7 +12,9 @@ import mobileclip
 from examples.quickstart.emoji import EmojiDataset, EmojiSplit
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.evaluate import Scores
-from mobileclip.data import decode_image
+from examples.quickstart.sheet import draw_sheet
+from examples.quickstart.spec import TEACHERS, TITLES
+from mobileclip.data import ViewAgreement
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.terminal import print_table, say
 from mobileclip.training import plot_curves
@@ -30,9 +32,13 @@ _PUBLISHED = {
     "text_retrieval_recall@1": "image → text R@1",
     "mean_recall@1": "mean R@1",
 }
-_SHEET_COLUMNS = 4
-_SHEET_ROWS = 3
 _NUM_TEXTS = 3
+_PER_STEP = "seconds per step"
+# Rows of the table whose differences are told: the later one less the earlier one.
+_COMPARED = (("reinforced", "plain"), ("reinforced", "captions"), ("captions", "plain"))
+# Whose answers the sheet shows.
+_ON_SHEET = ("plain", "reinforced", TEACHERS)
+_REPEATED = "In per cent; mean ± standard deviation where seeds were repeated"
 
 
 @attrs.frozen(kw_only=True)
@@ -40,11 +46,13 @@ class Results:
     """What came out.
 
     Args:
-        scores: per cent, by run (`teachers`, `plain`, `reinforced`), seed and split.
+        scores: per cent, by row of the table (`TITLES`), seed and split.
         titles: what each test split is.
         num_images: pictures in each split.
         num_classes: concepts that zero-shot classification chooses from, by test split.
-        seconds: what each step took in the run that finished.
+        seconds: what each part took in the run that finished.
+        seconds_per_step: of training, one core a training, by row; the median over steps and the mean over seeds.
+        agreement: how far the teachers recognise the stored views; None where that was not measured.
         published: metrics of the saved model, as fractions of one, by folder of the test data sets.
     """
 
@@ -53,6 +61,8 @@ class Results:
     num_images: dict[str, int]
     num_classes: dict[str, int]
     seconds: dict[str, float]
+    seconds_per_step: dict[str, float]
+    agreement: ViewAgreement | None = None
     published: dict[str, dict[str, float]] = attrs.field(factory=dict)
 
 
@@ -60,19 +70,30 @@ def print_results(results: Results) -> None:
     """Print the table to the terminal."""
     from rich.table import Table
 
-    table = Table("", "", *COLUMNS.values(), title="In per cent; mean ± standard deviation where seeds were repeated")
+    table = Table("", "", *COLUMNS.values(), _PER_STEP, title=_REPEATED)
     for cells in _rows(results):
         table.add_row(*cells)
-    print_table(table, min_width=80)
+    print_table(table, min_width=100)
 
 
-def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model_path: Path, benchmarks: Path) -> None:
+def write_report(
+    output: Path,
+    results: Results,
+    dataset: EmojiDataset,
+    *,
+    answers: Mapping[str, Mapping[str, Mapping[str, str]]],
+    seed: int,
+    model_path: Path,
+    benchmarks: Path,
+) -> None:
     """Write report.md, curves.png and sheet.png, and classify one test picture with the saved model.
 
     Args:
         output: folder of the run.
         results: what came out.
         dataset: where the test pictures come from.
+        answers: of the first seed, by row of the table, split and picture's key.
+        seed: of the choice of the pictures on the sheet.
         model_path: the saved student.
         benchmarks: folder of the test data sets.
     """
@@ -80,20 +101,25 @@ def write_report(output: Path, results: Results, dataset: EmojiDataset, *, model
     plot_curves(runs, output / "curves.png")
     clip = mobileclip.load(model_path)
     split = dataset.splits["test_renderings"]
-    _draw_sheet(clip, split, output / "sheet.png")
+    draw_sheet(split, {name: answers[name][split.name] for name in _ON_SHEET}, output / "sheet.png", seed=seed)
     example = _classified_example(clip, split, output / "example.png")
     lines = [
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
-        "In per cent; mean ± standard deviation where seeds were repeated.\n",
-        "| " + " | ".join(["split", "model", *COLUMNS.values()]) + " |",
-        "|" + "---|" * (2 + len(COLUMNS)),
+        f"{_REPEATED}.\n",
+        "| " + " | ".join(["split", "learned from", *COLUMNS.values(), _PER_STEP]) + " |",
+        "|" + "---|" * (3 + len(COLUMNS)),
         *("| " + " | ".join(cells) + " |" for cells in _rows(results)),
-        "\n![curves](curves.png)\n\n![test pictures with their best texts](sheet.png)\n",
+        "\nDifferences in points. Both rows of a seed see the same pictures and real captions in the same order.\n",
+        "| " + " | ".join(["split", "difference", *COLUMNS.values()]) + " |",
+        "|" + "---|" * (2 + len(COLUMNS)),
+        *("| " + " | ".join(cells) + " |" for cells in _differences(results)),
+        *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
+        "\n![curves](curves.png)\n\n![test pictures drawn at random, with three answers](sheet.png)\n",
         f"`example.png`, classified with `mobileclip.load({str(model_path)!r})`:\n",
         *(f"- {probability:.1%} {label}" for label, probability in example),
         *_published_lines(results, model_path, benchmarks),
-        "\nSeconds per step:\n",
+        "\nSeconds:\n",
         *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),
         "\nThe drawings' sources, licences and attributions are in `data/datacard.json`.\n",
     ]
@@ -105,7 +131,22 @@ def _rows(results: Results) -> Iterator[list[str]]:
     for split, title in results.titles.items():
         where = f"{title}: {results.num_images[split]} pictures, {results.num_classes[split]} concepts"
         for name, repeated in results.scores.items():
-            yield [where, name, *(_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)]
+            cells = (_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)
+            pace = f"{results.seconds_per_step[name]:.3f}" if name in results.seconds_per_step else ""
+            yield [where, TITLES[name], *cells, pace]
+            where = ""
+
+
+def _differences(results: Results) -> Iterator[list[str]]:
+    for split, title in results.titles.items():
+        where = title
+        for later, earlier in _COMPARED:
+            pairs = list(zip(results.scores[later], results.scores[earlier], strict=True))
+            cells = (
+                _cell([getattr(one[split], column) - getattr(other[split], column) for one, other in pairs], sign="+")
+                for column in COLUMNS
+            )
+            yield [where, f"{later} - {earlier}", *cells]
             where = ""
 
 
@@ -124,30 +165,9 @@ def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> It
     )
 
 
-def _cell(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.1f}"
+def _cell(values: list[float], *, sign: str = "") -> str:
+    mean = f"{statistics.mean(values):{sign}.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def _draw_sheet(clip: ImageTextModel, split: EmojiSplit, path: Path) -> None:
-    """Draw test pictures, evenly spread over the split, with the texts that the model finds most probable."""
-    from matplotlib.figure import Figure
-
-    samples = list(split.samples())
-    count = min(_SHEET_COLUMNS * _SHEET_ROWS, len(samples))
-    chosen = samples[:: len(samples) // count][:count]
-    figure = Figure(figsize=(3 * _SHEET_COLUMNS, 3.1 * _SHEET_ROWS), layout="constrained")
-    for axes, sample in zip(figure.subplots(_SHEET_ROWS, _SHEET_COLUMNS).flat, chosen, strict=False):
-        assert sample.image is not None
-        image = decode_image(sample.image)
-        scores = clip.classify(image, split.class_names, template=PROMPTS[1])
-        best = list(scores.items())[:_NUM_TEXTS]
-        axes.imshow(image)
-        axes.set_title("\n".join(f"{probability:4.0%} {label[:28]}" for label, probability in best), fontsize=9)
-        right = sample.metadata["label"] == best[0][0]
-        axes.set_xlabel(f"is: {sample.metadata['label'][:32]}", color="tab:green" if right else "tab:red", fontsize=9)
-        axes.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=110)
 
 
 def _classified_example(clip: ImageTextModel, split: EmojiSplit, path: Path) -> list[tuple[str, float]]:

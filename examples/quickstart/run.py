@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ import attrs
 import mobileclip
 from examples.quickstart.benchmarks import as_benchmarks
 from examples.quickstart.emoji import EmojiDataset, build_dataset, build_teachers
-from examples.quickstart.evaluate import Scores, evaluate_as_published, evaluate_model, evaluate_teachers
+from examples.quickstart.evaluate import Findings, evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.report import Results, print_results, write_report
-from examples.quickstart.spec import QuickstartSpec, losses
-from examples.quickstart.students import MODEL, Student, train_students
+from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
+from examples.quickstart.students import MODEL, Student, seconds_per_step, train_students
 from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
@@ -26,6 +26,7 @@ from mobileclip.terminal import say
 
 RESULTS = "results.json"
 BENCHMARKS = "benchmarks"
+FINDINGS = "findings.json"
 
 
 @attrs.define
@@ -69,56 +70,68 @@ def run(spec: QuickstartSpec) -> Results:
         say(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
         benchmarks = as_benchmarks(dataset, spec.output / BENCHMARKS)
-        scores = {"teachers": [_teacher_scores(spec, dataset, benchmarks, teachers)]}
+        known = {TEACHERS: [_findings_of_teachers(spec, dataset, benchmarks, teachers)]}
     students = [
-        Student(name=name, seed=seed, loss=loss, folder=spec.output / "runs" / f"{name}-{seed}")
+        Student(name=name, seed=seed, loss=loss_of(row, teachers), folder=spec.output / "runs" / f"{name}-{seed}")
         for seed in range(spec.seed, spec.seed + spec.num_seeds)
-        for name, loss in losses(teachers).items()
+        for name, row in ROWS.items()
     ]
     with clock("training", done=all((one.folder / MODEL).exists() for one in students)):
         train_students(spec, students, reinforced.shards, num_samples=reinforced.num_samples)
     with clock("evaluation"):
         for one in students:
-            scores.setdefault(one.name, []).append(_student_scores(dataset, benchmarks, one))
+            known.setdefault(one.name, []).append(_findings_of_student(dataset, benchmarks, one))
         trained = next(one.folder / MODEL for one in students if one.name == "reinforced")
         model = spec.output / "quickstart.safetensors"
         shutil.copyfile(trained, model)
         published = evaluate_as_published(mobileclip.load(model), benchmarks)
     results = Results(
-        scores=scores,
+        scores={name: [dict(one.scores) for one in known[name]] for name in TITLES},
         titles={split.name: split.title for split in dataset.tests},
         num_images={split.name: split.num_samples for split in dataset.splits.values()},
         num_classes={split.name: len(split.class_names) for split in dataset.tests},
         seconds=clock.seconds,
+        seconds_per_step={
+            name: statistics.mean(seconds_per_step(one.folder) for one in students if one.name == name) for name in ROWS
+        },
+        agreement=reinforced.agreement,
         published=published,
     )
-    write_report(spec.output, results, dataset, model_path=model, benchmarks=spec.output / BENCHMARKS)
+    write_report(
+        spec.output,
+        results,
+        dataset,
+        answers={name: repeated[0].answers for name, repeated in known.items()},
+        seed=spec.seed,
+        model_path=model,
+        benchmarks=spec.output / BENCHMARKS,
+    )
     _write(finished, to_json(results, indent=1))
     print_results(results)
     say(f"The report, the pictures and the model are in {spec.output}.")
     return results
 
 
-def _teacher_scores(
+def _findings_of_teachers(
     spec: QuickstartSpec, dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
-) -> dict[str, Scores]:
-    def evaluate() -> dict[str, Scores]:
+) -> Findings:
+    def evaluate() -> Findings:
         return evaluate_teachers(teachers, benchmarks, dataset.tests)
 
-    return _remembered(spec.output / "teachers" / "scores.json", evaluate)
+    return _remembered(spec.output / "teachers" / FINDINGS, evaluate)
 
 
-def _student_scores(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> dict[str, Scores]:
-    def evaluate() -> dict[str, Scores]:
+def _findings_of_student(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> Findings:
+    def evaluate() -> Findings:
         return evaluate_model(mobileclip.load(student.folder / MODEL), benchmarks, dataset.tests)
 
-    return _remembered(student.folder / "scores.json", evaluate)
+    return _remembered(student.folder / FINDINGS, evaluate)
 
 
-def _remembered(path: Path, evaluate: Callable[[], dict[str, Scores]]) -> dict[str, Scores]:
+def _remembered(path: Path, evaluate: Callable[[], Findings]) -> Findings:
     if not path.exists():
-        _write(path, json.dumps({split: attrs.asdict(scores) for split, scores in evaluate().items()}))
-    return {split: Scores(**scores) for split, scores in json.loads(path.read_text(encoding="utf-8")).items()}
+        _write(path, to_json(evaluate()))
+    return from_json(path.read_text(encoding="utf-8"), Findings)
 
 
 def _claim(spec: QuickstartSpec) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import attrs
 from attrs import validators
 
 from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, emoji_augmentation
-from mobileclip.data import AugmentationSpec
+from mobileclip.data import AugmentationSpec, crop_augmentation
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
@@ -16,6 +17,31 @@ from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 
 TEACHER_SIZE = 128
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One way to train.
+
+    Args:
+        title: what it learns from, for the table.
+        synthetic_captions: whether every picture has a synthetic caption beside the real one.
+        teachers: whether it learns what the teachers said of both; it then has no loss but that.
+    """
+
+    title: str
+    synthetic_captions: bool = True
+    teachers: bool = False
+
+
+# Each has what the one before has: the same pictures, views, real captions and steps.
+ROWS = {
+    "plain": Row(title="plain CLIP", synthetic_captions=False),
+    "captions": Row(title="+ synthetic captions"),
+    "reinforced": Row(title="+ teachers: reinforced", teachers=True),
+}
+TEACHERS = "teachers"
+TITLES = {name: row.title for name, row in ROWS.items()} | {TEACHERS: "the teachers themselves"}
 
 
 @attrs.frozen(kw_only=True)
@@ -28,8 +54,11 @@ class QuickstartSpec:
         concept_share: fraction of the concepts to take; in the same time, fewer are learned better.
         num_augmentations: augmentations stored per picture.
         num_epochs: passes over the training pictures.
-        num_seeds: repeat both trainings with so many seeds and report mean and spread.
-        seed: of the first pair of trainings; the others count on.
+        views: how strongly the stored pictures are augmented: `weak` for nearly the whole picture, which the teachers
+            still recognise, or `strong` for the published policy with larger crops, whose views they hardly do.
+        num_seeds: repeat all trainings with so many seeds and report mean and spread.
+        seed: of the first trainings; the others count on.
+        data_seed: of which concepts there are, and of which pictures are held out; also of the real captions.
         batch_size: pictures per step.
         learning_rate: peak of the cosine schedule.
     """
@@ -38,9 +67,11 @@ class QuickstartSpec:
     full: bool = False
     concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
-    num_epochs: int = attrs.field(default=36, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=20, validator=validators.gt(0))
+    views: Literal["weak", "strong"] = attrs.field(default="weak", validator=validators.in_(("weak", "strong")))
     num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
     seed: int = attrs.field(default=0, validator=validators.ge(0))
+    data_seed: int = attrs.field(default=0, validator=validators.ge(0))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
 
@@ -54,12 +85,12 @@ class QuickstartSpec:
     @property
     def data(self) -> EmojiDataSpec:
         """The data set."""
-        return EmojiDataSpec(concept_share=self.concept_share)
+        return EmojiDataSpec(concept_share=self.concept_share, train_captions="keywords", seed=self.data_seed)
 
     @property
     def teachers(self) -> EmojiTeacherSpec:
         """The ensemble."""
-        return EmojiTeacherSpec(image_size=TEACHER_SIZE, augmentation=emoji_augmentation(TEACHER_SIZE))
+        return EmojiTeacherSpec(image_size=TEACHER_SIZE, augmentation=self.augmentation(TEACHER_SIZE))
 
     def reinforcement(self, shards: tuple[Path, ...]) -> ReinforcementSpec:
         """Return the reinforcement of the training shards."""
@@ -71,10 +102,9 @@ class QuickstartSpec:
             seed=self.teachers.seed,
         )
 
-    @property
-    def augmentation(self) -> AugmentationSpec:
-        """The policy at the student's size."""
-        return emoji_augmentation(student().image.input.size)
+    def augmentation(self, size: int) -> AugmentationSpec:
+        """Return the policy of the views at a teacher's or the student's size, in pixels."""
+        return emoji_augmentation(size) if self.views == "strong" else crop_augmentation(size)
 
     def training(self, loss: LossSpec, *, num_samples: int, seed: int) -> TrainingSpec:
         """Return one training; all are alike but for the loss and the seed."""
@@ -95,16 +125,15 @@ class QuickstartSpec:
         )
 
 
-def losses(teachers: TeacherEnsemble) -> dict[str, LossSpec]:
-    """Return the losses that are compared, by what people read: without and with what the teachers said."""
-    return {
-        "plain": ContrastiveLossSpec(),
-        "reinforced": ReinforcedLossSpec(teacher_dims=teachers.dims, teacher_logit_scales=teachers.logit_scales),
-    }
+def loss_of(row: Row, teachers: TeacherEnsemble) -> LossSpec:
+    """Return what a row minimises."""
+    if not row.teachers:
+        return ContrastiveLossSpec()
+    return ReinforcedLossSpec(teacher_dims=teachers.dims, teacher_logit_scales=teachers.logit_scales)
 
 
 def student() -> DualEncoderSpec:
-    """Return a MobileCLIP for pictures of 64 pixels and short texts: MCi and MCt, scaled down."""
+    """Return a MobileCLIP for pictures of 48 pixels and short texts: MCi and MCt, scaled down."""
     return DualEncoderSpec(
         image=MCiSpec(
             stages=(
@@ -113,7 +142,7 @@ def student() -> DualEncoderSpec:
                 StageSpec(dim=96, depth=2, mixer=AttentionSpec()),
             ),
             embedding_dim=256,
-            input=ImageInput(size=64),
+            input=ImageInput(size=48),
         ),
         text=MCtSpec(
             width=64,

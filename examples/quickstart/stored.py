@@ -118,16 +118,30 @@ class StoredBatches:
     Args:
         samples: what they are made of.
         batch_size: samples per batch.
-        seed: of the order and of all choices.
+        seed: of the order and of all choices; the other choices change neither.
+        synthetic_captions: whether every picture comes with a synthetic caption.
+        num_columns: columns of the teachers' embeddings that come with it: all, the first teachers', or 0 for none.
     """
 
     samples: StoredSamples
     batch_size: int
     seed: int
+    synthetic_captions: bool
+    num_columns: int
 
     def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
         """Yield batches without end, from a position on."""
-        return self.samples.stream(position.first_batch, batch_size=self.batch_size, seed=self.seed)
+        for batch in self.samples.stream(position.first_batch, batch_size=self.batch_size, seed=self.seed):
+            yield attrs.evolve(
+                batch,
+                syn_text=batch.syn_text if self.synthetic_captions else None,
+                teacher_image=self._columns(batch.teacher_image),
+                teacher_text=self._columns(batch.teacher_text),
+                teacher_syn_text=self._columns(batch.teacher_syn_text) if self.synthetic_captions else None,
+            )
+
+    def _columns(self, embedding: Tensor | None) -> Tensor | None:
+        return None if embedding is None or self.num_columns == 0 else embedding[:, : self.num_columns]
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position behind so many batches: no sample is ever skipped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import statistics
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import attrs
 import torch
 
-from examples.quickstart.spec import QuickstartSpec, student
+from examples.quickstart.spec import ROWS, QuickstartSpec, student
 from examples.quickstart.stored import StoredBatches, store_samples
 from mobileclip.data import read_card
 from mobileclip.encoders import save_model
@@ -31,7 +32,7 @@ class Student:
     """One training.
 
     Args:
-        name: what people call its kind, `plain` or `reinforced`.
+        name: of its row in the table; one of `ROWS`.
         seed: of its weights, its order of pictures and its choices of captions.
         loss: what it minimises.
         folder: where its metrics, its checkpoint and in the end its model are.
@@ -64,7 +65,7 @@ def train_students(
     done = {one.folder: _steps_done(one.folder) for one in waiting}
     threads = max(1, (os.cpu_count() or 1) // _SIDE_BY_SIDE)
     context = multiprocessing.get_context("spawn")
-    title = "training " + " and ".join(dict.fromkeys(one.name for one in waiting))
+    title = "training " + ", ".join(dict.fromkeys(one.name for one in waiting))
     with (
         ProcessPoolExecutor(_SIDE_BY_SIDE, mp_context=context, initializer=_use, initargs=(threads,)) as pool,
         Progress(
@@ -94,11 +95,22 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
     training = spec.training(one.loss, num_samples=num_samples, seed=one.seed)
     torch.manual_seed(one.seed)
     model = student().build()
-    stored = store_samples(shards, augmentation=spec.augmentation, student=model.spec)
-    batches = StoredBatches(samples=stored, batch_size=spec.batch_size, seed=one.seed)
+    augmentation = spec.augmentation(model.spec.image.input.size)
     card = read_card(Path(shards[0]).parent)
+    batches = StoredBatches(
+        samples=store_samples(shards, augmentation=augmentation, student=model.spec),
+        batch_size=spec.batch_size,
+        seed=one.seed,
+        synthetic_captions=ROWS[one.name].synthetic_captions,
+        num_columns=sum(card.teacher_dims) if ROWS[one.name].teachers else 0,
+    )
     result = train(training, model=model, batches=batches, output=one.folder, card=card)
     save_model(result.model, one.folder / MODEL)
+
+
+def seconds_per_step(folder: Path) -> float:
+    """Return the median time of the steps of a training that its metrics know."""
+    return statistics.median(line["seconds"] for line in read_metrics(folder / "metrics.jsonl"))
 
 
 def _steps_done(folder: Path) -> int:

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from examples.learning_efficiency.__main__ import learning_efficiency
-from examples.learning_efficiency.captions import keyword_caption
 from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup, steps_to_reach
 from examples.learning_efficiency.data import load_roles
 from examples.learning_efficiency.grid import finished, runs
@@ -30,6 +29,7 @@ from examples.learning_efficiency.students import (
     variant_batches,
 )
 from examples.learning_efficiency.teachers import TeacherScores
+from examples.quickstart.emoji.captions import keyword_caption
 from examples.quickstart.emoji.concepts import Concept
 from examples.quickstart.stored import StoredCaptions, StoredSamples
 from mobileclip.data import StreamPosition, Tokenizer
@@ -94,26 +94,34 @@ class TestCurves:
         assert curve(1, 2, spread=1.0).deviation == pytest.approx([0.7906, 0.7906], abs=1e-4)
 
 
-def concept(*, tags=()):
-    return Concept(code="1f600", label="grinning face", tags=tags, group="smileys", subgroup="faces", family="1f600")
+def concept(*keywords):
+    return Concept(
+        code="1f600",
+        label="grinning face",
+        tags=(),
+        keywords=keywords,
+        group="smileys",
+        subgroup="faces",
+        family="1f600",
+    )
 
 
 class TestCaptions:
     WORDS = ("cheerful", "face", "grin", "happy", "smile", ":)")
 
     def test_a_real_caption_is_some_of_the_keywords(self):
-        captions = {keyword_caption(concept(), self.WORDS, key=f"picture {index}", seed=0) for index in range(200)}
+        captions = {keyword_caption(concept(*self.WORDS), key=f"picture {index}", seed=0) for index in range(200)}
         lists = [caption.split(", ") for caption in captions]
         assert {len(words) for words in lists} == {1, 2, 3, 4}
         assert {word for words in lists for word in words} == set(self.WORDS) - {":)"}
         assert all(len(set(words)) == len(words) for words in lists)
 
     def test_it_depends_on_picture_and_seed_alone(self):
-        one, again, other = (keyword_caption(concept(), self.WORDS, key="a", seed=seed) for seed in (0, 0, 1))
+        one, again, other = (keyword_caption(concept(*self.WORDS), key="a", seed=seed) for seed in (0, 0, 1))
         assert one == again != other
 
     def test_a_concept_without_keywords_has_its_kind(self):
-        assert set(keyword_caption(concept(), (), key="a", seed=0).split(", ")) <= {"smileys", "faces"}
+        assert set(keyword_caption(concept(), key="a", seed=0).split(", ")) <= {"smileys", "faces"}
 
 
 class TestSpec:

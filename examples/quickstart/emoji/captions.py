@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from examples.quickstart.emoji.concepts import Concept
 from examples.quickstart.emoji.rendering import Rendering
+from examples.quickstart.emoji.splits import chance
 
 NUM_TAGS = 4
+MAX_KEYWORDS = 4
 # Drawings this much wider than tall, or taller than wide, are called so.
 _WIDE = 1.4
 
@@ -19,6 +22,30 @@ def real_captions(concept: Concept) -> tuple[str, ...]:
     """
     keywords = ", ".join((concept.label, *concept.tags[:NUM_TAGS]))
     return tuple(dict.fromkeys((concept.label, keywords, f"an emoji of {with_article(concept.label)}")))
+
+
+def keyword_caption(concept: Concept, *, key: str, seed: int) -> str:
+    """Return a noisy caption: one to four keywords of a concept, or where it has none, of its kind.
+
+    Args:
+        concept: what is depicted.
+        key: of the picture; pictures of one concept have different captions.
+        seed: of the choice.
+    """
+    words = [word for word in concept.keywords if re.search(r"\w", word)]
+    return chosen_keywords(words or [concept.group, concept.subgroup], key=key, seed=seed)
+
+
+def chosen_keywords(words: Sequence[str], *, key: str, seed: int) -> str:
+    """Return one to four words, chosen and ordered by chance: what people type who search for a picture.
+
+    Args:
+        words: to choose from.
+        key: of the picture.
+        seed: of the choice, which depends on it and on the key.
+    """
+    ordered = sorted(words, key=lambda word: chance(seed, "keyword", key, word))
+    return ", ".join(ordered[: 1 + int(chance(seed, "number of keywords", key) * MAX_KEYWORDS)])
 
 
 def synthetic_captions(concept: Concept, rendering: Rendering) -> tuple[str, ...]:

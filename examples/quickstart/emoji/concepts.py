@@ -39,6 +39,7 @@ class Concept:
         code: canonical code points, its identity.
         label: its name, as a phrase.
         tags: keywords, without the words of the label itself.
+        keywords: all of them, those that are words of the label as well.
         group: kind, such as `animals & nature`.
         subgroup: finer kind, such as `birds`.
         family: one code shared by all variants (gender, direction, composition of a family) of the concept.
@@ -47,6 +48,7 @@ class Concept:
     code: str
     label: str
     tags: tuple[str, ...]
+    keywords: tuple[str, ...]
     group: str
     subgroup: str
     family: str
@@ -75,10 +77,12 @@ def make_concepts(entries: Sequence[Mapping[str, Any]], messages: Mapping[str, A
         code = canonical_code(entry["hexcode"])
         label = phrase(entry["label"])
         words = set(label.lower().split())
+        keywords = tuple(map(str, entry.get("tags", ())))
         concepts[code] = Concept(
             code=code,
             label=label,
-            tags=tuple(tag for tag in entry.get("tags", ()) if tag.lower() not in words),
+            tags=tuple(keyword for keyword in keywords if keyword.lower() not in words),
+            keywords=keywords,
             group=groups[entry["group"]],
             subgroup=subgroups[entry["subgroup"]],
             family=families[code],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
 from attrs import validators
 
-from examples.quickstart.emoji.captions import real_captions, synthetic_captions
+from examples.quickstart.emoji.captions import keyword_caption, real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
 from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
@@ -42,6 +42,8 @@ class EmojiDataSpec:
         concept_share: fraction of the families of concepts that the data set has at all; fewer are learned faster.
         concept_fraction: fraction of the families of concepts that training never sees.
         rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
+        train_captions: the real captions for training: `names` as the test pictures have them, or `keywords`, a few for
+            each picture, as noisy as what people write under pictures.
         max_train_images: at most so many pictures for training, chosen at random; None for all.
         samples_per_shard: pictures in a shard.
         num_processes: drawings rendered at once.
@@ -58,6 +60,9 @@ class EmojiDataSpec:
     concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     concept_fraction: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])
     rendering_fraction: float = attrs.field(default=0.4, validator=[validators.gt(0), validators.lt(1)])
+    train_captions: Literal["names", "keywords"] = attrs.field(
+        default="names", validator=validators.in_(("names", "keywords"))
+    )
     max_train_images: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     samples_per_shard: int = attrs.field(default=500, validator=validators.gt(0))
     num_processes: int = attrs.field(default=2, validator=validators.gt(0))
@@ -204,7 +209,13 @@ def build_from_drawings(
         chosen = sorted(splits[name], key=lambda picture: chance(spec.seed, "order", picture.style, picture.code))
         chosen = chosen[: spec.max_train_images] if name == TRAIN else chosen
         samples = (
-            _sample(picture, titles[picture.style], concepts[picture.code], renderings[picture.style, picture.code])
+            _sample(
+                picture,
+                titles[picture.style],
+                concepts[picture.code],
+                renderings[picture.style, picture.code],
+                keywords_seed=spec.seed if name == TRAIN and spec.train_captions == "keywords" else None,
+            )
             for picture in chosen
         )
         paths = write_shards(output / name, samples, samples_per_shard=spec.samples_per_shard) if chosen else []
@@ -256,10 +267,15 @@ def _render_sets(
     }
 
 
-def _sample(picture: Picture, title: str, concept: Concept, rendering: Rendering) -> ImageTextSample:
+def _sample(
+    picture: Picture, title: str, concept: Concept, rendering: Rendering, *, keywords_seed: int | None
+) -> ImageTextSample:
+    key = f"{picture.style}-{picture.code}"
     return ImageTextSample(
-        key=f"{picture.style}-{picture.code}",
-        captions=real_captions(concept),
+        key=key,
+        captions=real_captions(concept)
+        if keywords_seed is None
+        else (keyword_caption(concept, key=key, seed=keywords_seed),),
         syn_captions={"syn_text": synthetic_captions(concept, rendering)},
         image=rendering.png,
         image_extension="png",

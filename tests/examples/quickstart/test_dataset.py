@@ -84,6 +84,21 @@ def test_captions_say_what_the_picture_shows(dataset):
             assert ("wide" in described[0]) == (shape == "bar")
 
 
+def test_keywords_in_place_of_names_are_for_training_alone(dataset, tmp_path):
+    modules = write_packages(tmp_path / "download" / "node_modules")
+    noisy = build_dataset(attrs.evolve(SPEC, train_captions="keywords"), tmp_path)
+    keywords = {concept.label: set(concept.keywords) for concept in read_concepts(modules).values()}
+    for name, split in noisy.splits.items():
+        for sample, other in zip(split.samples(), dataset.splits[name].samples(), strict=True):
+            if name == TRAIN:
+                (caption,) = sample.captions
+                assert set(caption.split(", ")) <= keywords[sample.metadata["label"]]
+                assert attrs.evolve(sample, captions=other.captions) == other
+            else:
+                assert sample == other
+    assert len({sample.captions for sample in noisy.train.samples()}) > 20
+
+
 def test_the_card_keeps_licences_and_attribution(dataset):
     card = dataset.card
     assert [source["style"] for source in card["sources"]] == [style.name for style in STYLES]

@@ -12,6 +12,7 @@ from PIL import Image
 import mobileclip
 from examples.quickstart.__main__ import quickstart
 from examples.quickstart.run import run
+from examples.quickstart.spec import ROWS
 from mobileclip.training import read_metrics
 from tests.examples.quickstart.drawings import write_packages
 
@@ -33,8 +34,9 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_every_step_leaves_what_it_promises(finished):
     spec, results = finished
-    assert set(results.scores) == {"teachers", "plain", "reinforced"}
-    assert len(results.scores["plain"]) == len(results.scores["reinforced"]) == 2
+    assert list(results.scores) == ["plain", "captions", "reinforced", "teachers"]
+    assert [len(repeated) for repeated in results.scores.values()] == [2, 2, 2, 1]
+    assert all(results.seconds_per_step[name] > 0 for name in ROWS)
     for repeated in results.scores.values():
         for splits in repeated:
             assert set(splits) == {"test_renderings", "test_style", "test_concepts"}
@@ -45,7 +47,9 @@ def test_every_step_leaves_what_it_promises(finished):
         with Image.open(spec.output / name) as picture:
             picture.load()
     report = (spec.output / "report.md").read_text(encoding="utf-8")
-    assert "| plain |" in report
+    assert "| plain CLIP |" in report
+    assert "| reinforced - plain |" in report
+    assert f"{results.agreement}" in report
     assert "±" in report
     written = {path.name for path in (spec.output / "benchmarks").glob("wds_*")}
     assert set(results.published) == written
@@ -57,15 +61,14 @@ def test_every_step_leaves_what_it_promises(finished):
 
 
 @pytest.mark.slow
-def test_the_students_differ_by_what_the_teachers_said_alone(finished):
+def test_the_students_differ_by_synthetic_captions_and_by_what_the_teachers_said(finished):
     spec, _ = finished
-    first = {
-        name: read_metrics(spec.output / "runs" / f"{name}-0" / "metrics.jsonl")[0] for name in ("plain", "reinforced")
-    }
-    assert "distillation" not in first["plain"]
+    first = {name: read_metrics(spec.output / "runs" / f"{name}-0" / "metrics.jsonl")[0] for name in ROWS}
+    assert "distillation" not in first["plain"].keys() | first["captions"].keys()
     assert first["reinforced"]["distillation"] > 0
-    assert first["plain"]["contrastive"] > 0
     assert "contrastive" not in first["reinforced"]
+    # Two captions a picture, and a loss for each.
+    assert first["captions"]["contrastive"] > 1.5 * first["plain"]["contrastive"] > 0
 
 
 @pytest.mark.slow
@@ -80,7 +83,7 @@ def test_the_model_classifies_through_the_public_api(finished):
 @pytest.mark.slow
 def test_what_is_lost_is_done_again_and_nothing_else(finished, capsys):
     spec, results = finished
-    for name in ("results.json", "report.md", "runs/plain-1/model.safetensors", "runs/plain-1/scores.json"):
+    for name in ("results.json", "report.md", "runs/plain-1/model.safetensors", "runs/plain-1/findings.json"):
         (spec.output / name).unlink()
     kept = (spec.output / "runs" / "reinforced-1" / "model.safetensors").stat().st_mtime_ns
     again = run(spec)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from examples.quickstart.emoji import emoji_augmentation
 from examples.quickstart.spec import student
-from examples.quickstart.stored import store_samples
+from examples.quickstart.stored import StoredBatches, store_samples
 from mobileclip.data import (
     ReinforcedSample,
+    StreamPosition,
     Tokenizer,
     augmentation_rng,
     decode_image,
@@ -93,6 +94,24 @@ def test_what_belongs_together_stays_together(shard, stored):
     assert captions == {
         text for sample in known.values() for text in (*sample.captions, *sample.syn_captions["syn_text"])
     }
+
+
+@pytest.mark.parametrize(("synthetic", "num_columns"), [(False, 0), (True, 0), (True, 5), (True, DIM)])
+def test_a_training_sees_its_part_of_the_same_batches(stored, synthetic, num_columns):
+    source = StoredBatches(samples=stored, batch_size=4, seed=3, synthetic_captions=synthetic, num_columns=num_columns)
+    position = source.position(2)
+    assert position == StreamPosition(first_batch=2)
+    for whole, part in zip(stored.stream(2, batch_size=4, seed=3), islice(source.stream(position), 5), strict=False):
+        assert part.keys == whole.keys
+        assert torch.equal(part.image, whole.image)
+        assert torch.equal(part.text, whole.text)
+        if synthetic:
+            assert torch.equal(part.syn_text, whole.syn_text)
+        else:
+            assert part.syn_text is part.teacher_syn_text is None
+        for name in ("teacher_image", "teacher_text", "teacher_syn_text") if num_columns else ():
+            assert torch.equal(getattr(part, name), getattr(whole, name)[:, :num_columns])
+        assert (part.teacher_image is None) == (part.teacher_text is None) == (num_columns == 0)
 
 
 def test_an_epoch_has_every_sample_once_and_the_next_another_order(stored):
