@@ -20,8 +20,8 @@ from mobileclip.terminal import print_table, say
 from mobileclip.training import plot_curves
 
 COLUMNS = {
-    "top1": "zero-shot top-1",
-    "top5": "zero-shot top-5",
+    "top1": "top-1",
+    "top5": "top-5",
     "text_to_image": "text → image R@1",
     "image_to_text": "image → text R@1",
 }
@@ -33,12 +33,12 @@ _PUBLISHED = {
     "mean_recall@1": "mean R@1",
 }
 _NUM_TEXTS = 3
-_PER_STEP = "seconds per step"
+_PER_STEP = "s per step"
 # Rows of the table whose differences are told: the later one less the earlier one.
 _COMPARED = (("reinforced", "plain"), ("reinforced", "captions"), ("captions", "plain"))
 # Whose answers the sheet shows.
 _ON_SHEET = ("plain", "reinforced", TEACHERS)
-_REPEATED = "In per cent; mean ± standard deviation where seeds were repeated"
+_REPEATED = "in per cent, mean ± standard deviation over seeds"
 
 
 @attrs.frozen(kw_only=True)
@@ -68,12 +68,14 @@ class Results:
 
 def print_results(results: Results) -> None:
     """Print the table to the terminal."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("", "", *COLUMNS.values(), _PER_STEP, title=_REPEATED)
-    for cells in _rows(results):
-        table.add_row(*cells)
-    print_table(table, min_width=100)
+    for split in results.titles:
+        title = f"{_heading(results, split)}; {_REPEATED}"
+        table = Table(Column(no_wrap=True), *COLUMNS.values(), _PER_STEP, title=title)
+        for cells in _rows(results, split):
+            table.add_row(*cells)
+        print_table(table, min_width=110)
 
 
 def write_report(
@@ -106,14 +108,7 @@ def write_report(
     lines = [
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
-        f"{_REPEATED}.\n",
-        "| " + " | ".join(["split", "learned from", *COLUMNS.values(), _PER_STEP]) + " |",
-        "|" + "---|" * (3 + len(COLUMNS)),
-        *("| " + " | ".join(cells) + " |" for cells in _rows(results)),
-        "\nDifferences in points. Both rows of a seed see the same pictures and real captions in the same order.\n",
-        "| " + " | ".join(["split", "difference", *COLUMNS.values()]) + " |",
-        "|" + "---|" * (2 + len(COLUMNS)),
-        *("| " + " | ".join(cells) + " |" for cells in _differences(results)),
+        *_tables(results),
         *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
         "\n![curves](curves.png)\n\n![test pictures drawn at random, with three answers](sheet.png)\n",
         f"`example.png`, classified with `mobileclip.load({str(model_path)!r})`:\n",
@@ -127,27 +122,37 @@ def write_report(
     say("example.png is " + ", ".join(f"{label} ({probability:.0%})" for label, probability in example))
 
 
-def _rows(results: Results) -> Iterator[list[str]]:
-    for split, title in results.titles.items():
-        where = f"{title}: {results.num_images[split]} pictures, {results.num_classes[split]} concepts"
-        for name, repeated in results.scores.items():
-            cells = (_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)
-            pace = f"{results.seconds_per_step[name]:.3f}" if name in results.seconds_per_step else ""
-            yield [where, TITLES[name], *cells, pace]
-            where = ""
+def _tables(results: Results) -> Iterator[str]:
+    yield f"Zero-shot classification and retrieval, {_REPEATED}; below the rows their differences in points."
+    yield "All rows of a seed see the same pictures and real captions in the same order."
+    for split in results.titles:
+        yield f"\n## {_heading(results, split)}\n"
+        yield "| learned from | " + " | ".join([*COLUMNS.values(), _PER_STEP]) + " |"
+        yield "|" + "---|" * (2 + len(COLUMNS))
+        for cells in (*_rows(results, split), *_differences(results, split)):
+            yield "| " + " | ".join(cells) + " |"
 
 
-def _differences(results: Results) -> Iterator[list[str]]:
-    for split, title in results.titles.items():
-        where = title
-        for later, earlier in _COMPARED:
-            pairs = list(zip(results.scores[later], results.scores[earlier], strict=True))
-            cells = (
-                _cell([getattr(one[split], column) - getattr(other[split], column) for one, other in pairs], sign="+")
-                for column in COLUMNS
-            )
-            yield [where, f"{later} - {earlier}", *cells]
-            where = ""
+def _heading(results: Results, split: str) -> str:
+    title = results.titles[split].capitalize()
+    return f"{title}: {results.num_images[split]} pictures, {results.num_classes[split]} concepts"
+
+
+def _rows(results: Results, split: str) -> Iterator[list[str]]:
+    for name, repeated in results.scores.items():
+        cells = (_cell([getattr(one[split], column) for one in repeated]) for column in COLUMNS)
+        pace = f"{results.seconds_per_step[name]:.3f}" if name in results.seconds_per_step else ""
+        yield [TITLES[name], *cells, pace]
+
+
+def _differences(results: Results, split: str) -> Iterator[list[str]]:
+    for later, earlier in _COMPARED:
+        pairs = list(zip(results.scores[later], results.scores[earlier], strict=True))
+        cells = (
+            _cell([getattr(one[split], column) - getattr(other[split], column) for one, other in pairs], sign="+")
+            for column in COLUMNS
+        )
+        yield [f"{later} - {earlier}", *cells, ""]
 
 
 def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> Iterator[str]:

@@ -41,7 +41,7 @@ ROWS = {
     "reinforced": Row(title="+ teachers: reinforced", teachers=True),
 }
 TEACHERS = "teachers"
-TITLES = {name: row.title for name, row in ROWS.items()} | {TEACHERS: "the teachers themselves"}
+TITLES = {name: row.title for name, row in ROWS.items()} | {TEACHERS: "the teachers"}
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +67,7 @@ class QuickstartSpec:
     full: bool = False
     concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
-    num_epochs: int = attrs.field(default=20, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=30, validator=validators.gt(0))
     views: Literal["weak", "strong"] = attrs.field(default="weak", validator=validators.in_(("weak", "strong")))
     num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
     seed: int = attrs.field(default=0, validator=validators.ge(0))

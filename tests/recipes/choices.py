@@ -105,7 +105,7 @@ def _quickstart() -> object:
             spec.data,
             spec.teachers,
             spec.reinforcement(shards),
-            spec.augmentation,
+            spec.augmentation(student().image.input.size),
             spec.training(ContrastiveLossSpec(), num_samples=6000, seed=0),
         )
         for name, spec in specs.items()

@@ -33,14 +33,15 @@ def test_repeated_seeds_are_told_with_their_spread(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "2.0 ± 1.4" in printed
     assert "0.123" in printed
+    assert "Unseen: 5 pictures, 3 concepts" in printed
     assert set(COLUMNS) == {field.name for field in attrs.fields(Scores)}
 
 
 def test_differences_are_told_seed_by_seed():
-    table = {(row[0], row[1]): row[2] for row in _differences(results())}
+    table = {row[0]: row[1] for row in _differences(results(), "test")}
     # 3 - 1 and 7 - 3: the spread of the difference, not of what is compared.
-    assert table["unseen", "reinforced - plain"] == "+3.0 ± 1.4"
-    assert table["", "captions - plain"] == "-1.0 ± 1.4"
+    assert table["reinforced - plain"] == "+3.0 ± 1.4"
+    assert table["captions - plain"] == "-1.0 ± 1.4"
 
 
 def test_a_finished_run_says_so_and_is_not_repeated(tmp_path, capsys):
