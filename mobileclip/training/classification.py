@@ -84,7 +84,7 @@ class ClassificationObjective(Objective):
             )
         super().__init__(spec, model=model, world=world)
         assert isinstance(spec.loss, CrossEntropySpec), "the loss decides which objective is built"
-        self._mixing = spec.loss.mixing
+        self._draw = None if spec.loss.mixing is None else self.not_compiled(spec.loss.mixing.draw)
 
     @property
     def towers(self) -> tuple[nn.Module, ...]:
@@ -101,7 +101,7 @@ class ClassificationObjective(Objective):
         if not isinstance(batch, LabelledBatch):
             raise ValueError(f"cross entropy needs images with labels, but the batches are {type(batch).__name__}")
         image = batch.image
-        mixture = None if self._mixing is None else self._mixing.draw(image.shape, image.device)
+        mixture = None if self._draw is None else self._draw(image.shape, image.device)
         with self.autocast(image.device):
             logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
         logits = wide(logits)

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mobileclip.training.spec import TrainingSpec
 
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
 # One for every sample of a batch, and split into pieces together.
 Rows: TypeAlias = Tensor | RangeNumbers
 
@@ -57,6 +59,8 @@ class Objective(nn.Module, ABC):
         self._contract = self.image_input
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
+        # Its operations change places, and the compiler would compile every order of them.
+        self._changed = self.not_compiled(self._change)
         self.to(world.device).train()
         if spec.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,8 +130,8 @@ class Objective(nn.Module, ABC):
         if augment is None or not augment.training:
             return (image,)
         if self._piece_size(image) is None or torch.compiler.is_compiling():
-            changed: tuple[Tensor, Tensor] = self._changed(augment, image, progress)
-            return changed
+            changed, terms = self._changed(augment, image, progress)
+            return changed, terms
         return image, augment.draw(len(image), progress=progress, device=image.device)
 
     def images_of(self, image: Tensor, numbers: Rows | None = None) -> tuple[Tensor, ...]:
@@ -145,9 +149,14 @@ class Objective(nn.Module, ABC):
             return image, numbers
         return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _changed(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, ...]:
-        # Its operations change places, and the compiler would compile every order of them.
+    def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
+        """Return a function that a step that is compiled as one does not look into, and any other step just calls."""
+        if self.spec.compile != "step":
+            return function  # PyTorch's compiler takes seconds to import
+        left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return left_out
+
+    def _change(self, augment: RangeAugment, image: Tensor, progress: float) -> tuple[Tensor, ...]:
         return self.images_of(image, augment.draw(len(image), progress=progress, device=image.device))
 
     def autocast(self, device: torch.device) -> torch.autocast:

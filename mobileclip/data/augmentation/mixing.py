@@ -64,7 +64,6 @@ class MixingSpec:
             return images, targets
         return mixture.images(images, images.flip(0)), mixture.between(targets, targets.flip(0))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it draws numbers
     def draw(self, shape: Sequence[int], device: torch.device) -> Mixture | None:
         """Return how to mix a batch, or None for one that stays as it is.
 
