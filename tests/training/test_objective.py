@@ -202,9 +202,10 @@ def test_a_step_is_one_graph_for_the_compiler():
 
 @pytest.mark.slow
 @INSTANTIATED
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @ASKED
 def test_what_is_drawn_for_a_batch_is_not_compiled_anew():
-    spec = training_spec(9, range_augment=RangeAugmentSpec())
+    spec = training_spec(9, range_augment=RangeAugmentSpec(), compile="step")
     objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
     torch._dynamo.reset()
     compiled = torch.compile(objective.forward, backend="eager")
