@@ -76,7 +76,7 @@ def test_both_sides_start_with_one_loss_and_make_steps_of_one_size(model, inputs
     ours, theirs = mobileclip_side(model, texts, SPEC), open_clip_side(other, texts, SPEC)
     (loss, gradient), (other_loss, other_gradient) = (side.start(images) for side in (ours, theirs))
     assert loss == pytest.approx(other_loss, rel=1e-5)
-    torch.testing.assert_close(gradient, other_gradient, rtol=1e-3, atol=1e-6)
+    assert float((gradient - other_gradient).norm() / other_gradient.norm()) < 1e-4
     for side in (ours, theirs):
         side.step(images)
     # AdamW's first step is the learning rate, either way, in every direction that has a gradient.
