@@ -17,9 +17,10 @@ from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.students import Scores, picture, replace_text, score_embeddings
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.emoji.trunks import TextTrunk
-from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng, decode_image, write_shards
+from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, write_shards
 from mobileclip.evaluation import ensemble_prompts
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce
+from mobileclip.reinforce.agreement import plain_augmentation
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import say
 
@@ -84,7 +85,7 @@ def _plain(images: Sequence[Image.Image], size: int) -> npt.NDArray[np.uint8]:
     Shape:
         (pictures, 3, size, size).
     """
-    policy = AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+    policy = plain_augmentation(size)
     rng = augmentation_rng(0, "", 0)
     views = [np.asarray(policy.apply(image, policy.sample(rng, image.size))) for image in images]
     pixels: npt.NDArray[np.uint8] = np.stack(views).transpose(0, 3, 1, 2)

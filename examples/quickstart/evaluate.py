@@ -16,7 +16,6 @@ from torch import Tensor
 from examples.quickstart.benchmarks import classes_of
 from examples.quickstart.emoji import EmojiSplit
 from mobileclip.data import SkipReport, augmentation_rng, decode_image
-from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.evaluation import (
     Benchmark,
     BenchmarkSample,
@@ -31,6 +30,7 @@ from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.reinforce.agreement import plain_augmentation
 
 _BATCH = 32
 
@@ -114,10 +114,7 @@ def evaluate_teachers(
 
 def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSample], *, title: str) -> Tensor:
     """Return the embeddings of pictures as they are, not augmented."""
-    plain = {
-        size: AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
-        for size in teachers.image_sizes
-    }
+    plain = {size: plain_augmentation(size) for size in teachers.image_sizes}
 
     def encode_images(samples: Sequence[BenchmarkSample]) -> Tensor:
         images = [decode_image(sample.image) for sample in samples]

@@ -21,6 +21,7 @@ from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng,
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.reinforce.agreement import plain_augmentation
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path, write_text
 from mobileclip.tensor_files import read_tensors
@@ -214,7 +215,7 @@ def encode_views(spec: EmojiTeacherSpec, samples: Sequence[ImageTextSample], tru
 def _views(spec: EmojiTeacherSpec, sample: ImageTextSample) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
     assert sample.image is not None, "the data set stores every picture"
     image = decode_image(sample.image)
-    plain = AugmentationSpec(size=spec.image_size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+    plain = plain_augmentation(spec.image_size)
     views = [plain.apply(image, plain.sample(augmentation_rng(0, sample.key, 0), image.size))]
     for index in range(spec.num_augmentations):
         params = spec.augmentation.sample(augmentation_rng(spec.seed, sample.key, index), image.size)
