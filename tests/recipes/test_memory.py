@@ -68,7 +68,7 @@ def test_a_header_says_how_much_memory_is_computed(name):
         ("train_s2", 24, 0, True),
         ("train_s2", 24, 4, True),
         ("train_b", 24, 4, True),
-        ("train_l14", 24, 4, True),
+        ("train_l14", 12, 4, True),
     ],
 )
 def test_a_measured_step_takes_what_is_computed(name, batch_size, piece, recompute):
