@@ -97,7 +97,7 @@ def test_more_pieces_take_as_much_more_as_one_does():
     run = small(48, micro_batch_size=8)
     carried_on, traced = step_memory(run), step_memory(run, num_traced_pieces=6)
     assert carried_on.step == pytest.approx(traced.step, rel=0.02)
-    assert carried_on.step > 1.2 * step_memory(small(24, micro_batch_size=8)).step
+    assert carried_on.step > 1.05 * step_memory(small(24, micro_batch_size=8)).step
 
 
 def test_processes_share_the_batch_and_exchange():
