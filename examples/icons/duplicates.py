@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from mobileclip.data import decode_image
 
 SIDE = 16
 _ROWS = 2048
@@ -15,8 +16,7 @@ _ROWS = 2048
 
 def fingerprint(png: bytes) -> npt.NDArray[np.float32]:
     """Return a picture as 16 x 16 grey levels of 0 to 1, row by row."""
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
-        small = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    small = decode_image(png).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     levels: npt.NDArray[np.float32] = np.asarray(small, dtype=np.float32).reshape(-1) / np.float32(255)
     return levels
 
