@@ -98,7 +98,7 @@ def test_nothing_is_run(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "made"), "w"))
 
-    with pytest.raises(ValueError, match=r"it calls .io open., which could run anything"):
+    with pytest.raises(ValueError, match=r"it calls ._?io open., which could run anything"):
         TorchRows(saved({"image_emb": Harmful()}))
     assert not (tmp_path / "made").exists()
 
