@@ -205,7 +205,7 @@ def test_what_the_page_shows(tmp_path, monkeypatch):
         exec(block, there)
         shown.append(dict(there))
     whole, weights, cache, choice, epochs = shown
-    assert {key for batch in islice(whole["batches"], 12) for key in batch.keys} == set(keys[::2])
+    assert {key for batch in islice(whole["batches"], 100) for key in batch.keys} == set(keys[::2])
     assert {sample["__key__"] for sample in islice(weights["samples"], 60)} == set(keys)
     assert [copy.suffix for copy in Path("copies").iterdir()] == [".copy"]
     assert [sample["__key__"] for sample in cache["samples"]] == keys[8:]
