@@ -23,7 +23,7 @@ def test_no_slow_or_optional_library_comes_along():
 def test_no_file_is_read():
     """Beyond Python's own modules: the vocabulary, specs and entry points are read when they are needed."""
     code = """
-import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr
+import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr, filelock
 opened, sys.dont_write_bytecode = [], True  # where the package was just installed, there is none yet
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 import mobileclip, mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses, mobileclip.training
