@@ -1,5 +1,5 @@
 """An image-text set of icons: fifteen icon sets and six vendors' emoji, with names, captions, splits and licences."""
 
-from examples.icons.dataset import IconDataset, IconDataSpec, IconSplit, build_dataset
+from examples.icons.dataset import IconDataSpec, build_dataset
 
-__all__ = ["IconDataSpec", "IconDataset", "IconSplit", "build_dataset"]
+__all__ = ["IconDataSpec", "build_dataset"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,15 @@ from examples.icons.duplicates import fingerprint, near_duplicates
 from examples.icons.reading import Icon, IconSet, read_sets
 from examples.icons.sets import ALL_SETS, ICON_SETS
 from examples.icons.splits import TITLES, divide
+from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card
 from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import Rendering, render_all
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, download
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
 from mobileclip.progress import track
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
+from mobileclip.serialization import to_json
 
-CARD = "datacard.json"
-_SPEC = "spec.json"
 _SET_NAMES = tuple(one.name for one in ALL_SETS)
 
 
@@ -77,56 +75,7 @@ class IconDataSpec:
     seed: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class IconSplit:
-    """One part of the data set.
-
-    Args:
-        name: of the split.
-        title: what it is, for a table.
-        shards: its files.
-        num_samples: number of pictures.
-        class_names: what classification chooses from: all classes that training sees, or all that it does not.
-    """
-
-    name: str
-    title: str
-    shards: tuple[Path, ...]
-    num_samples: int
-    class_names: tuple[str, ...]
-
-    def samples(self) -> Iterator[ImageTextSample]:
-        """Yield the pictures with their captions, in the order of the shards."""
-        yield from read_samples([str(shard) for shard in self.shards])
-
-
-@attrs.frozen(kw_only=True)
-class IconDataset:
-    """The data set on disk.
-
-    Args:
-        root: its folder.
-        splits: its parts by name.
-    """
-
-    root: Path
-    splits: Mapping[str, IconSplit]
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The data card: counts, classes, sources, versions, licences."""
-        return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
-
-    def summary(self) -> str:
-        """Return a line for each split."""
-        lines = [
-            f"{split.num_samples:7,} pictures  {split.name:14} {split.title}, {len(split.class_names):,} classes"
-            for split in self.splits.values()
-        ]
-        return "\n".join([f"{self.root}:", *lines])
-
-
-def build_dataset(spec: IconDataSpec) -> IconDataset:
+def build_dataset(spec: IconDataSpec) -> DrawnDataset:
     """Download, render, caption, split and write the set; what is there already is not done again.
 
     Args:
@@ -135,40 +84,12 @@ def build_dataset(spec: IconDataSpec) -> IconDataset:
     Raises:
         ValueError: if the network or npm fails, or the folder holds a data set made with other choices.
     """
-    spec.output.mkdir(parents=True, exist_ok=True)
-    _claim(spec)
-    if not (spec.output / CARD).exists():
+    claim(spec.output, attrs.evolve(spec, output=Path()))
+    if not is_finished(spec.output):
         styles = [one for one in ALL_SETS if one.name in spec.sets]
         modules = download(spec.output / "download", styles)
         build_from_sets(spec, read_sets(modules, styles, max_words=spec.max_words, seed=spec.seed))
-    return load_dataset(spec)
-
-
-def load_dataset(spec: IconDataSpec) -> IconDataset:
-    """Return a finished data set.
-
-    Raises:
-        ValueError: if it is not finished, misses a file, or was made with other choices.
-    """
-    if not (spec.output / CARD).exists():
-        raise ValueError(f"{spec.output} holds no finished data set of icons; build it: python -m examples.icons")
-    _claim(spec)
-    card = json.loads((spec.output / CARD).read_text(encoding="utf-8"))
-    splits = {
-        name: IconSplit(
-            name=name,
-            title=TITLES[name],
-            shards=tuple(spec.output / shard for shard in entry["shards"]),
-            num_samples=entry["num_samples"],
-            class_names=tuple(entry["class_names"]),
-        )
-        for name, entry in card["splits"].items()
-    }
-    missing = [str(shard) for split in splits.values() for shard in split.shards if not shard.exists()]
-    if missing:
-        raise ValueError(f"{', '.join(missing[:3])}: missing; delete {spec.output / CARD} and build it again")
-
-    return IconDataset(root=spec.output, splits=splits)
+    return load_finished(spec.output, TITLES)
 
 
 def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
@@ -206,7 +127,7 @@ def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
         "num_in_no_split": division.num_unused,
         "splits": entries,
     }
-    write_text(spec.output / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_card(spec.output, card)
 
 
 def _render(spec: IconDataSpec, sets: Sequence[IconSet]) -> dict[str, Rendering]:
@@ -278,17 +199,3 @@ def _origin(spec: IconDataSpec, sets: Sequence[IconSet], icons: Sequence[Icon]) 
             "categories say that they are trade marks were left out."
         ),
     }
-
-
-def _claim(spec: IconDataSpec) -> None:
-    """Mark the folder as made with `spec`, or refuse one made with other choices."""
-    path, own = spec.output / _SPEC, attrs.evolve(spec, output=Path())
-    if not path.exists():
-        write_text(path, to_json(own, indent=1) + "\n")
-        return
-    found = from_json(path.read_text(encoding="utf-8"), IconDataSpec)
-    # How many processes rendered it cannot be seen in a data set.
-    if attrs.evolve(found, num_processes=spec.num_processes) != own:
-        raise ValueError(
-            f"{spec.output} holds a data set made with other choices ({found}); choose another folder, or delete it"
-        )

@@ -8,15 +8,9 @@ import attrs
 
 from examples.icons.names import family
 from examples.icons.reading import Icon
-from examples.quickstart.emoji.splits import chance
+from examples.quickstart.emoji.splits import TRAIN, chance
 
-TRAIN, VALIDATION, TEST_PICTURES, TEST_SET, TEST_NAMES = (
-    "train",
-    "validation",
-    "test_pictures",
-    "test_set",
-    "test_names",
-)
+VALIDATION, TEST_PICTURES, TEST_SET, TEST_NAMES = "validation", "test_pictures", "test_set", "test_names"
 TITLES = {
     TRAIN: "training",
     VALIDATION: "unseen drawings of seen names, to choose settings on",

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 from attrs import validators
 
-from examples.quickstart.emoji import EmojiDataset, EmojiDataSpec, build_dataset
+from examples.quickstart.emoji import DrawnDataset, EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.captions import keyword_caption
 from examples.quickstart.emoji.concepts import Concept, read_concepts
 from examples.quickstart.emoji.splits import TEST_RENDERINGS, TEST_STYLE, chance
@@ -77,7 +77,7 @@ def load_roles(spec: RolesSpec, data: EmojiDataSpec, output: Path) -> Roles:
     return assign_roles(spec, dataset, read_concepts(modules))
 
 
-def assign_roles(spec: RolesSpec, dataset: EmojiDataset, concepts: dict[str, Concept]) -> Roles:
+def assign_roles(spec: RolesSpec, dataset: DrawnDataset, concepts: dict[str, Concept]) -> Roles:
     """Return who sees which pictures.
 
     Args:

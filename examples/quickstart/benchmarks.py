@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
-from examples.quickstart.emoji import EmojiDataset
+from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
 from mobileclip.evaluation import Benchmark, open_benchmark
@@ -17,7 +17,7 @@ from mobileclip.storage import write_text
 _CARD = "written.json"
 
 
-def as_benchmarks(dataset: EmojiDataset, folder: Path) -> dict[str, Benchmark]:
+def as_benchmarks(dataset: DrawnDataset, folder: Path) -> dict[str, Benchmark]:
     """Return the test splits as data sets of classes and of captions, by the names of their folders.
 
     They are written where they are missing, not whole, or made of other pictures, names or prompts.
@@ -56,7 +56,7 @@ def _folder(benchmark: Benchmark) -> str:
     return Path(benchmark.shards[0]).parents[1].name
 
 
-def _fingerprint(dataset: EmojiDataset) -> str:
+def _fingerprint(dataset: DrawnDataset) -> str:
     digest = blake2b(json.dumps([PROMPTS, *((one.name, one.class_names) for one in dataset.tests)]).encode())
     for split in dataset.tests:
         for shard in split.shards:

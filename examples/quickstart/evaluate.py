@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from examples.quickstart.benchmarks import classes_of
-from examples.quickstart.emoji import EmojiSplit
+from examples.quickstart.emoji import DataSplit
 from mobileclip.data import SkipReport, augmentation_rng, decode_image
 from mobileclip.evaluation import (
     Benchmark,
@@ -65,9 +65,7 @@ class Findings:
     answers: Mapping[str, Mapping[str, str]]
 
 
-def evaluate_model(
-    model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
-) -> Findings:
+def evaluate_model(model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[DataSplit]) -> Findings:
     """Return what a student knows; see `evaluate_teachers`."""
     found, session = {}, _session(model)
     for split in splits:
@@ -83,7 +81,7 @@ def _session(model: ImageTextModel) -> Session:
 
 
 def evaluate_teachers(
-    teachers: TeacherEnsemble, benchmarks: Mapping[str, Benchmark], splits: Sequence[EmojiSplit]
+    teachers: TeacherEnsemble, benchmarks: Mapping[str, Benchmark], splits: Sequence[DataSplit]
 ) -> Findings:
     """Return what the ensemble knows: its similarity is the mean over its members.
 
@@ -161,7 +159,7 @@ def _by_split(found: Mapping[str, tuple[Scores, Mapping[str, str]]]) -> Findings
 
 
 def _findings(
-    benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+    benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: DataSplit
 ) -> tuple[Scores, dict[str, str]]:
     assert features.labels is not None, "the data set has classes"
     found = score(benchmark, features)
@@ -180,7 +178,7 @@ def _findings(
 
 
 def _recall_of_concepts(
-    image: Tensor, labels: Tensor, encode_texts: Callable[[Sequence[str]], Tensor], split: EmojiSplit
+    image: Tensor, labels: Tensor, encode_texts: Callable[[Sequence[str]], Tensor], split: DataSplit
 ) -> RetrievalResult:
     """Rank captions and pictures, where all pictures of a concept are right answers to all of its captions.
 

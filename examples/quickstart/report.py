@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 import mobileclip
-from examples.quickstart.emoji import EmojiDataset, EmojiSplit
+from examples.quickstart.emoji import DataSplit, DrawnDataset
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.evaluate import Scores
 from examples.quickstart.sheet import draw_sheet
@@ -81,7 +81,7 @@ def print_results(results: Results) -> None:
 def write_report(
     output: Path,
     results: Results,
-    dataset: EmojiDataset,
+    dataset: DrawnDataset,
     *,
     answers: Mapping[str, Mapping[str, Mapping[str, str]]],
     seed: int,
@@ -175,7 +175,7 @@ def _cell(values: list[float], *, sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def _classified_example(clip: ImageTextModel, split: EmojiSplit, path: Path) -> list[tuple[str, float]]:
+def _classified_example(clip: ImageTextModel, split: DataSplit, path: Path) -> list[tuple[str, float]]:
     """Write one test picture and return its three most probable labels."""
     sample = next(split.samples())
     assert sample.image is not None

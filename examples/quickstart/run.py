@@ -13,7 +13,7 @@ import attrs
 
 import mobileclip
 from examples.quickstart.benchmarks import as_benchmarks
-from examples.quickstart.emoji import EmojiDataset, build_dataset, build_teachers
+from examples.quickstart.emoji import DrawnDataset, build_dataset, build_teachers
 from examples.quickstart.evaluate import Findings, evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.report import Results, print_results, write_report
 from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
@@ -113,7 +113,7 @@ def run(spec: QuickstartSpec) -> Results:
 
 
 def _findings_of_teachers(
-    spec: QuickstartSpec, dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
+    spec: QuickstartSpec, dataset: DrawnDataset, benchmarks: Mapping[str, Benchmark], teachers: TeacherEnsemble
 ) -> Findings:
     def evaluate() -> Findings:
         return evaluate_teachers(teachers, benchmarks, dataset.tests)
@@ -121,7 +121,7 @@ def _findings_of_teachers(
     return _remembered(spec.output / "teachers" / FINDINGS, evaluate)
 
 
-def _findings_of_student(dataset: EmojiDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> Findings:
+def _findings_of_student(dataset: DrawnDataset, benchmarks: Mapping[str, Benchmark], student: Student) -> Findings:
     def evaluate() -> Findings:
         return evaluate_model(mobileclip.load(student.folder / MODEL), benchmarks, dataset.tests)
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.quickstart.emoji import EmojiSplit
+from examples.quickstart.emoji import DataSplit
 from mobileclip.data import ImageTextSample, decode_image
 
 _COLUMNS = 4
@@ -15,7 +15,7 @@ _LETTERS = 26
 _RIGHT, _WRONG = "tab:green", "tab:red"
 
 
-def draw_sheet(split: EmojiSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> None:
+def draw_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> None:
     """Draw test pictures with the truth and the answers below, right ones green and wrong ones red.
 
     Args:

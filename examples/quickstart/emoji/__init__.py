@@ -1,12 +1,13 @@
 """A real image-text set of emoji drawings, and real teachers for it."""
 
-from examples.quickstart.emoji.dataset import EmojiDataset, EmojiDataSpec, EmojiSplit, build_dataset
+from examples.quickstart.emoji.dataset import EmojiDataSpec, build_dataset
+from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from examples.quickstart.emoji.teachers import EmojiTeacher, EmojiTeacherSpec, build_teachers, emoji_augmentation
 
 __all__ = [
+    "DataSplit",
+    "DrawnDataset",
     "EmojiDataSpec",
-    "EmojiDataset",
-    "EmojiSplit",
     "EmojiTeacher",
     "EmojiTeacherSpec",
     "build_dataset",

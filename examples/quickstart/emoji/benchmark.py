@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.quickstart.emoji.dataset import EmojiDataset, EmojiSplit
+from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from mobileclip.data import ImageTextSample
 from mobileclip.evaluation import Benchmark, BenchmarkSample, write_benchmark
 
@@ -14,7 +14,7 @@ from mobileclip.evaluation import Benchmark, BenchmarkSample, write_benchmark
 _SAMPLES_PER_SHARD = 100
 
 
-def write_benchmarks(dataset: EmojiDataset, output: Path, *, templates: Sequence[str]) -> tuple[Benchmark, ...]:
+def write_benchmarks(dataset: DrawnDataset, output: Path, *, templates: Sequence[str]) -> tuple[Benchmark, ...]:
     """Write every test split as a data set of classes, and those with captions of their own as one of captions.
 
     Args:
@@ -41,7 +41,7 @@ def write_benchmarks(dataset: EmojiDataset, output: Path, *, templates: Sequence
     return tuple(written)
 
 
-def labelled_samples(split: EmojiSplit, samples: Sequence[ImageTextSample]) -> list[BenchmarkSample]:
+def labelled_samples(split: DataSplit, samples: Sequence[ImageTextSample]) -> list[BenchmarkSample]:
     """Return pictures with the index of what they show."""
     labels = split.class_indices(samples)
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +13,15 @@ from attrs import validators
 
 from examples.quickstart.emoji.captions import keyword_caption, real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
+from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card
 from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
 from examples.quickstart.emoji.splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
 from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
 from mobileclip.progress import track
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
+from mobileclip.serialization import to_json
 
-CARD = "datacard.json"
-_SPEC = "spec.json"
 _TITLES = {
     "train": "training",
     "test_renderings": "unseen drawings of seen concepts",
@@ -69,63 +67,7 @@ class EmojiDataSpec:
     seed: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class EmojiSplit:
-    """One part of the data set.
-
-    Args:
-        name: `train`, `test_renderings`, `test_style` or `test_concepts`.
-        title: what it is, for a table.
-        shards: its files.
-        num_samples: number of pictures.
-        class_names: what zero-shot classification chooses from: the labels of all seen concepts, or of all unseen ones.
-    """
-
-    name: str
-    title: str
-    shards: tuple[Path, ...]
-    num_samples: int
-    class_names: tuple[str, ...]
-
-    def samples(self) -> Iterator[ImageTextSample]:
-        """Yield the pictures with their captions, in the order of the shards."""
-        yield from read_samples([str(shard) for shard in self.shards])
-
-    def class_indices(self, samples: Iterable[ImageTextSample]) -> list[int]:
-        """Return for each sample the index of its class in `class_names`."""
-        index = {name: position for position, name in enumerate(self.class_names)}
-        return [index[sample.metadata["label"]] for sample in samples]
-
-
-@attrs.frozen(kw_only=True)
-class EmojiDataset:
-    """The data set on disk.
-
-    Args:
-        root: its directory.
-        splits: its parts by name.
-    """
-
-    root: Path
-    splits: Mapping[str, EmojiSplit]
-
-    @property
-    def train(self) -> EmojiSplit:
-        """The part to train on."""
-        return self.splits[TRAIN]
-
-    @property
-    def tests(self) -> tuple[EmojiSplit, ...]:
-        """The parts to evaluate on: unseen drawings, unseen style, unseen concepts."""
-        return tuple(split for name, split in self.splits.items() if name != TRAIN)
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The data card: counts, classes, sources, versions, licences."""
-        return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
-
-
-def build_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
+def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
     """Download, render, caption, split and write the set; what is there already is not done again.
 
     Args:
@@ -136,44 +78,27 @@ def build_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
         ValueError: if the network or npm fails, or `output` holds a data set made with other choices.
     """
     output = Path(output)
-    if (output / CARD).exists():
-        return load_dataset(spec, output)
-    output.mkdir(parents=True, exist_ok=True)
-    _claim(spec, output)
-    modules = download(output / "download")
-    sets = [read_drawings(modules, style) for style in STYLES]
-    return build_from_drawings(spec, output, read_concepts(modules), sets)
+    if not is_finished(output):
+        claim(output, spec)
+        modules = download(output / "download")
+        sets = [read_drawings(modules, style) for style in STYLES]
+        build_from_drawings(spec, output, read_concepts(modules), sets)
+    return load_dataset(spec, output)
 
 
-def load_dataset(spec: EmojiDataSpec, output: Path) -> EmojiDataset:
+def load_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
     """Return a finished data set.
 
     Raises:
         ValueError: if it is not finished, or was made with other choices.
     """
-    if not (output / CARD).exists():
-        raise ValueError(f"{output} holds no finished emoji data set; build it first")
-    _claim(spec, output)
-    card = json.loads((output / CARD).read_text(encoding="utf-8"))
-    splits = {
-        name: EmojiSplit(
-            name=name,
-            title=_TITLES[name],
-            shards=tuple(output / shard for shard in entry["shards"]),
-            num_samples=entry["num_samples"],
-            class_names=tuple(entry["class_names"]),
-        )
-        for name, entry in card["splits"].items()
-    }
-    missing = [str(shard) for split in splits.values() for shard in split.shards if not shard.exists()]
-    if missing:
-        raise ValueError(f"{output} misses {', '.join(missing[:3])}; delete {output / CARD} and build it again")
-    return EmojiDataset(root=output, splits=splits)
+    claim(output, spec)
+    return load_finished(output, _TITLES)
 
 
 def build_from_drawings(
     spec: EmojiDataSpec, output: Path, concepts: Mapping[str, Concept], sets: Sequence[DrawingSet]
-) -> EmojiDataset:
+) -> DrawnDataset:
     """Render, caption, split and write drawings that were read from the download.
 
     Args:
@@ -225,7 +150,7 @@ def build_from_drawings(
             "class_names": _class_names(name, splits, concepts),
         }
     card = _data_card(spec, sets, entries, len(renderings))
-    write_text(output / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_card(output, card)
     return load_dataset(spec, output)
 
 
@@ -316,18 +241,3 @@ def _data_card(
         ),
         "splits": entries,
     }
-
-
-def _claim(spec: EmojiDataSpec, output: Path) -> None:
-    """Mark the directory as made with `spec`, or refuse one made with another."""
-    path = output / _SPEC
-    if not path.exists():
-        write_text(path, to_json(spec, indent=1) + "\n")
-        return
-    found = from_json(path.read_text(encoding="utf-8"), EmojiDataSpec)
-    # How many processes rendered it cannot be seen in a data set.
-    if attrs.evolve(found, num_processes=spec.num_processes) != spec:
-        raise ValueError(
-            f"{output} holds an emoji data set made with other choices ({found}); choose another "
-            "directory, or delete it"
-        )

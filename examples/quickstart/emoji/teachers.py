@@ -14,8 +14,8 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from examples.quickstart.emoji.dataset import EmojiDataset, EmojiSplit
 from examples.quickstart.emoji.heads import HeadData, HeadSpec, ProjectionHead, train_head
+from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from examples.quickstart.emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, encoding_threads
 from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng, decode_image
 from mobileclip.inputs import ImageInput
@@ -130,7 +130,7 @@ class EmojiTeacher:
 
 def build_teachers(
     spec: EmojiTeacherSpec,
-    dataset: EmojiDataset,
+    dataset: DrawnDataset,
     output: Path,
     *,
     image_trunk: ImageTrunk | None = None,
@@ -173,7 +173,7 @@ def build_teachers(
     )
 
 
-def head_data(spec: EmojiTeacherSpec, split: EmojiSplit, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> HeadData:
+def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> HeadData:
     """Return the features of a split: of the plain pictures, of augmented ones, and of all captions."""
     samples = list(split.samples())
     captions = [_all_captions(sample) for sample in samples]
@@ -238,7 +238,7 @@ def _encode_texts(spec: EmojiTeacherSpec, texts: Sequence[str], trunk: TextTrunk
     return trunk(texts)
 
 
-def _made_of(spec: EmojiTeacherSpec, dataset: EmojiDataset) -> str:
+def _made_of(spec: EmojiTeacherSpec, dataset: DrawnDataset) -> str:
     """Return what the heads depend on: their spec and the training split; the number of threads is no part of it."""
     choices = json.loads(to_json(attrs.evolve(spec, num_workers=1)))
     return json.dumps({"teachers": choices, "train": dataset.card["splits"]["train"], "data": dataset.card["spec"]})
