@@ -16,12 +16,12 @@ from examples.icons.duplicates import fingerprint, near_duplicates
 from examples.icons.reading import Icon, IconSet, read_sets
 from examples.icons.sets import ALL_SETS, ICON_SETS
 from examples.icons.splits import TITLES, divide
-from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card
+from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
 from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import Rendering, render_all
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, download
 from examples.quickstart.emoji.splits import chance
-from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
+from mobileclip.data import ImageTextSample, read_samples, write_shard
 from mobileclip.progress import track
 from mobileclip.serialization import to_json
 
@@ -113,14 +113,14 @@ def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
     for name, indices in division.members.items():
         # Shards are read in order, so neighbours must not be alike.
         chosen = sorted((icons[index] for index in indices), key=lambda icon: chance(spec.seed, "order", icon.key))
-        samples = (_sample(spec, icon, styles[icon.set_name], renderings[icon.key]) for icon in chosen)
-        paths = write_shards(spec.output / name, samples, samples_per_shard=spec.samples_per_shard) if chosen else []
-        entries[name] = {
-            "shards": [str(path.relative_to(spec.output)) for path in paths],
-            "num_samples": len(chosen),
-            "left_out_as_near_duplicates": division.num_twins.get(name, 0),
-            "class_names": division.class_names[name],
-        }
+        entry = write_split(
+            spec.output,
+            name,
+            [_sample(spec, icon, styles[icon.set_name], renderings[icon.key]) for icon in chosen],
+            class_names=division.class_names[name],
+            samples_per_shard=spec.samples_per_shard,
+        )
+        entries[name] = {**entry, "left_out_as_near_duplicates": division.num_twins.get(name, 0)}
     card = {
         **_origin(spec, sets, icons),
         "num_pairs_of_near_duplicates": len(twins),

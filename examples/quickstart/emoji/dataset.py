@@ -13,12 +13,12 @@ from attrs import validators
 
 from examples.quickstart.emoji.captions import keyword_caption, real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
-from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card
+from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
 from examples.quickstart.emoji.rendered import as_sample, from_sample
 from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
 from examples.quickstart.emoji.splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
-from mobileclip.data import ImageTextSample, read_samples, write_shard, write_shards
+from mobileclip.data import ImageTextSample, read_samples, write_shard
 from mobileclip.progress import track
 from mobileclip.serialization import to_json
 
@@ -133,7 +133,7 @@ def build_from_drawings(
         # Shards are read in order, so neighbours must not be alike.
         chosen = sorted(splits[name], key=lambda picture: chance(spec.seed, "order", picture.style, picture.code))
         chosen = chosen[: spec.max_train_images] if name == TRAIN else chosen
-        samples = (
+        samples = [
             _sample(
                 picture,
                 titles[picture.style],
@@ -142,13 +142,14 @@ def build_from_drawings(
                 keywords_seed=spec.seed if name == TRAIN and spec.train_captions == "keywords" else None,
             )
             for picture in chosen
+        ]
+        entries[name] = write_split(
+            output,
+            name,
+            samples,
+            class_names=_class_names(name, splits, concepts),
+            samples_per_shard=spec.samples_per_shard,
         )
-        paths = write_shards(output / name, samples, samples_per_shard=spec.samples_per_shard) if chosen else []
-        entries[name] = {
-            "shards": [str(path.relative_to(output)) for path in paths],
-            "num_samples": len(chosen),
-            "class_names": _class_names(name, splits, concepts),
-        }
     card = _data_card(spec, sets, entries, len(renderings))
     write_card(output, card)
     return load_dataset(spec, output)

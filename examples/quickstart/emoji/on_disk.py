@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from examples.quickstart.emoji.splits import TRAIN
-from mobileclip.data import ImageTextSample, read_samples
+from mobileclip.data import ImageTextSample, read_samples, write_shards
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 
@@ -114,6 +114,26 @@ def load_finished(root: Path, titles: Mapping[str, str]) -> DrawnDataset:
     if missing:
         raise ValueError(f"{root} misses {', '.join(missing[:3])}; delete {root / CARD} and build it again")
     return DrawnDataset(root=root, splits=splits)
+
+
+def write_split(
+    root: Path, name: str, samples: Sequence[ImageTextSample], *, class_names: Sequence[str], samples_per_shard: int
+) -> dict[str, Any]:
+    """Write the shards of a part, none for one without samples, and return what the card says of it.
+
+    Args:
+        root: directory of the data set.
+        name: of the part.
+        samples: in the order in which they are read.
+        class_names: what classification chooses from.
+        samples_per_shard: pictures in a shard.
+    """
+    paths = write_shards(root / name, samples, samples_per_shard=samples_per_shard) if samples else []
+    return {
+        "shards": [str(path.relative_to(root)) for path in paths],
+        "num_samples": len(samples),
+        "class_names": class_names,
+    }
 
 
 def write_card(root: Path, card: Mapping[str, Any]) -> None:

@@ -209,9 +209,10 @@ def score_shards(spec: ScoreSpec, *, show_progress: bool = True) -> ScoreReport:
     """
     names = expand_shards(spec.shards)
     card = card_of_shards(names)
-    teachers = None if card is None else [(one.name, one.dim) for one in card.teachers]
+    teachers = [(one.name, one.dim) for one in card.teachers] if card else []
+    teachers = teachers or _whole(names, spec.sample_limits)
     places = {_place(name): name for name in names}
-    teachers = _claim(spec.output, teachers or _whole(names, spec.sample_limits), places)
+    _claim(spec.output, teachers, places)
     work = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
     missing = [(name, shard) for name, shard in places.items() if not _has_scores(spec, name)]
     skipped: Counter[str] = Counter()
@@ -303,7 +304,7 @@ def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]
     raise ValueError(f"the shards hold no reinforced sample ({reason})")
 
 
-def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> list[tuple[str, int]]:
+def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> None:
     """Note in the folder whose scores of what it has; refuse other teachers."""
     about = _read_about(folder)
     known: dict[str, str] = {} if about is None else about["shards"]
@@ -315,7 +316,6 @@ def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, s
     folder.mkdir(parents=True, exist_ok=True)
     content = {"teachers": teachers, "shards": {**known, **places}}
     storage.write_text(folder / _ABOUT, json.dumps(content, indent=1) + "\n")
-    return teachers
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
