@@ -27,10 +27,14 @@ def join(
     /,
     *,
     by: Annotated[str, arg(metavar="key|url|FIELD")] = "key",
+    captions: Annotated[str | None, arg(metavar="FOLDER")] = None,
     index: Annotated[str | None, arg(metavar="FILE")] = None,
     placeholder_threshold: Annotated[int, arg(metavar="KEYS")] = 10,
     drop_placeholders: bool = False,
     check_images: bool = False,
+    keep_other: bool = False,
+    min_share: Annotated[float, arg(metavar="FRACTION")] = 0.5,
+    go_on: bool = False,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
     shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
     index_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0,
@@ -44,32 +48,45 @@ def join(
     then one joined shard is written per reinforced shard, whole or not at all. Run the same command again after an
     interruption: it finishes what is missing.
 
+    Images are compared with what the samples state of them: the SHA-256 of the download, its size, the crops.
+
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
-    The exit status is 1 if a shard could not be read.
+    The exit status is 1 if a shard could not be read, or if fewer samples were joined than --min-share; the join stops
+    after the first shard if no sample of it is joined.
 
     Args:
         reinforced: reinforced shards: a path, an address or a brace pattern.
         images: uncompressed tar files with the images, such as img2dataset writes: a path, an address or a pattern.
         output: directory or address of the joined shards.
         by: what tells which image belongs to a sample. key: both have the same key. FIELD: this field of the JSON
-            beside the image, such as uid, is the sample's key. url: the JSON beside the image and the sample have the
-            same URL.
+            beside the image, such as uid, is that of the sample's JSON, or the sample's key. url: the JSON beside the
+            image and the sample have the same URL.
+        captions: shards with real captions for samples that have none, with the names and the keys or uids of the
+            reinforced ones, as DataComp-12M has them: a folder, an address or a pattern.
         index: local file for the places of the images, to be shared by several joins; OUTPUT/images.sqlite by default.
         placeholder_threshold: report pictures that stand under so many keys, as dead links leave them; 0 looks for
             none, which saves reading all images once.
         drop_placeholders: leave samples with such pictures out.
         check_images: decode every image, and leave samples with broken ones out.
+        keep_other: keep samples whose download was another picture, by its hash or its size; other.txt names them.
+        min_share: of the samples that must be joined, from 0 to 1, for the exit status 0.
+        go_on: join the other shards even if no sample of the first one is joined.
         num_workers: number of processes; the result does not depend on it.
         shard_seconds: of several processes, without a finished shard, after which the join ends: one may be stopped or
             stuck.
         index_seconds: for which another join that writes to the same index is waited for.
         quiet: show no progress.
     """
-    from mobileclip.data.joining.join import JoinSpec, join_images
+    from mobileclip.data.joining.join import join_images
+    from mobileclip.data.joining.spec import JoinSpec
 
     require_at_least(1, num_workers=num_workers)
     require_shards(reinforced, "reinforced shards")
     require_shards(images, "tar files with the images")
+    if captions is not None and captions.endswith(".tar"):
+        require_shards(captions, "shards with the captions")
+    elif captions is not None:
+        require_folder(captions, "a folder of shards with the captions")
     _require_output_directory(output)
     if index is not None:
         require_output(index, overwrite=True)
@@ -77,18 +94,22 @@ def join(
         reinforced=reinforced,
         images=images,
         output=output,
+        captions=captions,
         index=index,
         by=by,
         placeholder_threshold=placeholder_threshold,
         drop_placeholders=drop_placeholders,
         check_images=check_images,
+        keep_other=keep_other,
+        min_share=min_share,
+        go_on=go_on,
         num_workers=num_workers,
         shard_seconds=shard_seconds,
         index_seconds=index_seconds,
     )
     report = join_images(spec, show_progress=not quiet)
     say(report)
-    if not report.complete:
+    if not report.is_good:
         sys.exit(1)
 
 

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.joining.join import JoinSpec, join_images
+from mobileclip.data.joining.join import join_images
+from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.workers import _is_done_in_time, workers
 from tests.data.made_samples import encoded, make_sample, write_raw
 

@@ -18,7 +18,8 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.data.joining.join import JoinSpec, join_images
+from mobileclip.data.joining.join import join_images
+from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.card import find_card
 from mobileclip.reinforce import verify

@@ -14,8 +14,8 @@ import attrs
 
 from mobileclip.data import AugmentationSpec, ImageLimits, ReinforcedPipelineSpec, ReinforcementCard, StreamPosition
 from mobileclip.data.augmentation.range_augment import RangeAugmentSpec
-from mobileclip.data.joining.join import JoinSpec
 from mobileclip.data.joining.report import JoinedShard
+from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.card import CaptionerEntry, TeacherEntry
 from mobileclip.data.sources import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource
 from mobileclip.encoders import AttentionSpec
@@ -103,8 +103,9 @@ def specs() -> list[Any]:
         FolderSource(path="p"), ClassFolderSource(path="p"), JsonLinesSource(path="p"), ShardSource(shards=("p",)),
         JoinSpec(reinforced="a", images="b", output="c"),
         JoinedShard(
-            source="a", images="b", choices="c", num_bytes=1, num_joined=1, num_captions=1, left_out=(("a", "b"),),
-            numbers=(1,),
+            source="a", images="b", captions="", choices="c", num_bytes=1, num_joined=1, num_captions=1,
+            num_set_captions=0,
+            likeness={"stored": 1}, other=("a",), reach=0.5, left_out=(("a", "b"),), numbers=(1,),
         ),
         ImageLimits(), EvaluationSpec(), ExportSpec(out=Path("out")), ImageContract(input=image, preprocess="host"),
         TextContract(input=text, start_id=1, end_id=2, tokenizer="t.json"),

@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.transform import LIMITS, ImageError
+from mobileclip.data.joining.comparison import Likeness, compare, stated_of
 from mobileclip.data.samples.compact import CompactRecord
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SampleLimits
@@ -17,28 +20,65 @@ from mobileclip.data.samples.sample import decode_image, hash_image
 from mobileclip.data.skips import BadSampleError
 
 
-def check_joined(members: Mapping[str, bytes], image: bytes, *, decode: bool, limits: SampleLimits) -> None:
-    """Raise unless the image fits the augmentations: its hash and size where they are stated, and every crop inside.
+@attrs.frozen(kw_only=True)
+class Checked:
+    """What checking an image found.
+
+    Args:
+        likeness: whether it is the image that the sample states.
+        reach: how far the crops reach to the right or down, as a share of the image; about 1 in the image that was
+            reinforced, and one half in a copy of twice its width and height. None where there is no crop.
+    """
+
+    likeness: Likeness
+    reach: float | None
+
+
+def check_joined(
+    members: Mapping[str, bytes],
+    image: bytes,
+    *,
+    stated: Mapping[str, Any],
+    beside: bytes | None,
+    keep_other: bool,
+    decode: bool,
+    limits: SampleLimits,
+) -> Checked:
+    """Return what is known of an image, or raise where it is not the one that was reinforced.
+
+    The hash and the size of the file, where the augmentations state them, and every crop must fit. The hash of the
+    download must too, unless others are kept.
 
     Args:
         members: of the reinforced sample.
         image: the encoded image.
+        stated: what a data set of captions says of the download; the sample's own JSON comes first.
+        beside: the JSON beside the image, where there is one.
+        keep_other: whether an image whose download had another hash, or another size, will do.
         decode: whether to decode it to its end, and not its header alone.
         limits: of what is read.
 
     Raises:
-        BadSampleError: with the reason `wrong_image`, that of the decoder, or that of a malformed member.
+        BadSampleError: with the reason `wrong_image`, `other_image`, that of the decoder, or that of a malformed
+            member.
     """
-    stored = _augmentations(members, limits)
+    stored, sha256 = _augmentations(members, limits), hash_image(image)
     expected = stored.get("image_sha256")
-    if expected is not None and hash_image(image) != expected:
+    if expected is not None and sha256 != expected:
         raise BadSampleError("wrong_image", f"its SHA-256 is not {str(expected)[:12]}")
+    likeness: Likeness = "stored"
+    if expected is None:
+        own = stated_of(members.get("json"), limits)
+        likeness = compare({**stated, **own}, sha256, stated_of(beside, limits))
+    if likeness == "other" and not keep_other:
+        raise BadSampleError("other_image", "neither it nor its download has the hash and size that are stated")
     width, height = decode_image(image).size if decode else _size(image)
-    stated, right, bottom = _needed(stored)
-    if stated not in (None, (width, height)):
-        raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {stated}")
+    size, right, bottom = _needed(stored)
+    if size not in (None, (width, height)):
+        raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
     if right > width or bottom > height:
         raise BadSampleError("wrong_image", f"a crop leaves its {width}x{height} pixels")
+    return Checked(likeness=likeness, reach=max(right / width, bottom / height) if right else None)
 
 
 def has_caption(members: Mapping[str, bytes], limits: SampleLimits) -> bool:

@@ -25,7 +25,7 @@ from mobileclip.progress import Progress
 from mobileclip.strict import strict
 from mobileclip.terminal import console
 
-_VERSION = 1
+_VERSION = 2
 _MISSING = "missing"
 _CACHE_KIB = 64 * 1024
 # SQLite's limit on question marks was 999 for long.
@@ -51,7 +51,8 @@ CREATE TABLE IF NOT EXISTS shard (
 );
 CREATE TABLE IF NOT EXISTS image (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, shard INTEGER NOT NULL, extension TEXT NOT NULL,
-    start INTEGER NOT NULL, size INTEGER NOT NULL, text_start INTEGER, text_size INTEGER, hash INTEGER
+    start INTEGER NOT NULL, size INTEGER NOT NULL, text_start INTEGER, text_size INTEGER,
+    json_start INTEGER, json_size INTEGER, hash INTEGER
 );
 """
 _INDICES = """
@@ -62,10 +63,11 @@ _INSERT_SHARD = """
 INSERT INTO shard (path, place, fingerprint, hashed, num_images, num_without, problem) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_IMAGE = """
-INSERT INTO image (shard, key, extension, start, size, text_start, text_size, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO image (shard, key, extension, start, size, text_start, text_size, json_start, json_size, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _FOUND = """
-SELECT image.key, image.id, shard.path, extension, start, size, text_start, text_size, hash
+SELECT image.key, image.id, shard.path, extension, start, size, text_start, text_size, json_start, json_size, hash
 FROM image JOIN shard ON image.shard = shard.id WHERE image.key IN ({}) ORDER BY shard.place, start
 """
 
@@ -82,6 +84,8 @@ class IndexedImage:
         size: in bytes.
         text_start: offset of the caption beside it, None where there is none.
         text_size: of the caption, in bytes.
+        json_start: offset of the JSON beside it, None where there is none.
+        json_size: of the JSON, in bytes.
         hash: the first 8 bytes of its SHA-256, None where it was indexed without.
     """
 
@@ -92,6 +96,8 @@ class IndexedImage:
     size: int = attrs.field(validator=validators.ge(0))
     text_start: int | None
     text_size: int | None
+    json_start: int | None
+    json_size: int | None
     hash: int | None
 
 
@@ -254,6 +260,11 @@ class ImageIndex:
             sha256 = number.to_bytes(8, "big", signed=True).hex()
             found[number] = Placeholder(sha256=sha256, num_keys=num_keys, num_bytes=size, example=key, shard=shard)
         return dict(sorted(found.items(), key=lambda item: (-item[1].num_keys, item[1].sha256)))
+
+    @_explained
+    def example(self) -> str:
+        """Return a key of an image."""
+        return str(self._database.execute("SELECT key FROM image LIMIT 1").fetchone()[0])
 
     @property
     @_explained

@@ -16,7 +16,7 @@ from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.tar import TarMember, read_content, split_name, tar_members
 from mobileclip.data.skips import BadSampleError
 
-# Key, extension, start and size of the image, start and size of the caption, the first 8 bytes of the image's SHA-256.
+# Key, extension, start and size of the image, of the caption and of the JSON, the first 8 bytes of the image's SHA-256.
 Row = tuple[str | int | None, ...]
 
 
@@ -28,6 +28,7 @@ class _Sample:
     images: dict[str, TarMember] = attrs.field(factory=dict)
     hash: dict[str, int] = attrs.field(factory=dict)
     text: TarMember | None = None
+    json: TarMember | None = None
     metadata: bytes | None = None
 
 
@@ -66,13 +67,13 @@ def scan_shard(shard: str, *, by: str, hashed: bool, limits: SampleLimits = SAMP
                 extension = next((extension for extension in IMAGE_EXTENSIONS if extension in sample.images), None)
                 if extension is None:
                     continue
-                key = storable(sample.key) if by == "key" else _field(sample.metadata, by, limits)
+                key = storable(sample.key) if by == "key" else field_of(sample.metadata, by, limits)
                 if key is None:
                     scan.num_without += 1
                     continue
-                image, text = sample.images[extension], sample.text
-                place = (None, None) if text is None else (text.offset, text.size)
-                scan.rows.append((key, extension, image.offset, image.size, *place, sample.hash.get(extension)))
+                image = sample.images[extension]
+                places = (*_place(sample.text), *_place(sample.json))
+                scan.rows.append((key, extension, image.offset, image.size, *places, sample.hash.get(extension)))
     except tarfile.TarError as error:
         scan.problem = storage.printable(error)
     except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
@@ -107,8 +108,14 @@ def _enter(sample: _Sample, extension: str, member: TarMember, stream: IO[bytes]
             sample.hash[extension] = int.from_bytes(digest[:8], "big", signed=True)
     elif extension == "txt":
         sample.text = member
-    elif extension == "json" and by != "key":
-        sample.metadata = _content(stream, member)
+    elif extension == "json":
+        sample.json = member
+        if by != "key":
+            sample.metadata = _content(stream, member)
+
+
+def _place(member: TarMember | None) -> tuple[int | None, int | None]:
+    return (None, None) if member is None else (member.offset, member.size)
 
 
 def _content(stream: IO[bytes], member: TarMember) -> bytes:
@@ -116,7 +123,14 @@ def _content(stream: IO[bytes], member: TarMember) -> bytes:
     return read_content(stream, member)
 
 
-def _field(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
+def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
+    """Return a field of a sample's JSON as a key, None where it is not stated.
+
+    Args:
+        metadata: the JSON.
+        name: of the field.
+        limits: of what is read.
+    """
     try:
         value = parse_object(metadata or b"{}", "json", limit=limits.text_bytes).get(name)
     except BadSampleError:

@@ -6,103 +6,42 @@ and a second run writes what is missing.
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
 
 import attrs
-from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.joining.checks import check_joined, has_caption
-from mobileclip.data.joining.image_index import LOCK_SECONDS, ImageIndex, IndexedImage, build_image_index
-from mobileclip.data.joining.image_scan import storable
+from mobileclip.data.joining.captions import Captioned, Captions, caption_shard
+from mobileclip.data.joining.checks import Checked, check_joined, has_caption
+from mobileclip.data.joining.comparison import stated_of
+from mobileclip.data.joining.image_index import ImageIndex, IndexedImage, build_image_index
+from mobileclip.data.joining.image_reader import Content, ImageReader, portions
+from mobileclip.data.joining.image_scan import field_of, storable
 from mobileclip.data.joining.report import LEDGER, JoinedShard, JoinReport, make_report, read_ledger, write_ledger
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.joining.spec import INDEX, JoinSpec
 from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import RawSample, expand_shards, read_shard, write_shard_members
-from mobileclip.data.shards.tar import read_up_to
 from mobileclip.data.skips import BadSampleError, Skip, attempt
-from mobileclip.data.workers import SHARD_SECONDS, workers
+from mobileclip.data.workers import Mapper, workers
 from mobileclip.progress import Progress
-from mobileclip.strict import strict
 from mobileclip.terminal import console
 
-INDEX = "images.sqlite"
-
 _SAMPLES_AT_ONCE = 256
-_BYTES_AT_ONCE = 64 * 2**20
-_MAX_OPEN_SHARDS = 32
-
-# Image and caption by the image's number in the index.
-_Content = Mapping[int, tuple[bytes, bytes | None]]
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class JoinSpec:
-    """What is joined with what, and how.
-
-    Args:
-        reinforced: shards with captions, augmentations and embeddings: paths, addresses or patterns.
-        images: shards with the images, uncompressed tar files.
-        output: directory or address of the joined shards, which have the names of the reinforced ones.
-        index: local file that remembers where every image is; `images.sqlite` in the output by default. It can serve
-            several joins with the same images.
-        by: what tells which image belongs to a sample: `key`, or the field of the images' JSON that holds the
-            sample's key, such as `uid`; `url` is compared with the sample's URL instead.
-        placeholder_threshold: a picture under that many keys is reported as a placeholder; 0 looks for none, which
-            saves reading all images once.
-        drop_placeholders: leave samples out whose image is a placeholder.
-        check_images: decode every image, and leave samples out whose image is broken.
-        num_workers: number of processes; the result does not depend on it.
-        shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
-        index_seconds: for which another job that writes to the same index is waited for.
-        sample_limits: of what is read of a sample.
-
-    Raises:
-        ValueError: if choices contradict each other.
-    """
-
-    reinforced: str
-    images: str
-    output: str
-    index: str | None = None
-    by: str = attrs.field(default="key", validator=validators.min_len(1))
-    placeholder_threshold: int = attrs.field(default=10, validator=validators.ge(0))
-    drop_placeholders: bool = False
-    check_images: bool = False
-    num_workers: int = attrs.field(default=1, validator=validators.ge(1))
-    shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
-    index_seconds: float = attrs.field(default=LOCK_SECONDS, validator=validators.gt(0))
-    sample_limits: SampleLimits = SAMPLE_LIMITS
-
-    def __attrs_post_init__(self) -> None:
-        if self.placeholder_threshold == 1:
-            raise ValueError("placeholder_threshold must be at least 2, or 0 to look for none: every picture has a key")
-        if self.drop_placeholders and not self.placeholder_threshold:
-            raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
-        if self.index is None and storage.is_remote(self.output):
-            raise ValueError(f"the index is a local file; say where with index, as the output {self.output} is not")
-
-    @property
-    def choices(self) -> str:
-        """What the joined shards depend on, besides their sources."""
-        dropped = self.placeholder_threshold if self.drop_placeholders else 0
-        return json.dumps({"by": self.by, "placeholders_dropped_from": dropped, "check_images": self.check_images})
 
 
 def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
     """Write every joined shard that is missing, `join.json` with the report, and `missing.txt` with what was left out.
 
-    A joined sample has all members of the reinforced one as they are, the image, and the caption beside the image where
-    the reinforced one has none. A reinforced sample with an image of its own stays as it is.
+    A joined sample has all members of the reinforced one as they are, and the image. Where it has no caption, it gets
+    the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays
+    as it is.
 
     Args:
         spec: the choices.
@@ -134,15 +73,16 @@ def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
         placeholders = index.placeholders(spec.placeholder_threshold) if hashed else {}
         dropped = frozenset(placeholders) if spec.drop_placeholders else frozenset[int]()
         job = _Job(spec=spec, index=index_path, images=index.fingerprint(), dropped=dropped)
-        pending = [source for name, source in sources.items() if not job.finished(name, source)]
-        problems: dict[str, str] = {}
-        done, screen = len(sources) - len(pending), console(shown=show_progress and bool(pending))
-        with Progress("joining", total=len(sources), done=done, console=screen) as progress:
-            for source, (count, problem) in zip(pending, share(job, pending, doing="joining"), strict=True):
-                progress.advance(count=count)
-                if problem is not None:
-                    problems[source] = problem
-        report = make_report(spec.output, tuple(sources), index, tuple(placeholders.values()), problems)
+        problems, stopped = _join(job, sources, share, show_progress=show_progress)
+        report = make_report(
+            spec.output,
+            tuple(sources),
+            index,
+            placeholders=tuple(placeholders.values()),
+            unfinished=problems,
+            min_share=spec.min_share,
+            stopped=stopped,
+        )
     if card is not None:
         card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
         write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
@@ -159,6 +99,40 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
             raise ValueError(f"the output would replace {source}; choose another directory")
         sources[name] = source
     return sources
+
+
+def _join(
+    job: _Job, sources: Mapping[str, str], share: Mapper, *, show_progress: bool
+) -> tuple[dict[str, str], str | None]:
+    """Join what is pending; return the problems by shard, and the name of a first shard after which it was stopped."""
+    pending = [source for name, source in sources.items() if not job.finished(name, source)]
+    problems: dict[str, str] = {}
+    with Progress(
+        "joining",
+        total=len(sources),
+        done=len(sources) - len(pending),
+        console=console(shown=show_progress and bool(pending)),
+    ) as progress:
+
+        def run(some: Sequence[str]) -> None:
+            for source, (count, problem) in zip(some, share(job, some, doing="joining"), strict=True):
+                progress.advance(count=count)
+                if problem is not None:
+                    problems[source] = problem
+
+        for number, (name, source) in enumerate(sources.items()):
+            if job.spec.go_on:
+                break
+            if source in pending:
+                run([source])
+                pending.remove(source)
+            done = read_ledger(job.spec.output, name)
+            if done is not None and done.num_samples:
+                if not done.num_joined and number + 1 < len(sources):
+                    return problems, name
+                break
+        run(pending)
+    return problems, None
 
 
 @attrs.frozen(kw_only=True)
@@ -187,9 +161,14 @@ class _Job:
         try:
             same_source = done.source == storage.fingerprint(source)
             path = storage.join(self.spec.output, name)
-            return same_source and done.images == self.images and _size(path) == done.num_bytes
+            same_inputs = same_source and done.images == self.images and done.captions == self._captions_print(name)
+            return same_inputs and _size(path) == done.num_bytes
         except FileNotFoundError:
             return False
+
+    def _captions_print(self, name: str) -> str:
+        shard = caption_shard(self.spec.captions, name)
+        return "" if shard is None else storage.fingerprint(shard)
 
     def __call__(self, source: str) -> tuple[int, str | None]:
         """Write one joined shard and the note about it; return the number of samples and what went wrong in reading."""
@@ -199,21 +178,31 @@ class _Job:
             fingerprint = storage.fingerprint(source)
         except FileNotFoundError:
             return 0, "there is no such file"
+        try:
+            captions_print = self._captions_print(name)
+        except FileNotFoundError:
+            return 0, f"there is no {caption_shard(self.spec.captions, name)} with its captions"
+        captions = Captions(caption_shard(self.spec.captions, name), problems.append, self.spec.sample_limits)
         path = storage.join(self.spec.output, name)
         with (
             ImageIndex(self.index, self.spec.by, lock_seconds=self.spec.index_seconds) as index,
-            closing(_ImageReader()) as reader,
+            closing(ImageReader()) as reader,
         ):
-            joined = _Shard(spec=self.spec, index=index, reader=reader, dropped=self.dropped)
+            joined = _Shard(spec=self.spec, index=index, reader=reader, dropped=self.dropped, captions=captions)
             _write(path, joined.samples(read_shard(source, problems.append, self.spec.sample_limits)))
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
             source="" if problems else fingerprint,
             images=self.images,
+            captions=captions_print,
             choices=self.spec.choices,
             num_bytes=_size(path),
             num_joined=joined.num_joined,
             num_captions=joined.num_captions,
+            num_set_captions=joined.num_set_captions,
+            likeness=dict(sorted(joined.likeness.items())),
+            other=tuple(joined.other),
+            reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
             left_out=tuple(joined.left_out),
             numbers=tuple(joined.numbers),
         )
@@ -228,10 +217,15 @@ class _Shard:
 
     spec: JoinSpec
     index: ImageIndex
-    reader: _ImageReader
+    reader: ImageReader
     dropped: frozenset[int]
+    captions: Captions
     num_joined: int = 0
     num_captions: int = 0
+    num_set_captions: int = 0
+    likeness: Counter[str] = attrs.field(factory=Counter)
+    other: list[str] = attrs.field(factory=list)
+    reaches: list[float] = attrs.field(factory=list)
     keys: set[str] = attrs.field(factory=set)
     left_out: list[tuple[str, str]] = attrs.field(factory=list)
     numbers: list[int] = attrs.field(factory=list)
@@ -242,7 +236,7 @@ class _Shard:
             names = [self._name(sample) for sample in batch]
             found = self.index.find([name for name in names if name])
             pairs = [(sample, found.get(storable(name))) for sample, name in zip(batch, names, strict=True)]
-            for some in _portions(pairs):
+            for some in portions(pairs):
                 content = self.reader.read([image for _, image in some if image is not None])
                 for sample, image in some:
                     members = self._usable(sample, image, content)
@@ -252,11 +246,14 @@ class _Shard:
     def _name(self, sample: RawSample) -> str:
         if not _lacks_image(sample):
             return ""
-        if self.spec.by != "url":
-            return sample.key
-        return sample.members.get("url.txt", b"").decode(errors="backslashreplace").strip()
+        if self.spec.by == "url":
+            return sample.members.get("url.txt", b"").decode(errors="backslashreplace").strip()
+        own = None
+        if self.spec.by != "key":
+            own = field_of(sample.members.get("json"), self.spec.by, self.spec.sample_limits)
+        return sample.key if own is None else own
 
-    def _usable(self, sample: RawSample, image: IndexedImage | None, content: _Content) -> dict[str, bytes] | None:
+    def _usable(self, sample: RawSample, image: IndexedImage | None, content: Content) -> dict[str, bytes] | None:
         members = attempt(
             partial(self._members, sample, image, content),
             key=sample.key,
@@ -266,9 +263,45 @@ class _Shard:
         self.num_joined += members is not None
         return members
 
-    def _members(self, sample: RawSample, image: IndexedImage | None, content: _Content) -> dict[str, bytes]:
+    def _members(self, sample: RawSample, image: IndexedImage | None, content: Content) -> dict[str, bytes]:
         if image is not None:
             self.numbers.append(image.number)
+        self._enter(sample)
+        if not _lacks_image(sample):
+            return sample.members
+        if image is None:
+            raise BadSampleError("no_image", "there is no image under its key")
+        if image.hash in self.dropped:
+            raise BadSampleError("placeholder", "its image stands under many keys")
+        data, beside_text, beside = content[image.number]
+        stated = stated_of(sample.members.get("json"), self.spec.sample_limits)
+        known = self.captions.find(sample.key, stated)
+        checked = check_joined(
+            sample.members,
+            data,
+            stated={} if known is None else known.stated,
+            beside=beside,
+            keep_other=self.spec.keep_other,
+            decode=self.spec.check_images,
+            limits=self.spec.sample_limits,
+        )
+        members = {**sample.members, image.extension: data}
+        if not has_caption(members, self.spec.sample_limits):
+            members["txt"] = self._caption(known, beside_text)
+        self._note(sample.key, checked)
+        return members
+
+    def _caption(self, known: Captioned | None, beside: bytes | None) -> bytes:
+        if known is not None:
+            self.num_set_captions += 1
+            return known.text
+        if beside is None:
+            raise BadSampleError("no_caption", "there is none for it")
+        self.num_captions += 1
+        return beside
+
+    def _enter(self, sample: RawSample) -> None:
+        """Note a sample's key, or raise where it cannot stand in a shard."""
         if sample.problem is not None:
             raise sample.problem
         check_key(sample.key)
@@ -277,88 +310,17 @@ class _Shard:
         if sample.key in self.keys:
             raise BadSampleError("repeated_key", "another sample of the shard has its key")
         self.keys.add(sample.key)
-        if not _lacks_image(sample):
-            return sample.members
-        if image is None:
-            raise BadSampleError("no_image", "there is no image under its key")
-        if image.hash in self.dropped:
-            raise BadSampleError("placeholder", "its image stands under many keys")
-        data, caption = content[image.number]
-        check_joined(sample.members, data, decode=self.spec.check_images, limits=self.spec.sample_limits)
-        members = {**sample.members, image.extension: data}
-        if not has_caption(members, self.spec.sample_limits):
-            if caption is None:
-                raise BadSampleError("no_caption", "neither side has a caption")
-            members["txt"] = caption
-            self.num_captions += 1
-        return members
+
+    def _note(self, key: str, checked: Checked) -> None:
+        self.likeness[checked.likeness] += 1
+        if checked.likeness == "other":
+            self.other.append(key)
+        if checked.reach is not None:
+            self.reaches.append(checked.reach)
 
 
 def _lacks_image(sample: RawSample) -> bool:
     return not any(extension in sample.members for extension in IMAGE_EXTENSIONS)
-
-
-def _portions(
-    pairs: Sequence[tuple[RawSample, IndexedImage | None]],
-) -> Iterator[list[tuple[RawSample, IndexedImage | None]]]:
-    """Yield the samples in portions whose images fit into memory."""
-    portion: list[tuple[RawSample, IndexedImage | None]] = []
-    num_bytes = 0
-    for sample, image in pairs:
-        size = 0 if image is None else image.size
-        if portion and num_bytes + size > _BYTES_AT_ONCE:
-            yield portion
-            portion, num_bytes = [], 0
-        portion.append((sample, image))
-        num_bytes += size
-    if portion:
-        yield portion
-
-
-class _ImageReader:
-    """Reads images by their place, in the order of the shards they are in, a few of which stay open."""
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, tuple[ExitStack, IO[bytes]]] = OrderedDict()
-
-    def read(self, images: Iterable[IndexedImage]) -> dict[int, tuple[bytes, bytes | None]]:
-        """Return image and caption by the image's number.
-
-        Raises:
-            ValueError: if a shard is shorter than it was.
-        """
-        content: dict[int, tuple[bytes, bytes | None]] = {}
-        for image in sorted(images, key=lambda one: (one.shard, one.start)):
-            if image.number not in content:
-                stream = self._stream(image.shard)
-                data = _read_at(stream, image.start, image.size, image.shard)
-                caption = None
-                if image.text_start is not None and image.text_size is not None:
-                    caption = _read_at(stream, image.text_start, image.text_size, image.shard)
-                content[image.number] = (data, caption)
-        return content
-
-    def close(self) -> None:
-        """Close all shards."""
-        while self._open:
-            self._open.popitem()[1][0].close()
-
-    def _stream(self, shard: str) -> IO[bytes]:
-        if shard not in self._open:
-            if len(self._open) == _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)[1][0].close()
-            stack = ExitStack()
-            self._open[shard] = (stack, stack.enter_context(storage.open_read(shard)))
-        self._open.move_to_end(shard)
-        return self._open[shard][1]
-
-
-def _read_at(stream: IO[bytes], start: int, size: int, shard: str) -> bytes:
-    stream.seek(start)
-    content = read_up_to(stream, size)
-    if len(content) < size:
-        raise ValueError(f"{shard} has changed since its images were indexed; run again to have it indexed anew")
-    return content
 
 
 def _write(path: str, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import attrs
 import numpy as np
@@ -19,15 +20,18 @@ from mobileclip.strict import strict
 LEDGER = "join"
 REPORT = "join.json"
 MISSING = "missing.txt"
-# One line per shard, as reinforcement writes it, which verification compares the shards with.
-
+OTHER = "other.txt"
 _NUM_NAMED = 10
 _REASONS = {
     "no_image": "no image under their key",
-    "wrong_image": "the image is another one: its hash, its size or a crop disagrees",
+    "wrong_image": "the file is not the one that was reinforced: its hash, its size or a crop disagrees",
+    "other_image": "another picture was downloaded: the hash or the size that is stated is another one",
     "placeholder": "the image is a placeholder",
-    "no_caption": "neither side has a caption",
+    "no_caption": "there is no caption for them; --captions takes some from a data set of their own",
+    "other_caption": "the caption under their uid is one of another picture",
 }
+# Of crops that were drawn in the image itself, it is 0.88 for one view, and 0.97 for three.
+_LEAST_REACH = 0.8
 _BITS = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
@@ -38,22 +42,37 @@ class JoinedShard:
     Args:
         source: fingerprint of the reinforced shard.
         images: fingerprint of the images.
+        captions: fingerprint of the shard with the captions; empty where captions were not asked for.
         choices: as `JoinSpec.choices`.
         num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
         num_joined: samples in it.
         num_captions: samples whose caption came with the image.
+        num_set_captions: samples whose caption came from the captions' shard.
+        likeness: number of joined samples by what comparing their image with what they state gave.
+        other: keys of the joined samples whose image is another one.
+        reach: of the crops, the mean over the joined samples; None where there are none.
         left_out: key and reason of every sample that is not in it.
         numbers: of the images that were asked for.
     """
 
     source: str
     images: str
+    captions: str
     choices: str
     num_bytes: int | None
     num_joined: int
     num_captions: int
+    num_set_captions: int
+    likeness: Mapping[str, int]
+    other: tuple[str, ...]
+    reach: float | None
     left_out: tuple[tuple[str, str], ...]
     numbers: tuple[int, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Number of reinforced samples."""
+        return self.num_joined + len(self.left_out)
 
 
 @attrs.frozen(kw_only=True)
@@ -67,12 +86,21 @@ class JoinReport:
         joined: samples in the joined shards.
         num_bytes: size of the joined shards.
         left_out: samples left out, by reason; `missing.txt` names them.
+        equal_stored: joined samples whose image has the hash that they state.
+        equal_downloaded: joined samples whose image was made of a file with that hash, as stands beside it.
+        unknown: joined samples whose image could not be compared with anything.
+        kept_other: joined samples whose image is another one; `other.txt` names them.
+        reach: how far the crops reach to the right or down, as a mean share of the images; None where there are none.
         captions: joined samples whose caption came with the image.
+        set_captions: joined samples whose caption came from the data set of captions.
         repeated_samples: samples that asked for an image that another one had asked for.
         images: what was found on the images' side.
         unused_keys: image keys that no sample asked for.
         placeholders: pictures that stand under many keys, the most frequent first.
         unfinished: what is wrong with a reinforced shard, by its path; the next run tries it again.
+        min_share: of the samples that must be joined.
+        stopped: the first shard, if nothing of it was joined and the others were left therefore; None otherwise.
+        examples: a key of a sample and one of an image.
     """
 
     output: str
@@ -81,20 +109,35 @@ class JoinReport:
     joined: int
     num_bytes: int
     left_out: Mapping[str, int]
+    equal_stored: int
+    equal_downloaded: int
+    unknown: int
+    kept_other: int
+    reach: float | None
     captions: int
+    set_captions: int
     repeated_samples: int
     images: IndexCounts
     unused_keys: int
     placeholders: tuple[Placeholder, ...]
     unfinished: Mapping[str, str]
+    min_share: float
+    stopped: str | None
+    examples: tuple[str, str]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether all shards could be read and enough samples were joined, one at least."""
+        return self.complete and self.joined > 0 and self.joined >= self.min_share * self.samples
 
     @property
     def complete(self) -> bool:
-        """Whether all shards could be read."""
-        return not self.unfinished and not self.images.unreadable
+        """Whether all shards could be read, and none was left."""
+        return not self.unfinished and not self.images.unreadable and self.stopped is None
 
     def __str__(self) -> str:
-        return "\n".join((*self._lines_of_samples(), *self._lines_of_images(), *self._lines_of_problems()))
+        parts = self._lines_of_samples(), self._lines_of_likeness(), self._lines_of_images(), self._lines_of_problems()
+        return "\n".join(chain(*parts))
 
     def _lines_of_samples(self) -> Iterable[str]:
         share = f"{self.joined / self.samples:.1%}" if self.samples else "none"
@@ -102,14 +145,30 @@ class JoinReport:
             f"joined      {self.joined:,} of {self.samples:,} samples ({share}), {self.num_bytes / 1e9:,.2f} GB in "
             f"{self.shards:,} shards of {self.output}"
         )
-        if self.captions:
-            yield f"            {self.captions:,} had no caption of their own; theirs came with the image"
+        for count, where in ((self.set_captions, "from the data set of captions"), (self.captions, "with the image")):
+            if count:
+                yield f"            {count:,} had no caption of their own; theirs came {where}"
         if self.left_out:
             yield f"left out    {sum(self.left_out.values()):,} samples, named in {MISSING}:"
             for reason, count in sorted(self.left_out.items(), key=lambda item: -item[1]):
                 yield f"            {count:,}  {_REASONS.get(reason, reason)}"
         if self.repeated_samples:
             yield f"repeated    {self.repeated_samples:,} samples have a key that another one has too"
+
+    def _lines_of_likeness(self) -> Iterable[str]:
+        yield (
+            f"compared    {self.equal_stored + self.equal_downloaded:,} equal ({self.equal_stored:,} as stored, "
+            f"{self.equal_downloaded:,} by the hash of their download), "
+            f"{self.kept_other + self.left_out.get('other_image', 0):,} other, {self.unknown:,} unknown: there was "
+            "nothing to compare"
+        )
+        if self.kept_other:
+            yield f"            {self.kept_other:,} other ones were kept, named in {OTHER}"
+        if self.reach is not None and self.reach < _LEAST_REACH:
+            yield (
+                f"            the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: these "
+                "may be larger copies than those that were reinforced"
+            )
 
     def _lines_of_images(self) -> Iterable[str]:
         yield (
@@ -123,7 +182,7 @@ class JoinReport:
         if not self.placeholders:
             return
         keys = sum(one.num_keys for one in self.placeholders)
-        dropped = "left out" if "placeholder" in self.left_out else "kept unless dropped"
+        dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
         yield f"repeating   {len(self.placeholders):,} pictures stand under many keys, {keys:,} in all ({dropped}):"
         for one in self.placeholders[:_NUM_NAMED]:
             yield (
@@ -133,6 +192,19 @@ class JoinReport:
         yield from _and_more(len(self.placeholders), REPORT)
 
     def _lines_of_problems(self) -> Iterable[str]:
+        if self.stopped is not None:
+            sample, image = self.examples
+            yield f"stopped     after {self.stopped}, of which no sample was joined; --go-on joins the others"
+            if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
+                yield f"            a sample has the key {sample}, an image {image}: --by says what must be equal"
+        elif not self.joined:
+            yield "too few     nothing was joined"
+        elif self.joined < self.min_share * self.samples:
+            share = self.joined / self.samples
+            yield (
+                f"too few     {share:.1%} of the samples were joined, expected {self.min_share:.1%}; --min-share says "
+                "how many will do"
+            )
         for title, problems in (("unfinished", self.unfinished), ("unreadable", self.images.unreadable)):
             if problems:
                 side = "reinforced" if title == "unfinished" else "image"
@@ -170,10 +242,13 @@ def make_report(
     output: str,
     names: Sequence[str],
     index: ImageIndex,
+    *,
     placeholders: tuple[Placeholder, ...],
     unfinished: Mapping[str, str],
+    min_share: float,
+    stopped: str | None,
 ) -> JoinReport:
-    """Write `missing.txt`, `manifest.jsonl` and `join.json`, and return the report.
+    """Write `missing.txt`, `other.txt`, `manifest.jsonl` and `join.json`, and return the report.
 
     Args:
         output: of the join.
@@ -181,56 +256,93 @@ def make_report(
         index: of the images.
         placeholders: among them.
         unfinished: problems by reinforced shard.
+        min_share: of the samples that must be joined.
+        stopped: the shard after which the others were left.
     """
     used = np.zeros(index.last_number // 8 + 1, np.uint8)
-    reasons: Counter[str] = Counter()
-    num_joined = num_bytes = num_captions = num_asked = num_shards = 0
+    totals, example = _Totals(), ""
     with (
         storage.atomic_write(storage.join(output, MISSING)) as missing,
+        storage.atomic_write(storage.join(output, OTHER)) as other,
         storage.atomic_write(storage.join(output, MANIFEST)) as manifest,
     ):
         for name in names:
             done = read_ledger(output, name)
             if done is None:
                 continue
-            num_shards += done.num_bytes is not None
-            num_joined += done.num_joined
-            num_bytes += done.num_bytes or 0
-            num_captions += done.num_captions
-            num_asked += len(done.numbers)
-            skipped = Counter(reason for _, reason in done.left_out)
-            reasons.update(skipped)
-            manifest.write(_manifest_line(name, done, skipped))
+            totals.add(done)
+            manifest.write(_manifest_line(name, done))
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
+            other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
             _mark(used, np.array(done.numbers, np.int64))
+            if name == stopped:
+                example = done.left_out[0][0]
     num_used = int(_BITS[used].sum(dtype=np.int64))
     counts = index.counts()
     report = JoinReport(
         output=output,
-        shards=num_shards,
-        samples=num_joined + reasons.total(),
-        joined=num_joined,
-        num_bytes=num_bytes,
-        left_out=dict(sorted(reasons.items())),
-        captions=num_captions,
-        repeated_samples=num_asked - num_used,
+        shards=totals.shards,
+        samples=totals.joined + totals.left_out.total(),
+        joined=totals.joined,
+        num_bytes=totals.num_bytes,
+        left_out=dict(sorted(totals.left_out.items())),
+        equal_stored=totals.likeness["stored"],
+        equal_downloaded=totals.likeness["downloaded"],
+        unknown=totals.likeness["unknown"],
+        kept_other=totals.likeness["other"],
+        reach=totals.reach / totals.reaching if totals.reaching else None,
+        captions=totals.captions,
+        set_captions=totals.set_captions,
+        repeated_samples=totals.asked - num_used,
         images=counts,
         unused_keys=counts.keys - num_used,
         placeholders=placeholders,
         unfinished=unfinished,
+        min_share=min_share,
+        stopped=stopped,
+        examples=(storage.printable(example), storage.printable(index.example())),
     )
     with storage.atomic_write(storage.join(output, REPORT)) as stream:
         stream.write(storage.without_secrets(to_json(report, indent=1)).encode() + b"\n")
     return report
 
 
-def _manifest_line(name: str, done: JoinedShard, skipped: Mapping[str, int]) -> bytes:
+@attrs.define
+class _Totals:
+    """Of all finished shards."""
+
+    shards: int = 0
+    joined: int = 0
+    num_bytes: int = 0
+    captions: int = 0
+    set_captions: int = 0
+    asked: int = 0
+    reach: float = 0.0
+    reaching: int = 0
+    left_out: Counter[str] = attrs.field(factory=Counter)
+    likeness: Counter[str] = attrs.field(factory=Counter)
+
+    def add(self, done: JoinedShard) -> None:
+        self.shards += done.num_bytes is not None
+        self.joined += done.num_joined
+        self.num_bytes += done.num_bytes or 0
+        self.captions += done.num_captions
+        self.set_captions += done.num_set_captions
+        self.asked += len(done.numbers)
+        if done.reach is not None:
+            self.reach += done.reach * done.num_joined
+            self.reaching += done.num_joined
+        self.left_out.update(reason for _, reason in done.left_out)
+        self.likeness.update(done.likeness)
+
+
+def _manifest_line(name: str, done: JoinedShard) -> bytes:
     line = {
         "shard": name,
         "fingerprint": done.source,
         "num_samples": done.num_joined,
         "num_bytes": done.num_bytes or 0,
-        "skipped": dict(sorted(skipped.items())),
+        "skipped": dict(sorted(Counter(reason for _, reason in done.left_out).items())),
     }
     return json.dumps(line).encode() + b"\n"
 

@@ -1,0 +1,87 @@
+"""The choices of a join."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.joining.image_index import LOCK_SECONDS
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.workers import SHARD_SECONDS
+from mobileclip.strict import strict
+
+INDEX = "images.sqlite"
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class JoinSpec:
+    """What is joined with what, and how.
+
+    Args:
+        reinforced: shards with captions, augmentations and embeddings: paths, addresses or patterns.
+        images: shards with the images, uncompressed tar files.
+        captions: shards with the real captions, of the same names as the reinforced ones: their folder, its address, or
+            a pattern. None takes the caption beside the image where a sample has none.
+        output: directory or address of the joined shards, which have the names of the reinforced ones.
+        index: local file that remembers where every image is; `images.sqlite` in the output by default. It can serve
+            several joins with the same images.
+        by: what tells which image belongs to a sample: `key`, or a field of the images' JSON, such as `uid`, that
+            equals the same field of the sample's JSON, or the sample's key where that states none; `url` is compared
+            with the sample's URL instead.
+        placeholder_threshold: a picture under that many keys is reported as a placeholder; 0 looks for none, which
+            saves reading all images once.
+        drop_placeholders: leave samples out whose image is a placeholder.
+        check_images: decode every image, and leave samples out whose image is broken.
+        keep_other: keep samples whose image is another one than they state, by its hash or its original size.
+        min_share: of the samples, from 0 to 1, that must be joined for the report to be good; at least one must.
+        go_on: join the other shards even if not one sample of the first one is joined.
+        num_workers: number of processes; the result does not depend on it.
+        shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
+        index_seconds: for which another job that writes to the same index is waited for.
+        sample_limits: of what is read of a sample.
+
+    Raises:
+        ValueError: if choices contradict each other.
+    """
+
+    reinforced: str
+    images: str
+    output: str
+    captions: str | None = None
+    index: str | None = None
+    by: str = attrs.field(default="key", validator=validators.min_len(1))
+    placeholder_threshold: int = attrs.field(default=10, validator=validators.ge(0))
+    drop_placeholders: bool = False
+    check_images: bool = False
+    keep_other: bool = False
+    min_share: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    go_on: bool = False
+    num_workers: int = attrs.field(default=1, validator=validators.ge(1))
+    shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
+    index_seconds: float = attrs.field(default=LOCK_SECONDS, validator=validators.gt(0))
+    sample_limits: SampleLimits = SAMPLE_LIMITS
+
+    def __attrs_post_init__(self) -> None:
+        if self.placeholder_threshold == 1:
+            raise ValueError("placeholder_threshold must be at least 2, or 0 to look for none: every picture has a key")
+        if self.drop_placeholders and not self.placeholder_threshold:
+            raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
+        if self.index is None and storage.is_remote(self.output):
+            raise ValueError(f"the index is a local file; say where with index, as the output {self.output} is not")
+
+    @property
+    def choices(self) -> str:
+        """What the joined shards depend on, besides their sources."""
+        dropped = self.placeholder_threshold if self.drop_placeholders else 0
+        return json.dumps(
+            {
+                "by": self.by,
+                "placeholders_dropped_from": dropped,
+                "check_images": self.check_images,
+                "keep_other": self.keep_other,
+                "captions": self.captions is not None,
+            }
+        )
