@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,12 +18,12 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import Unit, ViewAgreement, read_card, write_card
-from mobileclip.data.sources.shards import ShardUnit
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
 from mobileclip.reinforce.engines import Engine, LocalEngine
-from mobileclip.reinforce.manifest import Manifest, ShardEntry, may_pass
+from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.provenance import refuse_other_choices
+from mobileclip.reinforce.resume import pending_units, refuse_own_input
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import STAGING
 from mobileclip.terminal import console, get_logger, say
@@ -77,21 +77,21 @@ def reinforce(
         show_progress: show a bar with the speed, the time left and the bytes written.
 
     Raises:
-        ValueError: if the source has no units, two have one name, there are neither teachers nor a captioner, `output`
-            was made with other choices or teachers, another job works in it, a shard cannot be written, or a teacher
-            gives embeddings that cannot be stored.
+        ValueError: if the source has no units, two would become one shard, there are neither teachers nor a captioner,
+            `output` was made with other choices or teachers, another job works in it, a shard cannot be written, or a
+            teacher gives embeddings that cannot be stored.
 
     Source: section 4 of the paper.
     """
     started = time.monotonic()
     units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
-    _refuse_own_input(spec, units.values())
+    refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
-    units[first] = MeasuredUnit.of(units[first])
     with _claimed(spec.output):
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
-        pending = [unit for unit in units.values() if not (is_known and _is_finished(spec.output, manifest, unit))]
+        pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
+        pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
         num_done = _run(spec, engine or LocalEngine(), pending, manifest, show_progress=show_progress)
         entries = [manifest[name] for name in units]
         report = ReinforcementReport(
@@ -108,12 +108,6 @@ def reinforce(
             raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}")
         _count(spec.output, report)
     return report
-
-
-def _refuse_own_input(spec: ReinforcementSpec, units: Iterable[Unit]) -> None:
-    for unit in units:
-        if isinstance(unit, ShardUnit) and storage.is_same(unit.path, storage.join(spec.output, unit.name)):
-            raise ValueError(f"the output would replace {unit.path}; choose another output directory")
 
 
 def _run(
@@ -173,23 +167,6 @@ def _claimed(output: str) -> Iterator[None]:
             yield
         finally:
             shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
-
-
-def _is_finished(output: str, manifest: Manifest, unit: Unit) -> bool:
-    """Whether an earlier run made this shard of the very input; a shard without an entry may be anything."""
-    if unit.name not in manifest:
-        return False
-    entry = manifest[unit.name]
-    if may_pass(entry.skipped):
-        return False
-    target = storage.join(output, unit.name)
-    if entry.num_samples and not (storage.exists(target) and storage.size(target) == entry.num_bytes):
-        return False
-    try:
-        return unit.fingerprint() == entry.fingerprint
-    except ValueError:
-        # The input is gone; what was made of it stays.
-        return True
 
 
 def _count(output: str, report: ReinforcementReport) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,15 +15,19 @@ from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
-# An object store cannot append: there the whole manifest is written again, at most this often.
-SECONDS_BETWEEN_UPLOADS = 60.0
+TAIL = "manifest.tail.jsonl"
+"""File beside the manifest in an object store, which cannot append: its newest lines, until they are written there."""
+
+# An object store writes the tail again for every entry, and the whole manifest when the tail has so many.
+MOST_IN_TAIL = 256
 
 # Ten million lines.
 _MAX_BYTES = 2**31
 # No shard has so many.
 _MAX_SAMPLES = 2**36
-# The manifest names files of its own folder.
-_FILE_NAME = r"(?!\.{1,2}$)[^/\\\x00-\x1f]+"
+# The manifest names files below its own folder.
+_PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+"
+_FILE_NAME = rf"{_PART}(?:/{_PART})*"
 # Skips that another run may not see: a file, a disk or a network that was away.
 _PASSING = frozenset({"unreadable_shard", "connection_failed", "unreachable_image"})
 
@@ -39,7 +42,7 @@ class ShardEntry:
     """One finished shard.
 
     Args:
-        shard: file name; a shard without samples has no file.
+        shard: its path below the output, with `/` between folders; a shard without samples has no file.
         fingerprint: of the input that it was made of; another one means that it must be made again.
         num_samples: samples in it.
         num_bytes: its size.
@@ -59,7 +62,8 @@ class Manifest:
     """The finished shards of an output directory, a mapping that is as durable as the files.
 
     Lines are appended and synchronised, later ones count; what a killed process left of a line is dropped, and cut off
-    when the next one is appended: reading writes nothing.
+    when the next one is appended: reading writes nothing. In an object store the newest lines are in a small file of
+    their own, which is written at once, so that none is lost and the long file is seldom written.
 
     Args:
         directory: of the shards, local or an address.
@@ -70,16 +74,11 @@ class Manifest:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.path = storage.join(os.fspath(directory), MANIFEST)
+        self._tail_path = storage.join(os.fspath(directory), TAIL)
         self._remote = storage.is_remote(self.path)
-        self._entries: dict[str, ShardEntry] = {}
-        self._uploaded = time.monotonic()
-        self._num_whole_bytes: int | None = None
-        if storage.exists(self.path):
-            text = storage.read_bytes(self.path, limit=_MAX_BYTES)
-            *lines, torn = text.split(b"\n")
-            for number, line in enumerate(lines, 1):
-                self._read(line, number)
-            self._num_whole_bytes = len(text) - len(torn) if torn else None
+        self._entries, self._num_whole_bytes = _read(self.path)
+        self._tail = _read(self._tail_path)[0] if self._remote else {}
+        self._entries |= self._tail
 
     def __getitem__(self, shard: str) -> ShardEntry:
         return self._entries[shard]
@@ -100,32 +99,50 @@ class Manifest:
     def add(self, entry: ShardEntry) -> None:
         """Enter a finished shard; an entry of the same name is replaced."""
         self._entries[entry.shard] = entry
-        if not self._remote:
-            if self._num_whole_bytes is not None:
-                os.truncate(self.path, self._num_whole_bytes)
-                self._num_whole_bytes = None
-            with Path(self.path).open("ab") as stream:
-                stream.write(_line(entry))
-                stream.flush()
-                os.fsync(stream.fileno())
-        elif time.monotonic() - self._uploaded > SECONDS_BETWEEN_UPLOADS:
-            self.close()
+        if self._remote:
+            self._tail[entry.shard] = entry
+            if len(self._tail) < MOST_IN_TAIL:
+                _write(self._tail_path, self._tail)
+            else:
+                self.close()
+            return
+        if self._num_whole_bytes is not None:
+            os.truncate(self.path, self._num_whole_bytes)
+            self._num_whole_bytes = None
+        with Path(self.path).open("ab") as stream:
+            stream.write(_line(entry))
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def close(self) -> None:
-        """Write what an object store does not hold yet."""
-        if self._remote:
-            with storage.atomic_write(self.path) as stream:
-                stream.writelines(map(_line, self._entries.values()))
-            self._uploaded = time.monotonic()
+        """Write to an object store's long file what its small one holds."""
+        if self._tail:
+            _write(self.path, self._entries)
+            storage.remove(self._tail_path)
+            self._tail.clear()
 
-    def _read(self, line: bytes, number: int) -> None:
+
+def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
+    """Return what stands in a file, and how many of its bytes are whole lines where the last one is not."""
+    if not storage.exists(path):
+        return {}, None
+    text = storage.read_bytes(path, limit=_MAX_BYTES)
+    *lines, torn = text.split(b"\n")
+    entries = {}
+    for number, line in enumerate(lines, 1):
         try:
             entry = from_json(line.decode(), ShardEntry)
         except ValueError as error:
             raise ValueError(
-                f"line {number} of {self.path} is damaged ({error}); delete the line, and its shard is made again"
+                f"line {number} of {path} is damaged ({error}); delete the line, and its shard is made again"
             ) from None
-        self._entries[entry.shard] = entry
+        entries[entry.shard] = entry
+    return entries, len(text) - len(torn) if torn else None
+
+
+def _write(path: str, entries: Mapping[str, ShardEntry]) -> None:
+    with storage.atomic_write(path) as stream:
+        stream.writelines(map(_line, entries.values()))
 
 
 def _line(entry: ShardEntry) -> bytes:

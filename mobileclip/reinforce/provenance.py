@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
-from pathlib import PurePosixPath
 from typing import Any
 
 import attrs
 
-from mobileclip.data import CaptionerEntry, ReinforcementCard, ShardSource, TeacherEntry, find_card, write_card
+from mobileclip.data import (
+    CaptionerEntry,
+    ReinforcementCard,
+    ShardSource,
+    TeacherEntry,
+    card_of_shards,
+    find_card,
+    write_card,
+)
 from mobileclip.extras import VERSION
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -109,8 +116,7 @@ def _earlier_captioners(spec: ReinforcementSpec) -> tuple[CaptionerEntry, ...]:
     """Return who captioned the source, where it is the output of an earlier step."""
     if not isinstance(spec.source, ShardSource):
         return ()
-    first = spec.source.units()[0]
-    card = find_card(str(PurePosixPath(first.path).parent))
+    card = card_of_shards([spec.source.units()[0].path])
     return () if card is None else card.captioners
 
 

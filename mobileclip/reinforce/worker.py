@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 import torch
@@ -108,7 +109,8 @@ class ShardWorker:
         compared: list[ReinforcedSample] = []
         num_compared = self.spec.num_compared if isinstance(unit, MeasuredUnit) else 0
         with _staging(self.spec.output) as folder:
-            staged = folder / f"{os.getpid()}.{unit.name}"
+            # The unit's folders are part of the file's name.
+            staged = folder / f"{os.getpid()}.{quote(unit.name, safe='')}"
             try:
                 if fingerprint:
                     with closing(self._samples(unit, skips)) as samples:
@@ -116,6 +118,7 @@ class ShardWorker:
                         num_samples = self._write(staged, unit.name, _watched(kept, on_samples), skips)
                 if num_samples:
                     num_bytes = staged.stat().st_size
+                    storage.make_directory_of(target)
                     storage.move(staged, target)
                 elif not may_pass(skips.counts):
                     storage.remove(target)
@@ -155,7 +158,7 @@ class ShardWorker:
         if not skips.counts:
             storage.remove(path)
             return
-        storage.make_directory(storage.join(self.spec.output, SKIPPED))
+        storage.make_directory_of(path)
         with storage.atomic_write(path) as stream:
             for named in skips.named.values():
                 stream.writelines(to_json(skip).encode() + b"\n" for skip in named)

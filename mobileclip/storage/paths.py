@@ -21,6 +21,7 @@ from mobileclip.storage.printable import without_secrets
 AnyPath = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_WEB = ("http", "https")
 _BUFFER_BYTES = 2**20
 _PIECE_BYTES = 2**22
 
@@ -28,6 +29,11 @@ _PIECE_BYTES = 2**22
 def is_remote(path: AnyPath) -> bool:
     """Return whether `path` is an address, such as `s3://bucket/key`; `file://` ones are local."""
     return _scheme(path) not in ("", "file")
+
+
+def is_web(path: AnyPath) -> bool:
+    """Return whether `path` is an address of a web server, which lists nothing."""
+    return _scheme(path) in _WEB
 
 
 def check_address(path: AnyPath) -> None:
@@ -54,7 +60,7 @@ def join(base: AnyPath, name: str) -> str:
 def file_name(path: AnyPath) -> str:
     """Return the last part of a path, without the query of a web address."""
     text = os.fspath(path)
-    if _scheme(text) in ("http", "https"):
+    if is_web(text):
         text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
     return posixpath.basename(text)
 
@@ -184,11 +190,23 @@ def find_files(
         OSError: if it cannot be listed.
         ValueError: if the address is a web server's, which lists nothing.
     """
-    if is_remote(directory):
-        found = attempt(lambda: _backend(directory).find(os.fspath(directory), recursive=recursive))
-        return {name: _print(info) for name, info in found.items()}
-    top = local_path(directory)
-    return {name: _print(info) for name, info in _walk(top, passed_over, recursive=recursive)} if top.is_dir() else {}
+    found = _find(directory, passed_over, recursive=recursive)
+    return {name: _print(info) for name, info in found.items()}
+
+
+def find_sizes(directory: AnyPath) -> dict[str, int | None]:
+    """Return the bytes of the files that lie in a directory itself, by name; None where a store does not say.
+
+    A store is asked once for a thousand files, or how many it lists at once.
+
+    Args:
+        directory: path or address.
+
+    Raises:
+        OSError: if it cannot be listed.
+        ValueError: if the address is a web server's, which lists nothing.
+    """
+    return {name: info.size for name, info in _find(directory, None, recursive=False).items()}
 
 
 def make_directory(path: AnyPath) -> None:
@@ -318,7 +336,7 @@ def _scheme(path: AnyPath) -> str:
 
 
 def _backend(path: AnyPath) -> Backend:
-    if _scheme(path) in ("http", "https"):
+    if is_web(path):
         from mobileclip.storage.web import WebBackend
 
         return WebBackend()
@@ -339,6 +357,13 @@ def file_info(path: AnyPath) -> Info:
     if local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a directory")
     return Info(size=status.st_size, version=str(status.st_mtime_ns))
+
+
+def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> dict[str, Info]:
+    if is_remote(directory):
+        return attempt(lambda: _backend(directory).find(os.fspath(directory), recursive=recursive))
+    top = local_path(directory)
+    return dict(_walk(top, passed_over, recursive=recursive)) if top.is_dir() else {}
 
 
 def _print(info: Info) -> str:

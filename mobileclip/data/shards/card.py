@@ -13,7 +13,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.samples.sample import Layout
-from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.shards.counts import MOST_FOLDERS_ABOVE, folder_above, shard_folder
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -231,11 +231,13 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     Raises:
         ValueError: if a card cannot be read, or folders were reinforced differently.
     """
+    cards: dict[str, ReinforcementCard] = {}
     folders = list(dict.fromkeys(map(shard_folder, shards)))
-    cards = {folder: card for folder in folders if (card := find_card(folder)) is not None}
-    if not cards and len(folders) > 1:
-        above = list(dict.fromkeys(map(shard_folder, folders)))
-        cards = {folder: card for folder in above if (card := find_card(folder)) is not None}
+    for _ in range(1 + MOST_FOLDERS_ABOVE):
+        cards = {folder: card for folder in folders if (card := find_card(folder)) is not None}
+        if cards or len(folders) == 1:
+            break
+        folders = list(dict.fromkeys(filter(None, map(folder_above, folders))))
     first = next(iter(cards), None)
     if first is None:
         return None

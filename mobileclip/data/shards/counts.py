@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
@@ -18,6 +19,8 @@ SIZES = "sizes.json"
 """File beside shards: an object of their names and numbers of samples, as webdataset's users keep it."""
 MANIFEST = "manifest.jsonl"
 """File beside reinforced shards: a line for every finished one."""
+# A reinforced data set may have folders in folders, and says what it holds in the topmost one.
+MOST_FOLDERS_ABOVE = 3
 # Local shards that are counted without being asked to: a few minutes at most.
 MOST_COUNTED = 1_000
 _MAX_BYTES = 2**31
@@ -38,9 +41,15 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
         ValueError: if a file that says it cannot be read, or there is none and they are too many or too far away.
     """
     known: dict[str, int] = {}
-    folders = dict.fromkeys(shard_folder(shard) for shard in shards if not runs_program(shard))
-    for folder in folders:
-        known |= {storage.join(folder, name): size for name, size in _said(folder).items()}
+    said = cache(_said)
+    for folder in dict.fromkeys(shard_folder(shard) for shard in shards if not runs_program(shard)):
+        above: str | None = folder
+        for _ in range(1 + MOST_FOLDERS_ABOVE):
+            if above is None or said(above):
+                break
+            above = folder_above(above)
+        if above is not None:
+            known |= {storage.join(above, name): size for name, size in said(above).items()}
     unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
     if unknown:
         _check_countable(unknown)
@@ -79,6 +88,14 @@ def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str
 def shard_folder(shard: str) -> str:
     """Return the folder, or the address of it, that a shard lies in."""
     return shard.rpartition("/")[0] or os.curdir
+
+
+def folder_above(folder: str) -> str | None:
+    """Return the folder that a folder lies in, or None where that is not in its name."""
+    above = folder.rpartition("/")[0]
+    if storage.is_remote(folder):
+        return above if storage.is_remote(above) else None
+    return above or (None if folder.startswith("/") or folder == os.curdir else os.curdir)
 
 
 def _said(folder: str) -> Mapping[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 import attrs
 
@@ -19,7 +20,7 @@ class Unit(ABC):
     """A part of a source that becomes one shard. Units are values: they can be pickled and sent to a worker.
 
     Args:
-        name: file name of the shard that it becomes; unique within a source.
+        name: of the shard that it becomes, relative to the output, with `/` between folders; unique within a source.
     """
 
     name: str
@@ -85,6 +86,21 @@ class Source(ABC):
             ValueError: if there is no data, or it cannot be looked through.
             StorageError: if its store cannot be reached.
         """
+
+    def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
+        """Return the fingerprints of units by their names, as far as no store is asked for each of them.
+
+        Args:
+            units: of this source.
+
+        Raises:
+            StorageError: if its store cannot be reached.
+        """
+        found = {}
+        for unit in units:
+            with suppress(ValueError):
+                found[unit.name] = unit.fingerprint()
+        return found
 
 
 sources: Registry[type[Source]] = Registry("source")

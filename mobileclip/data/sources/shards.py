@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -12,6 +14,7 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, sources
@@ -106,8 +109,8 @@ class ShardSource(Source):
     """Tar shards of image-text samples.
 
     Args:
-        shards: paths, addresses or brace patterns, as `expand_shards` takes them; compressed ones too. Their names must
-            differ: what they become bears the same, without `.gz`.
+        shards: paths, addresses or brace patterns, as `expand_shards` takes them; compressed ones too. What they become
+            bears their names, without `.gz`; shards of several folders, their paths below the folder common to all.
         sample_limits: of what is read of a sample.
     """
 
@@ -118,18 +121,36 @@ class ShardSource(Source):
         """Return a unit for every shard, in the order given.
 
         Raises:
-            ValueError: if there is none, a local one is missing, or two have one name.
+            ValueError: if there is none, a local one is missing, or one is given twice.
         """
         paths = expand_shards(self.shards)
         local = [path for path in paths if not runs_program(path) and not storage.is_remote(path)]
         _check_present(local)
         units: dict[str, ShardUnit] = {}
-        for path in paths:
-            name = _output_name(path)
+        for path, name in zip(paths, _output_names(paths), strict=True):
             if name in units:
-                raise ValueError(f"{units[name].path} and {path} have the same name; work on them as two data sets")
+                raise ValueError(
+                    f"{units[name].path} and {path} would both become {name}; name each shard once, or work on them as "
+                    "two data sets"
+                )
             units[name] = ShardUnit(name=name, path=path, sample_limits=self.sample_limits)
         return tuple(units.values())
+
+    def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
+        """Return the fingerprints of shards; stores list those of a folder, and of web servers none is known."""
+        found = {}
+        folders: dict[str, list[ShardUnit]] = defaultdict(list)
+        for unit in units:
+            assert isinstance(unit, ShardUnit), "shards are the units of this source"
+            if runs_program(unit.path):
+                found[unit.name] = unit.path
+            elif not storage.is_web(unit.path):
+                folders[shard_folder(unit.path)].append(unit)
+        for folder, own in folders.items():
+            listed = storage.find_files(folder, recursive=False)
+            present = ((unit.name, storage.file_name(unit.path)) for unit in own)
+            found |= {name: listed[file] for name, file in present if file in listed}
+        return found
 
 
 def _check_present(paths: list[str]) -> None:
@@ -145,9 +166,36 @@ def _check_present(paths: list[str]) -> None:
             raise ValueError(f"{path} is a directory and no shard; for a directory of images, take FolderSource")
 
 
-def _output_name(path: str) -> str:
-    name = storage.file_name(path)
-    name = _COMPRESSED.sub(".tar", name)
+def _output_names(paths: Sequence[str]) -> list[str]:
+    """Return what the shards become: their paths below the folder that is common to all; a program's has no folder."""
+    folders = [() if runs_program(path) else _folders(path) for path in paths]
+    apart = [one for path, one in zip(paths, folders, strict=True) if not runs_program(path)]
+    first, last = min(apart, default=()), max(apart, default=())
+    # What the first and the last in order begin with, all begin with.
+    num_common = next(
+        (at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
+    )
+    return [_output_name(path, one[num_common:]) for path, one in zip(paths, folders, strict=True)]
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    """Return the names of the folders that lead to a file, from the root or the store on."""
+    if storage.is_web(path):
+        address = urllib.parse.urlsplit(path)
+        whole = f"{address.netloc}{urllib.parse.unquote(address.path)}"
+    else:
+        whole = path if storage.is_remote(path) else storage.local_path(path).absolute().as_posix()
+    return tuple(part for part in whole.split("/")[:-1] if part not in ("", "."))
+
+
+def _output_name(path: str, folders: Sequence[str]) -> str:
+    name = _COMPRESSED.sub(".tar", storage.file_name(path))
     if not _FILE_NAME.fullmatch(name):
         raise ValueError(f"{path!r} does not end with the name of a file, which the new shard could bear")
-    return name
+    for folder in folders:
+        if not _FILE_NAME.fullmatch(folder):
+            raise ValueError(
+                f"the shards lie in several folders, and what becomes of {path!r} cannot lie in one that is called "
+                f"{folder!r}; rename it, or work on each folder as a data set of its own"
+            )
+    return "/".join((*folders, name))

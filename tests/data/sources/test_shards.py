@@ -42,6 +42,35 @@ class TestShards:
         report = SkipReport()
         assert [len(list(unit.read(report))) for unit in units] == [3] * 4
 
+    @pytest.mark.parametrize(
+        ("paths", "expected"),
+        [
+            (["a/0.tar", "a/1.tar"], ["0.tar", "1.tar"]),
+            (["a/0.tar", "b/0.tar.gz"], ["a/0.tar", "b/0.tar"]),
+            (["a/0.tar", "a/deep/0.tar"], ["0.tar", "deep/0.tar"]),
+            (["s3://one/x/0.tar", "s3://one/y/0.tar"], ["x/0.tar", "y/0.tar"]),
+            (["s3://one/x/0.tar", "s3://two/x/0.tar"], ["one/x/0.tar", "two/x/0.tar"]),
+            (["https://h/x%20y/0.tar?a=b/c", "https://h/z/0.tar"], ["x y/0.tar", "z/0.tar"]),
+            (["pipe:cat /x/y/0.tar", "a/1.tar"], ["0.tar", "1.tar"]),
+        ],
+    )
+    def test_shards_are_named_by_their_paths_below_the_folder_common_to_all(
+        self, tmp_path, monkeypatch, paths, expected
+    ):
+        monkeypatch.chdir(tmp_path)
+        for path in paths:
+            if ":" not in path:
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / path).touch()
+        assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
+
+    def test_a_folder_that_the_output_cannot_have_is_refused(self, tmp_path):
+        for folder in ("a", ".hidden"):
+            (tmp_path / folder).mkdir()
+            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
+        with pytest.raises(ValueError, match=r"cannot lie in one that is called '\.hidden'"):
+            ShardSource(shards=[tmp_path / "a" / "0.tar", tmp_path / ".hidden" / "0.tar"]).units()
+
     def test_a_pipe(self):
         source = ShardSource(shards=f"pipe:cat {golden('npz')}")
         (unit,) = source.units()
@@ -50,16 +79,15 @@ class TestShards:
         assert len(read(source)[0]) == 3
 
     def test_mistakes(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "b").mkdir()
-        for folder in "ab":
-            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
-        with pytest.raises(ValueError, match=r"a/0.tar and .*b/0.tar have the same name"):
-            ShardSource(shards=[tmp_path / "a" / "0.tar", tmp_path / "b" / "0.tar"]).units()
+        shutil.copy(golden("npz"), tmp_path / "0.tar")
+        (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+        with pytest.raises(ValueError, match=r"0.tar and .*0.tar.gz would both become 0.tar"):
+            ShardSource(shards=[tmp_path / "0.tar", tmp_path / "0.tar.gz"]).units()
         with pytest.raises(ValueError, match=r"5.tar, .*6.tar, .*7.tar does not exist, nor do 2 others"):
             ShardSource(shards=f"{tmp_path}/{{5..9}}.tar").units()
         with pytest.raises(ValueError, match=r"\*.tar does not exist; patterns are written with braces"):
             ShardSource(shards=f"{tmp_path}/*.tar").units()
+        (tmp_path / "a").mkdir()
         with pytest.raises(ValueError, match="is a directory and no shard; for a directory of images"):
             ShardSource(shards=tmp_path / "a").units()
         with pytest.raises(ValueError, match="does not end with the name of a file"):

@@ -1,0 +1,242 @@
+"""An S3 server in memory: it counts what it is asked for, and takes as long over each request as it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from unittest import mock
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import attrs
+
+_MOST_LISTED = 1000
+_MODIFIED = "2026-01-01T00:00:00.000Z"
+_MODIFIED_HEADER = "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
+@attrs.define(kw_only=True, eq=False)
+class ObjectStore:
+    """A store with any number of buckets.
+
+    Args:
+        seconds: that each request takes, beside what the machine needs for it.
+        knows_conditions: whether it heeds `If-None-Match` and `If-Match`, as some stores do not.
+        objects: content by bucket and key, such as `data/folder/0.tar`.
+        requests: how many there were, by method; `LIST` are those that list.
+        url: its address.
+    """
+
+    seconds: float = 0.0
+    knows_conditions: bool = True
+    objects: dict[str, bytes] = attrs.field(factory=dict)
+    requests: Counter[str] = attrs.field(factory=Counter)
+    url: str = ""
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    _names: list[str] = attrs.field(factory=list)
+    _state: tuple[int, str] = (0, "")
+
+    def listed(self, bucket: str, query: Mapping[str, str]) -> bytes:
+        """Return one page of a listing as S3 words it."""
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        # Sorting very many names for each page would take longer than all else.
+        state = (len(self.objects), next(reversed(self.objects), ""))
+        if state != self._state:
+            self._state, self._names = state, sorted(self.objects)
+        start = f"{bucket}/{prefix}"
+        position = bisect_right(self._names, start) - (start in self.objects)
+        if "continuation-token" in query:
+            position = bisect_right(self._names, unquote(query["continuation-token"]))
+        entries: list[str] = []
+        folders: dict[str, None] = {}
+        while position < len(self._names) and self._names[position].startswith(start):
+            if len(entries) + len(folders) == _MOST_LISTED:
+                break
+            name = self._names[position]
+            rest = name[len(start) :]
+            if delimiter and delimiter in rest:
+                folder = rest.partition(delimiter)[0] + delimiter
+                folders[folder] = None
+                position = bisect_right(self._names, f"{start}{folder}\U0010ffff")
+                continue
+            content = self.objects[name]
+            entries.append(
+                f"<Contents><Key>{escape(name.partition('/')[2])}</Key><LastModified>{_MODIFIED}</LastModified>"
+                f"<ETag>&quot;{_etag(content)}&quot;</ETag><Size>{len(content)}</Size></Contents>"
+            )
+            position += 1
+        more = position < len(self._names) and self._names[position].startswith(start)
+        token = f"<NextContinuationToken>{quote(self._names[position - 1])}</NextContinuationToken>" if more else ""
+        common = "".join(f"<CommonPrefixes><Prefix>{escape(prefix + one)}</Prefix></CommonPrefixes>" for one in folders)
+        return (
+            f'<?xml version="1.0"?><ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}'
+            f"<KeyCount>{len(entries)}</KeyCount>{''.join(entries)}{common}</ListBucketResult>"
+        ).encode()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    store: ObjectStore
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """List, or send an object or a part of it."""
+        bucket, query = self._begin()
+        if not self._key():
+            self._count("LIST")
+            with self.store.lock:
+                self._send(200, self.store.listed(bucket, query))
+            return
+        self._count("GET")
+        content = self.store.objects.get(self._name())
+        if content is None:
+            self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        asked = self.headers.get("Range")
+        if asked is None:
+            self._send(200, content, etag=_etag(content))
+            return
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or len(content) - 1), len(content) - 1)
+        part = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+        self._send(206, content[start : end + 1], etag=_etag(content), headers=part)
+
+    def do_HEAD(self) -> None:
+        """Say how large an object is."""
+        self._begin()
+        self._count("HEAD")
+        content = self.store.objects.get(self._name())
+        if content is None:
+            self._send(404, b"", length=0)
+        else:
+            self._send(200, b"", etag=_etag(content), length=len(content))
+
+    def do_PUT(self) -> None:
+        """Take an object, where the conditions of the request hold."""
+        self._begin()
+        content = self._body()
+        self._count("PUT")
+        name, store = self._name(), self.store
+        with store.lock:
+            known = store.objects.get(name)
+            expected = self.headers.get("If-Match")
+            is_refused = store.knows_conditions and (
+                (self.headers.get("If-None-Match") == "*" and known is not None)
+                or (expected is not None and (known is None or expected.strip('"') != _etag(known)))
+            )
+            if not is_refused:
+                store.objects[name] = content
+        if is_refused:
+            self._send(412, b"<Error><Code>PreconditionFailed</Code><Message>At least one condition</Message></Error>")
+        else:
+            self._send(200, b"", etag=_etag(content))
+
+    def do_DELETE(self) -> None:
+        """Remove an object."""
+        self._begin()
+        self._count("DELETE")
+        with self.store.lock:
+            self.store.objects.pop(self._name(), None)
+        self._send(204, b"")
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+    def _begin(self) -> tuple[str, dict[str, str]]:
+        time.sleep(self.store.seconds)
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        return self._name().partition("/")[0], {name: values[0] for name, values in query.items()}
+
+    def _count(self, what: str) -> None:
+        with self.store.lock:
+            self.store.requests[what] += 1
+
+    def _name(self) -> str:
+        return unquote(urlsplit(self.path).path).strip("/")
+
+    def _key(self) -> str:
+        return self._name().partition("/")[2]
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
+            return body
+        whole = b""
+        while body:
+            size_line, _, body = body.partition(b"\r\n")
+            size = int(size_line.split(b";")[0], 16)
+            if not size:
+                break
+            whole, body = whole + body[:size], body[size + 2 :]
+        return whole
+
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        *,
+        etag: str = "",
+        length: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        if etag:
+            self.send_header("ETag", f'"{etag}"')
+            self.send_header("Last-Modified", _MODIFIED_HEADER)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.end_headers()
+        with suppress(ConnectionError):  # who asked may be gone
+            self.wfile.write(content)
+
+
+def _etag(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def object_store(*, seconds: float = 0.0) -> Iterator[ObjectStore]:
+    """Yield a store on this machine that `s3://` addresses of this process, and of those it starts, lead to.
+
+    Args:
+        seconds: that each request takes.
+    """
+    import s3fs
+
+    store = ObjectStore(seconds=seconds)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
+    server.daemon_threads = True
+    store.url = f"http://127.0.0.1:{server.server_port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": store.url,
+    }
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    # An instance keeps the endpoint that it was made with.
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with mock.patch.dict(os.environ, environment):
+            yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        s3fs.S3FileSystem.clear_instance_cache()

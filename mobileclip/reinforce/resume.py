@@ -1,0 +1,75 @@
+"""Which units an earlier run has finished: found by listing the output and the source, whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from mobileclip import storage
+from mobileclip.data import Unit
+from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.sources.shards import ShardUnit
+from mobileclip.reinforce.manifest import Manifest, may_pass
+from mobileclip.reinforce.spec import ReinforcementSpec
+
+
+def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
+    """Refuse an output whose shards would take the place of the source's.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    place = cache(_place)
+    for unit in units:
+        if not isinstance(unit, ShardUnit) or storage.file_name(unit.path) != storage.file_name(unit.name):
+            continue
+        target = storage.join(spec.output, unit.name)
+        # Links to folders are followed once a folder.
+        same = (
+            storage.is_same(unit.path, target)
+            if not storage.is_remote(unit.path) and storage.local_path(unit.path).is_symlink()
+            else place(shard_folder(unit.path)) == place(shard_folder(target))
+        )
+        if same:
+            raise ValueError(f"the output would replace {unit.path}; choose another output directory")
+
+
+def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
+    """Return the units of which no earlier run has made a shard that is still there, of the very input.
+
+    A store is asked to list each folder, a thousand files at a time, and never for one file alone. Of web servers,
+    which list nothing, a changed input is not seen.
+
+    Args:
+        spec: the choices.
+        units: of its source.
+        manifest: of its output; a shard without an entry may be anything.
+
+    Raises:
+        OSError: if a store cannot be reached.
+    """
+    entered = [unit for unit in units if unit.name in manifest and not may_pass(manifest[unit.name].skipped)]
+    sizes = _sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
+    whole = [
+        unit
+        for unit in entered
+        if not manifest[unit.name].num_samples or sizes.get(unit.name) == manifest[unit.name].num_bytes
+    ]
+    now = spec.source.fingerprints(whole)
+    # Where the input is gone, what was made of it stays.
+    changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
+    finished = {unit.name for unit in whole} - changed
+    return [unit for unit in units if unit.name not in finished]
+
+
+def _sizes(output: str, names: Sequence[str]) -> Mapping[str, int | None]:
+    """Return the bytes of what lies in the folders of an output that shards of these names lie in, by name."""
+    found: dict[str, int | None] = {}
+    for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
+        listed = storage.find_sizes(storage.join(output, folder) if folder else output)
+        found |= {f"{folder}/{name}" if folder else name: size for name, size in listed.items()}
+    return found
+
+
+def _place(folder: str) -> str:
+    return folder if storage.is_remote(folder) else str(storage.local_path(folder).resolve())

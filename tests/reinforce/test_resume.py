@@ -1,0 +1,159 @@
+"""A run that goes on: what is finished is found by listing, and shards are named by their paths."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+
+from benchmarks.object_store import object_store
+from mobileclip import storage
+from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
+from mobileclip.data.shards.counts import shard_sizes
+from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce
+from mobileclip.reinforce import manifest as manifests
+from mobileclip.serialization import to_json
+from tests.reinforce.conftest import plain_sample
+
+POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
+
+
+def make_spec(shards, output, **choices) -> ReinforcementSpec:
+    return ReinforcementSpec(
+        source=shards, output=output, augmentation=POLICY, num_augmentations=1, layout="npz", num_compared=0, **choices
+    )
+
+
+def run(spec, teachers):
+    return reinforce(spec, engine=InlineEngine(teachers=teachers, num_threads=1), show_progress=False)
+
+
+@pytest.fixture
+def nested(tmp_path):
+    """Three folders whose shards have the same names; one sample of each folder's first has no image."""
+    for place, folder in enumerate(("00", "01", "deep/02")):
+        (tmp_path / "plain" / folder).mkdir(parents=True)
+        for shard in range(2):
+            samples = [plain_sample(f"{folder[-2:]}-{shard}-{index}", 4 * place + index) for index in range(2)]
+            if shard == 0:
+                samples.append(attrs.evolve(plain_sample("bare", 1), image=None))
+            write_shard(tmp_path / "plain" / folder / f"{shard:08d}.tar", samples)
+    return f"{tmp_path}/plain/{{00,01,deep/02}}/{{00000000..00000001}}.tar"
+
+
+NAMES = [f"{folder}/{shard:08d}.tar" for folder in ("00", "01", "deep/02") for shard in range(2)]
+
+
+class TestNestedFolders:
+    def test_the_output_mirrors_them(self, nested, teachers, tmp_path):
+        out = tmp_path / "out"
+        report = run(make_spec(nested, out), teachers)
+        assert [Path(path).relative_to(out).as_posix() for path in report.shards] == NAMES
+        assert sorted(Manifest(out)) == NAMES
+        for name in NAMES:
+            keys = [sample.key for sample in read_samples([out / name])]
+            assert keys == [sample.key for sample in read_samples([tmp_path / "plain" / name]) if sample.image]
+        assert report.skipped == {"missing_image": 3}
+        noted = [path.relative_to(out).as_posix() for path in out.rglob("*.jsonl") if path.parent != out]
+        assert sorted(noted) == [f"skipped/{name}.jsonl" for name in NAMES[::2]]
+
+    def test_trainings_find_card_and_sizes_above(self, nested, teachers, tmp_path):
+        report = run(make_spec(nested, tmp_path / "out"), teachers)
+        assert card_of_shards(report.shards) == read_card(tmp_path / "out")
+        assert shard_sizes(report.shards) == (2,) * 6
+        assert shard_sizes(report.shards[-1:]) == (2,)
+
+    def test_one_that_changed_is_made_again_alone(self, nested, teachers, tmp_path):
+        spec = make_spec(nested, tmp_path / "out")
+        run(spec, teachers)
+        write_shard(tmp_path / "plain" / "01" / "00000001.tar", [plain_sample("new", 3)])
+        again = run(spec, teachers)
+        assert again.num_done_before == 5
+        assert [sample.key for sample in read_samples([tmp_path / "out" / "01" / "00000001.tar"])] == ["new"]
+
+    def test_the_same_folder_is_no_output(self, nested, teachers, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "plain")
+        with pytest.raises(ValueError, match="would replace"):
+            run(make_spec(nested, tmp_path / "link"), teachers)
+
+    def test_an_output_of_it_is_a_source(self, nested, teachers, tmp_path):
+        """As the second of two steps is: captions first, embeddings later."""
+        first = run(make_spec(nested, tmp_path / "one"), teachers)
+        second = run(make_spec(first.shards, tmp_path / "two"), teachers)
+        assert [Path(path).relative_to(tmp_path / "two").as_posix() for path in second.shards] == NAMES
+
+
+@pytest.fixture
+def store():
+    with object_store() as opened:
+        yield opened
+
+
+def finished_job(store, teachers, tmp_path, num_shards: int) -> ReinforcementSpec:
+    """Put a finished job into a store: one real shard under very many names, in four folders."""
+    with storage.atomic_write("s3://data/plain/00/00000000.tar") as stream:
+        stream.write(Path(write_shard(tmp_path / "one.tar", [plain_sample("one", 1)])).read_bytes())
+    names = [f"{number % 4:02d}/{number // 4:08d}.tar" for number in range(num_shards)]
+    spec = make_spec(tuple(f"s3://data/plain/{name}" for name in names), "s3://data/out")
+    first = attrs.evolve(spec, source="s3://data/plain/{00,01}/{00000000..00000000}.tar")
+    store.objects["data/plain/01/00000000.tar"] = store.objects["data/plain/00/00000000.tar"]
+    run(first, teachers)
+    entry = Manifest("s3://data/out")["00/00000000.tar"]
+    for name in names:
+        for folder in ("plain", "out"):
+            store.objects[f"data/{folder}/{name}"] = store.objects[f"data/{folder}/00/00000000.tar"]
+    lines = "".join(to_json(attrs.evolve(entry, shard=name)) + "\n" for name in names)
+    store.objects["data/out/manifest.jsonl"] = lines.encode()
+    return spec
+
+
+class TestInAStore:
+    @pytest.mark.parametrize(
+        ("num_shards", "most_requests"), [(10_000, 80), pytest.param(150_000, 400, marks=pytest.mark.slow)]
+    )
+    def test_finished_shards_are_found_by_listing(self, store, teachers, tmp_path, num_shards, most_requests):
+        spec = finished_job(store, teachers, tmp_path, num_shards)
+        store.requests.clear()
+        started = time.monotonic()
+        report = run(spec, teachers)
+        assert time.monotonic() - started < 60
+        assert report.num_done_before == len(report.shards) == num_shards
+        assert sum(store.requests.values()) <= most_requests, store.requests
+        assert store.requests["HEAD"] < 20
+
+    def test_what_is_missing_or_changed_is_made_again(self, store, teachers, tmp_path):
+        spec = finished_job(store, teachers, tmp_path, 8)
+        del store.objects["data/out/02/00000000.tar"]
+        store.objects["data/out/03/00000000.tar"] += b"more"
+        changed = Path(write_shard(tmp_path / "other.tar", [plain_sample("other", 2)])).read_bytes()
+        store.objects["data/plain/01/00000001.tar"] = changed
+        del store.objects["data/plain/02/00000001.tar"]  # what was made of it stays
+        report = run(spec, teachers)
+        assert report.num_done_before == 5
+        made = [sample.key for sample in read_samples(["s3://data/out/01/00000001.tar"])]
+        assert made == ["other"]
+
+    def test_no_finished_shard_is_forgotten_however_the_run_ends(self, store, monkeypatch):
+        """Every entry is in the store when `add` returns, in the long file or in the small one beside it."""
+        monkeypatch.setattr(manifests, "MOST_IN_TAIL", 3)
+        manifest = Manifest("s3://data/out")
+        entries = [
+            manifests.ShardEntry(shard=f"a/{number}.tar", fingerprint="1-2", num_samples=number, num_bytes=5)
+            for number in range(8)
+        ]
+        uploads = Counter()
+        for number, entry in enumerate(entries, 1):
+            manifest.add(entry)
+            assert Manifest("s3://data/out").entries() == tuple(entries[:number])
+            uploads["manifest"] += not store.objects.get("data/out/manifest.tail.jsonl")
+        assert uploads["manifest"] == 2
+        renewed = attrs.evolve(entries[0], num_samples=70)
+        other = Manifest("s3://data/out")
+        other.add(renewed)
+        assert len(Manifest("s3://data/out")) == 8
+        other.close()
+        assert Manifest("s3://data/out")["a/0.tar"] == renewed
+        assert sorted(store.objects) == ["data/out/manifest.jsonl"]
