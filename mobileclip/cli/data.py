@@ -197,6 +197,10 @@ def verify(
     /,
     *,
     samples: Annotated[int, arg(metavar="N")] = 32,
+    num_shards: Annotated[int | None, arg(metavar="N")] = None,
+    num_rows: Annotated[int | None, arg(metavar="N")] = None,
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
     device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
     seed: int = 0,
     quiet: bool = False,
@@ -209,11 +213,20 @@ def verify(
     and the card. Of N samples drawn at random: the image is the one that was reinforced, the stored augmentations are
     those that the seed gives, and the teachers, loaded as the card describes them, give the stored embeddings.
 
+    mobileclip data verify DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
+
+    Of a large data set, some shards, and some samples of each, drawn at random. That all files are there, of the right
+    size, is checked in any case.
+
     The exit status is 1 if anything is wrong.
 
     Args:
         directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or an address.
         samples: how many samples to recompute; 0 loads no teacher.
+        num_shards: how many shards to read; all of them by default.
+        num_rows: how many samples of each shard to check; all of them by default.
+        num_workers: processes that read; the result does not depend on it.
+        shard_seconds: of several processes, without a finished shard, after which the work ends.
         device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: of the choice of samples.
         quiet: show no progress.
@@ -222,9 +235,20 @@ def verify(
     from mobileclip.reinforce import verify as verify_directory
 
     require_at_least(0, samples=samples)
+    require_at_least(1, num_shards=num_shards, num_rows=num_rows, num_workers=num_workers)
     require_folder(directory, "a folder of reinforced shards")
     place = str(pick_device(device))
-    found = verify_directory(directory, num_samples=samples, device=place, seed=seed, show_progress=not quiet)
+    found = verify_directory(
+        directory,
+        num_samples=samples,
+        num_shards=num_shards,
+        num_rows=num_rows,
+        device=place,
+        seed=seed,
+        num_workers=num_workers,
+        shard_seconds=shard_seconds,
+        show_progress=not quiet,
+    )
     say(found)
     if not found.is_good:
         sys.exit(1)

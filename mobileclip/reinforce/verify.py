@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,50 +14,36 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip import storage
-from mobileclip.data import (
-    ImageTextSample,
-    ReinforcedSample,
-    ReinforcementCard,
-    ShardSource,
-    Skip,
-    SkipReport,
-    read_card,
-    read_reinforced_samples,
-    read_samples,
-)
-from mobileclip.data.randomness import seeded_rng
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data import ImageTextSample, ReinforcedSample, ShardSource, Skip, read_card
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
+from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.skips import attempt
+from mobileclip.data.workers import SHARD_SECONDS, workers
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
+from mobileclip.reinforce.shard_check import (
+    TOLERANCES,
+    Problem,
+    Problems,
+    ShardCheck,
+    ShardFindings,
+    ShardTask,
+    embeddings_of,
+    key_hash,
+    place,
+    split,
+)
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import from_json
 from mobileclip.terminal import console
 
-# Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
-# about half of them.
-TOLERANCES = {"npz": 1e-4, "pth.gz": 4e-3, "compact": 4e-3, "compact8": 2e-2}
 # Embeddings computed in bfloat16 depend on the device and on the batch.
 _HALF_PRECISION_TOLERANCE = 5e-2
-_MAX_NAMED = 20
-
-
-@attrs.frozen(kw_only=True)
-class Problem:
-    """Something wrong.
-
-    Args:
-        kind: in a few words, to be counted.
-        where: the shard, and the key where it is one sample.
-        detail: what exactly.
-    """
-
-    kind: str
-    where: str
-    detail: str
+# A key's hash, and the number of the shard that has it.
+_KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +53,9 @@ class Verification:
     Args:
         num_shards: read whole.
         num_samples: read whole.
+        num_checked: samples of which members, shapes and norms were looked at.
+        all_shards: that the manifest names.
+        all_samples: that it counts.
         num_replayed: samples whose augmentations and embeddings were computed again.
         largest_difference: norm of the largest difference between a stored and a recomputed embedding of one teacher,
             which are of unit length; 0 where none was recomputed.
@@ -77,10 +66,13 @@ class Verification:
 
     num_shards: int
     num_samples: int
+    num_checked: int
+    all_shards: int
+    all_samples: int
     num_replayed: int
     largest_difference: float
     problems: tuple[Problem, ...]
-    counts: dict[str, int]
+    counts: Mapping[str, int]
     notes: tuple[str, ...]
 
     @property
@@ -90,6 +82,10 @@ class Verification:
 
     def __str__(self) -> str:
         lines = [f"{self.num_samples:,} samples in {self.num_shards:,} shards read"]
+        if self.num_shards < self.all_shards:
+            lines[0] += f", drawn from {self.all_samples:,} in {self.all_shards:,}"
+        if self.num_checked < self.num_samples:
+            lines.append(f"{self.num_checked:,} of them, drawn at random, checked")
         if self.num_replayed:
             lines.append(
                 f"{self.num_replayed} samples replayed and encoded again: embeddings differ by at most "
@@ -106,93 +102,143 @@ def verify(
     directory: str | os.PathLike[str],
     *,
     num_samples: int = 32,
+    num_shards: int | None = None,
+    num_rows: int | None = None,
     teachers: TeacherEnsemble | None = None,
     device: str = AUTO,
     seed: int = 0,
+    num_workers: int = 1,
+    shard_seconds: float = SHARD_SECONDS,
     show_progress: bool = True,
 ) -> Verification:
-    """Read every sample of a reinforced directory, and recompute some.
+    """Read the samples of a reinforced directory, or some of them, and recompute a few.
 
-    Checked of all: members, shapes, norms, numbers of augmentations and captions, keys that come twice, the manifest
-    and the card. Checked of some, drawn at random: the image is the one that was reinforced, the stored augmentations
-    are the ones that the seed gives, and the teachers give the stored embeddings for them.
+    Checked of the directory: that all files are there, with the sizes that the manifest says. Checked of every shard
+    that is read: the number of samples, and keys that come twice. Checked of every sample: members, shapes, norms, the
+    number of augmentations. Checked of some, drawn at random: the image is the one that was reinforced, the stored
+    augmentations are the ones that the seed gives, and the teachers give the stored embeddings for them.
 
     Args:
         directory: local or an address.
         num_samples: how many to recompute; 0 for none.
+        num_shards: how many to read, drawn at random; None for all.
+        num_rows: how many samples to check of each, drawn at random; None for all.
         teachers: who reinforced them; None for the ones that the card describes.
         device: where to recompute; `auto` for the best one there is.
-        seed: of the choice.
+        seed: of the choices.
+        num_workers: processes that read; the result does not depend on it.
+        shard_seconds: of several processes, without a finished shard, after which the work ends.
         show_progress: show a bar.
 
     Raises:
-        ValueError: if there is no card, or it cannot be read.
+        ValueError: if there is no card, or it cannot be read; or if a process is killed, stopped or stuck.
     """
-    return _Verifier(os.fspath(directory), num_samples, teachers, str(pick_device(device)), seed).run(
-        show_progress=show_progress
+    verifier = _Verifier(os.fspath(directory), num_samples, teachers, str(pick_device(device)))
+    tasks = choose_tasks(
+        verifier.entries,
+        num_samples=num_samples if verifier.teachers else 0,
+        num_shards=num_shards,
+        num_rows=num_rows,
+        seed=seed,
     )
+    return verifier.run(tasks, num_workers=num_workers, shard_seconds=shard_seconds, show_progress=show_progress)
+
+
+def choose_tasks(
+    entries: Sequence[ShardEntry], *, num_samples: int, num_shards: int | None, num_rows: int | None, seed: int
+) -> list[ShardTask]:
+    """Return what is read of which shards, drawn at random from their counts; no list of samples is made.
+
+    Args:
+        entries: of the manifest.
+        num_samples: that are computed again; each of those that are checked is as likely.
+        num_shards: that are read; None for all.
+        num_rows: that are checked of each; None for all.
+        seed: of the choices.
+    """
+    chosen: Sequence[int] = range(len(entries))
+    if num_shards is not None and num_shards < len(entries):
+        chosen = sorted(_draw(seed, "shards", len(entries), num_shards))
+    some = [entries[index] for index in chosen]
+    counts = np.array([entry.num_samples for entry in some], np.int64)
+    ends = np.cumsum(counts if num_rows is None else np.minimum(counts, num_rows))
+    again: dict[int, set[int]] = defaultdict(set)
+    for index in _draw(seed, "samples", int(ends[-1]) if len(ends) else 0, num_samples):
+        number = int(np.searchsorted(ends, index, side="right"))
+        again[number].add(index - int(ends[number - 1] if number else 0))
+    tasks = []
+    for number, entry in enumerate(some):
+        if num_rows is None or num_rows >= entry.num_samples:
+            tasks.append(ShardTask(entry=entry, rows=None, replayed=frozenset(again[number])))
+            continue
+        rows = tuple(sorted(_draw(seed, f"rows of {entry.shard}", entry.num_samples, num_rows)))
+        tasks.append(ShardTask(entry=entry, rows=rows, replayed=frozenset(rows[index] for index in again[number])))
+    return tasks
+
+
+def _draw(seed: int, what: str, total: int, count: int) -> Collection[int]:
+    """Return different numbers below a total, without a list of them all (Floyd's algorithm)."""
+    rng, drawn = seeded_rng(seed, "verify", what), set[int]()
+    for last in range(total - min(count, total), total):
+        index = random_index(rng, last + 1)
+        drawn.add(last if index in drawn else index)
+    return drawn
 
 
 class _Verifier:
-    def __init__(
-        self, directory: str, num_samples: int, teachers: TeacherEnsemble | None, device: str, seed: int
-    ) -> None:
+    def __init__(self, directory: str, num_samples: int, teachers: TeacherEnsemble | None, device: str) -> None:
         self.directory = directory
         self.card = read_card(directory)
         self.entries = [entry for entry in Manifest(directory).entries() if entry.num_samples]
-        self.counts: Counter[str] = Counter()
-        self.problems: list[Problem] = []
+        self.found = Problems()
         self.notes: list[str] = []
         self.largest_difference = 0.0
         self.num_replayed = 0
         self.teachers = self._load(teachers, device) if num_samples else None
-        total = sum(entry.num_samples for entry in self.entries)
-        num_chosen = min(num_samples, total) if self.teachers else 0
-        chosen = seeded_rng(seed, "verify").choice(total, num_chosen, replace=False) if num_chosen else ()
-        self.chosen = {int(index) for index in chosen}
 
-    def run(self, *, show_progress: bool) -> Verification:
-        total = sum(entry.num_samples for entry in self.entries)
-        hashes: list[npt.NDArray[np.uint64]] = []
-        num_read = 0
+    def run(
+        self, tasks: Sequence[ShardTask], *, num_workers: int, shard_seconds: float, show_progress: bool
+    ) -> Verification:
+        num_read = num_checked = 0
         self._check_files()
-        with Progress("verifying", total=total, console=console(shown=show_progress)) as progress:
-            for entry in self.entries:
-                first = sum(map(len, hashes))
-                keys = []
-                for index, sample in enumerate(self._read(entry)):
-                    keys.append(sample.key)
-                    self._check_sample(entry.shard, sample)
-                    if first + index in self.chosen and isinstance(sample, ReinforcedSample):
-                        attempt(
-                            partial(self._replay, entry.shard, sample),
-                            key=sample.key,
-                            shard=entry.shard,
-                            on_skip=self._add_skip,
-                        )
-                    progress.advance()
-                if len(keys) != entry.num_samples:
-                    self._add("wrong_count", entry.shard, f"{len(keys)} samples, the manifest says {entry.num_samples}")
-                hashes.append(np.array([hash(key) & (2**64 - 1) for key in keys], dtype=np.uint64))
-                num_read += len(keys)
-        self._check_duplicates(hashes)
+        check = ShardCheck(directory=self.directory, card=self.card)
+        total = sum(task.entry.num_samples for task in tasks)
+        with (
+            workers(num_workers, shard_seconds=shard_seconds) as share,
+            Buckets(_KEY, num_buckets_for(total, _KEY.itemsize)) as keys,
+            Progress("verifying", total=total, console=console(shown=show_progress)) as progress,
+        ):
+            for number, findings in enumerate(share(check, tasks, doing="verifying")):
+                num_read += findings.num_samples
+                num_checked += findings.num_checked
+                self._enter(findings)
+                records = np.empty(len(findings.keys), _KEY)
+                records["hash"], records["shard"] = findings.keys, number
+                keys.add(records, leading_bits(records["hash"], keys.num_buckets))
+                progress.advance(tasks[number].entry.num_samples)
+            self._check_duplicates(tasks, keys, check)
         return Verification(
-            num_shards=len(self.entries),
+            num_shards=len(tasks),
             num_samples=num_read,
+            num_checked=num_checked,
+            all_shards=len(self.entries),
+            all_samples=sum(entry.num_samples for entry in self.entries),
             num_replayed=self.num_replayed,
             largest_difference=self.largest_difference,
-            problems=tuple(self.problems),
-            counts=dict(self.counts),
+            problems=tuple(self.found.named),
+            counts=dict(self.found.counts),
             notes=tuple(self.notes),
         )
 
-    def _add(self, kind: str, where: str, detail: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= _MAX_NAMED:
-            self.problems.append(Problem(kind=kind, where=where, detail=detail))
-
-    def _add_skip(self, skip: Skip) -> None:
-        self._add(skip.reason, _where(skip.shard, skip.key), skip.detail)
+    def _enter(self, findings: ShardFindings) -> None:
+        self.found.extend(findings.problems)
+        for sample in findings.replayed:
+            attempt(
+                partial(self._replay, findings.shard, sample),
+                key=sample.key,
+                shard=findings.shard,
+                on_skip=self.found.add_skip,
+            )
 
     def _load(self, teachers: TeacherEnsemble | None, device: str) -> TeacherEnsemble | None:
         if not self.card.teachers:
@@ -209,60 +255,33 @@ class _Verifier:
             return None
         for entry, teacher in zip(self.card.teachers, built.teachers, strict=True):
             if entry.weights_sha256 != teacher.weights_sha256:
-                self._add("wrong_teacher", entry.name, f"its weights are not the ones of the card: {teacher.name}")
+                self.found.add("wrong_teacher", entry.name, f"its weights are not the ones of the card: {teacher.name}")
         return built
 
     def _check_files(self) -> None:
-        present = {name for name in storage.find_files(self.directory, recursive=False) if name.endswith(".tar")}
-        known = {entry.shard for entry in self.entries}
-        for entry in self.entries:
-            path = storage.join(self.directory, entry.shard)
-            if entry.shard not in present:
-                self._add("missing_shard", entry.shard, "the manifest names it, but there is no file")
-            elif storage.size(path) != entry.num_bytes:
-                detail = f"{storage.size(path)} bytes, the manifest says {entry.num_bytes}"
-                self._add("wrong_size", entry.shard, detail)
-        for name in sorted(present - known):
-            self._add("unknown_shard", name, "the manifest does not name it; a job that goes on makes it again")
+        known = {entry.shard: entry for entry in self.entries}
+        sizes: dict[str, int | None] = {}
+        for folder in dict.fromkeys(["", *(shard.rpartition("/")[0] for shard in known)]):
+            listed = storage.find_sizes(storage.join(self.directory, folder) if folder else self.directory)
+            sizes |= {f"{folder}/{name}" if folder else name: size for name, size in listed.items()}
+        for shard, entry in known.items():
+            if shard not in sizes:
+                self.found.add("missing_shard", shard, "the manifest names it, but there is no file")
+            elif sizes[shard] not in (None, entry.num_bytes):
+                detail = f"{sizes[shard]} bytes, the manifest says {entry.num_bytes}"
+                self.found.add("wrong_size", shard, detail)
+        for name in sorted(name for name in sizes if name.endswith(".tar") and name not in known):
+            self.found.add("unknown_shard", name, "the manifest does not name it; a job that goes on makes it again")
         total = sum(entry.num_samples for entry in self.entries)
         if total != self.card.num_samples:
-            self._add("wrong_card", "the card", f"it counts {self.card.num_samples} samples, the manifest {total}")
-
-    def _read(self, entry: ShardEntry) -> Iterator[ImageTextSample]:
-        path = storage.join(self.directory, entry.shard)
-        if not storage.exists(path):
-            return
-        skips = SkipReport(log=False)
-        read = read_reinforced_samples if self.card.teachers else read_samples
-        yield from read([path], skips, attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None))
-        for reason, named in skips.named.items():
-            for skip in named:
-                self._add(reason, _where(entry.shard, skip.key), skip.detail)
-
-    def _check_sample(self, shard: str, sample: ImageTextSample) -> None:
-        if not isinstance(sample, ReinforcedSample):
-            return
-        where = _where(shard, sample.key)
-        card = self.card
-        if len(sample.augmentations) != card.num_augmentations:
-            detail = f"{len(sample.augmentations)} augmentations, the card says {card.num_augmentations}"
-            self._add("wrong_augmentations", where, detail)
-        if sample.dim != sum(card.teacher_dims):
-            self._add("wrong_dim", where, f"embeddings of dim {sample.dim}, the card says {card.teacher_dims}")
-            return
-        tolerance = TOLERANCES[card.layout]
-        for name, emb in _embeddings(sample).items():
-            for teacher, part in zip(card.teachers, _split(emb, card), strict=True):
-                norms = np.linalg.norm(part, axis=-1)
-                if np.abs(norms - 1).max(initial=0) > tolerance:
-                    detail = f"{name} of {teacher.name} has norms {norms.min():.4f} to {norms.max():.4f}, expected 1"
-                    self._add("wrong_norm", where, detail)
+            detail = f"it counts {self.card.num_samples} samples, the manifest {total}"
+            self.found.add("wrong_card", "the card", detail)
 
     def _replay(self, shard: str, sample: ReinforcedSample) -> None:
         """Reinforce the sample again, from its image and captions, and compare."""
         assert self.teachers is not None, "samples are only chosen where there are teachers"
         assert self.card.augmentation is not None, "where there are teachers, there are augmentations"
-        where = _where(shard, sample.key)
+        where = place(shard, sample.key)
         spec = ReinforcementSpec(
             source=ShardSource(shards=(storage.join(self.directory, shard),)),
             output=self.directory,
@@ -275,60 +294,53 @@ class _Verifier:
             [ImageTextSample(**plain_fields(sample))]
         )
         if isinstance(again, Skip):
-            self._add(again.reason, where, again.detail)
+            self.found.add(again.reason, where, again.detail)
             return
         assert isinstance(again, ReinforcedSample), "there are teachers"
         self.num_replayed += 1
         if sample.image_sha256 is not None and sample.image_sha256 != again.image_sha256:
-            self._add("wrong_image", where, "the image is not the one that was reinforced")
+            self.found.add("wrong_image", where, "the image is not the one that was reinforced")
             return
         if sample.augmentations != again.augmentations:
-            self._add("wrong_replay", where, "the stored augmentations are not the ones that the card's seed gives")
+            self.found.add(
+                "wrong_replay", where, "the stored augmentations are not the ones that the card's seed gives"
+            )
             return
-        for name, emb in _embeddings(sample).items():
+        for name, emb in embeddings_of(sample).items():
             parts = zip(
-                self.card.teachers, _split(emb, self.card), _split(_embeddings(again)[name], self.card), strict=True
+                self.card.teachers, split(emb, self.card), split(embeddings_of(again)[name], self.card), strict=True
             )
             for teacher, stored, computed in parts:
                 difference = float(np.linalg.norm(stored - computed, axis=-1).max(initial=0))
                 self.largest_difference = max(self.largest_difference, difference)
                 if difference > self._tolerance(teacher.spec):
                     detail = f"{name} of {teacher.name} differs by {difference:.1e} from what it gives now"
-                    self._add("wrong_embedding", where, detail)
+                    self.found.add("wrong_embedding", where, detail)
 
     def _tolerance(self, teacher_spec: Any) -> float:
         is_half = teacher_spec is not None and teacher_spec.get("precision") == "bfloat16"
         return max(TOLERANCES[self.card.layout], _HALF_PRECISION_TOLERANCE if is_half else 0.0)
 
-    def _check_duplicates(self, hashes: Sequence[npt.NDArray[np.uint64]]) -> None:
-        """Name keys that come twice: found by hash, which is small, and told apart by a second look."""
-        if not hashes:
-            return
-        values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-        suspects = set(values[counts > 1].tolist())
-        shards: dict[str, str] = {}
-        for entry, own in zip(self.entries, hashes, strict=True):
-            if suspects.isdisjoint(own.tolist()):
-                continue
-            for sample in self._read(entry):
-                if hash(sample.key) & (2**64 - 1) in suspects:
-                    first = shards.setdefault(sample.key, entry.shard)
-                    if first != entry.shard:
-                        self._add("duplicate_key", _where(entry.shard, sample.key), f"it is in {first} too")
+    def _check_duplicates(self, tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck) -> None:
+        """Name keys that come twice: found by their hashes, bucket by bucket, and told apart by a second look."""
+        suspects: dict[int, list[npt.NDArray[np.uint64]]] = defaultdict(list)
+        for bucket in keys:
+            by_hash = bucket[np.argsort(bucket["hash"])]
+            is_same = np.zeros(len(by_hash) + 1, bool)
+            is_same[1:-1] = by_hash["hash"][1:] == by_hash["hash"][:-1]
+            repeated = by_hash[is_same[1:] | is_same[:-1]]
+            for number in np.unique(repeated["shard"]).tolist():
+                suspects[number].append(repeated["hash"][repeated["shard"] == number])
+        first: dict[str, str] = {}
+        for number, hashes in sorted(suspects.items()):
+            shard, wanted = tasks[number].entry.shard, set(np.concatenate(hashes).tolist())
+            for raw in check.read(shard, []):
+                if key_hash(raw.key) not in wanted:
+                    continue
+                if raw.key in first:
+                    self.found.add("duplicate_key", place(shard, raw.key), f"it is in {first[raw.key]} too")
+                first.setdefault(raw.key, shard)
 
 
 def _teacher_spec(spec: Any) -> TeacherSpec:
     return from_json(json.dumps(spec), TeacherSpec)  # type: ignore[type-abstract]  # JSON says which concrete one
-
-
-def _where(shard: str, key: str) -> str:
-    return f"{shard}/{key}" if key else shard
-
-
-def _embeddings(sample: ReinforcedSample) -> dict[str, npt.NDArray[np.float32]]:
-    named = {f"{name}_emb": emb for name, emb in sample.syn_text_emb.items()}
-    return {"image_emb": sample.image_emb, "text_emb": sample.text_emb, **named}
-
-
-def _split(emb: npt.NDArray[np.float32], card: ReinforcementCard) -> list[npt.NDArray[np.float32]]:
-    return np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import tarfile
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import attrs
@@ -14,8 +17,10 @@ from PIL import Image
 
 from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
-from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce, verify
+from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, ShardEntry, reinforce, verify
 from mobileclip.reinforce.teachers import build_ensemble
+from mobileclip.reinforce.verify import choose_tasks
+from tests.data.made_samples import write_raw
 from tests.reinforce.conftest import plain_sample
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
@@ -132,6 +137,109 @@ def test_keys_in_two_shards(directory):
     found = check(directory)
     assert found.counts == {"duplicate_key": 4}
     assert found.problems[0].detail == "it is in 0.tar too"
+
+
+def test_a_key_twice_in_one_shard(directory):
+    samples = list(read_reinforced_samples([directory / "0.tar"]))
+    members = {one.key: one for one in samples}
+    with tarfile.open(directory / "0.tar") as archive:
+        entries = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]
+    first = [(name, content) for name, content in entries if name.startswith(samples[0].key)]
+    write_raw(directory / "0.tar", entries + first)
+    manifest = Manifest(directory)
+    size = (directory / "0.tar").stat().st_size
+    manifest.add(attrs.evolve(manifest["0.tar"], num_samples=len(members) + 1, num_bytes=size))
+    found = check(directory)
+    assert found.counts == {"duplicate_key": 1, "wrong_card": 1}
+    assert found.problems[-1].where == f"0.tar/{samples[0].key}"
+
+
+def test_some_shards_and_some_rows(directory):
+    found = verify(directory, num_samples=3, num_shards=1, num_rows=2, show_progress=False)
+    assert found.is_good
+    assert (found.num_shards, found.num_samples, found.num_checked, found.num_replayed) == (1, 4, 2, 2)
+    assert "4 samples in 1 shards read, drawn from 8 in 2\n2 of them, drawn at random, checked" in str(found)
+    assert verify(directory, num_samples=0, num_shards=1, show_progress=False).num_checked == 4
+    # What is not read is looked for all the same.
+    for name in ("0.tar", "1.tar"):
+        (directory / name).write_bytes((directory / name).read_bytes() + b"x")
+    assert verify(directory, num_samples=0, num_shards=1, show_progress=False).counts == {"wrong_size": 2}
+
+
+def test_what_is_not_drawn_is_not_parsed(directory):
+    rewrite(directory, "0.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
+    found = verify(directory, num_samples=0, num_rows=1, show_progress=False)
+    assert found.counts == {"wrong_norm": 2}, "one sample of the shard, two teachers"
+
+
+@pytest.mark.slow
+def test_several_processes_find_the_same(directory):
+    rewrite(directory, "1.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
+    shutil.copy(directory / "0.tar", directory / "2.tar")
+    manifest = Manifest(directory)
+    manifest.add(attrs.evolve(manifest["0.tar"], shard="2.tar"))
+    one = check(directory, num_rows=3)
+    assert len(one.counts) >= 2
+    assert check(directory, num_rows=3, num_workers=2) == one
+
+
+def test_shards_in_folders(directory):
+    entries = Manifest(directory).entries()
+    (directory / "manifest.jsonl").unlink()
+    manifest = Manifest(directory)
+    for number, entry in enumerate(entries):
+        (directory / str(number)).mkdir()
+        (directory / entry.shard).rename(directory / str(number) / "0.tar")
+        manifest.add(attrs.evolve(entry, shard=f"{number}/0.tar"))
+    found = check(directory)
+    assert found.is_good, found
+    assert found.num_replayed == 8
+    shutil.copy(directory / "1" / "0.tar", directory / "1" / "1.tar")
+    assert check(directory).counts == {"unknown_shard": 1}
+
+
+ENTRIES = [ShardEntry(shard=f"{n}.tar", fingerprint="", num_samples=10_000, num_bytes=1) for n in range(20_000)]
+
+
+class TestChoice:
+    """What is read of very many shards, from their counts alone."""
+
+    def test_no_list_of_samples_is_made(self):
+        tracemalloc.start()
+        tasks = choose_tasks(ENTRIES, num_samples=32, num_shards=None, num_rows=None, seed=0)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [task.entry for task in tasks] == ENTRIES
+        assert peak < 1000 * len(ENTRIES), "of 200 million samples"
+        rows = [(task.entry.shard, row) for task in tasks for row in task.replayed]
+        assert len(set(rows)) == 32
+        assert len({shard for shard, _ in rows}) > 25
+        assert all(0 <= row < 10_000 for _, row in rows)
+        assert max(row for _, row in rows) > 5_000
+
+    def test_shards_rows_and_what_is_computed_again(self):
+        tasks = choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=1)
+        assert len({task.entry.shard for task in tasks}) == 7
+        assert [int(task.entry.shard[:-4]) for task in tasks] == sorted(int(task.entry.shard[:-4]) for task in tasks)
+        assert all(len(set(task.rows)) == 20 and task.replayed < set(task.rows) for task in tasks)
+        assert sum(len(task.replayed) for task in tasks) == 100
+        assert tasks == choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=1)
+        assert tasks != choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=2)
+
+    def test_more_than_there_is_means_all(self):
+        (task,) = choose_tasks(ENTRIES[:1], num_samples=10**6, num_shards=5, num_rows=10**6, seed=0)
+        assert task.rows is None
+        assert task.replayed == frozenset(range(10_000))
+        assert choose_tasks([], num_samples=3, num_shards=None, num_rows=None, seed=0) == []
+
+    def test_every_sample_is_as_likely(self):
+        entries = [ShardEntry(shard=f"{n}", fingerprint="", num_samples=n, num_bytes=1) for n in (1, 2, 5)]
+        drawn = Counter()
+        for seed in range(400):
+            for task in choose_tasks(entries, num_samples=2, num_shards=None, num_rows=None, seed=seed):
+                drawn.update((task.entry.shard, row) for row in task.replayed)
+        assert len(drawn) == 8
+        assert all(60 < count < 140 for count in drawn.values()), "100 each are expected"
 
 
 def test_files_that_are_missing_cut_or_unknown(directory):

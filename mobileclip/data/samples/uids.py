@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mobileclip.data.buckets import Buckets, leading_bits
 from mobileclip.storage import atomic_path
 
 Uids = npt.NDArray[Any]
@@ -59,23 +58,13 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
         path: a `.npy` file; what is there is replaced when the new one is complete.
         parts: the uids, in any order.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        names = [Path(scratch, f"{number}") for number in range(_NUM_BUCKETS)]
-        with ExitStack() as stack:
-            buckets = [stack.enter_context(name.open("wb")) for name in names]
-            for part in parts:
-                top = part["f0"] >> np.uint64(56)
-                for number in np.unique(top):
-                    buckets[int(number)].write(part[top == number].tobytes())
-        sizes = []
-        for name in names:
-            ordered = sorted_uids(np.fromfile(name, dtype=PAIR))
-            ordered.tofile(name)
-            sizes.append(len(ordered))
+    with Buckets(PAIR, _NUM_BUCKETS, folder=path.parent) as buckets:
+        for part in parts:
+            buckets.add(part, leading_bits(part["f0"], _NUM_BUCKETS))
+        # As many as there are with repeats, until they are sorted: the header comes first.
+        num_uids = sum(len(sorted_uids(bucket)) for bucket in buckets)
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:  # noqa: PTH123 - a path as text
-            header = {"descr": np.lib.format.dtype_to_descr(PAIR), "fortran_order": False, "shape": (sum(sizes),)}
+            header = {"descr": np.lib.format.dtype_to_descr(PAIR), "fortran_order": False, "shape": (num_uids,)}
             np.lib.format.write_array_header_1_0(stream, header)
-            for name in names:
-                stream.write(name.read_bytes())
-    return sum(sizes)
+            stream.writelines(sorted_uids(bucket).tobytes() for bucket in buckets)
+    return num_uids

@@ -1,0 +1,132 @@
+"""More records than fit into memory, brought together by a number: shared out to files, each of which fits.
+
+That is how a billion keys are sorted or compared: every record is written once and read once, both from start to end.
+What fits into memory as a whole is never written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Records = npt.NDArray[Any]
+"""A structured array, or one of numbers."""
+
+# Of the records that are held until they are written: many at a time, so that each bucket gets a long piece.
+_HELD_BYTES = 2**26
+
+
+class Buckets:
+    """Records by the number of their bucket, each bucket of which fits into memory.
+
+    Args:
+        dtype: of a record.
+        num_buckets: how many there are, at least 1.
+        folder: in which the files lie until this is closed; made where it is missing. None is the temporary directory.
+        held_bytes: of records that are kept in memory before any is written.
+    """
+
+    def __init__(
+        self, dtype: npt.DTypeLike, num_buckets: int, *, folder: Path | None = None, held_bytes: int = _HELD_BYTES
+    ) -> None:
+        assert num_buckets >= 1, "records go to some bucket"
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.num_buckets = num_buckets
+        self.num_records = 0
+        self.num_written_bytes = 0
+        self._folder = folder
+        self._most_held = max(1, held_bytes // self.dtype.itemsize)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._held: list[tuple[npt.NDArray[np.int64], Records]] = []
+        self._num_held = 0
+
+    def add(self, records: Records, bucket: npt.ArrayLike) -> None:
+        """Add records.
+
+        Args:
+            records: some.
+            bucket: the number of each one's bucket, from 0; or one number for all.
+        """
+        places = np.broadcast_to(np.asarray(bucket, np.int64), len(records))
+        self._held.append((places, np.asarray(records, self.dtype)))
+        self._num_held += len(records)
+        self.num_records += len(records)
+        if self._num_held > self._most_held:
+            self._write()
+
+    def __iter__(self) -> Iterator[Records]:
+        """Yield the records of every bucket in turn, in the order in which they were added; some may have none."""
+        if self._scratch is not None:
+            self._write()
+            for number in range(self.num_buckets):
+                path = Path(self._scratch.name, str(number))
+                yield np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
+            return
+        records, starts = self._by_bucket()
+        for number in range(self.num_buckets):
+            yield records[starts[number] : starts[number + 1]]
+
+    def close(self) -> None:
+        """Remove what was written."""
+        self._held, self._num_held = [], 0
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def __enter__(self) -> Buckets:  # noqa: PYI034 - `Self` needs Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _by_bucket(self) -> tuple[Records, npt.NDArray[np.int64]]:
+        """Return the records that are held, sorted by their bucket, and where each bucket begins."""
+        if not self._held:
+            return np.empty(0, self.dtype), np.zeros(self.num_buckets + 1, np.int64)
+        places = np.concatenate([bucket for bucket, _ in self._held])
+        order = np.argsort(places, kind="stable")
+        records = np.concatenate([some for _, some in self._held])[order]
+        return records, np.searchsorted(places[order], np.arange(self.num_buckets + 1))
+
+    def _write(self) -> None:
+        if self._scratch is None:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix=".buckets.", dir=self._folder)
+        records, starts = self._by_bucket()
+        for number in np.flatnonzero(np.diff(starts)):
+            # Opened anew for each piece: as many open files as buckets are more than some systems allow.
+            with Path(self._scratch.name, str(number)).open("ab") as stream:
+                records[starts[number] : starts[number + 1]].tofile(stream)
+        self.num_written_bytes += records.nbytes
+        self._held, self._num_held = [], 0
+
+
+def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
+    """Return the bucket of 64-bit numbers such that buckets in turn have ascending numbers.
+
+    Args:
+        numbers: of 64 bits, spread evenly, as hashes are.
+        num_buckets: a power of two.
+    """
+    bits = num_buckets.bit_length() - 1
+    assert num_buckets == 1 << bits, "a power of two"
+    return (numbers >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(numbers), np.int64)
+
+
+def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**27) -> int:
+    """Return a power of two of buckets, each of which has about so many bytes.
+
+    Args:
+        num_records: that are expected.
+        itemsize: bytes of one.
+        bucket_bytes: that fit into memory a few times over.
+    """
+    return 1 << max(0, (num_records * itemsize // bucket_bytes).bit_length())

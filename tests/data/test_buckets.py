@@ -1,0 +1,53 @@
+"""Records in buckets: all of them, each in its bucket and in order, whether they fit into memory or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
+
+RECORD = np.dtype([("key", "u8"), ("number", "u4")])
+
+
+@pytest.mark.parametrize("held_bytes", [12, 500, 2**26])
+@pytest.mark.parametrize("num_buckets", [1, 8])
+def test_buckets_in_turn_have_ascending_numbers(tmp_path, held_bytes, num_buckets):
+    rng = np.random.default_rng(0)
+    records = np.zeros(300, RECORD)
+    records["key"] = rng.integers(0, 2**64, 300, np.uint64)
+    records["number"] = np.arange(300)
+    with Buckets(RECORD, num_buckets, folder=tmp_path / "deep", held_bytes=held_bytes) as buckets:
+        for part in np.array_split(records, 7):
+            buckets.add(part, leading_bits(part["key"], num_buckets))
+        for _ in range(2):  # they may be read again
+            found = list(buckets)
+        assert len(found) == num_buckets
+        assert buckets.num_records == 300
+        assert buckets.num_written_bytes == (0 if held_bytes > 10_000 else 300 * RECORD.itemsize)
+    assert not (tmp_path / "deep").exists() or not list((tmp_path / "deep").iterdir())
+    np.testing.assert_array_equal(
+        np.concatenate([np.sort(one, order="key") for one in found]), np.sort(records, order="key")
+    )
+    for one in found:
+        assert (np.diff(one["number"].astype(int)) > 0).all(), "within a bucket in the order in which they came"
+
+
+def test_no_records():
+    with Buckets(RECORD, 4) as buckets:
+        buckets.add(np.zeros(0, RECORD), 2)
+        assert [len(one) for one in buckets] == [0, 0, 0, 0]
+
+
+def test_all_of_one_call_may_go_to_one_bucket():
+    with Buckets(RECORD, 4, held_bytes=1) as buckets:
+        buckets.add(np.zeros(5, RECORD), 2)
+        buckets.add(np.ones(1, RECORD), 0)
+        assert [len(one) for one in buckets] == [1, 0, 5, 0]
+
+
+def test_a_bucket_has_about_the_bytes_that_are_asked_for():
+    assert num_buckets_for(0, 40) == num_buckets_for(3_000_000, 40) == 1
+    assert num_buckets_for(1_280_000_000, 40) == 512
+    for count in (10**7, 10**8, 1_280_000_000):
+        assert 2**26 <= count * 40 / num_buckets_for(count, 40) <= 2**27
