@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
-from mobileclip.cli.models import Lines
-from mobileclip.data.sources import LineAccess
+from mobileclip.cli.models import Rows
+from mobileclip.data.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
 from mobileclip.terminal import say
@@ -33,7 +33,7 @@ def export(
     data: str | None = None,
     max_images: int = 100,
     calibration: str | None = None,
-    lines: Lines = LineAccess(),  # noqa: B008  frozen
+    rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
@@ -53,7 +53,7 @@ def export(
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.
-        lines: what the lines of a .jsonl file may name.
+        rows: how rows of .jsonl files and of tables are read.
         overwrite: replace an export that is there.
     """
     from mobileclip.encoders.checkpoints.exports import CONTRACT
@@ -68,8 +68,8 @@ def export(
         raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
         require_there(path, "a data set to measure on")
-    samples = None if data is None else _samples(data, max_images, lines)
-    ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, lines)
+    samples = None if data is None else _samples(data, max_images, rows)
+    ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
     folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, overwrite=overwrite)
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
@@ -119,13 +119,13 @@ def _unit(tower: str) -> str:
     return "images" if tower == "image" else "captions"
 
 
-def _samples(path: str, max_images: int, lines: LineAccess) -> Samples:
+def _samples(path: str, max_images: int, rows: RowOptions) -> Samples:
     """Return the first images of a data set with their captions, or with its classes as captions."""
     from mobileclip.data.skips import SkipReport
     from mobileclip.evaluation import open_benchmark
     from mobileclip.export import Samples
 
-    benchmark, report = open_benchmark(path, lines=lines), SkipReport()
+    benchmark, report = open_benchmark(path, rows=rows), SkipReport()
     samples = list(islice(benchmark.samples(report), max_images))
     _tell_skips(report)
     return Samples(

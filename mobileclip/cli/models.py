@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
-from mobileclip.data.sources import LineAccess
+from mobileclip.data.sources import RowOptions
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
@@ -22,7 +22,7 @@ _MOST_NAMED = 100
 DEFAULT_MODEL = "mobileclip_s0"
 
 Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
-Lines = Annotated[OmitArgPrefixes[LineAccess], arg(name="")]
+Rows = Annotated[OmitArgPrefixes[RowOptions], arg(name="")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 ImageSize = Annotated[int | None, arg(metavar="PIXELS")]
 ContextLength = Annotated[int | None, arg(metavar="TOKENS")]
@@ -88,7 +88,7 @@ def embed(
     context_length: ContextLength = None,
     device: Device = "auto",
     batch_size: int = 32,
-    lines: Lines = LineAccess(),  # noqa: B008  frozen
+    rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
 ) -> None:
@@ -111,7 +111,7 @@ def embed(
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         batch_size: images or texts encoded at once.
-        lines: what the lines of a .jsonl file may name.
+        rows: how rows of .jsonl files and of tables are read.
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
@@ -125,7 +125,7 @@ def embed(
     if overwrite and append:
         raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
-    chosen = _embedding_inputs(inputs, texts, lines)
+    chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
     place = pick_device(device)
     name = model or (None if checkpoint else DEFAULT_MODEL)
@@ -149,7 +149,7 @@ def embed(
         sys.exit(1)
 
 
-def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, lines: LineAccess) -> EmbeddingInputs:
+def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
     """Return what is to be embedded, having made sure that it is there."""
     from mobileclip.data.sources.opening import is_gathered, require_data_set
     from mobileclip.inference.embedding import EmbeddingInputs, read_texts
@@ -163,7 +163,7 @@ def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, lines: LineAc
     sentences = () if texts is None else tuple(read_texts(texts))
     if not paths and not data and not sentences:
         raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
-    return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, lines=lines)
+    return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, rows=rows)
 
 
 def _report_skipped(skipped: list[str], num_images: int) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.skips import SkipReport
-from mobileclip.data.sources import LineAccess
+from mobileclip.data.sources import RowOptions
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.results import MAIN_METRIC
@@ -33,7 +33,7 @@ def evaluation_hook(
     batch_size: int = 64,
     num_threads: int | None = None,
     allow_missing: bool = False,
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return what evaluates a model in training, as `mobileclip.training.train` takes it.
 
@@ -51,7 +51,7 @@ def evaluation_hook(
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         allow_missing: of those that are opened here, see `Benchmark`.
-        lines: of those that are opened here, what the lines of a `.jsonl` file may name.
+        rows: of those that are opened here, how rows of `.jsonl` files and of tables are read.
 
     Raises:
         ValueError: if there is no data set, two have one name, or one cannot be evaluated: its files are missing or
@@ -59,7 +59,7 @@ def evaluation_hook(
         OSError: if a store cannot be reached.
     """
     opened = tuple(
-        one if isinstance(one, Benchmark) else open_benchmark(one, allow_missing=allow_missing, lines=lines)
+        one if isinstance(one, Benchmark) else open_benchmark(one, allow_missing=allow_missing, rows=rows)
         for one in benchmarks
     )
     if not opened:

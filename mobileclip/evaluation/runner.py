@@ -13,7 +13,7 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.sources import LineAccess
+from mobileclip.data.sources import RowOptions
 from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
@@ -62,7 +62,7 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
-        lines: what the lines of a `.jsonl` file among the data sets may name.
+        rows: how rows of `.jsonl` files and of tables among the data sets are read.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
 
     Examples:
@@ -83,13 +83,13 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     tagger: str = "en_core_web_sm"
-    lines: LineAccess = attrs.field(factory=LineAccess)
+    rows: RowOptions = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
     @property
     def task_options(self) -> TaskOptions:
         """How the data of tasks are opened."""
-        return TaskOptions(allow_missing=self.allow_missing, lines=self.lines, tagger=self.tagger)
+        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows, tagger=self.tagger)
 
 
 @attrs.frozen(kw_only=True)

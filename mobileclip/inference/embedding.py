@@ -12,7 +12,7 @@ from PIL import Image
 
 from mobileclip.data.images.transform import ImageError, ImageSource
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.data.sources import LineAccess, as_source
+from mobileclip.data.sources import RowOptions, as_source
 from mobileclip.inference.archive import Embeddings, no_embeddings
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
@@ -31,13 +31,13 @@ class EmbeddingInputs:
         paths: of image files.
         data: data sets whose pictures are embedded, see `as_source`.
         texts: texts.
-        lines: what the lines of a `.jsonl` file among the data sets may name.
+        rows: how rows of `.jsonl` files and of tables among the data sets are read.
     """
 
     paths: tuple[Path, ...] = ()
     data: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    lines: LineAccess = attrs.field(factory=LineAccess)
+    rows: RowOptions = attrs.field(factory=RowOptions)
 
     def without(self, embeddings: Embeddings) -> EmbeddingInputs:
         """Return the image files and texts that are not among these embeddings, and the data sets."""
@@ -69,7 +69,7 @@ def embed_inputs(
     before = before or Embeddings(model=model)
     new, known = inputs.without(before), set(before.image_paths)
     report = SkipReport(log=False)
-    gathered = (one for data in new.data for one in gathered_pictures(data, report, lines=new.lines))
+    gathered = (one for data in new.data for one in gathered_pictures(data, report, rows=new.rows))
     pictures = chain(((str(path), path) for path in new.paths), (one for one in gathered if one[0] not in known))
     count = None if new.data else len(new.paths)
     embeddings, skipped = embed_files(clip, model, pictures, new.texts, num_pictures=count, batch_size=batch_size)
@@ -105,16 +105,16 @@ def gathered_pictures(
     data: str,
     report: SkipReport,
     *,
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Iterator[tuple[str, ImageSource]]:
     """Yield the pictures of a data set, each with a name: `DATA/KEY`.
 
     Args:
         data: see `as_source`.
         report: counts what was read and what was left out.
-        lines: what the lines of a `.jsonl` file may name.
+        rows: how rows of `.jsonl` files and of tables are read.
     """
-    for unit in as_source(data, lines=lines).units():
+    for unit in as_source(data, rows=rows).units():
         for sample in unit.read(report):
             if sample.image is None:
                 report.num_read -= 1

@@ -167,7 +167,8 @@ def test_what_is_asked_for_decides_where_both_are_there(tmp_path):
         ("empty/", {}, "there are no files in it"),
         ("notes/", {"a.txt": b"x", "b.txt": b"y", "c.doc": b"z"}, r"there are 2 \.txt, 1 \.doc"),
         ("flat/", {"a.png": picture("red"), "b.png": picture("blue")}, "2 images without captions and in no folders"),
-        ("table.csv", b"a,b", r"neither a tar shard nor a \.jsonl"),
+        ("table.csv", b"a,b", "nothing says which column"),
+        ("table.csv.gz", b"a,b", "neither a tar shard nor a list"),
         ("photo.png", picture("red"), "is no data set"),
         ("empty.jsonl", b"", "has no lines"),
         ("bad.jsonl", b"{}\n", "not one sample of .* can be used"),
@@ -184,7 +185,7 @@ def test_what_is_no_data_set_is_told_with_what_one_is(tmp_path, name, content, m
         path.write_bytes(content)
     with pytest.raises((ValueError, OSError), match=message) as refused:
         open_data_set(str(path))
-    assert EXPECTED in str(refused.value) or name.endswith((".csv", "empty.jsonl"))
+    assert EXPECTED in str(refused.value) or name.endswith((".csv", ".csv.gz", "empty.jsonl"))
 
 
 def test_numbers_of_classes_need_names(tmp_path):

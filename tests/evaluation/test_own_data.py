@@ -8,7 +8,7 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.data import LineAccess
+from mobileclip.data import RowOptions
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import EvaluationSpec, evaluate_models, open_benchmark, read_results
 from mobileclip.evaluation.candidates import Candidate, asked, require_candidates
@@ -91,11 +91,11 @@ def test_a_list_that_is_trusted_names_pictures_elsewhere(tmp_path, colours):
     spec = EvaluationSpec(datasets=(path,), output=tmp_path / "out", device="cpu")
     with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
         evaluate_models(colours[:1], spec)
-    trusted = attrs.evolve(spec, lines=LineAccess(inside=False))
+    trusted = attrs.evolve(spec, rows=RowOptions(inside=False))
     assert evaluate_models(colours[:1], trusted).models[0].records["mine"].result.main_metric == 1
     with pytest.raises(ValueError, match="6 refused_address"):
         evaluation_hook([path])
-    assert callable(evaluation_hook([path], lines=LineAccess(inside=False)))
+    assert callable(evaluation_hook([path], rows=RowOptions(inside=False)))
 
 
 def test_a_picture_in_another_class_is_another_result(tmp_path, colours):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data import LineAccess, SkipReport, as_source, read_samples, write_shard
+from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
 from mobileclip.recipes.command_line import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
 from mobileclip.recipes.finetuning import run_recipe as run_finetuning
@@ -124,8 +124,8 @@ def reinforcement(arguments):
 @pytest.mark.parametrize(
     ("run", "data", "place"),
     [
-        (finetuning, ["--data", "list.jsonl"], ["lines"]),
-        (evaluation, ["a.pt", "--datasets", "list.jsonl"], ["spec", "lines"]),
+        (finetuning, ["--data", "list.jsonl"], ["rows"]),
+        (evaluation, ["a.pt", "--datasets", "list.jsonl"], ["spec", "rows"]),
         (reinforcement, ["--source", "list.jsonl"], ["source"]),
     ],
 )
@@ -135,19 +135,37 @@ def test_what_lists_may_name_is_told_in_the_same_words(run, data, place, capsys,
     assert_comes_back(capsys, tmp_path, run, *data, *FLAGS)
 
 
+COLUMNS = ("--url-column", "URL", "--caption-columns", "title", "alt", "--uid-column", "id", "--header", "URL", "title")
+
+
+@pytest.mark.parametrize(
+    ("run", "data", "place"),
+    [
+        (finetuning, ["--data", "list.csv"], ["rows"]),
+        (evaluation, ["a.pt", "--datasets", "list.csv"], ["spec", "rows"]),
+        (reinforcement, ["--source", "list.csv"], ["source", "options"]),
+    ],
+)
+def test_columns_are_named_in_the_same_words(run, data, place, capsys, tmp_path):
+    told = reduce(getitem, place, json.loads(shown(capsys, run, *data, *FLAGS, *COLUMNS)))
+    named = {"url_column": "URL", "caption_columns": ["title", "alt"], "uid_column": "id", "header": ["URL", "title"]}
+    assert told.items() >= {**LINES, **named, "path_column": None}.items()
+    assert_comes_back(capsys, tmp_path, run, *data, *FLAGS, *COLUMNS)
+
+
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
     with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
         shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
-    task = open_task(path, "auto", ("{}",), LineAccess(inside=False))
+    task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
 
 
 def test_training_measures_on_a_list_that_is_trusted(tmp_path):
     path = outside(tmp_path)
     with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
-        measured_on((), (path,), LineAccess(), SMALL)
-    assert callable(measured_on((), (path,), LineAccess(inside=False), SMALL))
+        measured_on((), (path,), RowOptions(), SMALL)
+    assert callable(measured_on((), (path,), RowOptions(inside=False), SMALL))
 
 
 @pytest.mark.parametrize(

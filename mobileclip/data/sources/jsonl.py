@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import count
-from pathlib import Path
 from typing import IO, Any
 
 import attrs
@@ -17,33 +16,13 @@ from mobileclip import storage
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
+from mobileclip.data.skips import BadSampleError, Skip, made_or_skip
+from mobileclip.data.sources.access import SCHEMES, RowOptions, directory_of, locate, without_user
+from mobileclip.data.sources.base import Source, numbered_name, sources
+from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, RecordUnit, key_of, parse_row
 from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
-
-_WEB = ("http://", "https://")
-SCHEMES = ("http", "https")
-"""Of addresses that anyone's file may name."""
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class LineAccess:
-    """What the lines of a `.jsonl` file may name: by default what a stranger's may.
-
-    Args:
-        inside: of a `.jsonl` file: images on this machine must lie below its folder; otherwise its lines name any file.
-        schemes: of a `.jsonl` file: of addresses that its lines may name, such as `https` and `s3`.
-        hosts: of a `.jsonl` file: web servers that its lines may name although they are at no public address, such as
-            `127.0.0.1`.
-    """
-
-    inside: bool = True
-    schemes: tuple[str, ...] = SCHEMES
-    hosts: tuple[str, ...] = ()
-
 
 _GZIP = b"\x1f\x8b"
 
@@ -80,7 +59,7 @@ def read_lines(stream: IO[bytes], first: int = 1) -> Iterator[Line]:
 
 
 @attrs.frozen(kw_only=True)
-class JsonLinesUnit(Unit):
+class JsonLinesUnit(RecordUnit):
     """A range of lines.
 
     Args:
@@ -96,7 +75,6 @@ class JsonLinesUnit(Unit):
         hosts: that are reached beside public ones.
     """
 
-    path: str
     image_root: str
     start: int
     num_bytes: int
@@ -128,22 +106,6 @@ class JsonLinesUnit(Unit):
         """Return the number of lines that are not blank."""
         return self.num_samples
 
-    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the lines."""
-        return read_records(self.path, self._records(), report)
-
-    def files(self) -> tuple[str, ...]:
-        """Return the images that the lines name."""
-        return tuple(record.image for record in self._records() if isinstance(record, Record))
-
-    def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the lines without their images, which are not looked for."""
-        for record in self._records():
-            if isinstance(record, Skip):
-                report.add(record)
-            else:
-                yield record.sample
-
     def _lines(self) -> Iterator[Line]:
         with storage.open_read(self.path) as stream:
             stream.seek(self.start)
@@ -155,7 +117,8 @@ class JsonLinesUnit(Unit):
                 if remaining <= 0:
                     return
 
-    def _records(self) -> Iterator[Record | Skip]:
+    def records(self) -> Iterator[Record | Skip]:
+        """Yield what every line that is not blank says of a sample."""
         try:
             yield from map(self._record_or_skip, self._lines())
         except OSError as error:
@@ -176,40 +139,24 @@ class JsonLinesUnit(Unit):
             raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")
         url: Any = None
         if storage.is_remote(image):
-            url = _without_user(image)
+            url = without_user(image)
         elif isinstance(fields.get("url"), str):
             url = fields.pop("url")
-        key = _key(fields.pop("key", None), line.number)
+        key = key_of(fields.pop("key", None), f"{line.number:09d}")
         captions = json_captions(fields)
         metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
         if not storage.is_remote(image):
             metadata["image"] = image
         return Record(
             sample=ImageTextSample(key=key, captions=captions, url=url, metadata=metadata),
-            image=self._location(image),
+            image=self._located(image),
             label=label,
             hosts=self.hosts,
         )
 
-    def _location(self, image: str) -> str:
-        """Return where an image is, if it may be read.
-
-        Raises:
-            BadSampleError: with the reason `refused_address`.
-        """
-        root = self.image_root
-        if storage.is_remote(image):
-            scheme = image.partition("://")[0].lower()
-            if scheme not in self.schemes:
-                raise _refused(image, f"is opened by {scheme}://", f"name {scheme} in `schemes` (--schemes)")
-        if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
-            raise _refused(image, "is an address within an address")
-        if storage.is_remote(image):
-            return image
-        path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
-        if self.inside and not _is_inside(root, path):
-            raise _refused(image, f"is not below {root}", "pass `inside=False` (--no-inside)")
-        return storage.join(root, path)
+    def _located(self, image: str) -> str:
+        options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
+        return locate(image, self.image_root, options)
 
     def _local_print(self, line: Line) -> str:
         """Return what tells the state of the local image that a line names, if it names one."""
@@ -217,7 +164,7 @@ class JsonLinesUnit(Unit):
             image = parse_object(line.data or b"", "a line", limit=MAX_LINE_BYTES).get("image")
             if not isinstance(image, str) or storage.is_remote(image):
                 return ""
-            return storage.fingerprint(self._location(image))
+            return storage.fingerprint(self._located(image))
         except (OSError, ValueError):
             return "missing"
 
@@ -260,9 +207,17 @@ class JsonLinesSource(Source):
     schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=_names)
     hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
-    def allowing(self, lines: LineAccess) -> JsonLinesSource:
-        """Return the same file, whose lines may name this."""
-        return attrs.evolve(self, inside=lines.inside, schemes=lines.schemes, hosts=lines.hosts)
+    def allowing(self, rows: RowOptions) -> JsonLinesSource:
+        """Return the same file, whose lines may name this.
+
+        Raises:
+            ValueError: if columns are named, which are a table's.
+        """
+        if rows.names_columns:
+            raise ValueError(
+                f"{self.path} has no columns that could be named; its lines have `image` and `caption`, as JSON"
+            )
+        return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
     def units(self) -> tuple[JsonLinesUnit, ...]:
         """Return ranges of lines; the file is read once, to find them.
@@ -287,7 +242,7 @@ class JsonLinesSource(Source):
         return units
 
     def _cut(self, stream: IO[bytes]) -> Iterator[JsonLinesUnit]:
-        root = _directory(self.path) if self.image_root is None else self.image_root
+        root = directory_of(self.path) if self.image_root is None else self.image_root
         unit = JsonLinesUnit(
             name=numbered_name(0),
             path=self.path,
@@ -321,37 +276,3 @@ class JsonLinesSource(Source):
             )
             yield unit
             unit = attrs.evolve(unit, start=unit.start + num_bytes, first_line=unit.first_line + num_lines)
-
-
-def _directory(path: str) -> str:
-    if storage.is_remote(path):
-        return path.partition("?")[0].rpartition("/")[0]
-    return os.fspath(storage.local_path(path).parent)
-
-
-def _is_inside(root: str, path: str) -> bool:
-    """Return whether a path leads below a folder, by its name; where links lead is up to whoever made them."""
-    if storage.is_remote(root):
-        return ".." not in path.split("/")
-    top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
-    return Path(os.path.normpath(top / path)).is_relative_to(top)
-
-
-def _refused(image: str, what: str, advice: str = "") -> BadSampleError:
-    trust = f"; if you trust the file, {advice}" if advice else ""
-    return BadSampleError("refused_address", f"{image[:300]} {what}{trust}")
-
-
-def _without_user(address: str) -> str:
-    """Return an address without user and password; its query may be what tells one image from another."""
-    scheme, _, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
-def _key(given: object, number: int) -> str:
-    if given is None:
-        return f"{number:09d}"
-    if isinstance(given, bool) or not isinstance(given, (str, int)):
-        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
-    return str(given)

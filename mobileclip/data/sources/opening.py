@@ -11,13 +11,15 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import SkipReport
+from mobileclip.data.sources.access import RowOptions
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderSource
-from mobileclip.data.sources.jsonl import JsonLinesSource, JsonLinesUnit, LineAccess
+from mobileclip.data.sources.jsonl import JsonLinesSource
 from mobileclip.data.sources.public_layout import (
     CLASS_NAMES,
     LabelledShardUnit,
@@ -27,21 +29,25 @@ from mobileclip.data.sources.public_layout import (
     read_class_names,
     read_public_layout,
 )
+from mobileclip.data.sources.records import RecordUnit
 from mobileclip.data.sources.shards import ShardSource
+from mobileclip.data.sources.tables import TABLES, TableSource, is_table
 from mobileclip.strict import strict
 
 DataKind = Literal["classes", "captions"]
 
-LINES = (".jsonl", ".ndjson")
+LISTS = (".jsonl", ".ndjson", *TABLES)
+"""Suffixes of files that name images."""
 TEMPLATES = ("a photo of a {}.",)
 """What stands around the name of a class where nothing else is said."""
 
 EXPECTED = (
     "a data set is a folder with a folder of images for each class, a folder of images with captions (NAME.txt beside "
-    "NAME.jpg, or captions.jsonl), a .jsonl file, tar shards, or a folder in the public layout (classnames.txt, "
-    "test/nshards.txt, test/0.tar)"
+    "NAME.jpg, or captions.jsonl), a .jsonl, .parquet, .csv or .tsv file, tar shards, or a folder in the public layout "
+    "(classnames.txt, test/nshards.txt, test/0.tar)"
 )
-_OTHERS = (".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".zip")
+_LINES = (".jsonl", ".ndjson")
+_OTHERS = (".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".zip")
 
 
 @attrs.frozen(kw_only=True)
@@ -94,40 +100,52 @@ def as_source(
     data: Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     samples_per_shard: int = 1000,
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Source:
     """Return the source that a path stands for.
 
     Args:
-        data: shards (a path, a brace pattern, several of them), a `.jsonl` file, or a directory: in the public layout,
-            with shards, with images and captions, or with a directory of images for each class; a source is returned as
-            it is.
+        data: shards or tables (a path, a brace pattern, several of them), a `.jsonl` file, or a directory: in the
+            public layout, with shards, with images and captions, with a directory of images for each class, or with
+            tables and no images; a source is returned as it is.
         samples_per_shard: of a source that is not cut into shards yet.
-        lines: what the lines of a `.jsonl` file may name.
+        rows: how rows of `.jsonl` files and of tables are read.
 
     Raises:
         ValueError: if there is nothing, or the file is of another kind.
     """
+    if isinstance(data, Source):
+        return data
     if not isinstance(data, (str, os.PathLike)):
-        return data if isinstance(data, Source) else ShardSource(shards=data)
-    text = os.fspath(data)
+        paths = tuple(os.fspath(path) for path in data)
+        if paths and all(map(is_table, paths)):
+            return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
+        return ShardSource(shards=paths)
+    return _of_path(os.fspath(data), samples_per_shard, rows)
+
+
+def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     name = text.lower()
     if not text:
         raise ValueError(f"no data was given; {EXPECTED}")
     if name.endswith(_OTHERS):
-        raise ValueError(f"{text} is neither a tar shard nor a .jsonl file; write it as one JSON object a line")
-    if name.endswith(LINES):
-        return JsonLinesSource(path=text, samples_per_shard=samples_per_shard).allowing(lines)
+        raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); write it as one of these")
+    if name.endswith(_LINES):
+        return JsonLinesSource(path=text, samples_per_shard=samples_per_shard).allowing(rows)
+    if is_table(text):
+        return TableSource(tables=text, samples_per_shard=samples_per_shard, options=rows)
     if files_of_page(text) != text.rstrip("/"):
         return PublicLayoutSource(path=text)
-    return _of_directory(text, samples_per_shard) if _is_directory(text) else ShardSource(shards=text)
+    return _of_directory(text, samples_per_shard, rows) if _is_directory(text) else ShardSource(shards=text)
 
 
-def _of_directory(text: str, samples_per_shard: int) -> Source:
+def _of_directory(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     if not storage.is_remote(text) and is_public_layout(text):
         return PublicLayoutSource(path=text)
     if shards := storage.list_files(text, ".tar"):
         return ShardSource(shards=shards)
+    if _has_tables_alone(text):
+        return TableSource(tables=text, samples_per_shard=samples_per_shard, options=rows)
     folder = FolderSource(path=text, samples_per_shard=samples_per_shard)
     if _has_classes_alone(folder):
         return ClassFolderSource(path=text, samples_per_shard=samples_per_shard)
@@ -140,7 +158,7 @@ def open_data_set(
     kind: DataKind | Literal["auto"] = "auto",
     templates: tuple[str, ...] = TEMPLATES,
     samples_per_shard: int = 1000,
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
     """Return the data set at a path, having looked at what its pictures have beside them.
 
@@ -152,14 +170,14 @@ def open_data_set(
         kind: what is wanted; `auto` for what is there.
         templates: sentences around the names of classes, where the data set has none of its own.
         samples_per_shard: see `as_source`.
-        lines: see `as_source`.
+        rows: see `as_source`.
 
     Raises:
         ValueError: if there is no data set of that kind; the message says what is there and what is expected.
         OSError: if it cannot be read.
     """
     text = os.fspath(data)
-    source = _required(text, samples_per_shard, lines)
+    source = _required(text, samples_per_shard, rows)
     opened = _opened(source, name_of(text), text, templates, kind)
     if kind == "classes" and opened.kind != kind:
         raise ValueError(
@@ -175,7 +193,7 @@ def name_of(text: str) -> str:
     """Return what a data set is called: like its folder, or its file without the suffix."""
     layout = files_of_page(text).partition("/resolve/")[0]
     name = storage.file_name(layout) if storage.is_remote(layout) else storage.local_path(layout).absolute().name
-    if name.lower().endswith((*LINES, ".tar")) and not ("{" in name or name.partition(".")[0].isdigit()):
+    if name.lower().endswith((*LISTS, ".tar")) and not ("{" in name or name.partition(".")[0].isdigit()):
         return name.rpartition(".")[0]
     if name.lower().endswith(".tar"):
         parent = text.rpartition("/")[0]
@@ -185,13 +203,13 @@ def name_of(text: str) -> str:
 
 def is_place(text: str) -> bool:
     """Return whether a person who typed this meant a place where data are, and no name."""
-    is_file = text.lower().endswith((*LINES, ".tar")) or _is_pattern(text)
+    is_file = text.lower().endswith((*LISTS, ".tar")) or _is_pattern(text)
     return is_file or text.endswith(("/", os.sep)) or storage.is_remote(text) or storage.is_directory(text)
 
 
 def is_gathered(text: str) -> bool:
-    """Return whether images are gathered in files, and not files themselves: JSON lines, shards, the public layout."""
-    if text.lower().endswith((*LINES, ".tar")) or _is_pattern(text) or storage.is_remote(text):
+    """Return whether images are gathered in files, and not files themselves: lists, shards, the public layout."""
+    if text.lower().endswith((*LISTS, ".tar")) or _is_pattern(text) or storage.is_remote(text):
         return True
     return storage.is_directory(text) and (is_public_layout(text) or bool(storage.list_files(text, ".tar")))
 
@@ -208,9 +226,9 @@ def require_data_set(text: str) -> None:
         raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
 
 
-def _required(text: str, samples_per_shard: int, lines: LineAccess) -> Source:
+def _required(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     require_data_set(text)
-    source = as_source(text, samples_per_shard=samples_per_shard, lines=lines)
+    source = as_source(text, samples_per_shard=samples_per_shard, rows=rows)
     if isinstance(source, ShardSource) and not _is_pattern(text) and _is_no_tar(text):
         raise ValueError(f"{text} is no data set; {EXPECTED}")
     return source
@@ -311,7 +329,7 @@ def label_of(sample: ImageTextSample) -> str | None:
 def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
     for unit in source.units():
         # Images elsewhere are not fetched to find out what they are called.
-        yield from unit.described(report) if isinstance(unit, JsonLinesUnit) else unit.read(report)
+        yield from unit.described(report) if isinstance(unit, RecordUnit) else unit.read(report)
 
 
 def _raw(source: ShardSource) -> Iterator[RawSample]:
@@ -329,6 +347,16 @@ def _has_classes_alone(source: FolderSource) -> bool:
         # What is wrong is said where the data are used.
         return False
     return any("/" in item.image for item in items) and not any(item.text or item.json or item.rows for item in items)
+
+
+def _has_tables_alone(folder: str) -> bool:
+    """Return whether a folder has tables, itself or below, and no images."""
+    try:
+        found = list_folder(folder)
+    except (ValueError, OSError):
+        # What is wrong is said where the data are used.
+        return False
+    return not found.images and any(map(is_table, found.files))
 
 
 def _holds(path: str) -> str:

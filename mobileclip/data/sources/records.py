@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from mobileclip.data.images.formats import find_format, format_names, is_image_n
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
+from mobileclip.data.sources.base import Unit
 from mobileclip.storage.reach import RefusedHostError, public_hosts_only
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
@@ -35,12 +38,45 @@ class Record:
         image: path or address.
         label: how messages call it.
         hosts: that its address may lead to, beside public ones.
+        sha256: of the image, in hexadecimal, where it is to be compared.
     """
 
     sample: ImageTextSample
     image: str
     label: str
     hosts: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RecordUnit(Unit):
+    """A part of a list of pairs.
+
+    Args:
+        path: the list.
+    """
+
+    path: str
+
+    @abstractmethod
+    def records(self) -> Iterator[Record | Skip]:
+        """Yield what the list says of every sample, or why that cannot be used; no image is looked for."""
+
+    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples with their images."""
+        return read_records(self.path, self.records(), report)
+
+    def files(self) -> tuple[str, ...]:
+        """Return the images that the list names."""
+        return tuple(record.image for record in self.records() if isinstance(record, Record))
+
+    def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples without their images, which are not looked for."""
+        for record in self.records():
+            if isinstance(record, Skip):
+                report.add(record)
+            else:
+                yield record.sample
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
@@ -105,6 +141,19 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
     return value
 
 
+def key_of(given: object, default: str) -> str:
+    """Return the key that a list gives a sample, or another where it gives none.
+
+    Raises:
+        BadSampleError: if it is neither a text nor a whole number.
+    """
+    if given is None:
+        return default
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
+    return str(given)
+
+
 def _check_regular(path: str) -> None:
     """Refuse pipes and devices, which may never end."""
     if not storage.is_remote(path) and storage.local_path(path).exists() and not storage.local_path(path).is_file():
@@ -128,6 +177,8 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
     def read() -> ImageTextSample:
         with public_hosts_only(record.hosts):
             data, extension = read_image(record.image)
+        if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BadSampleError("other_image", f"{record.label} states another SHA-256 than that of {record.image}")
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)

@@ -12,8 +12,8 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample
 from mobileclip.data.shards.files import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.data.sources import LineAccess, Source, label_of, open_data_set
-from mobileclip.data.sources.opening import LINES, name_of
+from mobileclip.data.sources import RowOptions, Source, label_of, open_data_set
+from mobileclip.data.sources.opening import LISTS, name_of
 from mobileclip.data.sources.public_layout import (
     SPLIT,
     LayoutKind,
@@ -198,7 +198,7 @@ def open_benchmark(
     *,
     split: str = SPLIT,
     allow_missing: bool = False,
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Benchmark:
     """Return a data set, having read its names and templates; images are read when they are asked for.
 
@@ -208,7 +208,7 @@ def open_benchmark(
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: the folder of the shards in the public layout.
         allow_missing: see `Benchmark`.
-        lines: what the lines of a `.jsonl` file may name.
+        rows: how rows of `.jsonl` files and of tables are read.
 
     Raises:
         ValueError: if there is no data set; the message says what is there and what is expected. In the public layout,
@@ -226,7 +226,7 @@ def open_benchmark(
             shards=layout.shards,
             allow_missing=allow_missing,
         )
-    opened = open_data_set(text, lines=lines)
+    opened = open_data_set(text, rows=rows)
     if opened.kind == "classes" and len(opened.class_names) < 2:
         raise ValueError(f"{text} has one class alone, {opened.class_names[0]!r}; expected several to choose from")
     return Benchmark(
@@ -253,7 +253,7 @@ def _is_layout(text: str) -> bool:
     """Return whether a path is of the public layout; an address that names no file is taken for one."""
     if storage.is_remote(text):
         name = storage.file_name(text.rstrip("/")).lower()
-        return not (".tar" in name or name.endswith(LINES) or "{" in text)
+        return not (".tar" in name or name.endswith(LISTS) or "{" in text)
     return is_public_layout(text)
 
 

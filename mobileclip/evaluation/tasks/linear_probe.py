@@ -143,11 +143,11 @@ def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask
     """
     path, train = found.path, None
     if storage.exists(storage.join(files_of_page(path), f"{TRAIN}/nshards.txt")):
-        train = open_benchmark(path, split=TRAIN, allow_missing=options.allow_missing, lines=options.lines)
+        train = open_benchmark(path, split=TRAIN, allow_missing=options.allow_missing, rows=options.rows)
     elif parts := split_folders(path):
-        train = open_benchmark(parts[0], allow_missing=options.allow_missing, lines=options.lines)
+        train = open_benchmark(parts[0], allow_missing=options.allow_missing, rows=options.rows)
         path = parts[1]
-    test = open_benchmark(path, allow_missing=options.allow_missing, lines=options.lines)
+    test = open_benchmark(path, allow_missing=options.allow_missing, rows=options.rows)
     return LinearProbeTask(key=found.key, name=found.name, test=test, train=train)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.data.sources import LineAccess
+from mobileclip.data.sources import RowOptions
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
@@ -42,12 +42,12 @@ class TaskOptions:
 
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
-        lines: what the lines of a `.jsonl` file may name.
+        rows: how rows of `.jsonl` files and of tables are read.
         tagger: spaCy's model that finds nouns and adjectives, for orders of words.
     """
 
     allow_missing: bool = False
-    lines: LineAccess = attrs.field(factory=LineAccess)
+    rows: RowOptions = attrs.field(factory=RowOptions)
     tagger: str = "en_core_web_sm"
 
 

@@ -36,7 +36,7 @@ def shrink(models: tuple[str, ...] | None, spec: EvaluationSpec) -> tuple[tuple[
     if spec.datasets or spec.data is not None:
         names = spec.datasets or SUITES[spec.suite]
         tasks = [task for task in (find_task(name, spec.data) for name in names) if task.opener is open_zero_shot]
-        opened = [open_data_set(task.path, lines=spec.lines) for task in tasks]
+        opened = [open_data_set(task.path, rows=spec.rows) for task in tasks]
         datasets = tuple(first_samples(one.source, made / "samples", one.name) for one in opened)
     if models is None or not datasets:
         own_models, own_data = write_tiny(made)

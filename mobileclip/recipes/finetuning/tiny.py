@@ -84,7 +84,7 @@ def shrink(spec: FinetuneSpec) -> FinetuneSpec:
 
 def _few(folder: Path, spec: FinetuneSpec, path: str, kind: Kind) -> str:
     """Return a copy of the first samples of someone's data."""
-    opened = open_data_set(path, kind=kind, templates=spec.templates, lines=spec.lines)
+    opened = open_data_set(path, kind=kind, templates=spec.templates, rows=spec.rows)
     return first_samples(opened.source, folder, opened.name)
 
 

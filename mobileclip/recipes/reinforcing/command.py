@@ -10,7 +10,7 @@ import attrs
 import tyro
 from attrs import validators
 
-from mobileclip.data import JsonLinesSource, Layout, LineAccess, augmentations
+from mobileclip.data import JsonLinesSource, Layout, RowOptions, TableSource, augmentations
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
@@ -30,8 +30,8 @@ class Command:
 
     Args:
         source: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
-            (s3://, gs://); or a JSON Lines file with images and captions; or a folder of images.
-        lines: what the lines of a JSON Lines file may name.
+            (s3://, gs://); or a .jsonl, .parquet, .csv or .tsv file with images and captions; or a folder of images.
+        rows: how rows of `.jsonl` files and of tables are read.
         output: where the reinforced shards go, with their manifest and card; a folder or an address. A second run
             finishes what is missing.
         step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, `both` does
@@ -60,7 +60,7 @@ class Command:
     """
 
     source: str | None = None
-    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
+    rows: tyro.conf.OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     output: str | None = None
     step: Literal["both", "captions", "embeddings"] = "both"
     engine: Literal["local", "ray"] = "local"
@@ -119,8 +119,8 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     else:
         output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
         spec = recipe(command.source or write_scenes(TINY / "scenes"), output)
-    if isinstance(spec.source, JsonLinesSource) and command.lines != LineAccess():
-        spec = attrs.evolve(spec, source=spec.source.allowing(command.lines))
+    if isinstance(spec.source, (JsonLinesSource, TableSource)) and command.rows != RowOptions():
+        spec = attrs.evolve(spec, source=spec.source.allowing(command.rows))
     if command.tiny:
         if command.source is not None or written is not None:
             spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))

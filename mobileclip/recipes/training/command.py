@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import tyro
 
-from mobileclip.data import LineAccess, ReinforcedPipelineSpec, read_text_input
+from mobileclip.data import ReinforcedPipelineSpec, RowOptions, read_text_input
 from mobileclip.inputs import TextInput
 from mobileclip.losses import DistillingLossSpec
 from mobileclip.recipes.training.published import as_released
@@ -33,7 +33,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
-        lines: what the lines of `.jsonl` files among these may name.
+        rows: how rows of `.jsonl` files and of tables among these are read.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
         released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
@@ -43,7 +43,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
     """
 
     evaluate: tuple[str, ...] = ()
-    lines: tyro.conf.OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
+    rows: tyro.conf.OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     tokenizer: str | None = None
     released: bool = False
 
@@ -133,7 +133,7 @@ def _no_data(spec: RunSpec) -> str:
 
 def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     measured = command.validation or command.evaluate
-    evaluate = partial(measured_on, command.validation, command.evaluate, command.lines) if measured else None
+    evaluate = partial(measured_on, command.validation, command.evaluate, command.rows) if measured else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
     if model is not None:
         say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")

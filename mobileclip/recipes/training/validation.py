@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mobileclip.data import ImageTextSample, ImageTransform, LineAccess, Tokenizer, decode_image, read_samples
+from mobileclip.data import ImageTextSample, ImageTransform, RowOptions, Tokenizer, decode_image, read_samples
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
@@ -18,14 +18,14 @@ _BATCH_SIZE = 64
 
 
 def measured_on(
-    shards: tuple[str, ...], benchmarks: Sequence[str], lines: LineAccess, model: DualEncoderSpec
+    shards: tuple[str, ...], benchmarks: Sequence[str], rows: RowOptions, model: DualEncoderSpec
 ) -> Evaluate:
     """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
         shards: of the held-out pairs; none measures nothing on them.
         benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
-        lines: what the lines of `.jsonl` files among these may name.
+        rows: how rows of `.jsonl` files and of tables among these are read.
         model: whose inputs are made.
 
     Raises:
@@ -33,7 +33,7 @@ def measured_on(
     """
     parts = [retrieval_on(shards, model)] if shards else []
     if benchmarks:
-        parts.append(evaluation_hook(benchmarks, lines=lines))
+        parts.append(evaluation_hook(benchmarks, rows=rows))
 
     def evaluate(student: nn.Module, num_steps: int) -> Mapping[str, float]:
         return {name: value for part in parts for name, value in part(student, num_steps).items()}

@@ -46,7 +46,7 @@ def finetune(spec: FinetuneSpec) -> Results | None:
     _refuse_other(spec)
     train_part, test_part = _new_task(spec, spec.data)
     _refuse_other_data(spec, train_part)
-    old = tuple(open_task(path, "auto", spec.templates, spec.lines) for path in spec.old_tasks)
+    old = tuple(open_task(path, "auto", spec.templates, spec.rows) for path in spec.old_tasks)
     original = load(spec)
     with connected(spec.device, collective_seconds=spec.collective_seconds) as world:
         data = world.from_first(
@@ -100,7 +100,7 @@ def _claim(spec: FinetuneSpec, task: Task) -> None:
 
 def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
     """Return what is trained on, and what is tested on."""
-    new = open_task(data, spec.kind, spec.templates, spec.lines)
+    new = open_task(data, spec.kind, spec.templates, spec.rows)
     if spec.test is None:
         return split(new, spec.held_out)
-    return new, open_task(spec.test, spec.kind, spec.templates, spec.lines)
+    return new, open_task(spec.test, spec.kind, spec.templates, spec.rows)

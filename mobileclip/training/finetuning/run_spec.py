@@ -9,7 +9,7 @@ import attrs
 from attrs import validators
 from tyro.conf import OmitArgPrefixes
 
-from mobileclip.data import LineAccess, ReinforcedPipelineSpec, crop_augmentation
+from mobileclip.data import ReinforcedPipelineSpec, RowOptions, crop_augmentation
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
@@ -43,7 +43,7 @@ class FinetuneSpec:
         model: name of the model in the checkpoint, where it cannot be found from the file.
         data: the new task: a folder with a folder of pictures for every class, a folder of pictures with captions, a
             `.jsonl` file, or webdataset shards.
-        lines: what the lines of `.jsonl` files may name.
+        rows: how rows of `.jsonl` files and of tables are read.
         kind: what the data are, `classes` or `captions`; `auto` looks.
         test: data to test the new task on; without it, a part of `data` is held out.
         held_out: fraction of `data`, of every class of a folder, that training does not see.
@@ -80,7 +80,7 @@ class FinetuneSpec:
     checkpoint: str | None = None
     model: str | None = None
     data: str | None = None
-    lines: OmitArgPrefixes[LineAccess] = attrs.field(factory=LineAccess)
+    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     kind: Kind = attrs.field(default="auto", validator=validators.in_(get_args(Kind)))
     test: str | None = None
     held_out: float = attrs.field(default=0.1, validator=[validators.gt(0), validators.lt(1)])

@@ -13,7 +13,7 @@ import attrs
 from mobileclip.data import (
     ClassFolderSource,
     ImageTextSample,
-    LineAccess,
+    RowOptions,
     SkipReport,
     Source,
     open_data_set,
@@ -109,7 +109,7 @@ def open_task(
     path: str,
     kind: Kind,
     templates: tuple[str, ...],
-    lines: LineAccess = LineAccess(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Task:
     """Return the task that is at `path`, any data set; see `open_data_set`.
 
@@ -117,7 +117,7 @@ def open_task(
         ValueError, OSError: if there is nothing of that kind.
     """
     # Small shards, so that several processes have some each.
-    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, lines=lines)
+    opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, rows=rows)
     return Task(name=opened.name, source=opened.source, kind=opened.kind)
 
 

@@ -14,6 +14,7 @@ from mobileclip.data import (
     JsonLinesSource,
     ShardSource,
     Source,
+    TableSource,
     as_source,
     write_shard,
 )
@@ -43,6 +44,8 @@ class TestAnySource:
         assert as_source("pipe:cat a.tar") == ShardSource(shards="pipe:cat a.tar")
         assert as_source("s3://bucket/a.tar") == ShardSource(shards="s3://bucket/a.tar")
         assert as_source("a.JSONL", samples_per_shard=5) == JsonLinesSource(path="a.JSONL", samples_per_shard=5)
+        assert as_source("a.CSV", samples_per_shard=5) == TableSource(tables="a.CSV", samples_per_shard=5)
+        assert as_source(["a.csv", "b.tsv"]) == TableSource(tables=("a.csv", "b.tsv"))
         assert as_source(tmp_path, samples_per_shard=5) == FolderSource(path=tmp_path, samples_per_shard=5)
         assert as_source(FolderSource(path="x")) == FolderSource(path="x")
         shutil.copy(golden("npz"), tmp_path / "b.tar")
@@ -56,8 +59,8 @@ class TestAnySource:
         ("data", "message"),
         [
             ("", "no data was given"),
-            ("a.csv", "a.csv is neither a tar shard nor a .jsonl file"),
-            ("a.parquet", "neither"),
+            ("a.json", r"a.json is neither a tar shard nor a list \(.jsonl, .ndjson, .parquet, .csv, .tsv\)"),
+            ("a.csv.gz", "neither"),
             ("a.jsonl.gz", "neither"),
         ],
     )

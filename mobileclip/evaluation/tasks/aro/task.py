@@ -58,7 +58,7 @@ def open_aro_task(found: FoundTask, options: TaskOptions) -> AroTask:
     if has_annotations(part, found.path):
         aro = open_aro(part, found.path, tagger=tagger)
     else:
-        benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, lines=options.lines)
+        benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
         aro = order_task(benchmark, tagger=tagger)
     return AroTask(key=found.key, name=found.name, path=found.path, tagger=options.tagger, aro=aro)
 

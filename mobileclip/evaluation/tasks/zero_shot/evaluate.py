@@ -58,6 +58,6 @@ def open_zero_shot(found: FoundTask, options: TaskOptions) -> ZeroShotTask:
         ValueError: if there is no data set, or its main metric cannot be computed.
         OSError: if a store cannot be reached.
     """
-    benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, lines=options.lines)
+    benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
     require_metric(benchmark)
     return ZeroShotTask(benchmark=benchmark)
