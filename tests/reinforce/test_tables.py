@@ -1,0 +1,46 @@
+"""Tables of pairs are reinforced as shards are: by ranges of rows, with what cannot be used counted."""
+
+from __future__ import annotations
+
+import csv
+
+from mobileclip.data import AugmentationSpec, RowOptions, as_source, read_reinforced_samples
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
+from tests.reinforce.conftest import picture
+
+
+def write_table(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["file", "words", "uid"], *rows])
+
+
+def test_nested_tables_become_nested_shards(tmp_path, teachers):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.png").write_bytes(picture(number))
+    for name in ("one", "two"):
+        rows = [[f"../../images/{number}.png", f"{name} {number}", f"{number:031d}{len(name)}"] for number in range(4)]
+        write_table(tmp_path / "lists" / name / "00000.csv", rows)
+    options = RowOptions(path_column="file", caption_columns=("words",), inside=False)
+    spec = ReinforcementSpec(
+        source=as_source(tmp_path / "lists", samples_per_shard=2, rows=options),
+        output=tmp_path / "out",
+        augmentation=AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0)),
+        num_augmentations=2,
+        batch_size=4,
+        num_compared=0,
+    )
+    report = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    assert report.skipped == {"missing_image": 2}
+    names = [f"{name}/00000-{index:05d}.tar" for name in ("one", "two") for index in range(2)]
+    assert list(report.shards) == [str(tmp_path / "out" / name) for name in names]
+    samples = list(read_reinforced_samples(report.shards))
+    assert [sample.captions for sample in samples] == [
+        (f"{name} {number}",) for name in ("one", "two") for number in range(3)
+    ]
+    assert samples[0].metadata["uid"] == samples[0].key
+    again = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    assert again.num_done_before == 4
+    (tmp_path / "images" / "0.png").write_bytes(picture(9))
+    assert reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False).num_done_before == 2
