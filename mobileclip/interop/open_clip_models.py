@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -133,7 +134,7 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         except (*_LOADING_ERRORS, SafetensorError) as error:
             raise ValueError(f"{_spoken(source)} cannot be loaded: {error}") from error
         config = open_clip.get_model_config(model)
-        tokenizer = open_clip.get_tokenizer(model)
+        tokenizer = _tokenizer(source, model, config)
     sha256 = weights_sha256(loaded.state_dict())
     logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
     preprocess = loaded.visual.preprocess_cfg
@@ -204,6 +205,38 @@ def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | Non
                 f"{_known_tags(source.model)}"
             )
     yield source.model, source.pretrained
+
+
+def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) -> Callable[[Sequence[str]], Tensor]:
+    """Return a model's tokenizer; that of Hugging Face is one that several threads may call."""
+    open_clip = open_clip_package()
+    text = config["text_cfg"]
+    named = text.get("hf_tokenizer_name")
+    if not named:
+        tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(model)
+        return tokenizer
+    if not source.is_config:
+        return _OneAtATime(open_clip.get_tokenizer(model))
+    # A folder beside the architecture's file, or a name on the hub.
+    beside = Path(source.model).parent / named
+    options = {"context_length": text.get("context_length", 77), "tokenizer_mode": text.get("tokenizer_mode")}
+    place = str(beside) if beside.is_dir() else named
+    try:
+        return _OneAtATime(open_clip.tokenizer.HFTokenizer(place, **options, **text.get("tokenizer_kwargs", {})))
+    except _LOADING_ERRORS as error:
+        raise ValueError(f"the tokenizer {named} of {source.model} cannot be loaded: {error}") from error
+
+
+class _OneAtATime:
+    """A tokenizer that keeps how it pads, and panics where another thread changes that meanwhile."""
+
+    def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
+        self._tokenizer = tokenizer
+        self._lock = Lock()
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        with self._lock:
+            return self._tokenizer(texts)
 
 
 def _lay_out(source: OpenClipSource, directory: Path) -> None:

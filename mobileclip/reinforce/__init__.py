@@ -17,6 +17,7 @@ from mobileclip.reinforce.teachers import (
     Teacher,
     TeacherEnsemble,
     TeacherSpec,
+    TransformersTeacher,
     build_ensemble,
 )
 from mobileclip.reinforce.verify import Verification, verify
@@ -41,6 +42,7 @@ __all__ = [
     "Teacher",
     "TeacherEnsemble",
     "TeacherSpec",
+    "TransformersTeacher",
     "Verification",
     "build_ensemble",
     "estimate",

@@ -9,6 +9,7 @@ from mobileclip.reinforce.teachers.model import ModelTeacher
 from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.reinforce.teachers.protocol import Teacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, build_ensemble, teachers
+from mobileclip.reinforce.teachers.transformers import TransformersTeacher
 
 __all__ = [
     "CheckpointTeacher",
@@ -18,6 +19,7 @@ __all__ = [
     "Teacher",
     "TeacherEnsemble",
     "TeacherSpec",
+    "TransformersTeacher",
     "build_ensemble",
     "teachers",
 ]

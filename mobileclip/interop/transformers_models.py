@@ -1,0 +1,328 @@
+"""Models of transformers: all of their weights, their own preprocessing and tokenizer, and no program of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.inputs import ImageInput, Interpolation
+from mobileclip.tensor_files.weights import weights_sha256
+
+# Filters as Pillow numbers them.
+_FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
+_BYTE_SCALE = 1 / 255
+
+
+@attrs.frozen(kw_only=True)
+class TransformersSource:
+    """Which model.
+
+    Args:
+        model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub.
+        revision: of the hub's repository: a branch, a tag or a commit; None for the newest.
+
+    Raises:
+        ValueError: if there is no such folder, and it is no name on the hub either.
+    """
+
+    model: str = attrs.field(validator=validators.min_len(1))
+    revision: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not self.is_folder and (self.model.count("/") != 1 or self.model.startswith((".", "/", "~"))):
+            raise ValueError(f"{self.model} is neither a folder nor OWNER/NAME on the hub")
+        if self.is_folder and self.revision is not None:
+            raise ValueError(f"{self.model} is a folder, which has no revision {self.revision!r}; leave it out")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is on this machine."""
+        return Path(self.model).is_dir()
+
+    def name(self, sha256: str) -> str:
+        """Return what people call the model: its name on the hub, or that of its folder and the start of its hash."""
+        return f"{Path(self.model).resolve().name}-{sha256[:8]}" if self.is_folder else self.model
+
+    def options(self) -> dict[str, Any]:
+        """Return what every `from_pretrained` is told."""
+        return {"revision": self.revision or "main", "trust_remote_code": False}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LoadedWeights:
+    """A model, and what it is called.
+
+    Args:
+        model: in evaluation mode, on its device and in its precision.
+        name: what people call it.
+        weights_sha256: hash of the weights as they are stored.
+    """
+
+    model: Any
+    name: str
+    weights_sha256: str
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TransformersDualEncoder:
+    """An image-text model and all that belongs to it.
+
+    Args:
+        towers: the model, as teachers call it.
+        name: what people call it.
+        tokenizer: texts to ids.
+        image: the image contract.
+        dim: of the joint embedding.
+        logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
+        weights_sha256: hash of the weights as they are stored.
+    """
+
+    towers: Towers
+    name: str
+    tokenizer: TextIds
+    image: ImageInput
+    dim: int
+    logit_scale: float
+    weights_sha256: str
+
+
+class Towers(nn.Module):
+    """A dual encoder of transformers, called as this library calls its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Return the embeddings of images, not normalised."""
+        return _pooled(self.model.get_image_features(pixel_values=image))
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Return the embeddings of texts, not normalised."""
+        return _pooled(self.model.get_text_features(input_ids=text))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TextIds:
+    """Texts to ids of a fixed length, padded on the right; safe to be called from several threads.
+
+    Args:
+        tokenizer: transformers'.
+        length: ids per text.
+        pad_id: behind a text.
+        end_id: put behind every text, cut or not, in place of the tokenizer's own special tokens; None for these.
+        lowercase: whether texts are in lower case.
+    """
+
+    tokenizer: Any
+    length: int
+    pad_id: int
+    end_id: int | None = None
+    lowercase: bool = False
+    _lock: Lock = attrs.field(factory=Lock, init=False, repr=False)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return the ids, (number of texts, length) int64."""
+        given = [text.lower() for text in texts] if self.lowercase else list(texts)
+        room = self.length - (self.end_id is not None)
+        ids = torch.full((len(given), self.length), self.pad_id, dtype=torch.int64)
+        if not given:
+            return ids
+        # A tokenizer keeps how it truncates, and panics where another thread changes it.
+        with self._lock:
+            encoded = self.tokenizer(
+                given, add_special_tokens=self.end_id is None, padding=False, truncation=True, max_length=room
+            )["input_ids"]
+        for row, one in zip(ids, encoded, strict=True):
+            whole = one if self.end_id is None else [*one, self.end_id]
+            row[: len(whole)] = torch.tensor(whole, dtype=torch.int64)
+        return ids
+
+
+def transformers_package() -> ModuleType:
+    """Return transformers.
+
+    Raises:
+        ImportError: if it is not installed; the message has the command that installs it.
+    """
+    with needed("a model of transformers", "transformers"):
+        import transformers
+    package: ModuleType = transformers
+    return package
+
+
+def load_dual_encoder(source: TransformersSource, *, device: str, precision: WidePrecision) -> TransformersDualEncoder:
+    """Return a dual encoder with what its model card says of texts and images.
+
+    CLIP and MetaCLIP 2 read a text as their tokenizer makes it. SigLIP and SigLIP 2 read it in lower case, without a
+    start, with the end token behind it even where it was cut, and attend to the padding, as they were trained; their
+    tokenizers alone say only a part of that.
+
+    Args:
+        source: which model.
+        device: where to.
+        precision: what the weights are cast to.
+
+    Raises:
+        ValueError: if it cannot be loaded, weights are missing, it is of another kind, or its images are not square and
+            of one size.
+        ImportError: if transformers is missing.
+
+    Source: Tschannen et al., "SigLIP 2", section 2.1: Gemma's tokenizer on texts in lower case, 64 ids. Zhai et al.,
+        "Sigmoid Loss for Language Image Pre-Training". Chuang et al., "MetaCLIP 2: A Worldwide Scaling Recipe".
+    """
+    package = transformers_package()
+    with _loading(source):
+        config = package.AutoConfig.from_pretrained(source.model, **source.options())
+    if config.model_type not in ("clip", "metaclip_2", "siglip"):
+        raise ValueError(
+            f"{source.model} is of the kind {config.model_type!r}; expected clip, metaclip_2 or siglip (SigLIP 2 of "
+            "one size is of this kind too, its NaFlex models are not)"
+        )
+    with _loading(source):
+        tokenizer = package.AutoTokenizer.from_pretrained(source.model, **source.options())
+        processor = package.AutoImageProcessor.from_pretrained(source.model, **source.options())
+    loaded = load_weights(package.AutoModel, source, device=device, precision=precision)
+    is_siglip = config.model_type == "siglip"
+    ids = TextIds(
+        tokenizer=tokenizer,
+        length=config.text_config.max_position_embeddings,
+        pad_id=_known_id(tokenizer.pad_token_id, "padding", source),
+        end_id=_known_id(tokenizer.eos_token_id, "end", source) if is_siglip else None,
+        lowercase=is_siglip,
+    )
+    towers = Towers(loaded.model).eval()
+    with torch.inference_mode():
+        dim = towers.encode_text(ids(["a"]).to(device)).shape[-1]
+    return TransformersDualEncoder(
+        towers=towers,
+        name=loaded.name,
+        tokenizer=ids,
+        image=image_input(processor.to_dict(), config.vision_config.image_size, source.model),
+        dim=dim,
+        logit_scale=round(float(loaded.model.logit_scale.detach().float().exp()), 2),
+        weights_sha256=loaded.weights_sha256,
+    )
+
+
+def load_weights(kind: Any, source: TransformersSource, *, device: str, precision: WidePrecision) -> LoadedWeights:
+    """Return a model with all of its weights, from safetensors alone.
+
+    Args:
+        kind: the class that loads it, such as `AutoModel`.
+        source: which model.
+        device: where to.
+        precision: what the weights are cast to.
+
+    Raises:
+        ValueError: if it cannot be loaded, or weights are missing or of other shapes.
+    """
+    with _loading(source):
+        model, told = kind.from_pretrained(
+            source.model, dtype="auto", use_safetensors=True, output_loading_info=True, **source.options()
+        )
+    if lacking := sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"]))):
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ValueError(
+            f"{source.model} cannot be loaded: {', '.join(lacking[:3])}{more} would be random, for its file of weights "
+            "lacks them or has them in other shapes"
+        )
+    sha256 = weights_sha256(model.state_dict())
+    model.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=DTYPES[precision])
+    return LoadedWeights(model=model, name=source.name(sha256), weights_sha256=sha256)
+
+
+def load_processor(source: TransformersSource) -> Any:
+    """Return what makes a model's inputs of images and texts.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    with _loading(source):
+        return transformers_package().AutoProcessor.from_pretrained(source.model, **source.options())
+
+
+def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInput:
+    """Return transformers' description of an image transform as the image contract.
+
+    The contract says nothing of how an image that is not square is made so.
+
+    Args:
+        processor: an image processor as a dictionary.
+        size: side of the model's input, in pixels.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: if the contract cannot say it: another size than the model's, another filter, or another range.
+    """
+    is_cropped = bool(processor.get("do_center_crop"))
+    sides = set(dict(processor["crop_size" if is_cropped else "size"]).values()) - {None}
+    if sides != {size}:
+        raise ValueError(f"{name} takes {size} x {size} pixels, and its images are prepared with {sorted(sides)}")
+    if processor.get("resample") not in _FILTERS:
+        raise ValueError(
+            f"{name} resizes with filter {processor.get('resample')}; 2 (bilinear) or 3 (bicubic) is expected"
+        )
+    if not processor.get("do_rescale") or abs(processor.get("rescale_factor", 0) - _BYTE_SCALE) > 1e-6:
+        raise ValueError(f"{name} does not scale pixels to the range from 0 to 1, which is not supported")
+    mean, std = ((0.0,) * 3, (1.0,) * 3)
+    if processor.get("do_normalize"):
+        mean, std = _three(processor["image_mean"]), _three(processor["image_std"])
+    return ImageInput(size=size, interpolation=_FILTERS[processor["resample"]], mean=mean, std=std)
+
+
+@contextmanager
+def _loading(source: TransformersSource) -> Iterator[None]:
+    """Load here, without bars and notes on the terminal; whatever goes wrong is one kind of error."""
+    from safetensors import SafetensorError
+
+    logging = transformers_package().utils.logging
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise ValueError(f"{source.model} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
+
+
+def _pooled(output: Any) -> Tensor:
+    embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return embedding
+
+
+def _known_id(value: int | None, what: str, source: TransformersSource) -> int:
+    if value is None:
+        raise ValueError(
+            f"the tokenizer of {source.model} has no {what} token; give the files that came with the model"
+        )
+    return value
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

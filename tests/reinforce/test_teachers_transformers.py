@@ -1,0 +1,245 @@
+"""SigLIP 2 and MetaCLIP 2 as teachers: embeddings as transformers itself gives them for what they were trained on."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
+from mobileclip.interop.transformers_models import image_input
+from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, TeacherSpec, TransformersTeacher, build_ensemble
+from mobileclip.serialization import from_json, to_json
+from tests.reinforce.conftest import picture
+from tests.reinforce.tiny_transformers import gemma_tokenizer, write_metaclip, write_siglip, xlm_tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = ["a cat", "A Cat, a DOG?", "", "word " * 100, "é 漢字"]
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    return write_siglip(tmp_path_factory.mktemp("siglip"))
+
+
+@pytest.fixture(scope="module")
+def metaclip(tmp_path_factory):
+    return write_metaclip(tmp_path_factory.mktemp("metaclip"))
+
+
+def squares(size=32):
+    return [Image.open(io.BytesIO(picture(seed, width=size, height=size))).convert("RGB") for seed in range(3)]
+
+
+def pixels(images):
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "metaclip"])
+@torch.inference_mode()
+def test_images_are_prepared_as_the_model_card_says(kind, request):
+    folder = request.getfixturevalue(kind)
+    teacher = TransformersTeacher(model=folder).build()
+    model = transformers.AutoModel.from_pretrained(folder)
+    prepared = transformers.AutoImageProcessor.from_pretrained(folder)(images=squares(), return_tensors="pt")
+    theirs = model.get_image_features(**prepared).pooler_output
+    torch.testing.assert_close(teacher.encode_images(pixels(squares())), theirs, rtol=1e-5, atol=1e-5)
+    assert isinstance(teacher, Teacher)
+    assert teacher.dim == theirs.shape[-1]
+    assert theirs.std(0).max() > 0.01
+
+
+@torch.inference_mode()
+def test_siglip_2_reads_lower_case_with_the_end_behind_it_and_padding_on_the_right(siglip):
+    teacher = TransformersTeacher(model=siglip).build()
+    tokenizer = gemma_tokenizer()
+    expected = torch.zeros(len(TEXTS), 64, dtype=torch.int64)
+    for row, text in zip(expected, TEXTS, strict=True):
+        ids = [*tokenizer(text.lower(), add_special_tokens=False)["input_ids"][:63], tokenizer.eos_token_id]
+        row[: len(ids)] = torch.tensor(ids)
+    assert torch.equal(teacher.tokenizer(TEXTS), expected)
+    assert expected[3, -1] == tokenizer.eos_token_id
+    # No attention mask: the model was trained to look at the padding.
+    theirs = transformers.AutoModel.from_pretrained(siglip).get_text_features(input_ids=expected).pooler_output
+    torch.testing.assert_close(teacher.encode_texts(TEXTS), theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(teacher.encode_texts(["A CAT"]), teacher.encode_texts(["a cat"]))
+    assert not torch.allclose(teacher.encode_texts(["a cat"]), teacher.encode_texts(["a dog"]), rtol=1e-2)
+
+
+@torch.inference_mode()
+def test_metaclip_2_reads_what_its_tokenizer_makes(metaclip):
+    teacher = TransformersTeacher(model=metaclip).build()
+    model = transformers.AutoModel.from_pretrained(metaclip)
+    prepared = xlm_tokenizer()(TEXTS, padding=True, truncation=True, max_length=24, return_tensors="pt")
+    theirs = model.get_text_features(**prepared).pooler_output
+    torch.testing.assert_close(teacher.encode_texts(TEXTS), theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(teacher.encode_texts(["A CAT"]), teacher.encode_texts(["a cat"]), rtol=1e-2)
+
+
+def test_what_is_stored_of_a_teacher(siglip, metaclip):
+    spec = TransformersTeacher(model=siglip)
+    assert from_json(to_json(spec, unstructure_as=TeacherSpec), TeacherSpec) == spec
+    ensemble = build_ensemble([spec, TransformersTeacher(model=metaclip, logit_scale=50.0)])
+    assert ensemble.dims == (32, 24)
+    assert ensemble.image_sizes == (32,)
+    first, second = ensemble.teachers
+    assert first.name == f"{siglip.name}-{first.weights_sha256[:8]}"
+    # SigLIP's bias is not among what a softmax over similarities sees.
+    assert (first.logit_scale, second.logit_scale) == (pytest.approx(20.09, abs=0.01), 50.0)
+    assert (first.image.mean, first.image.interpolation) == ((0.5,) * 3, "bilinear")
+    assert (second.image.mean, second.image.std) == (OPENAI_MEAN, OPENAI_STD)
+    assert second.image.interpolation == "bicubic"
+    assert not any(parameter.requires_grad for parameter in first.model.parameters())
+
+
+def test_bfloat16_is_near_and_has_the_same_weights(siglip):
+    exact = TransformersTeacher(model=siglip).build()
+    rough = TransformersTeacher(model=siglip, precision="bfloat16").build()
+    assert (rough.name, rough.weights_sha256) == (f"{exact.name}/bfloat16", exact.weights_sha256)
+    assert 0.99 < torch.cosine_similarity(exact.encode_texts(TEXTS), rough.encode_texts(TEXTS)).min() < 1
+
+
+@pytest.mark.parametrize("kind", ["siglip", "metaclip"])
+def test_threads_share_a_tokenizer(kind, request):
+    teacher = TransformersTeacher(model=request.getfixturevalue(kind)).build()
+    texts = ["a cat " * length for length in range(1, 41)]
+    alone = [teacher.tokenizer([text]) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(
+            torch.equal(one, other)
+            for one, other in zip(alone, pool.map(lambda text: teacher.tokenizer([text]), texts), strict=True)
+        )
+
+
+def test_weights_are_never_random(siglip, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((siglip / name).read_bytes())
+    weights = load_file(siglip / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "text_model.head" not in k}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"text_model\.head\.bias, text_model\.head\.weight would be random"):
+        TransformersTeacher(model=tmp_path).build()
+    save_file({**weights, "logit_scale": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        TransformersTeacher(model=tmp_path).build()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors"):
+        TransformersTeacher(model=tmp_path).build()
+
+
+def test_programs_of_a_model_are_not_run(siglip, tmp_path):
+    for path in siglip.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((siglip / "config.json").read_text())
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    for value in ({"model_type": "own"}, {}):
+        named = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+        (tmp_path / "config.json").write_text(json.dumps({**config, **named, **value}))
+        if value:
+            with pytest.raises(ValueError, match="cannot be loaded"):
+                TransformersTeacher(model=tmp_path).build()
+        else:
+            TransformersTeacher(model=tmp_path).build()
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes(siglip, tmp_path):
+    for model in (tmp_path / "none", "none", "./a/b"):
+        with pytest.raises(ValueError, match="neither a folder nor OWNER/NAME"):
+            TransformersTeacher(model=model).build()
+    with pytest.raises(ValueError, match="is a folder, which has no revision 'main'"):
+        TransformersTeacher(model=siglip, revision="main").build()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        TransformersTeacher(model=tmp_path).build()
+    transformers.AutoConfig.for_model("siglip2").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is of the kind 'siglip2'; expected clip, metaclip_2 or siglip"):
+        TransformersTeacher(model=tmp_path).build()
+
+
+def test_what_the_image_contract_cannot_say_is_refused():
+    fitting = {"size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
+    assert image_input(fitting, 32, "it").mean == (0.0,) * 3
+    with pytest.raises(ValueError, match=r"it takes 64 x 64 pixels, and its images are prepared with \[32\]"):
+        image_input(fitting, 64, "it")
+    with pytest.raises(ValueError, match="resizes with filter 0"):
+        image_input({**fitting, "resample": 0}, 32, "it")
+    with pytest.raises(ValueError, match="range from 0 to 1"):
+        image_input({**fitting, "rescale_factor": 1 / 127.5}, 32, "it")
+
+
+def test_nothing_is_said_on_the_way(siglip, capfd):
+    TransformersTeacher(model=siglip).build()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_transformers_the_command_is_named(siglip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[transformers\]'"):
+        TransformersTeacher(model=siglip).build()
+
+
+TOWER = {"width": 32, "heads": 2, "layers": 2}
+
+
+def by_open_clip(folder, name, config, tokenizer):
+    """Return a teacher of open_clip with random weights and a tokenizer in a folder beside it."""
+    import open_clip
+
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    model = open_clip.model.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    torch.manual_seed(0)
+    built = model(**config)
+    save_file({key: value.contiguous() for key, value in built.state_dict().items()}, folder / f"{name}.safetensors")
+    return OpenClipTeacher(model=str(folder / f"{name}.json"), pretrained=str(folder / f"{name}.safetensors"))
+
+
+def test_siglip_2_by_open_clip(tmp_path):
+    tokenizer = gemma_tokenizer(padding_side="right", add_eos_token=True, add_bos_token=False)
+    text = {**TOWER, "context_length": 64, "vocab_size": len(tokenizer), "hf_tokenizer_name": "tokenizer"}
+    text |= {"tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True, "proj_bias": True}
+    text |= {"pool_type": "last", "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}
+    vision = {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}
+    config = {"embed_dim": 96, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    teacher = by_open_clip(tmp_path, "siglip2", config, tokenizer).build()
+    ids = teacher.tokenizer(["A Cat!"])
+    assert ids.shape == (1, 64)
+    words = tokenizer("a cat", add_special_tokens=False)["input_ids"]
+    assert ids[0, : len(words)].tolist() == words
+    assert ids[0, -1] == tokenizer.pad_token_id
+    assert teacher.encode_images(pixels(squares(160))).shape == teacher.encode_texts(TEXTS[:3]).shape == (3, 96)
+
+
+def test_metaclip_2_by_open_clip(tmp_path):
+    tokenizer = xlm_tokenizer()
+    text = {**TOWER, "context_length": 24, "vocab_size": len(tokenizer), "hf_tokenizer_name": "tokenizer"}
+    text |= {"pool_type": "eos", "eos_id": 2}
+    vision = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
+    config = {"embed_dim": 48, "vision_cfg": vision, "text_cfg": text}
+    spec = by_open_clip(tmp_path, "metaclip2", config, tokenizer)
+    teacher = spec.build()
+    expected = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=24)["input_ids"]
+    assert teacher.tokenizer(TEXTS).tolist() == expected
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda text: teacher.tokenizer([text])[0].tolist(), TEXTS * 8))
+    assert rows == expected * 8
+    (tmp_path / "metaclip2.json").write_text(json.dumps({**config, "text_cfg": {**text, "hf_tokenizer_name": "./no"}}))
+    with pytest.raises(ValueError, match=r"the tokenizer \./no of .*metaclip2\.json cannot be loaded"):
+        spec.build()
+
+
+def test_open_clip_knows_the_published_ones():
+    import open_clip
+
+    assert "webli" in open_clip.list_pretrained_tags_by_model("ViT-SO400M-14-SigLIP2")
+    assert "metaclip2_worldwide" in open_clip.list_pretrained_tags_by_model("ViT-H-14-worldwide")
+    assert attrs.evolve(OpenClipTeacher(model="ViT-B-16-SigLIP2", pretrained="webli"), logit_scale=100.0)
