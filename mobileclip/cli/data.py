@@ -10,6 +10,8 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
+from mobileclip.cli.models import Rows
+from mobileclip.data.sources import RowOptions
 from mobileclip.storage import atomic_write, check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
 
@@ -108,6 +110,57 @@ def join(
         index_seconds=index_seconds,
     )
     report = join_images(spec, show_progress=not quiet)
+    say(report)
+    if not report.is_good:
+        sys.exit(1)
+
+
+@app.command
+def urls(
+    data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA")],
+    /,
+    *,
+    output: Annotated[str, arg(aliases=["-o"], metavar="TABLE")],
+    rows: Rows = RowOptions(),  # noqa: B008  frozen
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Write the table of URLs that img2dataset downloads.
+
+    mobileclip data urls 'DataComp-12M/{00000000..00001023}.tar' -o urls.parquet -j 8
+
+    Its columns are url, caption, uid and sha256, as far as the data state them: shards by url.txt, txt and json, tables
+    by their columns. The uid joins the pictures with reinforced shards, and the sha256 tells whether they are the same.
+
+    The exit status is 1 if a shard breaks off, or samples have no URL; the others are in the table.
+
+    Args:
+        data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, addresses or
+            patterns.
+        output: the table, whose name ends with .parquet, .csv or .jsonl.
+        rows: which columns of tables hold what.
+        num_workers: processes that read.
+        shard_seconds: of several processes, without a finished shard, after which the work ends.
+        overwrite: replace a table that is there.
+        quiet: show no progress.
+    """
+    from mobileclip.data.joining.urls import SUFFIXES, write_urls
+
+    require_at_least(1, num_workers=num_workers)
+    if not data:
+        raise ValueError("no DATA were given; expected shards or tables, such as 'DataComp-12M/{000..127}.tar'")
+    if not is_remote(output):
+        require_output(output, overwrite=overwrite, suffixes=SUFFIXES)
+    report = write_urls(
+        data if len(data) > 1 else data[0],
+        output,
+        rows=rows,
+        num_workers=num_workers,
+        shard_seconds=shard_seconds,
+        show_progress=not quiet,
+    )
     say(report)
     if not report.is_good:
         sys.exit(1)
