@@ -220,7 +220,7 @@ def _point(threshold: float, reported: Iterable[tuple[str, str]], name: str, tru
 def run(spec: CurationBenchSpec) -> None:
     """Plant, embed, ask, and write what was found."""
     from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers
-    from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
+    from mobileclip.reinforce import ReinforcementSpec, reinforce
 
     data = EmojiDataSpec(
         concept_share=spec.concept_share, concept_fraction=0.01, rendering_fraction=0.99, seed=spec.seed
@@ -241,7 +241,7 @@ def run(spec: CurationBenchSpec) -> None:
                 augmentation=policy,
                 num_augmentations=spec.num_augmentations,
             ),
-            engine=InlineEngine(teachers=teachers),
+            teachers=teachers,
         )
         scores = spec.output / ("scores" if name == "pairs" else "test_scores")
         score_shards(ScoreSpec(shards=sorted(map(str, reinforced.glob("*.tar"))), output=scores, vectors=True))

@@ -37,7 +37,6 @@ from mobileclip.data import (
 )
 from mobileclip.hardware.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
 from mobileclip.reinforce import (
-    InlineEngine,
     ModelTeacher,
     OpenClipTeacher,
     ReinforcementSpec,
@@ -96,11 +95,11 @@ def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
     shard = write_shard(folder / "pictures.tar", samples)
     teacher = _teacher(spec, folder)
     passes = _forward_passes(spec, samples, teacher)
-    engine = InlineEngine(teachers=TeacherEnsemble([teacher]))
+    teachers = TeacherEnsemble([teacher])
 
     def job(number: int) -> None:
         output = folder / f"round-{number}"
-        reinforce(_reinforcement(spec, shard, output), engine=engine, show_progress=False)
+        reinforce(_reinforcement(spec, shard, output), teachers=teachers, show_progress=False)
 
     job(-1)
     cores = torch.get_num_threads()

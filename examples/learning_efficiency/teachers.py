@@ -19,7 +19,7 @@ from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.emoji.trunks import TextTrunk
 from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, write_shards
 from mobileclip.evaluation import ensemble_prompts
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce
+from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.reinforce.agreement import plain_augmentation
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import say
@@ -109,7 +109,7 @@ def reinforce_both(spec: EfficiencySpec, roles: Roles, teachers: Sequence[FineTu
                 augmentation=spec.policy(strong=strong, size=size),
                 num_augmentations=spec.num_augmentations,
             ),
-            engine=InlineEngine(teachers=TeacherEnsemble(teachers)),
+            teachers=TeacherEnsemble(teachers),
         )
         say(f"{'strong' if strong else 'weak'} augmentation: {report}")
     return directories

@@ -19,7 +19,7 @@ from examples.quickstart.report import Results, print_results, write_report
 from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
 from examples.quickstart.students import MODEL, Student, seconds_per_step, train_students
 from mobileclip.evaluation import Benchmark
-from mobileclip.reinforce import InlineEngine, TeacherEnsemble, reinforce
+from mobileclip.reinforce import TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
@@ -66,7 +66,7 @@ def run(spec: QuickstartSpec) -> Results:
     with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
         teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
     with clock("reinforcement"):
-        reinforced = reinforce(spec.reinforcement(dataset.train.shards), engine=InlineEngine(teachers=teachers))
+        reinforced = reinforce(spec.reinforcement(dataset.train.shards), teachers=teachers)
         say(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")
     with clock("evaluation"):
         benchmarks = as_benchmarks(dataset, spec.output / BENCHMARKS)

@@ -3,8 +3,8 @@
 What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
+from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
-from mobileclip.reinforce.engines import Engine, InlineEngine, LocalEngine, RayEngine
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry

@@ -26,6 +26,7 @@ from mobileclip.data import (
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
+from mobileclip.engines import FatalError, reason_of
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
@@ -105,10 +106,17 @@ class BatchEncoder:
             reason, key = f"image_{error.reason}", one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
         except Exception as error:  # noqa: BLE001 - what a stranger's image makes the captioner raise
-            captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])  # raises where it is not the image's fault
+            self._require_captions(captioner)
             reason, key = type(error).__name__, one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error}")
         return self._captioned(one, texts)
+
+    def _require_captions(self, captioner: Captioner) -> None:
+        """Make sure that a plain picture can be captioned: what fails for another one is then that one's fault."""
+        try:
+            captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])
+        except Exception as error:
+            raise FatalError(f"the captioner cannot caption a plain picture either: {reason_of(error)}") from error
 
     def _seed(self, one: _Decoded) -> int:
         return random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS)
@@ -139,7 +147,7 @@ class BatchEncoder:
                 return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
             reason = NOT_FINITE if isinstance(error, NotFiniteError) else type(error).__name__
             if reason != NOT_FINITE and not self._works(teachers):
-                raise
+                raise FatalError(f"the teachers cannot encode a plain picture either: {reason_of(error)}") from error
             return [Skip(reason=reason, key=augmented[0].sample.key, shard=self.shard, detail=str(error))]
 
     def _works(self, teachers: TeacherEnsemble) -> bool:

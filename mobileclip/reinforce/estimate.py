@@ -11,9 +11,11 @@ import attrs
 import torch
 
 from mobileclip.data import ImageTextSample, SkipReport, Unit
+from mobileclip.engines import Place, default_num_threads
 from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.worker import ShardWorker, default_num_threads, unheard
+from mobileclip.reinforce.worker import ReinforcementWork, ShardWorker
 
 _MAX_COUNTED = 16
 
@@ -77,11 +79,12 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         started = time.perf_counter()
         aside = attrs.evolve(spec, output=folder)
-        worker = ShardWorker.build(aside, device=device, num_threads=default_num_threads(device, 1))
+        place = Place(device=device, num_threads=default_num_threads(device, 1))
+        worker = ReinforcementWork(spec=aside).open(place)
         loading_seconds = time.perf_counter() - started
-        worker(_beginning(units[0], spec.batch_size), unheard)
+        _made(worker, _beginning(units[0], spec.batch_size))
         started = time.perf_counter()
-        entry = worker(_beginning(units[0], num_samples), unheard)
+        entry = _made(worker, _beginning(units[0], num_samples))
         seconds = time.perf_counter() - started
     if entry.num_samples == 0:
         raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
@@ -96,6 +99,10 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         if device.startswith("cuda")
         else (f"{torch.get_num_threads()} CPU cores" if device == "cpu" else device),
     )
+
+
+def _made(worker: ShardWorker, unit: Unit) -> ShardEntry:
+    return worker(unit, lambda _count: None)()
 
 
 @attrs.frozen(kw_only=True)

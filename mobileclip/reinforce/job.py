@@ -11,21 +11,23 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.data import Unit, ViewAgreement, read_card, write_card
+from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, SetAside, read_set_aside, write_set_aside
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
-from mobileclip.reinforce.engines import Engine, LocalEngine
+from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.provenance import refuse_other_choices
 from mobileclip.reinforce.resume import pending_units, refuse_own_input
 from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.worker import STAGING
+from mobileclip.reinforce.teachers import TeacherEnsemble
+from mobileclip.reinforce.worker import STAGING, ReinforcementWork
 from mobileclip.terminal import console, get_logger, say
 
 logger = get_logger(__name__)
@@ -44,6 +46,7 @@ class ReinforcementReport:
         num_bytes: their size.
         skipped: samples left out, by reason.
         num_done_before: shards that an earlier run had finished.
+        set_aside: shards that were tried and given up, with the reasons; the next run tries them again.
         seconds: duration of this run.
         samples_per_second: of this run.
         agreement: how far the teachers recognise the stored views of the first shard; None where it was not measured.
@@ -57,33 +60,50 @@ class ReinforcementReport:
     seconds: float
     samples_per_second: float
     agreement: ViewAgreement | None = None
+    set_aside: tuple[SetAside, ...] = ()
 
     def __str__(self) -> str:
         skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none"
-        return f"{self.num_samples} samples in {len(self.shards)} reinforced shards, skipped: {skipped}"
+        aside = f"; {len(self.set_aside)} shards set aside" if self.set_aside else ""
+        return f"{self.num_samples} samples in {len(self.shards)} reinforced shards, skipped: {skipped}{aside}"
 
 
 def reinforce(
-    spec: ReinforcementSpec, *, engine: Engine | None = None, show_progress: bool = True
+    spec: ReinforcementSpec,
+    *,
+    engine: Engine | None = None,
+    teachers: TeacherEnsemble | None = None,
+    captioner: Captioner | None = None,
+    show_progress: bool = True,
 ) -> ReinforcementReport:
     """Reinforce every unit of the source that is not reinforced yet.
 
     Per image, `num_augmentations` parameters are drawn and replayed, and every teacher encodes the results; all
     captions, real and synthetic, are encoded once. Equal specs give equal files, whatever was interrupted.
 
+    A unit that fails is tried again after a while, and set aside when it fails too often; the run goes on, and the next
+    one tries it again.
+
     Args:
         spec: the choices.
         engine: who does the work; None for this machine, with one process per GPU.
+        teachers: models that are loaded already, in place of the spec's; they work in this process.
+        captioner: the same.
         show_progress: show a bar with the speed, the time left and the bytes written.
 
     Raises:
         ValueError: if the source has no units, two would become one shard, there are neither teachers nor a captioner,
-            `output` was made with other choices or teachers, another job works in it, a shard cannot be written, or a
-            teacher gives embeddings that cannot be stored.
+            `output` was made with other choices or teachers, another job works in it, there is no room for a shard, a
+            teacher gives embeddings that cannot be stored, or not one sample is stored.
 
     Source: section 4 of the paper.
     """
     started = time.monotonic()
+    is_loaded = teachers is not None or captioner is not None
+    engine = engine or (InlineEngine() if is_loaded else LocalEngine())
+    if is_loaded and not isinstance(engine, InlineEngine):
+        raise ValueError("teachers that are loaded already work in this process: give no engine, or an InlineEngine")
+    work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner)
     units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
@@ -92,8 +112,12 @@ def reinforce(
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
-        num_done = _run(spec, engine or LocalEngine(), pending, manifest, show_progress=show_progress)
-        entries = [manifest[name] for name in units]
+        # Those that failed the last time come last.
+        earlier = {aside.unit for aside in read_set_aside(spec.output)}
+        pending.sort(key=lambda unit: unit.name in earlier)
+        done = _run(work, engine, pending, manifest, show_progress=show_progress)
+        write_set_aside(spec.output, done.set_aside)
+        entries = [manifest[name] for name in units if name in manifest]
         report = ReinforcementReport(
             shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
             num_samples=sum(entry.num_samples for entry in entries),
@@ -101,47 +125,76 @@ def reinforce(
             skipped=_skipped(entries),
             num_done_before=len(units) - len(pending),
             seconds=time.monotonic() - started,
-            samples_per_second=num_done / max(time.monotonic() - started, 1e-9),
-            agreement=entries[0].agreement,
+            samples_per_second=done.num_samples / max(time.monotonic() - started, 1e-9),
+            agreement=manifest[first].agreement if first in manifest else None,
+            set_aside=tuple(done.set_aside),
         )
         if not report.num_samples:
-            raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}")
+            why = f"; {done.set_aside[0].unit}: {done.set_aside[0].reason}" if done.set_aside else ""
+            raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}{why}")
         _count(spec.output, report)
     return report
 
 
-def _run(
-    spec: ReinforcementSpec, engine: Engine, pending: Sequence[Unit], manifest: Manifest, *, show_progress: bool
-) -> int:
-    """Have the engine do what is pending, enter every shard as it is finished, and return the number of samples."""
-    from rich.filesize import decimal
+@attrs.define(kw_only=True, eq=False)
+class _Done(Listener[Unit, ShardEntry]):
+    """Enters what is finished into the manifest, and shows how far the run is.
 
-    if not pending:
-        return 0
+    Args:
+        manifest: of the output.
+        progress: what is shown.
+        by_sample: whether its steps are samples, and not shards.
+        aloud: whether the agreement of views is printed.
+    """
+
+    manifest: Manifest
+    progress: Progress
+    by_sample: bool
+    aloud: bool
+    num_samples: int = 0
+    num_bytes: int = 0
+    set_aside: list[SetAside] = attrs.field(factory=list)
+
+    def advanced(self, count: int) -> None:
+        self._show(count if self.by_sample else 0, count)
+
+    def finished(self, unit: Unit, entry: ShardEntry) -> None:  # noqa: ARG002 - the entry names it
+        self.manifest.add(entry)
+        if entry.agreement is not None:
+            _tell(entry.agreement, aloud=self.aloud)
+        self.num_samples += entry.num_samples
+        self.num_bytes += entry.num_bytes
+        self._show(sum(entry.skipped.values()) if self.by_sample else 1, 0)
+
+    def failed(self, unit: Unit, reason: str, pause_seconds: float) -> None:
+        logger.warning("%s failed and is tried again in %.0f s: %s", unit.name, pause_seconds, reason)
+
+    def gave_up(self, unit: Unit, aside: SetAside) -> None:
+        logger.warning("%s is set aside after %d tries: %s", unit.name, aside.tries, aside.reason)
+        self.set_aside.append(aside)
+
+    def _show(self, steps: int, count: int) -> None:
+        from rich.filesize import decimal
+
+        if steps or count:
+            self.progress.advance(steps, count=count, detail=f"{decimal(self.num_bytes)} written")
+
+
+def _run(
+    work: ReinforcementWork, engine: Engine, pending: Sequence[Unit], manifest: Manifest, *, show_progress: bool
+) -> _Done:
+    """Have the engine do what is pending, and enter every shard as it is finished."""
     counts = [unit.count() for unit in pending] if show_progress and len(pending) <= _MAX_COUNTED else [None]
     by_sample = None not in counts
     total = sum(count or 0 for count in counts) if by_sample else len(pending)
-    num_samples = num_bytes = 0
-    with Progress("reinforcing", total=total, console=console(shown=show_progress)) as progress:
-
-        def on_samples(count: int) -> None:
-            progress.advance(count if by_sample else 0, count=count, detail=f"{decimal(num_bytes)} written")
-
-        try:
-            # Closed before the output is tidied up: its processes write there until then.
-            with closing(engine.run(spec, pending, on_samples)) as entries:
-                for entry in entries:
-                    manifest.add(entry)
-                    if entry.agreement is not None:
-                        _tell(entry.agreement, aloud=show_progress)
-                    num_samples += entry.num_samples
-                    num_bytes += entry.num_bytes
-                    steps = sum(entry.skipped.values()) if by_sample else 1
-                    if steps:
-                        progress.advance(steps, count=0, detail=f"{decimal(num_bytes)} written")
-        finally:
-            manifest.close()
-    return num_samples
+    with Progress("reinforcing", total=total, console=console(shown=show_progress and bool(pending))) as progress:
+        done = _Done(manifest=manifest, progress=progress, by_sample=by_sample, aloud=show_progress)
+        if pending:
+            try:
+                engine.run(work, pending, done)
+            finally:
+                manifest.close()
+    return done
 
 
 def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import attempt
+from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
@@ -44,14 +46,41 @@ from mobileclip.serialization import to_json
 # What was written here is read back whole, whatever a stranger's shard may hold.
 _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)
 
+# Of a whole unit, and of a store that was away in its middle.
+_UNREAD = ("unreadable_shard", "connection_failed")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 STAGING = ".staging"
 SKIPPED = "skipped"
 
-OnSamples = Callable[[int], None]
 
+@attrs.frozen(kw_only=True, eq=False)
+class ReinforcementWork(Work[Unit, ShardEntry]):
+    """The reinforcement of units, for an engine.
 
-def unheard(_count: int) -> None:
-    """Take no notice of finished samples."""
+    Args:
+        spec: the choices.
+        teachers: models that are loaded already, in place of the spec's, for an engine that works in this process.
+        captioner: the same.
+    """
+
+    spec: ReinforcementSpec
+    teachers: TeacherEnsemble | None = None
+    captioner: Captioner | None = None
+
+    def open(self, place: Place) -> ShardWorker:
+        """Load the spec's teachers and captioner where there are no others."""
+        spec, is_loaded = self.spec, self.teachers is not None or self.captioner is not None
+        if is_loaded:
+            return ShardWorker(
+                spec=spec, teachers=self.teachers, captioner=self.captioner, num_threads=place.num_threads
+            )
+        return ShardWorker(
+            spec=spec,
+            teachers=build_ensemble(spec.teachers, place.device) if spec.teachers else None,
+            captioner=None if spec.captioner is None else spec.captioner.build(place.device),
+            num_threads=place.num_threads,
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -75,16 +104,6 @@ class ShardWorker:
     captioner: Captioner | None
     num_threads: int
 
-    @classmethod
-    def build(cls, spec: ReinforcementSpec, *, device: str, num_threads: int) -> ShardWorker:
-        """Load the spec's teachers and captioner on a device."""
-        return cls(
-            spec=spec,
-            teachers=build_ensemble(spec.teachers, device) if spec.teachers else None,
-            captioner=None if spec.captioner is None else spec.captioner.build(device),
-            num_threads=num_threads,
-        )
-
     def __attrs_post_init__(self) -> None:
         if self.teachers is None and self.captioner is None:
             raise ValueError(
@@ -92,69 +111,64 @@ class ShardWorker:
             )
         open_card(self.spec, self.teachers, self.captioner)
 
-    def __call__(self, unit: Unit, on_samples: OnSamples) -> ShardEntry:
-        """Make the shard of a unit, whatever is there already.
+    def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
+        """Make the shard of a unit aside, and return what reads it back, puts it in its place and gives its entry.
 
         Args:
-            unit: part of the source.
+            unit: part of the source; what is in the place of its shard is replaced.
             on_samples: called with the number of samples that were finished since the last call.
 
         Raises:
-            ValueError: if no sample gets finite embeddings, or the shard cannot be written.
+            FatalError: if no sample gets finite embeddings, or there is no room for the shard.
+            ValueError: if the unit cannot be read, or the shard not be written.
         """
         skips = SkipReport()
-        fingerprint = self._fingerprint(unit, skips)
-        target = storage.join(self.spec.output, unit.name)
-        num_samples = num_bytes = 0
-        compared: list[ReinforcedSample] = []
+        fingerprint = unit.fingerprint()
         num_compared = self.spec.num_compared if isinstance(unit, MeasuredUnit) else 0
-        with _staging(self.spec.output) as folder:
-            # The unit's folders are part of the file's name.
-            staged = folder / f"{os.getpid()}.{quote(unit.name, safe='')}"
-            try:
-                if fingerprint:
-                    with closing(self._samples(unit, skips)) as samples:
-                        kept = _keeping(compared, samples, num_compared)
-                        num_samples = self._write(staged, unit.name, _watched(kept, on_samples), skips)
-                if num_samples:
-                    num_bytes = staged.stat().st_size
+        compared: list[ReinforcedSample] = []
+        target = storage.join(self.spec.output, unit.name)
+        staged = _staged(self.spec.output, unit.name)
+        try:
+            with _named_errors(target), closing(self._samples(unit, skips)) as samples:
+                kept = _keeping(compared, samples, num_compared)
+                keys = self._write(staged, unit.name, _watched(kept, on_samples), skips)
+            _refuse_failures(unit, keys, skips)
+            agreement = self._agreement(compared)
+        except BaseException:
+            _discard(staged, self.spec.output)
+            raise
+        entry = ShardEntry(
+            shard=unit.name,
+            fingerprint=fingerprint,
+            num_samples=len(keys),
+            num_bytes=staged.stat().st_size if keys else 0,
+            skipped=dict(sorted(skips.counts.items())),
+            agreement=agreement,
+        )
+        return partial(self._finish, staged, keys, entry, skips)
+
+    def _finish(self, staged: Path, keys: Sequence[str], entry: ShardEntry, skips: SkipReport) -> ShardEntry:
+        """Read a shard back, and put it in its place."""
+        target = storage.join(self.spec.output, entry.shard)
+        try:
+            with _named_errors(target):
+                if keys:
+                    self._read_back(staged, keys)
                     storage.make_directory_of(target)
                     storage.move(staged, target)
                 elif not may_pass(skips.counts):
                     storage.remove(target)
-                self._write_skips(unit, skips)
-            except OSError as error:
-                raise ValueError(
-                    f"{target} could not be written: {error.strerror or error}; see to the disk and run this again: "
-                    "finished shards are kept"
-                ) from error
-            finally:
-                staged.unlink(missing_ok=True)
-        if not num_samples and skips.counts[NOT_FINITE]:
-            detail = skips.named[NOT_FINITE][0].detail
-            raise ValueError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
-        return ShardEntry(
-            shard=unit.name,
-            fingerprint=fingerprint,
-            num_samples=num_samples,
-            num_bytes=num_bytes,
-            skipped=dict(sorted(skips.counts.items())),
-            agreement=self._agreement(compared),
-        )
+                self._write_skips(entry.shard, skips)
+        finally:
+            _discard(staged, self.spec.output)
+        return entry
 
     def _agreement(self, samples: Sequence[ReinforcedSample]) -> ViewAgreement | None:
         return None if self.teachers is None else measure_agreement(samples, self.teachers, self.spec)
 
-    def _fingerprint(self, unit: Unit, skips: SkipReport) -> str:
-        try:
-            return unit.fingerprint()
-        except (ValueError, OSError) as error:
-            skips.add(Skip(reason="unreadable_shard", key="", shard=unit.name, detail=str(error)))
-            return ""
-
-    def _write_skips(self, unit: Unit, skips: SkipReport) -> None:
+    def _write_skips(self, shard: str, skips: SkipReport) -> None:
         """Name what was left out in a file of the shard's own."""
-        path = storage.join(storage.join(self.spec.output, SKIPPED), f"{unit.name}.jsonl")
+        path = storage.join(storage.join(self.spec.output, SKIPPED), f"{shard}.jsonl")
         if not skips.counts:
             storage.remove(path)
             return
@@ -182,19 +196,20 @@ class ShardWorker:
                 for future in futures:
                     future.cancel()
 
-    def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> int:
-        """Write a shard unless there is nothing to write, read it back, and return the number of samples."""
+    def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> list[str]:
+        """Write a shard unless there is nothing to write, and return the samples' keys."""
         keys: list[str] = []
         stored = self._members(shard, samples, skips)
         first = next(stored, None)
-        if first is None:
-            return 0
-        write_shard_members(path, _noting(keys, chain([first], stored)))
+        if first is not None:
+            write_shard_members(path, _noting(keys, chain([first], stored)))
+        return keys
+
+    def _read_back(self, path: Path, keys: Sequence[str]) -> None:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
-        if [sample.key for sample in read([path], lost, _NO_LIMITS)] != keys or lost.counts:
+        if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
             raise OSError(f"what was written is not what is read back: {lost}")
-        return len(keys)
 
     def _members(
         self, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport
@@ -205,12 +220,6 @@ class ShardWorker:
             members = attempt(make, key=sample.key, shard=shard, on_skip=skips.add)
             if members is not None:
                 yield sample.key, members
-
-
-def default_num_threads(device: str, num_workers: int) -> int:
-    """Return how many threads a worker gets: its share of the cores, and no more than keep a GPU busy."""
-    share = max(1, (os.cpu_count() or 1) // num_workers)
-    return share if device == "cpu" else max(2, min(16, share))
 
 
 @contextmanager
@@ -226,18 +235,45 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _staging(output: str) -> Iterator[Path]:
-    """Yield a local folder for unfinished shards, on the output's own disk where that is local."""
+def _named_errors(target: str) -> Iterator[None]:
+    """Say which shard could not be written, and end the run where no other could be."""
+    try:
+        yield
+    except storage.StorageError as error:
+        raise ValueError(f"{target} could not be written: {error}") from error
+    except OSError as error:
+        what = f"{target} could not be written: {error.strerror or error}"
+        if error.errno in _NO_ROOM or isinstance(error, PermissionError):
+            raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error
+        raise ValueError(what) from error
+
+
+def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
+    """Refuse a unit that could not be read to its end, which another time may help, or of which nothing is finite."""
+    for reason in _UNREAD:
+        for skip in skips.named.get(reason, ()):
+            raise ValueError(f"{reason}: {skip.detail}")
+    if not keys and skips.counts[NOT_FINITE]:
+        detail = skips.named[NOT_FINITE][0].detail
+        raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
+
+
+def _staged(output: str, name: str) -> Path:
+    """Return where a shard is made, on the output's own disk where that is local; its folders are part of the name."""
     if storage.is_remote(output):
         folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     else:
         folder = Path(output) / STAGING
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+    return folder / f"{os.getpid()}.{quote(name, safe='')}"
+
+
+def _discard(staged: Path, output: str) -> None:
+    """Remove what is left of a shard where it was made."""
+    if storage.is_remote(output):
+        shutil.rmtree(staged.parent, ignore_errors=True)
+    else:
+        staged.unlink(missing_ok=True)
 
 
 def _keeping(kept: list[ReinforcedSample], samples: Iterable[ImageTextSample], most: int) -> Iterator[ImageTextSample]:
@@ -248,7 +284,7 @@ def _keeping(kept: list[ReinforcedSample], samples: Iterable[ImageTextSample], m
         yield sample
 
 
-def _watched(samples: Iterable[ImageTextSample], on_samples: OnSamples) -> Iterator[ImageTextSample]:
+def _watched(samples: Iterable[ImageTextSample], on_samples: OnProgress) -> Iterator[ImageTextSample]:
     for sample in samples:
         yield sample
         on_samples(1)

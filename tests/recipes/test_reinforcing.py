@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data import crop_augmentation, read_card, read_reinforced_samples, read_samples
+from mobileclip.data import AugmentationSpec, crop_augmentation, read_card, read_reinforced_samples, read_samples
 from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.reinforce import verify
+from mobileclip.reinforce import ReinforcementSpec, verify
+from mobileclip.serialization import to_json
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.recipes.choices import REINFORCING
+from tests.reinforce.conftest import plain_shards, small_teacher_files
 
 
 @pytest.fixture
@@ -74,6 +76,34 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, [])
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
+
+
+def test_a_shard_that_is_set_aside_is_named_and_the_status_is_1(here, capsys):
+    """The others are done, and the next run tries it again."""
+    (here / "plain").mkdir()
+    shards = plain_shards(here / "plain", 2, 2)
+    whole = shards[0].read_bytes()
+    shards[0].write_bytes(b"no tar")
+    spec = ReinforcementSpec(
+        source=shards,
+        output=here / "out",
+        teachers=small_teacher_files(here)[:1],
+        augmentation=AugmentationSpec(size=32, reference_size=32),
+        num_augmentations=1,
+    )
+    (here / "run.json").write_text(to_json(spec))
+    command = ["--run", "run.json", "--pause-seconds", "0", "--tries", "2"]
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(reinforce_dfndr2b, "x", None, command)
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert "set aside: 00000000.tar: unreadable_shard: after 0 samples" in said
+    assert f"1 shards were set aside, see {here}/out/set_aside.jsonl; the same command tries them again" in said
+    assert [path.name for path in (here / "out").glob("*.tar")] == ["00000001.tar"]
+    shards[0].write_bytes(whole)
+    run_recipe(reinforce_dfndr2b, "x", None, command)
+    assert "4 samples in 2 reinforced shards, skipped: none; 1 of the shards" in capsys.readouterr().out
+    assert not (here / "out" / "set_aside.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -13,9 +13,13 @@ from torch import nn
 
 from mobileclip.data import ImageTextSample, write_shard
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model
+from mobileclip.engines import Retries
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
 from tests.encoders.small import SMALL, SMALL_VIT
+
+# Units that fail are tried again at once.
+AT_ONCE = Retries(pause_seconds=0)
 
 
 class TinyTower(nn.Module):

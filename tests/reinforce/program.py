@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, build_ensemble, reinforce
-from mobileclip.reinforce.engines import Engine
+from mobileclip.engines import Engine
+from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 
 ROOT = Path(__file__).parents[2]
 
 
-def engine_of(name: str, num_workers: int, spec: ReinforcementSpec) -> Engine:
+def engine_of(name: str, num_workers: int) -> Engine:
     """Return an engine of one thread a worker."""
     if name == "inline":
-        return InlineEngine(teachers=build_ensemble(spec.teachers, "cpu"), num_threads=1)
+        return InlineEngine(device="cpu", num_threads=1)
     if name == "local":
         return LocalEngine(num_workers=num_workers, num_threads=1)
-    return RayEngine(min_workers=num_workers, max_workers=num_workers)
+    return RayEngine(max_workers=num_workers)
 
 
 def start(spec: ReinforcementSpec, engine: str, num_workers: int, folder: Path) -> subprocess.Popen[bytes]:
@@ -49,7 +49,7 @@ def main(written: str, engine: str, num_workers: str) -> None:
     """Reinforce."""
     torch.set_num_threads(1)
     spec = from_json(Path(written).read_text(encoding="utf-8"), ReinforcementSpec)
-    reinforce(spec, engine=engine_of(engine, int(num_workers), spec), show_progress=False)
+    reinforce(spec, engine=engine_of(engine, int(num_workers)), show_progress=False)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import torch
 from PIL import Image, features
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples, write_shard
+from mobileclip.engines import SET_ASIDE, read_set_aside
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
 from mobileclip.serialization import to_json
-from tests.reinforce.conftest import picture, plain_sample
+from tests.reinforce.conftest import AT_ONCE, picture, plain_sample
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
 
@@ -87,7 +88,7 @@ def write_tar(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Path:
 
 def run(shards, output, teachers, **choices):
     spec = ReinforcementSpec(source=shards, output=output, augmentation=POLICY, num_augmentations=2, **choices)
-    return reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    return reinforce(spec, engine=InlineEngine(retries=AT_ONCE), teachers=teachers, show_progress=False)
 
 
 def keys(directory: Path) -> list[str]:
@@ -130,8 +131,10 @@ def test_an_empty_and_a_foreign_file(teachers, tmp_path):
     write_tar(tmp_path / "2.tar", [("fine", GOOD)])
     report = run(tmp_path / "{0..2}.tar", tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == ["fine"]
-    assert sum(report.skipped.values()) == 2
-    assert set(report.skipped) <= {"unreadable_shard", "truncated_shard", "empty_shard"}
+    assert report.skipped == {}
+    assert [aside.unit for aside in report.set_aside] == ["0.tar", "1.tar"]
+    assert all(aside.tries == 3 and "unreadable_shard" in aside.reason for aside in report.set_aside)
+    assert read_set_aside(tmp_path / "out") == report.set_aside
 
 
 def test_an_unreadable_shard_is_tried_again_next_time(teachers, tmp_path):
@@ -158,7 +161,7 @@ def test_an_embedding_that_is_nan_costs_one_sample(teachers, tmp_path):
     spec = ReinforcementSpec(
         source=shard, output=tmp_path / "out", augmentation=AugmentationSpec(size=32, num_operations=0)
     )
-    report = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    report = reinforce(spec, teachers=teachers, show_progress=False)
     assert report.skipped == {"not_finite": 1}
     assert keys(tmp_path / "out") == ["0", "1", "2", "3", "4"]
     (named,) = (tmp_path / "out" / "skipped" / "0.tar.jsonl").read_text().splitlines()
@@ -172,12 +175,14 @@ def test_a_file_that_fails_when_it_is_read(teachers, tmp_path):
     (tmp_path / "0.tar").symlink_to("/proc/self/mem")
     write_tar(tmp_path / "1.tar", [("fine", GOOD)])
     report = run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
-    assert report.skipped == {"unreadable_shard": 1}
+    assert [(aside.unit, aside.tries) for aside in report.set_aside] == [("0.tar", 3)]
+    assert "Input/output error" in report.set_aside[0].reason
     assert keys(tmp_path / "out") == ["fine"]
     (tmp_path / "0.tar").unlink()
     write_tar(tmp_path / "0.tar", [("late", GOOD)])
-    assert run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers).skipped == {}
+    assert run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers).set_aside == ()
     assert keys(tmp_path / "out") == ["late", "fine"]
+    assert not (tmp_path / "out" / SET_ASIDE).exists()
 
 
 def test_a_teacher_that_gives_nan_stops_the_run_and_keeps_what_is_done(teachers, tmp_path):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-import attrs
 import numpy as np
 import pytest
 
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
-from mobileclip.data.sources.shards import ShardUnit
+from mobileclip.engines import Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce.worker import ReinforcementWork
+from tests.engines.works import workers_of_this_process
+from tests.reinforce.conftest import AT_ONCE
 from tests.reinforce.kills import trial
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
@@ -60,109 +61,49 @@ def test_two_processes_make_the_same(alone, small_teachers, tmp_path, capsys):
     assert_same(expected, tmp_path / "two")
 
 
+class Noting(Listener):
+    """Notes the entries, and does something at the first sample or entry."""
+
+    def __init__(self, *, at_sample=None, at_entry=None):
+        self.entries, self._at_sample, self._at_entry = [], at_sample, at_entry
+
+    def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
+        at_sample, self._at_sample = self._at_sample, None
+        if at_sample is not None:
+            at_sample()
+
+    def finished(self, unit, entry):  # noqa: ARG002 - as a `Listener` does
+        self.entries.append(entry)
+        at_entry, self._at_entry = self._at_entry, None
+        if at_entry is not None:
+            at_entry()
+
+
+def assert_same_shards(entries, made: Path, expected: Path) -> None:
+    assert sorted(entry.shard for entry in entries) == sorted(Manifest(expected))
+    for entry in entries:
+        stored = list(read_reinforced_samples([made / entry.shard]))
+        for one, other in zip(stored, read_reinforced_samples([expected / entry.shard]), strict=True):
+            assert one.key == other.key
+            assert one.augmentations == other.augmentations
+            np.testing.assert_allclose(one.image_emb, other.image_emb, atol=1e-6)
+
+
 def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
     shards, expected = alone
     spec = make_spec(shards, tmp_path / "killed", small_teachers)
-    units = spec.source.units()
     (tmp_path / "killed").mkdir()
     killed = []
 
-    def kill_one(_count):
-        if not killed:
-            killed.append(workers_of_this_process()[0])
-            os.kill(killed[0], signal.SIGKILL)
+    def kill_one():
+        killed.append(workers_of_this_process()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
-    engine = LocalEngine(num_workers=2, num_threads=1)
-    entries = list(engine.run(spec, units, kill_one))
+    told = Noting(at_sample=kill_one)
+    engine = LocalEngine(num_workers=2, num_threads=1, retries=AT_ONCE)
+    engine.run(ReinforcementWork(spec=spec), spec.source.units(), told)
     assert killed
-    assert sorted(entry.shard for entry in entries) == [unit.name for unit in units]
-    for entry in entries:
-        stored = [sample.key for sample in read_reinforced_samples([tmp_path / "killed" / entry.shard])]
-        assert stored == [sample.key for sample in read_reinforced_samples([expected / entry.shard])]
-
-
-def workers_of_this_process() -> list[int]:
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_is_replaced(alone, small_teachers, tmp_path):
-    """It would hold its unit, and the run, for ever."""
-    shards, expected = alone
-    spec = make_spec(shards, tmp_path / "stopped", small_teachers)
-    (tmp_path / "stopped").mkdir()
-    stopped = []
-
-    def stop_one(_count):
-        if not stopped:
-            stopped.append(workers_of_this_process()[0])
-            os.kill(stopped[0], signal.SIGSTOP)
-
-    engine = LocalEngine(num_workers=2, num_threads=1, silence_seconds=3.0)
-    entries = list(engine.run(spec, spec.source.units(), stop_one))
-    assert stopped
-    assert not Path(f"/proc/{stopped[0]}").exists(), "it is left to no one"
-    assert sorted(entry.shard for entry in entries) == [unit.name for unit in spec.source.units()]
-    for entry in entries:
-        stored = [sample.key for sample in read_reinforced_samples([tmp_path / "stopped" / entry.shard])]
-        assert stored == [sample.key for sample in read_reinforced_samples([expected / entry.shard])]
-
-
-@attrs.frozen(kw_only=True)
-class StuckUnit(ShardUnit):
-    """Hangs where it is read, as a driver or a decoder may."""
-
-    def read(self, report):
-        time.sleep(600)
-        return super().read(report)
-
-
-@pytest.mark.slow
-def test_a_unit_that_is_stuck_ends_the_run_in_time(make_shards, small_teachers, tmp_path):
-    spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
-    (tmp_path / "out").mkdir()
-    units = [StuckUnit(name=unit.name, path=unit.path) for unit in spec.source.units()]
-    engine = LocalEngine(num_workers=2, num_threads=1, progress_seconds=15.0, max_attempts=1)
-    started = time.monotonic()
-    with pytest.raises(ValueError, match=r"too much for 1 worker processes, the last finished no sample for 15 s"):
-        list(engine.run(spec, units, lambda _count: None))
-    assert time.monotonic() - started < 60
-    assert workers_of_this_process() == []
-
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_itself_blames_no_worker(alone, small_teachers, tmp_path):
-    shards, _ = alone
-    spec = make_spec(shards, tmp_path / "out", small_teachers)
-    (tmp_path / "out").mkdir()
-    before = []
-    for entry in LocalEngine(num_workers=2, num_threads=1, silence_seconds=2.0).run(
-        spec, spec.source.units(), lambda _count: None
-    ):
-        if not before:
-            assert entry.num_samples
-            before = workers_of_this_process()
-            for worker in before:
-                os.kill(worker, signal.SIGSTOP)
-            time.sleep(3)  # and so is who asks for the entries
-            for worker in before:
-                os.kill(worker, signal.SIGCONT)
-        else:
-            assert set(workers_of_this_process()) <= set(before), "one was replaced"
-
-
-def test_a_unit_that_kills_its_workers_stops_the_run(make_shards, small_teachers, tmp_path):
-    spec = make_spec(make_shards(2, 1), tmp_path / "out", small_teachers)
-    (tmp_path / "out").mkdir()
-
-    from mobileclip.reinforce.engines.local import _Crew
-
-    crew = _Crew(LocalEngine(), spec, [("cpu", 1)], lambda _count: None)
-    assign = crew._assign
-    crew._assign = lambda waiting: (assign(waiting), [member.process.kill() for member in crew._members])
-    with pytest.raises(ValueError, match=r"00000000\.tar was too much for 3 worker .* exit code -9"):
-        list(crew.run(spec.source.units()))
+    assert_same_shards(told.entries, tmp_path / "killed", expected)
 
 
 def test_what_goes_wrong_in_a_worker_is_said_here(make_shards, small_teachers, tmp_path):
@@ -186,18 +127,12 @@ def test_ray_makes_the_same_with_an_actor_killed_midway(alone, small_teachers, t
     pytest.importorskip("ray")
     shards, expected = alone
     spec = make_spec(shards, tmp_path / "ray", small_teachers)
-    units = spec.source.units()
     (tmp_path / "ray").mkdir()
-    entries = []
-    for entry in RayEngine(min_workers=2, max_workers=2).run(spec, units, lambda _count: None):
-        if not entries:
-            actors = subprocess.run(["pgrep", "-f", "ray::MapWorker"], check=False, capture_output=True, text=True)
-            os.kill(int(actors.stdout.split()[0]), signal.SIGKILL)
-        entries.append(entry)
-    assert sorted(entry.shard for entry in entries) == [unit.name for unit in units]
-    for entry in entries:
-        stored = list(read_reinforced_samples([tmp_path / "ray" / entry.shard]))
-        for one, other in zip(stored, read_reinforced_samples([expected / entry.shard]), strict=True):
-            assert one.key == other.key
-            assert one.augmentations == other.augmentations
-            np.testing.assert_allclose(one.image_emb, other.image_emb, atol=1e-6)
+
+    def kill_one():
+        actors = subprocess.run(["pgrep", "-f", "ray::_Actor"], check=False, capture_output=True, text=True)
+        os.kill(int(actors.stdout.split()[0]), signal.SIGKILL)
+
+    told = Noting(at_entry=kill_one)
+    RayEngine(max_workers=2, retries=AT_ONCE).run(ReinforcementWork(spec=spec), spec.source.units(), told)
+    assert_same_shards(told.entries, tmp_path / "ray", expected)

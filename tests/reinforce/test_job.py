@@ -46,7 +46,7 @@ def make_spec(shards, output, **choices) -> ReinforcementSpec:
 
 
 def run(spec, teachers, num_threads=2):
-    return reinforce(spec, engine=InlineEngine(teachers=teachers, num_threads=num_threads), show_progress=False)
+    return reinforce(spec, engine=InlineEngine(num_threads=num_threads), teachers=teachers, show_progress=False)
 
 
 def test_embeddings_are_those_of_the_replayed_augmentations(make_shards, teachers, tmp_path):
@@ -102,8 +102,8 @@ def test_threads_change_neither_order_nor_augmentations(make_shards, teachers, t
         np.testing.assert_allclose(one.image_emb, other.image_emb, atol=2e-6)
 
 
-class StoppedError(Exception):
-    pass
+class StoppedError(BaseException):
+    """What ends a run, and is no failure of a unit."""
 
 
 class Interrupting:
@@ -288,7 +288,7 @@ def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_p
 
 
 def test_progress_reaches_the_end(make_shards, teachers, tmp_path, capsys):
-    reinforce(make_spec(make_shards(2), tmp_path / "out"), engine=InlineEngine(teachers=teachers))
+    reinforce(make_spec(make_shards(2), tmp_path / "out"), teachers=teachers)
     assert "reinforcing: 10/10" in capsys.readouterr().err
 
 
@@ -347,8 +347,7 @@ def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tm
         plain_sample("b", 3),
     ]
     shard = write_shard(tmp_path / "0.tar", samples)
-    engine = InlineEngine(teachers=teachers, captioner=captioner)
-    report = reinforce(make_spec(shard, tmp_path / "out"), engine=engine, show_progress=False)
+    report = reinforce(make_spec(shard, tmp_path / "out"), teachers=teachers, captioner=captioner, show_progress=False)
     assert report.skipped == {"image_extreme_shape": 1}
     stored = list(read_reinforced_samples(report.shards))
     assert [sample.key for sample in stored] == ["a", "b"]

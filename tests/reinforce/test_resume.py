@@ -28,7 +28,7 @@ def make_spec(shards, output, **choices) -> ReinforcementSpec:
 
 
 def run(spec, teachers):
-    return reinforce(spec, engine=InlineEngine(teachers=teachers, num_threads=1), show_progress=False)
+    return reinforce(spec, engine=InlineEngine(num_threads=1), teachers=teachers, show_progress=False)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from mobileclip.data import AugmentationSpec, RowOptions, as_source, read_reinforced_samples
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce import ReinforcementSpec, reinforce
 from tests.reinforce.conftest import picture
 
 
@@ -31,7 +31,7 @@ def test_nested_tables_become_nested_shards(tmp_path, teachers):
         batch_size=4,
         num_compared=0,
     )
-    report = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    report = reinforce(spec, teachers=teachers, show_progress=False)
     assert report.skipped == {"missing_image": 2}
     names = [f"{name}/00000-{index:05d}.tar" for name in ("one", "two") for index in range(2)]
     assert list(report.shards) == [str(tmp_path / "out" / name) for name in names]
@@ -40,7 +40,7 @@ def test_nested_tables_become_nested_shards(tmp_path, teachers):
         (f"{name} {number}",) for name in ("one", "two") for number in range(3)
     ]
     assert samples[0].metadata["uid"] == samples[0].key
-    again = reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    again = reinforce(spec, teachers=teachers, show_progress=False)
     assert again.num_done_before == 4
     (tmp_path / "images" / "0.png").write_bytes(picture(9))
-    assert reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False).num_done_before == 2
+    assert reinforce(spec, teachers=teachers, show_progress=False).num_done_before == 2

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
-from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, ShardEntry, reinforce, verify
+from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, reinforce, verify
 from mobileclip.reinforce.teachers import build_ensemble
 from mobileclip.reinforce.verify import choose_tasks
 from tests.data.made_samples import write_raw
@@ -263,7 +263,7 @@ def test_teachers_that_no_spec_describes(make_shards, teachers, tmp_path):
     spec = ReinforcementSpec(
         source=make_shards(1), output=tmp_path / "out", augmentation=POLICY, num_augmentations=2, layout="npz"
     )
-    reinforce(spec, engine=InlineEngine(teachers=teachers), show_progress=False)
+    reinforce(spec, teachers=teachers, show_progress=False)
     found = check(tmp_path / "out")
     assert found.is_good
     assert found.num_replayed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,16 @@ import tyro
 from attrs import validators
 
 from mobileclip.data import JsonLinesSource, Layout, RowOptions, TableSource, augmentations
+from mobileclip.engines import SET_ASIDE, Retries
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
+from mobileclip.storage import join
 from mobileclip.terminal import say
 
 TINY = Path("outputs") / "tiny"
+_MOST_NAMED = 10
 SAME_IN_SPEC = ("caption_set", "num_augmentations", "layout", "batch_size", "num_compared", "seed")
 
 Recipe = Callable[[str, str], ReinforcementSpec]
@@ -42,6 +46,7 @@ class Command:
         num_threads: threads, or with Ray cores, of every worker.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
+        retries: how often a shard that fails is tried.
         caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
         captioner_weights: a file with the captioner's weights, instead of the recipe's.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
@@ -68,6 +73,7 @@ class Command:
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     gpus_per_worker: float | None = None
     ray_address: str | None = None
+    retries: tyro.conf.OmitArgPrefixes[Retries] = attrs.field(factory=Retries)
     caption_set: str | None = None
     captioner_weights: Path | None = None
     augmentation: str | None = None
@@ -104,6 +110,14 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
         report = reinforce(spec, engine=_engine(command))
     say(f"{report}; {report.num_done_before} of the shards by an earlier run")
     say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
+    if report.set_aside:
+        for aside in report.set_aside[:_MOST_NAMED]:
+            say(f"set aside: {aside.unit}: {aside.reason}")
+        say(
+            f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; "
+            "the same command tries them again"
+        )
+        sys.exit(1)
 
 
 def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementSpec | None = None) -> ReinforcementSpec:
@@ -140,7 +154,7 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
 
 def _engine(command: Command) -> Engine:
     if command.engine == "local":
-        return LocalEngine(num_workers=command.num_workers, num_threads=command.num_threads)
+        return LocalEngine(num_workers=command.num_workers, num_threads=command.num_threads, retries=command.retries)
     import torch
 
     gpus = command.gpus_per_worker
@@ -149,4 +163,5 @@ def _engine(command: Command) -> Engine:
         max_workers=command.num_workers or 1,
         cpus_per_worker=command.num_threads or 1,
         gpus_per_worker=float(torch.cuda.is_available()) if gpus is None else gpus,
+        retries=command.retries,
     )

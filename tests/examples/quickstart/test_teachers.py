@@ -26,7 +26,7 @@ from examples.quickstart.emoji.minilm import (
 )
 from examples.quickstart.emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, packaged
 from mobileclip.data import decode_image, read_reinforced_samples
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce import ReinforcementSpec, reinforce
 from tests.examples.quickstart.drawings import write_packages
 
 SIZE = 32
@@ -228,7 +228,7 @@ def test_teachers_are_trained_once_and_their_features_serve_reinforcement(datase
         augmentation=SPEC.augmentation,
         num_augmentations=3,
     )
-    report = reinforce(spec, engine=InlineEngine(teachers=ensemble), show_progress=False)
+    report = reinforce(spec, teachers=ensemble, show_progress=False)
     assert report.num_samples == dataset.train.num_samples
     # The first of the three augmentations trained the heads; the second teacher sees what the first one saw. Two
     # augmentations of a plain shape may give the same pixels.

@@ -1,0 +1,34 @@
+"""Engines: units of work to finished entries, in this process, in several, or on a Ray cluster.
+
+What the work is, belongs to whoever has it done. A new way to spread work enters here.
+"""
+
+from mobileclip.engines.base import Engine, default_num_threads
+from mobileclip.engines.inline import InlineEngine
+from mobileclip.engines.local import LocalEngine
+from mobileclip.engines.queue import Listener, Retries
+from mobileclip.engines.ray import RayEngine
+from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside, write_set_aside
+from mobileclip.engines.work import FatalError, FunctionWork, NamedUnit, OnProgress, Place, Work, Worker, reason_of
+
+__all__ = [
+    "SET_ASIDE",
+    "Engine",
+    "FatalError",
+    "FunctionWork",
+    "InlineEngine",
+    "Listener",
+    "LocalEngine",
+    "NamedUnit",
+    "OnProgress",
+    "Place",
+    "RayEngine",
+    "Retries",
+    "SetAside",
+    "Work",
+    "Worker",
+    "default_num_threads",
+    "read_set_aside",
+    "reason_of",
+    "write_set_aside",
+]

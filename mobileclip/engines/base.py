@@ -1,0 +1,33 @@
+"""What an engine is."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from mobileclip.engines.queue import Listener
+from mobileclip.engines.work import EntryT, UnitT, Work
+
+
+class Engine(ABC):
+    """Spreads units over workers."""
+
+    @abstractmethod
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units, in any order, and tell what becomes of each; one that fails too often is set aside.
+
+        Args:
+            work: what is done with them.
+            units: with names that differ.
+            listener: who is told.
+
+        Raises:
+            ValueError: if a worker cannot load what it needs, or the run cannot go on. What is finished stays.
+        """
+
+
+def default_num_threads(device: str, num_workers: int) -> int:
+    """Return how many threads a worker gets: its share of the cores, and no more than keep a GPU busy."""
+    share = max(1, (os.cpu_count() or 1) // num_workers)
+    return share if device == "cpu" else max(2, min(16, share))

@@ -1,0 +1,164 @@
+"""The units of a run: which one is next, how often a failing one is tried, and who is told what becomes of each."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import count
+from typing import Generic
+
+import attrs
+from attrs import validators
+
+from mobileclip.engines.set_aside import SetAside
+from mobileclip.engines.work import EntryT, UnitT
+from mobileclip.storage import printable
+from mobileclip.strict import strict
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+# Workers that are lost one after another, with no unit finished in between: it is not the units then.
+_MOST_LOST = 30
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Retries:
+    """How often a unit that fails is tried, and when.
+
+    Args:
+        tries: in all; then it is set aside, and the run goes on.
+        pause_seconds: before the second try; other units are done meanwhile.
+        pause_growth: how many times as long each further pause is.
+    """
+
+    tries: int = attrs.field(default=3, validator=validators.gt(0))
+    pause_seconds: float = attrs.field(default=10.0, validator=validators.ge(0))
+    pause_growth: float = attrs.field(default=4.0, validator=validators.ge(1))
+
+    def pause(self, num_failed: int) -> float:
+        """Return the seconds after so many failed tries."""
+        return float(self.pause_seconds * self.pause_growth ** (num_failed - 1))
+
+
+class Listener(Generic[UnitT, EntryT]):
+    """Is told what becomes of the units, one thing at a time, maybe in another thread; what it raises ends the run."""
+
+    def begun(self, unit: UnitT, worker: str) -> None:
+        """A worker has got a unit."""
+
+    def advanced(self, count: int) -> None:
+        """So many steps of units were done since the last call."""
+
+    def finished(self, unit: UnitT, entry: EntryT) -> None:
+        """A unit is finished."""
+
+    def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
+        """A unit has failed, and is tried again after a pause."""
+
+    def gave_up(self, unit: UnitT, aside: SetAside) -> None:
+        """A unit has failed too often."""
+
+
+class UnitQueue(Generic[UnitT, EntryT]):
+    """The units that wait, and those that workers have; it may be used by several threads.
+
+    Args:
+        units: in the order in which they are begun.
+        retries: how often each is tried.
+        listener: who is told.
+    """
+
+    def __init__(self, units: Iterable[UnitT], retries: Retries, listener: Listener[UnitT, EntryT]) -> None:
+        self._fresh = deque(units)
+        self._retries = retries
+        self._listener = listener
+        self._failed: list[tuple[float, int, UnitT]] = []
+        self._order = count()
+        self._num_failures: dict[str, int] = {}
+        self._under_way: dict[str, UnitT] = {}
+        self._num_lost = 0
+        self._lock = threading.RLock()
+
+    @property
+    def num_waiting(self) -> int:
+        """How many no worker has, those included whose time has not come."""
+        with self._lock:
+            return len(self._fresh) + len(self._failed)
+
+    @property
+    def num_ready(self) -> int:
+        """How many a worker may have now."""
+        with self._lock:
+            now = time.monotonic()
+            return len(self._fresh) + sum(ready <= now for ready, _, _ in self._failed)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every unit is finished or set aside."""
+        with self._lock:
+            return not (self._fresh or self._failed or self._under_way)
+
+    def seconds_to_next(self) -> float:
+        """Return how long it is until a unit that waits may be tried; 0 where one may now, or none waits."""
+        with self._lock:
+            if self._fresh or not self._failed:
+                return 0.0
+            return max(0.0, self._failed[0][0] - time.monotonic())
+
+    def take(self, worker: str) -> UnitT | None:
+        """Return a unit for a worker, or None where there is none, or none yet."""
+        with self._lock:
+            if self._failed and self._failed[0][0] <= time.monotonic():
+                unit = heapq.heappop(self._failed)[2]
+            elif self._fresh:
+                unit = self._fresh.popleft()
+            else:
+                return None
+            self._under_way[unit.name] = unit
+            self._listener.begun(unit, worker)
+            return unit
+
+    def advance(self, count: int) -> None:
+        """Tell of steps."""
+        with self._lock:
+            self._listener.advanced(count)
+
+    def finish(self, unit: UnitT, entry: EntryT) -> None:
+        """Take note of a finished unit."""
+        with self._lock:
+            self._num_lost = 0
+            del self._under_way[unit.name]
+            self._listener.finished(unit, entry)
+
+    def fail(self, unit: UnitT, reason: str) -> None:
+        """Take note of a failed try."""
+        with self._lock:
+            del self._under_way[unit.name]
+            num_failed = self._num_failures[unit.name] = self._num_failures.get(unit.name, 0) + 1
+            if num_failed >= self._retries.tries:
+                self._listener.gave_up(unit, SetAside(unit=unit.name, reason=reason, tries=num_failed))
+                return
+            pause = self._retries.pause(num_failed)
+            heapq.heappush(self._failed, (time.monotonic() + pause, next(self._order), unit))
+            self._listener.failed(unit, reason, pause)
+
+    def lose(self, units: Sequence[UnitT], worker: str, how: str) -> None:
+        """Take note of a worker that is gone, and of the units that it had: each of them may be what it died of.
+
+        Raises:
+            ValueError: if very many are lost one after another.
+        """
+        with self._lock:
+            self._num_lost += 1
+            logger.warning("%s %s; it had %s", worker, how, ", ".join(unit.name for unit in units) or "no unit")
+            for unit in units:
+                self.fail(unit, f"a worker that had it {how}")
+            if self._num_lost == _MOST_LOST:
+                raise ValueError(
+                    f"{_MOST_LOST} workers were lost one after another, the last {printable(how)}; try a smaller "
+                    "batch_size or fewer workers. What is finished is kept"
+                )

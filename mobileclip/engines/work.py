@@ -1,0 +1,113 @@
+"""What is done with units, and what a worker is: the two halves of an engine's work that know what the work is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+from attrs import validators
+
+from mobileclip.storage import without_secrets
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+OnProgress = Callable[[int], None]
+"""Called with the number of steps, samples for instance, that were done since the last call."""
+
+
+class NamedUnit(Protocol):
+    """A part of the work: a value that can be pickled, with a name of its own."""
+
+    @property
+    def name(self) -> str:
+        """The name, unique in a run."""
+
+
+UnitT = TypeVar("UnitT", bound=NamedUnit)
+EntryT = TypeVar("EntryT")
+UnitT_contra = TypeVar("UnitT_contra", bound=NamedUnit, contravariant=True)
+EntryT_co = TypeVar("EntryT_co", covariant=True)
+
+
+class FatalError(ValueError):
+    """Something that no other try and no other unit would change, such as a full disk: it ends the run."""
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """Where a worker works.
+
+    Args:
+        device: such as `cpu` or `cuda:1`.
+        num_threads: how many it may use.
+    """
+
+    device: str
+    num_threads: int = attrs.field(validator=validators.gt(0))
+
+
+class Worker(Protocol[UnitT_contra, EntryT_co]):
+    """Makes units, with what it has loaded once."""
+
+    def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
+        """Make a unit, and return what finishes it and gives its entry, in another thread, while the next one is made.
+
+        What is called for the device belongs into the making; what reads back and uploads, into the finishing.
+
+        Raises:
+            FatalError: if the run cannot go on.
+            Exception: of any other kind, if the unit cannot be made; it is tried again.
+        """
+
+
+class Work(ABC, Generic[UnitT, EntryT]):
+    """What is done with every unit, in whatever process: a value that can be pickled."""
+
+    @abstractmethod
+    def open(self, place: Place) -> Worker[UnitT, EntryT]:
+        """Return a worker, having loaded what it needs.
+
+        Raises:
+            ValueError: if that cannot be loaded; the run ends.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class FunctionWork(Work[UnitT, EntryT]):
+    """A function of a unit, which needs nothing loaded and nothing finished.
+
+    Args:
+        function: of a module, so that other processes find it; `functools.partial` of one does too.
+    """
+
+    function: Callable[[UnitT], EntryT]
+
+    def open(self, place: Place) -> Worker[UnitT, EntryT]:  # noqa: ARG002 - it is the same everywhere
+        """Return the function as a worker."""
+        return self._make
+
+    def _make(self, unit: UnitT, _on_progress: OnProgress, /) -> Callable[[], EntryT]:
+        entry = self.function(unit)
+        return lambda: entry
+
+
+def reason_of(error: Exception) -> str:
+    """Return why something failed, in a line: what the error says, and its kind where that is not for people."""
+    text = " ".join(without_secrets(error).split())
+    return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
+
+
+def failure_of(unit: NamedUnit, error: Exception) -> str:
+    """Return why a unit failed; what is not for people is logged with where it came from.
+
+    Raises:
+        FatalError: if the error is one.
+    """
+    if isinstance(error, FatalError):
+        raise error
+    if not isinstance(error, (ValueError, OSError)):
+        logger.warning("%s failed", unit.name, exc_info=error)
+    return reason_of(error)

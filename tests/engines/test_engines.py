@@ -1,0 +1,167 @@
+"""What every engine does with units that work, fail, kill, and end the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, Retries
+from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
+
+AT_ONCE = Retries(pause_seconds=0.0)
+ENGINES = {
+    "inline": InlineEngine(device="cpu", retries=AT_ONCE),
+    "local": LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return ENGINES[request.param]
+
+
+def run(engine, folder, *names, **choices):
+    listener = Noting()
+    engine.run(Counting(folder=folder, **choices), tasks(*names), listener)
+    return listener
+
+
+def num_tries(folder: Path) -> dict[str, int]:
+    return {path.name: len(path.read_text().splitlines()) for path in folder.iterdir()}
+
+
+def test_what_fails_is_tried_again_and_set_aside_and_the_others_are_done(engine, tmp_path):
+    good = [f"good-{number}" for number in range(4)]
+    told = run(engine, tmp_path, "fails-0", "late-0", *good, "unwritten-0", "raises-0")
+    assert told.entries == {name: f"entry of {name}" for name in (*good, "late-0")}
+    assert told.asides == {
+        "fails-0": ("it is of no use, at s3://bucket/fails-0", 3),
+        "unwritten-0": ("unwritten-0 is not what is read back", 3),
+        "raises-0": ("KeyError: 'raises-0'", 3),
+    }
+    expected = dict.fromkeys(good, 1) | {"late-0": 2} | dict.fromkeys(told.asides, 3)
+    assert num_tries(tmp_path) == expected
+    assert told.num_steps == sum(expected.values())
+    assert len(told.begun_by) == sum(expected.values())
+
+
+def test_pauses_grow_while_other_units_are_done(tmp_path):
+    engine = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.2, pause_growth=2.0))
+    started = time.monotonic()
+    told = run(engine, tmp_path, "fails-0", "good-0", "good-1")
+    assert time.monotonic() - started >= 0.6
+    assert told.pauses == {"fails-0": [0.2, 0.4]}
+    assert [name for name, _ in told.begun_by][:3] == ["fails-0", "good-0", "good-1"]
+
+
+@pytest.mark.parametrize("names", [["fatal-0", *(f"good-{number}" for number in range(50))], ["good-0", "full-0"]])
+def test_what_no_other_unit_would_change_ends_the_run(engine, tmp_path, names):
+    """Also where it comes up when the last one is finished."""
+    with pytest.raises(FatalError, match="the disk is full"):
+        run(engine, tmp_path, *names, seconds=0.05)
+    assert len(num_tries(tmp_path)) < 30
+
+
+def test_what_cannot_be_loaded_is_said(engine, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.safetensors does not exist"):
+        run(engine, tmp_path, "good-0", "good-1", broken=True)
+
+
+def test_what_a_listener_raises_ends_the_run(engine, tmp_path):
+    class Full(Noting):
+        def finished(self, unit, entry):  # noqa: ARG002 - as a `Listener` does
+            raise OSError("no space left for the manifest")
+
+    with pytest.raises(OSError, match="no space left for the manifest"):
+        engine.run(Counting(folder=tmp_path), tasks("good-0"), Full())
+
+
+def test_units_that_kill_their_worker_are_set_aside(tmp_path):
+    good = [f"good-{number}" for number in range(12)]
+    told = run(ENGINES["local"], tmp_path, *good[:6], "kills-0", *good[6:], seconds=0.02)
+    assert set(told.entries) == set(good)
+    assert set(told.asides) == {"kills-0"}
+    reason, tries = told.asides["kills-0"]
+    assert tries == 3
+    assert "ended with exit code -9 (-9: killed, often for too much memory)" in reason
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_is_replaced(tmp_path):
+    """It would hold its unit, and the run, for ever."""
+    stopped = []
+
+    class Stopping(Noting):
+        def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
+            if not stopped:
+                stopped.append(workers_of_this_process()[0])
+                os.kill(stopped[0], signal.SIGSTOP)
+
+    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE, silence_seconds=3.0)
+    told, names = Stopping(), [f"good-{number}" for number in range(20)]
+    engine.run(Counting(folder=tmp_path, seconds=0.1), tasks(*names), told)
+    assert stopped
+    assert not Path(f"/proc/{stopped[0]}").exists(), "it is left to no one"
+    assert set(told.entries) == set(names)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_itself_blames_no_worker(tmp_path):
+    before = []
+
+    class Stopped(Noting):
+        def finished(self, unit, entry):
+            super().finished(unit, entry)
+            if not before:
+                before.extend(workers_of_this_process())
+                for worker in before:
+                    os.kill(worker, signal.SIGSTOP)
+                time.sleep(3)
+                for worker in before:
+                    os.kill(worker, signal.SIGCONT)
+            assert set(workers_of_this_process()) <= set(before), "one was replaced"
+
+    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE, silence_seconds=2.0)
+    told = Stopped()
+    engine.run(Counting(folder=tmp_path, seconds=0.1), tasks(*(f"good-{number}" for number in range(20))), told)
+    assert len(told.entries) == 20
+
+
+@pytest.mark.slow
+def test_a_unit_that_hangs_is_set_aside(tmp_path):
+    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=Retries(tries=1), progress_seconds=15.0)
+    told = run(engine, tmp_path, "hangs-0", "good-0")
+    assert told.asides["hangs-0"] == ("a worker that had it did no step of it for 15 s", 1)
+    assert set(told.entries) == {"good-0"}
+
+
+def test_the_next_unit_is_made_while_one_is_finished(tmp_path):
+    """Ten units of a fifth of a second each way take little more than the makings."""
+    started = time.monotonic()
+    told = run(ENGINES["inline"], tmp_path, *(f"good-{number}" for number in range(10)), seconds=0.2)
+    assert time.monotonic() - started < 3.2
+    assert list(told.entries) == [f"good-{number}" for number in range(10)]
+    assert all(name.startswith("finishing") for name in told.threads)
+
+
+def process_of(unit: Task) -> int:
+    return os.getpid()
+
+
+def test_a_function_is_work_too():
+    told = Noting()
+    units = tasks(*(f"{number}" for number in range(6)))
+    ENGINES["inline"].run(FunctionWork(function=process_of), units, told)
+    assert set(told.entries.values()) == {os.getpid()}
+    shared = Noting()
+    ENGINES["local"].run(FunctionWork(function=process_of), units, shared)
+    assert set(shared.entries) == {unit.name for unit in units}
+    assert os.getpid() not in shared.entries.values()
+
+
+def test_nothing_to_do_is_done(engine, tmp_path):
+    assert run(engine, tmp_path).entries == {}

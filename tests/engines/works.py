@@ -1,0 +1,118 @@
+"""Work for the tests of engines: small, real, and as bad as its units ask for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import attrs
+
+from mobileclip.engines import FatalError, Listener, Place, Work
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """A unit.
+
+    Args:
+        name: its name; what it does is its first part, up to the first `-`.
+    """
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Counting(Work[Task, str]):
+    """Writes a line into a file of a folder for every try of a unit, and does what its name says.
+
+    Args:
+        folder: where it writes.
+        seconds: of a unit's making and of its finishing.
+        broken: whether workers cannot load what they need.
+    """
+
+    folder: Path
+    seconds: float = 0.0
+    broken: bool = False
+
+    def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
+        if self.broken:
+            raise ValueError("nowhere.safetensors does not exist")
+        return self.Worker(self)
+
+    class Worker:
+        def __init__(self, work: Counting) -> None:
+            self.work = work
+
+        def __call__(self, unit: Task, on_progress):
+            path = self.work.folder / unit.name
+            with path.open("a") as stream:
+                stream.write("try\n")
+            num_tries = len(path.read_text().splitlines())
+            time.sleep(self.work.seconds)
+            on_progress(1)
+            match unit.name.partition("-")[0]:
+                case "fails":
+                    raise ValueError(f"it is\nof no use, at s3://key:secret@bucket/{unit.name}")
+                case "raises":
+                    raise KeyError(unit.name)
+                case "late" if num_tries == 1:
+                    raise OSError("the store is away")
+                case "kills":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "fatal":
+                    raise FatalError("the disk is full")
+                case "hangs":
+                    time.sleep(600)
+
+            def finish() -> str:
+                time.sleep(self.work.seconds)
+                if unit.name.startswith("unwritten"):
+                    raise OSError(f"{unit.name} is not what is read back")
+                if unit.name.startswith("full"):
+                    raise FatalError("the disk is full")
+                return f"entry of {unit.name}"
+
+            return finish
+
+
+@attrs.define(kw_only=True, eq=False)
+class Noting(Listener[Task, str]):
+    """Notes what it is told."""
+
+    entries: dict[str, str] = attrs.field(factory=dict)
+    asides: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    pauses: dict[str, list[float]] = attrs.field(factory=dict)
+    begun_by: list[tuple[str, str]] = attrs.field(factory=list)
+    num_steps: int = 0
+    threads: set[str] = attrs.field(factory=set)
+
+    def begun(self, unit, worker):
+        self.begun_by.append((unit.name, worker))
+
+    def advanced(self, count):
+        self.num_steps += count
+
+    def finished(self, unit, entry):
+        self.threads.add(threading.current_thread().name)
+        assert unit.name not in self.entries, "it is finished once"
+        self.entries[unit.name] = entry
+
+    def failed(self, unit, reason, pause_seconds):  # noqa: ARG002 - as a `Listener` does
+        self.pauses.setdefault(unit.name, []).append(pause_seconds)
+
+    def gave_up(self, unit, aside):
+        assert aside.unit == unit.name
+        self.asides[unit.name] = (aside.reason, aside.tries)
+
+
+def tasks(*names: str) -> list[Task]:
+    return [Task(name=name) for name in names]
+
+
+def workers_of_this_process() -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
