@@ -4,7 +4,7 @@ What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
 from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
-from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner, ImageTextToTextCaptioner
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -29,6 +29,7 @@ __all__ = [
     "CocaCaptioner",
     "Engine",
     "Estimate",
+    "ImageTextToTextCaptioner",
     "InlineEngine",
     "LocalEngine",
     "Manifest",

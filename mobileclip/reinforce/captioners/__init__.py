@@ -4,7 +4,8 @@ A new captioner enters here, registered by name. What is done with captions belo
 """
 
 from mobileclip.reinforce.captioners.coca import CocaCaptioner
+from mobileclip.reinforce.captioners.image_text_to_text import ImageTextToTextCaptioner
 from mobileclip.reinforce.captioners.protocol import Captioner
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 
-__all__ = ["Captioner", "CaptionerSpec", "CocaCaptioner", "captioners"]
+__all__ = ["Captioner", "CaptionerSpec", "CocaCaptioner", "ImageTextToTextCaptioner", "captioners"]

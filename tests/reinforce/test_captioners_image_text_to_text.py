@@ -1,0 +1,165 @@
+"""Vision-language models as captioners: captions that the image, its seed and the spec alone decide."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import AugmentationSpec, read_samples, write_shard
+from mobileclip.reinforce import ImageTextToTextCaptioner, InlineEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
+from mobileclip.serialization import from_json, to_json
+from tests.no_float64 import no_float64
+from tests.reinforce.conftest import picture, plain_sample
+from tests.reinforce.tiny_transformers import write_blip, write_idefics, write_llava, write_qwen
+
+transformers = pytest.importorskip("transformers")
+
+WRITERS = {"llava": write_llava, "qwen": write_qwen, "idefics": write_idefics, "blip": write_blip}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="module")
+def spec(folder):
+    return ImageTextToTextCaptioner(model=folder, num_captions=3, max_length=10, max_batch=4)
+
+
+@pytest.fixture(scope="module")
+def captioner(spec):
+    return spec.build()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [Image.open(io.BytesIO(picture(seed, width=40 + 40 * (seed % 2)))) for seed in range(6)]
+
+
+@torch.inference_mode()
+def test_a_tiny_nucleus_writes_what_generate_does(folder, spec, images):
+    captioner = attrs.evolve(spec, top_p=1e-9, num_captions=1).build()
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    tokenizer = processor.tokenizer
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": spec.prompt}]}
+    inputs = processor(
+        images=images,
+        text=[processor.apply_chat_template([turn], add_generation_prompt=True)] * len(images),
+        return_tensors="pt",
+    )
+    out_of_the_question = sorted(
+        {*tokenizer.all_special_ids, *range(len(tokenizer), model.config.text_config.vocab_size)}
+    )
+    theirs = model.generate(
+        **inputs, do_sample=False, max_new_tokens=10, suppress_tokens=out_of_the_question, pad_token_id=0
+    )[:, inputs["input_ids"].shape[1] :]
+    texts = [" ".join(text.split()) for text in tokenizer.batch_decode(theirs)]
+    assert len(set(texts)) > 3
+    # The end is in question here, and nowhere there.
+    for (ours,), text in zip(captioner.caption(images, range(6)), texts, strict=True):
+        assert ours
+        assert text.startswith(ours)
+
+
+@pytest.mark.parametrize(
+    "kind", ["qwen", "idefics", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llava", "blip"))]
+)
+def test_captions_do_not_depend_on_what_comes_with_them(kind, tmp_path, images):
+    spec = ImageTextToTextCaptioner(model=WRITERS[kind](tmp_path), num_captions=2, max_length=5, max_batch=2)
+    captioner = spec.build()
+    seeds = [100 + index for index in range(3)]
+    together = captioner.caption(images[:3], seeds)
+    alone = [captioner.caption([image], [seed]) for image, seed in zip(images[:3], seeds, strict=True)]
+    assert [captions for (captions,) in alone] == together
+    order = [2, 0, 1]
+    turned = captioner.caption([images[index] for index in order], [seeds[index] for index in order])
+    assert turned == [together[index] for index in order]
+    assert spec.build().caption(images[:3], seeds) == together
+    assert {len(captions) for captions in together} == {2}
+    assert all(any(map(str.isalnum, text)) for captions in together for text in captions)
+    assert len({text for captions in together for text in captions}) > 2
+
+
+def test_seeds_decide(captioner, images):
+    same = [images[0]] * 3
+    first, second, third = captioner.caption(same, [1, 2, 1])
+    assert first == third != second
+    assert len(set(first)) > 1
+
+
+def test_more_captions_begin_with_the_same_ones(spec, captioner, images):
+    more = attrs.evolve(spec, num_captions=5).build().caption(images[:2], [1, 2])
+    assert [captions[:3] for captions in more] == captioner.caption(images[:2], [1, 2])
+
+
+def test_captions_are_the_same_where_a_device_has_no_float64(captioner, images):
+    with no_float64():
+        there = captioner.caption(images[:2], [3, 4])
+    assert there == captioner.caption(images[:2], [3, 4])
+
+
+def test_threads_share_a_captioner(captioner, images):
+    alone = [captioner.caption([image], [7])[0] for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        assert [one for (one,) in pool.map(lambda image: captioner.caption([image], [7]), images)] == alone
+
+
+def test_the_prompt_counts_and_is_kept(spec, captioner, images, tmp_path):
+    other = attrs.evolve(spec, prompt="What is it?")
+    assert other.build().caption(images[:2], [1, 2]) != captioner.caption(images[:2], [1, 2])
+    assert from_json(to_json(other, unstructure_as=CaptionerSpec), CaptionerSpec) == other
+    plain = write_llava(tmp_path, template=False)
+    text = "user: <image>What is it?assistant:"
+    whole = attrs.evolve(other, model=plain, prompt=text).build()
+    assert whole.caption(images[:2], [1, 2]) == other.build().caption(images[:2], [1, 2])
+    with pytest.raises(ValueError, match="prompt"):
+        attrs.evolve(spec, prompt=" \n")
+
+
+def test_a_caption_is_one_line_without_what_is_no_text(captioner):
+    tokenizer, vocabulary = captioner._tokenizer, captioner._vocabulary
+    ids = tokenizer("a cat. a dog", add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id, *ids]
+    assert vocabulary.text([*ids, *end], first_sentence=False) == "a cat. a dog"
+    assert vocabulary.text([*ids, *end], first_sentence=True) == "a cat"
+    dot = tokenizer(". ! a cat.", add_special_tokens=False)["input_ids"]
+    assert vocabulary.text(dot, first_sentence=True) == "! a cat"
+    assert not vocabulary.is_visible[tokenizer.convert_tokens_to_ids(["▁", "!", "<eos>", "<image>", "<pad>"])].any()
+    assert vocabulary.is_visible[tokenizer.convert_tokens_to_ids(["a", "▁cat", "あ"])].all()
+
+
+def test_a_job_stores_the_captions_and_who_wrote_them(spec, captioner, tmp_path):
+    write_shard(tmp_path / "a.tar", [plain_sample(f"k{seed}", seed) for seed in range(3)])
+    job = ReinforcementSpec(
+        source=tmp_path / "a.tar",
+        output=tmp_path / "out",
+        captioner=spec,
+        caption_set="syn_text_vlm",
+        augmentation=AugmentationSpec(size=32, reference_size=32),
+        batch_size=2,
+    )
+    report = reinforce(job, engine=InlineEngine(captioner=captioner), show_progress=False)
+    samples = list(read_samples(report.shards))
+    assert [len(sample.syn_captions["syn_text_vlm"]) for sample in samples] == [3, 3, 3]
+    assert isinstance(captioner, Captioner)
+
+
+def test_mistakes(spec, captioner, images, tmp_path):
+    with pytest.raises(ValueError, match="2 images come with 1 seeds"):
+        captioner.caption(images[:2], [1])
+    with pytest.raises(ValueError, match="neither a folder nor OWNER/NAME"):
+        attrs.evolve(spec, model=str(tmp_path / "none")).build()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        attrs.evolve(spec, model=tmp_path).build()
+    config = transformers.AutoConfig.for_model("clip")
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be loaded: Unrecognized configuration"):
+        attrs.evolve(spec, model=tmp_path).build()
