@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_samples, write_shard
-from mobileclip.reinforce import ImageTextToTextCaptioner, InlineEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce import ImageTextToTextCaptioner, ReinforcementSpec, reinforce
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.serialization import from_json, to_json
 from tests.no_float64 import no_float64
@@ -146,7 +146,7 @@ def test_a_job_stores_the_captions_and_who_wrote_them(spec, captioner, tmp_path)
         augmentation=AugmentationSpec(size=32, reference_size=32),
         batch_size=2,
     )
-    report = reinforce(job, engine=InlineEngine(captioner=captioner), show_progress=False)
+    report = reinforce(job, captioner=captioner, show_progress=False)
     samples = list(read_samples(report.shards))
     assert [len(sample.syn_captions["syn_text_vlm"]) for sample in samples] == [3, 3, 3]
     assert isinstance(captioner, Captioner)
