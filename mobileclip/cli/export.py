@@ -14,11 +14,12 @@ from mobileclip.cli.models import Rows
 from mobileclip.data.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
-from mobileclip.terminal import say
+from mobileclip.terminal import console, say
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import SkipReport
     from mobileclip.evaluation import Benchmark, BenchmarkSample
+    from mobileclip.evaluation.runner import EvaluationSpec
     from mobileclip.export import Report, Samples
 
 _NUM_CALIBRATION = 100
@@ -75,22 +76,71 @@ def export(
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 
 
-def verify(folder: Annotated[Positional[Path], arg(metavar="DIR")], /, *, trust: bool = False) -> None:
+def verify(
+    folder: Annotated[Positional[Path], arg(metavar="DIR")],
+    /,
+    *,
+    trust: bool = False,
+    data: str | None = None,
+    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
+    output: Path = Path("outputs/verification"),
+    rows: Rows = RowOptions(),  # noqa: B008  frozen
+) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 
     mobileclip verify s0_onnx
+    mobileclip verify s0_onnx --data wds_imagenetv2_test --checkpoint mobileclip_s0.pt
 
-    The exit status is 1 where a gate fails, and 2 where the export is not whole, has changed, or cannot be run here.
+    The second also says what the export loses on a data set of any size: both are evaluated on it, and compared image
+    by image. The exit status is 1 where a gate fails, or the export is worse there by more than the noise, and 2 where
+    it is not whole, has changed, or cannot be run here.
 
     Args:
         folder: that `mobileclip export` wrote.
         trust: run files of ExecuTorch, whose runtime believes what it reads: whoever made the export could then run
             anything on this machine. Files of other targets need no trust; what is not known in them is refused.
+        data: a data set, as mobileclip eval takes it.
+        checkpoint: what the export was made of, as mobileclip export takes it.
+        output: where results on the data set and embeddings of it are kept; what is there is not computed again.
+        rows: how rows of .jsonl files and of tables are read.
     """
     from mobileclip.export import verify_export
 
     require_folder(folder, "a folder that mobileclip export wrote")
+    if (data is None) != (checkpoint is None):
+        raise ValueError("--data and --checkpoint go together: the export is compared with what it was made of")
     _conclude(verify_export(folder, trust=trust), f"{folder} fails")
+    if data is not None and checkpoint is not None:
+        from mobileclip.evaluation.runner import EvaluationSpec
+
+        spec = EvaluationSpec(datasets=(data,), output=output, trust=trust, rows=rows)
+        if _loses(folder, checkpoint, spec):
+            sys.exit(1)
+
+
+def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
+    """Print what an export loses on a data set, and return whether that is more than the noise."""
+    from mobileclip.evaluation.report.verdicts import compare
+    from mobileclip.evaluation.runner import evaluate_models
+    from mobileclip.evaluation.summary import summarize
+    from mobileclip.export.running import require_made_of
+
+    require_made_of(folder, checkpoint)
+    run = evaluate_models([f"model={checkpoint}", f"export={folder}"], spec, console=console())
+    if run.failures:
+        raise ValueError("; ".join(failure.message for failure in run.failures))
+    model, export = summarize(run)
+    comparison = compare(export, model)
+    assert comparison is not None, "both were evaluated on the same data set"
+    for row in comparison.rows:
+        answers = "" if row.gained is None else f", {row.gained} answers gained and {row.lost} lost"
+        low, high = (0.0, 0.0) if row.interval is None else (row.interval.low, row.interval.high)
+        say(
+            f"{row.dataset}, {row.metric}: {100 * row.reference_value:.2f} -> {100 * row.model_value:.2f} %, "
+            f"{100 * row.difference:+.2f} (95 %: {100 * low:+.2f} to {100 * high:+.2f}): {row.verdict}; "
+            f"{row.num_images} images{answers}"
+        )
+    return any(row.verdict == "worse" for row in comparison.rows)
 
 
 def _conclude(report: Report, failure: str) -> None:

@@ -40,6 +40,7 @@ def classify(
     image_size: ImageSize = None,
     context_length: ContextLength = None,
     device: Device = "auto",
+    trust: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -50,24 +51,27 @@ def classify(
         image: an image file.
         labels: the texts to choose among.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
-        checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
+        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
+            fetched from the hub, once.
         template: the sentence that each label is put into, such as "a photo of a {}".
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        trust: run an export for ExecuTorch, whose runtime believes what it reads: whoever made it could then run
+            anything on this machine.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.hardware.devices import pick_device
-    from mobileclip.inference.zero_shot import load, require_labels, require_model
+    from mobileclip.inference.zero_shot import device_for, load, require_labels, require_model
 
     require_labels(labels, template)
     require_file(image, "an image file")
     picture = load_image(image)
-    place = pick_device(device)
     name = model or (None if checkpoint else DEFAULT_MODEL)
+    place = device_for(name, checkpoint, device)
     require_model(name, checkpoint)
-    clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length)
+    clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust)
     scores = clip.classify(picture, labels, template=template)
     if as_json:
         say_json(scores)
@@ -87,6 +91,7 @@ def embed(
     image_size: ImageSize = None,
     context_length: ContextLength = None,
     device: Device = "auto",
+    trust: bool = False,
     batch_size: int = 32,
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
@@ -106,20 +111,22 @@ def embed(
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
-        checkpoint: weights in any known layout; without it the published ones are fetched from the hub, once.
+        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
+            fetched from the hub, once.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        trust: run an export for ExecuTorch; see mobileclip classify.
         batch_size: images or texts encoded at once.
         rows: how rows of .jsonl files and of tables are read.
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
     """
-    from mobileclip.hardware.devices import pick_device
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
-    from mobileclip.inference.zero_shot import load_identified, require_model
+    from mobileclip.inference.zero_shot import device_for, load_identified, require_model
 
     require_at_least(1, batch_size=batch_size)
     if overwrite and append:
@@ -127,11 +134,11 @@ def embed(
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
     chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
-    place = pick_device(device)
     name = model or (None if checkpoint else DEFAULT_MODEL)
+    place = device_for(name, checkpoint, device)
     require_model(name, checkpoint)
     clip, identity = load_identified(
-        name, checkpoint, device=place, image_size=image_size, context_length=context_length
+        name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust
     )
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:

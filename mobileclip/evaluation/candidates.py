@@ -17,7 +17,9 @@ from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_models
 from mobileclip.hardware.precision import DTYPES, WidePrecision
-from mobileclip.inference.zero_shot import load_stored, require_model
+from mobileclip.inference.catalogue import num_parameters
+from mobileclip.inference.forms import ReadyDualEncoder
+from mobileclip.inference.zero_shot import device_for, load_stored, require_model
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -137,18 +139,20 @@ def open_candidate(
     precision: WidePrecision = "float32",
     image_size: int | None = None,
     context_length: int | None = None,
+    trust: bool = False,
 ) -> Candidate:
     """Return the model that a person means.
 
     Args:
         text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, training form or
-            folded, a folder with one, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say what it holds; or
-            a model of open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or `open_clip:hf-hub:OWNER/NAME`.
-            Before any of them, `LABEL=` says what tables call it.
-        device: where it computes, such as `cuda`.
+            folded, a folder with one or with an export, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say
+            what it holds; or a model of open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or
+            `open_clip:hf-hub:OWNER/NAME`. Before any of them, `LABEL=` says what tables call it.
+        device: where it computes, such as `cuda`; `auto` for the best that is here.
         precision: of its weights.
         image_size: side of the images, in pixels, where not the model's own; not of open_clip's models.
         context_length: ids per text, where fewer than the model's own; not of open_clip's models.
+        trust: whether whoever made an export may run anything here; see `mobileclip.load`.
 
     Raises:
         ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
@@ -156,22 +160,24 @@ def open_candidate(
         FileNotFoundError: if there is no such file.
     """
     one = asked(text)
+    place = candidate_device(text, device)
     is_other_size = (image_size, context_length) != (None, None)
     if one.text.startswith(_OPEN_CLIP):
         if is_other_size:
             raise ValueError(
                 f"{text} is evaluated by open_clip at its own size; leave out --image-size and --context-length"
             )
-        opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), device, precision)
+        opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
     file = one.file if one.model else None
     clip = load_stored(
         one.model or one.file,
         file,
         dtype=DTYPES[precision],
-        device=device,
+        device=place,
         image_size=image_size,
         context_length=context_length,
+        trust=trust,
     )
     return _ours(
         clip.model,
@@ -180,6 +186,20 @@ def open_candidate(
         tokenize=clip.tokenizer,
         published=one.model if one.model in published_models() and not is_other_size else None,
     )
+
+
+def candidate_device(text: str, device: str) -> str:
+    """Return where a model that a person asks for computes; see `device_for`.
+
+    Args:
+        text: as `open_candidate` takes it.
+        device: a name, or `auto`.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    one = asked(text)
+    return device_for(one.model, one.file, device)
 
 
 def candidate_of(model: DualEncoder, *, name: str) -> Candidate:
@@ -211,7 +231,10 @@ def _ours(
         tokenize=tokenize,
         input=_json({"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}),
         weights_sha256=weights_sha256(model.state_dict()),
-        num_parameters=_num_parameters(model),
+        # The towers of an export have none that PyTorch knows.
+        num_parameters=_num_parameters(model)
+        if not isinstance(model, ReadyDualEncoder)
+        else num_parameters(spec.image) + num_parameters(spec.text),
         image_size=spec.image.input.size,
         published=published,
     )

@@ -14,7 +14,7 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.sources import RowOptions
-from mobileclip.evaluation.candidates import Candidate, open_candidate, require_candidates
+from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.timing import Latency, machine_name, measure_latency
@@ -26,7 +26,7 @@ from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.catalogue import SuiteName, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 from mobileclip.extras import VERSION
-from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.strict import strict
 
@@ -62,6 +62,8 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
+        trust: run exports for ExecuTorch, whose runtime believes what it reads: whoever made one could run anything on
+            this machine. Those of other targets need no trust.
         rows: how rows of `.jsonl` files and of tables among the data sets are read.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
 
@@ -83,6 +85,7 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     tagger: str = "en_core_web_sm"
+    trust: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
@@ -176,9 +179,11 @@ def evaluate_models(
 def _evaluated(
     models: Sequence[str | Candidate], spec: EvaluationSpec, *, for_report: bool, console: Console | None
 ) -> Run:
-    require_candidates([model for model in models if isinstance(model, str)])
+    named = [model for model in models if isinstance(model, str)]
+    require_candidates(named)
+    for name in named:
+        candidate_device(name, spec.device)
     tasks = _tasks(spec)
-    device = str(pick_device(spec.device))
     storage.require_output(spec.output / "model" / RESULTS, overwrite=True)
     _require(tasks, spec)
     runs: list[ModelRun] = []
@@ -191,10 +196,11 @@ def _evaluated(
                 if isinstance(model, Candidate)
                 else open_candidate(
                     model,
-                    device=device,
+                    device=spec.device,
                     precision=spec.precision,
                     image_size=spec.image_size,
                     context_length=spec.context_length,
+                    trust=spec.trust,
                 )
             )
         except (ValueError, OSError, ImportError) as error:

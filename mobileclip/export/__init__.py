@@ -7,6 +7,7 @@ from mobileclip.export.contract import Contract, FeatureMap, ImageContract, Text
 from mobileclip.export.export import export_model
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.reading import read_contract, read_report
+from mobileclip.export.running import load_export
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target, targets
@@ -27,6 +28,7 @@ __all__ = [
     "TowerParity",
     "bundled_samples",
     "export_model",
+    "load_export",
     "read_contract",
     "read_report",
     "targets",

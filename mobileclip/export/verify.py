@@ -13,9 +13,10 @@ from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.measured import Measured, Outputs, as_taken, read_measured
 from mobileclip.export.parity import Report, TowerParity, compare_rankings, compare_tower, gates_of
 from mobileclip.export.reading import read_contract, read_report
+from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import Tower
-from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import EXAMPLE_BATCH, check_versions
+from mobileclip.export.targets import Target
+from mobileclip.export.targets.base import EXAMPLE_BATCH
 from mobileclip.hardware.precision import Precision
 from mobileclip.progress import track
 from mobileclip.storage import printable
@@ -40,14 +41,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
     """
     folder = Path(folder)
     contract = read_contract(folder)
-    target = targets.resolve(contract.target)
-    if not (target.vouched or trust):
-        raise ValueError(
-            f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
-            "run anything here; if you made it, or trust who did: --trust"
-        )
-    target.check()
-    check_versions(target.libraries, contract.versions)
+    target = runnable_target(folder, contract, trust=trust)
     written = read_report(folder)
     measured = attrs.evolve(
         read_measured(folder, contract),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
-from mobileclip.inference.forms import reads_text
+from mobileclip.inference.forms import ReadyDualEncoder, reads_text
 from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
@@ -28,7 +28,7 @@ _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
 
 
-class OptimizedDualEncoder(DualEncoder):
+class OptimizedDualEncoder(ReadyDualEncoder):
     """A dual encoder whose towers compute in the form that was the fastest on this machine.
 
     Args:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
+from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint
 from mobileclip.extras import VERSION
+from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.progress import Progress
@@ -182,23 +184,28 @@ def load(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    trust: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
     `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
     the published weights from the hub once (they may be used for research only, as their licence says).
+    `load("s2_onnx")` takes the folder that `mobileclip export` wrote, and its runtime computes the embeddings.
 
     Args:
         model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
         checkpoint: a file in any known layout, training form or folded; a folder with one such file, which
-            `save_pretrained` writes; or `hf-hub:owner/name`.
+            `save_pretrained` writes; `hf-hub:owner/name`; or the folder of an export, which has the form, the type and
+            the sizes that it was exported with.
         fold: fold branches, norms and scales, which inference wants; without it the training form stays.
         dtype: of the weights.
-        device: where to.
+        device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
+        trust: whether whoever made an export may run anything here, which one for ExecuTorch needs.
 
     Raises:
+        ImportError: if an export's runtime is not installed; the message has the command that installs it.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model, tensor by tensor.
         ValueError: if the name is unknown, or the model cannot have that image size or context length.
@@ -213,6 +220,8 @@ def load(
         ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
     """
     wanted, found = _found(model, checkpoint)
+    if is_export(found):
+        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
     loaded = load_model(
         found,
         wanted,
@@ -233,6 +242,7 @@ def load_stored(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    trust: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
 
@@ -243,11 +253,14 @@ def load_stored(
         device: where to.
         image_size: see `load`.
         context_length: see `load`.
+        trust: see `load`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
     wanted, found = _found(model, checkpoint)
+    if is_export(found):
+        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
     stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
     built = _both_towers(stored.build(), found)
     return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
@@ -260,12 +273,18 @@ def load_identified(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    trust: bool = False,
 ) -> tuple[ImageTextModel, ModelIdentity]:
     """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
+    if is_export(_found(model, checkpoint)[1]):
+        exported = load(
+            model, checkpoint, device=device, image_size=image_size, context_length=context_length, trust=trust
+        )
+        return exported, identity_of(exported.model)
     stored = load_stored(model, checkpoint, image_size=image_size, context_length=context_length).model
     return ImageTextModel(reparameterize(stored).to(device)), identity_of(stored)
 
@@ -312,8 +331,19 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
     wanted, found = _found(model, checkpoint)
     if isinstance(wanted, str):
         resolve_spec(wanted)
-    if not str(found).startswith(PREFIX) and not local_checkpoint(found).is_file():
+    if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
         raise FileNotFoundError(f"no checkpoint at {found}: there is no such file")
+
+
+def device_for(model: str | Path | None, checkpoint: str | Path | None, device: str) -> str:
+    """Return where a model is to compute: for `auto`, the best that is here, and the processor for an export.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if is_export(checkpoint or model or ""):
+        return "cpu" if device == AUTO else device
+    return str(pick_device(device))
 
 
 def holds_weights(name: str | Path) -> bool:
@@ -361,6 +391,26 @@ def spec_called(name: str | Path) -> ModelSpec:
         if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
             raise FileNotFoundError(f"there is no checkpoint at {path}") from None
         raise
+
+
+def _exported(
+    folder: str | Path,
+    wanted: str | ModelSpec | None,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    sizes: tuple[int | None, int | None],
+    trust: bool,
+) -> ImageTextModel:
+    """Return an export as a model, unless it is asked to be another one."""
+    if wanted is not None or dtype != torch.float32 or sizes != (None, None):
+        raise ValueError(
+            f"{folder} is an export, which has the model, the precision and the sizes that it was exported with; give "
+            "it alone, or give the checkpoint that it was exported from"
+        )
+    from mobileclip.export.running import load_export
+
+    return ImageTextModel(load_export(folder, device=str(device), trust=trust))
 
 
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:

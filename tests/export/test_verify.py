@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import mobileclip
-from mobileclip.encoders import CheckpointError
+from mobileclip.encoders import CheckpointError, load_model
 from mobileclip.encoders.checkpoints.exports import RUNTIMES
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.working_folder import working_folder
@@ -54,7 +53,7 @@ def test_an_export_is_no_checkpoint(contract, said, tmp_path):
     save_file({"images": torch.zeros(1)}, tmp_path / "golden.safetensors")
     save_file({"images": torch.zeros(1)}, tmp_path / "evaluation.safetensors")
     with pytest.raises(CheckpointError, match=said):
-        mobileclip.load(tmp_path)
+        load_model(tmp_path)
 
 
 def test_the_runtime_of_every_target_is_known():

@@ -24,13 +24,18 @@ RUNTIMES = {
 _MOST_BYTES = 1 << 24
 
 
+def is_export(place: str | Path) -> bool:
+    """Return whether a folder on this machine holds an export."""
+    return (Path(place) / CONTRACT).is_file()
+
+
 def require_no_export(folder: Path) -> None:
     """Refuse a folder that holds an export where a checkpoint is needed.
 
     Raises:
         CheckpointError: if it holds one; the message has its target, its runtime, and what to do.
     """
-    if (folder / CONTRACT).is_file():
+    if is_export(folder):
         place = storage.printable(folder)
         raise no_checkpoint(place, folder / CONTRACT, f"`mobileclip verify {place}` runs it")
 

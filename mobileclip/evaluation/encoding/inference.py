@@ -15,7 +15,8 @@ from mobileclip.data.skips import BadSampleError
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.inference import OptimizedDualEncoder, by_length, prepared
+from mobileclip.inference import by_length, prepared
+from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
@@ -70,7 +71,7 @@ class Encoders:
         """
         if self.device.type == "cpu":
             pixels = pixels.to(self.dtype)
-            most = len(pixels) if isinstance(self.model, OptimizedDualEncoder) else _MOST_IMAGES_ON_CPU
+            most = len(pixels) if isinstance(self.model, ReadyDualEncoder) else _MOST_IMAGES_ON_CPU
             return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
 
@@ -224,8 +225,8 @@ def fastest_form(model: ImageTextModel) -> ImageTextModel:
 
 
 def _is_unprepared(model: ImageTextModel) -> TypeGuard[DualEncoder]:
-    """Return whether a model is a dual encoder of the library that `mobileclip.optimize` has not prepared already."""
-    return isinstance(model, DualEncoder) and not isinstance(model, OptimizedDualEncoder)
+    """Return whether a model is a dual encoder of the library that is not ready to encode already."""
+    return isinstance(model, DualEncoder) and not isinstance(model, ReadyDualEncoder)
 
 
 def _contract_of_texts(model: ImageTextModel) -> TextInput | None:

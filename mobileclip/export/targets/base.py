@@ -17,6 +17,7 @@ from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
+CPU = "cpu"
 # What a dynamic batch is tried with: uneven, so that one that only pretends to be dynamic shows.
 EXAMPLE_BATCH = 5
 
@@ -74,11 +75,16 @@ class Target(Protocol):
             ValueError: if it is not what the contract says; the message says what differs.
         """
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
         """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
 
+        Args:
+            path: of the file.
+            tower: what the contract says of it.
+            device: where the runtime computes.
+
         Raises:
-            ValueError: if the runtime cannot read the file.
+            ValueError: if the runtime cannot read the file, or has no such device here.
         """
 
 
@@ -107,6 +113,25 @@ def check_signature(path: Path, tower: TowerFile, inputs: Sequence[Described], o
         raise ValueError(
             f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
         )
+
+
+def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
+    """Return what a runtime calls a device.
+
+    Args:
+        device: as a person calls it.
+        devices: those that are here, from what a person calls them to what the runtime does.
+        runtime: for the message.
+
+    Raises:
+        ValueError: if it is not here.
+    """
+    if device not in devices:
+        raise ValueError(
+            f"{runtime} has no device {device!r} here; it has {', '.join(devices)}. Others need a build of the runtime "
+            "and a driver that know them"
+        )
+    return devices[device]
 
 
 def not_finite(path: Path, weight: str) -> ValueError:

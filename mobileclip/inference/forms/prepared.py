@@ -47,6 +47,10 @@ def prepared_tower(tower: nn.Module) -> nn.Module:
     return ChannelsInnermost(with_depthwise_convs(with_one_token(tower)))
 
 
+class ReadyDualEncoder(DualEncoder):
+    """A dual encoder whose towers choose by themselves how they compute, and how many inputs at once."""
+
+
 class PreparedTower(nn.Module):
     """A tower that is ready to encode."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Described, Run, check_signature, not_finite
+from mobileclip.export.targets.base import CPU, Described, Run, check_signature, device_called, not_finite
 from mobileclip.export.targets.coreml.convert import convert
 from mobileclip.export.targets.coreml.int8 import quantized_program
 from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
@@ -100,12 +100,15 @@ class CoreMLTarget:
             if numbers.dtype.kind == "f" and not bool(np.isfinite(numbers).all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
         """Return a function that runs a file with Core ML, or, where this is no Mac, with PyTorch.
+
+        Core ML chooses by itself where it computes; `cpu` stands for that.
 
         Raises:
             ValueError: if it cannot be read.
         """
+        device_called(device, {CPU: CPU}, self.runtime)
         return _core_ml(path, tower) if _IS_MAC else _reference(read_program(path), tower)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Run, not_finite
+from mobileclip.export.targets.base import CPU, Run, device_called, not_finite
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
 from mobileclip.export.targets.pt2e import quiet
@@ -92,12 +92,13 @@ class ExecuTorchTarget:
             if not bool(np.isfinite(numbers).all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
         """Return a function that runs a file with ExecuTorch on the processor.
 
         Raises:
             ValueError: if it cannot be read; and, when it runs, if the batch is larger than the file takes.
         """
+        device_called(device, {CPU: CPU}, self.runtime)
         read_pte(path)
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1

@@ -14,7 +14,15 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Described, Run, check_signature, not_finite
+from mobileclip.export.targets.base import (
+    CPU,
+    EXAMPLE_BATCH,
+    Described,
+    Run,
+    check_signature,
+    device_called,
+    not_finite,
+)
 from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
 from mobileclip.extras import needed
@@ -25,6 +33,16 @@ if TYPE_CHECKING:
     import onnx
 
 _SUFFIX_STORED = "_bfloat16"
+_PROVIDERS = {
+    CPU: "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
 _LOG_ERRORS_ONLY = 3
 
 
@@ -100,16 +118,19 @@ class OnnxTarget:
             if weights.is_floating_point() and not bool(weights.isfinite().all()):
                 raise not_finite(path, tensor.name)
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
-        """Return a function that runs a file with ONNX Runtime on the processor."""
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+        """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
         import onnxruntime
 
+        here = onnxruntime.get_available_providers()
+        devices = {name: provider for name, provider in _PROVIDERS.items() if provider in here}
+        wanted = dict.fromkeys((device_called(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
         data = read_onnx(path)
         check_cost(parse_onnx(data, path), EXAMPLE_BATCH, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
         except Exception as error:
             # Its exceptions have no common base of their own.
             raise ValueError(

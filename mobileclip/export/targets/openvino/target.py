@@ -13,7 +13,15 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Described, Run, check_signature, not_finite
+from mobileclip.export.targets.base import (
+    CPU,
+    EXAMPLE_BATCH,
+    Described,
+    Run,
+    check_signature,
+    device_called,
+    not_finite,
+)
 from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino.int8 import quantized
 from mobileclip.extras import needed
@@ -33,7 +41,6 @@ _WIDEST = "f32"
 # Where a host that has the model alone finds what to ask for.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 _TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
-_DEVICE = "CPU"
 
 
 @attrs.frozen
@@ -92,11 +99,12 @@ class OpenVINOTarget:
             if not np.isfinite(node.get_data(dtype=np.float32)).all():
                 raise not_finite(path, node.get_friendly_name())
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
-        """Return a function that runs a file with OpenVINO on the processor."""
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+        """Return a function that runs a file with OpenVINO."""
         core = _core()
+        place = device_called(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
         able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
-        if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST
         model = _read(core, path)
         if tower.input_shape[0] is None:
@@ -105,7 +113,7 @@ class OpenVINOTarget:
             check_cost(tried, path)
         else:
             check_cost(model, path)
-        compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+        compiled = core.compile_model(model, place, {"INFERENCE_PRECISION_HINT": hint})
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             # The runtime writes the next outputs where these are.

@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import Run, not_finite
+from mobileclip.export.targets.base import CPU, Run, device_called, not_finite
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
@@ -80,9 +80,10 @@ class TorchTarget:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
         """Return a function that runs a file with PyTorch."""
         del tower
+        device_called(device, {CPU: CPU}, self.runtime)
         module, tried = load_pt2(path).module(), set[torch.Size]()
 
         @torch.no_grad()

@@ -1,0 +1,223 @@
+"""An export as a model: its files encode in their own runtime, and everything that takes a model takes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.data.text.tokenizer_file import read_text_input
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec, load_model
+from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.encoders.checks import check_images, check_tokens
+from mobileclip.export.contract import Contract, TowerFile
+from mobileclip.export.reading import read_contract
+from mobileclip.export.targets import Target, targets
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
+from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
+from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json
+from mobileclip.storage import printable
+from mobileclip.tensor_files.weights import weights_sha256
+
+
+class ExportedTower(PreparedTower):
+    """A tower whose embeddings an exported file gives, on the processor or what `device` of its runtime says.
+
+    Shape:
+        images `(batch, 3, size, size)`, scaled and normalised as the model's transform does, or ids
+        `(batch, context_length)`, to `(batch, embedding_dim)`, float32 on the CPU.
+
+    Args:
+        spec: of the tower that was exported.
+        contract: of the export.
+        file: the tower's.
+        run: from a batch of what the file takes to its outputs.
+
+    Raises:
+        ValueError: if the inputs are not what the tower takes, or the runtime fails.
+    """
+
+    files_sha256: Tensor
+
+    def __init__(
+        self, spec: ImageEncoderSpec | TextEncoderSpec, *, contract: Contract, file: TowerFile, run: Run
+    ) -> None:
+        super().__init__()
+        self._spec = spec
+        self._contract = contract
+        self._file = file
+        self._run = run
+        # What tells this model from every other, where its weights would be.
+        self.register_buffer("files_sha256", _digest(contract, file))
+        self.eval()
+
+    @property
+    def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
+        """The spec of the tower that was exported."""
+        return self._spec
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings; of unit length where the contract says that they come out so."""
+        most = self._file.input_shape[0] or EXAMPLE_BATCH
+        try:
+            parts = [self._run(part.contiguous())[0] for part in torch.split(self._taken(inputs), most)]
+        except ValueError:
+            raise
+        except Exception as error:
+            # The runtimes' errors have no base in common.
+            raise ValueError(
+                f"{self._file.file} cannot be run ({type(error).__name__}: {printable(error)}); `mobileclip verify` "
+                "says whether the export is whole"
+            ) from error
+        return torch.cat(parts).float()
+
+    def _taken(self, inputs: Tensor) -> Tensor:
+        """Return inputs as the file takes them."""
+        inputs = inputs.detach().cpu()
+        if isinstance(self._spec, TextEncoderSpec):
+            check_tokens(inputs, self._spec.input)
+            return inputs.to(getattr(torch, self._file.input_dtype))
+        check_images(inputs, self._spec.input)
+        assert self._contract.image is not None, "an image tower has a contract of its images"
+        if self._contract.image.preprocess == "host":
+            return inputs.float()
+        pixels = as_pixels(inputs.float(), self._spec.input)
+        return pixels if self._file.input_dtype == "uint8" else pixels.float()
+
+
+def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
+    """Return the pixels that were scaled and normalised to these images.
+
+    Shape:
+        `(batch, 3, size, size)`, float32 -> the same, uint8.
+
+    Args:
+        images: as the model takes them.
+        contract: the mean and the standard deviation that they were normalised with.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (contract.mean, contract.std))
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def load_export(folder: str | Path, *, device: str = "cpu", trust: bool = False) -> DualEncoder:
+    """Return an export of both towers as a dual encoder.
+
+    Embeddings come out of unit length where the contract says so (`normalize`), and then whether they are asked for as
+    such or not.
+
+    Args:
+        folder: that `export_model` wrote; every file is checked against its contract first.
+        device: where its runtime computes: `cpu`, or what the runtime has beside it on this machine, such as `cuda`,
+            `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
+        trust: whether whoever made the export may run anything here: files of ExecuTorch, whose runtime believes what
+            it reads, are run then too.
+
+    Raises:
+        ImportError: if the runtime is not installed; the message has the command that installs it.
+        ValueError: if the export is not whole, holds one tower or a classifier, may not be run without trust, or the
+            runtime has no such device here.
+    """
+    folder = Path(folder)
+    contract = read_contract(folder)
+    spec = _spec_of(contract, folder)
+    target = runnable_target(folder, contract, trust=trust)
+    files = {file.tower: file for file in contract.towers}
+
+    def tower(file: TowerFile, part: ImageEncoderSpec | TextEncoderSpec) -> ExportedTower:
+        target.inspect(folder / file.file, file)
+        run = target.open(folder / file.file, file, device=device)
+        return ExportedTower(part, contract=contract, file=file, run=run)
+
+    model = ReadyDualEncoder(tower(files["image"], spec.image), tower(files["text"], spec.text))
+    assert contract.logit_scale is not None, "an export of both towers has a logit scale"
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(contract.logit_scale))
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
+    """Return what runs an export, once it is known that it may and can.
+
+    Args:
+        folder: for the message.
+        contract: of the export.
+        trust: see `load_export`.
+
+    Raises:
+        ImportError: if the runtime is not installed; the message has the command that installs it.
+        ValueError: if it may not be run without trust, or a library is older than the one that wrote the export.
+    """
+    target = targets.resolve(contract.target)
+    if not (target.vouched or trust):
+        raise ValueError(
+            f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
+            "run anything here; if you made it, or trust who did: --trust, or trust=True in Python"
+        )
+    target.check()
+    check_versions(target.libraries, contract.versions)
+    return target
+
+
+def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:
+    """Refuse a checkpoint that an export was not made of.
+
+    Args:
+        folder: the export.
+        checkpoint: a file in any known layout, a folder with one, `hf-hub:owner/name`, or the name of a model with
+            published weights.
+
+    Raises:
+        ValueError: if its folded weights are others.
+    """
+    contract = read_contract(folder)
+    name = str(checkpoint)
+    model = load_model(PRETRAINED.get(name, name), name if name in PRETRAINED else None)
+    if weights_sha256(model.state_dict()) != contract.weights_sha256:
+        raise ValueError(
+            f"{folder} was not made of {checkpoint}, whose folded weights are others; give the checkpoint that it was "
+            "exported from"
+        )
+
+
+def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
+    """Return the spec of both towers, with the inputs that the contract states.
+
+    Raises:
+        ValueError: if the export is of something else.
+    """
+    if contract.of_classes:
+        raise ValueError(
+            f"{folder} is an export of a classifier, and this needs an image-text model; `mobileclip verify` runs it"
+        )
+    kinds = {file.tower for file in contract.towers}
+    if kinds != {"image", "text"} or contract.logit_scale is None:
+        raise ValueError(
+            f"{folder} holds the {' and the '.join(sorted(kinds))} tower alone, and this needs both; export the model "
+            "without --tower"
+        )
+    spec = from_json(json.dumps(contract.spec), DualEncoderSpec)
+    assert contract.image is not None, "an image tower has a contract of its images"
+    assert contract.text is not None, "a text tower has a contract of its texts"
+    if (spec.image.input, spec.text.input) != (contract.image.input, contract.text.input):
+        raise ValueError(
+            f"the contract of {folder} says other inputs than its spec; it is damaged: export the model again"
+        )
+    if spec.text.input.tokenizer is None:
+        return spec
+    # A contract knows a tokenizer of the model's own by its hash; the export has its text.
+    own = read_text_input(folder / contract.text.tokenizer, context_length=spec.text.input.context_length)
+    text_input = attrs.evolve(spec.text.input, tokenizer=own.tokenizer)
+    return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text_input))
+
+
+def _digest(contract: Contract, file: TowerFile) -> Tensor:
+    stem = file.file.partition(".")[0]
+    parts = sorted((name, digest) for name, digest in contract.files.items() if name.split("/")[0].startswith(stem))
+    whole = hashlib.sha256(repr((contract.target, file.compute, parts)).encode()).digest()
+    return torch.tensor(list(whole), dtype=torch.uint8)

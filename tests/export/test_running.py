@@ -1,0 +1,180 @@
+"""An export is a model: whatever takes a model takes its folder, and gives what the model itself gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.data.text.tokenizer_file import read_text_input
+from mobileclip.encoders import save_model
+from mobileclip.evaluation import BenchmarkSample, write_benchmark
+from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
+from mobileclip.export.running import as_pixels, require_made_of
+from mobileclip.inference.archive import read_embeddings
+from tests.cli.test_cli import run
+from tests.data.tokenizer_files import KINDS
+from tests.export.models import PIXELS, SHALLOW, TRANSFORMERS, pixels, raw_pixels, seeing
+
+IMAGES, CAPTIONS = bundled_samples().images, bundled_samples().captions
+
+
+@pytest.fixture(scope="module")
+def checkpoint(transformers, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_model(transformers, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """The bundled pictures as a data set of three classes."""
+    folder = tmp_path_factory.mktemp("data") / "wds_mine_test"
+    samples = [BenchmarkSample(key=str(row), image=image, label=row % 3) for row, image in enumerate(IMAGES)]
+    write_benchmark(folder, samples, class_names=["cat", "dog", "cup"], templates=["a photo of a {}"])
+    return folder
+
+
+def test_embeddings_and_answers_are_the_models(transformers, plain_torch):
+    export, model = mobileclip.load(plain_torch), mobileclip.ImageTextModel(transformers)
+    torch.testing.assert_close(export.encode_image(IMAGES), model.encode_image(IMAGES), atol=1e-5, rtol=0)
+    torch.testing.assert_close(export.encode_text(CAPTIONS), model.encode_text(CAPTIONS), atol=1e-5, rtol=0)
+    labels = CAPTIONS[:4]
+    found, expected = (one.classify(IMAGES[0], labels) for one in (export, model))
+    assert list(found) == list(expected)
+    assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_pixels_are_what_a_file_takes_that_normalises_inside(transformers, half_onnx):
+    export, model = mobileclip.load(half_onnx), mobileclip.ImageTextModel(transformers)
+    cosines = (export.encode_image(IMAGES) * model.encode_image(IMAGES)).sum(-1)
+    assert cosines.min() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["openvino", "coreml", "executorch"])
+def test_every_runtime_is_a_model(convolutional, target, tmp_path):
+    folder = export_model(convolutional, ExportSpec(out=tmp_path / target, target=target), show_progress=False)
+    if target == "executorch":
+        with pytest.raises(ValueError, match="whoever made it could run anything here"):
+            mobileclip.load(folder)
+    export = mobileclip.load(folder, trust=True)
+    cosines = (export.encode_image(IMAGES) * mobileclip.ImageTextModel(convolutional).encode_image(IMAGES)).sum(-1)
+    assert cosines.min() > 0.9999
+
+
+def test_pixels_come_back_exactly():
+    assert torch.equal(as_pixels(pixels(PIXELS), PIXELS), raw_pixels(PIXELS).to(torch.uint8))
+
+
+def test_embed_knows_two_exports_apart(plain_torch, tmp_path, capsys):
+    folder = shutil.copytree(plain_torch, tmp_path / "copy")
+    (tmp_path / "texts.txt").write_text("a cat\na dog\n")
+    archives = []
+    for one in (plain_torch, folder):
+        archives.append(tmp_path / f"{len(archives)}.npz")
+        options = ("--checkpoint", one, "--texts", tmp_path / "texts.txt", "--output", archives[-1])
+        assert run(capsys, "embed", *options)[0] == 0
+    one, other = map(read_embeddings, archives)
+    assert one.model == other.model
+    np.testing.assert_array_equal(one.text, other.text)
+    _as_another_file(folder)
+    status, _, said = run(
+        capsys, "embed", "--checkpoint", folder, "--texts", tmp_path / "texts.txt", "--output", archives[0], "--append"
+    )
+    assert status != 0
+    assert "of two models" in said
+
+
+def _as_another_file(folder):
+    """Change a file of an export and the hash that its contract has of it, as another export would have."""
+    from mobileclip.tensor_files import file_sha256
+
+    tower = folder / "text.pt2"
+    contract = json.loads((folder / "mobileclip.json").read_text())
+    shutil.copy(folder / "image.pt2", folder / "text.extra")
+    contract["files"]["text.extra"] = file_sha256(folder / "text.extra")
+    assert tower.exists()
+    (folder / "mobileclip.json").write_text(json.dumps(contract))
+
+
+def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
+    candidate, model = open_candidate(str(plain_torch)), open_candidate(str(checkpoint))
+    assert candidate.name == plain_torch.name
+    assert candidate.fingerprint != model.fingerprint
+    assert candidate.num_parameters == model.num_parameters - 1  # the logit scale
+    from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+
+    spec = EvaluationSpec(datasets=(str(pets),), output=tmp_path)
+    one, other = evaluate_models([f"model={checkpoint}", f"export={plain_torch}"], spec).models
+    assert one.records.keys() == other.records.keys()
+    (key,) = one.records
+    assert one.records[key].result.metrics == other.records[key].result.metrics
+
+
+def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint, pets, tmp_path):
+    options = ("--data", pets, "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    status, printed, _ = run(capsys, "verify", plain_torch, *options)
+    assert status == 0
+    line = printed.splitlines()[-1]
+    assert "+0.00 (95 %:" in line
+    assert "not to be told apart" in line
+    assert f"{len(IMAGES)} images, 0 answers gained and 0 lost" in line
+
+
+def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch, pets, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_model(seeing(TRANSFORMERS, seed=3), other)
+    with pytest.raises(ValueError, match="was not made of"):
+        require_made_of(plain_torch, other)
+    status, _, said = run(capsys, "verify", plain_torch, "--data", pets)
+    assert status != 0
+    assert "--data and --checkpoint go together" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"dtype": torch.bfloat16}, "has the model, the precision and the sizes that it was exported with"),
+        ({"image_size": 32}, "has the model, the precision and the sizes"),
+        ({"checkpoint": "CHECKPOINT"}, "has the model, the precision and the sizes"),
+        ({"device": "cuda"}, "has no device 'cuda' here; it has cpu"),
+    ],
+)
+def test_what_an_export_cannot_be_is_refused(plain_torch, asked, message):
+    model = plain_torch
+    if "checkpoint" in asked:
+        model, asked = "mobileclip_s0", {"checkpoint": plain_torch}
+    with pytest.raises(ValueError, match=message):
+        mobileclip.load(model, **asked)
+
+
+def test_one_tower_and_classifiers_are_no_image_text_models(convolutional, plain_torch, tmp_path):
+    spec = ExportSpec(out=tmp_path / "text", target="torch", tower="text")
+    folder = export_model(convolutional, spec, show_progress=False)
+    with pytest.raises(ValueError, match="holds the text tower alone, and this needs both"):
+        load_export(folder)
+    damaged = shutil.copytree(plain_torch, tmp_path / "damaged")
+    contract = json.loads((damaged / "mobileclip.json").read_text())
+    contract["spec"]["text"]["input"]["context_length"] = 13
+    (damaged / "mobileclip.json").write_text(json.dumps(contract))
+    with pytest.raises(ValueError, match="says other inputs than its spec"):
+        load_export(damaged)
+
+
+def test_a_tokenizer_of_its_own_comes_with_the_export(tmp_path):
+    KINDS["bert"]().save(str(tmp_path / "tokenizer.json"))
+    text_input = read_text_input(tmp_path / "tokenizer.json", context_length=12)
+    spec = attrs.evolve(SHALLOW, text=attrs.evolve(SHALLOW.text, input=text_input))
+    model = seeing(spec)
+    folder = export_model(model, ExportSpec(out=tmp_path / "out", target="torch"), show_progress=False)
+    texts = ["a cat", "two dogs"]
+    found, expected = (one.encode_text(texts) for one in (mobileclip.load(folder), mobileclip.ImageTextModel(model)))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
