@@ -1,7 +1,8 @@
 """Reinforce DFN-2B as DFNDR-2B was: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
 
-The paper's captioners are published as files, apple/mobileclip2_coca_dfn2b_s13b_*. Download one, give it with
---captioner-weights, and run `--step captions --caption-set syn_text_NAME` for each; then `--step embeddings`.
+The paper's captioners are published as files, apple/mobileclip2_coca_dfn2b_s13b_*. Download them and give them with
+--captioner-weights, one or several: each of several writes a set of captions that is called like its file. The paper
+tuned the teachers' logit scales; of other teachers, `mobileclip data tune-scale` finds where to begin.
 
 Command:   python recipes/reinforce_dfndr2b.py --source DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny

@@ -4,7 +4,14 @@ What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
 from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
-from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner, ImageTextToTextCaptioner
+from mobileclip.reinforce.captioners import (
+    Captioner,
+    CaptionerSpec,
+    CaptionSet,
+    CocaCaptioner,
+    ImageTextToTextCaptioner,
+    SeveralCaptioners,
+)
 from mobileclip.reinforce.estimate import Estimate, estimate
 from mobileclip.reinforce.job import ReinforcementReport, reinforce
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
@@ -23,6 +30,7 @@ from mobileclip.reinforce.teachers import (
 from mobileclip.reinforce.verify import Verification, verify
 
 __all__ = [
+    "CaptionSet",
     "Captioner",
     "CaptionerSpec",
     "CheckpointTeacher",
@@ -39,6 +47,7 @@ __all__ = [
     "RayEngine",
     "ReinforcementReport",
     "ReinforcementSpec",
+    "SeveralCaptioners",
     "ShardEntry",
     "Teacher",
     "TeacherEnsemble",

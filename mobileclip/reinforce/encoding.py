@@ -27,7 +27,7 @@ from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
-from mobileclip.reinforce.captioners import Captioner
+from mobileclip.reinforce.captioners import Captioner, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 
@@ -72,7 +72,8 @@ class BatchEncoder:
         """Return for every sample what is to be stored, or why there is nothing."""
         results = [self._decode(sample) for sample in samples]
         if self.captioner is not None:
-            results = self._caption(results, self.captioner)
+            for name, captioner in caption_sets(self.captioner, self.spec.caption_set).items():
+                results = self._caption(results, captioner, name)
         decoded = [result for result in results if isinstance(result, _Decoded)]
         finished = iter(self._finish(decoded))
         return [result if isinstance(result, Skip) else next(finished) for result in results]
@@ -86,20 +87,22 @@ class BatchEncoder:
 
         return made_or_skip(decoded, key=sample.key, shard=self.shard)
 
-    def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner) -> list[_Decoded | Skip]:
+    def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner, name: str) -> list[_Decoded | Skip]:
         decoded = [result for result in results if isinstance(result, _Decoded)]
         try:
             captions = iter(captioner.caption([one.image for one in decoded], [self._seed(one) for one in decoded]))
             return [
-                result if isinstance(result, Skip) else self._captioned(result, next(captions)) for result in results
+                result if isinstance(result, Skip) else self._captioned(result, next(captions), name)
+                for result in results
             ]
         except Exception:  # noqa: BLE001 - each is tried alone, which tells whose fault it is
             # One image of a shape that the captioner cannot take costs the others nothing.
             return [
-                result if isinstance(result, Skip) else self._caption_alone(result, captioner) for result in results
+                result if isinstance(result, Skip) else self._caption_alone(result, captioner, name)
+                for result in results
             ]
 
-    def _caption_alone(self, one: _Decoded, captioner: Captioner) -> _Decoded | Skip:
+    def _caption_alone(self, one: _Decoded, captioner: Captioner, name: str) -> _Decoded | Skip:
         try:
             (texts,) = captioner.caption([one.image], [self._seed(one)])
         except ImageError as error:
@@ -109,7 +112,7 @@ class BatchEncoder:
             self._require_captions(captioner)
             reason, key = type(error).__name__, one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error}")
-        return self._captioned(one, texts)
+        return self._captioned(one, texts, name)
 
     def _require_captions(self, captioner: Captioner) -> None:
         """Make sure that a plain picture can be captioned: what fails for another one is then that one's fault."""
@@ -121,8 +124,8 @@ class BatchEncoder:
     def _seed(self, one: _Decoded) -> int:
         return random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS)
 
-    def _captioned(self, one: _Decoded, texts: Sequence[str]) -> _Decoded:
-        synthetic = {**one.sample.syn_captions, self.spec.caption_set: tuple(texts)}
+    def _captioned(self, one: _Decoded, texts: Sequence[str], name: str) -> _Decoded:
+        synthetic = {**one.sample.syn_captions, name: tuple(texts)}
         return attrs.evolve(one, sample=attrs.evolve(one.sample, syn_captions=synthetic))
 
     def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample | Skip]:

@@ -18,7 +18,7 @@ from mobileclip.data import (
     write_card,
 )
 from mobileclip.extras import VERSION
-from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import to_json
@@ -101,14 +101,18 @@ def _card(spec: ReinforcementSpec, teachers: TeacherEnsemble | None, captioner: 
 def _own_captioners(spec: ReinforcementSpec, captioner: Captioner | None) -> tuple[CaptionerEntry, ...]:
     if captioner is None:
         return ()
-    return (
+    several = spec.captioner.sets if isinstance(spec.captioner, SeveralCaptioners) else ()
+    specs: dict[str, CaptionerSpec | None] = {one.name: one.captioner for one in several}
+    specs = specs or {spec.caption_set: spec.captioner}
+    return tuple(
         CaptionerEntry(
-            name=captioner.name,
-            weights_sha256=captioner.weights_sha256,
-            caption_set=spec.caption_set,
+            name=one.name,
+            weights_sha256=one.weights_sha256,
+            caption_set=name,
             seed=spec.seed,
-            spec={} if spec.captioner is None else _as_json(spec.captioner, CaptionerSpec),
-        ),
+            spec={} if (own := specs.get(name)) is None else _as_json(own, CaptionerSpec),
+        )
+        for name, one in caption_sets(captioner, spec.caption_set).items()
     )
 
 

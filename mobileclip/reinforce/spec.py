@@ -33,8 +33,9 @@ class ReinforcementSpec:
         source: what is reinforced; a path or pattern says the kind by itself.
         output: directory of the reinforced shards, their manifest and their card; local or an address.
         teachers: whose embeddings are stored, concatenated in this order.
-        captioner: who writes synthetic captions; None for the ones in the source, if any.
-        caption_set: name of the captioner's set, `syn_text` or `syn_text_NAME`.
+        captioner: who writes synthetic captions, `SeveralCaptioners` for several; None for the ones in the source, if
+            any.
+        caption_set: name of the set of one captioner, `syn_text` or `syn_text_NAME`; several name their own.
         augmentation: the policy; every teacher sees the augmented image at its own size.
         num_augmentations: stored augmentations per image.
         seed: of augmentations and captions; both depend on the seed, the sample's key and their index alone.

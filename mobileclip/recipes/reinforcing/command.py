@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,23 @@ import tyro
 from attrs import validators
 
 from mobileclip.data import JsonLinesSource, Layout, RowOptions, TableSource, augmentations
+from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.engines import SET_ASIDE, Retries
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.reinforce import CocaCaptioner, Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
+from mobileclip.reinforce import (
+    CaptionerSpec,
+    CaptionSet,
+    CocaCaptioner,
+    Engine,
+    LocalEngine,
+    RayEngine,
+    ReinforcementSpec,
+    SeveralCaptioners,
+    estimate,
+    reinforce,
+)
 from mobileclip.storage import join
 from mobileclip.terminal import say
 
@@ -48,7 +61,8 @@ class Command:
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
         retries: how often a shard that fails is tried.
         caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
-        captioner_weights: a file with the captioner's weights, instead of the recipe's.
+        captioner_weights: a file with the captioner's weights, instead of the recipe's; of several files each is a
+            captioner, whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
             table 2 of the paper compares.
         num_augmentations: stored augmentations per image.
@@ -75,7 +89,7 @@ class Command:
     ray_address: str | None = None
     retries: tyro.conf.OmitArgPrefixes[Retries] = attrs.field(factory=Retries)
     caption_set: str | None = None
-    captioner_weights: Path | None = None
+    captioner_weights: tuple[Path, ...] = ()
     augmentation: str | None = None
     num_augmentations: int | None = None
     layout: Layout | None = None
@@ -139,8 +153,8 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
         if command.source is not None or written is not None:
             spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))
         spec = shrink(spec, TINY / "models")
-    if command.captioner_weights is not None and isinstance(spec.captioner, CocaCaptioner):
-        spec = attrs.evolve(spec, captioner=attrs.evolve(spec.captioner, pretrained=str(command.captioner_weights)))
+    if command.captioner_weights and isinstance(spec.captioner, CocaCaptioner):
+        spec = attrs.evolve(spec, captioner=_captioner(spec.captioner, command.captioner_weights))
     given = {field: getattr(command, field) for field in SAME_IN_SPEC}
     choices: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     if command.augmentation is not None:
@@ -150,6 +164,17 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     if command.step == "embeddings":
         choices["captioner"] = None
     return attrs.evolve(spec, **choices)
+
+
+def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSpec:
+    """Return a captioner with each of these weights, in sets of their own where there are several."""
+    own = [attrs.evolve(captioner, pretrained=str(path)) for path in weights]
+    if len(own) == 1:
+        return own[0]
+    names = [f"{SYN_TEXT}_{re.sub(r'[^A-Za-z0-9]+', '_', path.stem)}" for path in weights]
+    return SeveralCaptioners(
+        sets=tuple(CaptionSet(name=name, captioner=one) for name, one in zip(names, own, strict=True))
+    )
 
 
 def _engine(command: Command) -> Engine:

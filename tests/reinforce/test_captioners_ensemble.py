@@ -1,0 +1,100 @@
+"""Several captioners in one job: as one job for each, and all of them in the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mobileclip.data import AugmentationSpec, ShardSource, read_card, read_samples, write_shard
+from mobileclip.recipes.reinforcing.command import Command, resolve
+from mobileclip.recipes.tiny.models import write_tiny_models
+from mobileclip.reinforce import CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
+from mobileclip.serialization import from_json, to_json
+from recipes.reinforce_dfndr2b import reinforce_dfndr2b
+from tests.reinforce.conftest import plain_sample
+
+NAMES = ("syn_text_first", "syn_text_second")
+
+
+@pytest.fixture(scope="module")
+def captioners(tmp_path_factory):
+    tiny = write_tiny_models(tmp_path_factory.mktemp("tiny")).captioner
+    other = write_tiny_models(tmp_path_factory.mktemp("other"), seed=7).captioner
+    return attrs.evolve(tiny, num_captions=2, max_length=8), attrs.evolve(other, num_captions=1, max_length=8)
+
+
+@pytest.fixture(scope="module")
+def several(captioners):
+    return SeveralCaptioners(
+        sets=[CaptionSet(name=name, captioner=one) for name, one in zip(NAMES, captioners, strict=True)]
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "in").mkdir()
+    return str(write_shard(tmp_path / "in" / "a.tar", [plain_sample(f"k{seed}", seed) for seed in range(3)]))
+
+
+def job(source, output, captioner, caption_set="syn_text"):
+    spec = ReinforcementSpec(
+        source=source,
+        output=output,
+        captioner=captioner,
+        caption_set=caption_set,
+        augmentation=AugmentationSpec(size=32, reference_size=32),
+    )
+    return reinforce(spec, captioner=captioner.build(), show_progress=False)
+
+
+def test_one_job_is_as_one_job_for_each(source, several, captioners, tmp_path):
+    together = list(read_samples(job(source, tmp_path / "both", several).shards))
+    first = job(source, tmp_path / "first", captioners[0], NAMES[0])
+    after = job(ShardSource(shards=first.shards), tmp_path / "second", captioners[1], NAMES[1])
+    assert [sample.syn_captions for sample in read_samples(after.shards)] == [one.syn_captions for one in together]
+    # The source has a set of its own.
+    assert [{name: len(texts) for name, texts in sample.syn_captions.items()} for sample in together] == [
+        {"syn_text": 2, NAMES[0]: 2, NAMES[1]: 1}
+    ] * 3
+    card = read_card(tmp_path / "both")
+    assert card == read_card(tmp_path / "second")
+    assert [(entry.caption_set, entry.spec["num_captions"]) for entry in card.captioners] == [
+        (NAMES[0], 2),
+        (NAMES[1], 1),
+    ]
+    assert len({entry.weights_sha256 for entry in card.captioners}) == 2
+
+
+def test_where_one_captioner_is_expected_several_are_one(several, captioners):
+    from PIL import Image
+
+    images = [Image.new("RGB", (40, 32), colour) for colour in ("red", "blue")]
+    ensemble = several.build()
+    assert isinstance(ensemble, Captioner)
+    assert ensemble.num_captions == 3
+    parts = [one.build().caption(images, [1, 2]) for one in captioners]
+    assert ensemble.caption(images, [1, 2]) == [(*one, *other) for one, other in zip(*parts, strict=True)]
+
+
+def test_several_files_are_several_captioners(captioners):
+    command = Command(source="a.tar", captioner_weights=(Path("w/dfn.mscoco-38k.pt"), Path("gbc.pt")))
+    spec = resolve(reinforce_dfndr2b, "a", command)
+    assert [(one.name, one.captioner.pretrained) for one in spec.captioner.sets] == [
+        ("syn_text_dfn_mscoco_38k", "w/dfn.mscoco-38k.pt"),
+        ("syn_text_gbc", "gbc.pt"),
+    ]
+    assert from_json(to_json(spec.captioner, unstructure_as=CaptionerSpec), CaptionerSpec) == spec.captioner
+    one = resolve(reinforce_dfndr2b, "a", Command(source="a.tar", captioner_weights=(Path("gbc.pt"),)))
+    assert one.captioner.pretrained == "gbc.pt"
+
+
+def test_mistakes(captioners):
+    with pytest.raises(ValueError, match="two sets of captions are called syn_text;"):
+        SeveralCaptioners(sets=[CaptionSet(name="syn_text", captioner=one) for one in captioners])
+    with pytest.raises(ValueError, match="sets"):
+        SeveralCaptioners(sets=[])
+    with pytest.raises(ValueError, match="name"):
+        CaptionSet(name="captions", captioner=captioners[0])
