@@ -1,6 +1,6 @@
 """What reinforcement costs beyond its teacher's forward passes: decoding, replay, tokens, writing, reading back.
 
-Command:   python -m benchmarks.reinforce
+Command:   python -m benchmarks.reinforce; with --num-shards 6 --store-seconds 0.05, through a store (extra `test`)
 Hardware:  any CPU with nothing else to do, or a GPU with --device cuda
 Time:      nine minutes on two cores
 Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts: 1.02 on two
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ from attrs import validators
 from torch import Tensor
 
 from benchmarks.command_line import empty_table, main
+from benchmarks.object_store import object_store
 from benchmarks.random_weights import random_weights
 from mobileclip.data import (
     ImageTextSample,
@@ -43,6 +45,7 @@ from mobileclip.reinforce import (
     TeacherEnsemble,
     reinforce,
 )
+from mobileclip.storage import join
 from mobileclip.terminal import print_table
 
 
@@ -56,6 +59,9 @@ class ReinforceBenchSpec:
         width: of the JPEG pictures, in pixels; they are three quarters as high.
         num_augmentations: augmentations per picture.
         batch_size: samples that are encoded at once.
+        num_shards: that the pictures are in; each is read back and uploaded while the next is encoded.
+        store_seconds: that a store on this machine takes over each request; the pictures come from it and the shards go
+            there. None for files.
         num_rounds: the bare passes and the job take turns so often.
         device: where the teacher computes, such as `cuda`.
         precision: of the teacher.
@@ -66,6 +72,8 @@ class ReinforceBenchSpec:
     width: int = attrs.field(default=512, validator=validators.ge(64))
     num_augmentations: int = attrs.field(default=10, validator=validators.gt(0))
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
+    num_shards: int = attrs.field(default=1, validator=validators.gt(0))
+    store_seconds: float | None = attrs.field(default=None, validator=validators.optional(validators.ge(0)))
     num_rounds: int = attrs.field(default=3, validator=validators.gt(0))
     device: str = "cpu"
     precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
@@ -92,14 +100,17 @@ def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
         folder: for the teacher's weights, the pictures and what is made of them.
     """
     samples = _pictures(spec)
-    shard = write_shard(folder / "pictures.tar", samples)
+    size = -(-len(samples) // spec.num_shards)
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+    base = str(folder) if spec.store_seconds is None else "s3://bench"
+    shards = tuple(write_shard(join(base, f"pictures-{number}.tar"), part) for number, part in enumerate(parts))
     teacher = _teacher(spec, folder)
     passes = _forward_passes(spec, samples, teacher)
     teachers = TeacherEnsemble([teacher])
 
     def job(number: int) -> None:
-        output = folder / f"round-{number}"
-        reinforce(_reinforcement(spec, shard, output), teachers=teachers, show_progress=False)
+        output = join(base, f"round-{number}")
+        reinforce(_reinforcement(spec, shards, output), teachers=teachers, show_progress=False)
 
     job(-1)
     cores = torch.get_num_threads()
@@ -141,10 +152,10 @@ def _teacher(spec: ReinforceBenchSpec, folder: Path) -> ModelTeacher:
     return teacher.build(spec.device)
 
 
-def _reinforcement(spec: ReinforceBenchSpec, shard: Path, output: Path) -> ReinforcementSpec:
+def _reinforcement(spec: ReinforceBenchSpec, shards: tuple[str, ...], output: str) -> ReinforcementSpec:
     return ReinforcementSpec(
-        source=str(shard),
-        output=str(output),
+        source=shards,
+        output=output,
         augmentation=datacompdr_augmentation(224),
         num_augmentations=spec.num_augmentations,
         batch_size=spec.batch_size,
@@ -193,12 +204,15 @@ def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_pass
 
 def run(spec: ReinforceBenchSpec) -> float:
     """Measure, print a table, and return the ratio of the medians."""
-    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+    store = nullcontext() if spec.store_seconds is None else object_store(seconds=spec.store_seconds)
+    with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder, store:
         rounds = measure(spec, Path(folder))
     ratio = median(one.job for one in rounds) / median(one.bare for one in rounds)
     views = spec.num_samples * spec.num_augmentations
+    place = "files" if spec.store_seconds is None else f"{spec.store_seconds:g} s a request"
     title = (
         f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
+        f"{spec.num_shards} shards, {place}, "
         f"{spec.device}, {spec.precision}, CPU threads: {torch.get_num_threads()}"
     )
     table = empty_table(("round", "bare passes s", "job s", "ratio"), title=title)

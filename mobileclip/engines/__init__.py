@@ -5,18 +5,25 @@ What the work is, belongs to whoever has it done. A new way to spread work enter
 
 from mobileclip.engines.base import Engine, default_num_threads
 from mobileclip.engines.inline import InlineEngine
+from mobileclip.engines.journal import RUN, Status, read_status
+from mobileclip.engines.lease import LEASE, Hold, Lease, held
 from mobileclip.engines.local import LocalEngine
 from mobileclip.engines.queue import Listener, Retries
 from mobileclip.engines.ray import RayEngine
-from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside, write_set_aside
+from mobileclip.engines.run import run_units
+from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside
 from mobileclip.engines.work import FatalError, FunctionWork, NamedUnit, OnProgress, Place, Work, Worker, reason_of
 
 __all__ = [
+    "LEASE",
+    "RUN",
     "SET_ASIDE",
     "Engine",
     "FatalError",
     "FunctionWork",
+    "Hold",
     "InlineEngine",
+    "Lease",
     "Listener",
     "LocalEngine",
     "NamedUnit",
@@ -25,10 +32,13 @@ __all__ = [
     "RayEngine",
     "Retries",
     "SetAside",
+    "Status",
     "Work",
     "Worker",
     "default_num_threads",
+    "held",
     "read_set_aside",
+    "read_status",
     "reason_of",
-    "write_set_aside",
+    "run_units",
 ]

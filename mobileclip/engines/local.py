@@ -149,9 +149,9 @@ class _Crew(Generic[UnitT, EntryT]):
             self._members.append(self._hire(self._places.popleft()))
         # Those that have nothing come first.
         for member in sorted(self._members, key=lambda one: len(one.units)):
-            if not member.is_free or len(member.units) >= _UNITS_AT_ONCE:
+            if not member.is_free or len(member.units) >= _UNITS_AT_ONCE or self._has_suspect(member):
                 continue
-            unit = self._queue.take(member.name)
+            unit = self._queue.take(member.name, is_idle=not member.units)
             if unit is None:
                 return
             member.units[unit.name] = unit
@@ -159,6 +159,9 @@ class _Crew(Generic[UnitT, EntryT]):
             member.progressed = time.monotonic()
             with suppress(OSError):  # it died idle; reading from it will tell
                 member.connection.send(unit)
+
+    def _has_suspect(self, member: _Member[UnitT]) -> bool:
+        return any(map(self._queue.is_suspect, member.units.values()))
 
     def _hear(self) -> None:
         """Wait for words of the members, no longer than until something else is due."""

@@ -14,7 +14,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.engines.set_aside import SetAside
-from mobileclip.engines.work import EntryT, UnitT
+from mobileclip.engines.work import EntryT, FatalError, UnitT, reason_of
 from mobileclip.storage import printable
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
@@ -80,6 +80,7 @@ class UnitQueue(Generic[UnitT, EntryT]):
         self._order = count()
         self._num_failures: dict[str, int] = {}
         self._under_way: dict[str, UnitT] = {}
+        self._suspects: set[str] = set()
         self._num_lost = 0
         self._lock = threading.RLock()
 
@@ -109,10 +110,17 @@ class UnitQueue(Generic[UnitT, EntryT]):
                 return 0.0
             return max(0.0, self._failed[0][0] - time.monotonic())
 
-    def take(self, worker: str) -> UnitT | None:
-        """Return a unit for a worker, or None where there is none, or none yet."""
+    def take(self, worker: str, *, is_idle: bool = True) -> UnitT | None:
+        """Return a unit for a worker, or None where there is none, none yet, or one that it must have alone.
+
+        Args:
+            worker: its name.
+            is_idle: whether it has no other unit.
+        """
         with self._lock:
             if self._failed and self._failed[0][0] <= time.monotonic():
+                if not is_idle and self.is_suspect(self._failed[0][2]):
+                    return None
                 unit = heapq.heappop(self._failed)[2]
             elif self._fresh:
                 unit = self._fresh.popleft()
@@ -122,10 +130,19 @@ class UnitQueue(Generic[UnitT, EntryT]):
             self._listener.begun(unit, worker)
             return unit
 
+    def is_suspect(self, unit: UnitT) -> bool:
+        """Return whether a worker was lost that had the unit, which is tried alone then: a second loss is its own."""
+        return unit.name in self._suspects
+
     def advance(self, count: int) -> None:
-        """Tell of steps."""
+        """Tell of steps; in the midst of a unit, which is not to blame for what a listener raises."""
         with self._lock:
-            self._listener.advanced(count)
+            try:
+                self._listener.advanced(count)
+            except FatalError:
+                raise
+            except Exception as error:
+                raise FatalError(f"the run cannot be followed any more: {reason_of(error)}") from error
 
     def finish(self, unit: UnitT, entry: EntryT) -> None:
         """Take note of a finished unit."""
@@ -155,6 +172,7 @@ class UnitQueue(Generic[UnitT, EntryT]):
         with self._lock:
             self._num_lost += 1
             logger.warning("%s %s; it had %s", worker, how, ", ".join(unit.name for unit in units) or "no unit")
+            self._suspects.update(unit.name for unit in units)
             for unit in units:
                 self.fail(unit, f"a worker that had it {how}")
             if self._num_lost == _MOST_LOST:

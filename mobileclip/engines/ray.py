@@ -126,12 +126,15 @@ class _Pool(Generic[UnitT, EntryT]):
         self._members += [self._hire() for _ in range(wanted)]
         for num_calls in range(_UNITS_AT_ONCE):
             for member in self._members:
-                if not member.is_ready or len(member.calls) > num_calls:
+                if not member.is_ready or len(member.calls) > num_calls or self._has_suspect(member):
                     continue
-                unit = self._queue.take(member.name)
+                unit = self._queue.take(member.name, is_idle=not member.calls)
                 if unit is None:
                     return
                 member.calls[member.actor.do.remote(unit)] = (unit, time.monotonic())
+
+    def _has_suspect(self, member: _Member[UnitT]) -> bool:
+        return any(self._queue.is_suspect(unit) for unit, _ in member.calls.values())
 
     def _hire(self) -> _Member[UnitT]:
         actor = (

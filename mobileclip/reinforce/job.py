@@ -18,7 +18,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import Unit, ViewAgreement, read_card, write_card
-from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, SetAside, read_set_aside, write_set_aside
+from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, SetAside, held, run_units
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
 from mobileclip.reinforce.captioners import Captioner
@@ -107,30 +107,35 @@ def reinforce(
     units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
-    with _claimed(spec.output):
+    with _claimed(spec.output) as hold:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
-        # Those that failed the last time come last.
-        earlier = {aside.unit for aside in read_set_aside(spec.output)}
-        pending.sort(key=lambda unit: unit.name in earlier)
-        done = _run(work, engine, pending, manifest, show_progress=show_progress)
-        write_set_aside(spec.output, done.set_aside)
+        num_done_before = len(units) - len(pending)
+        done, set_aside = _run(
+            work,
+            engine,
+            pending,
+            manifest=manifest,
+            hold=hold,
+            num_done_before=num_done_before,
+            show_progress=show_progress,
+        )
         entries = [manifest[name] for name in units if name in manifest]
         report = ReinforcementReport(
             shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
             num_samples=sum(entry.num_samples for entry in entries),
             num_bytes=sum(entry.num_bytes for entry in entries),
             skipped=_skipped(entries),
-            num_done_before=len(units) - len(pending),
+            num_done_before=num_done_before,
             seconds=time.monotonic() - started,
             samples_per_second=done.num_samples / max(time.monotonic() - started, 1e-9),
             agreement=manifest[first].agreement if first in manifest else None,
-            set_aside=tuple(done.set_aside),
+            set_aside=set_aside,
         )
         if not report.num_samples:
-            why = f"; {done.set_aside[0].unit}: {done.set_aside[0].reason}" if done.set_aside else ""
+            why = f"; {set_aside[0].unit}: {set_aside[0].reason}" if set_aside else ""
             raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}{why}")
         _count(spec.output, report)
     return report
@@ -153,7 +158,6 @@ class _Done(Listener[Unit, ShardEntry]):
     aloud: bool
     num_samples: int = 0
     num_bytes: int = 0
-    set_aside: list[SetAside] = attrs.field(factory=list)
 
     def advanced(self, count: int) -> None:
         self._show(count if self.by_sample else 0, count)
@@ -166,13 +170,6 @@ class _Done(Listener[Unit, ShardEntry]):
         self.num_bytes += entry.num_bytes
         self._show(sum(entry.skipped.values()) if self.by_sample else 1, 0)
 
-    def failed(self, unit: Unit, reason: str, pause_seconds: float) -> None:
-        logger.warning("%s failed and is tried again in %.0f s: %s", unit.name, pause_seconds, reason)
-
-    def gave_up(self, unit: Unit, aside: SetAside) -> None:
-        logger.warning("%s is set aside after %d tries: %s", unit.name, aside.tries, aside.reason)
-        self.set_aside.append(aside)
-
     def _show(self, steps: int, count: int) -> None:
         from rich.filesize import decimal
 
@@ -181,20 +178,29 @@ class _Done(Listener[Unit, ShardEntry]):
 
 
 def _run(
-    work: ReinforcementWork, engine: Engine, pending: Sequence[Unit], manifest: Manifest, *, show_progress: bool
-) -> _Done:
-    """Have the engine do what is pending, and enter every shard as it is finished."""
+    work: ReinforcementWork,
+    engine: Engine,
+    pending: Sequence[Unit],
+    *,
+    manifest: Manifest,
+    hold: Hold,
+    num_done_before: int,
+    show_progress: bool,
+) -> tuple[_Done, tuple[SetAside, ...]]:
+    """Have the engine do what is pending, enter every shard as it is finished, and return what was set aside too."""
     counts = [unit.count() for unit in pending] if show_progress and len(pending) <= _MAX_COUNTED else [None]
     by_sample = None not in counts
     total = sum(count or 0 for count in counts) if by_sample else len(pending)
+    output = work.spec.output
     with Progress("reinforcing", total=total, console=console(shown=show_progress and bool(pending))) as progress:
         done = _Done(manifest=manifest, progress=progress, by_sample=by_sample, aloud=show_progress)
-        if pending:
-            try:
-                engine.run(work, pending, done)
-            finally:
+        try:
+            asides = run_units(engine, work, pending, done, output=output, hold=hold, num_done_before=num_done_before)
+        finally:
+            # Another driver may write there now.
+            if hold.is_sure:
                 manifest.close()
-    return done
+    return done, asides
 
 
 def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
@@ -209,17 +215,19 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
 
 
 @contextmanager
-def _claimed(output: str) -> Iterator[None]:
-    """Keep a local output for this job alone, and clear away what a killed one left half done."""
-    if storage.is_remote(output):
-        yield
-        return
-    with storage.exclusive(Path(output)):
-        shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
+def _claimed(output: str) -> Iterator[Hold]:
+    """Keep the output for this job alone, and clear away what a killed one left half done."""
+    with held(output) as hold:
+        _clear(output)
         try:
-            yield
+            yield hold
         finally:
-            shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
+            _clear(output)
+
+
+def _clear(output: str) -> None:
+    if not storage.is_remote(output):
+        shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
 
 
 def _count(output: str, report: ReinforcementReport) -> None:

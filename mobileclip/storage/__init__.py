@@ -20,6 +20,7 @@ from mobileclip.storage.paths import (
     check_address,
     exists,
     file_name,
+    file_version,
     find_files,
     find_sizes,
     fingerprint,
@@ -40,6 +41,7 @@ from mobileclip.storage.paths import (
     rename,
     size,
     write_text,
+    write_text_if,
 )
 from mobileclip.storage.printable import printable, without_secrets
 
@@ -58,6 +60,7 @@ __all__ = [
     "exclusive",
     "exists",
     "file_name",
+    "file_version",
     "find_files",
     "find_sizes",
     "fingerprint",
@@ -84,4 +87,5 @@ __all__ = [
     "use_limits",
     "without_secrets",
     "write_text",
+    "write_text_if",
 ]

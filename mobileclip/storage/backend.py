@@ -74,6 +74,9 @@ class Backend(Protocol):
     def upload(self, source: str, address: str) -> None:
         """Put a local file there, whole or not at all."""
 
+    def write_if(self, address: str, content: bytes, version: str | None) -> bool:
+        """Write a small file if it is still of a version, or if there is none yet; return whether it was written."""
+
     def rename(self, source: str, target: str) -> None:
         """Move a file within the store."""
 

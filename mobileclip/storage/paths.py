@@ -305,6 +305,35 @@ def rename(source: AnyPath, name: str) -> str:
     return target
 
 
+def file_version(address: AnyPath) -> str | None:
+    """Return the version of a file of a store, for `write_text_if`, or None where there is no such file.
+
+    Raises:
+        OSError: if the store cannot be reached.
+    """
+    try:
+        return file_info(address).version
+    except FileNotFoundError:
+        return None
+
+
+def write_text_if(address: AnyPath, text: str, version: str | None) -> bool:
+    """Write a short text in UTF-8 to a store if the file is still of a version; return whether it was written.
+
+    Of several that write at once, one succeeds; of stores that know no such condition, maybe several.
+
+    Args:
+        address: of the file.
+        text: its new content.
+        version: what `file_version` said; None where there was no file.
+
+    Raises:
+        OSError: if the store cannot be reached.
+    """
+    # One call alone: it may have been heeded though the answer was lost, and a second one would be refused then.
+    return _backend(address).write_if(os.fspath(address), text.encode(), version)
+
+
 def write_text(path: AnyPath, text: str) -> None:
     """Write a text in UTF-8; the file is there whole or not at all, see `atomic_write`."""
     with atomic_write(path) as stream:

@@ -27,6 +27,8 @@ _VERSIONS = (
     "last_modified",
     "created",
 )
+# What S3 answers where a condition does not hold: it never did, another write came first, or the file is gone.
+_CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey")
 _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -89,6 +91,25 @@ class FsspecBackend:
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
+    def write_if(self, address: str, content: bytes, version: str | None) -> bool:
+        """Write a small file if it is still of a version, or if there is none yet.
+
+        S3 heeds that in one step. Of stores that do not, it is looked at just before.
+        """
+        filesystem, path = _filesystem(address)
+        if "s3" in filesystem.protocol:
+            known = _call(address, lambda: _put_to_s3(filesystem, path, content, version))
+            if known is not None:
+                return known
+        try:
+            found = self.info(address).version
+        except FileNotFoundError:
+            found = None
+        if found != version:
+            return False
+        _call(address, lambda: filesystem.pipe_file(path, content))
+        return True
+
     def rename(self, source: str, target: str) -> None:
         """Move a file within the store, which copies it there."""
         filesystem, path = _filesystem(source)
@@ -99,6 +120,22 @@ class FsspecBackend:
         """Remove a file."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.rm_file(path))
+
+
+def _put_to_s3(filesystem: Any, path: str, content: bytes, version: str | None) -> bool | None:
+    """Write an object under a condition and return whether it held, or None where the store knows no conditions."""
+    bucket, key, _ = filesystem.split_path(path)
+    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+    try:
+        filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+    except OSError as error:
+        code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+        if code in _CONDITION_FAILED:
+            return False
+        if code == "NotImplemented":
+            return None
+        raise
+    return True
 
 
 class _Bounded:

@@ -81,6 +81,10 @@ class WebBackend:
         """Refuse: nothing can be written there."""
         raise ValueError(f"{address} can only be read")
 
+    def write_if(self, address: str, content: bytes, version: str | None) -> NoReturn:  # noqa: ARG002 - as for `upload`
+        """Refuse: nothing can be written there."""
+        raise ValueError(f"{address} can only be read")
+
     def rename(self, source: str, target: str) -> NoReturn:  # noqa: ARG002 - nothing can be written
         """Refuse: nothing can be written there."""
         raise ValueError(f"{source} can only be read")

@@ -21,6 +21,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip.data import AugmentationSpec
+from mobileclip.engines import RUN
 from mobileclip.inference.optimizing import processor
 from mobileclip.reinforce import ReinforcementSpec
 from mobileclip.reinforce.manifest import MANIFEST
@@ -136,12 +137,13 @@ def _num_done(output: Path) -> int:
 def _contents(output: Path, *, in_order: bool) -> dict[str, bytes]:
     """Return what lies in an output; several workers enter shards in the order in which they finish them.
 
-    The lock's file is left out: it is empty, and whether it stays is the lock's own business.
+    The lock's file is left out: it is empty, and whether it stays is the lock's own business. What runs say of
+    themselves tells each time something else.
     """
     found = {
         str(path.relative_to(output)): path.read_bytes() if path.is_file() else b""
         for path in output.rglob("*")
-        if path.name != LOCK
+        if path.name != LOCK and RUN not in path.relative_to(output).parts
     }
     if not in_order:
         found[MANIFEST] = b"".join(sorted(found[MANIFEST].splitlines(keepends=True)))

@@ -123,7 +123,9 @@ class Interrupting:
 
 
 def files(directory: Path) -> list[str]:
-    everything = (path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
+    everything = (
+        path for path in directory.rglob("*") if path.is_file() and path.name != ".lock" and path.parent.name != "run"
+    )
     return sorted(str(path.relative_to(directory)) for path in everything)
 
 

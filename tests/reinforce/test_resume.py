@@ -57,7 +57,7 @@ class TestNestedFolders:
             keys = [sample.key for sample in read_samples([out / name])]
             assert keys == [sample.key for sample in read_samples([tmp_path / "plain" / name]) if sample.image]
         assert report.skipped == {"missing_image": 3}
-        noted = [path.relative_to(out).as_posix() for path in out.rglob("*.jsonl") if path.parent != out]
+        noted = [path.relative_to(out).as_posix() for path in out.rglob("*.tar.jsonl")]
         assert sorted(noted) == [f"skipped/{name}.jsonl" for name in NAMES[::2]]
 
     def test_trainings_find_card_and_sizes_above(self, nested, teachers, tmp_path):

@@ -14,7 +14,7 @@ from attrs import validators
 
 from mobileclip.data import JsonLinesSource, Layout, RowOptions, TableSource, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
-from mobileclip.engines import SET_ASIDE, Retries
+from mobileclip.engines import SET_ASIDE, Retries, read_status
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
@@ -71,6 +71,7 @@ class Command:
         num_compared: samples of the first shard on which it is measured how far the teachers still recognise the stored
             views; 0 measures nothing.
         seed: of augmentations and captions.
+        status: print what the run in the output does now, how far it is and how long the rest takes, and stop.
         dry_run: measure the beginning of the first shard, print what everything will take, and stop.
         show: print the run's choices as JSON and stop; --run reads them back.
         run: a file that --show has written: its choices in place of the recipe's.
@@ -96,6 +97,7 @@ class Command:
     batch_size: int | None = None
     num_compared: int | None = None
     seed: int | None = None
+    status: bool = False
     dry_run: bool = False
     show: bool = False
     run: Path | None = None
@@ -114,6 +116,9 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
     with reported(name, arguments):
         written, rest = written_run(typed(arguments), ReinforcementSpec)
         command = tyro.cli(Command, description=described(description), args=rest)
+        if command.status:
+            say(read_status(_output(name, command, written)))
+            return
         spec = resolve(recipe, name, command, written)
         if command.show:
             show(spec)
@@ -145,8 +150,7 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     elif command.source is None and not command.tiny:
         raise ValueError("--source is missing: the shards, JSON Lines file or folder to reinforce; or try --tiny")
     else:
-        output = command.output or f"outputs/{name}{'-tiny' if command.tiny else ''}"
-        spec = recipe(command.source or write_scenes(TINY / "scenes"), output)
+        spec = recipe(command.source or write_scenes(TINY / "scenes"), _output(name, command, written))
     if isinstance(spec.source, (JsonLinesSource, TableSource)) and command.rows != RowOptions():
         spec = attrs.evolve(spec, source=spec.source.allowing(command.rows))
     if command.tiny:
@@ -175,6 +179,12 @@ def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSp
     return SeveralCaptioners(
         sets=tuple(CaptionSet(name=name, captioner=one) for name, one in zip(names, own, strict=True))
     )
+
+
+def _output(name: str, command: Command, written: ReinforcementSpec | None) -> str:
+    if command.output is not None:
+        return command.output
+    return f"outputs/{name}{'-tiny' if command.tiny else ''}" if written is None else written.output
 
 
 def _engine(command: Command) -> Engine:

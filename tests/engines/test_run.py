@@ -1,0 +1,95 @@
+"""A run in an output: what stands there of it while it goes on and afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.object_store import object_store
+from mobileclip import storage
+from mobileclip.engines import InlineEngine, Retries, held, read_set_aside, read_status, run_units
+from mobileclip.engines import journal as journals
+from tests.engines.works import Counting, Noting, tasks
+
+ENGINE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
+
+
+@pytest.fixture(params=["local", "store"])
+def output(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "out")
+    else:
+        with object_store():
+            yield "s3://data/out"
+
+
+def run(output, folder, *names, listener=None, num_done_before=0):
+    folder.mkdir(exist_ok=True)
+    listener = listener or Noting()
+    with held(output) as hold:
+        asides = run_units(
+            ENGINE,
+            Counting(folder=folder),
+            tasks(*names),
+            listener,
+            output=output,
+            hold=hold,
+            num_done_before=num_done_before,
+        )
+    return listener, asides
+
+
+def log_of(output) -> list[str]:
+    files = [path for path in storage.list_files(f"{output}/run", ".txt") if "log-" in path]
+    return [line for file in files for line in storage.read_bytes(file, limit=2**20).decode().splitlines()]
+
+
+def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "_LINES_A_FILE", 3)
+    _, asides = run(output, tmp_path / "work", "good-0", "fails-0", "good-1", num_done_before=5)
+    status = read_status(output)
+    assert (status.state, status.num_units, status.num_done_before, status.num_done) == ("ended", 8, 5, 2)
+    assert (status.num_failed, status.num_set_aside, status.under_way) == (3, 1, ())
+    assert status.units_per_hour > 0
+    assert "7 of 8 done, 5 of them by earlier runs\n1 set aside, 3 tries failed\n" in str(status)
+    lines = log_of(output)
+    assert [line.split("  ")[1] for line in lines].count("fails-0") == 3
+    assert sum("  finished" in line for line in lines) == 2
+    assert sum("set aside after 3 tries: it is of no use, at s3://bucket/fails-0" in line for line in lines) == 1
+    assert len(lines) == 5
+    assert read_set_aside(output) == asides
+
+
+def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):
+    run(output, tmp_path / "work", "fails-0", "good-0")
+    told, _ = run(output, tmp_path / "work", "fails-0", "good-1")
+    assert told.begun_by[0][0] == "good-1"
+    run(output, tmp_path / "work", "good-2")
+    assert read_set_aside(output) == ()
+    assert not storage.exists(f"{output}/set_aside.jsonl")
+
+
+def test_a_running_output_says_what_every_worker_does(output, tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "_SECONDS", 0.05)
+    monkeypatch.setattr(journals, "_SECONDS_IN_A_STORE", 0.05)
+    seen = []
+
+    class Looking(Noting):
+        def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
+            while not (seen and seen[-1].under_way):
+                seen.append(read_status(output))
+
+    run(output, tmp_path / "work", "good-0", listener=Looking())
+    assert seen[-1].state == "running"
+    assert [(one.unit, one.worker) for one in seen[-1].under_way] == [("good-0", "cpu")]
+    assert f"cpu: good-0, for 0:0{round(seen[-1].under_way[0].seconds)}" in str(seen[-1])
+
+
+def test_a_run_that_breaks_off_says_why(output, tmp_path):
+    with pytest.raises(ValueError, match="the disk is full"):
+        run(output, tmp_path / "work", "fatal-0")
+    assert read_status(output).state == "ended: FatalError: the disk is full"
+
+
+def test_where_nothing_has_run_there_is_no_status(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*status\.json: nothing has run in"):
+        read_status(tmp_path)
