@@ -30,7 +30,7 @@ def join(
     *,
     by: Annotated[str, arg(metavar="key|url|FIELD")] = "key",
     captions: Annotated[str | None, arg(metavar="FOLDER")] = None,
-    index: Annotated[str | None, arg(metavar="FILE")] = None,
+    index: Annotated[str | None, arg(metavar="FOLDER")] = None,
     placeholder_threshold: Annotated[int, arg(metavar="KEYS")] = 10,
     drop_placeholders: bool = False,
     check_images: bool = False,
@@ -39,7 +39,6 @@ def join(
     go_on: bool = False,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
     shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
-    index_seconds: Annotated[float, arg(metavar="SECONDS")] = 600.0,
     quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -65,7 +64,7 @@ def join(
             image and the sample have the same URL.
         captions: shards with real captions for samples that have none, with the names and the keys or uids of the
             reinforced ones, as DataComp-12M has them: a folder, an address or a pattern.
-        index: local file for the places of the images, to be shared by several joins; OUTPUT/images.sqlite by default.
+        index: local folder for the places of the images, to be shared by several joins; OUTPUT/index by default.
         placeholder_threshold: report pictures that stand under so many keys, as dead links leave them; 0 looks for
             none, which saves reading all images once.
         drop_placeholders: leave samples with such pictures out.
@@ -76,7 +75,6 @@ def join(
         num_workers: number of processes; the result does not depend on it.
         shard_seconds: of several processes, without a finished shard, after which the join ends: one may be stopped or
             stuck.
-        index_seconds: for which another join that writes to the same index is waited for.
         quiet: show no progress.
     """
     from mobileclip.data.joining.join import join_images
@@ -91,7 +89,7 @@ def join(
         require_folder(captions, "a folder of shards with the captions")
     _require_output_directory(output)
     if index is not None:
-        require_output(index, overwrite=True)
+        require_output(local_path(index) / "summary.json", overwrite=True)
     spec = JoinSpec(
         reinforced=reinforced,
         images=images,
@@ -107,7 +105,6 @@ def join(
         go_on=go_on,
         num_workers=num_workers,
         shard_seconds=shard_seconds,
-        index_seconds=index_seconds,
     )
     report = join_images(spec, show_progress=not quiet)
     say(report)

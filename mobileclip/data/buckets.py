@@ -6,8 +6,11 @@ What fits into memory as a whole is never written.
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,11 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mobileclip.storage import exclusive
+
 Records = npt.NDArray[Any]
 """A structured array, or one of numbers."""
 
 # Of the records that are held until they are written: many at a time, so that each bucket gets a long piece.
-_HELD_BYTES = 2**26
+_HELD_BYTES = 2**25
 
 
 class Buckets:
@@ -43,7 +48,7 @@ class Buckets:
         self._folder = folder
         self._most_held = max(1, held_bytes // self.dtype.itemsize)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._held: list[tuple[npt.NDArray[np.int64], Records]] = []
+        self._held: list[tuple[npt.NDArray[np.int32], Records]] = []
         self._num_held = 0
 
     def add(self, records: Records, bucket: npt.ArrayLike) -> None:
@@ -53,7 +58,7 @@ class Buckets:
             records: some.
             bucket: the number of each one's bucket, from 0; or one number for all.
         """
-        places = np.broadcast_to(np.asarray(bucket, np.int64), len(records))
+        places = np.broadcast_to(np.asarray(bucket, np.int32), len(records))
         self._held.append((places, np.asarray(records, self.dtype)))
         self._num_held += len(records)
         self.num_records += len(records)
@@ -71,6 +76,13 @@ class Buckets:
         records, starts = self._by_bucket()
         for number in range(self.num_buckets):
             yield records[starts[number] : starts[number + 1]]
+
+    def drain(self) -> Iterator[Records]:
+        """Yield the records of every bucket in turn, once: each one's file is removed when it has been read."""
+        for number, records in enumerate(self):
+            if self._scratch is not None:
+                Path(self._scratch.name, str(number)).unlink(missing_ok=True)
+            yield records
 
     def close(self) -> None:
         """Remove what was written."""
@@ -121,7 +133,18 @@ def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArr
     return (numbers >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(numbers), np.int64)
 
 
-def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**27) -> int:
+def runs(ordered: Records) -> list[tuple[int, int, int]]:
+    """Return the values of sorted numbers, each with where it begins and ends.
+
+    Args:
+        ordered: ascending whole numbers.
+    """
+    values, starts = np.unique(ordered, return_index=True)
+    ends = [*starts[1:].tolist(), len(ordered)][: len(starts)]
+    return list(zip(values.tolist(), starts.tolist(), ends, strict=True))
+
+
+def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**26) -> int:
     """Return a power of two of buckets, each of which has about so many bytes.
 
     Args:
@@ -130,3 +153,25 @@ def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**2
         bucket_bytes: that fit into memory a few times over.
     """
     return 1 << max(0, (num_records * itemsize // bucket_bytes).bit_length())
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder, which is removed when the block ends, and by the next one if this process is killed.
+
+    Args:
+        parent: of it; made where it is missing.
+
+    Raises:
+        OSError: if nothing can be written there.
+    """
+    for left in parent.glob(".scratch-*"):
+        # Who still works in it holds its lock.
+        with suppress(ValueError, OSError), exclusive(left):
+            shutil.rmtree(left)
+    folder = parent / f".scratch-{secrets.token_hex(8)}"
+    with exclusive(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

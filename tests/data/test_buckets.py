@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for, runs, scratch_folder
 
 RECORD = np.dtype([("key", "u8"), ("number", "u4")])
 
@@ -46,8 +46,32 @@ def test_all_of_one_call_may_go_to_one_bucket():
         assert [len(one) for one in buckets] == [1, 0, 5, 0]
 
 
+def test_runs_of_equal_numbers():
+    assert runs(np.array([], np.uint64)) == []
+    assert runs(np.array([3, 3, 5, 9, 9], np.uint64)) == [(3, 0, 2), (5, 2, 3), (9, 3, 5)]
+
+
+def test_a_file_is_removed_when_it_has_been_read(tmp_path):
+    with Buckets(RECORD, 4, folder=tmp_path, held_bytes=1) as buckets:
+        for number in range(4):
+            buckets.add(np.zeros(number + 1, RECORD), number)
+        left = [(len(one), len(list(tmp_path.rglob("[0-9]")))) for one in buckets.drain()]
+    assert left == [(1, 3), (2, 2), (3, 1), (4, 0)]
+
+
+def test_scratch_of_a_process_that_was_killed_is_removed(tmp_path):
+    with scratch_folder(tmp_path) as own:
+        (own / "file").write_bytes(b"x")
+        (tmp_path / ".scratch-left").mkdir()
+        (tmp_path / ".scratch-left" / "large").write_bytes(b"x")
+        with scratch_folder(tmp_path) as other:
+            assert sorted(tmp_path.glob(".scratch-*")) == sorted((own, other))
+        assert (own / "file").exists()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bucket_has_about_the_bytes_that_are_asked_for():
-    assert num_buckets_for(0, 40) == num_buckets_for(3_000_000, 40) == 1
-    assert num_buckets_for(1_280_000_000, 40) == 512
+    assert num_buckets_for(0, 40) == num_buckets_for(1_500_000, 40) == 1
+    assert num_buckets_for(1_280_000_000, 40) == 1024
     for count in (10**7, 10**8, 1_280_000_000):
-        assert 2**26 <= count * 40 / num_buckets_for(count, 40) <= 2**27
+        assert 2**25 <= count * 40 / num_buckets_for(count, 40) <= 2**26

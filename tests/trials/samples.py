@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from mobileclip.data import (
     ImageTextSample,
@@ -18,7 +19,16 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
+from mobileclip.data.buckets import Records
 from mobileclip.data.joining.join import join_images
+from mobileclip.data.joining.records import (
+    PLACES,
+    AboutShard,
+    read_about,
+    read_records,
+    records_path,
+    write_records,
+)
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.card import find_card
@@ -130,25 +140,45 @@ def entry(**changes: Any) -> bytes:
 
 
 def indexed(content: bytes, folder: Path) -> Outcome:
-    """A join whose index is whatever file."""
+    """A join whose index is whatever file, and one in whose index every file is that."""
     path = write_raw(folder / "a.tar", {"good": PLAIN})
-    (folder / "index").write_bytes(content)
-    spec = JoinSpec(reinforced=path, images=path, output=str(folder / "out"), index=str(folder / "index"))
+    spec = JoinSpec(reinforced=path, images=path, output=str(folder / "out"))
     join_images(spec, show_progress=False)
+    for file in (folder / "out" / "index").rglob("*.*"):
+        file.write_bytes(content)
+    (folder / "out" / "a.tar").unlink()
+    assert join_images(spec, show_progress=False).joined == 1
+    (folder / "index").write_bytes(content)
+    join_images(attrs.evolve(spec, index=str(folder / "index")), show_progress=False)
     return "accepted"
 
 
-def forged_index(change: str, folder: Path) -> Outcome:
+def forged_index(change: Callable[[AboutShard, Records], AboutShard | None], folder: Path) -> Outcome:
     """An index of the right form that says something else."""
     path = write_raw(folder / "a.tar", {"good": {"txt": b"a photo"}})
     images = write_raw(folder / "b.tar", {"good": PLAIN})
     spec = JoinSpec(reinforced=path, images=images, output=str(folder / "out"))
     join_images(spec, show_progress=False)
     (folder / "out" / "a.tar").unlink()
-    with sqlite3.connect(folder / "out" / "images.sqlite") as database:
-        database.executescript(change)
+    index = folder / "out" / "index"
+    about = read_about(index, PLACES, "key", images)
+    assert about is not None
+    records = read_records(index, PLACES, about).copy()
+    about = change(about, records) or about
+    target = records_path(index, PLACES, "key", images)
+    write_records(index, PLACES, about, records)
+    written = records_path(index, PLACES, about.by, about.shard)
+    if written != target:
+        written.replace(target)
     join_images(spec, show_progress=False)
     return "accepted"
+
+
+def with_field(name: str, value: int) -> Callable[[AboutShard, Records], None]:
+    def change(_: AboutShard, records: Records) -> None:
+        records[name] = value
+
+    return change
 
 
 def cases() -> Iterator[Case]:
@@ -286,15 +316,17 @@ def cases() -> Iterator[Case]:
     for name, index in (
         ("noise", bytes(range(256)) * 40),
         ("nothing", b""),
-        ("a header and noise", b"SQLite format 3\0" + bytes(range(256)) * 40),
+        ("a header and noise", b"mobileclip join 1\n" + bytes(range(256)) * 40),
+        ("brackets", b"mobileclip join 1\n" + b"[" * 10**5),
     ):
         yield Case(name=f"an index of {name}", attempt=partial(indexed, index))
     for name, change in (
-        ("sizes of 2^62", f"UPDATE image SET size = {2**62}"),
-        ("negative places", "UPDATE image SET start = -5"),
-        ("other shards", "UPDATE shard SET path = '/etc/passwd'"),
-        ("no tables", "DROP TABLE image"),
-        ("texts for numbers", "UPDATE image SET start = 'x', size = 'y'"),
+        ("a size of 2^32 - 1", with_field("size", 2**32 - 1)),
+        ("a place of 2^64 - 1", with_field("start", 2**64 - 1)),
+        ("a place behind the end", with_field("json_start", 2**40)),
+        ("an unknown extension", with_field("extension", 255)),
+        ("another shard", lambda about, _: attrs.evolve(about, shard="/etc/passwd")),
+        ("another key", lambda about, _: attrs.evolve(about, by="uid")),
     ):
         yield Case(name=f"an index that holds {name}", attempt=partial(forged_index, change))
 

@@ -14,6 +14,8 @@ import attrs
 
 from mobileclip.data import AugmentationSpec, ImageLimits, ReinforcedPipelineSpec, ReinforcementCard, StreamPosition
 from mobileclip.data.augmentation.range_augment import RangeAugmentSpec
+from mobileclip.data.joining.matching import MatchCounts
+from mobileclip.data.joining.records import AboutShard
 from mobileclip.data.joining.report import JoinedShard
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.card import CaptionerEntry, TeacherEntry
@@ -105,8 +107,9 @@ def specs() -> list[Any]:
         JoinedShard(
             source="a", images="b", captions="", choices="c", num_bytes=1, num_joined=1, num_captions=1,
             num_set_captions=0,
-            likeness={"stored": 1}, other=("a",), reach=0.5, left_out=(("a", "b"),), numbers=(1,),
+            likeness={"stored": 1}, other=("a",), reach=0.5, left_out=(("a", "b"),),
         ),
+        AboutShard(shard="a", by="key", fingerprint="x"), MatchCounts(),
         ImageLimits(), EvaluationSpec(), ExportSpec(out=Path("out")), ImageContract(input=image, preprocess="host"),
         TextContract(input=text, start_id=1, end_id=2, tokenizer="t.json"),
     ]  # fmt: skip

@@ -6,7 +6,8 @@ names with the same uids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -75,24 +76,28 @@ class Captions:
         return found
 
 
-def caption_shard(captions: str | None, name: str) -> str | None:
-    """Return the shard with the captions of a reinforced one, None where captions are not asked for.
+def caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
+    """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
 
     Args:
         captions: folder or address of the shards, or a pattern of some.
-        name: of the reinforced shard.
+        names: of the reinforced shards.
 
     Raises:
-        ValueError: if a pattern has no shard of that name, or several.
+        ValueError: if a pattern has no shard of a name, or several.
     """
     if captions is None:
-        return None
+        return dict.fromkeys(names)
     if not captions.endswith(".tar"):
-        return storage.join(captions, name)
-    found = [shard for shard in expand_shards(captions) if storage.file_name(shard) == name]
-    if len(found) != 1:
-        raise ValueError(
-            f"{len(found)} of the shards {captions} are called {name}, expected one: captions are taken from the shard "
-            "of the same name"
-        )
-    return found[0]
+        return {name: storage.join(captions, name) for name in names}
+    shards: dict[str, list[str]] = defaultdict(list)
+    for shard in expand_shards(captions):
+        shards[storage.file_name(shard)].append(shard)
+    for name in names:
+        found = shards[storage.file_name(name)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} of the shards {captions} are called {storage.file_name(name)}, expected one: captions "
+                "are taken from the shard of the same name"
+            )
+    return {name: shards[storage.file_name(name)][0] for name in names}

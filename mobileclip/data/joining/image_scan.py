@@ -1,130 +1,161 @@
-"""Where the images are in one shard, as an index needs it."""
+"""What is where in one shard: its images, as an index needs them, or what its samples are called."""
 
 from __future__ import annotations
 
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import attrs
+import numpy as np
 
 from mobileclip import storage
+from mobileclip.data.buckets import Records
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, name_hash, write_records
 from mobileclip.data.samples.json_object import parse_object
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.tar import TarMember, read_content, split_name, tar_members
+from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.shards.tar import (
+    ForwardReader,
+    TarMember,
+    forward_reader,
+    member_key,
+    read_content,
+    split_name,
+    tar_members,
+)
 from mobileclip.data.skips import BadSampleError
 
-# Key, extension, start and size of the image, of the caption and of the JSON, the first 8 bytes of the image's SHA-256.
-Row = tuple[str | int | None, ...]
+# What its size is kept in.
+_MOST_BYTES = 2**32 - 1
 
 
 @attrs.define
 class _Sample:
-    """The members under one key that an index needs."""
+    """The members under one key that a join needs."""
 
     key: str
     images: dict[str, TarMember] = attrs.field(factory=dict)
-    hash: dict[str, int] = attrs.field(factory=dict)
+    sha256: dict[str, int] = attrs.field(factory=dict)
     text: TarMember | None = None
     json: TarMember | None = None
+    url: bytes = b""
     metadata: bytes | None = None
 
 
-@attrs.define(kw_only=True)
-class Scan:
-    """What an index needs to know of one shard.
+@attrs.frozen
+class ScanTask:
+    """A shard to be read; messages call it by its path.
 
     Args:
-        shard: its path or address.
-        rows: of its images.
-        num_without: samples without the field that is the key.
-        problem: what ended it before its time.
-        unreachable: whether it may be read another time.
+        shard: path or address.
+        fingerprint: of it.
     """
 
     shard: str
-    rows: list[Row] = attrs.field(factory=list)
-    num_without: int = 0
-    problem: str | None = None
-    unreachable: bool = False
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return self.shard
 
 
-def scan_shard(shard: str, *, by: str, hashed: bool, limits: SampleLimits = SAMPLE_LIMITS) -> Scan:
-    """Return what an index needs to know of a shard, of all that comes before a break, if there is one.
+@attrs.frozen(kw_only=True)
+class ShardScan:
+    """Reads what a join needs to know of a shard, in whatever process, and keeps it in the index.
 
     Args:
-        shard: path or address of an uncompressed tar file.
-        by: `key`, or the field of the samples' JSON that is the key.
-        hashed: whether to read and hash the images.
+        folder: of the index.
+        by: what samples and images are called by: `key`, `url`, or a field of their JSON.
         limits: of what is read; members beyond them are passed over.
     """
-    scan = Scan(shard=shard)
-    try:
-        with storage.open_read(shard) as stream:
-            for sample in _samples(stream, by=by, hashed=hashed, limits=limits):
-                extension = next((extension for extension in IMAGE_EXTENSIONS if extension in sample.images), None)
-                if extension is None:
-                    continue
-                key = storable(sample.key) if by == "key" else field_of(sample.metadata, by, limits)
-                if key is None:
-                    scan.num_without += 1
-                    continue
-                image = sample.images[extension]
-                places = (*_place(sample.text), *_place(sample.json))
-                scan.rows.append((key, extension, image.offset, image.size, *places, sample.hash.get(extension)))
-    except tarfile.TarError as error:
-        scan.problem = storage.printable(error)
-    except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
-        scan.problem = storage.printable(storage.without_secrets(f"{type(error).__name__}: {error}"))
-        scan.unreachable = isinstance(error, OSError)
-    return scan
+
+    folder: Path
+    by: str
+    limits: SampleLimits
 
 
-def _samples(stream: IO[bytes], *, by: str, hashed: bool, limits: SampleLimits) -> Iterator[_Sample]:
-    """Yield what is whole: where the archive breaks off, the last sample may lack something."""
-    sample: _Sample | None = None
-    for member in tar_members(stream):
-        name = split_name(member.name)
-        if name is None:
-            continue
-        key, extension = name
-        if sample is None or sample.key != key:
-            if sample is not None:
-                yield sample
-            sample = _Sample(key)
-        if member.size <= (limits.text_bytes if extension == "json" else limits.member_bytes):
-            _enter(sample, extension, member, stream, by=by, hashed=hashed)
-    if sample is not None:
-        yield sample
+@attrs.frozen(kw_only=True)
+class ImageScan(ShardScan):
+    """Notes where the images of a shard are.
+
+    Args:
+        hashed: whether to read and hash the images, and not the headers alone.
+    """
+
+    hashed: bool
+
+    def __call__(self, task: ScanTask) -> AboutShard:
+        """Read a shard, to a break if there is one, and return what is known of it."""
+        rows: list[tuple[int, ...]] = []
+        num_without, problem, may_pass = 0, None, False
+        try:
+            with storage.open_read(task.shard) as stream:
+                for sample in _samples(stream, by=self.by, hashed=self.hashed, limits=self.limits):
+                    extension = next((one for one in IMAGE_EXTENSIONS if one in sample.images), None)
+                    if extension is None:
+                        continue
+                    name = _image_name(sample, self.by, self.limits)
+                    num_without += name is None
+                    if name is not None:
+                        rows.append(_place(name, sample, extension))
+        except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+            problem = _problem(error)
+            may_pass = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, tarfile.TarError))
+        about = AboutShard(
+            shard=task.shard,
+            by=self.by,
+            # One that is there but could not be read is tried again by every run.
+            fingerprint="" if may_pass else task.fingerprint,
+            hashed=self.hashed,
+            num_without=num_without,
+            problem=problem,
+        )
+        return write_records(self.folder, PLACES, about, np.array(rows, PLACE))
 
 
-def _enter(sample: _Sample, extension: str, member: TarMember, stream: IO[bytes], *, by: str, hashed: bool) -> None:
-    if extension in IMAGE_EXTENSIONS:
-        sample.images[extension] = member
-        if hashed:
-            digest = hashlib.sha256(_content(stream, member)).digest()
-            sample.hash[extension] = int.from_bytes(digest[:8], "big", signed=True)
-    elif extension == "txt":
-        sample.text = member
-    elif extension == "json":
-        sample.json = member
-        if by != "key":
-            sample.metadata = _content(stream, member)
+@attrs.frozen(kw_only=True)
+class NameScan(ShardScan):
+    """Notes what the samples of a reinforced shard are called; one with an image of its own asks for none."""
+
+    def __call__(self, task: ScanTask) -> AboutShard:
+        """Read the headers of a shard, to a break if there is one, and return what is known of it."""
+        names: list[tuple[int, int]] = []
+        problem = None
+        try:
+            with storage.open_read(task.shard) as stream:
+                forward = forward_reader(stream, self.limits)
+                for sample in _samples(forward, by=self.by, hashed=False, limits=self.limits):
+                    own = sample.metadata, sample.url
+                    name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
+                    names.append(name_hash(name) if name else (0, 0))
+        except Exception as error:  # noqa: BLE001 - as above; reading the shard says what is wrong with it
+            problem = _problem(error)
+        about = AboutShard(
+            shard=task.shard, by=self.by, fingerprint="" if problem else task.fingerprint, problem=problem
+        )
+        return write_records(self.folder, NAMES, about, np.array(names, NAME))
 
 
-def _place(member: TarMember | None) -> tuple[int | None, int | None]:
-    return (None, None) if member is None else (member.offset, member.size)
+def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
+    """Return what a reinforced sample is called, by which its image is looked for; empty where nothing says so.
 
-
-def _content(stream: IO[bytes], member: TarMember) -> bytes:
-    stream.seek(member.offset)
-    return read_content(stream, member)
+    Args:
+        key: of the sample.
+        metadata: its JSON.
+        url: content of its `url.txt`.
+        by: `key`, `url`, or a field of the JSON; the key is taken where that is not stated.
+        limits: of what is read.
+    """
+    if by == "url":
+        return storable(url.decode(errors="backslashreplace").strip())
+    own = None if by == "key" else field_of(metadata, by, limits)
+    return storable(key) if own is None else own
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a key, None where it is not stated.
+    """Return a field of a sample's JSON as a name, None where it is not stated.
 
     Args:
         metadata: the JSON.
@@ -143,3 +174,82 @@ def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | N
 def storable(key: str) -> str:
     """Return a key in which what has no place in UTF-8 is spelled out; names in tar files may be any bytes."""
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
+
+
+def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str:
+    """Return what an image is called, read from its shard; empty where that cannot be read any more.
+
+    Args:
+        shard: path or address.
+        place: one record.
+        by: what it is called by.
+        limits: of what is read.
+    """
+    try:
+        with storage.open_read(shard) as stream:
+            if by != "key":
+                stream.seek(int(place["json_start"]))
+                return field_of(stream.read(int(place["json_size"])), by, limits) or ""
+            return member_key(stream, int(place["start"]))
+    except OSError:
+        return ""
+
+
+def _samples(stream: IO[bytes] | ForwardReader, *, by: str, hashed: bool, limits: SampleLimits) -> Iterator[_Sample]:
+    """Yield what stands under each key; where the archive breaks off, the last sample may lack something."""
+    sample: _Sample | None = None
+    for member in tar_members(stream):
+        name = split_name(member.name)
+        if name is None:
+            continue
+        key, extension = name
+        if sample is None or sample.key != key:
+            if sample is not None:
+                yield sample
+            sample = _Sample(key)
+        is_text = extension in ("json", "url.txt")
+        if member.size <= (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
+            _enter(sample, extension, member, stream, by=by, hashed=hashed)
+    if sample is not None:
+        yield sample
+
+
+def _enter(
+    sample: _Sample, extension: str, member: TarMember, stream: IO[bytes] | ForwardReader, *, by: str, hashed: bool
+) -> None:
+    if extension in IMAGE_EXTENSIONS:
+        sample.images[extension] = member
+        if hashed:
+            digest = hashlib.sha256(_content(stream, member)).digest()
+            sample.sha256[extension] = int.from_bytes(digest[:8], "big")
+    elif extension == "txt":
+        sample.text = member
+    elif extension == "url.txt" and by == "url":
+        sample.url = _content(stream, member)
+    elif extension == "json":
+        sample.json = member
+        if by != "key":
+            sample.metadata = _content(stream, member)
+
+
+def _content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
+    stream.seek(member.offset)
+    return read_content(stream, member)
+
+
+def _place(name: str, sample: _Sample, extension: str) -> tuple[int, ...]:
+    """Return the record of a sample's image."""
+    image = sample.images[extension]
+    beside = [(0, 0) if one is None else (one.offset, one.size) for one in (sample.text, sample.json)]
+    numbers = IMAGE_EXTENSIONS.index(extension), sample.sha256.get(extension, 0)
+    return (*name_hash(name), image.offset, image.size, *beside[0], *beside[1], *numbers)
+
+
+def _image_name(sample: _Sample, by: str, limits: SampleLimits) -> str | None:
+    return storable(sample.key) if by == "key" else field_of(sample.metadata, by, limits)
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, tarfile.TarError):
+        return storage.printable(error)
+    return storage.printable(storage.without_secrets(f"{type(error).__name__}: {error}"))

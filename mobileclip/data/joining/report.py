@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import attrs
-import numpy as np
-import numpy.typing as npt
 
 from mobileclip import storage
-from mobileclip.data.joining.image_index import ImageIndex, IndexCounts, Placeholder
+from mobileclip.data.joining.image_index import IndexCounts
+from mobileclip.data.joining.placeholders import Placeholder
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -32,7 +31,6 @@ _REASONS = {
 }
 # Of crops that were drawn in the image itself, it is 0.88 for one view, and 0.97 for three.
 _LEAST_REACH = 0.8
-_BITS = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -52,7 +50,6 @@ class JoinedShard:
         other: keys of the joined samples whose image is another one.
         reach: of the crops, the mean over the joined samples; None where there are none.
         left_out: key and reason of every sample that is not in it.
-        numbers: of the images that were asked for.
     """
 
     source: str
@@ -67,7 +64,6 @@ class JoinedShard:
     other: tuple[str, ...]
     reach: float | None
     left_out: tuple[tuple[str, str], ...]
-    numbers: tuple[int, ...]
 
     @property
     def num_samples(self) -> int:
@@ -234,32 +230,39 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
 
 def write_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Note that a shard is finished."""
-    with storage.atomic_write(_ledger_path(output, name)) as stream:
+    path = _ledger_path(output, name)
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
         stream.write(to_json(done).encode() + b"\n")
 
 
 def make_report(
     output: str,
     names: Sequence[str],
-    index: ImageIndex,
+    images: IndexCounts,
     *,
+    repeated_samples: int,
+    unused_keys: int,
     placeholders: tuple[Placeholder, ...],
     unfinished: Mapping[str, str],
     min_share: float,
     stopped: str | None,
+    image_example: str,
 ) -> JoinReport:
     """Write `missing.txt`, `other.txt`, `manifest.jsonl` and `join.json`, and return the report.
 
     Args:
         output: of the join.
         names: of all its shards.
-        index: of the images.
+        images: what was found on the images' side.
+        repeated_samples: samples that asked for an image that another one had asked for.
+        unused_keys: image keys that no sample asked for.
         placeholders: among them.
         unfinished: problems by reinforced shard.
         min_share: of the samples that must be joined.
         stopped: the shard after which the others were left.
+        image_example: a key of an image, if it was stopped.
     """
-    used = np.zeros(index.last_number // 8 + 1, np.uint8)
     totals, example = _Totals(), ""
     with (
         storage.atomic_write(storage.join(output, MISSING)) as missing,
@@ -274,11 +277,8 @@ def make_report(
             manifest.write(_manifest_line(name, done))
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
             other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
-            _mark(used, np.array(done.numbers, np.int64))
             if name == stopped:
                 example = done.left_out[0][0]
-    num_used = int(_BITS[used].sum(dtype=np.int64))
-    counts = index.counts()
     report = JoinReport(
         output=output,
         shards=totals.shards,
@@ -293,14 +293,14 @@ def make_report(
         reach=totals.reach / totals.reaching if totals.reaching else None,
         captions=totals.captions,
         set_captions=totals.set_captions,
-        repeated_samples=totals.asked - num_used,
-        images=counts,
-        unused_keys=counts.keys - num_used,
+        repeated_samples=repeated_samples,
+        images=images,
+        unused_keys=unused_keys,
         placeholders=placeholders,
         unfinished=unfinished,
         min_share=min_share,
         stopped=stopped,
-        examples=(storage.printable(example), storage.printable(index.example())),
+        examples=(storage.printable(example), storage.printable(image_example)),
     )
     with storage.atomic_write(storage.join(output, REPORT)) as stream:
         stream.write(storage.without_secrets(to_json(report, indent=1)).encode() + b"\n")
@@ -316,7 +316,6 @@ class _Totals:
     num_bytes: int = 0
     captions: int = 0
     set_captions: int = 0
-    asked: int = 0
     reach: float = 0.0
     reaching: int = 0
     left_out: Counter[str] = attrs.field(factory=Counter)
@@ -328,7 +327,6 @@ class _Totals:
         self.num_bytes += done.num_bytes or 0
         self.captions += done.num_captions
         self.set_captions += done.num_set_captions
-        self.asked += len(done.numbers)
         if done.reach is not None:
             self.reach += done.reach * done.num_joined
             self.reaching += done.num_joined
@@ -345,7 +343,3 @@ def _manifest_line(name: str, done: JoinedShard) -> bytes:
         "skipped": dict(sorted(Counter(reason for _, reason in done.left_out).items())),
     }
     return json.dumps(line).encode() + b"\n"
-
-
-def _mark(bits: npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64]) -> None:
-    np.bitwise_or.at(bits, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))

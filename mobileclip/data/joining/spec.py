@@ -8,12 +8,11 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.joining.image_index import LOCK_SECONDS
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.workers import SHARD_SECONDS
 from mobileclip.strict import strict
 
-INDEX = "images.sqlite"
+INDEX = "index"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -26,8 +25,8 @@ class JoinSpec:
         captions: shards with the real captions, of the same names as the reinforced ones: their folder, its address, or
             a pattern. None takes the caption beside the image where a sample has none.
         output: directory or address of the joined shards, which have the names of the reinforced ones.
-        index: local file that remembers where every image is; `images.sqlite` in the output by default. It can serve
-            several joins with the same images.
+        index: folder on this machine for where every image is and what samples are called; `index` in the output by
+            default. It can serve several joins, also at once.
         by: what tells which image belongs to a sample: `key`, or a field of the images' JSON, such as `uid`, that
             equals the same field of the sample's JSON, or the sample's key where that states none; `url` is compared
             with the sample's URL instead.
@@ -40,7 +39,6 @@ class JoinSpec:
         go_on: join the other shards even if not one sample of the first one is joined.
         num_workers: number of processes; the result does not depend on it.
         shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
-        index_seconds: for which another job that writes to the same index is waited for.
         sample_limits: of what is read of a sample.
 
     Raises:
@@ -61,7 +59,6 @@ class JoinSpec:
     go_on: bool = False
     num_workers: int = attrs.field(default=1, validator=validators.ge(1))
     shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
-    index_seconds: float = attrs.field(default=LOCK_SECONDS, validator=validators.gt(0))
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:
@@ -70,7 +67,7 @@ class JoinSpec:
         if self.drop_placeholders and not self.placeholder_threshold:
             raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
         if self.index is None and storage.is_remote(self.output):
-            raise ValueError(f"the index is a local file; say where with index, as the output {self.output} is not")
+            raise ValueError(f"the index is a local folder; say where with index, as the output {self.output} is not")
 
     @property
     def choices(self) -> str:

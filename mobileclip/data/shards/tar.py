@@ -112,13 +112,37 @@ def read_members(stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS) -> Ite
         EOFError: if it is compressed and cut.
         OSError: if it is compressed and damaged.
     """
-    start = stream.read(START_BYTES)
-    if is_compressed(start):
-        forward = ForwardReader(InflatedFile(stream, start, inflation=limits.inflation))
-    else:
-        forward = ForwardReader(stream, start)
+    forward = forward_reader(stream, limits, seeks=False)
     for member in tar_members(forward):
         yield member.name, read_content(forward, member) if member.size <= limits.member_bytes else None
+
+
+def forward_reader(
+    stream: IO[bytes], limits: SampleLimits = SAMPLE_LIMITS, *, seeks: bool = True
+) -> IO[bytes] | ForwardReader:
+    """Return what moves forward over a tar file from its start, compressed or not.
+
+    Args:
+        stream: which stands at its start.
+        limits: of what is inflated.
+        seeks: whether the stream itself can be moved; then it is returned where nothing is compressed.
+    """
+    start = stream.read(START_BYTES)
+    if is_compressed(start):
+        return ForwardReader(InflatedFile(stream, start, inflation=limits.inflation))
+    return stream if seeks else ForwardReader(stream, start)
+
+
+def member_key(stream: IO[bytes], start: int) -> str:
+    """Return the key of a member by where its content begins; of a long name its beginning, or nothing.
+
+    Args:
+        stream: an uncompressed tar file.
+        start: of the content, in bytes.
+    """
+    stream.seek(start - BLOCK)
+    parts = split_name(_name(stream.read(BLOCK)))
+    return "" if parts is None else parts[0]
 
 
 def is_compressed(start: bytes) -> bool:

@@ -7,6 +7,7 @@ import re
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import attrs
 
@@ -127,7 +128,7 @@ class ShardSource(Source):
         local = [path for path in paths if not runs_program(path) and not storage.is_remote(path)]
         _check_present(local)
         units: dict[str, ShardUnit] = {}
-        for path, name in zip(paths, _output_names(paths), strict=True):
+        for path, name in zip(paths, output_names(paths), strict=True):
             if name in units:
                 raise ValueError(
                     f"{units[name].path} and {path} would both become {name}; name each shard once, or work on them as "
@@ -138,19 +139,38 @@ class ShardSource(Source):
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
         """Return the fingerprints of shards; stores list those of a folder, and of web servers none is known."""
-        found = {}
-        folders: dict[str, list[ShardUnit]] = defaultdict(list)
+        paths = {}
         for unit in units:
             assert isinstance(unit, ShardUnit), "shards are the units of this source"
-            if runs_program(unit.path):
-                found[unit.name] = unit.path
-            elif not storage.is_web(unit.path):
-                folders[shard_folder(unit.path)].append(unit)
-        for folder, own in folders.items():
-            listed = storage.find_files(folder, recursive=False)
-            present = ((unit.name, storage.file_name(unit.path)) for unit in own)
-            found |= {name: listed[file] for name, file in present if file in listed}
-        return found
+            paths[unit.name] = unit.path
+        listed = listed_fingerprints([path for path in paths.values() if not storage.is_web(path)])
+        return {name: listed[path] for name, path in paths.items() if path in listed}
+
+
+def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:
+    """Return the fingerprints of shards, of those that are there; stores and disks list those of a folder at once.
+
+    Args:
+        paths: or addresses; those of web servers, which list nothing, are asked for one after another.
+
+    Raises:
+        OSError: if a store cannot be reached.
+    """
+    found = {}
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        if runs_program(path):
+            found[path] = path
+        elif storage.is_web(path):
+            with suppress(FileNotFoundError):
+                found[path] = storage.fingerprint(path)
+        else:
+            folders[shard_folder(path)].append(path)
+    for folder, own in folders.items():
+        listed = storage.find_files(folder, recursive=False)
+        names = ((path, storage.file_name(path)) for path in own)
+        found |= {path: listed[name] for path, name in names if name in listed}
+    return found
 
 
 def _check_present(paths: list[str]) -> None:
@@ -166,7 +186,7 @@ def _check_present(paths: list[str]) -> None:
             raise ValueError(f"{path} is a directory and no shard; for a directory of images, take FolderSource")
 
 
-def _output_names(paths: Sequence[str]) -> list[str]:
+def output_names(paths: Sequence[str]) -> list[str]:
     """Return what the shards become: their paths below the folder that is common to all; a program's has no folder."""
     folders = [() if runs_program(path) else _folders(path) for path in paths]
     apart = [one for path, one in zip(paths, folders, strict=True) if not runs_program(path)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples, write_shard
-from mobileclip.data.joining.image_index import build_image_index
 from mobileclip.data.joining.join import join_images
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
@@ -100,7 +99,7 @@ def files_of(directory):
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(Path(directory).rglob("*"))
-        if path.is_file() and path.name != "images.sqlite" and not path.name.endswith(".tmp")
+        if path.is_file() and "index" not in path.parts and not path.name.endswith(".tmp")
     }
 
 
@@ -551,12 +550,39 @@ class TestAgain:
         assert {path: path.stat().st_mtime_ns for path in data.output.rglob("*.tar")} == before
 
     def test_the_index_is_made_once(self, data, monkeypatch):
-        index = data.root / "places.sqlite"
-        data.join(index=str(index))
+        index = data.root / "places"
+        first = data.join(index=str(index))
         opened = []
-        monkeypatch.setattr("mobileclip.data.joining.image_index.scan_shard", lambda *_, **__: opened.append(1))
-        data.join(index=str(index), output=str(data.root / "second"))
+        for scan in ("ImageScan", "NameScan"):
+            monkeypatch.setattr(f"mobileclip.data.joining.image_index.{scan}.__call__", lambda *_: opened.append(1))
+        second = data.join(index=str(index), output=str(data.root / "second"))
         assert not opened
+        assert second.joined == first.joined == 20
+        assert not list(index.glob(".scratch-*"))
+
+    def test_what_is_damaged_in_the_index_is_read_again(self, data):
+        data.join()
+        expected = files_of(data.output)
+        (data.output / "00001.tar").unlink()
+        for path in sorted((data.output / "index").rglob("*.*"))[::2]:
+            path.write_bytes(path.read_bytes()[:-1])
+        data.join()
+        assert files_of(data.output) == expected
+        (data.output / "00001.tar").unlink()
+        (damaged,) = [path for path in (data.output / "index").rglob("*.places") if b"00002.tar" in path.read_bytes()]
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ValueError, match=r"is gone or damaged; run this again, and its shard is read anew"):
+            data.join()
+        data.join()
+        assert files_of(data.output) == expected
+
+    def test_an_index_is_shared_by_joins_of_different_keys_and_hashes(self, data):
+        index = str(data.root / "shared")
+        for number, by in enumerate(("key", "uid", "key")):
+            output = str(data.root / f"out{number}")
+            report = data.join(index=index, by=by, output=output, go_on=True, placeholder_threshold=10 * (number > 0))
+            assert report.joined == (0 if by == "uid" else 20)
 
     def test_what_was_lost_is_written_again(self, data):
         data.join()
@@ -626,14 +652,9 @@ class TestRefused:
         with pytest.raises(ValueError, match="joined with other choices"):
             data.join(check_images=True)
 
-    def test_an_index_by_another_key(self, data):
-        data.join(index=str(data.root / "i"))
-        with pytest.raises(ValueError, match=r"is by key .* expected by uid"):
-            data.join(index=str(data.root / "i"), by="uid", output=str(data.root / "2"))
-
     def test_no_index_at_all(self, data):
-        (data.root / "i").write_bytes(b"not a database" * 100)
-        with pytest.raises(ValueError, match="cannot be used as an index"):
+        (data.root / "i").write_bytes(b"not a folder")
+        with pytest.raises(OSError, match="cannot be written to"):
             data.join(index=str(data.root / "i"))
 
     def test_no_images(self, data):
@@ -659,7 +680,7 @@ class TestRefused:
         [
             ({"placeholder_threshold": 1}, "at least 2"),
             ({"placeholder_threshold": 0, "drop_placeholders": True}, "needs a placeholder_threshold"),
-            ({"output": "memory://joined"}, "the index is a local file"),
+            ({"output": "memory://joined"}, "the index is a local folder"),
         ],
     )
     def test_choices_that_contradict_each_other(self, data, changes, message):
@@ -677,7 +698,7 @@ def test_remote_on_both_sides(data):
         reinforced="memory://join/reinforced/{00000..00002}.tar",
         images="memory://join/images/{00000..00003}.tar",
         output="memory://join/out",
-        index=str(data.root / "places.sqlite"),
+        index=str(data.root / "places"),
     )
     assert report.joined == 20
     data.join()
@@ -686,18 +707,30 @@ def test_remote_on_both_sides(data):
     assert json.loads(store.cat("/join/out/join.json"))["joined"] == 20
 
 
-def test_index_looks_up_more_keys_than_a_query_takes(tmp_path):
-    image = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(image, "png")
-    write_raw(tmp_path / "a.tar", {f"{number:05d}": {"png": image.getvalue()} for number in range(1200)})
-    with build_image_index(tmp_path / "i", [str(tmp_path / "a.tar")]) as index:
-        found = index.find([f"{number:05d}" for number in range(-5, 1300)])
-        assert len(found) == 1200
-        assert index.counts().keys == index.last_number == 1200
-        assert [one.num_keys for one in index.placeholders(10).values()] == [1200]
-    with sqlite3.connect(tmp_path / "i") as database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    database.close()
+def test_folders_whose_shards_have_the_same_names(tmp_path):
+    """As DataCompDR-1B has 66 of them."""
+    data = Data(tmp_path, count=0)
+    for folder in range(2):
+        (data.reinforced / f"{folder:02d}").mkdir()
+        write_shard(data.reinforced / f"{folder:02d}" / "00000000.tar", [without_image(folder)])
+        data.replace(f"{folder}.tar", {f"{folder:06d}": data.image_members(folder)})
+    report = data.join(reinforced=str(data.reinforced / "{00..01}" / "00000000.tar"))
+    assert report.joined == 2
+    for folder in range(2):
+        joined = contents(data.output / f"{folder:02d}" / "00000000.tar")
+        assert joined[f"{folder:06d}"]["png"] == encoded(*SIZE, seed=folder)
+    before = files_of(data.output)
+    assert data.join(reinforced=str(data.reinforced / "{00..01}" / "00000000.tar")) == report
+    assert files_of(data.output) == before
+    (data.images / "1.tar").unlink()
+    data.join(reinforced=str(data.reinforced / "{00..01}" / "00000000.tar"))
+    assert data.named() == [("000001", "01/00000000.tar", "no_image")]
+
+
+def test_compressed_reinforced_shards(data):
+    for path in data.reinforced.glob("*.tar"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    assert data.join().joined == 20
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -712,8 +745,8 @@ def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     mark = f"MARK={tmp_path}"
     # Most of the time goes into importing: wait for signs of work, which come sooner in every run.
     moments = [
-        ("images.sqlite", 0.0),
-        ("images.sqlite", 0.02),
+        ("index", 0.0),
+        ("index", 0.02),
         ("join/00002.json", 0.003),
         ("join/00007.json", 0.011),
         ("join/00015.json", 0.0),
@@ -735,9 +768,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     result["join.json"] = result["join.json"].replace(b"/joined", b"/undisturbed")
     assert result.keys() == expected.keys()
     assert result == expected
-    with sqlite3.connect(data.output / "images.sqlite") as database:
-        assert database.execute("SELECT count(*) FROM image").fetchone() == (115,)
-    database.close()
+    assert not list((data.output / "index").glob(".scratch-*"))
 
 
 def wait_until_gone(mark):
