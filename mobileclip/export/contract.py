@@ -151,6 +151,7 @@ class Contract:
         weights_sha256: of the folded float32 weights that were exported, as `tensor_files.weights` counts them.
         spec: the model's spec, as in our checkpoints.
         licence: of the code and of published weights.
+        name: what the model is called, or its file; None where nobody has said.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
     """
@@ -169,6 +170,7 @@ class Contract:
     weights_sha256: str
     spec: Mapping[str, Any]
     licence: str
+    name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import cast
 
+import attrs
 from torch import nn
 
+from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED
+from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
@@ -16,7 +21,7 @@ from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
 from mobileclip.extras import VERSION
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.catalogue import LICENCE
+from mobileclip.inference.catalogue import LICENCE, OTHERS_LICENCE
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
@@ -52,14 +57,48 @@ def _feature_map(export: TowerExport, stage: int, batch: int | None) -> FeatureM
     )
 
 
-def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Target) -> Contract:
+@attrs.frozen(kw_only=True)
+class Origin:
+    """Where the weights of an export come from.
+
+    Args:
+        name: what the model is called, or its file; None for a model that was built already.
+        is_published: whether they are Apple's published ones, as far as the name says.
+    """
+
+    name: str | None = None
+    is_published: bool = False
+
+
+def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
+    """Return where the weights come from, as far as what a person gave says so.
+
+    Args:
+        model: a name, a file, a folder or an address on the hub; or a model.
+        checkpoint: weights for a model that is given by name.
+    """
+    if not isinstance(model, (str, Path)):
+        return Origin()
+    place = str(checkpoint or PRETRAINED.get(str(model), model))
+    is_published = place in PRETRAINED.values()
+    if str(model) in models:
+        return Origin(name=str(model), is_published=is_published)
+    name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
+    return Origin(name=name, is_published=is_published)
+
+
+def contract_of(
+    model: nn.Module, exports: tuple[TowerExport, ...], target: Target, origin: Origin | None = None
+) -> Contract:
     """Return what a contract says of a model and how it is exported; of files it names none yet.
 
     Args:
         model: folded, in float32.
         exports: its towers, as they are exported.
         target: what they were exported to.
+        origin: where the weights come from; None where nobody has said.
     """
+    origin = origin or Origin()
     spec = exports[0].spec
     model_spec = cast("ModelSpec", model.spec)
     classifier = model_spec if isinstance(model_spec, ClassifierSpec) else None
@@ -80,7 +119,8 @@ def contract_of(model: nn.Module, exports: tuple[TowerExport, ...], target: Targ
         versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
         weights_sha256=weights_sha256(model.state_dict()),
         spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
-        licence=LICENCE,
+        licence=LICENCE if origin.is_published else OTHERS_LICENCE,
+        name=origin.name,
         num_classes=None if classifier is None else classifier.num_classes,
         class_names=() if classifier is None else classifier.class_names,
     )

@@ -16,8 +16,8 @@ from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublishe
 from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import REPORT, TOKENIZER
-from mobileclip.export.describing import contract_of
+from mobileclip.export.contract import REPORT, TOKENIZER, Contract
+from mobileclip.export.describing import contract_of, origin_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.samples import Samples, bundled_samples
@@ -80,7 +80,8 @@ def export_model(
         exports = tuple(
             tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
         )
-        _write(folder, folded, exports, target, measured, data=samples.name, show_progress=show_progress)
+        contract = contract_of(folded, exports, target, origin_of(model, checkpoint))
+        _write(folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress)
     return out
 
 
@@ -167,7 +168,7 @@ def encoder_for(target: Target, encoder: nn.Module, *, whole: bool = False) -> n
 
 def _write(
     folder: Path,
-    model: nn.Module,
+    contract: Contract,
     exports: tuple[TowerExport, ...],
     target: Target,
     measured: Measured,
@@ -176,7 +177,6 @@ def _write(
     show_progress: bool,
 ) -> None:
     """Write an export, its contract last: without it, a folder is none."""
-    contract = contract_of(model, exports, target)
     attempts = {
         export.tower: Attempts(
             export, folder=folder, contract=contract, target=target, measured=measured, show_progress=show_progress

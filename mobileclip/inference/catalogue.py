@@ -21,6 +21,7 @@ from mobileclip.inference.zero_shot import holds_weights, spec_called
 from mobileclip.serialization import to_json
 
 LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
+OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
 
 
 def rows() -> list[dict[str, str | None]]:

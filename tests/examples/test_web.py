@@ -16,6 +16,7 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.export.parity import LEAST_COSINE
+from mobileclip.tensor_files import file_sha256
 from tests.browser import CHROMIUM, open_page
 from tests.examples.running import write_pictures
 from tests.examples.web import NPM, build, run_npm, served, write_values
@@ -139,7 +140,7 @@ def test_resizing_and_tokens_are_those_of_python(dist, tmp_path):
 )
 def test_it_proves_itself_and_fits(browser, address, query, width, dark):
     page = shown(browser, address + query, width=width, dark=dark)
-    assert page.evaluate(STATUS).startswith("Proved here")
+    assert page.evaluate(STATUS).startswith("Same as the original model")
     assert 1 >= least_cosine(page) > (0.9995 if "half" in query else 0.99999)
     page.evaluate("document.querySelector('#samples button').click()")
     page.wait_for(f"Object.keys({SCORES}).length == 5")
@@ -274,7 +275,7 @@ def test_what_is_wrong_with_an_export_is_said(browser, dist, address):
         ("?export=other", "for the target 'coreml'", "mobileclip export"),
         ("?export=future", "format version 99", "mobileclip export"),
         ("?export=alone", "has the image tower alone", "--tower both"),
-        ("?export=damaged", "image.onnx cannot be opened", "Export the model again"),
+        ("?export=damaged", "image.onnx is damaged, or not whole", "export the model again"),
         ("?backend=abacus", "no backend 'abacus'", "webgpu, wasm"),
     ):
         browser.load(address + query, width=390)
@@ -293,6 +294,9 @@ def test_a_model_that_computes_something_else_is_not_trusted(browser, dist, addr
     report = json.loads((dist / "tampered" / "report.json").read_text())
     report["gates"][-1] |= {"passed": False, "value": 0.5}
     (dist / "tampered" / "report.json").write_text(json.dumps(report))
+    contract = json.loads((dist / "tampered" / "mobileclip.json").read_text())
+    contract["files"] |= {name: file_sha256(dist / "tampered" / name) for name in ("golden.safetensors", "report.json")}
+    (dist / "tampered" / "mobileclip.json").write_text(json.dumps(contract))
     page = shown(browser, f"{address}?export=tampered")
     assert page.evaluate(STATUS).startswith("Not to be trusted: cosine 0.")
     notices = page.evaluate(NOTICES)
@@ -324,7 +328,7 @@ def test_keys_alone_are_enough(browser, address):
     for _ in range(11):
         page.press("Tab", code=9)
         reached.append(page.evaluate(focus))
-    picture = [f"Try picture {i}" for i in range(1, 5)]
+    picture = [f"Try {name}" for name in bundled_samples().image_names[:4]]
     assert reached[1:9] == ["label-tab", "choose-picture", "take-photo", *picture, "labels"]
     page.evaluate("document.getElementById('label-tab').focus()")
     page.press("ArrowRight", code=39)
@@ -332,6 +336,53 @@ def test_keys_alone_are_enough(browser, address):
     assert not page.evaluate("document.getElementById('search').hidden")
     page.press("Tab", code=9)
     assert page.evaluate(focus) == "query"
+    write(page, "#query", "a wall")
+    page.wait_for("!document.getElementById('use-samples').hidden")
+    assert "no pictures to search yet" in page.evaluate("document.getElementById('collection-text').textContent")
+    page.evaluate("document.getElementById('use-samples').focus()")
+    page.press("Enter", code=13, text="\r")
+    page.wait_for(f"{RANKED}.length == 4")
+    page.evaluate("document.querySelector('#results button').focus()")
+    first = page.evaluate("document.querySelector('#results li').title")
+    page.press("Enter", code=13, text="\r")
+    page.wait_for("document.getElementById('viewer').open && document.getElementById('viewer-picture').naturalWidth")
+    assert page.evaluate("document.getElementById('viewer-name').textContent") == first
+    page.press("Escape", code=27)
+    page.wait_for("!document.getElementById('viewer').open")
+    assert page.evaluate(focus) == f"Open {first}"
+
+
+def test_a_picture_dropped_while_the_model_loads_is_looked_at(browser, address, pictures):
+    page = browser
+    page.load(address, width=1280)
+    page.wait_for("!document.getElementById('unserved')")
+    page.drop_files("header", pictures / "astronaut.jpg")
+    page.wait_for(READY)
+    page.wait_for("document.getElementById('picture').alt == 'astronaut.jpg'")
+    assert page.evaluate("location.href") == address
+    page.drop_files("header", pictures / "astronaut.jpg")
+    assert page.evaluate("location.href") == address
+
+
+def test_what_is_said_of_one_tab_ends_with_it(browser, address, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    page = shown(browser, address)
+    page.choose_files("#picture-file", tmp_path / "notes.txt")
+    page.wait_for(f"{NOTICES}.includes('notes.txt is not an image')")
+    page.evaluate("document.getElementById('search-tab').click()")
+    assert page.evaluate(NOTICES) == ""
+
+
+def test_the_page_says_whose_model_it_is(browser, dist, address):
+    about = "document.getElementById('about').textContent"
+    assert "A model of your own" in shown(browser, address).evaluate(about)
+    changed_contract(dist, "named", name="mobileclip_s0", licence="for research only")
+    said = shown(browser, f"{address}?export=named").evaluate(about)
+    assert said.startswith("mobileclip_s0, ")
+    assert said.endswith(" MB. Licence: for research only.")
+    detail = browser.evaluate(DETAIL)
+    assert "loaded in" in detail
+    assert "not that its answers are right" in detail
 
 
 @pytest.mark.slow
@@ -393,7 +444,7 @@ def test_full_size_models(browser, dist, address, name, precision, pictures, tmp
     export_model(tmp_path / "checkpoint.pt", ExportSpec(out=dist / f"{name}_{precision}", precision=precision))
     browser.load(f"{address}?export={name}_{precision}", width=1280)
     browser.wait_for(READY, seconds=300)
-    assert browser.evaluate(STATUS).startswith("Proved here")
+    assert browser.evaluate(STATUS).startswith("Same as the original model")
     assert least_cosine(browser) > LEAST_COSINE[precision]
     write(browser, "#labels", "\n".join(LABELS))
     path = pictures / "inner" / "cat.jpg"

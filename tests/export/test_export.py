@@ -1,6 +1,7 @@
 """What an export holds, checked with the runtimes themselves and with the model that it was made of."""
 
 import json
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
+from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.describing import origin_of
 from mobileclip.export.export import tower_export
 from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
@@ -123,6 +126,22 @@ def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional
     assert len(convs) == sum(isinstance(module, torch.nn.Conv2d) for module in encoder.modules()) + 2 * split
 
 
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "name", "is_published"),
+    [
+        ("mobileclip_s0", None, "mobileclip_s0", True),
+        ("mobileclip_s0", "mine.pt", "mobileclip_s0", False),
+        (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", True),
+        ("hf-hub:me/mine", None, "me/mine", False),
+        (Path("folder/mine.safetensors"), None, "mine", False),
+    ],
+)
+def test_a_name_says_whose_weights_they_are(model, checkpoint, name, is_published):
+    origin = origin_of(model, checkpoint)
+    assert origin.is_published is is_published
+    assert origin.name == name
+
+
 def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
     contract = json.loads((plain_onnx / "mobileclip.json").read_text())
     assert contract["image"]["input"] == {
@@ -137,7 +156,8 @@ def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):
     assert contract["logit_scale"] == pytest.approx(float(convolutional.logit_scale.detach().exp()))
     assert contract["weights_sha256"] == weights_sha256(reparameterize(convolutional).state_dict())
     assert contract["versions"]["onnxruntime"] == onnxruntime.__version__
-    assert "apple-amlr" in contract["licence"]
+    assert "whoever trained them" in contract["licence"]
+    assert "name" not in contract
     assert contract["spec"]["image"]["kind"] == "mci"
     image, text = contract["towers"]
     assert (image["input_shape"], image["output_shape"]) == ([1, 3, 64, 64], [1, 12])

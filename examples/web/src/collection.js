@@ -67,7 +67,7 @@ export class Collection {
     const seen = stored ?? (await this.#engine.image(file, { name: path, thumbnail: THUMBNAIL }));
     const { embedding, thumbnail } = seen;
     if (!stored) await this.#store.put(hash, { embedding, thumbnail });
-    this.#pictures.set(id, { path, embedding, address: URL.createObjectURL(thumbnail) });
+    this.#pictures.set(id, { path, file, embedding, address: URL.createObjectURL(thumbnail) });
     return Boolean(stored);
   }
 }

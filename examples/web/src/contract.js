@@ -1,6 +1,7 @@
 /** What an export says of itself, `mobileclip.json`: what goes in, what comes out. */
 
 import { PageError } from "./errors.js";
+import { hashOf } from "./store.js";
 
 const FORMAT_VERSION = 1;
 const COMMAND = "mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out examples/web/dist/export";
@@ -16,6 +17,8 @@ export async function readContract(folder) {
   const [image, text] = ["image", "text"].map((name) => written.towers.find((tower) => tower.tower === name));
   return {
     folder,
+    name: written.name ?? "A model of your own",
+    licence: written.licence,
     precision: written.precision,
     embeddingDim: written.embedding_dim,
     logitScale: written.logit_scale,
@@ -34,14 +37,33 @@ export async function readContract(folder) {
 
 /**
  * Returns what a JSON file of the export holds.
- * @throws {PageError} if it is missing or no JSON.
+ * @param {string} folder the export's address.
+ * @param {string} name of the file.
+ * @param {Object<string, string>} [hashes] of the contract; without them, the file is believed as it is.
+ * @throws {PageError} if it is missing, damaged or no JSON.
  */
-export async function readJson(folder, name) {
+export async function readJson(folder, name, hashes) {
   const response = await fetchFile(folder, name);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  if (hashes) await requireWhole(name, bytes, hashes);
   try {
-    return await response.json();
+    return JSON.parse(new TextDecoder().decode(bytes));
   } catch {
     throw new PageError(`${folder}${name} is not JSON, so it is no file of an export. ${advice()}`);
+  }
+}
+
+/**
+ * Makes sure that a file is the one that was exported, as far as the browser computes hashes here.
+ * @throws {PageError} if it is another one.
+ */
+export async function requireWhole(name, bytes, hashes) {
+  const hash = await hashOf(new Blob([bytes]));
+  if (hash !== null && hash !== hashes[name]) {
+    throw new PageError(
+      `${name} is damaged, or not whole: its SHA-256 is not the one in mobileclip.json. Copy the export's folder ` +
+        "again, or export the model again.",
+    );
   }
 }
 

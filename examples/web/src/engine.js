@@ -50,7 +50,7 @@ export class Engine {
     return { embeddings: texts.map((text) => this.#texts.get(text)), milliseconds, count: fresh.length };
   }
 
-  /** Returns files of the pictures that came with the export. */
+  /** Returns the pictures that came with the export, as files, and labels to try on them. */
   samples() {
     return this.#ask("samples");
   }

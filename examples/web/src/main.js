@@ -3,7 +3,8 @@
 import { Engine } from "./engine.js";
 import { LabelPanel } from "./ui/label.js";
 import { byId } from "./ui/dom.js";
-import { guarded } from "./ui/notices.js";
+import { heldDrop } from "./ui/drops.js";
+import { clearNotices, guarded } from "./ui/notices.js";
 import { SearchPanel } from "./ui/search.js";
 import { showFailure, showModel, showProgress, startProof } from "./ui/status.js";
 import { startTabs } from "./ui/tabs.js";
@@ -14,7 +15,8 @@ const BACKENDS = ["webgpu", "wasm"];
 
 const start = guarded(async () => {
   byId("unserved").remove();
-  startTabs();
+  const early = heldDrop();
+  startTabs(clearNotices);
   startProof();
   const parameters = new URLSearchParams(location.search);
   const engine = new Engine();
@@ -27,8 +29,11 @@ const start = guarded(async () => {
     throw error;
   }
   showModel(loaded);
-  new SearchPanel(engine, loaded.key).start();
-  await new LabelPanel(engine, loaded.logitScale).start();
+  const { files, labels } = await engine.samples();
+  new SearchPanel(engine, loaded.key).start(files);
+  const labelling = new LabelPanel(engine, loaded.logitScale);
+  labelling.start(files, labels);
+  await labelling.show(early());
 });
 
 /** Returns the address of a folder, with the slash that makes names in it relative to it. */

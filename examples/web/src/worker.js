@@ -1,6 +1,6 @@
 /** Everything that takes time, away from the page: downloads, pictures, models. One request after another. */
 
-import { readContract, readJson } from "./contract.js";
+import { readContract, readJson, requireWhole } from "./contract.js";
 import { download } from "./download.js";
 import { PageError } from "./errors.js";
 import { checkGolden, failedGates } from "./golden.js";
@@ -10,22 +10,31 @@ import { readSafetensors } from "./safetensors.js";
 import { thumbnailOf } from "./thumbnail.js";
 import { makeTokenizer } from "./tokens.js";
 
-let contract, model, tokensOf, golden;
+let contract, model, tokensOf, golden, report;
+const MOST_LABELS = 5;
 
 const actions = {
   /** Opens an export, and proves it. */
   async load({ folder, backend }) {
     contract = await readContract(folder);
     const names = [contract.image.file, contract.text.file, "golden.safetensors"];
-    const [image, text, goldenFile] = await download(folder, names, (loaded, total) =>
-      self.postMessage({ progress: { loaded, total } }),
+    const start = performance.now();
+    const files = await download(folder, names, (loaded, total) =>
+      self.postMessage({ progress: { loaded, total, milliseconds: performance.now() - start } }),
     );
-    const report = await readJson(folder, "report.json");
-    tokensOf = makeTokenizer(await readJson(folder, contract.text.tokenizer), contract.text);
+    const loaded = performance.now();
+    await Promise.all(files.map((bytes, i) => requireWhole(names[i], bytes, contract.files)));
+    const [image, text, goldenFile] = files;
+    report = await readJson(folder, "report.json", contract.files);
+    tokensOf = makeTokenizer(await readJson(folder, contract.text.tokenizer, contract.files), contract.text);
     golden = readSafetensors(goldenFile.buffer);
     const proof = await openProven({ image, text }, report, backend);
     return {
       proof,
+      name: contract.name,
+      licence: contract.licence,
+      bytes: image.length + text.length,
+      milliseconds: { download: loaded - start, prepare: performance.now() - loaded },
       failedGates: failedGates(report),
       precision: contract.precision,
       logitScale: contract.logitScale,
@@ -60,12 +69,12 @@ const actions = {
     return { embeddings, milliseconds: performance.now() - start };
   },
 
-  /** Returns the pictures that came with the export as files: those of its golden inputs. */
+  /** Returns the pictures that came with the export as files, those of its golden inputs, and labels to try on them. */
   async samples() {
     const { size } = contract.image;
     const inputs = golden.get(contract.image.inputName).rows;
-    return Promise.all(
-      inputs.map((input) => {
+    const files = await Promise.all(
+      inputs.map(async (input, i) => {
         const pixels = pixelsOfInput(input, contract.image);
         const image = new ImageData(size, size);
         image.data.fill(255);
@@ -73,11 +82,20 @@ const actions = {
         const canvas = new OffscreenCanvas(size, size);
         canvas.getContext("2d").putImageData(image, 0, 0);
         // Without loss, so that the picture is embedded as the export's own.
-        return canvas.convertToBlob({ type: "image/png" });
+        return new File([await canvas.convertToBlob({ type: "image/png" })], report.image_names[i], {
+          type: "image/png",
+        });
       }),
     );
+    return { files, labels: labelsOf(report) };
   },
 };
+
+/** Returns captions of the first pictures that the export was measured on. */
+function labelsOf({ captions, image_names: names }) {
+  const each = Math.max(1, Math.floor(captions.length / names.length));
+  return captions.filter((_, i) => i % each === 0).slice(0, MOST_LABELS);
+}
 
 /** Opens the model where it computes fastest, and correctly; returns the proof. */
 async function openProven(files, report, backend) {

@@ -25,23 +25,33 @@ export class LabelPanel {
     this.#logitScale = logitScale;
   }
 
-  /** Listens to what people do. */
-  async start() {
+  /**
+   * Listens to what people do.
+   * @param {File[]} samples pictures to try.
+   * @param {string[]} labels texts to begin with.
+   */
+  start(samples, labels) {
     const show = guarded((file, name) => this.#show(file, name));
     this.#connectFiles(show);
+    // A reader who was faster keeps what was written.
+    byId("labels").value ||= labels.join("\n");
     byId("labels").addEventListener(
       "input",
       settled(() => this.#rank(), PAUSE),
     );
-    const files = await this.#engine.samples();
-    const buttons = files.map((file, i) => {
+    const buttons = samples.map((file) => {
       const image = make("img", { src: URL.createObjectURL(file), alt: "", width: 56, height: 56 });
-      const button = make("button", { title: "Try this picture", ariaLabel: `Try picture ${i + 1}` }, image);
-      button.addEventListener("click", () => show(file, `picture ${i + 1}`));
+      const button = make("button", { title: `Try ${file.name}`, ariaLabel: `Try ${file.name}` }, image);
+      button.addEventListener("click", () => show(file, file.name));
       return button;
     });
     byId("samples").append(...buttons);
     byId("samples").hidden = false;
+  }
+
+  /** Shows a picture, if there is one, and how well the labels fit it. */
+  async show(file) {
+    if (file) await this.#show(file, file.name);
   }
 
   #connectFiles(show) {

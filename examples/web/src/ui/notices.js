@@ -5,8 +5,13 @@ import { byId, make } from "./dom.js";
 
 const COMMAND = "mobileclip ";
 
-/** Shows a message; commands in it, a line each, stand out. */
-export function notify(message, { title, kind = "error" } = {}) {
+/**
+ * Shows a message; commands in it, a line each, stand out.
+ * @param {string} message what to know.
+ * @param {{title?: string, kind?: "error"|"warning", isLasting?: boolean}} options a lasting one is of the model, and
+ *   stays whatever people go on to do.
+ */
+export function notify(message, { title, kind = "error", isLasting = false } = {}) {
   const close = make("button", { className: "close", ariaLabel: "Close", textContent: "×" });
   const notice = make(
     "div",
@@ -15,13 +20,14 @@ export function notify(message, { title, kind = "error" } = {}) {
     ...message.split("\n").map((line) => make(line.startsWith(COMMAND) ? "code" : "span", {}, line)),
     close,
   );
+  notice.dataset.lasting = isLasting;
   close.addEventListener("click", () => notice.remove());
   byId("notices").append(notice);
 }
 
-/** Takes all messages away. */
+/** Takes messages away, but for the lasting ones. */
 export function clearNotices() {
-  byId("notices").replaceChildren();
+  for (const notice of byId("notices").querySelectorAll('[data-lasting="false"]')) notice.remove();
 }
 
 /** Returns a function that shows what went wrong in another, instead of throwing it. */

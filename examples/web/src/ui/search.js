@@ -5,6 +5,7 @@ import { Store } from "../store.js";
 import { byId, make, onDrop, settled, spell } from "./dom.js";
 import { filesOfDrop, filesOfInput, imagesAmong } from "./files.js";
 import { clearNotices, guarded, notify } from "./notices.js";
+import { showPicture, startViewer } from "./viewer.js";
 
 const PAUSE = 300;
 const PAGE = 60;
@@ -24,9 +25,14 @@ export class SearchPanel {
     this.#collection = new Collection(engine, new Store(key));
   }
 
-  /** Listens to what people do. */
-  start() {
+  /**
+   * Listens to what people do.
+   * @param {File[]} samples pictures to try.
+   */
+  start(samples) {
     const add = guarded((entries) => this.#add(entries));
+    byId("use-samples").addEventListener("click", () => add(samples.map((file) => ({ file, path: file.name }))));
+    startViewer();
     for (const [button, input] of [
       ["choose-folder", "folder-file"],
       ["choose-pictures", "pictures-file"],
@@ -98,8 +104,10 @@ export class SearchPanel {
     const count = this.#collection.size;
     const pictures = `${count} picture${count === 1 ? "" : "s"}`;
     const results = byId("results");
+    byId("use-samples").hidden = !query || count > 0;
     if (!query || count === 0) {
-      byId("collection-text").textContent = count ? `${pictures}: write what to find` : "";
+      const nothing = query ? "There are no pictures to search yet: choose some, or" : "";
+      byId("collection-text").textContent = count ? `${pictures}: write what to find` : nothing;
       results.replaceChildren();
       byId("more").hidden = true;
       return;
@@ -123,7 +131,9 @@ function cardOf({ picture, score }) {
     make("span", { className: "path" }, name),
     make("span", { className: "score" }, score.toFixed(3)),
   );
-  return make("li", { title: picture.path }, image, caption);
+  const button = make("button", { ariaLabel: `Open ${picture.path}` }, image, caption);
+  button.addEventListener("click", () => showPicture(picture, score));
+  return make("li", { title: picture.path }, button);
 }
 
 function listed(failures) {

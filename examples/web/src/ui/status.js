@@ -1,10 +1,12 @@
 /** How the model is: on its way, there, proved or not. */
 
-import { byId, make } from "./dom.js";
+import { byId, make, spell } from "./dom.js";
 import { notify } from "./notices.js";
 
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 const MEGABYTE = 1e6;
+// Before so many milliseconds, nobody can say how long the rest takes.
+const PATIENCE = 1000;
 
 /** Makes the proof close by Escape, and by a click beside it. */
 export function startProof() {
@@ -13,13 +15,15 @@ export function startProof() {
   document.addEventListener("keydown", ({ key }) => key === "Escape" && (proof.open = false));
 }
 
-/** Shows how much of the model has come. */
-export function showProgress({ loaded, total }) {
+/** Shows how much of the model has come, and how long the rest takes. */
+export function showProgress({ loaded, total, milliseconds }) {
   const bar = byId("download");
   bar.hidden = false;
   if (total) bar.value = loaded / total;
   const amount = total ? `${megabytes(loaded)} of ${megabytes(total)}` : megabytes(loaded);
-  byId("status").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB`;
+  const left = total && milliseconds > PATIENCE ? (milliseconds * (total - loaded)) / loaded : 0;
+  const rest = left ? `, ${spell(left)} left` : "";
+  byId("status").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB${rest}`;
 }
 
 /** Shows that there is no model. */
@@ -35,24 +39,27 @@ export function showModel(loaded) {
   byId("download").hidden = true;
   byId("dot").className = proof.passed ? "dot good" : "dot bad";
   const least = Math.min(...proof.towers.flatMap(({ cosines }) => cosines));
-  byId("status").textContent = `${proof.passed ? "Proved here" : "Not to be trusted"}: cosine ${digits(least)}`;
+  const verdict = proof.passed ? "Same as the original model" : "Not to be trusted";
+  byId("status").textContent = `${verdict}: cosine ${digits(least)}`;
+  byId("about").textContent = `${loaded.name}, ${megabytes(loaded.bytes)} MB. Licence: ${loaded.licence}.`;
   byId("proof-detail").replaceChildren(...detailOf(loaded));
   if (!proof.passed) {
     notify(
       `Of the inputs that came with the export, this browser gives other embeddings than the model: the least cosine is ${digits(least)}. ` +
         "Labels and searches may be wrong. Try another browser, ?backend=wasm in the address, or an export with --precision float32.",
-      { title: "The model does not compute what it should. ", kind: "error" },
+      { title: "The model does not compute what it should. ", isLasting: true },
     );
   }
   if (failedGates.length > 0) {
     notify(`${failedGates.join("; ")}.`, {
       title: "The export failed its own gates when it was made: ",
       kind: "warning",
+      isLasting: true,
     });
   }
 }
 
-function detailOf({ proof, precision, backend, threads, imageSize }) {
+function detailOf({ proof, precision, backend, threads, imageSize, bytes, milliseconds }) {
   const kinds = { image: "Pictures", text: "Texts" };
   const rows = proof.towers.map(({ tower, cosines, bound }) =>
     make(
@@ -71,13 +78,13 @@ function detailOf({ proof, precision, backend, threads, imageSize }) {
     make(
       "p",
       {},
-      "The export brings pictures and texts with the embeddings that the model gave them in float32. They were run in this browser:",
+      "The export brings pictures and texts with the embeddings that the original model gave them in float32. They were run in this browser. That says that it computes the same here, and not that its answers are right.",
     ),
     table,
     make(
       "p",
       { className: "faint" },
-      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize}\u00a0×\u00a0${imageSize}`,
+      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize}\u00a0×\u00a0${imageSize}; ${megabytes(bytes)} MB, loaded in ${spell(milliseconds.download)} and prepared in ${spell(milliseconds.prepare)}`,
     ),
   ];
 }

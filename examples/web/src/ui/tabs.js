@@ -2,10 +2,14 @@
 
 import { byId } from "./dom.js";
 
-/** Makes the tabs work. */
-export function startTabs() {
+/**
+ * Makes the tabs work.
+ * @param {() => void} onChange told when another tab is chosen.
+ */
+export function startTabs(onChange) {
   const tabs = [...document.querySelectorAll("[role=tab]")];
   const select = (chosen) => {
+    if (chosen.getAttribute("aria-selected") !== "true") onChange();
     for (const tab of tabs) {
       const isChosen = tab === chosen;
       tab.setAttribute("aria-selected", isChosen);
