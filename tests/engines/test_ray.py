@@ -1,0 +1,85 @@
+"""A Ray cluster of several machines, as far as Ray can tell: what fails there, and what dies."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
+from tests.engines.works import Counting, Noting, tasks
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+AT_ONCE = Retries(pause_seconds=0.0)
+
+
+def run(engine, folder, names, *, listener=None, **choices):
+    folder.mkdir(exist_ok=True)
+    listener = listener or Noting()
+    engine.run(Counting(folder=folder, **choices), tasks(*names), listener)
+    return listener
+
+
+def test_it_does_what_one_process_does(ray_cluster, tmp_path):
+    names = [*(f"good-{number}" for number in range(20)), "fails-0", "late-0", "unwritten-0", "raises-0"]
+    told = run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names)
+    alone = run(InlineEngine(device="cpu", retries=AT_ONCE), tmp_path / "inline", names)
+    assert told.entries == alone.entries
+    assert told.asides == alone.asides
+    # Steps come with the entry: those of a try that failed are not told.
+    assert told.num_steps == len(told.entries)
+    with pytest.raises(FatalError, match="the disk is full"):
+        run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
+
+
+@pytest.mark.slow
+def test_five_thousand_units_end_alike_on_every_engine(ray_cluster, tmp_path):
+    """1 % fail, 3 kill their worker; in this process, nothing may."""
+    rng = random.Random(0)
+    names = [f"{'fails' if number % 100 == 7 else 'good'}-{number}" for number in range(4997)]
+    names += [f"kills-{number}" for number in range(3)]
+    rng.shuffle(names)
+    good = {name for name in names if name.startswith("good")}
+    told = {
+        "inline": run(
+            InlineEngine(device="cpu", retries=AT_ONCE),
+            tmp_path / "inline",
+            [name for name in names if not name.startswith("kills")],
+        ),
+        "local": run(LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE), tmp_path / "local", names),
+        "ray": run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names),
+    }
+    killing = {name for name in names if name.startswith("kills")}
+    for name, one in told.items():
+        assert set(one.entries) == good, name
+        assert set(one.asides) - killing == set(names) - good - killing, name
+        assert (set(one.asides) & killing) == (set() if name == "inline" else killing), name
+        assert {tries for _, tries in one.asides.values()} == {3}, name
+
+
+def test_a_unit_that_kills_its_actor_is_set_aside_and_a_machine_that_goes_costs_no_unit(ray_cluster, tmp_path):
+    """This test comes last: the machine stays away."""
+    (second,) = ray_cluster.worker_nodes
+    names = [f"good-{number}" for number in range(40)]
+
+    class Removing(Noting):
+        def finished(self, unit, entry):
+            super().finished(unit, entry)
+            on_second = any(second.node_id[:8] in worker for _, worker in self.begun_by)
+            if on_second and not self.removed:
+                self.removed = True
+                ray_cluster.remove_node(second, allow_graceful=False)
+            elif not self.removed:
+                time.sleep(0.2)  # until its actor has loaded what it needs
+
+    told = Removing()
+    told.removed = False
+    engine = RayEngine(max_workers=2, retries=Retries(tries=2, pause_seconds=0.0))
+    run(engine, tmp_path / "work", [*names, "kills-0"], listener=told, seconds=0.05)
+    assert told.removed
+    assert set(told.entries) == set(names)
+    assert set(told.asides) == {"kills-0"}
+    reason, tries = told.asides["kills-0"]
+    assert tries == 2
+    assert "a worker that had it died (ActorDiedError" in reason
