@@ -89,7 +89,8 @@ def join(
         require_folder(captions, "a folder of shards with the captions")
     _require_output_directory(output)
     if index is not None:
-        require_output(local_path(index) / "summary.json", overwrite=True)
+        # Others may work in it: what is asked is whether files can be written there.
+        require_output(local_path(index) / "places", overwrite=True)
     spec = JoinSpec(
         reinforced=reinforced,
         images=images,

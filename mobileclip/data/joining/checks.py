@@ -11,7 +11,7 @@ import attrs
 
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.transform import LIMITS, ImageError
-from mobileclip.data.joining.comparison import Likeness, compare, stated_of
+from mobileclip.data.joining.comparison import Likeness, compare, is_of, stated_of
 from mobileclip.data.samples.compact import CompactRecord
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SampleLimits
@@ -76,6 +76,10 @@ def check_joined(
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
         raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
+    if likeness == "downloaded" and not keep_other and not is_of(stated_of(beside, limits), (width, height)):
+        raise BadSampleError(
+            "other_image", f"it has {width}x{height} pixels, and the JSON beside it is of another file"
+        )
     if right > width or bottom > height:
         raise BadSampleError("wrong_image", f"a crop leaves its {width}x{height} pixels")
     return Checked(likeness=likeness, reach=max(right / width, bottom / height) if right else None)

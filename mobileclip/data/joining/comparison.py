@@ -43,6 +43,16 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
     return "unknown" if expected is None or _was_resized(beside) else "other"
 
 
+def is_of(beside: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    """Return whether the JSON beside an image may be of it, by the size that it states.
+
+    Args:
+        beside: the JSON.
+        size: width and height of the image as it is stored.
+    """
+    return _size(beside, ("width", "height")) in (None, size)
+
+
 def stated_of(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any]:
     """Return the object in a `.json` member; an empty one where there is none, or none that can be read.
 

@@ -6,7 +6,7 @@ and a second run writes what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,11 @@ from mobileclip.data.joining.image_index import ImageIndex, build_image_index, d
 from mobileclip.data.joining.joined_shard import ShardJoin, ShardTask
 from mobileclip.data.joining.matching import MATCH, MatchCounts, Matches
 from mobileclip.data.joining.placeholders import Placeholder, find_placeholders
-from mobileclip.data.joining.report import LEDGER, JoinReport, make_report, read_ledger
+from mobileclip.data.joining.records import AboutShard
+from mobileclip.data.joining.report import LEDGER, JoinReport, make_report, read_ledger, read_ledgers
 from mobileclip.data.joining.spec import INDEX, JoinSpec
 from mobileclip.data.shards.card import card_of_shards, write_card
-from mobileclip.data.shards.files import expand_shards
+from mobileclip.data.shards.files import expand_shards, runs_program
 from mobileclip.data.sources.shards import listed_fingerprints, output_names
 from mobileclip.data.workers import Mapper, workers
 from mobileclip.progress import Progress
@@ -99,6 +100,8 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
     sources: dict[str, str] = {}
     paths = expand_shards(spec.reinforced)
     for source, name in zip(paths, output_names(paths), strict=True):
+        if runs_program(source):
+            raise ValueError(f"{source} is what a program writes; a join reads shards twice: give files or addresses")
         if name in sources:
             raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
         if storage.is_same(source, storage.join(spec.output, name)):
@@ -128,7 +131,7 @@ class _Job:
         summary = _read_summary(path)
         if summary is not None and not pending:
             return summary, {}, None
-        names = sample_names(
+        read = sample_names(
             self.index.folder,
             there,
             by=self.spec.by,
@@ -136,26 +139,27 @@ class _Job:
             show_progress=self.show_progress,
             limits=self.spec.sample_limits,
         )
-        ordered = [name for name, source in self.sources.items() if source in names]
-        total = len(self.index.shards) + len(ordered)
+        names = {name: read[source] for name, source in self.sources.items() if source in read}
+        total = len(self.index.shards) + len(names)
         with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
             matches = Matches(
                 self.index,
-                [names[self.sources[name]] for name in ordered],
-                np.array([name in pending for name in ordered], bool),
+                list(names.values()),
+                np.array([name in pending for name in names], bool),
                 scratch=self.scratch,
                 progress=progress,
             )
         with closing(matches):
-            if summary is None:
-                summary = _Summary(counts=matches.counts, placeholders=self._placeholders())
+            placeholders = self._placeholders() if summary is None else summary.placeholders
+            summary = _Summary(counts=matches.counts, placeholders=placeholders)
+            if not any(about.problem for about in names.values()):
                 storage.write_text(path, to_json(summary) + "\n")
             images = self.index.fingerprint()
-            numbers = frozenset(int(one.sha256, 16) for one in summary.placeholders)
+            numbers = frozenset(int(one.sha256, 16) for one in placeholders)
             join = ShardJoin(
                 spec=self.spec, images=images, dropped=numbers if self.spec.drop_placeholders else frozenset()
             )
-            tasks = self._tasks(pending, captions, prints, matches, ordered)
+            tasks = self._tasks(pending, captions, prints, matches, names)
             return summary, *self._join(join, tasks, pending)
 
     def _pending(self, captions: Mapping[str, str | None], prints: Mapping[str, str]) -> Iterator[str]:
@@ -168,14 +172,13 @@ class _Job:
         for folder in dict.fromkeys(name.rpartition("/")[0] for name in self.sources):
             found = storage.find_sizes(storage.join(self.spec.output, folder) if folder else self.spec.output)
             sizes |= {f"{folder}/{name}" if folder else name: size for name, size in found.items()}
-        for name, source in self.sources.items():
-            done = read_ledger(self.spec.output, name)
+        for name, done in read_ledgers(self.spec.output, list(self.sources)):
             if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
                     f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
                     "choose another output, or delete it to start again"
                 )
-            now = (prints.get(source), images, prints.get(captions[name] or "", ""), sizes.get(name))
+            now = (prints.get(self.sources[name]), images, prints.get(captions[name] or "", ""), sizes.get(name))
             if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
                 yield name
 
@@ -193,9 +196,10 @@ class _Job:
         captions: Mapping[str, str | None],
         prints: Mapping[str, str],
         matches: Matches,
-        ordered: Sequence[str],
+        names: Mapping[str, AboutShard],
     ) -> Iterator[ShardTask]:
         """Yield what is to be done, in the order of the sources."""
+        ordered = list(names)
         found = matches.by_source()
         number, some = next(found, (-1, np.empty(0, MATCH)))
         for name in self.sources:
@@ -210,6 +214,7 @@ class _Job:
                 name=name,
                 source=source,
                 fingerprint=prints.get(source),
+                problem=names[name].problem if name in names else None,
                 captions=theirs,
                 captions_print=None if theirs is None else prints.get(theirs),
                 matches=own,

@@ -36,6 +36,7 @@ class ShardTask:
         name: of the joined shard.
         source: path or address of the reinforced shard; None if it is not there.
         fingerprint: of it.
+        problem: why the names of its samples could not be read to the end; then some may seem to have no image.
         captions: the shard with its captions; None where captions are not asked for.
         captions_print: fingerprint of that; None if it is not there.
         matches: of its samples, in order.
@@ -45,6 +46,7 @@ class ShardTask:
     name: str
     source: str
     fingerprint: str | None
+    problem: str | None
     captions: str | None
     captions_print: str | None
     matches: Records
@@ -83,7 +85,7 @@ class ShardJoin:
             _write(path, joined.samples(read_shard(task.source, problems.append, self.spec.sample_limits)))
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
-            source="" if problems else task.fingerprint,
+            source="" if problems or task.problem else task.fingerprint,
             images=self.images,
             captions=task.captions_print or "",
             choices=self.spec.choices,
@@ -97,7 +99,7 @@ class ShardJoin:
             left_out=tuple(joined.left_out),
         )
         write_ledger(self.spec.output, task.name, done)
-        problem = f"{problems[0].reason}, {problems[0].detail}" if problems else None
+        problem = f"{problems[0].reason}, {problems[0].detail}" if problems else task.problem
         return task.source, done.num_samples, problem
 
 

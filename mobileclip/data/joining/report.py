@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 
 import attrs
@@ -21,6 +23,7 @@ REPORT = "join.json"
 MISSING = "missing.txt"
 OTHER = "other.txt"
 _NUM_NAMED = 10
+_NUM_CONNECTIONS = 16
 _REASONS = {
     "no_image": "no image under their key",
     "wrong_image": "the file is not the one that was reinforced: its hash, its size or a crop disagrees",
@@ -228,6 +231,18 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
         return None
 
 
+def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
+    """Yield the names of shards with what earlier runs noted about them, in order; several at once from a store."""
+    if not storage.is_remote(output):
+        yield from ((name, read_ledger(output, name)) for name in names)
+        return
+    with ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="notes") as pool:
+        # No more ahead than these: a note names what was left out.
+        for first in range(0, len(names), 4 * _NUM_CONNECTIONS):
+            some = names[first : first + 4 * _NUM_CONNECTIONS]
+            yield from zip(some, pool.map(partial(read_ledger, output), some), strict=True)
+
+
 def write_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Note that a shard is finished."""
     path = _ledger_path(output, name)
@@ -269,8 +284,7 @@ def make_report(
         storage.atomic_write(storage.join(output, OTHER)) as other,
         storage.atomic_write(storage.join(output, MANIFEST)) as manifest,
     ):
-        for name in names:
-            done = read_ledger(output, name)
+        for name, done in read_ledgers(output, names):
             if done is None:
                 continue
             totals.add(done)

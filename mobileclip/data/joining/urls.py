@@ -32,7 +32,7 @@ COLUMNS = ("url", "caption", "uid", "sha256")
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 """How the name of a table may end, each a form of its own."""
 
-# Rows of a group of a Parquet file, which are held until it is written.
+# Rows of a group of a Parquet file, which are held until it is written, and of a table that are read at once.
 _GROUP_ROWS = 100_000
 _SHA256 = "sha256"
 
@@ -109,7 +109,7 @@ def write_urls(
         OSError: if the table cannot be written.
         ImportError: if it is to be a Parquet file and Apache Arrow is not installed (extra `parquet`).
     """
-    every = as_source(data, rows=rows).units()
+    every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
     units = [unit for unit in every if isinstance(unit, (ShardUnit, RecordUnit))]
     if len(units) < len(every):
         raise ValueError(f"{data} has no URLs; expected tar shards, a .jsonl file, or tables (.parquet, .csv, .tsv)")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples, write_shard
+from mobileclip.data.joining import image_scan
 from mobileclip.data.joining.join import join_images
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
@@ -326,6 +327,8 @@ class TestCompared:
             ({"sha256": FIRST}, None, "equal_stored"),
             ({"sha256": FIRST.upper()}, {"sha256": SECOND}, "equal_stored"),
             ({"sha256": SECOND}, {"sha256": SECOND}, "equal_downloaded"),
+            ({"sha256": SECOND}, {"sha256": SECOND, "width": 40, "height": 30}, "equal_downloaded"),
+            ({"sha256": SECOND}, {"sha256": SECOND, "width": 41, "height": 30}, "other"),
             ({"sha256": SECOND}, {"sha256": FIRST}, "other"),
             ({"sha256": SECOND}, {}, "other"),
             ({"sha256": SECOND}, None, "other"),
@@ -627,6 +630,33 @@ class TestAgain:
         path.write_bytes(content)
         assert data.join().joined == 20
 
+    def test_names_that_could_not_be_read_to_the_end(self, data, monkeypatch):
+        """What is not named seems to have no image; the next run reads it again."""
+        real = image_scan.tar_members
+
+        def broken(stream):
+            for number, member in enumerate(real(stream)):
+                if number == 9:
+                    raise OSError("away for a moment")
+                yield member
+
+        def scan(self, task):
+            with monkeypatch.context() as context:
+                if task.shard.endswith("00001.tar"):
+                    context.setattr(image_scan, "tar_members", broken)
+                return original(self, task)
+
+        original = image_scan.NameScan.__call__
+        with monkeypatch.context() as context:
+            context.setattr(image_scan.NameScan, "__call__", scan)
+            report = data.join()
+        assert 13 < report.joined < 20
+        assert "away for a moment" in report.unfinished[str(data.reinforced / "00001.tar")]
+        assert not report.is_good
+        report = data.join()
+        assert (report.joined, report.unused_keys, report.is_good) == (20, 0, True)
+        assert data.join() == report
+
     def test_a_reinforced_shard_that_is_not_there(self, data):
         report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
         assert report.joined == 20
@@ -669,6 +699,10 @@ class TestRefused:
     def test_the_output_would_replace_the_input(self, data):
         with pytest.raises(ValueError, match="would replace"):
             data.join(output=str(data.reinforced))
+
+    def test_what_a_program_writes(self, data):
+        with pytest.raises(ValueError, match="a join reads shards twice: give files or addresses"):
+            data.join(reinforced=f"pipe:cat {data.reinforced / '00000.tar'}")
 
     def test_two_shards_of_one_name(self, data):
         path = data.reinforced / "00000.tar"
