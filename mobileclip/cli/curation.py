@@ -25,6 +25,8 @@ def score(
     vectors: bool = False,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
     shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    tries: int = 3,
+    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
     quiet: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
@@ -42,10 +44,13 @@ def score(
         output: folder of the scores.
         vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
         num_workers: processes that read.
-        shard_seconds: of several processes, without a finished shard, after which the job ends.
+        shard_seconds: with one shard, after which a process of several counts as stuck.
+        tries: of a shard that fails; the others are done meanwhile.
+        pause_seconds: before the second try; further ones wait longer.
         quiet: show no progress.
     """
     from mobileclip.data.curation import ScoreSpec, score_shards
+    from mobileclip.engines import Retries
 
     require_at_least(1, num_workers=num_workers)
     if not shards:
@@ -53,7 +58,12 @@ def score(
     for pattern in shards:
         require_shards(pattern, "a reinforced shard")
     spec = ScoreSpec(
-        shards=shards, output=output, vectors=vectors, num_workers=num_workers, shard_seconds=shard_seconds
+        shards=shards,
+        output=output,
+        vectors=vectors,
+        num_workers=num_workers,
+        shard_seconds=shard_seconds,
+        retries=Retries(tries=tries, pause_seconds=pause_seconds),
     )
     report = score_shards(spec, show_progress=not quiet)
     say(f"{report.num_samples:,} samples have scores in {output}")

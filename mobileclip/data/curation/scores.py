@@ -24,7 +24,8 @@ from mobileclip.data.samples.uids import PAIR, Uids, uid_of
 from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import Skip
-from mobileclip.data.workers import SHARD_SECONDS, workers
+from mobileclip.data.workers import SHARD_SECONDS
+from mobileclip.engines import FunctionWork, Listener, LocalEngine, Retries, SetAside, held, run_units
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
@@ -52,7 +53,8 @@ class ScoreSpec:
         vectors: keep a vector of every image as well, in float16, which near duplicates are found by: twice as many
             bytes a sample as the teachers' embeddings have numbers.
         num_workers: processes that read.
-        shard_seconds: without a finished shard of any process, after which the job ends.
+        shard_seconds: with one shard, after which a process of several counts as stuck.
+        retries: how often a shard that fails is tried.
         sample_limits: of what is read of a sample.
     """
 
@@ -61,6 +63,7 @@ class ScoreSpec:
     vectors: bool = False
     num_workers: int = attrs.field(default=1, validator=validators.ge(1))
     shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
+    retries: Retries = attrs.field(factory=Retries)
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
 
@@ -199,6 +202,8 @@ class Scores:
 def score_shards(spec: ScoreSpec, *, show_progress: bool = True) -> ScoreReport:
     """Score every sample; a shard that has scores already is not read again.
 
+    One that fails is tried again, and set aside when it fails too often, as units of an engine are.
+
     Args:
         spec: the choices.
         show_progress: show a bar with the speed and the time left.
@@ -213,35 +218,62 @@ def score_shards(spec: ScoreSpec, *, show_progress: bool = True) -> ScoreReport:
     teachers = teachers or _whole(names, spec.sample_limits)
     places = {_place(name): name for name in names}
     _claim(spec.output, teachers, places)
-    work = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
-    missing = [(name, shard) for name, shard in places.items() if not _has_scores(spec, name)]
-    skipped: Counter[str] = Counter()
-    failed = []
+    scored = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
+    units = [_Unit(name=name, shard=shard) for name, shard in places.items() if not _has_scores(spec, name)]
+    engine = LocalEngine(
+        num_workers=spec.num_workers, devices=("cpu",), progress_seconds=spec.shard_seconds, retries=spec.retries
+    )
+    num_done = len(places) - len(units)
+    screen = console() if show_progress and units else None
     with (
-        workers(spec.num_workers, shard_seconds=spec.shard_seconds) as share,
-        Progress(
-            "scoring",
-            total=len(names),
-            done=len(names) - len(missing),
-            unit="shards",
-            console=console() if show_progress and missing else None,
-        ) as progress,
+        held(str(spec.output)) as hold,
+        Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
-        for (_, shard), (reasons, problem) in zip(missing, share(work, missing, doing="scoring"), strict=True):
-            skipped.update(reasons)
-            if problem:
-                logger.warning("%s", problem)
-                failed.append((shard, problem))
-            progress.advance()
-    num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(names) else 0
-    return ScoreReport(num_samples=num_samples, skipped=dict(skipped), failed=tuple(failed))
+        listener = _Scored(progress=progress)
+        asides = run_units(
+            engine,
+            FunctionWork(function=scored),
+            units,
+            listener,
+            output=str(spec.output),
+            hold=hold,
+            num_done_before=num_done,
+        )
+    failed = tuple((places[aside.unit], aside.reason) for aside in asides)
+    num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
+    return ScoreReport(num_samples=num_samples, skipped=dict(listener.skipped), failed=failed)
 
 
-def _score_shard(
-    item: tuple[str, str], spec: ScoreSpec, columns: tuple[slice, ...]
-) -> tuple[dict[str, int], str | None]:
-    """Write a shard's scores; return what was left out, by reason, and why there are no scores."""
-    name, shard = item
+@attrs.frozen(kw_only=True)
+class _Unit:
+    """A shard, with what its scores are called."""
+
+    name: str
+    shard: str
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Scored(Listener[_Unit, dict[str, int]]):
+    """Counts what is left out, by reason."""
+
+    progress: Progress
+    skipped: Counter[str] = attrs.field(factory=Counter)
+
+    def finished(self, unit: _Unit, entry: dict[str, int]) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.skipped.update(entry)
+        self.progress.advance()
+
+    def gave_up(self, unit: _Unit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=0)
+
+
+def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
+    """Write a shard's scores, and return what was left out, by reason.
+
+    Raises:
+        ValueError: if it cannot be read to its end.
+    """
+    shard = unit.shard
     skips: list[Skip] = []
     uids, keys, vectors = [], [], []
     table: dict[Caption, list[npt.NDArray[np.float32]]] = {caption: [] for caption in CAPTIONS}
@@ -262,8 +294,8 @@ def _score_shard(
             vectors.append(image_vector(sample, columns).astype(np.float16))
     failure = next((skip for skip in skips if skip.reason in _FAILURES), None)
     if failure is not None:
-        return {}, f"{shard}: {failure.reason}: {failure.detail}"
-    path = spec.output / f"{name}.npz"
+        raise ValueError(f"{shard}: {failure.reason}: {failure.detail}")
+    path = spec.output / f"{unit.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     if spec.vectors:
         with storage.atomic_write(_vectors_path(path)) as stream:
@@ -273,7 +305,7 @@ def _score_shard(
     # Written last: a shard with this file is done.
     with storage.atomic_write(path) as stream:
         np.savez(stream, uid=np.array(uids, dtype=PAIR), key=text, **arrays)  # type: ignore[arg-type]
-    return dict(Counter(skip.reason for skip in skips)), None
+    return dict(Counter(skip.reason for skip in skips))
 
 
 def _has_scores(spec: ScoreSpec, name: str) -> bool:

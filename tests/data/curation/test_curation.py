@@ -27,6 +27,7 @@ from mobileclip.data.curation.similarity import columns_of, image_vector, simila
 from mobileclip.data.loading.keeping import UidList
 from mobileclip.data.samples.uids import PAIR, sorted_uids, uid_of, write_uids
 from mobileclip.data.shards.files import read_shard
+from mobileclip.engines import Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
 
@@ -197,10 +198,11 @@ class TestScores:
         torn = tmp_path / "torn.tar"
         whole = shards[0].read_bytes()
         torn.write_bytes(whole[: len(whole) // 2])
-        report = scored([torn, shards[1]], tmp_path / "scores")
+        report = scored([torn, shards[1]], tmp_path / "scores", retries=Retries(pause_seconds=0.0))
         assert report.num_samples == PER_SHARD
         assert [shard for shard, _ in report.failed] == [str(torn)]
         assert "truncated_shard" in report.failed[0][1]
+        assert [aside.tries for aside in read_set_aside(tmp_path / "scores")] == [3]
         torn.write_bytes(whole)
         again = scored([torn, shards[1]], tmp_path / "scores")
         assert (again.num_samples, again.failed) == (2 * PER_SHARD, ())
@@ -380,8 +382,9 @@ class TestCommands:
     def test_a_broken_shard_is_the_status(self, shards, capsys, tmp_path):
         torn = tmp_path / "torn.tar"
         torn.write_bytes(shards[0].read_bytes()[:5000])
+        score = ["data", "score", str(torn), str(shards[1]), "-o", str(tmp_path / "scores"), "--quiet"]
         with pytest.raises(SystemExit) as stop:
-            main(["data", "score", str(torn), str(shards[1]), "-o", str(tmp_path / "scores"), "--quiet"])
+            main([*score, "--pause-seconds", "0"])
         assert stop.value.code == 1
         assert "1 shards could not be read to their end" in capsys.readouterr().out
 
