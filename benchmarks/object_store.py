@@ -81,6 +81,13 @@ class ObjectStore:
         ).encode()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: object) -> None:
+        """Say nothing of connections whose other end is gone."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     store: ObjectStore
     protocol_version = "HTTP/1.1"
@@ -121,6 +128,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Take an object, where the conditions of the request hold."""
         self._begin()
         content = self._body()
+        if content is None:  # who sent it died in the middle of it, and it is no object
+            self.close_connection = True
+            return
         self._count("PUT")
         name, store = self._name(), self.store
         with store.lock:
@@ -163,7 +173,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _key(self) -> str:
         return self._name().partition("/")[2]
 
-    def _body(self) -> bytes:
+    def _body(self) -> bytes | None:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             body = b""
             while size := int(self.rfile.readline().split(b";")[0], 16):
@@ -172,7 +182,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             while self.rfile.readline().strip():
                 pass
         else:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return None
         if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
             return body
         whole = b""
@@ -219,8 +232,7 @@ def object_store(*, seconds: float = 0.0) -> Iterator[ObjectStore]:
     import s3fs
 
     store = ObjectStore(seconds=seconds)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
     store.url = f"http://127.0.0.1:{server.server_port}"
     environment = {
         "AWS_ACCESS_KEY_ID": "test",

@@ -75,6 +75,7 @@ def reinforce(
     teachers: TeacherEnsemble | None = None,
     captioner: Captioner | None = None,
     show_progress: bool = True,
+    renewal_seconds: float = 15.0,
 ) -> ReinforcementReport:
     """Reinforce every unit of the source that is not reinforced yet.
 
@@ -90,6 +91,7 @@ def reinforce(
         teachers: models that are loaded already, in place of the spec's; they work in this process.
         captioner: the same.
         show_progress: show a bar with the speed, the time left and the bytes written.
+        renewal_seconds: between two renewals of the lease on an output in a store; another run takes over after four.
 
     Raises:
         ValueError: if the source has no units, two would become one shard, there are neither teachers nor a captioner,
@@ -107,7 +109,7 @@ def reinforce(
     units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
-    with _claimed(spec.output) as hold:
+    with _claimed(spec.output, renewal_seconds) as hold:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
@@ -215,9 +217,9 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
 
 
 @contextmanager
-def _claimed(output: str) -> Iterator[Hold]:
+def _claimed(output: str, renewal_seconds: float) -> Iterator[Hold]:
     """Keep the output for this job alone, and clear away what a killed one left half done."""
-    with held(output) as hold:
+    with held(output, renewal_seconds=renewal_seconds) as hold:
         _clear(output)
         try:
             yield hold

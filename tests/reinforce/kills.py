@@ -14,17 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import attrs
 
+from benchmarks.object_store import ObjectStore, object_store
 from mobileclip.data import AugmentationSpec
 from mobileclip.engines import RUN
 from mobileclip.inference.optimizing import processor
 from mobileclip.reinforce import ReinforcementSpec
-from mobileclip.reinforce.manifest import MANIFEST
+from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import STAGING
 from mobileclip.storage.exclusive import LOCK
 from mobileclip.terminal import say
@@ -38,7 +39,15 @@ SECONDS_OF_WORK = 300.0
 
 
 def trial(
-    folder: Path, *, engine: str, num_processes: int, num_kills: int, num_shards: int, num_samples: int, seed: int
+    folder: Path,
+    *,
+    engine: str,
+    num_processes: int,
+    num_kills: int,
+    num_shards: int,
+    num_samples: int,
+    seed: int,
+    store: ObjectStore | None = None,
 ) -> str:
     """Kill a reinforcement so often, finish it, and return what happened.
 
@@ -53,6 +62,8 @@ def trial(
         num_shards: of the source.
         num_samples: in a shard; one of the source cannot be read, and is left out with its reason.
         seed: of the moments.
+        store: where the output is, in place of the folder: a driver that is killed leaves its lease there, as one whose
+            machine is gone does, and the next one takes over.
 
     Raises:
         AssertionError: if a byte of the output differs from that of an undisturbed run, something that was finished is
@@ -62,7 +73,7 @@ def trial(
     (folder / "plain").mkdir()
     spec = ReinforcementSpec(
         source=plain_shards(folder / "plain", num_shards, num_samples, broken=(num_shards // 2, 1)),
-        output=folder / "killed",
+        output=_output(folder, "killed", store),
         teachers=small_teacher_files(folder),
         augmentation=AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0)),
         num_augmentations=2,
@@ -76,36 +87,53 @@ def trial(
     for kill in range(num_kills):
         process = begin(spec)
         most = 0 if kill % 5 == 0 else num_shards // num_kills
-        _wait(process, folder, rng, until=min(num_done + rng.randint(0, most), num_shards - 1), starting=most == 0)
+        until = min(num_done + rng.randint(0, most), num_shards - 1)
+        _wait(process, folder, rng, store, until=until, starting=most == 0)
         assert process.poll() is None, f"it ended before kill {kill}: {_errors(folder)}"
         _kill(process, all_at_once=kill % 2 == 1, ends_by_itself=engine != "ray", seconds=rng.uniform(0, 2))
         num_struck += any((folder / "killed" / STAGING).glob("*"))
-        now = _num_done(folder / "killed")
+        now = _num_done(folder / "killed", store)
         assert now >= num_done, "something finished was lost"
         num_done = now
-    whole = attrs.evolve(spec, output=folder / "whole")
+    whole = attrs.evolve(spec, output=_output(folder, "whole", store))
     for one in (spec, whole):
         assert begin(one).wait(timeout=1200) == 0, _errors(folder)
-    found, expected = (_contents(folder / name, in_order=num_processes == 1) for name in ("killed", "whole"))
+    found, expected = (_contents(folder / name, store, in_order=num_processes == 1) for name in ("killed", "whole"))
     assert found.keys() == expected.keys(), f"files differ: {sorted(found.keys() ^ expected.keys())}"
     differing = sorted(name for name in found if found[name] != expected[name])
     assert not differing, f"{differing} differ"
+    place = "" if store is None else " in a store"
     return (
-        f"{engine}, {num_processes} worker{'s' * (num_processes > 1)}, {num_shards} shards, seed {seed}: killed "
+        f"{engine}{place}, {num_processes} worker{'s' * (num_processes > 1)}, {num_shards} shards, seed {seed}: killed "
         f"{num_kills} times, {num_struck} of them over a shard half written, {num_done} shards finished by then, then "
         f"completed; {len(found)} files are those of an undisturbed run to the byte; {time.monotonic() - began:.0f} s "
         f"on {processor()}, {os.cpu_count()} cores"
     )
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, rng: random.Random, *, until: int, starting: bool) -> None:
+def _output(folder: Path, name: str, store: ObjectStore | None) -> str:
+    return str(folder / name) if store is None else f"s3://{name}/out"
+
+
+def _wait(
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    rng: random.Random,
+    store: ObjectStore | None,
+    *,
+    until: int,
+    starting: bool,
+) -> None:
     """Wait for a random moment: of the start, or soon after so many shards are done and work is under way."""
     if starting:
         time.sleep(rng.uniform(0, SECONDS_OF_A_START))
         return
     deadline = time.monotonic() + SECONDS_OF_WORK
     staging = folder / "killed" / STAGING
-    while process.poll() is None and not (any(staging.glob("*")) and _num_done(folder / "killed") >= until):
+    while process.poll() is None:
+        is_under_way = store is not None or any(staging.glob("*"))
+        if is_under_way and _num_done(folder / "killed", store) >= until:
+            break
         assert time.monotonic() < deadline, f"no {until} shards in {SECONDS_OF_WORK:g} s: {_errors(folder)}"
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.1))
@@ -127,19 +155,28 @@ def _kill_each(*pids: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _num_done(output: Path) -> int:
+def _num_done(output: Path, store: ObjectStore | None) -> int:
     """Return how many shards the manifest names, without the line that may just be written."""
+    if store is not None:
+        files = [store.objects.get(f"{output.name}/out/{name}", b"") for name in (MANIFEST, TAIL)]
+        return len({line for file in files for line in file.splitlines()})
     with suppress(FileNotFoundError):
         return (output / MANIFEST).read_bytes().count(b"\n")
     return 0
 
 
-def _contents(output: Path, *, in_order: bool) -> dict[str, bytes]:
+def _contents(output: Path, store: ObjectStore | None, *, in_order: bool) -> dict[str, bytes]:
     """Return what lies in an output; several workers enter shards in the order in which they finish them.
 
     The lock's file is left out: it is empty, and whether it stays is the lock's own business. What runs say of
     themselves tells each time something else.
     """
+    if store is not None:
+        start = f"{output.name}/out/"
+        found = {name.removeprefix(start): each for name, each in store.objects.items() if name.startswith(start)}
+        found = {name: each for name, each in found.items() if not name.startswith(f"{RUN}/")}
+        found[MANIFEST] = b"".join(sorted(found[MANIFEST].splitlines(keepends=True)))
+        return found
     found = {
         str(path.relative_to(output)): path.read_bytes() if path.is_file() else b""
         for path in output.rglob("*")
@@ -159,12 +196,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="local", choices=ENGINES)
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--store", action="store_true")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--shards", type=int, default=300)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, object_store() if chosen.store else nullcontext() as store:
         say(
             trial(
                 Path(folder),
@@ -174,6 +212,7 @@ def main() -> None:
                 num_shards=chosen.shards,
                 num_samples=chosen.samples,
                 seed=chosen.seed,
+                store=store,
             )
         )
 

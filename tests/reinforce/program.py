@@ -16,6 +16,8 @@ from mobileclip.engines import Engine
 from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 
+# Of a lease, so that one that was killed is soon followed by the next.
+RENEWAL_SECONDS = 0.5
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,7 +51,8 @@ def main(written: str, engine: str, num_workers: str) -> None:
     """Reinforce."""
     torch.set_num_threads(1)
     spec = from_json(Path(written).read_text(encoding="utf-8"), ReinforcementSpec)
-    reinforce(spec, engine=engine_of(engine, int(num_workers)), show_progress=False)
+    engine_used = engine_of(engine, int(num_workers))
+    reinforce(spec, engine=engine_used, show_progress=False, renewal_seconds=RENEWAL_SECONDS)
 
 
 if __name__ == "__main__":

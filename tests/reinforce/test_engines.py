@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.object_store import object_store
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
 from mobileclip.engines import Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
@@ -119,6 +120,22 @@ def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_process
     if engine == "ray":
         pytest.importorskip("ray")
     trial(tmp_path, engine=engine, num_processes=num_processes, num_kills=20, num_shards=300, num_samples=8, seed=0)
+
+
+@pytest.mark.slow
+def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
+    """It leaves its lease in the store, and nothing that was finished is lost."""
+    with object_store() as store:
+        trial(
+            tmp_path,
+            engine="inline",
+            num_processes=1,
+            num_kills=20,
+            num_shards=100,
+            num_samples=4,
+            seed=0,
+            store=store,
+        )
 
 
 @pytest.mark.slow
