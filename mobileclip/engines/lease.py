@@ -30,6 +30,8 @@ LEASE = "run/lease.json"
 # A holder whose lease is not renewed for so many of its own intervals is dead.
 _INTERVALS = 4
 _LOOKS_AN_INTERVAL = 5
+# A file that asks for more would have others wait for ever.
+_MOST_SECONDS = 600.0
 _MAX_BYTES = 2**16
 
 
@@ -42,14 +44,14 @@ class Lease:
         identity: drawn for this run alone.
         since: when it began, by its own clock, for people.
         renewal: how often it was renewed.
-        renewal_seconds: how often it is to be renewed.
+        renewal_seconds: between two renewals; at most ten minutes.
     """
 
     holder: str
     identity: str
     since: str
     renewal: int = attrs.field(default=0, validator=validators.ge(0))
-    renewal_seconds: float = attrs.field(default=15.0, validator=validators.gt(0))
+    renewal_seconds: float = attrs.field(default=15.0, validator=[validators.gt(0), validators.le(_MOST_SECONDS)])
 
     @staticmethod
     def new(renewal_seconds: float = 15.0) -> Lease:

@@ -22,6 +22,8 @@ from mobileclip.data.shards.card import CaptionerEntry, TeacherEntry
 from mobileclip.data.sources import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource
 from mobileclip.encoders import AttentionSpec
 from mobileclip.encoders.mci import RepMixerSpec
+from mobileclip.engines import Lease, Retries, SetAside, Status
+from mobileclip.engines.journal import UnderWay
 from mobileclip.evaluation.runner import EvaluationSpec
 from mobileclip.export.contract import FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
@@ -84,6 +86,7 @@ def specs() -> list[Any]:
         tower="image", file="a.onnx", input_name="x", input_dtype="float32", input_shape=(None, 3), output_name="y",
         output_shape=(None, 4), compute="float32", features=(FeatureMap(stage=0, shape=(None, 8, 4, 4)),),
     )  # fmt: skip
+    under_way = UnderWay(worker="a", unit="b", seconds=1.0)
     return [
         image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer), *tower.features,
         SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
@@ -98,6 +101,11 @@ def specs() -> list[Any]:
         ReinforcedSigmoidLossSpec(teacher_logit_biases=(None, -10.0)), CocaCaptioner(), OpenClipTeacher(),
         CheckpointTeacher(checkpoint="a.pt"),
         ShardEntry(shard="a", fingerprint="b", num_samples=1, num_bytes=2, skipped={}),
+        Retries(), SetAside(unit="a", reason="b", tries=3), Lease(holder="a", identity="b", since="c"), under_way,
+        Status(
+            state="running", began="a", written="b", num_units=3, num_done_before=1, num_done=1, num_failed=0,
+            num_set_aside=0, units_per_hour=1.0, seconds_left=2.0, under_way=(under_way,),
+        ),
         ReinforcementSpec(
             source=FolderSource(path="p"), output="o", teachers=(CheckpointTeacher(checkpoint="a"),),
             captioner=CocaCaptioner(), augmentation=augmentation,
