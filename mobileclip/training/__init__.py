@@ -14,6 +14,7 @@ from mobileclip.training.plots import plot_curves
 from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
+from mobileclip.training.selection import SelectionSpec
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "OptimizerSpec",
     "RunSpec",
     "Schedule",
+    "SelectionSpec",
     "TrainingResult",
     "TrainingSpec",
     "World",

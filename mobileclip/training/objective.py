@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms
+from mobileclip.losses.specs import PairLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
 from mobileclip.training.recompute import recompute, recomputed
+from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import RangeAugment
@@ -207,6 +209,7 @@ class ImageTextObjective(Objective):
                 "CrossEntropySpec"
             )
         super().__init__(spec, model=model, world=world)
+        self._learned_from = self.not_compiled(self._learnable)
 
     @property
     def towers(self) -> tuple[nn.Module, ...]:
@@ -234,6 +237,8 @@ class ImageTextObjective(Objective):
             raise ValueError(
                 f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
             )
+        if self.spec.selection.leaves_some:
+            batch = self._learned_from(batch)
         embeddings, augmentation = self._embed(batch, progress)
         terms: LossTerms = self.loss(**embeddings, **self._teachers(batch))
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
@@ -261,6 +266,39 @@ class ImageTextObjective(Objective):
             "logit_scale": self.model.logit_scale.exp(),
         }, augmentation
 
+    @torch.no_grad()
+    def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        """Return the samples of a batch that are learned from, by what the student says of them in evaluation mode."""
+        loss, selection = self.spec.loss, self.spec.selection
+        assert isinstance(loss, PairLossSpec), "checked by the spec"
+        teachers = self._stored(batch)
+        with evaluating(self.model), self.autocast(batch.image.device):
+            image = torch.cat([self.model.encode_image(self.normalized(one)) for one in self._parts(batch.image)])
+            texts = {
+                name: torch.cat([self.model.encode_text(one) for one in self._parts(ids)])
+                for name, ids in (("text", batch.text), ("syn_text", batch.syn_text))
+                if ids is not None
+            }
+        dims, scales = list(loss.teacher_dims), loss.teacher_logit_scales
+        of_images = torch.split(teachers["teacher_image"], dims, dim=1)
+        captions = [
+            Learnability(
+                student=PairLosses(image, text, self.model.logit_scale.exp()),
+                teachers=[
+                    PairLosses(*one)
+                    for one in zip(
+                        of_images, torch.split(teachers[f"teacher_{name}"], dims, dim=1), scales, strict=True
+                    )
+                ],
+            )
+            for name, text in texts.items()
+        ]
+        draws = torch.rand(selection.num_chunks, len(batch), dtype=torch.float64)
+        return batch.at(choose_pairs(selection, captions, draws))
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(rows, self._piece_size(rows) or len(rows))
+
     def _encode_image(self, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
         image, *augmentation = self.images_of(image, *numbers)
         return self.model.encode_image(image), *augmentation
@@ -269,8 +307,14 @@ class ImageTextObjective(Objective):
         return (self.model.encode_text(text),)
 
     def _teachers(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
-        if not self.spec.loss.needs_teachers:
-            return {}
+        return self._stored(batch) if self.spec.loss.needs_teachers else {}
+
+    def _stored(self, batch: ReinforcedBatch) -> dict[str, Tensor]:
+        """Return what teachers have stored of a batch.
+
+        Raises:
+            ValueError: if there is nothing.
+        """
         if batch.teacher_image is None or batch.teacher_text is None:
             there = [name for name in attrs.fields_dict(ReinforcedBatch) if getattr(batch, name) is not None]
             raise ValueError(

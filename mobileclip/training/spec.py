@@ -10,10 +10,12 @@ from attrs import validators
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.losses import LossSpec
-from mobileclip.strict import strict
+from mobileclip.losses.specs import PairLossSpec
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
+from mobileclip.training.selection import SelectionSpec
 
 Compile = Literal["towers", "step"]
 COMPILED: tuple[Compile, ...] = ("towers", "step")
@@ -47,6 +49,8 @@ class TrainingSpec:
             start; none computes as the code is written.
         range_augment: brightness, contrast and noise of learnt strength on the student's images alone: piece by piece
             as they are encoded, all at once where the step is compiled; none leaves the images as the data has them.
+        selection: what share of every batch is learned from, and chosen how: pairs that the student finds harder than
+            its teachers do. The data's `batch_size` is that of the batch that is chosen from.
         seed: of everything random in the model; the data has its own.
         log_every_steps: steps between two lines of metrics.
         checkpoint_every_steps: steps between two checkpoints; the last step always writes one.
@@ -79,6 +83,7 @@ class TrainingSpec:
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None
+    selection: SelectionSpec = attrs.field(factory=SelectionSpec, metadata=LEFT_OUT_AT_DEFAULT)
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)
     checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0), eq=False)
@@ -99,6 +104,14 @@ class TrainingSpec:
     def _check_min_logit_scale(self, _: object, value: float | None) -> None:
         if value is not None and value > self.max_logit_scale:
             raise ValueError(f"min_logit_scale ({value}) must not exceed max_logit_scale ({self.max_logit_scale})")
+
+    @selection.validator
+    def _check_selection(self, _: object, value: SelectionSpec) -> None:
+        if value.leaves_some and not (isinstance(self.loss, PairLossSpec) and self.loss.teacher_dims):
+            raise ValueError(
+                f"selection compares the student with teachers, and {type(self.loss).__name__} knows of none; take a "
+                "loss with teachers, such as ReinforcedLossSpec, with distill_weight=0 if nothing is to be distilled"
+            )
 
     @property
     def total_steps(self) -> int:

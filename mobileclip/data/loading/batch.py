@@ -61,6 +61,17 @@ class Batch:
         }
         return attrs.evolve(part, **texts)
 
+    def at(self, places: Tensor) -> Self:
+        """Return the samples at some places, in that order."""
+        part = self._map(lambda tensor: tensor[places.to(tensor.device)])
+        numbers = places.tolist()
+        texts: dict[str, Any] = {
+            name: tuple(value[number] for number in numbers)
+            for name, value in part.as_dict().items()
+            if isinstance(value, tuple)
+        }
+        return attrs.evolve(part, **texts)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         changed: dict[str, Any] = {}
         for name, value in self.as_dict().items():

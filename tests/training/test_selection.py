@@ -1,0 +1,218 @@
+"""Steps learn from the pairs that the student finds harder than its teachers do, chosen chunk by chunk."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import suppress
+
+import attrs
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
+from mobileclip.losses.formulas import similarity_logits
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import SelectionSpec, TrainingSpec, World, read_metrics, train
+from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
+from tests.training.runs import TEACHER_DIMS, Batches, KilledError, batch_of, new_model, training_spec
+
+HALF = SelectionSpec(share=0.5, num_chunks=2)
+NUM_PAIRS, DIM = 12, 5
+
+
+def embeddings(seed, count=NUM_PAIRS, dim=DIM):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, count, dim, generator=generator).unbind()
+
+
+def logits_of(image, text, scale):
+    return similarity_logits(F.normalize(image, dim=1), F.normalize(text, dim=1), scale).double()
+
+
+def loss_in(logits, places, pair):
+    """The contrastive loss of one pair in a batch of some."""
+    own = places.index(pair)
+    part = logits[places][:, places]
+    return float((part[own].logsumexp(0) + part[:, own].logsumexp(0)) / 2 - part[own, own])
+
+
+def test_losses_beside_some_and_beside_all():
+    image, text = embeddings(0)
+    logits, losses = logits_of(image, text, 7.0), PairLosses(image, text, 7.0)
+    assert losses.beside_chosen().tolist() == [0.0] * NUM_PAIRS
+    everyone = list(range(NUM_PAIRS))
+    expected = [loss_in(logits, everyone, pair) for pair in everyone]
+    torch.testing.assert_close(losses.beside_all(), torch.tensor(expected))
+    chosen = []
+    for new in ([3, 7], [0], [11, 4, 5]):
+        losses.add(torch.tensor(new))
+        chosen += new
+        found = losses.beside_chosen()
+        for pair in set(everyone) - set(chosen):
+            assert float(found[pair]) == pytest.approx(loss_in(logits, [*chosen, pair], pair), rel=1e-5)
+
+
+def learnability():
+    teachers = [PairLosses(*embeddings(seed), 3.0) for seed in (2, 3)]
+    return Learnability(student=PairLosses(*embeddings(1), 2.0), teachers=teachers)
+
+
+def plainly_chosen(spec, draws):
+    """The algorithm as it reads, with every loss computed from the matrices."""
+    student = logits_of(*embeddings(1), 2.0)
+    teachers = [logits_of(*embeddings(seed), 3.0) for seed in (2, 3)]
+    chosen: list[int] = []
+    for chunk, size in enumerate(spec.sizes(NUM_PAIRS)):
+        scores = {}
+        for pair in set(range(NUM_PAIRS)) - set(chosen):
+            beside = [*chosen, pair] if chosen else list(range(NUM_PAIRS))
+            reference = sum(loss_in(one, beside, pair) for one in teachers) / 2
+            noise = -torch.log(-torch.log(draws[chunk, pair]))
+            scores[pair] = loss_in(student, beside, pair) - reference + float(noise)
+        chosen += sorted(scores, key=scores.get, reverse=True)[:size]
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize(
+    "spec", [HALF, SelectionSpec(share=0.25, num_chunks=16), SelectionSpec(share=0.9, num_chunks=3)]
+)
+def test_pairs_are_chosen_as_the_algorithm_says(spec):
+    found = set()
+    for seed in range(6):
+        draws = torch.rand(16, NUM_PAIRS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        places = choose_pairs(spec, [learnability()], draws).tolist()
+        assert places == plainly_chosen(spec, draws)
+        assert len(set(places)) == int(spec.share * NUM_PAIRS)
+        found.add(tuple(places))
+    assert len(found) > 1
+
+
+def test_what_is_learned_and_what_cannot_be_is_left():
+    """Of 60 pairs, 20 are known to the student, 20 have wrong captions, and 20 only the teachers tell apart."""
+    count = 60
+    image, _ = embeddings(0, count, 16)
+    noise, other = embeddings(1, count, 16)
+    known, wrong, new = torch.arange(count).split(20)
+    student_text, teacher_text = image + 0.1 * noise, image + 0.1 * noise
+    student_text[new], student_text[wrong], teacher_text[wrong] = other[new], other[wrong], other[wrong]
+    shares = torch.zeros(count)
+    for seed in range(20):
+        captions = Learnability(
+            student=PairLosses(image, student_text, 20.0), teachers=[PairLosses(image, teacher_text, 20.0)]
+        )
+        draws = torch.rand(4, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        shares[choose_pairs(SelectionSpec(share=1 / 3, num_chunks=4), [captions], draws)] += 1 / 20
+    assert float(shares[new].mean()) > 0.9
+    assert float(shares[known].mean()) < 0.1
+    assert float(shares[wrong].mean()) < 0.1
+
+
+def objective_of(spec=HALF, model=None, **changes):
+    model = new_model() if model is None else model
+    return ImageTextObjective(training_spec(9, selection=spec, **changes), model=model, world=World())
+
+
+def test_the_loss_is_that_of_the_pairs_that_are_chosen():
+    model = new_model()
+    chosen, whole = objective_of(model=copy.deepcopy(model)), objective_of(SelectionSpec(), copy.deepcopy(model))
+    batch = batch_of(0)
+    torch.manual_seed(3)
+    part = chosen._learnable(batch)
+    torch.manual_seed(3)
+    terms = chosen(batch)
+    assert len(part) == 4
+    assert set(part.keys) < set(batch.keys)
+    assert torch.equal(part.text, batch.text[[batch.keys.index(key) for key in part.keys]])
+    expected = whole(part)
+    for one, other in zip(terms, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    # What was looked at has left no trace in the norms.
+    for (name, one), other in zip(chosen.model.named_buffers(), whole.model.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_synthetic_captions_count_as_well():
+    objective = objective_of()
+    batch = batch_of(0)
+    found = set()
+    for one in (batch, attrs.evolve(batch, syn_text=None, teacher_syn_text=None)):
+        torch.manual_seed(1)
+        found.add(objective._learnable(one).keys)
+    other = attrs.evolve(batch, teacher_syn_text=batch.teacher_syn_text.flip(0))
+    torch.manual_seed(1)
+    found.add(objective._learnable(other).keys)
+    assert len(found) > 1
+
+
+def test_pieces_make_no_difference():
+    model = new_model()
+    found = []
+    for size in (None, 3):
+        torch.manual_seed(0)
+        objective = objective_of(model=copy.deepcopy(model), micro_batch_size=size)
+        torch.manual_seed(1)
+        found.append(objective._learnable(batch_of(0)).keys)
+    assert found[0] == found[1]
+
+
+def test_every_part_keeps_its_own_mode():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2)))
+    model.train()
+    model[2].eval()
+    with suppress(KeyError), evaluating(model):
+        assert not any(part.training for part in model.modules())
+        raise KeyError
+    assert [part.training for part in model.modules()] == [True, True, True, False, False]
+
+
+def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path):
+    spec = training_spec(8, selection=HALF)
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(spec, model=new_model(), batches=Batches(stop=5, killed=True), output=tmp_path / "killed")
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "killed")
+    whole, killed = (
+        [
+            (line["step"], line["loss"], line["gradient_norm"])
+            for line in read_metrics(tmp_path / name / "metrics.jsonl")
+        ]
+        for name in ("whole", "killed")
+    )
+    assert whole == killed
+    train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path / "all")
+    assert whole[0][1] != read_metrics(tmp_path / "all" / "metrics.jsonl")[0]["loss"]
+
+
+def test_the_loss_falls_with_a_contrastive_student(tmp_path):
+    """Teachers choose, and nothing is distilled."""
+    loss = ReinforcedLossSpec(teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), distill_weight=0)
+    spec = training_spec(24, loss=loss, selection=SelectionSpec(share=0.75), peak=5e-3)
+    train(spec, model=new_model(), batches=Batches(), output=tmp_path)
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics[-1]["loss"] < 0.75 * metrics[0]["loss"]
+
+
+def test_the_choice_is_part_of_the_run():
+    spec = training_spec(8, selection=HALF)
+    assert from_json(to_json(spec), TrainingSpec) == spec != training_spec(8)
+    assert json.loads(to_json(spec))["selection"] == {"share": 0.5, "num_chunks": 2}
+    assert "selection" not in json.loads(to_json(training_spec(8)))
+    assert SelectionSpec(share=0.3).sizes(100) == (2,) * 14 + (1,) * 2
+    assert SelectionSpec(share=0.3).sizes(10) == (1, 1, 1)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="leaves 1 of 8 pairs, and a loss compares two at least"):
+        SelectionSpec(share=0.2).sizes(8)
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match="share"):
+            SelectionSpec(share=share)
+    with pytest.raises(ValueError, match="compares the student with teachers, and ContrastiveLossSpec knows of none"):
+        training_spec(8, loss=ContrastiveLossSpec(), selection=HALF)
+    bare = attrs.evolve(batch_of(0), teacher_image=None, teacher_text=None, teacher_syn_text=None)
+    with pytest.raises(ValueError, match="needs teachers' embeddings, but the batches hold"):
+        objective_of(loss=ReinforcedLossSpec(teacher_dims=TEACHER_DIMS, distill_weight=0))(bare)
