@@ -113,7 +113,7 @@ def specs() -> list[Any]:
         FolderSource(path="p"), ClassFolderSource(path="p"), JsonLinesSource(path="p"), ShardSource(shards=("p",)),
         JoinSpec(reinforced="a", images="b", output="c"),
         JoinedShard(
-            source="a", images="b", captions="", choices="c", num_bytes=1, num_joined=1, num_captions=1,
+            source="a", images="b", matches="c", captions="", choices="c", num_bytes=1, num_joined=1, num_captions=1,
             num_set_captions=0,
             likeness={"stored": 1}, other=("a",), reach=0.5, left_out=(("a", "b"),),
         ),

@@ -201,15 +201,16 @@ class _Job:
         """Yield what is to be done, in the order of the sources."""
         ordered = list(names)
         found = matches.by_source()
-        number, some = next(found, (-1, np.empty(0, MATCH)))
+        source_number, some = next(found, (-1, np.empty(0, MATCH)))
         for name in self.sources:
             if name not in pending:
                 continue
             own = np.empty(0, MATCH)
-            if number >= 0 and ordered[number] == name:
+            if source_number >= 0 and ordered[source_number] == name:
                 own = some
-                number, some = next(found, (-1, np.empty(0, MATCH)))
+                source_number, some = next(found, (-1, np.empty(0, MATCH)))
             source, theirs = self.sources[name], captions[name]
+            numbers = np.unique(own["shard"]).tolist()
             yield ShardTask(
                 name=name,
                 source=source,
@@ -218,7 +219,8 @@ class _Job:
                 captions=theirs,
                 captions_print=None if theirs is None else prints.get(theirs),
                 matches=own,
-                shards={shard: self.index.shards[shard].shard for shard in np.unique(own["shard"]).tolist()},
+                shards={number: self.index.shards[number].shard for number in numbers},
+                prints={number: self.index.shards[number].fingerprint for number in numbers},
             )
 
     def _join(

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from hashlib import blake2b
 from itertools import chain, islice
 
 import attrs
+import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
@@ -19,7 +21,7 @@ from mobileclip.data.joining.comparison import stated_of
 from mobileclip.data.joining.image_reader import FoundImage, ImageReader, Place, portions
 from mobileclip.data.joining.image_scan import sample_name
 from mobileclip.data.joining.records import name_hash
-from mobileclip.data.joining.report import JoinedShard, write_ledger
+from mobileclip.data.joining.report import JoinedShard, read_ledger, write_ledger
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
@@ -41,6 +43,7 @@ class ShardTask:
         captions_print: fingerprint of that; None if it is not there.
         matches: of its samples, in order.
         shards: paths of the image shards that they name, by number.
+        prints: fingerprints of these, by number.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ShardTask:
     captions_print: str | None
     matches: Records
     shards: Mapping[int, str]
+    prints: Mapping[int, str]
 
     def __str__(self) -> str:
         return self.source
@@ -76,9 +80,13 @@ class ShardJoin:
             return task.source, 0, "there is no such file"
         if task.captions is not None and task.captions_print is None:
             return task.source, 0, f"there is no {task.captions} with its captions"
+        digest, path = self._digest(task), storage.join(self.spec.output, task.name)
+        before = read_ledger(self.spec.output, task.name)
+        if before is not None and self._is_same(before, task, digest) and before.num_bytes == _size(path):
+            write_ledger(self.spec.output, task.name, attrs.evolve(before, images=self.images))
+            return task.source, before.num_samples, None
         problems: list[Skip] = []
         captions = Captions(task.captions, problems.append, self.spec.sample_limits)
-        path = storage.join(self.spec.output, task.name)
         storage.make_directory_of(path)
         with closing(ImageReader()) as reader:
             joined = _Shard(task=task, spec=self.spec, reader=reader, dropped=self.dropped, captions=captions)
@@ -87,6 +95,7 @@ class ShardJoin:
             # A shard that broke off may do so for its connection: the next run tries again.
             source="" if problems or task.problem else task.fingerprint,
             images=self.images,
+            matches=digest,
             captions=task.captions_print or "",
             choices=self.spec.choices,
             num_bytes=_size(path),
@@ -101,6 +110,22 @@ class ShardJoin:
         write_ledger(self.spec.output, task.name, done)
         problem = f"{problems[0].reason}, {problems[0].detail}" if problems else task.problem
         return task.source, done.num_samples, problem
+
+    def _is_same(self, before: JoinedShard, task: ShardTask, digest: str) -> bool:
+        """Return whether an earlier run joined the shard with these very images, others among all images apart."""
+        now = (task.fingerprint, task.captions_print or "", self.spec.choices, digest)
+        return (before.source, before.captions, before.choices, before.matches) == now
+
+    def _digest(self, task: ShardTask) -> str:
+        """Return what changes when the images of the shard's samples do, or whether they are left out."""
+        numbers, places = np.unique(task.matches["shard"], return_inverse=True)
+        digest = blake2b(digest_size=16)
+        digest.update(repr([(task.shards[number], task.prints[number]) for number in numbers.tolist()]).encode())
+        digest.update(places.astype(np.uint32).tobytes())
+        for name in ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size"):
+            digest.update(task.matches[name].tobytes())
+        digest.update(bytes(sha256 in self.dropped for sha256 in task.matches["sha256"].tolist()))
+        return digest.hexdigest()
 
 
 @attrs.define(kw_only=True, eq=False)

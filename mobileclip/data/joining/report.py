@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 import attrs
 
@@ -23,6 +23,7 @@ REPORT = "join.json"
 MISSING = "missing.txt"
 OTHER = "other.txt"
 _NUM_NAMED = 10
+_NUM_OTHERS = 2
 _NUM_CONNECTIONS = 16
 _REASONS = {
     "no_image": "no image under their key",
@@ -42,7 +43,8 @@ class JoinedShard:
 
     Args:
         source: fingerprint of the reinforced shard.
-        images: fingerprint of the images.
+        images: fingerprint of all images.
+        matches: hash of the places of its own images.
         captions: fingerprint of the shard with the captions; empty where captions were not asked for.
         choices: as `JoinSpec.choices`.
         num_bytes: size of the joined shard; None where nothing could be joined, and there is none.
@@ -57,6 +59,7 @@ class JoinedShard:
 
     source: str
     images: str
+    matches: str
     captions: str
     choices: str
     num_bytes: int | None
@@ -100,6 +103,7 @@ class JoinReport:
         min_share: of the samples that must be joined.
         stopped: the first shard, if nothing of it was joined and the others were left therefore; None otherwise.
         examples: a key of a sample and one of an image.
+        others: the first samples for which another picture was downloaded, each with its shard.
     """
 
     output: str
@@ -123,6 +127,7 @@ class JoinReport:
     min_share: float
     stopped: str | None
     examples: tuple[str, str]
+    others: tuple[str, ...]
 
     @property
     def is_good(self) -> bool:
@@ -163,6 +168,8 @@ class JoinReport:
         )
         if self.kept_other:
             yield f"            {self.kept_other:,} other ones were kept, named in {OTHER}"
+        if self.others:
+            yield f"            other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
             yield (
                 f"            the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: these "
@@ -278,7 +285,7 @@ def make_report(
         stopped: the shard after which the others were left.
         image_example: a key of an image, if it was stopped.
     """
-    totals, example = _Totals(), ""
+    totals, example, others = _Totals(), "", list[str]()
     with (
         storage.atomic_write(storage.join(output, MISSING)) as missing,
         storage.atomic_write(storage.join(output, OTHER)) as other,
@@ -291,8 +298,13 @@ def make_report(
             manifest.write(_manifest_line(name, done))
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
             other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
+            if len(others) < _NUM_NAMED:
+                keys = chain(done.other, (key for key, reason in done.left_out if reason == "other_image"))
+                others += [f"{storage.printable(key)} in {name}" for key in islice(keys, _NUM_NAMED - len(others))]
             if name == stopped:
                 example = done.left_out[0][0]
+    if not totals.likeness["other"]:
+        storage.remove(storage.join(output, OTHER))
     report = JoinReport(
         output=output,
         shards=totals.shards,
@@ -314,6 +326,7 @@ def make_report(
         unfinished=unfinished,
         min_share=min_share,
         stopped=stopped,
+        others=tuple(others),
         examples=(storage.printable(example), storage.printable(image_example)),
     )
     with storage.atomic_write(storage.join(output, REPORT)) as stream:

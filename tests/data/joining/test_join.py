@@ -365,6 +365,7 @@ class TestCompared:
         spec = JoinSpec(reinforced=reinforced, images=images, output=str(tmp_path / "out"))
         report = join_images(spec, show_progress=False)
         assert (report.joined, report.left_out) == (0, {"other_image": len(members)})
+        assert report.others == tuple(f"{key} in a.tar" for key in members)
         assert not report.is_good
         assert f"compared    0 equal (0 as stored, 0 by the hash of their download), {len(members)} other" in str(
             report
@@ -375,6 +376,7 @@ class TestCompared:
         assert (report.joined, report.kept_other, report.left_out) == (1, 1, {})
         assert (data.output / "other.txt").read_text() == "000000\ta.tar\n"
         assert "1 other ones were kept, named in other.txt" in str(report)
+        assert "other: 000000 in a.tar" in str(report)
         with pytest.raises(ValueError, match="joined with other choices"):
             data.join()
 
@@ -609,6 +611,27 @@ class TestAgain:
         late.write_bytes(content)
         report = data.join(images=pattern)
         assert (report.joined, report.complete, report.unused_keys) == (20, True, 0)
+
+    def test_shards_whose_images_are_the_same_are_left_as_they_are(self, tmp_path):
+        data = Data(tmp_path, count=24, per_reinforced=6, per_images=6, shuffled=False)
+        late, pattern = data.images / "00000.tar", str(data.images / "{00000..00003}.tar")
+        content = late.read_bytes()
+        late.unlink()
+        assert data.join(images=pattern, go_on=True).joined == 18
+        before = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        late.write_bytes(content)
+        changed = data.images / "00002.tar"
+        members = contents(changed)
+        next(iter(members.values()))["png"] = encoded(*SIZE, seed=77)
+        write_raw(changed, members)
+        report = data.join(images=pattern)
+        assert (report.joined, report.is_good) == (24, True)
+        after = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        assert {name for name in after if after[name] != before.get(name)} == {"00000.tar", "00002.tar"}
+        data.join(images=pattern, output=str(tmp_path / "anew"))
+        assert {name: one for name, one in files_of(data.output).items() if name != "join.json"} == {
+            name: one for name, one in files_of(tmp_path / "anew").items() if name != "join.json"
+        }
 
     def test_images_that_changed(self, data):
         data.join()
