@@ -211,6 +211,8 @@ def count(
     *,
     num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
     again: bool = False,
+    tries: int = 3,
+    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
     quiet: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
@@ -226,16 +228,20 @@ def count(
         shards: tar files: paths, addresses or brace patterns.
         num_workers: processes that count.
         again: count all of them anew, where shards have changed.
+        tries: of a shard that breaks off or cannot be read; the others are counted meanwhile.
+        pause_seconds: before the second try; further ones wait longer.
         quiet: show no progress.
     """
     from mobileclip.data.viewing.counting import count_shards
+    from mobileclip.engines import Retries
 
     require_at_least(1, num_workers=num_workers)
     if not shards:
         raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
     for pattern in shards:
         require_shards(pattern, "a tar shard")
-    counted = count_shards(shards, num_workers=num_workers, again=again, show_progress=not quiet)
+    retries = Retries(tries=tries, pause_seconds=pause_seconds)
+    counted = count_shards(shards, num_workers=num_workers, again=again, retries=retries, show_progress=not quiet)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
         say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")

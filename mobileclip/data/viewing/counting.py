@@ -11,7 +11,8 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import read_sizes, shard_folder, write_sizes
 from mobileclip.data.shards.files import Shards, count_shard, expand_shards
-from mobileclip.data.workers import SHARD_SECONDS, workers
+from mobileclip.data.workers import SHARD_SECONDS
+from mobileclip.engines import FunctionWork, Listener, LocalEngine, Retries, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -42,18 +43,20 @@ def count_shards(
     num_workers: int = 1,
     again: bool = False,
     limits: SampleLimits = SAMPLE_LIMITS,
+    retries: Retries = Retries(),  # noqa: B008  frozen
     show_progress: bool = True,
 ) -> Counted:
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
     What is written there already is not counted again, so a job that was stopped goes on. A shard that breaks off is
-    left out.
+    tried again, then left out.
 
     Args:
         shards: paths, addresses or brace patterns.
         num_workers: processes that count.
         again: count all of them anew.
         limits: of what is read.
+        retries: how often a shard that fails is tried.
         show_progress: show a bar with the speed and the time left.
 
     Raises:
@@ -61,33 +64,76 @@ def count_shards(
         OSError: if one cannot be written.
     """
     names = expand_shards(shards)
-    folders: dict[str, list[str]] = {}
-    for name in names:
-        folders.setdefault(shard_folder(name), []).append(name)
-    unreadable: list[tuple[str, str]] = []
-    num_shards = num_samples = 0
-    with (
-        workers(num_workers, shard_seconds=SHARD_SECONDS) as share,
-        Progress("counting", total=len(names), unit="shards", console=console() if show_progress else None) as progress,
-    ):
-        for folder, own in folders.items():
-            sizes = {} if again else dict(read_sizes(folder) or {})
-            missing = [name for name in own if storage.file_name(name) not in sizes]
-            progress.advance(len(own) - len(missing), count=0)
-            written = time.monotonic()
-            counts = share(partial(count_shard, limits=limits), missing, doing="counting")
-            for name, (count, problem) in zip(missing, counts, strict=True):
-                if problem:
-                    logger.warning("%s", problem)
-                    unreadable.append((name, problem))
-                else:
-                    sizes[storage.file_name(name)] = count
-                progress.advance()
-                if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
-                    write_sizes(folder, sizes)
-                    written = time.monotonic()
-            if missing:
-                write_sizes(folder, sizes)
-            known = [sizes[name] for name in map(storage.file_name, own) if name in sizes]
-            num_shards, num_samples = num_shards + len(known), num_samples + sum(known)
-    return Counted(num_shards=num_shards, num_samples=num_samples, unreadable=tuple(unreadable))
+    folders = dict.fromkeys(map(shard_folder, names))
+    sizes = {folder: {} if again else dict(read_sizes(folder) or {}) for folder in folders}
+    uncounted = (name for name in dict.fromkeys(names) if storage.file_name(name) not in sizes[shard_folder(name)])
+    missing = [_Shard(name=name) for name in uncounted]
+    num_known = len(names) - len(missing)
+    screen = console() if show_progress else None
+    with Progress("counting", total=len(names), done=num_known, unit="shards", console=screen) as progress:
+        counting = _Counting(sizes=sizes, progress=progress)
+        engine = LocalEngine(num_workers=num_workers, devices=("cpu",), progress_seconds=SHARD_SECONDS, retries=retries)
+        try:
+            engine.run(FunctionWork(function=partial(_count, limits=limits)), missing, counting)
+        finally:
+            counting.write()
+    known = [sizes[shard_folder(name)].get(storage.file_name(name)) for name in names]
+    counts = [count for count in known if count is not None]
+    return Counted(num_shards=len(counts), num_samples=sum(counts), unreadable=tuple(counting.unreadable))
+
+
+@attrs.frozen(kw_only=True)
+class _Shard:
+    """A shard to count; its name is its path."""
+
+    name: str
+
+
+def _count(shard: _Shard, limits: SampleLimits) -> int:
+    """Return the number of samples.
+
+    Raises:
+        ValueError: if the shard breaks off or cannot be read.
+    """
+    count, problem = count_shard(shard.name, limits)
+    if problem:
+        raise ValueError(problem)
+    return count
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Counting(Listener[_Shard, int]):
+    """Keeps the numbers, and writes them now and then.
+
+    Args:
+        sizes: number by file name, by folder.
+        progress: what is shown.
+    """
+
+    sizes: dict[str, dict[str, int]]
+    progress: Progress
+    unreadable: list[tuple[str, str]] = attrs.field(factory=list)
+    _changed: set[str] = attrs.field(factory=set)
+    _written: float = attrs.field(factory=time.monotonic)
+
+    def finished(self, unit: _Shard, entry: int) -> None:
+        """Enter a number."""
+        folder = shard_folder(unit.name)
+        self.sizes[folder][storage.file_name(unit.name)] = entry
+        self._changed.add(folder)
+        self.progress.advance()
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def gave_up(self, unit: _Shard, aside: SetAside) -> None:
+        """Name a shard that has none."""
+        logger.warning("%s", aside.reason)
+        self.unreadable.append((unit.name, aside.reason))
+        self.progress.advance()
+
+    def write(self) -> None:
+        """Write what was counted since the last time."""
+        for folder in sorted(self._changed):
+            write_sizes(folder, self.sizes[folder])
+        self._changed.clear()
+        self._written = time.monotonic()
