@@ -1,0 +1,223 @@
+"""Joining again: after changes on either side, after what broke, and after every kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mobileclip.data.joining import image_scan
+from mobileclip.data.joining.join import join_images
+from mobileclip.data.shards.card import ReinforcementCard, write_card
+from tests.data.joining.world import SIZE, Data, contents, files_of
+from tests.data.made_samples import encoded, write_raw
+
+
+class TestAgain:
+    def test_a_second_run_writes_nothing(self, data):
+        first = data.join()
+        before = {path: path.stat().st_mtime_ns for path in data.output.rglob("*.tar")}
+        assert data.join() == first
+        assert {path: path.stat().st_mtime_ns for path in data.output.rglob("*.tar")} == before
+
+    def test_the_index_is_made_once(self, data, monkeypatch):
+        index = data.root / "places"
+        first = data.join(index=str(index))
+        opened = []
+        for scan in ("ImageScan", "NameScan"):
+            monkeypatch.setattr(f"mobileclip.data.joining.image_index.{scan}.__call__", lambda *_: opened.append(1))
+        second = data.join(index=str(index), output=str(data.root / "second"))
+        assert not opened
+        assert second.joined == first.joined == 20
+        assert not list(index.glob(".scratch-*"))
+
+    def test_what_is_damaged_in_the_index_is_read_again(self, data):
+        data.join()
+        expected = files_of(data.output)
+        (data.output / "00001.tar").unlink()
+        for path in sorted((data.output / "index").rglob("*.*"))[::2]:
+            path.write_bytes(path.read_bytes()[:-1])
+        data.join()
+        assert files_of(data.output) == expected
+        (data.output / "00001.tar").unlink()
+        (damaged,) = [path for path in (data.output / "index").rglob("*.places") if b"00002.tar" in path.read_bytes()]
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ValueError, match=r"is gone or damaged; run this again, and its shard is read anew"):
+            data.join()
+        data.join()
+        assert files_of(data.output) == expected
+
+    def test_an_index_is_shared_by_joins_of_different_keys_and_hashes(self, data):
+        index = str(data.root / "shared")
+        for number, by in enumerate(("key", "uid", "key")):
+            output = str(data.root / f"out{number}")
+            report = data.join(index=index, by=by, output=output, go_on=True, placeholder_threshold=10 * (number > 0))
+            assert report.joined == (0 if by == "uid" else 20)
+
+    def test_what_was_lost_is_written_again(self, data):
+        data.join()
+        expected = files_of(data.output)
+        (data.output / "00001.tar").unlink()
+        (data.output / "00002.tar").write_bytes(b"cut")
+        (data.output / "join" / "00000.json").write_text("{")
+        data.join()
+        assert files_of(data.output) == expected
+
+    def test_images_that_came_later(self, data):
+        late = data.images / "00001.tar"
+        content = late.read_bytes()
+        late.unlink()
+        pattern = str(data.images / "{00000..00003}.tar")
+        report = data.join(images=pattern)
+        assert report.joined == 14
+        assert not report.complete
+        assert list(report.images.unreadable) == [str(late)]
+        assert "1 image shards" in str(report)
+        late.write_bytes(content)
+        report = data.join(images=pattern)
+        assert (report.joined, report.complete, report.unused_keys) == (20, True, 0)
+
+    def test_shards_whose_images_are_the_same_are_left_as_they_are(self, tmp_path):
+        data = Data(tmp_path, count=24, per_reinforced=6, per_images=6, shuffled=False)
+        late, pattern = data.images / "00000.tar", str(data.images / "{00000..00003}.tar")
+        content = late.read_bytes()
+        late.unlink()
+        assert data.join(images=pattern, go_on=True).joined == 18
+        before = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        late.write_bytes(content)
+        changed = data.images / "00002.tar"
+        members = contents(changed)
+        next(iter(members.values()))["png"] = encoded(*SIZE, seed=77)
+        write_raw(changed, members)
+        report = data.join(images=pattern)
+        assert (report.joined, report.is_good) == (24, True)
+        after = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        assert {name for name in after if after[name] != before.get(name)} == {"00000.tar", "00002.tar"}
+        data.join(images=pattern, output=str(tmp_path / "anew"))
+        assert {name: one for name, one in files_of(data.output).items() if name != "join.json"} == {
+            name: one for name, one in files_of(tmp_path / "anew").items() if name != "join.json"
+        }
+
+    def test_images_that_changed(self, data):
+        data.join()
+        members = contents(data.images / "00000.tar")
+        key = next(iter(members))
+        members[key]["png"] = encoded(*SIZE, seed=77)
+        write_raw(data.images / "00000.tar", members)
+        data.join()
+        assert contents(data.output / f"{int(key) // 7:05d}.tar")[key]["png"] == encoded(*SIZE, seed=77)
+
+    def test_a_reinforced_shard_that_broke_off(self, data):
+        path = data.reinforced / "00001.tar"
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        report = data.join()
+        assert not report.complete
+        assert 14 <= report.joined < 20
+        assert "truncated_shard" in report.unfinished[str(path)]
+        path.write_bytes(content)
+        assert data.join().joined == 20
+
+    def test_names_that_could_not_be_read_to_the_end(self, data, monkeypatch):
+        """What is not named seems to have no image; the next run reads it again."""
+        real = image_scan.tar_members
+
+        def broken(stream):
+            for number, member in enumerate(real(stream)):
+                if number == 9:
+                    raise OSError("away for a moment")
+                yield member
+
+        def scan(self, task):
+            with monkeypatch.context() as context:
+                if task.shard.endswith("00001.tar"):
+                    context.setattr(image_scan, "tar_members", broken)
+                return original(self, task)
+
+        original = image_scan.NameScan.__call__
+        with monkeypatch.context() as context:
+            context.setattr(image_scan.NameScan, "__call__", scan)
+            report = data.join()
+        assert 13 < report.joined < 20
+        assert "away for a moment" in report.unfinished[str(data.reinforced / "00001.tar")]
+        assert not report.is_good
+        report = data.join()
+        assert (report.joined, report.unused_keys, report.is_good) == (20, 0, True)
+        assert data.join() == report
+
+    def test_a_reinforced_shard_that_is_not_there(self, data):
+        report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
+        assert report.joined == 20
+        assert list(report.unfinished) == [str(data.reinforced / "00003.tar")]
+
+    def test_shards_that_are_not_there_count_for_no_speed(self, data, capsys):
+        join_images(data.spec(reinforced=str(data.reinforced / "{00008..00009}.tar")))
+        assert "joining: 2/2, 0.0 samples/s, 0:00 left" in capsys.readouterr().err
+
+    def test_an_image_shard_that_broke_off(self, data):
+        path = data.images / "00002.tar"
+        keys = list(contents(path))
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rindex(f"{keys[3]}.png".encode()) + 700])
+        report = data.join()
+        assert sorted(key for key, *_ in data.named()) == sorted(keys[3:])
+        assert "without its end mark" in report.images.unreadable[str(path)] or "ends within" in str(report)
+
+
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
+    """A real process, SIGKILL at moments all over its run, then once more in peace: the same files."""
+    data = Data(tmp_path, count=120, per_reinforced=6, per_images=5)
+    write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+    (data.images / "00004.tar").unlink()
+    data.join(output=str(tmp_path / "undisturbed"))
+    command = [sys.executable, "-m", "mobileclip.cli", "data", "join", "--quiet", "-j", str(num_workers)]
+    command += [data.pattern(data.reinforced), data.pattern(data.images), str(data.output)]
+    mark = f"MARK={tmp_path}"
+    # Most of the time goes into importing: wait for signs of work, which come sooner in every run.
+    moments = [
+        ("index", 0.0),
+        ("index", 0.02),
+        ("join/00002.json", 0.003),
+        ("join/00007.json", 0.011),
+        ("join/00015.json", 0.0),
+    ]
+    moments = moments if num_workers > 1 else moments[::2]
+    killed = 0
+    for sign, delay in moments:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "MARK": str(tmp_path)})
+        while not (data.output / sign).exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        wait_until_gone(mark)
+    assert killed > len(moments) / 2
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "115 of 120" in done.stdout
+    result, expected = files_of(data.output), files_of(tmp_path / "undisturbed")
+    result["join.json"] = result["join.json"].replace(b"/joined", b"/undisturbed")
+    assert result.keys() == expected.keys()
+    assert result == expected
+    assert not list((data.output / "index").glob(".scratch-*"))
+
+
+def wait_until_gone(mark):
+    """Wait until no process has `mark` in its environment: those of a killed job must not outlive it."""
+    until = time.monotonic() + 60
+    while any(mark.encode() in environment(entry) for entry in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < until, "processes that outlive their parent"
+        time.sleep(0.05)
+
+
+def environment(entry):
+    try:
+        return (entry / "environ").read_bytes()
+    except OSError:
+        return b""
