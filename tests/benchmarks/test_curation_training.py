@@ -1,0 +1,148 @@
+"""What the benchmark of trainings on curated pairs compares, and how it counts steps."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import curation_training
+from benchmarks.curation_training import (
+    SELECTED,
+    WAYS,
+    WHOLE,
+    CurationTrainingSpec,
+    Curve,
+    Material,
+    curves,
+    held_out,
+    kept_keys,
+    part_of,
+    report,
+    train_way,
+)
+from examples.learning_efficiency.students import HeldOut
+from examples.quickstart.spec import student
+from examples.quickstart.stored import StoredCaptions, StoredSamples
+from mobileclip.data import ImageTextSample, Tokenizer, write_shard
+from mobileclip.data.curation import FilterSpec, Scores, ScoreSpec, filter_samples, score_shards
+from tests.data.made_samples import make_sample
+
+NAMES, NUM_PAIRS, DIM = ("red", "green", "blue", "white"), 24, 6
+
+
+def captions(labels):
+    return StoredCaptions(
+        tokens=Tokenizer(student().text.input)(list(NAMES)),
+        rows=labels[:, None],
+        counts=torch.ones(len(labels), dtype=torch.long),
+        embeddings=torch.nn.functional.one_hot(labels, DIM)[:, None].float(),
+    )
+
+
+@pytest.fixture(scope="module")
+def material():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(NUM_PAIRS) % len(NAMES)
+    pixels = torch.randint(0, 256, (NUM_PAIRS, 2, 48, 48, 3), dtype=torch.uint8, generator=generator)
+    samples = StoredSamples(
+        keys=tuple(f"k{number:02d}" for number in range(NUM_PAIRS)),
+        pixels=pixels,
+        embeddings=torch.nn.functional.one_hot(labels, DIM)[:, None].repeat(1, 2, 1).float(),
+        real=captions(labels),
+        synthetic=captions(labels),
+    )
+    everything = frozenset(samples.keys)
+    keys = dict.fromkeys(WAYS, everything) | {"filtered": frozenset(samples.keys[:18])}
+    return Material(
+        samples=samples,
+        keys=keys,
+        test=HeldOut(pixels=pixels[:8, 0], labels=labels[:8]),
+        class_names=NAMES,
+        dims=(4, 2),
+        logit_scales=(20.0, 20.0),
+    )
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return CurationTrainingSpec(
+        output=tmp_path,
+        ways=(WHOLE, "filtered", SELECTED),
+        num_seeds=1,
+        total_steps=4,
+        batch_size=8,
+        evaluate_every_steps=2,
+    )
+
+
+def test_every_way_is_trained_once_and_compared_with_everything(spec, material, monkeypatch, capsys):
+    found = list(curves(spec, material))
+    assert [(one.way, one.seed) for one in found] == [(way, 0) for way in spec.ways]
+    assert all(one.steps == (2, 4) for one in found)
+    assert "3 of 3: selected, seed 0" in capsys.readouterr().out
+
+    def refuse(*_arguments, **_choices):
+        raise AssertionError("what is done is read")
+
+    monkeypatch.setattr(curation_training, "train", refuse)
+    assert list(curves(spec, material)) == found
+    text = report(spec, material, found)
+    assert "| all pairs | 24 |" in text
+    assert "| the share whose captions fit best | 18 |" in text
+    assert (spec.output / "report.md").read_text(encoding="utf-8") == text
+
+
+def test_a_training_that_was_stopped_goes_on(spec, material, monkeypatch):
+    whole = train_way(spec, material, WHOLE, 3)
+    other = attrs.evolve(spec, output=spec.output / "again")
+    score, calls = curation_training.score, []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    monkeypatch.setattr(curation_training, "score", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_way(other, material, WHOLE, 3)
+    assert train_way(other, material, WHOLE, 3) == whole
+
+
+def test_steps_are_counted_to_the_first_look_that_finds_it():
+    curve = Curve(way=WHOLE, seed=0, steps=(50, 100, 150), top5=(10.0, 30.0, 20.0))
+    assert [curve.steps_to(one) for one in (5.0, 10.0, 20.0, 30.0, 31.0)] == [50, 50, 100, 100, None]
+
+
+def test_one_drawing_of_every_concept_with_three_is_held_out():
+    drawings = [
+        ImageTextSample(key=f"{name}{number}", captions=(name,))
+        for name in "abc"
+        for number in range(4 - (name == "c") * 2)
+    ]
+    learned, tests = held_out(drawings, np.random.default_rng(0))
+    assert sorted(one.captions[0] for one in tests) == ["a", "b"]
+    assert {one.key for one in learned} | {one.key for one in tests} == {one.key for one in drawings}
+    assert len(learned) == 8
+
+
+def test_a_part_has_the_samples_of_its_keys(material):
+    part = part_of(material.samples, frozenset(("k03", "k20", "other")))
+    assert part.keys == ("k03", "k20")
+    assert torch.equal(part.pixels, material.samples.pixels[[3, 20]])
+    ids, embedding = part.real.choose(torch.tensor([1]), torch.tensor([0.5, 0.5]))
+    assert torch.equal(ids, material.samples.real.tokens[:1])
+    assert torch.equal(embedding, material.samples.real.embeddings[20])
+
+
+def test_keys_are_those_of_the_list(tmp_path):
+    samples = [make_sample(number) for number in range(5)]
+    shard = write_shard(tmp_path / "a.tar", samples, layout="npz")
+    score_shards(ScoreSpec(shards=[str(shard)], output=tmp_path / "scores"), show_progress=False)
+    filter_samples(FilterSpec(scores=tmp_path / "scores", output=tmp_path / "kept.npy", share=0.4))
+    scores = Scores.open(tmp_path / "scores")
+    (one,) = scores.shards
+    best = np.argsort(one.similarity("real"))[-2:]
+    assert kept_keys(scores, tmp_path / "kept.npy") == {one.keys[place] for place in best}
