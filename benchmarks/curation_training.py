@@ -88,7 +88,7 @@ class CurationTrainingSpec:
     wrong_share: float = attrs.field(default=0.2, validator=[validators.gt(0), validators.lt(1)])
     copied_share: float = attrs.field(default=0.15, validator=[validators.gt(0), validators.lt(1)])
     filter_share: float = attrs.field(default=0.8, validator=[validators.gt(0), validators.le(1)])
-    duplicate_threshold: float = attrs.field(default=0.8, validator=[validators.gt(0), validators.le(1)])
+    duplicate_threshold: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     ways: tuple[str, ...] = attrs.field(default=tuple(WAYS), validator=validators.deep_iterable(validators.in_(WAYS)))
     num_seeds: int = attrs.field(default=5, validator=validators.gt(0))
     total_steps: int = attrs.field(default=1500, validator=validators.gt(1))
@@ -264,9 +264,9 @@ def curves(spec: CurationTrainingSpec, material: Material) -> Iterator[Curve]:
 def report(spec: CurationTrainingSpec, material: Material, found: Sequence[Curve]) -> str:
     """Write and print what came out: of every way, and seed by seed against everything."""
     of_seed = {one.seed: one for one in found if one.way == WHOLE}
-    columns = ("trained on", "pairs", "top-5", "steps to equal", "of the steps", "seeds that got there")
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    table = empty_table(columns, texts=("trained on",))
+    columns = ("way", "pairs", "top-5", "steps to equal", "of all steps", "seeds that got there")
+    lines = ["| " + " | ".join((*columns, "trained on")) + " |", "|" + " --- |" * (len(columns) + 1)]
+    table = empty_table(columns, texts=("way",))
     for way in spec.ways:
         own = [one for one in found if one.way == way]
         if not own:
@@ -277,10 +277,10 @@ def report(spec: CurationTrainingSpec, material: Material, found: Sequence[Curve
         reached = [(steps, whole) for steps, whole in pairs if steps is not None]
         steps = f"{statistics.mean(steps for steps, _ in reached):.0f}" if reached else ""
         ratio = f"{statistics.mean(steps / whole.steps[-1] for steps, whole in reached):.2f}" if reached else ""
-        cells = [WAYS[way], f"{len(material.keys[way]):,}", f"{statistics.mean(last):.1f}{spread} %", steps, ratio]
+        cells = [way, f"{len(material.keys[way]):,}", f"{statistics.mean(last):.1f}{spread} %", steps, ratio]
         cells.append(f"{len(reached)} of {len(pairs)}")
         table.add_row(*cells)
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join((*cells, WAYS[way])) + " |")
     about = (
         f"{len(material.test.labels):,} held-out drawings, {len(material.class_names):,} names, {spec.total_steps:,} "
         f"steps of {spec.batch_size}. Steps to equal: after how many a look first finds the top-5 that everything has "

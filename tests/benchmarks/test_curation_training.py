@@ -89,8 +89,8 @@ def test_every_way_is_trained_once_and_compared_with_everything(spec, material, 
     monkeypatch.setattr(curation_training, "train", refuse)
     assert list(curves(spec, material)) == found
     text = report(spec, material, found)
-    assert "| all pairs | 24 |" in text
-    assert "| the share whose captions fit best | 18 |" in text
+    assert "| everything | 24 |" in text
+    assert "| filtered | 18 |" in text
     assert (spec.output / "report.md").read_text(encoding="utf-8") == text
 
 
