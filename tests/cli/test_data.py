@@ -104,7 +104,13 @@ def test_inspect(capsys, tmp_path):
         (("verify", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
         (("verify", "{folder}/kept.png"), "is a file; expected a folder"),
         (("verify", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),
+        (("verify", "{folder}", "--num-shards", "0"), "--num-shards is 0, expected at least 1"),
         (("verify", "{folder}", "--device", "gpu"), "there is no device 'gpu'"),
+        (
+            ("join", golden("npz"), golden("npz"), "{folder}/out", "--captions", "{folder}/lost"),
+            "lost; expected a folder",
+        ),
+        (("join", golden("npz"), golden("npz"), "{folder}/out", "--min-share", "2"), "min_share"),
         (("join", golden("npz"), "{folder}/nothing.tar", "{folder}/out"), "nothing.tar; expected tar files"),
         (("join", golden("npz"), "{folder}/{{0..", "{folder}/out"), "cannot be expanded"),
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),

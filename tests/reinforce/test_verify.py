@@ -284,6 +284,8 @@ def test_the_command(directory, capsys):
     said = capsys.readouterr().out
     assert "8 samples in 2 shards read" in said
     assert "3 samples replayed" in said
+    main(["data", "verify", str(directory), "--samples", "0", "--num-shards", "1", "--num-rows", "2", "--quiet"])
+    assert "2 of them, drawn at random, checked" in capsys.readouterr().out
     (directory / "0.tar").unlink()
     with pytest.raises(SystemExit) as stopped:
         main(["data", "verify", str(directory), "--samples", "0", "--quiet"])

@@ -6,6 +6,7 @@ one that is damaged counts as missing: its shard is read again.
 
 from __future__ import annotations
 
+import os
 import zlib
 from hashlib import blake2b
 from pathlib import Path
@@ -156,13 +157,11 @@ def _is_sound(records: Records) -> bool:
 def _read_header(path: Path, dtype: np.dtype[Any]) -> tuple[AboutShard, int] | None:
     try:
         with path.open("rb") as stream:
-            start = stream.read(len(_MAGIC) + _MOST_HEADER_BYTES)
-            size = stream.seek(0, 2)
-        line, end, _ = start.removeprefix(_MAGIC).partition(b"\n")
-        if not start.startswith(_MAGIC) or not end:
-            return None
+            if stream.readline(len(_MAGIC)) != _MAGIC:
+                return None
+            line = stream.readline(_MOST_HEADER_BYTES)
+            num_bytes, size = stream.tell(), os.fstat(stream.fileno()).st_size
         about = from_json(line.decode(), AboutShard)
     except (OSError, ValueError):
         return None
-    num_bytes = len(_MAGIC) + len(line) + 1
     return (about, num_bytes) if size == num_bytes + about.num_records * dtype.itemsize else None

@@ -335,6 +335,7 @@ def test_remote_on_both_sides(data):
 def test_folders_whose_shards_have_the_same_names(tmp_path):
     """As DataCompDR-1B has 66 of them."""
     data = Data(tmp_path, count=0)
+    write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
     for folder in range(2):
         (data.reinforced / f"{folder:02d}").mkdir()
         write_shard(data.reinforced / f"{folder:02d}" / "00000000.tar", [without_image(folder)])
@@ -345,6 +346,8 @@ def test_folders_whose_shards_have_the_same_names(tmp_path):
         joined = contents(data.output / f"{folder:02d}" / "00000000.tar")
         assert joined[f"{folder:06d}"]["png"] == encoded(*SIZE, seed=folder)
     before = files_of(data.output)
+    found = verify(data.output, num_samples=0, show_progress=False)
+    assert (found.num_shards, found.num_samples, found.counts) == (2, 2, {})
     assert data.join(reinforced=str(data.reinforced / "{00..01}" / "00000000.tar")) == report
     assert files_of(data.output) == before
     (data.images / "1.tar").unlink()
