@@ -82,8 +82,9 @@ class TestNestedFolders:
     def test_an_output_of_it_is_a_source(self, nested, teachers, tmp_path):
         """As the second of two steps is: captions first, embeddings later."""
         first = run(make_spec(nested, tmp_path / "one"), teachers)
-        second = run(make_spec(first.shards, tmp_path / "two"), teachers)
-        assert [Path(path).relative_to(tmp_path / "two").as_posix() for path in second.shards] == NAMES
+        for place, source in (("two", first.shards), ("three", tmp_path / "one")):
+            second = run(make_spec(source, tmp_path / place), teachers)
+            assert [Path(path).relative_to(tmp_path / place).as_posix() for path in second.shards] == NAMES
 
 
 @pytest.fixture

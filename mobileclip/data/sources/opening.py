@@ -13,6 +13,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.files import RawSample, expand_shards, read_shard
 from mobileclip.data.skips import SkipReport
 from mobileclip.data.sources.access import RowOptions
@@ -142,7 +143,7 @@ def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
 def _of_directory(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     if not storage.is_remote(text) and is_public_layout(text):
         return PublicLayoutSource(path=text)
-    if shards := storage.list_files(text, ".tar"):
+    if shards := _shards_in(text):
         return ShardSource(shards=shards)
     if _has_tables_alone(text):
         return TableSource(tables=text, samples_per_shard=samples_per_shard, options=rows)
@@ -211,7 +212,17 @@ def is_gathered(text: str) -> bool:
     """Return whether images are gathered in files, and not files themselves: lists, shards, the public layout."""
     if text.lower().endswith((*LISTS, ".tar")) or _is_pattern(text) or storage.is_remote(text):
         return True
-    return storage.is_directory(text) and (is_public_layout(text) or bool(storage.list_files(text, ".tar")))
+    return storage.is_directory(text) and (is_public_layout(text) or bool(_shards_in(text)))
+
+
+def _shards_in(folder: str) -> tuple[str, ...]:
+    """Return the shards in a folder; where they were reinforced, those in the folders below as well."""
+    shards = storage.list_files(folder, ".tar")
+    if shards or not storage.exists(storage.join(folder, CARD)):
+        return shards
+    # What a reinforcement has under way is in a hidden folder.
+    names = sorted(name for name in storage.find_files(folder) if name.endswith(".tar") and not name.startswith("."))
+    return tuple(storage.join(folder, name) for name in names)
 
 
 def require_data_set(text: str) -> None:
