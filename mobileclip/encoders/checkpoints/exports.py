@@ -13,6 +13,7 @@ CONTRACT = "mobileclip.json"
 """File by which an export is known."""
 
 RUNTIMES = {
+    "coreai": "Core AI",
     "coreml": "Core ML",
     "executorch": "ExecuTorch",
     "onnx": "ONNX Runtime",

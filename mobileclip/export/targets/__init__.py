@@ -4,16 +4,27 @@ A new format enters here, registered by name. What holds for all of them belongs
 """
 
 from mobileclip.export.targets.base import Target, targets
+from mobileclip.export.targets.coreai import CoreAITarget
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
 from mobileclip.export.targets.onnx import OnnxTarget
 from mobileclip.export.targets.openvino import OpenVINOTarget
 from mobileclip.export.targets.torch import TorchTarget
 
+targets.add("coreai", CoreAITarget())
 targets.add("coreml", CoreMLTarget())
 targets.add("executorch", ExecuTorchTarget())
 targets.add("onnx", OnnxTarget())
 targets.add("openvino", OpenVINOTarget())
 targets.add("torch", TorchTarget())
 
-__all__ = ["CoreMLTarget", "ExecuTorchTarget", "OnnxTarget", "OpenVINOTarget", "Target", "TorchTarget", "targets"]
+__all__ = [
+    "CoreAITarget",
+    "CoreMLTarget",
+    "ExecuTorchTarget",
+    "OnnxTarget",
+    "OpenVINOTarget",
+    "Target",
+    "TorchTarget",
+    "targets",
+]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 import numpy as np
@@ -22,11 +17,10 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Run, device_called, not_finite
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
+from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
-
-_STANDARD_ERROR = 2
 
 
 @attrs.frozen
@@ -116,29 +110,13 @@ def _load(path: Path) -> Any:
     """Return a program that is ready to run; its file is read whole, so that it may be replaced meanwhile."""
     with quiet():
         from executorch.runtime import Runtime
-    with _said() as said:
+    with kept_stderr() as said:
         try:
             program = Runtime.get().load_program(path.read_bytes())
             program.load_method(METHOD)
         except RuntimeError as error:
-            said.seek(0)
-            why = said.read().decode(errors="replace").strip()
             raise ValueError(
-                f"{path} cannot be read by ExecuTorch ({error}: {why}); update it with: pip install -U executorch, or "
-                "export the model again"
+                f"{path} cannot be read by ExecuTorch ({error}: {text_of(said)}); update it with: pip install -U "
+                "executorch, or export the model again"
             ) from error
     return program
-
-
-@contextmanager
-def _said() -> Iterator[IO[bytes]]:
-    """Yield a file of what the runtime writes to standard error: notes on the processor's cores, and what is wrong."""
-    sys.stderr.flush()
-    before = os.dup(_STANDARD_ERROR)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), _STANDARD_ERROR)
-        try:
-            yield file
-        finally:
-            os.dup2(before, _STANDARD_ERROR)
-            os.close(before)

@@ -1,0 +1,140 @@
+"""Core AI: models for Apple's devices from version 27 of their systems on, as `.aimodel` folders."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import TextDtype
+from mobileclip.export.targets.base import CPU, Described, Run, check_signature, device_called
+from mobileclip.export.targets.coreai.runtime import ENTRY, Function
+from mobileclip.export.targets.native_stderr import kept_stderr, text_of
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import Precision
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_TYPES = {"Float32": "float32", "UInt8": "uint8", "Int32": "int32"}
+# As a summary writes an input or output: `NDArray (Float32, ? × 3 × 256 × 256)`.
+_VALUE = re.compile(r"NDArray \((\w+), ([\d? ×]+)\)")
+
+
+@attrs.frozen
+class CoreAITarget:
+    """Core AI from an exported program, by Apple's converter; run by Apple's runtime, on Linux as well as on Macs.
+
+    float16 and bfloat16 are computed in as exported. Token ids are int32. The runtime compiles a model for the machine
+    when it is opened. It parses its own format, and nobody here can vouch for a stranger's file.
+
+    Source: github.com/apple/coreai-torch.
+    """
+
+    suffix: str = ".aimodel"
+    libraries: tuple[str, ...] = ("coreai-core", "coreai-torch")
+    text_dtype: TextDtype = "int32"
+    prefers_depthwise: bool = False
+    runtime: str = "coreai"
+    vouched: bool = False
+
+    def check(self) -> None:
+        """Make sure that everything is installed.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        with needed("the target 'coreai', which wants Python 3.11 or newer,", "coreai"), warnings.catch_warnings():
+            # That it was not tried with a newer PyTorch; exports are compared with their models all the same.
+            warnings.simplefilter("ignore")
+            for name in ("coreai.authoring", "coreai.runtime", "coreai_torch"):
+                import_module(name)
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower.
+
+        Raises:
+            ValueError: if the precision is int8.
+        """
+        precision = tower.spec.precision
+        if precision not in _DTYPES:
+            raise ValueError(
+                "int8 is not written for Core AI; choose --precision float16, or --target coreml --precision int8"
+            )
+        from coreai_torch import TorchConverter, get_decomp_table
+
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), kept_stderr():
+            # PyTorch's own deprecations, and a bar of the converter.
+            warnings.simplefilter("ignore")
+            program = tower.program(_DTYPES[precision]).run_decompositions(get_decomp_table())
+            converter = TorchConverter().add_exported_program(
+                program, input_names=[tower.input_name], output_names=tower.output_names, entrypoint_name=ENTRY
+            )
+            converter.to_coreai().save_asset(path)
+        return precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a model without running it: its one function, with its inputs and outputs.
+
+        Raises:
+            ValueError: if it is no model of Core AI, or not what the contract says.
+        """
+        from coreai.authoring import AIModelAsset
+
+        with kept_stderr() as said:
+            try:
+                summary = AIModelAsset.load(path).summary(include_statistics=False)
+            except RuntimeError as error:
+                raise ValueError(f"{path} cannot be read by Core AI ({error}); export the model again") from error
+            if summary is None or list(summary.function_names) != [ENTRY]:
+                raise ValueError(
+                    f"{path} cannot be read by Core AI as a model with the function {ENTRY!r} alone ({text_of(said)}); "
+                    "export the model again"
+                )
+        check_signature(
+            path,
+            tower,
+            [_described(*one) for one in summary.function_inputs(ENTRY)],
+            [_described(*one) for one in summary.function_outputs(ENTRY)],
+        )
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+        """Return a function that runs a model with Core AI, which chooses by itself where on a Mac.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        device_called(device, {CPU: CPU}, self.runtime)
+        with kept_stderr() as said:
+            try:
+                function = Function(path)
+            except (RuntimeError, KeyError) as error:
+                raise ValueError(
+                    f"{path} cannot be compiled by Core AI ({error}: {text_of(said)}); update it with: pip install -U "
+                    "coreai-core coreai-torch, or export the model again"
+                ) from error
+
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            return function({tower.input_name: inputs.contiguous()}, list(tower.outputs))
+
+        return run
+
+
+def _described(name: str, value: str) -> Described:
+    """Return the name, type and shape of an input or output, from a summary's words for it."""
+    match = _VALUE.fullmatch(value)
+    if match is None:
+        return (name, value, ())
+    sides = (side.strip() for side in match[2].split("×"))
+    return (name, _TYPES.get(match[1], match[1]), tuple(None if side == "?" else int(side) for side in sides))

@@ -1,0 +1,32 @@
+"""What runtimes in C++ and Swift write to standard error: notes that nobody asked for, and sometimes what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+_STANDARD_ERROR = 2
+
+
+@contextmanager
+def kept_stderr() -> Iterator[IO[bytes]]:
+    """Yield a file of what is written to standard error meanwhile, by whatever part of the process."""
+    sys.stderr.flush()
+    before = os.dup(_STANDARD_ERROR)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield file
+        finally:
+            os.dup2(before, _STANDARD_ERROR)
+            os.close(before)
+
+
+def text_of(file: IO[bytes]) -> str:
+    """Return what was written to the file so far."""
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
