@@ -23,6 +23,7 @@ _TITLES = {
     "tars": "tar files",
     "arrays": "stored embeddings (npz, pth.gz, ...)",
     "samples": "captions, keys and JSON in data",
+    "tables": "tables of pairs (Parquet, CSV, TSV)",
     "tokenizers": "tokenizers",
     "servers": "servers",
     "commands": "command lines",

@@ -37,6 +37,7 @@ AREAS = (
     "tars",
     "arrays",
     "samples",
+    "tables",
     "tokenizers",
     "servers",
     "commands",
