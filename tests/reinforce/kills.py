@@ -91,7 +91,7 @@ def trial(
         _wait(process, folder, rng, store, until=until, starting=most == 0)
         assert process.poll() is None, f"it ended before kill {kill}: {_errors(folder)}"
         _kill(process, all_at_once=kill % 2 == 1, ends_by_itself=engine != "ray", seconds=rng.uniform(0, 2))
-        num_struck += any((folder / "killed" / STAGING).glob("*"))
+        num_struck += _is_half_written(folder / "killed")
         now = _num_done(folder / "killed", store)
         assert now >= num_done, "something finished was lost"
         num_done = now
@@ -129,10 +129,8 @@ def _wait(
         time.sleep(rng.uniform(0, SECONDS_OF_A_START))
         return
     deadline = time.monotonic() + SECONDS_OF_WORK
-    staging = folder / "killed" / STAGING
     while process.poll() is None:
-        is_under_way = store is not None or any(staging.glob("*"))
-        if is_under_way and _num_done(folder / "killed", store) >= until:
+        if (store is not None or _is_half_written(folder / "killed")) and _num_done(folder / "killed", store) >= until:
             break
         assert time.monotonic() < deadline, f"no {until} shards in {SECONDS_OF_WORK:g} s: {_errors(folder)}"
         time.sleep(0.002)
@@ -153,6 +151,13 @@ def _kill_each(*pids: int) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _is_half_written(output: Path) -> bool:
+    """Return whether a shard is under way; a run that begins removes the folder that it is in."""
+    with suppress(FileNotFoundError):
+        return any((output / STAGING).glob("*"))
+    return False
 
 
 def _num_done(output: Path, store: ObjectStore | None) -> int:

@@ -118,12 +118,13 @@ class TestInAStore:
     def test_finished_shards_are_found_by_listing(self, store, teachers, tmp_path, num_shards, most_requests):
         spec = finished_job(store, teachers, tmp_path, num_shards)
         store.requests.clear()
-        started = time.monotonic()
+        started = time.process_time()
         report = run(spec, teachers)
-        assert time.monotonic() - started < 60
+        # Of both ends: the store is in this process too.
+        assert time.process_time() - started < 60
         assert report.num_done_before == len(report.shards) == num_shards
         assert sum(store.requests.values()) <= most_requests, store.requests
-        assert store.requests["HEAD"] < 20
+        assert store.requests["HEAD"] < 40, "those of single files: cards, and the lease that is renewed"
 
     def test_what_is_missing_or_changed_is_made_again(self, store, teachers, tmp_path):
         spec = finished_job(store, teachers, tmp_path, 8)
