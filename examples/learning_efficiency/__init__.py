@@ -1,4 +1,4 @@
-"""The steps of the comparison of learning efficiency: roles of the pictures, teachers, trainings, curves, report."""
+"""The steps of the study of learning efficiency: teachers, stored views, trainings, curves, report."""
 
 from examples.learning_efficiency.run import run
 from examples.learning_efficiency.spec import EfficiencySpec

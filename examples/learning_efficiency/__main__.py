@@ -1,13 +1,14 @@
 """Learning efficiency: how many steps of plain training is a step of reinforced training worth?
 
 Command:   python -m examples.learning_efficiency    (with the extra `quickstart` installed; --tiny to see that it runs)
-Hardware:  2 CPU cores, about 4 GiB of memory, no GPU
-Time:      about an hour and a half; it shows how long, may be stopped at any moment, and goes on where it was
-Result:    outputs/learning_efficiency: report.md with scores and equivalent steps, curves.png, a folder per training
+Hardware:  2 CPU cores, about 8 GiB of memory, no GPU
+Time:      about twelve hours in all, said beforehand; it may be stopped at any moment and goes on where it was
+Result:    outputs/learning_efficiency: results.jsonl with a line per training, report.md with the tables, curves.png
 
-On the quickstart's drawings of all concepts, small students are trained plainly, with synthetic captions, with
-distillation, with strong augmentation and with an ensemble of teachers, as the paper's Table 2 adds one to the other;
-each with several numbers of steps and several seeds. docs/learning_efficiency.md says what came out.
+On the data set of icons, small students are trained plainly, with synthetic captions, with distillation, with stronger
+augmentation and with an ensemble of teachers, as the paper's Table 2 adds one to the other; with 1, 10 and 100 % of the
+pictures, several numbers of steps and several seeds. Other parts vary the strength of the stored views, and one choice
+at a time. docs/learning_efficiency.md says what came out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from examples.learning_efficiency import EfficiencySpec, run
 
 
 def learning_efficiency() -> EfficiencySpec:
-    """Return the comparison: everything is a flag of the command line."""
+    """Return the study: everything is a flag of the command line."""
     return EfficiencySpec()
 
 

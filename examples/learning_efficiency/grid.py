@@ -1,111 +1,94 @@
-"""All trainings, a few at once; what an earlier run finished is read, not done again."""
+"""All trainings, a few at once."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import torch
 
-from examples.learning_efficiency.data import load_roles
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.students import Material, Run, RunResult, load_material, train_one
+from examples.icons.splits import TITLES
+from examples.learning_efficiency.results import Result, append
+from examples.learning_efficiency.scoring import HeldOut, held_out
+from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.learning_efficiency.students import measure_cell
+from examples.quickstart.emoji.on_disk import load_finished
 from mobileclip.progress import Progress
-from mobileclip.terminal import console, say
+from mobileclip.terminal import console
 from mobileclip.terminal.interruption import ending, save_for_parent
 from mobileclip.training import read_metrics
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
-def runs(spec: EfficiencySpec) -> list[Run]:
-    """Return every training of the comparison.
-
-    Seed by seed, so that an unfinished comparison has whole curves of the first seeds.
-    """
-    return [
-        Run(variant=name, budget=budget, seed=seed, folder=spec.output / "runs" / name / str(budget) / str(seed))
-        for seed in range(spec.num_seeds)
-        for budget in spec.budgets
-        for name in spec.variants
-    ]
-
-
-def finished(spec: EfficiencySpec) -> list[RunResult]:
-    """Return what has been trained so far."""
-    return [result for run in runs(spec) if (result := run.result) is not None]
-
-
-def run_grid(spec: EfficiencySpec, directories: Mapping[bool, Path]) -> None:
-    """Train what is not trained yet, every training from its last checkpoint on.
+def run_grid(spec: EfficiencySpec, waiting: Sequence[Cell], *, results: Path, steps_before: int) -> None:
+    """Do trainings, each from its last checkpoint on, and add their results to a file one by one.
 
     Args:
         spec: the choices.
-        directories: the reinforced shards, by whether they are strongly augmented.
+        waiting: what is to be trained, in this order.
+        results: the file.
+        steps_before: steps of the trainings that are finished.
 
     Raises:
         FloatingPointError: if a loss is not finite; the message has the step and the pictures.
     """
-    every = runs(spec)
-    waiting = [run for run in every if run.result is None]
-    if not waiting:
-        say(f"training: all {len(every)} were done by earlier runs")
-        return
-    done = {run.folder: _steps_done(run) for run in waiting}
-    before = sum(run.budget for run in every if run not in waiting) + sum(done.values())
-    title = f"{len(waiting)} of {len(every)} trainings"
+    done = {cell: _steps_done(_folder(spec, cell)) for cell in waiting}
+    total = steps_before + sum(cell.budget for cell in waiting)
     context = multiprocessing.get_context("spawn")
     with (
         Progress(
-            title, total=sum(run.budget for run in every), done=before, unit="steps", console=console()
+            f"{len(waiting)} trainings",
+            total=total,
+            done=steps_before + sum(done.values()),
+            unit="steps",
+            console=console(),
         ) as progress,
         ProcessPoolExecutor(
-            min(spec.num_processes, len(waiting)),
-            mp_context=context,
-            initializer=_open,
-            initargs=(spec, dict(directories)),
+            min(spec.num_processes, len(waiting)), mp_context=context, initializer=_open, initargs=(spec,)
         ) as pool,
         ending(pool),
     ):
-        running = {pool.submit(_train, run) for run in waiting}
+        running = {pool.submit(_measure, cell) for cell in waiting}
         while running:
-            ended, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_EXCEPTION)
+            ended, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
             for future in ended:
-                future.result()
-            _count(waiting, done, progress)
+                result = future.result()
+                append(results, result)
+                # Hundreds of finished trainings would otherwise hold optimiser states that nobody resumes.
+                shutil.rmtree(_folder(spec, result.cell) / "checkpoints", ignore_errors=True)
+                progress.advance(result.cell.budget - done.pop(result.cell))
+            for cell, before in done.items():
+                # A resumed run first goes back to its last checkpoint, behind what was counted.
+                done[cell] = max(before, _steps_done(_folder(spec, cell)))
+                if done[cell] > before:
+                    progress.advance(done[cell] - before)
 
 
-def _count(waiting: Sequence[Run], done: dict[Path, int], progress: Progress) -> None:
-    for run in waiting:
-        # A resumed run first goes back to its last checkpoint, behind what was counted.
-        steps = max(done[run.folder], _steps_done(run))
-        if steps > done[run.folder]:
-            progress.advance(steps - done[run.folder])
-            done[run.folder] = steps
+def _folder(spec: EfficiencySpec, cell: Cell) -> Path:
+    return spec.output / "runs" / cell.name
 
 
-def _steps_done(run: Run) -> int:
-    metrics = run.folder / "metrics.jsonl"
+def _steps_done(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
     lines = read_metrics(metrics) if metrics.exists() else []
     return int(lines[-1]["step"]) + 1 if lines else 0
 
 
 # What a process reads once, for all of its trainings.
-_held: dict[str, tuple[EfficiencySpec, Material]] = {}
+_held: dict[str, tuple[EfficiencySpec, dict[str, HeldOut]]] = {}
 
 
-def _open(spec: EfficiencySpec, directories: Mapping[bool, Path]) -> None:
+def _open(spec: EfficiencySpec) -> None:
     save_for_parent()
     # One core for each training: small networks do not fill two.
     torch.set_num_threads(1)
-    _held["material"] = (
-        spec,
-        load_material(spec, load_roles(spec.roles, spec.data, spec.output / "data"), directories),
-    )
+    _held["material"] = spec, held_out(load_finished(spec.output / "data", TITLES), [spec.image_size])
 
 
-def _train(run: Run) -> None:
-    spec, material = _held["material"]
-    train_one(spec, run, material)
+def _measure(cell: Cell) -> Result:
+    spec, parts = _held["material"]
+    return measure_cell(spec, cell, parts, _folder(spec, cell))

@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
-from examples.learning_efficiency.data import load_roles
-from examples.learning_efficiency.grid import finished, run_grid, runs
-from examples.learning_efficiency.report import Counts, write_report
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.students import RunResult, replace_text
-from examples.learning_efficiency.teachers import build_teachers, reinforce_both, score_teachers
-from mobileclip.serialization import to_json
+from collections.abc import Sequence
+
+import attrs
+
+from examples.icons import build_dataset
+from examples.learning_efficiency.grid import run_grid
+from examples.learning_efficiency.report import write_report
+from examples.learning_efficiency.results import Result, read_results
+from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.learning_efficiency.stores import make_stores
+from examples.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles
 from mobileclip.terminal import say
 
-_SPEC = "spec.json"
+# On two cores without other work; trainings of the default size.
+_STEPS_PER_SECOND = 24
 
 
-def run(spec: EfficiencySpec) -> list[RunResult]:
-    """Run the comparison, or what earlier runs left undone of it, write the report, and return all results.
+def run(spec: EfficiencySpec) -> dict[Cell, Result]:
+    """Run the study, or what earlier runs left undone of it, write the report, and return all results.
 
     Raises:
-        ValueError: if the output folder holds a comparison with other choices, or a step says why it cannot go on.
+        ValueError: if the output folder holds a study with other choices, or a step says why it cannot go on.
     """
     spec = spec.resolved
-    _claim(spec)
-    roles = load_roles(spec.roles, spec.data, spec.output / "data")
-    teachers = build_teachers(spec, roles)
-    scores = score_teachers(spec, roles, teachers)
-    for name, one in scores.items():
-        say(f"{name}: top-1 {one.validation.top1:.1f} % on validation, {one.test.top1:.1f} % on test")
-    counts = Counts(
-        student=len(roles.student),
-        teacher=len(roles.teacher),
-        validation=len(roles.validation),
-        test=len(roles.test),
-        classes=len(roles.class_names),
-    )
-    directories = reinforce_both(spec, roles, teachers)
+    path = spec.output / "results.jsonl"
+    results = read_results(path, study=spec.study)
+    cells = spec.cells()
+    waiting = [cell for cell in cells if cell not in results]
+    _announce(cells, waiting)
+    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
+    ensembles = ensembles_of(cells)
+    teachers = build_teachers(spec, dataset, ensembles)
+    scores = score_ensembles(spec, dataset, teachers, ensembles)
+    for one in scores:
+        said = ", ".join(f"{one.scores[name].top1:.1f} % on {name}" for name in one.scores)
+        say(f"{' + '.join(one.names)}: top-1 {said}")
+    make_stores(spec, cells, teachers, dataset.train)
     try:
-        run_grid(spec, directories)
+        if waiting:
+            before = sum(cell.budget for cell in cells) - sum(cell.budget for cell in waiting)
+            run_grid(spec, waiting, results=path, steps_before=before)
     finally:
-        # An interrupted comparison has a report of what is finished.
-        results = finished(spec)
-        text = write_report(spec, results, scores, counts, num_runs=len(runs(spec)))
+        # An interrupted study has a report of what is finished.
+        results = read_results(path, study=spec.study)
+        text = write_report(spec, results, scores, dataset)
     say(text)
-    say(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or budgets extends it.")
+    say(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or parts extends it.")
     return results
 
 
-def _claim(spec: EfficiencySpec) -> None:
-    """Mark the output folder as made with `spec`, or refuse one whose trainings are not comparable."""
-    path, own = spec.output / _SPEC, to_json(spec.identity, indent=1)
-    if not path.exists():
-        replace_text(path, own)
-    elif path.read_text(encoding="utf-8").strip() != own:
-        raise ValueError(
-            f"{spec.output} holds a comparison with other choices ({path}); delete it or give --output. Only "
-            "--budgets, --num-seeds, --variants and --num-processes may change"
-        )
+def _announce(cells: Sequence[Cell], waiting: Sequence[Cell]) -> None:
+    steps = sum(cell.budget for cell in waiting)
+    say(
+        f"{len(waiting):,} of {len(cells):,} trainings are to be done: {steps:,} steps, about "
+        f"{steps / _STEPS_PER_SECOND / 3600:.1f} hours of two cores, and about an hour and a half for a teacher that "
+        "is not there yet. It may be stopped at any moment."
+    )

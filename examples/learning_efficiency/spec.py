@@ -1,113 +1,107 @@
-"""The choices of the comparison, and what follows from them."""
+"""The choices of the study, and what follows from them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 from attrs import validators
 
-from examples.learning_efficiency.data import RolesSpec
+from examples.icons import IconDataSpec
+from examples.icons.sets import FREE_SETS
 from examples.learning_efficiency.finetune import FineTuneSpec
-from examples.quickstart.emoji import EmojiDataSpec, emoji_augmentation
-from mobileclip.data import AugmentationSpec, crop_augmentation
+from examples.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
+from mobileclip.losses import (
+    ContrastiveLossSpec,
+    LossSpec,
+    ReinforcedLossSpec,
+    ReinforcedSigmoidLossSpec,
+    SigmoidLossSpec,
+)
+from mobileclip.serialization import to_json
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
-
-
-@attrs.frozen(kw_only=True)
-class Variant:
-    """One way to train.
-
-    Args:
-        title: what it adds, for the legend.
-        synthetic_captions: whether every picture has a synthetic caption beside the real one.
-        strong_augmentation: whether crops are small and two of RandAugment's operations follow.
-        num_teachers: how many of the teachers are distilled, counted from the first; zero for the contrastive loss.
-    """
-
-    title: str
-    synthetic_captions: bool = True
-    strong_augmentation: bool = False
-    num_teachers: int = 0
-
-
-# Each adds one thing to the one before, as the paper's Table 2 does. The last is no rung of the ladder: it says how
-# much of the rest is the captions' and the augmentation's doing, without any teacher.
-VARIANTS = {
-    "plain": Variant(title="plain", synthetic_captions=False),
-    "captions": Variant(title="+ synthetic captions"),
-    "distillation": Variant(title="+ distillation", num_teachers=1),
-    "augmentation": Variant(title="+ strong augmentation", num_teachers=1, strong_augmentation=True),
-    "ensemble": Variant(title="+ ensemble", num_teachers=2, strong_augmentation=True),
-    "control": Variant(title="captions and strong augmentation, no teacher", strong_augmentation=True),
-}
-LADDER = ("plain", "captions", "distillation", "augmentation", "ensemble")
 
 _OUTPUT = Path("outputs/learning_efficiency")
 _TINY_OUTPUT = Path("outputs/learning_efficiency_tiny")
-_TINY_BUDGETS = (2, 4)
-_TINY_SHARE = 0.03
+_TINY_SETS = ("bi", "lucide", "tabler", "noto")
+_FREE = tuple(one.name for one in FREE_SETS)
 
 
-def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-    unknown = [name for name in value if name not in VARIANTS]
-    if unknown or "plain" not in value:
-        raise ValueError(
-            f"{attribute.name} are some of {', '.join(VARIANTS)}, plain among them, which the others are compared "
-            f"with; got {', '.join(value)}"
-        )
+def _increasing(_: object, attribute: attrs.Attribute[Any], value: Sequence[float]) -> None:
+    if sorted(set(value)) != list(value) or value[0] <= 0:
+        raise ValueError(f"{attribute.name} are numbers above zero, each above the one before, not {value}")
 
 
-def _increasing(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
-    if len(value) < 2 or value[0] < 2 or sorted(set(value)) != list(value):
-        raise ValueError(f"{attribute.name} are two or more numbers of steps, each above the one before, not {value}")
+def _parts(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    if not value or set(value) - set(PARTS):
+        raise ValueError(f"{attribute.name} are some of {', '.join(PARTS)}; got {', '.join(value) or 'none'}")
+
+
+@attrs.frozen(kw_only=True)
+class Cell:
+    """One training.
+
+    Args:
+        variant: name of a variant.
+        share: of the training pictures, that the student gets.
+        budget: number of steps.
+        seed: of its weights, its order of pictures and its choices of captions.
+    """
+
+    variant: str
+    share: float
+    budget: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A path for its folder."""
+        return f"{self.variant}/{self.share:g}/{self.budget}/{self.seed}"
 
 
 @attrs.frozen(kw_only=True)
 class EfficiencySpec:
-    """The choices of the comparison.
+    """The choices of the study.
 
     Args:
         output: folder of everything that is made; finished trainings in it are not done again.
-        tiny: few concepts and steps, to see that it runs.
-        concept_share: fraction of the concepts to take.
-        budgets: steps of the trainings; each is a training of its own.
+        tiny: four sets of icons, small teachers and few steps, to see that it runs.
+        parts: of the study; some of `ladder`, `strengths`, `ablations` and `long`.
         num_seeds: how often every training is repeated.
-        variants: what is compared.
-        roles: who sees which pictures.
-        teachers: the ensemble; the first is the single teacher.
-        num_augmentations: augmentations stored per picture, of either policy.
+        budgets: four numbers of steps; each is a training of its own.
+        shares: three fractions of the training pictures that students get.
+        data: the icons; without a set whose licence asks for the same licence, so that a model may be given away.
+        teachers: who can be distilled.
         image_size: side of the student's pictures, in pixels.
         batch_size: pictures per step.
         learning_rate: peak of every training's cosine schedule.
         weight_decay: of AdamW.
-        distill_weight: of the distillation term; the contrastive one has the rest.
+        seed: of who gets which pictures, and of the stored augmentations.
         num_processes: trainings at once, one core each.
     """
 
     output: Path = _OUTPUT
     tiny: bool = False
-    concept_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
-    budgets: tuple[int, ...] = attrs.field(default=(100, 200, 400, 800, 1600), validator=_increasing)
-    num_seeds: int = attrs.field(default=5, validator=validators.gt(0))
-    variants: tuple[str, ...] = attrs.field(default=tuple(VARIANTS), validator=_known)
-    roles: RolesSpec = RolesSpec()
-    teachers: tuple[FineTuneSpec, ...] = attrs.field(
-        default=(
-            FineTuneSpec(name="first", seed=1),
-            FineTuneSpec(name="second", seed=2),
-        ),
-        validator=validators.min_len(2),
+    parts: tuple[str, ...] = attrs.field(default=tuple(PARTS), validator=_parts)
+    num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
+    budgets: tuple[int, int, int, int] = attrs.field(default=(400, 1600, 6400, 25600), validator=_increasing)
+    shares: tuple[float, float, float] = attrs.field(default=(0.01, 0.1, 1.0), validator=_increasing)
+    data: IconDataSpec = IconDataSpec(sets=_FREE)
+    teachers: tuple[FineTuneSpec, ...] = (
+        FineTuneSpec(name=FIRST, seed=1),
+        FineTuneSpec(name=SECOND, seed=2),
+        FineTuneSpec(name=OTHER, trunk="mci", seed=3),
     )
-    num_augmentations: int = attrs.field(default=30, validator=validators.gt(0))
     image_size: int = attrs.field(default=32, validator=validators.ge(32))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
     weight_decay: float = attrs.field(default=0.1, validator=validators.ge(0))
-    distill_weight: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    seed: int = 0
     num_processes: int = attrs.field(default=2, validator=validators.gt(0))
 
     @property
@@ -119,57 +113,63 @@ class EfficiencySpec:
             self,
             tiny=False,
             output=_TINY_OUTPUT if self.output == _OUTPUT else self.output,
-            concept_share=_TINY_SHARE,
-            roles=attrs.evolve(self.roles, student_share=0.5),
-            budgets=_TINY_BUDGETS,
             num_seeds=2,
+            budgets=(2, 4, 6, 8),
+            shares=(0.3, 0.6, 1.0),
+            data=attrs.evolve(self.data, sets=_TINY_SETS, image_size=32),
             teachers=tuple(attrs.evolve(one, image_size=32, epochs=1) for one in self.teachers),
-            num_augmentations=2,
-            image_size=32,
             batch_size=8,
         )
 
     @property
-    def identity(self) -> EfficiencySpec:
-        """The choices that every training depends on: without those that say how many trainings there are."""
-        return attrs.evolve(
+    def study(self) -> str:
+        """A digest of what every training depends on: of all choices but those that say how many there are."""
+        every = EfficiencySpec()
+        own = attrs.evolve(
             self,
-            output=_OUTPUT,
-            budgets=EfficiencySpec().budgets,
-            num_seeds=1,
-            variants=("plain",),
-            num_processes=1,
+            output=every.output,
+            parts=every.parts,
+            num_seeds=every.num_seeds,
+            budgets=every.budgets,
+            shares=every.shares,
+            data=attrs.evolve(self.data, output=every.data.output, num_processes=every.data.num_processes),
+            num_processes=every.num_processes,
         )
+        return hashlib.sha256(to_json(own).encode()).hexdigest()[:12]
 
-    @property
-    def data(self) -> EmojiDataSpec:
-        """The quickstart's drawings, of all concepts, with one vendor's drawing of nearly each held out."""
-        return EmojiDataSpec(
-            concept_share=self.concept_share,
-            concept_fraction=0.01,
-            rendering_fraction=0.99,
-            num_processes=self.num_processes,
-        )
+    def cells(self, parts: Sequence[str] | None = None) -> list[Cell]:
+        """Return the trainings of some parts, each once, or of all that were asked for.
 
-    def policy(self, *, strong: bool, size: int) -> AugmentationSpec:
-        """Return the strong or the weak augmentation."""
-        return emoji_augmentation(size) if strong else crop_augmentation(size)
+        The longest come last, and seed by seed within those of one length, so that an unfinished study has whole tables
+        of its shorter trainings.
+        """
+        every = {
+            Cell(variant=name, share=self.shares[share], budget=self.budgets[budget], seed=seed)
+            for part in map(PARTS.__getitem__, parts or self.parts)
+            for name in part.variants
+            for share in part.shares
+            for budget in part.budgets
+            for seed in range(self.num_seeds)
+        }
+        order = list(VARIANTS)
+        return sorted(every, key=lambda one: (one.budget, one.seed, one.share, order.index(one.variant)))
 
     def loss(self, variant: Variant, *, dims: tuple[int, ...], logit_scales: tuple[float, ...]) -> LossSpec:
         """Return what a variant minimises.
 
         Args:
             variant: the variant.
-            dims: the ensemble's, teacher by teacher.
-            logit_scales: the ensemble's, as its trainings ended.
+            dims: of its teachers.
+            logit_scales: as the teachers learned them.
         """
-        if variant.num_teachers == 0:
-            return ContrastiveLossSpec()
-        return ReinforcedLossSpec(
-            teacher_dims=dims[: variant.num_teachers],
-            teacher_logit_scales=logit_scales[: variant.num_teachers],
-            contrastive_weight=1 - self.distill_weight,
-            distill_weight=self.distill_weight,
+        if not variant.teachers:
+            return SigmoidLossSpec() if variant.sigmoid else ContrastiveLossSpec()
+        reinforced = ReinforcedSigmoidLossSpec if variant.sigmoid else ReinforcedLossSpec
+        return reinforced(
+            teacher_dims=dims,
+            teacher_logit_scales=tuple(scale * variant.scale_factor for scale in logit_scales),
+            contrastive_weight=1 - variant.distill_weight,
+            distill_weight=variant.distill_weight,
         )
 
     def training(self, loss: LossSpec, *, budget: int, seed: int) -> TrainingSpec:

@@ -1,115 +1,84 @@
-"""The ensemble: trained once, kept as files, scored, and asked about the student's pictures and captions."""
+"""The teachers: trained once, kept as files, and scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
-import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image
 
-from examples.learning_efficiency.data import Roles
-from examples.learning_efficiency.finetune import FineTunedTeacher, fine_tune, load_teacher, save_model
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.students import Scores, picture, replace_text, score_embeddings
-from examples.quickstart.emoji.teachers import PROMPTS
-from examples.quickstart.emoji.trunks import TextTrunk
-from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, write_shards
-from mobileclip.evaluation import ensemble_prompts
-from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
-from mobileclip.reinforce.agreement import plain_augmentation
+from examples.learning_efficiency.finetune import FineTunedTeacher, class_prompts, fine_tune, load_teacher
+from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
+from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.learning_efficiency.texts import text_trunk
+from examples.learning_efficiency.variants import FIRST, VARIANTS
+from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.teachers import all_captions
+from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
-from mobileclip.terminal import say
-
-_BATCH = 64
-_CHOICES = "teachers.json"
+from mobileclip.storage import write_text
 
 
 @attrs.frozen(kw_only=True)
 class TeacherScores:
-    """How good a teacher is on both parts of the held-out drawings."""
+    """How good an ensemble is.
 
-    validation: Scores
-    test: Scores
-
-
-def build_teachers(spec: EfficiencySpec, roles: Roles) -> tuple[FineTunedTeacher, ...]:
-    """Return the teachers, trained where their files are not there yet."""
-    trunk = TextTrunk()
-    paths = [spec.output / "teachers" / f"{one.name}.safetensors" for one in spec.teachers]
-    for one, path in zip(spec.teachers, paths, strict=True):
-        if not path.exists():
-            save_model(path, fine_tune(one, roles, trunk))
-    return tuple(load_teacher(path, trunk) for path in paths)
-
-
-def score_teachers(
-    spec: EfficiencySpec, roles: Roles, teachers: Sequence[FineTunedTeacher]
-) -> dict[str, TeacherScores]:
-    """Return the scores of every teacher, and of the ensemble, whose similarity is the mean over its members'."""
-    ensembles = {one.model.spec.name: TeacherEnsemble([one]) for one in teachers}
-    ensembles["ensemble"] = TeacherEnsemble(teachers)
-    scores = {}
-    for name, ensemble in ensembles.items():
-        path = spec.output / "teachers" / f"{name}.json"
-        if not path.exists():
-            replace_text(path, to_json(_teacher_scores(ensemble, roles), indent=1))
-        scores[name] = from_json(path.read_text(encoding="utf-8"), TeacherScores)
-    return scores
-
-
-def _teacher_scores(ensemble: TeacherEnsemble, roles: Roles) -> TeacherScores:
-    prompts = [prompt.format(name) for name in roles.class_names for prompt in PROMPTS]
-    texts = ensemble.encode_texts(prompts)
-    # Prompts are averaged teacher by teacher, so that each has the same say.
-    parts = [
-        part.reshape(len(roles.class_names), len(PROMPTS), -1)
-        for part in torch.split(texts, list(ensemble.dims), dim=-1)
-    ]
-    classes = torch.cat([ensemble_prompts(part) for part in parts], dim=-1)
-
-    def scores(samples: Sequence[ImageTextSample]) -> Scores:
-        images = [decode_image(picture(sample)) for sample in samples]
-        pixels = {size: torch.from_numpy(_plain(images, size)) for size in ensemble.image_sizes}
-        return score_embeddings(ensemble.encode_images(pixels), classes, torch.tensor(roles.labels(samples)))
-
-    return TeacherScores(validation=scores(roles.validation), test=scores(roles.test))
-
-
-def _plain(images: Sequence[Image.Image], size: int) -> npt.NDArray[np.uint8]:
-    """Return whole pictures as a teacher sees them.
-
-    Shape:
-        (pictures, 3, size, size).
+    Args:
+        names: its members.
+        scores: by the name of the held-out part.
     """
-    policy = plain_augmentation(size)
-    rng = augmentation_rng(0, "", 0)
-    views = [np.asarray(policy.apply(image, policy.sample(rng, image.size))) for image in images]
-    pixels: npt.NDArray[np.uint8] = np.stack(views).transpose(0, 3, 1, 2)
-    return pixels
+
+    names: tuple[str, ...]
+    scores: Mapping[str, Scores]
 
 
-def reinforce_both(spec: EfficiencySpec, roles: Roles, teachers: Sequence[FineTunedTeacher]) -> Mapping[bool, Path]:
-    """Store what the teachers say of the student's pictures under both policies; return the folders, by strength."""
-    source = spec.output / "student"
-    if not (source / "done").exists():
-        write_shards(source, roles.student, samples_per_shard=500)
-        replace_text(source / "done", str(len(roles.student)))
-    size = max(one.image.size for one in teachers)
-    directories = {}
-    for strong in (False, True):
-        directories[strong] = spec.output / f"reinforced-{'strong' if strong else 'weak'}"
-        report = reinforce(
-            ReinforcementSpec(
-                source=sorted(map(str, source.glob("*.tar"))),
-                output=str(directories[strong]),
-                augmentation=spec.policy(strong=strong, size=size),
-                num_augmentations=spec.num_augmentations,
-            ),
-            teachers=TeacherEnsemble(teachers),
-        )
-        say(f"{'strong' if strong else 'weak'} augmentation: {report}")
-    return directories
+def ensembles_of(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
+    """Return the ensembles that trainings distil, the smallest first; the first teacher is always among them."""
+    needed = {(FIRST,), *(VARIANTS[cell.variant].teachers for cell in cells)} - {()}
+    return sorted(needed, key=lambda names: (len(names), names))
+
+
+def build_teachers(
+    spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Iterable[tuple[str, ...]]
+) -> dict[str, FineTunedTeacher]:
+    """Return the members of ensembles by name, trained where their files are not there yet."""
+    needed = {name for names in ensembles for name in names}
+    prompts = [
+        *class_prompts(dataset.train.class_names),
+        *(row for part in dataset.tests for row in class_prompts(part.class_names)),
+    ]
+    groups = [*map(all_captions, dataset.train.samples()), *prompts]
+    texts = list(dict.fromkeys(text for group in groups for text in group))
+    folder = spec.output / "teachers"
+    trunk = text_trunk(texts, folder / "texts.safetensors")
+    teachers = {}
+    for one in spec.teachers:
+        if one.name in needed:
+            path = folder / f"{one.name}.safetensors"
+            if not path.exists():
+                fine_tune(one, dataset.train, trunk, path)
+            teachers[one.name] = load_teacher(path, trunk)
+    return teachers
+
+
+def score_ensembles(
+    spec: EfficiencySpec,
+    dataset: DrawnDataset,
+    teachers: Mapping[str, FineTunedTeacher],
+    ensembles: Iterable[tuple[str, ...]],
+) -> list[TeacherScores]:
+    """Return the scores of ensembles on the held-out drawings; what was scored before is read."""
+    parts: dict[str, HeldOut] = {}
+    found = []
+    for names in ensembles:
+        path = spec.output / "teachers" / f"{'-'.join(names)}.json"
+        if not path.exists():
+            parts = parts or held_out(dataset, sorted({one.image.size for one in teachers.values()}))
+            scores = score_teachers(TeacherEnsemble([teachers[name] for name in names]), parts)
+            write_text(path, to_json(TeacherScores(names=names, scores=scores), indent=1) + "\n")
+        found.append(_read(path))
+    return found
+
+
+def _read(path: Path) -> TeacherScores:
+    return from_json(path.read_text(encoding="utf-8"), TeacherScores)

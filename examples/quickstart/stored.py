@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mobileclip.data import (
     AugmentationSpec,
@@ -28,28 +29,46 @@ from mobileclip.encoders import DualEncoderSpec
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredCaptions:
-    """The captions of every sample and what the teachers said of them.
+    """The captions of every sample.
 
     Shape:
-        tokens: (texts, context length); rows: (samples, most captions of a sample); counts: (samples,);
-        embeddings: (samples, most captions of a sample, dim).
+        tokens: (texts, context length); rows: (samples, most captions of a sample); counts: (samples,).
 
     Args:
         tokens: ids of the different texts.
         rows: the samples' captions as rows of `tokens`; padded.
         counts: how many captions a sample has.
-        embeddings: the teachers', in float32; padded.
     """
 
     tokens: Tensor
     rows: Tensor
     counts: Tensor
-    embeddings: Tensor
 
-    def choose(self, samples: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the ids and the embeddings of one caption of each sample, chosen by a number of [0, 1)."""
-        which = (chance[samples] * self.counts[samples]).long()
-        return self.tokens[self.rows[samples, which]], self.embeddings[samples, which]
+    def choose(self, samples: Tensor, chance: Tensor, *, at_most: int | None = None) -> Tensor:
+        """Return which caption of each sample a number of [0, 1) chooses, among the first `at_most` ones."""
+        counts = self.counts[samples] if at_most is None else self.counts[samples].clamp(max=at_most)
+        return (chance * counts).long()
+
+    def ids(self, samples: Tensor, which: Tensor) -> Tensor:
+        """Return the ids of one caption of each sample.
+
+        Shape:
+            samples, which: (batch,) -> (batch, context length).
+        """
+        return self.tokens[self.rows[samples, which]]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StoredTeacher:
+    """What a teacher, or an ensemble, said of every sample, in float32.
+
+    Shape:
+        image: (samples, augmentations, dim); real, synthetic: (samples, most captions of a sample, dim), padded.
+    """
+
+    image: Tensor
+    real: Tensor
+    synthetic: Tensor
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -57,91 +76,95 @@ class StoredSamples:
     """Reinforced samples, ready to be put into batches.
 
     Shape:
-        pixels: (samples, augmentations, size, size, 3), uint8; embeddings: (samples, augmentations, dim).
+        pixels: (samples, augmentations, size, size, 3), uint8.
 
     Args:
         keys: of the samples.
         pixels: the augmented pictures at the student's size.
-        embeddings: the teachers' of the same augmentations.
         real: the real captions.
         synthetic: the synthetic ones.
+        teachers: what was said of the same augmentations and captions; one for each ensemble.
     """
 
     keys: tuple[str, ...]
     pixels: Tensor
-    embeddings: Tensor
     real: StoredCaptions
     synthetic: StoredCaptions
-
-    def stream(self, first: int, *, batch_size: int, seed: int) -> Iterator[ReinforcedBatch]:
-        """Yield batches without end, from any one on: one augmentation and two captions per sample and epoch.
-
-        Args:
-            first: number of batches that were consumed before.
-            batch_size: samples per batch; what is left of an epoch is left out.
-            seed: of the order and of all choices, which depend on it and on the epoch alone.
-
-        Raises:
-            ValueError: if there are fewer samples than one batch needs.
-        """
-        per_epoch = len(self.keys) // batch_size
-        if per_epoch == 0:
-            raise ValueError(f"{len(self.keys)} samples do not fill a batch of {batch_size}; take a smaller one")
-        epoch, done = divmod(first, per_epoch)
-        while True:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self.keys), generator=generator)
-            chances = torch.rand(3, len(self.keys), generator=generator)
-            for number in range(done, per_epoch):
-                yield self._batch(order[number * batch_size : (number + 1) * batch_size], chances)
-            epoch, done = epoch + 1, 0
-
-    def _batch(self, samples: Tensor, chances: Tensor) -> ReinforcedBatch:
-        view = (chances[0, samples] * self.pixels.shape[1]).long()
-        text, teacher_text = self.real.choose(samples, chances[1])
-        syn_text, teacher_syn_text = self.synthetic.choose(samples, chances[2])
-        return ReinforcedBatch(
-            keys=tuple(self.keys[index] for index in samples.tolist()),
-            image=self.pixels[samples, view].permute(0, 3, 1, 2),
-            text=text,
-            syn_text=syn_text,
-            teacher_image=self.embeddings[samples, view],
-            teacher_text=teacher_text,
-            teacher_syn_text=teacher_syn_text,
-        )
+    teachers: tuple[StoredTeacher, ...]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredBatches:
-    """The batches of one training, as the loop takes them.
+    """The batches of one training, as the loop takes them: one augmentation and two captions per sample and epoch.
 
     Args:
         samples: what they are made of.
-        batch_size: samples per batch.
-        seed: of the order and of all choices; the other choices change neither.
+        batch_size: samples per batch; what is left of an epoch is left out.
+        seed: of the order and of all choices, which depend on it and on the epoch alone: the other arguments change
+            none that they do not restrict.
         synthetic_captions: whether every picture comes with a synthetic caption.
-        num_columns: columns of the teachers' embeddings that come with it: all, the first teachers', or 0 for none.
+        teachers: whose embeddings come with it, as indices into `samples.teachers`.
+        num_views: augmentations that are used, from the first on; None for all.
+        num_captions: synthetic captions that are used, from the first on; None for all.
+        matched: whether the teachers' embedding of a picture is that of the augmentation that the student sees; if not,
+            it is of one chosen for itself.
+        members: the samples that are used; None for all.
     """
 
     samples: StoredSamples
     batch_size: int
     seed: int
-    synthetic_captions: bool
-    num_columns: int
+    synthetic_captions: bool = True
+    teachers: tuple[int, ...] = (0,)
+    num_views: int | None = None
+    num_captions: int | None = None
+    matched: bool = True
+    members: Tensor | None = None
 
     def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
-        """Yield batches without end, from a position on."""
-        for batch in self.samples.stream(position.first_batch, batch_size=self.batch_size, seed=self.seed):
-            yield attrs.evolve(
-                batch,
-                syn_text=batch.syn_text if self.synthetic_captions else None,
-                teacher_image=self._columns(batch.teacher_image),
-                teacher_text=self._columns(batch.teacher_text),
-                teacher_syn_text=self._columns(batch.teacher_syn_text) if self.synthetic_captions else None,
-            )
+        """Yield batches without end, from a position on.
 
-    def _columns(self, embedding: Tensor | None) -> Tensor | None:
-        return None if embedding is None or self.num_columns == 0 else embedding[:, : self.num_columns]
+        Raises:
+            ValueError: if there are fewer samples than one batch needs.
+        """
+        members = torch.arange(len(self.samples.keys)) if self.members is None else self.members
+        per_epoch = len(members) // self.batch_size
+        if per_epoch == 0:
+            raise ValueError(f"{len(members)} samples do not fill a batch of {self.batch_size}; take a smaller one")
+        epoch, done = divmod(position.first_batch, per_epoch)
+        while True:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = members[torch.randperm(len(members), generator=generator)]
+            chances = torch.rand(3, len(self.samples.keys), generator=generator)
+            others = torch.rand(len(self.samples.keys), generator=generator)
+            for number in range(done, per_epoch):
+                rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+                yield self._batch(rows, chances[:, rows], others[rows])
+            epoch, done = epoch + 1, 0
+
+    def _batch(self, rows: Tensor, chances: Tensor, other_chance: Tensor) -> ReinforcedBatch:
+        stored = self.samples
+        num_views = self.num_views or stored.pixels.shape[1]
+        view = (chances[0] * num_views).long()
+        seen_by_teachers = view if self.matched else (other_chance * num_views).long()
+        real = stored.real.choose(rows, chances[1])
+        synthetic = stored.synthetic.choose(rows, chances[2], at_most=self.num_captions)
+        chosen = [stored.teachers[index] for index in self.teachers]
+
+        def said(parts: Sequence[Tensor]) -> Tensor | None:
+            return torch.cat(list(parts), dim=-1) if parts else None
+
+        return ReinforcedBatch(
+            keys=tuple(stored.keys[row] for row in rows.tolist()),
+            image=stored.pixels[rows, view].permute(0, 3, 1, 2),
+            text=stored.real.ids(rows, real),
+            syn_text=stored.synthetic.ids(rows, synthetic) if self.synthetic_captions else None,
+            teacher_image=said([one.image[rows, seen_by_teachers] for one in chosen]),
+            teacher_text=said([one.real[rows, real] for one in chosen]),
+            teacher_syn_text=said([one.synthetic[rows, synthetic] for one in chosen])
+            if self.synthetic_captions
+            else None,
+        )
 
     def position(self, num_batches: int) -> StreamPosition:
         """Return the position behind so many batches: no sample is ever skipped."""
@@ -161,20 +184,23 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
         augmentation: the policy at the student's size.
         student: whose texts are made into ids.
     """
-    keys, pixels, embeddings, real, synthetic = [], [], [], [], []
-    for sample in read_reinforced_samples(shards):
-        keys.append(sample.key)
-        pixels.append(_replayed(sample, augmentation))
-        embeddings.append(torch.from_numpy(sample.image_emb))
-        real.append((sample.captions, sample.text_emb))
-        synthetic.append((sample.syn_captions["syn_text"], sample.syn_text_emb["syn_text"]))
+    samples = list(read_reinforced_samples(shards))
     tokenizer = Tokenizer(student.text.input)
     return StoredSamples(
-        keys=tuple(keys),
-        pixels=torch.stack(pixels),
-        embeddings=torch.stack(embeddings),
-        real=_stored_captions(real, tokenizer),
-        synthetic=_stored_captions(synthetic, tokenizer),
+        keys=tuple(sample.key for sample in samples),
+        pixels=torch.stack([_replayed(sample, augmentation) for sample in samples]),
+        real=_stored_captions([sample.captions for sample in samples], tokenizer),
+        synthetic=_stored_captions([sample.syn_captions["syn_text"] for sample in samples], tokenizer),
+        teachers=(stored_teacher(samples),),
+    )
+
+
+def stored_teacher(samples: Sequence[ReinforcedSample]) -> StoredTeacher:
+    """Return what the teachers of reinforced samples said."""
+    return StoredTeacher(
+        image=torch.stack([torch.from_numpy(sample.image_emb) for sample in samples]),
+        real=_padded([sample.text_emb for sample in samples]),
+        synthetic=_padded([sample.syn_text_emb["syn_text"] for sample in samples]),
     )
 
 
@@ -185,16 +211,16 @@ def _replayed(sample: ReinforcedSample, augmentation: AugmentationSpec) -> Tenso
     return torch.from_numpy(np.stack(views))
 
 
-def _stored_captions(
-    groups: Sequence[tuple[Sequence[str], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]], tokenizer: Tokenizer
-) -> StoredCaptions:
-    texts = list(dict.fromkeys(text for captions, _ in groups for text in captions))
+def _stored_captions(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> StoredCaptions:
+    texts = list(dict.fromkeys(text for captions in groups for text in captions))
     row = {text: index for index, text in enumerate(texts)}
-    most = max(len(captions) for captions, _ in groups)
-    rows = torch.zeros(len(groups), most, dtype=torch.long)
-    embeddings = torch.zeros(len(groups), most, groups[0][1].shape[1])
-    for index, (captions, embedding) in enumerate(groups):
-        rows[index, : len(captions)] = torch.tensor([row[text] for text in captions])
-        embeddings[index, : len(captions)] = torch.from_numpy(embedding)
-    counts = torch.tensor([len(captions) for captions, _ in groups])
-    return StoredCaptions(tokens=tokenizer(texts), rows=rows, counts=counts, embeddings=embeddings)
+    rows = [torch.tensor([row[text] for text in captions]) for captions in groups]
+    return StoredCaptions(
+        tokens=tokenizer(texts),
+        rows=pad_sequence(rows, batch_first=True),
+        counts=torch.tensor([len(captions) for captions in groups]),
+    )
+
+
+def _padded(groups: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> Tensor:
+    return pad_sequence([torch.from_numpy(group) for group in groups], batch_first=True)

@@ -103,7 +103,7 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
         batch_size=spec.batch_size,
         seed=one.seed,
         synthetic_captions=ROWS[one.name].synthetic_captions,
-        num_columns=sum(card.teacher_dims) if ROWS[one.name].teachers else 0,
+        teachers=(0,) if ROWS[one.name].teachers else (),
     )
     result = train(training, model=model, batches=batches, output=one.folder, card=card)
     save_model(result.model, one.folder / MODEL)

@@ -176,7 +176,7 @@ def build_teachers(
 def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> HeadData:
     """Return the features of a split: of the plain pictures, of augmented ones, and of all captions."""
     samples = list(split.samples())
-    captions = [_all_captions(sample) for sample in samples]
+    captions = [all_captions(sample) for sample in samples]
     names = [[prompt.format(name) for name in split.class_names] for prompt in PROMPTS]
     texts = list(dict.fromkeys(text for group in (*captions, *names) for text in group))
     row = {text: index for index, text in enumerate(texts)}
@@ -223,7 +223,8 @@ def _views(spec: EmojiTeacherSpec, sample: ImageTextSample) -> list[np.ndarray[t
     return [np.asarray(view) for view in views]
 
 
-def _all_captions(sample: ImageTextSample) -> list[str]:
+def all_captions(sample: ImageTextSample) -> list[str]:
+    """Return the real captions of a sample and its synthetic ones."""
     return [*sample.captions, *(text for group in sample.syn_captions.values() for text in group)]
 
 

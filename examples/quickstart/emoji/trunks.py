@@ -121,6 +121,14 @@ class TextTrunk:
         """Load the network now, before several threads ask for it."""
         self.encoder  # noqa: B018  the property loads
 
+    def remember(self, texts: Sequence[str], features: Tensor) -> None:
+        """Take the embeddings of texts that were computed before.
+
+        Shape:
+            features: (number of texts, 384) float32.
+        """
+        self._known |= dict(zip(texts, features, strict=True))
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return embeddings.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 
 import attrs
 import numpy as np
@@ -15,10 +14,10 @@ from examples.icons.captions import keyword_caption, synthetic_captions
 from examples.icons.duplicates import fingerprint, near_duplicates
 from examples.icons.names import clean_name, family
 from examples.icons.reading import Icon, read_sets
-from examples.icons.sets import ALL_SETS, ICON_SETS
+from examples.icons.sets import ALL_SETS
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, TRAIN, VALIDATION, divide
 from examples.quickstart.emoji.rendering import render
-from tests.examples.quickstart.drawings import COLOURS, SHAPES, icon_body, write_packages
+from tests.examples.icons.packages import LABELS, write_icon_packages
 
 CHOSEN = ("bi", "carbon", "iconoir", "lucide", "tabler", "noto")
 SPEC = IconDataSpec(
@@ -31,31 +30,11 @@ SPEC = IconDataSpec(
     samples_per_shard=20,
     num_processes=1,
 )
-LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
-    """Five icon sets of sixteen names, with variants, an alias, a trade mark, and categories; and the emoji sets."""
-    modules = write_packages(tmp_path_factory.mktemp("icons") / "download" / "node_modules")
-    for number, style in enumerate(one for one in ICON_SETS if one.name in CHOSEN):
-        package = modules / style.package
-        package.mkdir(parents=True)
-        names = {label.replace(" ", "-"): label for label in LABELS}
-        icons = {name: {"body": icon_body(label, number, 24)} for name, label in names.items()}
-        icons["red-circle-outline"] = {"body": '<circle cx="12" cy="12" r="9" fill="none" stroke="#d22"/>'}
-        icons["brand-something"] = {"body": icon_body("red bar", number, 24)}
-        icons["shape-of-a-mark"] = {"body": icon_body("red bar", number, 20)}
-        files = {
-            "icons.json": {"icons": icons, "aliases": {"disc": {"parent": "blue-circle"}}, "width": 24, "height": 24},
-            "chars.json": {},
-            "info.json": {"author": {"name": "Somebody"}, "license": {"title": "ISC", "spdx": "ISC"}},
-            "package.json": {"version": style.version},
-            "metadata.json": {"categories": {"Geometry": list(names), "Logos": ["shape-of-a-mark"], "Other": ["x"]}},
-        }
-        for file, content in files.items():
-            (package / file).write_text(json.dumps(content))
-    return modules
+    return write_icon_packages(tmp_path_factory.mktemp("icons") / "download" / "node_modules", CHOSEN)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -63,13 +64,21 @@ def stored(shard):
     return store_samples([shard], augmentation=emoji_augmentation(64), student=student())
 
 
+def batches(stored, *, batch_size, seed, **choices):
+    return StoredBatches(samples=stored, batch_size=batch_size, seed=seed, **choices)
+
+
+def stream(stored, first=0, **choices):
+    return batches(stored, **choices).stream(StreamPosition(first_batch=first))
+
+
 def test_what_belongs_together_stays_together(shard, stored):
     model = student()
     known = {sample.key: sample for sample in read_reinforced_samples([str(shard)])}
     tokenizer = Tokenizer(model.text.input)
     policy = emoji_augmentation(64)
     views, captions = set(), set()
-    for batch in islice(stored.stream(0, batch_size=5, seed=3), 40):
+    for batch in islice(stream(stored, batch_size=5, seed=3), 40):
         for index, key in enumerate(batch.keys):
             sample = known[key]
             view = int(np.abs(sample.image_emb - batch.teacher_image[index].numpy()).sum(1).argmin())
@@ -96,12 +105,17 @@ def test_what_belongs_together_stays_together(shard, stored):
     }
 
 
-@pytest.mark.parametrize(("synthetic", "num_columns"), [(False, 0), (True, 0), (True, 5), (True, DIM)])
-def test_a_training_sees_its_part_of_the_same_batches(stored, synthetic, num_columns):
-    source = StoredBatches(samples=stored, batch_size=4, seed=3, synthetic_captions=synthetic, num_columns=num_columns)
+@pytest.mark.parametrize(("synthetic", "teachers"), [(False, ()), (True, ()), (True, (1,)), (True, (1, 0))])
+def test_a_training_sees_its_part_of_the_same_batches(stored, synthetic, teachers):
+    other = attrs.evolve(
+        stored.teachers[0], **{name: -value for name, value in attrs.asdict(stored.teachers[0]).items()}
+    )
+    two = attrs.evolve(stored, teachers=(stored.teachers[0], other))
+    source = batches(two, batch_size=4, seed=3, synthetic_captions=synthetic, teachers=teachers)
     position = source.position(2)
     assert position == StreamPosition(first_batch=2)
-    for whole, part in zip(stored.stream(2, batch_size=4, seed=3), islice(source.stream(position), 5), strict=False):
+    whole_stream = stream(stored, 2, batch_size=4, seed=3)
+    for whole, part in zip(whole_stream, islice(source.stream(position), 5), strict=False):
         assert part.keys == whole.keys
         assert torch.equal(part.image, whole.image)
         assert torch.equal(part.text, whole.text)
@@ -109,17 +123,46 @@ def test_a_training_sees_its_part_of_the_same_batches(stored, synthetic, num_col
             assert torch.equal(part.syn_text, whole.syn_text)
         else:
             assert part.syn_text is part.teacher_syn_text is None
-        for name in ("teacher_image", "teacher_text", "teacher_syn_text") if num_columns else ():
-            assert torch.equal(getattr(part, name), getattr(whole, name)[:, :num_columns])
-        assert (part.teacher_image is None) == (part.teacher_text is None) == (num_columns == 0)
+        for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
+            expected = [getattr(whole, name) * (1, -1)[index] for index in teachers]
+            found = getattr(part, name)
+            assert found is None if not teachers else torch.equal(found, torch.cat(expected, -1))
+
+
+def test_fewer_views_and_captions_are_the_first_ones(stored):
+    for batch in islice(stream(stored, batch_size=5, seed=1, num_views=1, num_captions=1), 8):
+        rows = [stored.keys.index(key) for key in batch.keys]
+        assert torch.equal(batch.image, stored.pixels[rows, 0].permute(0, 3, 1, 2))
+        assert torch.equal(batch.syn_text, stored.synthetic.tokens[stored.synthetic.rows[rows, 0]])
+        assert torch.equal(batch.teacher_syn_text, stored.teachers[0].synthetic[rows, 0])
+
+
+def test_without_matching_the_teachers_saw_other_views_and_all_else_is_the_same(stored):
+    num_same = num_pairs = 0
+    apart = stream(stored, batch_size=10, seed=1, matched=False)
+    for matched, batch in zip(stream(stored, batch_size=10, seed=1), islice(apart, 40), strict=False):
+        assert torch.equal(batch.image, matched.image)
+        assert torch.equal(batch.teacher_text, matched.teacher_text)
+        num_same += int((batch.teacher_image == matched.teacher_image).all(1).sum())
+        num_pairs += 10
+    # One in three by chance.
+    assert num_same / num_pairs == pytest.approx(1 / NUM_VIEWS, abs=0.1)
+
+
+def test_members_alone_are_seen(stored):
+    members = torch.tensor([1, 4, 7, 8])
+    seen = {key for batch in islice(stream(stored, batch_size=2, seed=1, members=members), 4) for key in batch.keys}
+    assert seen == {stored.keys[index] for index in members.tolist()}
+    with pytest.raises(ValueError, match="4 samples do not fill a batch of 5"):
+        next(stream(stored, batch_size=5, seed=1, members=members))
 
 
 def test_an_epoch_has_every_sample_once_and_the_next_another_order(stored):
     first, second = (
         [key for batch in part for key in batch.keys]
         for part in (
-            islice(stored.stream(0, batch_size=5, seed=0), 2),
-            islice(stored.stream(2, batch_size=5, seed=0), 2),
+            islice(stream(stored, batch_size=5, seed=0), 2),
+            islice(stream(stored, 2, batch_size=5, seed=0), 2),
         )
     )
     assert sorted(first) == sorted(second) == sorted(stored.keys)
@@ -128,18 +171,18 @@ def test_an_epoch_has_every_sample_once_and_the_next_another_order(stored):
 
 @pytest.mark.parametrize("first", [1, 3, 4, 9])
 def test_a_resumed_stream_goes_on_to_the_bit(stored, first):
-    whole = list(islice(stored.stream(0, batch_size=3, seed=7), 12))
-    for expected, found in zip(whole[first:], stored.stream(first, batch_size=3, seed=7), strict=False):
+    whole = list(islice(stream(stored, batch_size=3, seed=7), 12))
+    for expected, found in zip(whole[first:], stream(stored, first, batch_size=3, seed=7), strict=False):
         assert expected.keys == found.keys
         for name, value in expected.as_dict().items():
             assert name == "keys" or torch.equal(value, found.as_dict()[name])
 
 
 def test_another_seed_is_another_order(stored):
-    one, other = (next(stored.stream(0, batch_size=9, seed=seed)).keys for seed in (0, 1))
+    one, other = (next(stream(stored, batch_size=9, seed=seed)).keys for seed in (0, 1))
     assert one != other
 
 
 def test_too_few_samples_are_an_error(stored):
     with pytest.raises(ValueError, match="10 samples do not fill a batch of 11"):
-        next(stored.stream(0, batch_size=11, seed=0))
+        next(stream(stored, batch_size=11, seed=0))

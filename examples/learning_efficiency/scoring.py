@@ -1,0 +1,140 @@
+"""How good a model, or teachers, are on the drawings that nobody learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from examples.learning_efficiency.finetune import class_prompts
+from examples.quickstart.emoji import DataSplit, DrawnDataset
+from mobileclip.data import ImageTransform, Tokenizer, augmentation_rng, decode_image
+from mobileclip.encoders import DualEncoder
+from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
+from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.reinforce.agreement import plain_augmentation
+
+_BATCH = 64
+
+
+@attrs.frozen(kw_only=True)
+class Scores:
+    """How good a model is on one part of the held-out drawings, in per cent.
+
+    Args:
+        top1: pictures whose name is the best-scored of all.
+        top5: pictures whose name is among the five best.
+        retrieval: names for which the best-scored picture is one of the name.
+    """
+
+    top1: float
+    top5: float
+    retrieval: float
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class HeldOut:
+    """A part of the held-out drawings.
+
+    Shape:
+        pixels: (samples, 3, size, size) uint8 by size; labels: (samples,).
+
+    Args:
+        pixels: the whole pictures.
+        labels: their classes.
+        class_names: what classification chooses from.
+    """
+
+    pixels: Mapping[int, Tensor]
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def held_out(dataset: DrawnDataset, sizes: Sequence[int]) -> dict[str, HeldOut]:
+    """Return the held-out parts by name, each picture whole, at several sizes in pixels."""
+    return {split.name: _held_out(split, sizes) for split in dataset.tests if split.num_samples}
+
+
+def _held_out(split: DataSplit, sizes: Sequence[int]) -> HeldOut:
+    samples = list(split.samples())
+    images = [decode_image(sample.image) for sample in samples if sample.image is not None]
+    pixels = {}
+    for size in sizes:
+        policy = plain_augmentation(size)
+        views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
+        pixels[size] = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+    return HeldOut(pixels=pixels, labels=torch.tensor(split.class_indices(samples)), class_names=split.class_names)
+
+
+@torch.inference_mode()
+def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
+    """Return how well a student names held-out drawings, and finds them by name.
+
+    Args:
+        model: in evaluation mode.
+        parts: the drawings, by the name of the part, at the student's size.
+    """
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    encode_text = partial(model.encode_text, normalize=True)
+
+    def classes(names: tuple[str, ...]) -> Tensor:
+        prompts = [one for group in zip(*class_prompts(names), strict=True) for one in group]
+        rows = torch.cat([encode_text(ids) for ids in torch.split(tokenizer(prompts), _BATCH)])
+        return ensemble_prompts(rows.reshape(len(names), -1, rows.shape[-1]))
+
+    known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
+    size = model.spec.image.input.size
+    return {
+        name: score_embeddings(
+            torch.cat(
+                [
+                    model.encode_image(transform.normalize(pixels.permute(0, 2, 3, 1)), normalize=True)
+                    for pixels in torch.split(part.pixels[size], _BATCH)
+                ]
+            ),
+            known[part.class_names],
+            part.labels,
+        )
+        for name, part in parts.items()
+    }
+
+
+def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> dict[str, Scores]:
+    """Return the scores of an ensemble, whose similarity is the mean over its members'.
+
+    Args:
+        ensemble: the teachers.
+        parts: the drawings, by the name of the part, at the teachers' sizes.
+    """
+
+    def classes(names: tuple[str, ...]) -> Tensor:
+        prompts = [one for group in zip(*class_prompts(names), strict=True) for one in group]
+        # Prompts are averaged teacher by teacher, so that each has the same say.
+        rows = torch.split(ensemble.encode_texts(prompts), list(ensemble.dims), dim=-1)
+        return torch.cat([ensemble_prompts(part.reshape(len(names), -1, part.shape[-1])) for part in rows], dim=-1)
+
+    known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
+    return {
+        name: score_embeddings(
+            ensemble.encode_images({size: part.pixels[size] for size in ensemble.image_sizes}),
+            known[part.class_names],
+            part.labels,
+        )
+        for name, part in parts.items()
+    }
+
+
+def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
+    """Return the scores of pictures' and classes' embeddings.
+
+    Shape:
+        image: (pictures, dim); classes: (classes, dim); labels: (pictures,).
+    """
+    accuracy = classification_accuracy(image, classes, labels, allow_absent=True)
+    present = torch.unique(labels)
+    recall = retrieval_recall(image, classes[present], image_ids=labels, text_ids=present)
+    return Scores(top1=100 * accuracy.top1, top5=100 * accuracy.top5, retrieval=100 * recall.text_to_image.at1)

@@ -1,0 +1,109 @@
+"""The ways of training that are compared, and the parts of the study that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from examples.learning_efficiency.views import MEDIUM, STRONG, WEAK
+
+# The names of `EfficiencySpec.teachers`.
+FIRST, SECOND, OTHER = "first", "second", "other"
+NUM_VIEWS = 10
+
+
+@attrs.frozen(kw_only=True)
+class Variant:
+    """One way to train.
+
+    Args:
+        title: what it is, for tables and legends.
+        synthetic_captions: whether every picture has a synthetic caption beside the real one.
+        view: how strongly pictures are augmented; one of `VIEWS`.
+        teachers: who is distilled, by name; none for the contrastive loss alone.
+        distill_weight: of the distillation term; the contrastive one has the rest.
+        scale_factor: what the teachers' logit scales are multiplied with.
+        num_views: stored augmentations of each picture that are used.
+        num_captions: synthetic captions of each picture that are used; None for all.
+        matched: whether the student sees the augmentation that the teachers saw.
+        sigmoid: whether SigLIP's loss takes the place of the contrastive and the reinforced one.
+    """
+
+    title: str
+    synthetic_captions: bool = True
+    view: str = WEAK
+    teachers: tuple[str, ...] = ()
+    distill_weight: float = 1.0
+    scale_factor: float = 1.0
+    num_views: int = NUM_VIEWS
+    num_captions: int | None = None
+    matched: bool = True
+    sigmoid: bool = False
+
+
+# Each adds one thing to the one before, as the paper's Table 2 does.
+LADDER = {
+    "plain": Variant(title="plain", synthetic_captions=False),
+    "captions": Variant(title="+ synthetic captions"),
+    "distillation": Variant(title="+ distillation", teachers=(FIRST,)),
+    "augmentation": Variant(title="+ medium augmentation", teachers=(FIRST,), view=MEDIUM),
+    "ensemble": Variant(title="+ ensemble", teachers=(FIRST, SECOND), view=MEDIUM),
+}
+# Whether stronger views pay once the teachers read them, with one teacher, with two, and with none.
+STRENGTHS = {
+    "captions": LADDER["captions"],
+    "captions-medium": Variant(title="no teacher, medium views", view=MEDIUM),
+    "captions-strong": Variant(title="no teacher, strong views", view=STRONG),
+    "distillation": LADDER["distillation"],
+    "augmentation": LADDER["augmentation"],
+    "distillation-strong": Variant(title="one teacher, strong views", teachers=(FIRST,), view=STRONG),
+    "ensemble-weak": Variant(title="two teachers, weak views", teachers=(FIRST, SECOND)),
+    "ensemble": LADDER["ensemble"],
+    "ensemble-strong": Variant(title="two teachers, strong views", teachers=(FIRST, SECOND), view=STRONG),
+    "other": Variant(title="the other kind of teacher, weak views", teachers=(OTHER,)),
+    "kinds": Variant(title="two kinds of teachers, weak views", teachers=(FIRST, OTHER)),
+}
+_ONE = attrs.evolve(LADDER["distillation"], title="one teacher, as in the ladder")
+# One choice at a time, away from one teacher with weak views.
+ABLATIONS = {
+    "captions": LADDER["captions"],
+    "distillation": LADDER["distillation"],
+    **{f"views-{n}": attrs.evolve(_ONE, title=f"{n} stored augmentations", num_views=n) for n in (1, 2, 5, 30)},
+    **{f"captions-{n}": attrs.evolve(_ONE, title=f"{n} synthetic captions", num_captions=n) for n in (1, 2, 3)},
+    "captions-0": attrs.evolve(_ONE, title="no synthetic captions", synthetic_captions=False),
+    **{
+        f"weight-{n}": attrs.evolve(_ONE, title=f"distillation weight {n}", distill_weight=n) for n in (0.25, 0.5, 0.75)
+    },
+    **{f"scale-{n}": attrs.evolve(_ONE, title=f"teacher's scale times {n}", scale_factor=n) for n in (0.5, 2, 4)},
+    "unmatched": attrs.evolve(_ONE, title="the teacher saw another augmentation", matched=False),
+    "unmatched-strong": attrs.evolve(_ONE, title="the same with strong views", matched=False, view=STRONG),
+    "siglip": attrs.evolve(LADDER["captions"], title="SigLIP's loss, no teacher", sigmoid=True),
+    "siglip-distillation": attrs.evolve(_ONE, title="SigLIP's loss with a teacher", sigmoid=True),
+}
+VARIANTS: Mapping[str, Variant] = {**ABLATIONS, **STRENGTHS, **LADDER}
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A part of the study.
+
+    Args:
+        title: of its tables.
+        variants: by name.
+        shares: the student's pictures, as indices into `EfficiencySpec.shares`.
+        budgets: as indices into `EfficiencySpec.budgets`.
+    """
+
+    title: str
+    variants: Mapping[str, Variant]
+    shares: tuple[int, ...]
+    budgets: tuple[int, ...]
+
+
+PARTS: Mapping[str, Part] = {
+    "ladder": Part(title="The ladder", variants=LADDER, shares=(0, 1, 2), budgets=(0, 1, 2)),
+    "strengths": Part(title="Strength of the views", variants=STRENGTHS, shares=(1,), budgets=(1, 2)),
+    "ablations": Part(title="One choice at a time", variants=ABLATIONS, shares=(1,), budgets=(1,)),
+    "long": Part(title="Long trainings", variants=LADDER, shares=(2,), budgets=(3,)),
+}

@@ -1,0 +1,66 @@
+"""What a budget is worth in plain steps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup, steps_to_reach
+
+STEPS = np.array([100.0, 200.0, 400.0, 800.0])
+
+
+def curve(*means, spread=0.0, num_seeds=5):
+    offsets = spread * np.linspace(-1, 1, num_seeds)
+    return Curve(steps=STEPS[: len(means)], scores=np.array(means)[:, None] + offsets)
+
+
+class TestCurves:
+    @pytest.mark.parametrize(
+        ("score", "steps"),
+        [(2.0, 200.0), (3.0, 200 * 2**0.5), (4.0, 400.0), (0.5, 0.0), (1.0, 0.0), (8.1, math.inf), (8.0, 800.0)],
+    )
+    def test_steps_between_budgets_follow_the_logarithm(self, score, steps):
+        assert steps_to_reach(score, STEPS, np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx(steps)
+
+    def test_a_score_that_was_reached_once_and_lost_again_counts_from_the_first_time(self):
+        assert steps_to_reach(3.0, STEPS, np.array([1.0, 3.0, 2.0, 3.0])) == 200.0
+
+    def test_a_variant_that_is_as_good_in_half_the_steps_is_worth_twice_its_budget(self):
+        plain, other = curve(1, 2, 3, 4, spread=0.01), curve(2, 3, 4, 5, spread=0.01)
+        worth = equivalents(plain, other)
+        assert [one.value for one in worth] == pytest.approx([200, 400, 800, math.inf])
+        assert all(one.low <= one.value <= one.high for one in worth)
+        assert speedup(plain, other).value == pytest.approx(2)
+
+    def test_no_more_is_claimed_than_the_budgets_can_show(self):
+        plain, other = curve(1, 2, 3, 4), curve(9, 10)
+        assert speedup(plain, other).value == math.inf
+        assert describe(speedup(plain, other), limits=(0.125, 8.0), digits=1) == "> 8.0"
+        assert speedup(other, plain).value == 0
+        assert describe(equivalents(other, plain)[0], limits=(100, 200)) == "< 100"
+
+    def test_a_spread_as_large_as_the_difference_makes_a_wide_interval(self):
+        narrow, wide = (
+            equivalents(curve(1, 2, 3, 4, spread=spread), curve(1.5, 2.5, 3.5, spread=spread))[1]
+            for spread in (0.05, 1.5)
+        )
+        assert narrow.value == wide.value
+        assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+        assert describe(narrow, limits=(100, 800)).count("to") == 1
+
+    def test_points_of_a_curve_are_means_over_the_same_seeds(self):
+        scores = {(budget, seed): float(budget + seed) for budget in (10, 20, 40) for seed in range(3)}
+        whole = make_curve(scores)
+        assert whole.scores.tolist() == [[10, 11, 12], [20, 21, 22], [40, 41, 42]]
+        del scores[40, 2]
+        assert make_curve(scores).scores.tolist() == [[10, 11], [20, 21], [40, 41]]
+        del scores[40, 1]
+        assert make_curve(scores).scores.tolist() == [[10, 11, 12], [20, 21, 22]]
+        assert make_curve({(10, 0): 1.0}) is None
+
+    def test_one_seed_has_no_spread(self):
+        assert curve(1, 2, num_seeds=1).deviation.tolist() == [0, 0]
+        assert curve(1, 2, spread=1.0).deviation == pytest.approx([0.7906, 0.7906], abs=1e-4)

