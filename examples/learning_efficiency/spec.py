@@ -113,7 +113,7 @@ class EfficiencySpec:
             self,
             tiny=False,
             output=_TINY_OUTPUT if self.output == _OUTPUT else self.output,
-            num_seeds=2,
+            num_seeds=1,
             budgets=(2, 4, 6, 8),
             shares=(0.3, 0.6, 1.0),
             data=attrs.evolve(self.data, sets=_TINY_SETS, image_size=32),
