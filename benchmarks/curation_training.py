@@ -25,13 +25,13 @@ import attrs
 import numpy as np
 import torch
 from attrs import validators
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.command_line import empty_table, main
 from benchmarks.curation import CurationBenchSpec, Planted, planted
-from examples.learning_efficiency.students import HeldOut, score
+from examples.learning_efficiency.scoring import HeldOut, score_student
 from examples.quickstart.spec import student
-from examples.quickstart.stored import StoredBatches, StoredCaptions, StoredSamples, store_samples
+from examples.quickstart.stored import StoredBatches, StoredSamples, store_samples
 from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, decode_image, write_shards
 from mobileclip.data.curation import (
     DuplicatesSpec,
@@ -58,6 +58,7 @@ WAYS = {
     SELECTED: "all pairs, half of every larger batch chosen by learnability",
 }
 _TOP5 = "top5"
+_TEST = "test"
 _TEACHER_SIZE = 128
 _FEWEST_DRAWINGS = 3
 _DONE = "done"
@@ -155,25 +156,9 @@ def curated(spec: CurationTrainingSpec, truth: Planted) -> dict[str, frozenset[s
     }
 
 
-def part_of(samples: StoredSamples, keys: frozenset[str]) -> StoredSamples:
-    """Return the samples with these keys, in their order."""
-    places = torch.tensor([place for place, key in enumerate(samples.keys) if key in keys])
-
-    def captions(stored: StoredCaptions) -> StoredCaptions:
-        return attrs.evolve(
-            stored,
-            rows=stored.rows[places],
-            counts=stored.counts[places],
-            embeddings=stored.embeddings[places],
-        )
-
-    return StoredSamples(
-        keys=tuple(samples.keys[place] for place in places.tolist()),
-        pixels=samples.pixels[places],
-        embeddings=samples.embeddings[places],
-        real=captions(samples.real),
-        synthetic=captions(samples.synthetic),
-    )
+def places_of(samples: StoredSamples, keys: frozenset[str]) -> Tensor:
+    """Return where the samples with these keys are, in their order."""
+    return torch.tensor([place for place, key in enumerate(samples.keys) if key in keys])
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -184,7 +169,6 @@ class Material:
         samples: of all pairs.
         keys: that every way keeps.
         test: the held-out drawings.
-        class_names: what classification chooses from.
         dims: the teachers'.
         logit_scales: the teachers'.
     """
@@ -192,7 +176,6 @@ class Material:
     samples: StoredSamples
     keys: Mapping[str, frozenset[str]]
     test: HeldOut
-    class_names: tuple[str, ...]
     dims: tuple[int, ...]
     logit_scales: tuple[float, ...]
 
@@ -223,11 +206,12 @@ def train_way(spec: CurationTrainingSpec, material: Material, way: str, seed: in
             ),
             model=student().build(),
             batches=StoredBatches(
-                samples=part_of(material.samples, material.keys[way]),
+                samples=material.samples,
                 batch_size=round(spec.batch_size / share),
                 seed=seed,
                 synthetic_captions=False,
-                num_columns=sum(material.dims) if way == SELECTED else 0,
+                teachers=(0,) if way == SELECTED else (),
+                members=places_of(material.samples, material.keys[way]),
             ),
             output=folder,
             evaluate=partial(_look, material),
@@ -244,7 +228,7 @@ def train_way(spec: CurationTrainingSpec, material: Material, way: str, seed: in
 
 def _look(material: Material, model: nn.Module, _: int) -> dict[str, float]:
     assert isinstance(model, DualEncoder), "the student is one"
-    return {_TOP5: score(model, material.test, material.class_names).top5}
+    return {_TOP5: score_student(model, {_TEST: material.test})[_TEST].top5}
 
 
 def curves(spec: CurationTrainingSpec, material: Material) -> Iterator[Curve]:
@@ -282,9 +266,9 @@ def report(spec: CurationTrainingSpec, material: Material, found: Sequence[Curve
         table.add_row(*cells)
         lines.append("| " + " | ".join((*cells, WAYS[way])) + " |")
     about = (
-        f"{len(material.test.labels):,} held-out drawings, {len(material.class_names):,} names, {spec.total_steps:,} "
-        f"steps of {spec.batch_size}. Steps to equal: after how many a look first finds the top-5 that everything has "
-        "at its end, with the same seed."
+        f"{len(material.test.labels):,} held-out drawings, {len(material.test.class_names):,} names, "
+        f"{spec.total_steps:,} steps of {spec.batch_size}. Steps to equal: after how many a look first finds the top-5 "
+        "that everything has at its end, with the same seed."
     )
     text = "\n".join([about, "", *lines]) + "\n"
     write_text(spec.output / "report.md", text)
@@ -332,8 +316,11 @@ def prepared(spec: CurationTrainingSpec) -> Material:
             made.shards, augmentation=crop_augmentation(transform.image_input.size), student=student()
         ),
         keys=curated(spec, truth),
-        test=HeldOut(pixels=torch.from_numpy(np.stack(pixels)), labels=torch.tensor(split.class_indices(tests))),
-        class_names=split.class_names,
+        test=HeldOut(
+            pixels={transform.image_input.size: torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)},
+            labels=torch.tensor(split.class_indices(tests)),
+            class_names=split.class_names,
+        ),
         dims=teachers.dims,
         logit_scales=teachers.logit_scales,
     )

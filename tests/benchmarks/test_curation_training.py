@@ -18,13 +18,13 @@ from benchmarks.curation_training import (
     curves,
     held_out,
     kept_keys,
-    part_of,
+    places_of,
     report,
     train_way,
 )
-from examples.learning_efficiency.students import HeldOut
+from examples.learning_efficiency.scoring import HeldOut
 from examples.quickstart.spec import student
-from examples.quickstart.stored import StoredCaptions, StoredSamples
+from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
 from mobileclip.data import ImageTextSample, Tokenizer, write_shard
 from mobileclip.data.curation import FilterSpec, Scores, ScoreSpec, filter_samples, score_shards
 from tests.data.made_samples import make_sample
@@ -37,7 +37,6 @@ def captions(labels):
         tokens=Tokenizer(student().text.input)(list(NAMES)),
         rows=labels[:, None],
         counts=torch.ones(len(labels), dtype=torch.long),
-        embeddings=torch.nn.functional.one_hot(labels, DIM)[:, None].float(),
     )
 
 
@@ -46,20 +45,20 @@ def material():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(NUM_PAIRS) % len(NAMES)
     pixels = torch.randint(0, 256, (NUM_PAIRS, 2, 48, 48, 3), dtype=torch.uint8, generator=generator)
+    said = torch.nn.functional.one_hot(labels, DIM)[:, None].float()
     samples = StoredSamples(
         keys=tuple(f"k{number:02d}" for number in range(NUM_PAIRS)),
         pixels=pixels,
-        embeddings=torch.nn.functional.one_hot(labels, DIM)[:, None].repeat(1, 2, 1).float(),
         real=captions(labels),
         synthetic=captions(labels),
+        teachers=(StoredTeacher(image=said.repeat(1, 2, 1), real=said, synthetic=said),),
     )
     everything = frozenset(samples.keys)
     keys = dict.fromkeys(WAYS, everything) | {"filtered": frozenset(samples.keys[:18])}
     return Material(
         samples=samples,
         keys=keys,
-        test=HeldOut(pixels=pixels[:8, 0], labels=labels[:8]),
-        class_names=NAMES,
+        test=HeldOut(pixels={48: pixels[:8, 0].permute(0, 3, 1, 2)}, labels=labels[:8], class_names=NAMES),
         dims=(4, 2),
         logit_scales=(20.0, 20.0),
     )
@@ -97,7 +96,7 @@ def test_every_way_is_trained_once_and_compared_with_everything(spec, material, 
 def test_a_training_that_was_stopped_goes_on(spec, material, monkeypatch):
     whole = train_way(spec, material, WHOLE, 3)
     other = attrs.evolve(spec, output=spec.output / "again")
-    score, calls = curation_training.score, []
+    score, calls = curation_training.score_student, []
 
     def stopped(*arguments):
         calls.append(1)
@@ -105,7 +104,7 @@ def test_a_training_that_was_stopped_goes_on(spec, material, monkeypatch):
             raise KeyboardInterrupt
         return score(*arguments)
 
-    monkeypatch.setattr(curation_training, "score", stopped)
+    monkeypatch.setattr(curation_training, "score_student", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_way(other, material, WHOLE, 3)
     assert train_way(other, material, WHOLE, 3) == whole
@@ -129,12 +128,7 @@ def test_one_drawing_of_every_concept_with_three_is_held_out():
 
 
 def test_a_part_has_the_samples_of_its_keys(material):
-    part = part_of(material.samples, frozenset(("k03", "k20", "other")))
-    assert part.keys == ("k03", "k20")
-    assert torch.equal(part.pixels, material.samples.pixels[[3, 20]])
-    ids, embedding = part.real.choose(torch.tensor([1]), torch.tensor([0.5, 0.5]))
-    assert torch.equal(ids, material.samples.real.tokens[:1])
-    assert torch.equal(embedding, material.samples.real.embeddings[20])
+    assert places_of(material.samples, frozenset(("k03", "k20", "other"))).tolist() == [3, 20]
 
 
 def test_keys_are_those_of_the_list(tmp_path):
