@@ -11,6 +11,7 @@ image, but for a tenth; the images lie in another order. Reading shards and writ
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 import time
@@ -43,13 +44,11 @@ class JoiningBenchSpec:
         num_keys: samples, and images.
         shard_keys: of them in a shard, on both sides.
         folder: in which the records and the scratch files lie; None for the temporary directory.
-        seed: of names and order.
     """
 
     num_keys: int = attrs.field(default=10_000_000, validator=validators.gt(0))
     shard_keys: int = attrs.field(default=10_000, validator=validators.gt(0))
     folder: Path | None = None
-    seed: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -115,7 +114,7 @@ def _steps(spec: JoiningBenchSpec, folder: Path) -> Iterator[Step]:
 
 def _write(spec: JoiningBenchSpec, folder: Path) -> tuple[ImageIndex, list[AboutShard]]:
     """Write the records of both sides."""
-    order = np.random.default_rng(spec.seed).permutation(spec.num_keys).astype(np.uint64)
+    stride = _stride(spec.num_keys)
     about = AboutShard(shard="", by="key", fingerprint="")
     images, names = [], []
     for first in range(0, spec.num_keys, spec.shard_keys):
@@ -123,7 +122,7 @@ def _write(spec: JoiningBenchSpec, folder: Path) -> tuple[ImageIndex, list[About
         some = np.empty(len(asked), NAME)
         some["high"], some["low"] = _mixed(asked), asked
         names.append(write_records(folder, NAMES, attrs.evolve(about, shard=f"reinforced/{first}.tar"), some))
-        there = order[first : first + spec.shard_keys]
+        there = asked * np.uint64(stride) % np.uint64(spec.num_keys)
         is_missing = there < _MISSING_SHARE * spec.num_keys
         there = np.where(is_missing, there + np.uint64(spec.num_keys), there)
         places = np.zeros(len(there), PLACE)
@@ -132,6 +131,14 @@ def _write(spec: JoiningBenchSpec, folder: Path) -> tuple[ImageIndex, list[About
         places["sha256"] = np.where(there % np.uint64(1000) == 0, np.uint64(1), _mixed(there))
         images.append(write_records(folder, PLACES, attrs.evolve(about, shard=f"images/{first}.tar"), places))
     return ImageIndex(folder=folder, by="key", shards=tuple(images), limits=SAMPLE_LIMITS), names
+
+
+def _stride(count: int) -> int:
+    """Return a number whose multiples, modulo the count, are all numbers below it, each once and far from the last."""
+    stride = max(1, int(0.618 * count))
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return stride
 
 
 def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
