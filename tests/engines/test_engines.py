@@ -157,15 +157,12 @@ def process_of(unit: Task) -> int:
     return os.getpid()
 
 
-def test_a_function_is_work_too():
-    told = Noting()
-    units = tasks(*(f"{number}" for number in range(6)))
-    ENGINES["inline"].run(FunctionWork(function=process_of), units, told)
-    assert set(told.entries.values()) == {os.getpid()}
-    shared = Noting()
-    ENGINES["local"].run(FunctionWork(function=process_of), units, shared)
-    assert set(shared.entries) == {unit.name for unit in units}
-    assert os.getpid() not in shared.entries.values()
+@pytest.mark.parametrize("name", ["inline", pytest.param("local", marks=pytest.mark.slow)])
+def test_a_function_is_work_too(name):
+    told, units = Noting(), tasks(*(f"{number}" for number in range(6)))
+    ENGINES[name].run(FunctionWork(function=process_of), units, told)
+    assert set(told.entries) == {unit.name for unit in units}
+    assert (os.getpid() in told.entries.values()) == (name == "inline")
 
 
 def test_nothing_to_do_is_done(engine, tmp_path):
