@@ -7,7 +7,8 @@ from mobileclip import extras
 from mobileclip.blocks import build_model
 from mobileclip.encoders import specs
 from mobileclip.inference import optimize
-from mobileclip.inference.zero_shot import ImageTextModel, load
+from mobileclip.inference.loading import load
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
 from mobileclip.reparam import reparameterize
 

@@ -60,7 +60,7 @@ def export(
     from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_report
     from mobileclip.export.targets import targets
-    from mobileclip.inference.zero_shot import require_model
+    from mobileclip.inference.loading import require_model
 
     targets.resolve(spec.target).check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)

@@ -63,7 +63,8 @@ def classify(
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.zero_shot import device_for, load, require_labels, require_model
+    from mobileclip.inference.loading import device_for, load, require_model
+    from mobileclip.inference.zero_shot import require_labels
 
     require_labels(labels, template)
     require_file(image, "an image file")
@@ -126,7 +127,7 @@ def embed(
     """
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
-    from mobileclip.inference.zero_shot import device_for, load_identified, require_model
+    from mobileclip.inference.loading import device_for, load_identified, require_model
 
     require_at_least(1, batch_size=batch_size)
     if overwrite and append:
@@ -217,7 +218,7 @@ def convert(
     from mobileclip.encoders import save_model
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
-    from mobileclip.inference.zero_shot import CHECKPOINT_SUFFIXES
+    from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
     from mobileclip.reparam import reparameterize
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES

@@ -19,7 +19,7 @@ from mobileclip.evaluation.published import published_models
 from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder
-from mobileclip.inference.zero_shot import device_for, load_stored, require_model
+from mobileclip.inference.loading import device_for, load_stored, require_model
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 

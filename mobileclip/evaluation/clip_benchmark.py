@@ -44,7 +44,7 @@ def load_mobileclip(
         CheckpointError: if the file does not fit the model.
         FileNotFoundError: if there is no such file.
     """
-    from mobileclip.inference.zero_shot import load
+    from mobileclip.inference.loading import load
 
     if cache_dir is not None:
         raise ValueError(

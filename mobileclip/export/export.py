@@ -26,7 +26,8 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
-from mobileclip.inference.zero_shot import ImageTextModel, holds_weights
+from mobileclip.inference.loading import holds_weights
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256
 

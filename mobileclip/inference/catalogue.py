@@ -17,7 +17,7 @@ from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
-from mobileclip.inference.zero_shot import holds_weights, spec_called
+from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json
 
 LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"

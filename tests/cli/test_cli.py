@@ -95,8 +95,8 @@ def forbid_models(monkeypatch):
     def read(*_, **__):
         raise AssertionError("a model was read before the arguments were looked at")
 
-    monkeypatch.setattr("mobileclip.inference.zero_shot.read_checkpoint", read)
-    monkeypatch.setattr("mobileclip.inference.zero_shot.load_model", read)
+    monkeypatch.setattr("mobileclip.inference.loading.read_checkpoint", read)
+    monkeypatch.setattr("mobileclip.inference.loading.load_model", read)
 
 
 @pytest.mark.parametrize(

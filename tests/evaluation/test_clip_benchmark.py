@@ -17,7 +17,7 @@ from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import Session, clip_benchmark, evaluate_benchmark, open_benchmark, score
-from mobileclip.inference.zero_shot import load
+from mobileclip.inference.loading import load
 from mobileclip.recipes.tiny.fitted_model import fitted_model
 from tests.evaluation.scene_models import (
     COUNT,

@@ -8,7 +8,7 @@ import pytest
 
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.zero_shot import load_identified
+from mobileclip.inference.loading import load_identified
 from tests.encoders.small import SMALL, randomised
 
 MODEL = ModelIdentity(weights_sha256="a" * 64, spec="{}", version="1")

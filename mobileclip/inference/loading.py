@@ -1,0 +1,255 @@
+"""Models by name, from files and from exports, ready to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
+from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.hub import local_checkpoint
+from mobileclip.extras import VERSION
+from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import to_json
+from mobileclip.tensor_files.weights import weights_sha256
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""How files of weights are usually called."""
+
+
+def load(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    fold: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
+    trust: bool = False,
+) -> ImageTextModel:
+    """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
+
+    `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
+    the published weights from the hub once (they may be used for research only, as their licence says).
+    `load("s2_onnx")` takes the folder that `mobileclip export` wrote, and its runtime computes the embeddings.
+
+    Args:
+        model: the name or spec of the model. A checkpoint may stand here alone: what it holds is found from the file.
+        checkpoint: a file in any known layout, training form or folded; a folder with one such file, which
+            `save_pretrained` writes; `hf-hub:owner/name`; or the folder of an export, which has the form, the type and
+            the sizes that it was exported with.
+        fold: fold branches, norms and scales, which inference wants; without it the training form stays.
+        dtype: of the weights.
+        device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
+        image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
+        context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
+        trust: whether whoever made an export may run anything here, which one for ExecuTorch needs.
+
+    Raises:
+        ImportError: if an export's runtime is not installed; the message has the command that installs it.
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file does not fit the model, tensor by tensor.
+        ValueError: if the name is unknown, or the model cannot have that image size or context length.
+
+    Examples:
+        The first two lines fetch weights from the hub, so the tests leave them out.
+
+        >>> clip = mobileclip.load("mobileclip_s2")  # doctest: +SKIP
+        >>> probabilities = clip.classify("cat.jpg", ["a cat", "a dog"])  # doctest: +SKIP
+        >>> mobileclip.load("mobileclip_s5")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
+    """
+    wanted, found = _found(model, checkpoint)
+    if is_export(found):
+        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
+    loaded = load_model(
+        found,
+        wanted,
+        fold=fold,
+        dtype=dtype,
+        device=device,
+        image_size=image_size,
+        context_length=context_length,
+    )
+    return ImageTextModel(_both_towers(loaded, found))
+
+
+def load_stored(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
+    trust: bool = False,
+) -> ImageTextModel:
+    """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+        dtype: of the weights.
+        device: where to.
+        image_size: see `load`.
+        context_length: see `load`.
+        trust: see `load`.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: see `load`.
+    """
+    wanted, found = _found(model, checkpoint)
+    if is_export(found):
+        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
+    stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
+    built = _both_towers(stored.build(), found)
+    return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
+
+
+def load_identified(
+    model: str | Path | DualEncoderSpec | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    context_length: int | None = None,
+    trust: bool = False,
+) -> tuple[ImageTextModel, ModelIdentity]:
+    """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: see `load`.
+    """
+    if is_export(_found(model, checkpoint)[1]):
+        exported = load(
+            model, checkpoint, device=device, image_size=image_size, context_length=context_length, trust=trust
+        )
+        return exported, identity_of(exported.model)
+    stored = load_stored(model, checkpoint, image_size=image_size, context_length=context_length).model
+    return ImageTextModel(reparameterize(stored).to(device)), identity_of(stored)
+
+
+def identity_of(model: DualEncoder) -> ModelIdentity:
+    """Return what identifies a model in embeddings of it.
+
+    Args:
+        model: in the form that it is stored in.
+    """
+    return ModelIdentity(
+        weights_sha256=weights_sha256(model.state_dict()),
+        spec=to_json(model.spec, unstructure_as=DualEncoderSpec),
+        version=VERSION,
+    )
+
+
+def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
+    """Refuse a model that `load` would refuse for its name or its file's: nothing is read, and nothing is fetched.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load`.
+    """
+    wanted, found = _found(model, checkpoint)
+    if isinstance(wanted, str):
+        resolve_spec(wanted)
+    if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
+        raise FileNotFoundError(f"no checkpoint at {found}: there is no such file")
+
+
+def device_for(model: str | Path | None, checkpoint: str | Path | None, device: str) -> str:
+    """Return where a model is to compute: for `auto`, the best that is here, and the processor for an export.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if is_export(checkpoint or model or ""):
+        return "cpu" if device == AUTO else device
+    return str(pick_device(device))
+
+
+def holds_weights(name: str | Path) -> bool:
+    """Return whether a file, a folder or a repository on the hub is meant, and no model by its name.
+
+    Args:
+        name: as a person gives a model; a folder that is called like a known model stands for that model.
+    """
+    text = str(name)
+    if text.startswith(PREFIX) or Path(text).is_file():
+        return True
+    is_known = any(text in registry for registry in (models, image_encoders, text_encoders))
+    return bool(text.strip()) and not is_known and Path(text).is_dir()
+
+
+def _found(
+    model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None
+) -> tuple[str | ModelSpec | None, str | Path]:
+    """Return the model that is wanted, if any is named, and its checkpoint."""
+    if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
+        if str(model) in PRETRAINED:
+            checkpoint = PRETRAINED[str(model)]
+        elif holds_weights(model):
+            model, checkpoint = None, model
+        else:
+            spec_called(model)
+    if checkpoint is None:
+        raise ValueError(
+            unpublished("this model" if model is None or isinstance(model, DualEncoderSpec) else str(model))
+        )
+    return str(model) if isinstance(model, Path) else model, checkpoint
+
+
+def spec_called(name: str | Path) -> ModelSpec:
+    """Return the spec of a model or tower that is known by name.
+
+    Raises:
+        FileNotFoundError: if a file was meant, which is not there.
+        ValueError: if the name is unknown; the message has the nearest ones.
+    """
+    try:
+        return resolve_spec(str(name))
+    except ValueError:
+        path = Path(name)
+        if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
+            raise FileNotFoundError(f"there is no checkpoint at {path}") from None
+        raise
+
+
+def _exported(
+    folder: str | Path,
+    wanted: str | ModelSpec | None,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    sizes: tuple[int | None, int | None],
+    trust: bool,
+) -> ImageTextModel:
+    """Return an export as a model, unless it is asked to be another one."""
+    if wanted is not None or dtype != torch.float32 or sizes != (None, None):
+        raise ValueError(
+            f"{folder} is an export, which has the model, the precision and the sizes that it was exported with; give "
+            "it alone, or give the checkpoint that it was exported from"
+        )
+    from mobileclip.export.running import load_export
+
+    return ImageTextModel(load_export(folder, device=str(device), trust=trust))
+
+
+def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
+    if isinstance(loaded, Classifier):
+        raise ValueError(
+            f"{checkpoint} holds a classifier, and this needs an image-text model; load the classifier with "
+            "mobileclip.encoders.load_model"
+        )
+    if not isinstance(loaded, DualEncoder):
+        raise ValueError(
+            f"{checkpoint} holds one tower, and this needs both; load the tower with mobileclip.encoders.load_model"
+        )
+    return loaded
