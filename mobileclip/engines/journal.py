@@ -13,12 +13,13 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.engines.changing import read_changing
 from mobileclip.engines.lease import Hold
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.set_aside import SetAside
 from mobileclip.engines.work import EntryT, NamedUnit, UnitT
 from mobileclip.progress import duration
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
 
@@ -107,7 +108,7 @@ def read_status(output: storage.AnyPath) -> Status:
     """
     path = storage.join(output, STATUS)
     try:
-        return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), Status)
+        return read_changing(path, Status, limit=_MAX_BYTES)
     except FileNotFoundError:
         raise ValueError(f"there is no {path}: nothing has run in {storage.printable(output)}") from None
 

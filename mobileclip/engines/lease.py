@@ -17,8 +17,9 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.engines.changing import read_changing
 from mobileclip.engines.work import FatalError
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
 
@@ -237,7 +238,7 @@ def _holder(lease: Lease | None) -> str:
 def _read(path: str) -> Lease | None:
     """Return the lease in a file; None where there is none."""
     try:
-        return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), Lease)
+        return read_changing(path, Lease, limit=_MAX_BYTES)
     except FileNotFoundError:
         return None
     except ValueError as error:
