@@ -76,6 +76,7 @@ def spec(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_way_is_trained_once_and_compared_with_everything(spec, material, monkeypatch, capsys):
     found = list(curves(spec, material))
     assert [(one.way, one.seed) for one in found] == [(way, 0) for way in spec.ways]

@@ -117,6 +117,7 @@ with held(sys.argv[1], renewal_seconds=0.2):
 """
 
 
+@pytest.mark.slow
 def test_a_driver_whose_machine_is_gone_is_followed_by_another(store):
     """As far as a store can tell, a process that is killed is a machine that is gone."""
     command = [sys.executable, "-c", PROGRAM, OUTPUT]

@@ -120,6 +120,7 @@ def test_mci0_is_a_classifier_from_a_step_of_training_to_a_file(script, tmp_path
     assert "10.89M parameters as trained, 10.83M folded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path):
     script("own_parts").main(tmp_path)
     for name in ("pooling", "conv_mixer"):

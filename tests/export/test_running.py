@@ -74,6 +74,7 @@ def test_pixels_come_back_exactly():
     assert torch.equal(as_pixels(pixels(PIXELS), PIXELS), raw_pixels(PIXELS).to(torch.uint8))
 
 
+@pytest.mark.slow
 def test_embed_knows_two_exports_apart(plain_torch, tmp_path, capsys):
     folder = shutil.copytree(plain_torch, tmp_path / "copy")
     (tmp_path / "texts.txt").write_text("a cat\na dog\n")
@@ -169,6 +170,7 @@ def test_one_tower_and_classifiers_are_no_image_text_models(convolutional, plain
         load_export(damaged)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_its_own_comes_with_the_export(tmp_path):
     KINDS["bert"]().save(str(tmp_path / "tokenizer.json"))
     text_input = read_text_input(tmp_path / "tokenizer.json", context_length=12)

@@ -53,6 +53,7 @@ def alone(make_shards, small_teachers, tmp_path):
     return shards, tmp_path / "alone"
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same(alone, small_teachers, tmp_path, capsys):
     shards, expected = alone
     spec = make_spec(shards, tmp_path / "two", small_teachers)
@@ -90,6 +91,7 @@ def assert_same_shards(entries, made: Path, expected: Path) -> None:
             np.testing.assert_allclose(one.image_emb, other.image_emb, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
     shards, expected = alone
     spec = make_spec(shards, tmp_path / "killed", small_teachers)

@@ -187,6 +187,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path):
     assert whole[0][1] != read_metrics(tmp_path / "all" / "metrics.jsonl")[0]["loss"]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_with_a_contrastive_student(tmp_path):
     """Teachers choose, and nothing is distilled."""
     loss = ReinforcedLossSpec(teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), distill_weight=0)

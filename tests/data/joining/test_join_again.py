@@ -170,7 +170,8 @@ class TestAgain:
         assert "without its end mark" in report.images.unreadable[str(path)] or "ends within" in str(report)
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     """A real process, SIGKILL at moments all over its run, then once more in peace: the same files."""
     data = Data(tmp_path, count=120, per_reinforced=6, per_images=5)
