@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
-from examples.learning_efficiency.finetune import class_prompts
+from examples.learning_efficiency.finetune import PROMPTS
 from examples.quickstart.emoji import DataSplit, DrawnDataset
-from mobileclip.data import ImageTransform, Tokenizer, augmentation_rng, decode_image
+from mobileclip.data import ImageTransform, Tokenizer, decode_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
+from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.agreement import plain_augmentation
+from mobileclip.reinforce.agreement import plain_augmentation, plain_views
 
 _BATCH = 64
 
@@ -62,11 +62,7 @@ def held_out(dataset: DrawnDataset, sizes: Sequence[int]) -> dict[str, HeldOut]:
 def _held_out(split: DataSplit, sizes: Sequence[int]) -> HeldOut:
     samples = list(split.samples())
     images = [decode_image(sample.image) for sample in samples if sample.image is not None]
-    pixels = {}
-    for size in sizes:
-        policy = plain_augmentation(size)
-        views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
-        pixels[size] = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+    pixels = {size: plain_views(images, plain_augmentation(size)) for size in sizes}
     return HeldOut(pixels=pixels, labels=torch.tensor(split.class_indices(samples)), class_names=split.class_names)
 
 
@@ -82,7 +78,7 @@ def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str,
     encode_text = partial(model.encode_text, normalize=True)
 
     def classes(names: tuple[str, ...]) -> Tensor:
-        prompts = [one for group in zip(*class_prompts(names), strict=True) for one in group]
+        prompts = fill_templates(names, PROMPTS)
         rows = torch.cat([encode_text(ids) for ids in torch.split(tokenizer(prompts), _BATCH)])
         return ensemble_prompts(rows.reshape(len(names), -1, rows.shape[-1]))
 
@@ -112,7 +108,7 @@ def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> d
     """
 
     def classes(names: tuple[str, ...]) -> Tensor:
-        prompts = [one for group in zip(*class_prompts(names), strict=True) for one in group]
+        prompts = fill_templates(names, PROMPTS)
         # Prompts are averaged teacher by teacher, so that each has the same say.
         rows = torch.split(ensemble.encode_texts(prompts), list(ensemble.dims), dim=-1)
         return torch.cat([ensemble_prompts(part.reshape(len(names), -1, part.shape[-1])) for part in rows], dim=-1)

@@ -9,13 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from examples.quickstart.benchmarks import classes_of
 from examples.quickstart.emoji import DataSplit
-from mobileclip.data import SkipReport, augmentation_rng, decode_image
+from mobileclip.data import SkipReport, decode_image
 from mobileclip.evaluation import (
     Benchmark,
     BenchmarkSample,
@@ -30,7 +29,7 @@ from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.agreement import plain_augmentation
+from mobileclip.reinforce.agreement import plain_augmentation, plain_views
 
 _BATCH = 32
 
@@ -116,17 +115,7 @@ def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSamp
 
     def encode_images(samples: Sequence[BenchmarkSample]) -> Tensor:
         images = [decode_image(sample.image) for sample in samples]
-        pixels = {
-            size: torch.from_numpy(
-                np.stack(
-                    [
-                        np.asarray(one.apply(image, one.sample(augmentation_rng(0, "", 0), image.size)))
-                        for image in images
-                    ]
-                )
-            ).permute(0, 3, 1, 2)
-            for size, one in plain.items()
-        }
+        pixels = {size: plain_views(images, policy) for size, policy in plain.items()}
         return teachers.encode_images(pixels)
 
     batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]

@@ -12,6 +12,8 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from torch import Tensor
 
 from mobileclip.data import (
     AugmentationSpec,
@@ -69,6 +71,20 @@ def plain_augmentation(size: int) -> AugmentationSpec:
     return AugmentationSpec(size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
 
 
+def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
+    """Return pictures as they are, as teachers take them.
+
+    Shape:
+        (pictures, 3, size, size) uint8.
+
+    Args:
+        images: at least one.
+        policy: see `plain_augmentation`.
+    """
+    views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
+    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+
+
 def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: ReinforcementSpec) -> _Matrix:
     """Return the teachers' embeddings of pictures as they are.
 
@@ -87,17 +103,7 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
     parts = []
     for start in range(0, len(images), spec.batch_size):
         decoded = [decode_image(one, limits=spec.limits) for one in images[start : start + spec.batch_size]]
-        pixels = {
-            policy.size: torch.from_numpy(
-                np.stack(
-                    [
-                        np.asarray(policy.apply(image, policy.sample(augmentation_rng(0, "", 0), image.size)))
-                        for image in decoded
-                    ]
-                )
-            ).permute(0, 3, 1, 2)
-            for policy in policies
-        }
+        pixels = {policy.size: plain_views(decoded, policy) for policy in policies}
         parts.append(teachers.encode_images(pixels).numpy())
     return np.concatenate(parts)
 
