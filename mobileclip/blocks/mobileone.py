@@ -112,7 +112,7 @@ class MobileOneBlock(Reparameterizable):
             identity = identity_kernel(self.dim, self.kernel_size, groups=self.groups, like=scale)
             parts.append((identity * scale[:, None, None, None], shift))
         kernels, biases = zip(*parts, strict=True)
-        return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+        return reduce(torch.add, kernels), reduce(torch.add, biases)
 
     def fold(self) -> nn.Sequential:
         """Return the convolution, and the gate and activation where there are any."""

@@ -86,7 +86,7 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, nu
         assert said.startswith(LINE.format(name=number.name, done=done, folder=folder))
         assert last_checkpoint(parts).name == f"step-{done:08d}.safetensors"
     finish(data, parts, num_workers=2)
-    finish(data, whole, num_workers=2)
+    finish(data, whole, num_workers=0)
     assert_same(parts, whole)
 
 
@@ -139,6 +139,7 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
     assert_same(tmp_path, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_warning_to_one_process_of_a_step_of_slurm_stops_all_after_the_same_step(data, tmp_path):
     processes = start_step(data, tmp_path, num_steps=NUM_STEPS)
     try:

@@ -18,6 +18,7 @@ from mobileclip.training.pulse import Pulse
 
 ROOT = Path(__file__).parents[2]
 HOST = re.escape(platform.node())
+SILENT_IN_STEP_42 = rf"process 1 of 2 \({HOST}\) was last heard \d s ago, in step 42"
 # What it said last, up to half a second before.
 _SILENT = r"was last heard \d+ s ago, [a-z ]+ step [345]"
 
@@ -138,7 +139,9 @@ def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
             time.sleep(0.1)
             assert re.fullmatch(rf"process 1 of 2 \({HOST}\) lives and has been in step 42 for \d s", first.missing())
             second._stopped.set()
-            assert re.fullmatch(rf"process 1 of 2 \({HOST}\) was last heard \d s ago, in step 42", first.missing())
+            # A sign may be on its way.
+            silent = (re.fullmatch(SILENT_IN_STEP_42, first.missing()) for _ in range(10))
+            assert any(silent)
         assert first.missing() == "all others wait too, or have ended"
 
 

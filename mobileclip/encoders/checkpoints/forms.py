@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -34,19 +35,28 @@ def in_form(model: nn.Module, form: Form) -> nn.Module:
 
 def skeleton(spec: Buildable, form: Form) -> nn.Module:
     """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode."""
-    with torch.device("meta"), _WithoutRandomNumbers():
+    with torch.device("meta"), _ShapesAlone():
         return in_form(spec.build().eval(), form)
 
 
-class _WithoutRandomNumbers(TorchFunctionMode):
-    """Skip random initialisation: PyTorch would load its whole compiler to run it on tensors without memory."""
+class _ShapesAlone(TorchFunctionMode):
+    """Skip random numbers and arithmetic: PyTorch would load its whole compiler, for seconds, to run them on meta."""
 
-    _SKIPPED = (
+    _RANDOM = (
         torch.Tensor.normal_,
         torch.Tensor.uniform_,
         nn.init.normal_,
         nn.init.uniform_,
         nn.init.kaiming_uniform_,
+    )
+    _ELEMENTWISE = (
+        torch.add,
+        torch.Tensor.add,
+        torch.Tensor.sub,
+        torch.Tensor.mul,
+        torch.Tensor.neg,
+        torch.Tensor.rsqrt,
+        torch.Tensor.remainder,
     )
 
     def __torch_function__(
@@ -54,8 +64,13 @@ class _WithoutRandomNumbers(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if func in self._SKIPPED:
+        if func in self._RANDOM:
             return args[0] if args else kwargs["tensor"]
+        if func in self._ELEMENTWISE and not kwargs:
+            shapes = [one.shape for one in args if isinstance(one, torch.Tensor)]
+            return torch.empty(np.broadcast_shapes(*shapes), dtype=torch.result_type(args[0], args[-1]))
+        if func is torch.Tensor.matmul and args[0].dim() == 2:
+            return torch.empty(args[0].shape[:1] + args[1].shape[1:], dtype=args[0].dtype)
         return func(*args, **kwargs)
 
 
