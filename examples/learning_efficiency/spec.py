@@ -42,6 +42,11 @@ def _parts(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[
         raise ValueError(f"{attribute.name} are some of {', '.join(PARTS)}; got {', '.join(value) or 'none'}")
 
 
+def _variants(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    if unknown := sorted(set(value) - set(VARIANTS)):
+        raise ValueError(f"{attribute.name} are some of {', '.join(VARIANTS)}; got {', '.join(unknown)}")
+
+
 @attrs.frozen(kw_only=True)
 class Cell:
     """One training.
@@ -72,6 +77,7 @@ class EfficiencySpec:
         output: folder of everything that is made; finished trainings in it are not done again.
         tiny: four sets of icons, small teachers and few steps, to see that it runs.
         parts: of the study; some of `ladder`, `strengths`, `ablations` and `long`.
+        variants: the ways of training that are done of the parts; all of theirs if none is given.
         num_seeds: how often every training is repeated.
         budgets: four numbers of steps; each is a training of its own.
         shares: three fractions of the training pictures that students get.
@@ -88,6 +94,7 @@ class EfficiencySpec:
     output: Path = _OUTPUT
     tiny: bool = False
     parts: tuple[str, ...] = attrs.field(default=tuple(PARTS), validator=_parts)
+    variants: tuple[str, ...] = attrs.field(default=(), validator=_variants)
     num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
     budgets: tuple[int, int, int, int] = attrs.field(default=(400, 1600, 6400, 25600), validator=_increasing)
     shares: tuple[float, float, float] = attrs.field(default=(0.01, 0.1, 1.0), validator=_increasing)
@@ -129,6 +136,7 @@ class EfficiencySpec:
             self,
             output=every.output,
             parts=every.parts,
+            variants=every.variants,
             num_seeds=every.num_seeds,
             budgets=every.budgets,
             shares=every.shares,
@@ -147,6 +155,7 @@ class EfficiencySpec:
             Cell(variant=name, share=self.shares[share], budget=self.budgets[budget], seed=seed)
             for part in map(PARTS.__getitem__, parts or self.parts)
             for name in part.variants
+            if not self.variants or name in self.variants
             for share in part.shares
             for budget in part.budgets
             for seed in range(self.num_seeds)

@@ -76,7 +76,9 @@ class TestSpec:
 
     def test_extending_a_study_keeps_its_trainings(self):
         spec = learning_efficiency()
-        longer = attrs.evolve(spec, parts=("ladder",), num_seeds=9, budgets=(100, 200, 300, 400), num_processes=7)
+        longer = attrs.evolve(
+            spec, parts=("ladder",), variants=("plain",), num_seeds=9, budgets=(100, 200, 300, 400), num_processes=7
+        )
         assert spec.study == longer.study
         assert spec.study != attrs.evolve(spec, learning_rate=1e-3).study
         assert spec.study != attrs.evolve(spec, data=attrs.evolve(spec.data, seed=3)).study
@@ -88,6 +90,8 @@ class TestSpec:
         assert [one.budget for one in cells] == sorted(one.budget for one in cells)
         assert set(spec.cells(["ladder"])) < set(cells)
         assert all(one.share == spec.shares[2] for one in spec.cells(["long"]))
+        few = attrs.evolve(spec, variants=("plain", "ensemble"))
+        assert set(few.cells()) == {one for one in cells if one.variant in ("plain", "ensemble")}
         assert len({one.name for one in cells}) == len(cells)
 
     @pytest.mark.parametrize(
@@ -95,6 +99,7 @@ class TestSpec:
         [
             ({"parts": ()}, "some of ladder, strengths, ablations, long; got none"),
             ({"parts": ("magic",)}, "got magic"),
+            ({"variants": ("plain", "magic")}, "variants are some of captions, .*; got magic"),
             ({"budgets": (200, 100, 300, 400)}, "each above the one before"),
             ({"shares": (0.0, 0.1, 1.0)}, "above zero"),
         ],
