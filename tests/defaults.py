@@ -21,7 +21,19 @@ import mobileclip
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
-ROOMS = ("blocks", "encoders", "inference", "losses", "reparam", "training", "storage", "data", "evaluation", "interop")
+ROOMS = (
+    "blocks",
+    "encoders",
+    "inference",
+    "losses",
+    "reparam",
+    "training",
+    "storage",
+    "data",
+    "evaluation",
+    "interop",
+    "collections",
+)
 # As attrs writes validators of numbers, lengths and choices.
 _BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")
 _SHOWN = bool | int | float | str | bytes | tuple

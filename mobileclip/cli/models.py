@@ -26,6 +26,7 @@ Rows = Annotated[OmitArgPrefixes[RowOptions], arg(name="")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 ImageSize = Annotated[int | None, arg(metavar="PIXELS")]
 ContextLength = Annotated[int | None, arg(metavar="TOKENS")]
+NumWorkers = Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")]
 Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")]
 
 
@@ -94,6 +95,7 @@ def embed(
     device: Device = "auto",
     trust: bool = False,
     batch_size: int = 32,
+    num_workers: NumWorkers = 1,
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
@@ -120,6 +122,7 @@ def embed(
             cpu, or what its runtime has here.
         trust: run an export for ExecuTorch; see mobileclip classify.
         batch_size: images or texts encoded at once.
+        num_workers: processes that read and decode images beside the model.
         rows: how rows of .jsonl files and of tables are read.
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
@@ -129,7 +132,7 @@ def embed(
     from mobileclip.inference.embedding import embed_inputs
     from mobileclip.inference.loading import device_for, load_identified, require_model
 
-    require_at_least(1, batch_size=batch_size)
+    require_at_least(1, batch_size=batch_size, num_workers=num_workers)
     if overwrite and append:
         raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
@@ -144,7 +147,7 @@ def embed(
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
         before.model.require_same(identity, **names)
-    new, skipped = embed_inputs(clip, identity, chosen, before=before, batch_size=batch_size)
+    new, skipped = embed_inputs(clip, identity, chosen, before=before, batch_size=batch_size, num_workers=num_workers)
     _report_skipped(skipped, len(new.image_paths) + len(skipped))
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:

@@ -4,7 +4,7 @@ What uses a model as it is belongs here; what trains, evaluates or exports one d
 """
 
 from mobileclip.inference.forms import by_length, prepared, prepared_tower
-from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_tower, processor
+from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_images, optimize_tower, processor
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
 
@@ -18,6 +18,7 @@ __all__ = [
     "Trial",
     "by_length",
     "optimize",
+    "optimize_images",
     "optimize_tower",
     "prepared",
     "prepared_tower",

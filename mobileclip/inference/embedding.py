@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import attrs
 import numpy as np
-from PIL import Image
 
-from mobileclip.data.images.transform import ImageError, ImageSource
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources import RowOptions, as_source
 from mobileclip.inference.archive import Embeddings, no_embeddings
+from mobileclip.inference.encoding import Picture, encode_pictures
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -56,6 +55,7 @@ def embed_inputs(
     *,
     before: Embeddings | None = None,
     batch_size: int = 32,
+    num_workers: int = 1,
 ) -> tuple[Embeddings, list[str]]:
     """Return the embeddings of what is not embedded yet, and why each image that was left out was, naming it.
 
@@ -65,14 +65,18 @@ def embed_inputs(
         inputs: what is to be embedded.
         before: embeddings that are there already; what is among them is not encoded again.
         batch_size: images or texts encoded at once.
+        num_workers: processes that read and decode images; see `encode_pictures`.
     """
     before = before or Embeddings(model=model)
     new, known = inputs.without(before), set(before.image_paths)
     report = SkipReport(log=False)
     gathered = (one for data in new.data for one in gathered_pictures(data, report, rows=new.rows))
-    pictures = chain(((str(path), path) for path in new.paths), (one for one in gathered if one[0] not in known))
+    files: Iterator[tuple[str, Path | bytes]] = ((str(path), path) for path in new.paths)
+    pictures = chain(files, (one for one in gathered if one[0] not in known))
     count = None if new.data else len(new.paths)
-    embeddings, skipped = embed_files(clip, model, pictures, new.texts, num_pictures=count, batch_size=batch_size)
+    embeddings, skipped = embed_files(
+        clip, model, pictures, new.texts, num_pictures=count, batch_size=batch_size, num_workers=num_workers
+    )
     skips = (skip for named in report.named.values() for skip in named)
     return embeddings, skipped + [f"{skip.key} of {skip.shard}: {skip.detail}" for skip in skips]
 
@@ -106,7 +110,7 @@ def gathered_pictures(
     report: SkipReport,
     *,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
-) -> Iterator[tuple[str, ImageSource]]:
+) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures of a data set, each with a name: `DATA/KEY`.
 
     Args:
@@ -126,11 +130,12 @@ def gathered_pictures(
 def embed_files(
     clip: ImageTextModel,
     model: ModelIdentity,
-    pictures: Iterable[tuple[str, ImageSource]],
+    pictures: Iterable[tuple[str, Path | bytes]],
     texts: Sequence[str],
     *,
     num_pictures: int | None = None,
     batch_size: int = 32,
+    num_workers: int = 1,
 ) -> tuple[Embeddings, list[str]]:
     """Return the unit-length embeddings of images and texts, and why each image that was left out was, naming it.
 
@@ -141,33 +146,28 @@ def embed_files(
         texts: texts.
         num_pictures: how many there are; None where nobody knows.
         batch_size: images or texts encoded at once.
+        num_workers: processes that read and decode images; see `encode_pictures`.
     """
     skipped: list[str] = []
     kept: list[str] = []
     rows = []
-    shown = console(shown=num_pictures != 0)
-    remaining = iter(pictures)
-    with Progress("encoding images", total=num_pictures, unit="images", console=shown) as bar:
-        while batch := list(islice(remaining, batch_size)):
-            readable = [(name, image) for name, source in batch if (image := _readable(clip, name, source, skipped))]
-            kept += [name for name, _ in readable]
-            if readable:
-                rows.append(clip.encode_image([image for _, image in readable], batch_size=batch_size).numpy())
-            bar.advance(len(batch))
+    named = (Picture(key=source, name=name, source=source) for name, source in pictures)
+    encoded = encode_pictures(clip, named, batch_size=batch_size, num_workers=num_workers)
+    with Progress(
+        "encoding images", total=num_pictures, unit="images", console=console(shown=num_pictures != 0)
+    ) as bar:
+        for one in encoded:
+            if one.embedding is None:
+                skipped.append(str(one.read))
+            else:
+                kept.append(one.picture.name)
+                rows.append(one.embedding)
+            bar.advance()
     embeddings = Embeddings(
         model=model,
-        image=np.concatenate(rows) if rows else no_embeddings(),
+        image=np.stack(rows) if rows else no_embeddings(),
         image_paths=tuple(kept),
         text=clip.encode_text(texts, batch_size=batch_size, progress=True).numpy() if texts else no_embeddings(),
         texts=tuple(texts),
     )
     return embeddings, skipped
-
-
-def _readable(clip: ImageTextModel, name: str, source: ImageSource, skipped: list[str]) -> Image.Image | None:
-    """Return the part of an image that the model sees, or nothing where it cannot be read or is out of all shape."""
-    try:
-        return Image.fromarray(clip.transform.read_pixels(source))
-    except ImageError as error:
-        skipped.append(str(error) if isinstance(source, Path) else f"{name}: {error}")
-        return None

@@ -103,6 +103,42 @@ def optimize(
         return OptimizedDualEncoder(model, image_encoder=image_encoder, text_encoder=text_encoder, report=report)
 
 
+def optimize_images(
+    model: DualEncoder,
+    images: Tensor,
+    *,
+    precision: WidePrecision = "float32",
+    compiled: bool = False,
+    rounds: int = 3,
+    show_progress: bool = False,
+) -> ReadyDualEncoder:
+    """Return a model whose image tower has its fastest form for batches like these, as `optimize` finds it.
+
+    Args:
+        model: see `optimize`.
+        images: as they will come, `(batch, 3, size, size)`.
+        precision: see `optimize`.
+        compiled: see `optimize`.
+        rounds: see `optimize`.
+        show_progress: see `optimize`.
+
+    Raises:
+        ValueError: see `optimize`.
+    """
+    _check(model, precision=precision, rounds=rounds)
+    tower, _ = optimize_tower(
+        model.image_encoder,
+        images,
+        precision=precision,
+        compiled=compiled,
+        rounds=rounds,
+        show_progress=show_progress,
+    )
+    ready = ReadyDualEncoder(tower, model.text_encoder)
+    ready.logit_scale = model.logit_scale
+    return ready.eval()
+
+
 @torch.inference_mode(mode=False)
 @torch.no_grad()
 def optimize_tower(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.inference import by_length, prepared
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.progress import Progress
 from mobileclip.strict import repeated
 from mobileclip.terminal import console
@@ -95,17 +96,33 @@ class ImageTextModel:
             ImageError: if an image cannot be read; the message names it.
         """
         several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
-        ready = prepared(self.model)
 
         def encode(batch: Sequence[object]) -> Tensor:
             sources = cast("Sequence[ImageSource]", batch)
-            pixels = torch.stack([self._read(source) for source in sources]).to(self._like)
-            return ready.encode_image(pixels, normalize=normalize)
+            pixels = [torch.from_numpy(self.transform.read_pixels(source)) for source in sources]
+            return self.encode_pixels(torch.stack(pixels), normalize=normalize)
 
         return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
 
-    def _read(self, source: ImageSource) -> Tensor:
-        return self.transform.normalize(self.transform.read_pixels(source))
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
+        """Return the embeddings of images that the transform has resized and cropped.
+
+        Shape:
+            `(B, size, size, 3)`, uint8, to `(B, embedding_dim)`, float32 on the CPU.
+
+        Args:
+            pixels: of images, all encoded at once.
+            normalize: whether embeddings are scaled to unit length.
+
+        Raises:
+            ValueError: if they are of another type or size.
+        """
+        ready = prepared(self.model)
+        is_split = self._like.device.type == "cpu" and not isinstance(self.model, ReadyDualEncoder)
+        parts = torch.split(pixels, MOST_IMAGES_ON_CPU) if is_split else (pixels,)
+        inputs = (self.transform.normalize(part).to(self._like) for part in parts)
+        return torch.cat([ready.encode_image(part, normalize=normalize).float().cpu() for part in inputs])
 
     def encode_text(
         self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False

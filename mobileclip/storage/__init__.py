@@ -10,7 +10,7 @@ from mobileclip.storage.atomic import atomic_folder, atomic_path
 from mobileclip.storage.backend import StorageError
 from mobileclip.storage.cache import FileCache
 from mobileclip.storage.content import content_hash, content_hashes
-from mobileclip.storage.exclusive import exclusive
+from mobileclip.storage.exclusive import LOCK, exclusive
 from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.paths import (
@@ -46,6 +46,7 @@ from mobileclip.storage.paths import (
 from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [
+    "LOCK",
     "AnyPath",
     "FileCache",
     "StorageError",

@@ -42,7 +42,12 @@ class OpenedImage:
         """
         if self.kind.name == "TIFF":
             return 1
-        return read_orientation(self.prepared.exif or _exif(self.image), self.prepared.xmp or _xmp(self.image))
+        return read_orientation(self.exif, self.prepared.xmp or _xmp(self.image))
+
+    @property
+    def exif(self) -> bytes | None:
+        """The camera's notes, as they are encoded; None where there are none."""
+        return self.prepared.exif or _exif(self.image)
 
 
 def read_image_file(source: str | Path | BinaryIO, limits: ImageLimits, name: str) -> bytes:

@@ -126,7 +126,7 @@ def read_tags(data: Buffer, limits: ImageLimits, name: str) -> TiffTags:
     waiting, seen = [first], {first}
     num_bytes = num_values = 0
     for start in waiting:
-        for number, tag in _directory(data, start, order, limits, name, big=big):
+        for number, tag in read_directory(data, start, order, limits, name, big=big):
             num_bytes += tag.num_bytes
             num_values += 0 if tag.kind in _TEXTS else tag.count
             limits.check_parts(num_values, name)
@@ -144,10 +144,23 @@ def read_tags(data: Buffer, limits: ImageLimits, name: str) -> TiffTags:
     return TiffTags(data=data, order=order, tags=top, name=name)
 
 
-def _directory(
-    data: Buffer, start: int, order: str, limits: ImageLimits, name: str, *, big: bool
+def read_directory(
+    data: Buffer, start: int, order: str, limits: ImageLimits, name: str, *, big: bool = False
 ) -> Iterator[tuple[int, Tag]]:
-    """Yield the tags of a directory with their numbers."""
+    """Yield the tags of a directory with their numbers.
+
+    Args:
+        data: the file, from its byte order on.
+        start: where in it the directory begins.
+        order: `<` or `>`, of its bytes.
+        limits: of the number of tags.
+        name: of the image, for messages.
+        big: whether it is a BigTIFF.
+
+    Raises:
+        ImageError: if there are more tags than the limits allow.
+        struct.error, OverflowError: if the file ends before the directory does.
+    """
     word, entry, length = ("Q", "HHQ", "Q") if big else ("I", "HHI", "H")
     width = struct.calcsize(f"={word}")
     (count,) = struct.unpack_from(order + length, data, start)

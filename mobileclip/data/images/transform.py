@@ -58,10 +58,14 @@ class ImageTransform:
         """
         return self.normalize(self.pixels(image))
 
-    def pixels(self, image: Image.Image) -> Pixels:
+    def pixels(self, image: Image.Image, *, name: str | None = None) -> Pixels:
         """Return the resized and cropped pixels.
 
         Shape: an image -> (size, size, 3), uint8.
+
+        Args:
+            image: a PIL image.
+            name: of the image, for messages; by default what it says itself.
 
         Raises:
             ImageError: if the image cannot be made RGB, or has no pixels or an extreme shape.
@@ -71,7 +75,25 @@ class ImageTransform:
                 f"expected a PIL image, got {type(image).__name__}; load_image opens paths, bytes and files, "
                 "PIL.Image.fromarray takes arrays"
             )
-        return self._pixels(image, _name(image))
+        return self._pixels(image, name or _name(image))
+
+    def resize_reduced(self, image: Image.Image, size: tuple[int, int], *, reduce: int, name: str) -> Image.Image:
+        """Return an image that was decoded at a part of its size, at the size that the whole one is resized to.
+
+        `pixels` then takes the centre of it.
+
+        Args:
+            image: in RGB.
+            size: width and height of the whole image.
+            reduce: by how much it was divided, rounded up, when it was decoded.
+            name: of the image, for messages.
+
+        Raises:
+            ImageError: if it has an extreme shape.
+        """
+        # What was rounded up is no part of the picture.
+        box = (0.0, 0.0, size[0] / reduce, size[1] / reduce)
+        return image.resize(_resized(size, self.image_input.size, name), _FILTERS[self.image_input.interpolation], box)
 
     def read_pixels(self, source: ImageSource, *, limits: ImageLimits = LIMITS) -> Pixels:
         """Return the resized and cropped pixels of an image that is read as `load_image` does, upright.
@@ -89,7 +111,7 @@ class ImageTransform:
 
     def _pixels(self, image: Image.Image, name: str) -> Pixels:
         size = self.image_input.size
-        width, height = _resized(image, size, name)
+        width, height = _resized(image.size, size, name)
         resized = load_image(image).resize((width, height), _FILTERS[self.image_input.interpolation])
         left, top = round((width - size) / 2), round((height - size) / 2)
         return np.array(resized.crop((left, top, left + size, top + size)))
@@ -113,7 +135,12 @@ class ImageTransform:
 
 
 def load_image(
-    source: ImageSource, *, orient: bool = True, reduce: int = 1, limits: ImageLimits = LIMITS
+    source: ImageSource,
+    *,
+    orient: bool = True,
+    reduce: int = 1,
+    limits: ImageLimits = LIMITS,
+    name: str | None = None,
 ) -> Image.Image:
     """Return an image in RGB, decoded to its end, the first frame of several.
 
@@ -127,13 +154,14 @@ def load_image(
             cannot be read turns nothing. A PIL image is taken as it stands. A TIFF is always turned.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
         limits: of the work and memory that an image may cost; a PIL image was opened by someone else.
+        name: of the image, for messages; by default what the source says.
 
     Raises:
         ImageError: if it is missing, no image, broken, cannot be made RGB, or is beyond a limit.
 
     Differs: the release ignores the orientation (`orient=False`), and turns 16-bit images all but white.
     """
-    name = _name(source)
+    name = name or _name(source)
     try:
         if isinstance(source, Image.Image):
             return _rgb(source, name)
@@ -201,16 +229,16 @@ def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
     return scaled
 
 
-def _resized(image: Image.Image, size: int, name: str) -> tuple[int, int]:
+def _resized(whole: tuple[int, int], size: int, name: str) -> tuple[int, int]:
     """Return width and height of the image with `size` as its shorter side; the longer is cut to whole pixels."""
-    short, long = sorted(image.size)
+    short, long = sorted(whole)
     if short == 0:
-        raise ImageError("extreme_shape", f"{name} is {image.width} x {image.height}: it has no pixels")
+        raise ImageError("extreme_shape", f"{name} is {whole[0]} x {whole[1]}: it has no pixels")
     resized = int(size * long / short)
     if size * resized > _MAX_RESIZED_PIXELS:
         raise ImageError(
             "extreme_shape",
-            f"{name} is {image.width} x {image.height}, and would be resized to {size} x {resized} pixels "
+            f"{name} is {whole[0]} x {whole[1]}, and would be resized to {size} x {resized} pixels "
             "before the centre is taken; crop it first",
         )
-    return (size, resized) if image.width <= image.height else (resized, size)
+    return (size, resized) if whole[0] <= whole[1] else (resized, size)

@@ -16,15 +16,12 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
 from mobileclip.inference import by_length, prepared
-from mobileclip.inference.forms import ReadyDualEncoder
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
 from mobileclip.terminal import console
 
-# What few images need between two layers stays in a processor's cache: on two cores, four at a time of S0 take little
-# more than half the time of 64.
-_MOST_IMAGES_ON_CPU = 4
 _MOST_TEXTS_ON_CPU = 16
 # These take seconds.
 _FEW_TEXTS = 256
@@ -71,7 +68,7 @@ class Encoders:
         """
         if self.device.type == "cpu":
             pixels = pixels.to(self.dtype)
-            most = len(pixels) if isinstance(self.model, ReadyDualEncoder) else _MOST_IMAGES_ON_CPU
+            most = len(pixels) if isinstance(self.model, ReadyDualEncoder) else MOST_IMAGES_ON_CPU
             return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
 

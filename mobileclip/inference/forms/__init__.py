@@ -6,9 +6,17 @@ A form that gives other embeddings does not belong here.
 from mobileclip.inference.forms.depthwise import DepthwiseConvs, with_depthwise_convs
 from mobileclip.inference.forms.end_token import by_length, causal_pool, cut_behind_the_end, reads_text
 from mobileclip.inference.forms.one_token import SingleQueryAttention, with_one_token
-from mobileclip.inference.forms.prepared import PreparedTower, ReadyDualEncoder, ToTheEnd, prepared, prepared_tower
+from mobileclip.inference.forms.prepared import (
+    MOST_IMAGES_ON_CPU,
+    PreparedTower,
+    ReadyDualEncoder,
+    ToTheEnd,
+    prepared,
+    prepared_tower,
+)
 
 __all__ = [
+    "MOST_IMAGES_ON_CPU",
     "DepthwiseConvs",
     "PreparedTower",
     "ReadyDualEncoder",

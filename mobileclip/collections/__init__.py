@@ -1,0 +1,21 @@
+"""Collections of pictures: embeddings kept in a folder, brought up to date, and searched.
+
+What becomes of a person's pictures belongs here; how a model encodes them does not.
+"""
+
+from mobileclip.collections.collection import Collection, Match
+from mobileclip.collections.filtering import Condition, parse_condition
+from mobileclip.collections.indexing import IndexOptions, IndexReport
+from mobileclip.collections.manifest import Manifest, ModelSource, Segment
+
+__all__ = [
+    "Collection",
+    "Condition",
+    "IndexOptions",
+    "IndexReport",
+    "Manifest",
+    "Match",
+    "ModelSource",
+    "Segment",
+    "parse_condition",
+]

@@ -1,0 +1,320 @@
+"""A collection of pictures that can be searched, as a person has it in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.filtering import Condition, parse_condition
+from mobileclip.collections.indexing import IndexOptions, IndexReport, update
+from mobileclip.collections.manifest import Manifest, ModelSource
+from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.scanning import Scan, scan
+from mobileclip.collections.snapshot import Snapshot, take_snapshot
+from mobileclip.collections.store import Store
+from mobileclip.data.images.opening import read_image_file
+from mobileclip.data.images.reading import read_tower_image
+from mobileclip.data.images.transform import LIMITS
+from mobileclip.inference.archive import Embeddings, write_embeddings
+from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.loading import load_identified
+from mobileclip.inference.zero_shot import ImageTextModel
+
+Vector = NDArray[np.float32]
+
+# What is not wanted turns a query away from it, by less than what is wanted turns it there.
+_AWAY = 0.5
+
+
+@attrs.frozen(kw_only=True)
+class Match:
+    """A picture that was found.
+
+    Args:
+        path: of the file that it is in.
+        part: key of its sample, where the file holds several.
+        score: cosine similarity with what was asked for, from -1 to 1.
+        size: of the picture as it is encoded, in bytes.
+        width: in pixels.
+        height: in pixels.
+        camera: that took it, where it is known.
+        taken: when, where it is known, such as `2024-05-01T12:30:00`.
+        latitude: where, in degrees, where it is known.
+        longitude: where, in degrees, where it is known.
+    """
+
+    path: str
+    part: str | None
+    score: float
+    size: int
+    width: int
+    height: int
+    camera: str | None
+    taken: str | None
+    latitude: float | None
+    longitude: float | None
+
+    @property
+    def name(self) -> str:
+        """The path, with the part behind it."""
+        return self.path if self.part is None else f"{self.path}/{self.part}"
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known of it, by name."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+
+class Collection:
+    """Pictures in an index, which is a folder.
+
+    What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read anew. One job at a
+    time writes to an index, while any number read it.
+
+    Args:
+        store: the rows.
+        clip: the model that the index is of; by default it is loaded when it is first needed.
+        device: where to compute.
+
+    Examples:
+        The tests have no photographs, so they leave this out.
+
+        >>> photos = Collection.open("photos.index")  # doctest: +SKIP
+        >>> photos.search("a red bicycle in snow", without="people", where=["width>1000"])[0].path  # doctest: +SKIP
+        '/home/me/photos/2021/bicycle.jpg'
+    """
+
+    def __init__(self, store: Store, *, clip: ImageTextModel | None = None, device: str = "cpu") -> None:
+        self.store = store
+        self.device = device
+        self._clip = clip
+        self._snapshot: Snapshot | None = None
+        self._graph: NeighbourGraph | None = None
+
+    @classmethod
+    def open(cls, path: str | Path, *, device: str = "cpu") -> Collection:
+        """Return the collection in a folder.
+
+        Args:
+            path: of the folder.
+            device: where to compute.
+
+        Raises:
+            FileNotFoundError: if the folder is no index.
+            ValueError: if it is damaged.
+        """
+        return cls(Store.open(Path(path)), device=device)
+
+    @classmethod
+    def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu") -> Collection:
+        """Return a new, empty collection.
+
+        Args:
+            path: of a folder that holds nothing, or does not exist.
+            source: the model; paths are kept in full.
+            device: where to compute.
+
+        Raises:
+            FileExistsError: if the folder holds something.
+            ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+        """
+        checkpoint, model = (
+            str(Path(one).absolute()) if one is not None and Path(one).exists() else one
+            for one in (source.checkpoint, source.model)
+        )
+        kept = attrs.evolve(source, checkpoint=checkpoint, model=model)
+        clip, identity = _load(kept, device)
+        manifest = Manifest(
+            weights_sha256=identity.weights_sha256,
+            spec=identity.spec,
+            version=identity.version,
+            dim=clip.model.spec.image.embedding_dim,
+            model=kept,
+        )
+        return cls(Store.create(Path(path), manifest), clip=clip, device=device)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the index."""
+        return self.store.folder
+
+    @property
+    def clip(self) -> ImageTextModel:
+        """The model that the index is of.
+
+        Raises:
+            ValueError: if another is now where it came from.
+        """
+        if self._clip is None:
+            clip, identity = _load(self.store.manifest.model, self.device)
+            self.require(identity, "what its model was loaded from")
+            self._clip = clip
+        return self._clip
+
+    def require(self, identity: ModelIdentity, there: str) -> None:
+        """Refuse a model that is another one than that of the index.
+
+        Args:
+            identity: of the model.
+            there: where it is from, for the message.
+
+        Raises:
+            ValueError: if it is another one.
+        """
+        self.store.manifest.identity.require_same(identity, here=f"the index {self.path}", there=there)
+
+    def __len__(self) -> int:
+        """Return how many pictures there are."""
+        return len(self.snapshot)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the index holds, as it was when it was read."""
+        if self._snapshot is None:
+            self._snapshot = take_snapshot(self.store)
+            self._graph = open_graph(self.path, self._snapshot)
+        return self._snapshot
+
+    def refresh(self) -> None:
+        """Read the index anew when it is next asked for."""
+        self.store = Store.open(self.path)
+        self._snapshot = self._graph = None
+
+    def add(self, *inputs: str | Path, options: IndexOptions = IndexOptions()) -> IndexReport:  # noqa: B008  frozen
+        """Bring the index up to date with pictures, folders and shards, and return what became of them.
+
+        New and changed pictures are encoded, those that moved are recognised by their content, and those of these
+        folders that are gone are dropped. What is finished is kept, whatever ends this; the same call does the rest.
+
+        Args:
+            inputs: pictures, folders with pictures, and tar shards, see `scan`.
+            options: how.
+
+        Raises:
+            ValueError: if another job writes to the index, or there are no pictures.
+            OSError: if something is not there, or the index cannot be written.
+        """
+        return self.add_found(scan([str(one) for one in inputs]), options)
+
+    def add_found(self, found: Scan, options: IndexOptions = IndexOptions()) -> IndexReport:  # noqa: B008  frozen
+        """Bring the index up to date with files that were found; see `add`.
+
+        Args:
+            found: the files.
+            options: how.
+
+        Raises:
+            ValueError, OSError: see `add`.
+        """
+        clip = self.clip
+        with self.store.writing():
+            report = update(self.store, clip, found, options)
+            self._snapshot = take_snapshot(self.store)
+            renew_graph(self.path, self._snapshot, show_progress=options.show_progress)
+            self._graph = open_graph(self.path, self._snapshot)
+        return report
+
+    def search(
+        self,
+        text: str | Sequence[str] = (),
+        *,
+        image: str | Path | Sequence[str | Path] = (),
+        without: str | Sequence[str] = (),
+        where: Sequence[Condition | str] = (),
+        k: int = 10,
+    ) -> list[Match]:
+        """Return the pictures that are nearest to what is asked for, the nearest first.
+
+        The query is the direction between all texts and pictures, turned away from what is not wanted.
+
+        Args:
+            text: what they show, in one text or several.
+            image: pictures that they are like.
+            without: what they do not show.
+            where: what is known of them, see `Condition`; all of it holds.
+            k: how many, at most.
+
+        Raises:
+            ValueError: if nothing is asked for, k is below 1, or a condition is none.
+            ImageError: if a picture cannot be read.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1")
+        query = self._query(_several(text), _several(image), _several(without))
+        snapshot, places = self.snapshot, None
+        for condition in where:
+            parsed = parse_condition(condition) if isinstance(condition, str) else condition
+            mask = parsed.mask(snapshot.table)
+            places = np.flatnonzero(mask) if places is None else places[mask[places]]
+        if places is None and self._graph is not None:
+            found, scores = self._graph.nearest(query, k)
+        else:
+            found, scores = nearest_of(snapshot.vectors, places, query, k)
+        return [_match(snapshot, int(place), float(score)) for place, score in zip(found, scores, strict=True)]
+
+    def export(self, output: str | Path, *, overwrite: bool = False) -> int:
+        """Write the embeddings to an archive that `mobileclip embed` could have written, and return how many.
+
+        Args:
+            output: `*.npz`.
+            overwrite: whether an archive that is there is replaced.
+
+        Raises:
+            ValueError: if there are no pictures, or the name ends otherwise.
+            OSError: if it is there already, or cannot be written.
+        """
+        rows = self.snapshot.table.select(["path", "part"]).to_pylist()
+        names = tuple(row["path"] if row["part"] is None else f"{row['path']}/{row['part']}" for row in rows)
+        embeddings = Embeddings(
+            model=self.store.manifest.identity, image=self.snapshot.vectors.astype(np.float32), image_paths=names
+        )
+        write_embeddings(Path(output), embeddings, overwrite=overwrite)
+        return len(names)
+
+    def _query(self, texts: Sequence[str], images: Sequence[str], unwanted: Sequence[str]) -> Vector:
+        if not any(text.strip() for text in texts) and not images:
+            raise ValueError("there is nothing to search for; give a text, or a picture")
+        wanted = [*self._texts(texts), *(self._image(path) for path in images)]
+        query = np.mean(wanted, axis=0)
+        if unwanted:
+            query = query - _AWAY * np.mean(self._texts(unwanted), axis=0)
+        unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
+        return unit
+
+    def _texts(self, texts: Sequence[str]) -> list[Vector]:
+        return list(self.clip.encode_text(list(texts)).numpy()) if texts else []
+
+    def _image(self, path: str) -> Vector:
+        """Return the embedding of a picture, which is read as those of the index are."""
+        name = f"image {path!r}"
+        data = read_image_file(storage.local_path(path), LIMITS, name)
+        pixels = read_tower_image(data, self.clip.transform, reduced=True, name=name).pixels
+        embedding: Vector = self.clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
+        return embedding
+
+
+def _load(source: ModelSource, device: str) -> tuple[ImageTextModel, ModelIdentity]:
+    return load_identified(
+        source.model,
+        source.checkpoint,
+        device=device,
+        image_size=source.image_size,
+        context_length=source.context_length,
+    )
+
+
+def _several(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(given)] if isinstance(given, (str, Path)) else [str(one) for one in given]
+
+
+def _match(snapshot: Snapshot, place: int, score: float) -> Match:
+    row = snapshot.row(place)
+    return Match(
+        score=round(score, 4), **{field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
+    )

@@ -1,0 +1,132 @@
+"""Which files are to be in an index: those that a person names, and those in the folders that a person names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.images.files import FolderFiles, list_folder
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.shards.files import expand_shards
+from mobileclip.data.skips import Skip
+
+EXPECTED = "expected pictures, folders with pictures, or tar shards on this machine, such as 'shards/{000..127}.tar'"
+_SHARD = ".tar"
+
+
+@attrs.frozen(kw_only=True)
+class FoundFile:
+    """A file that is to be in the index.
+
+    Args:
+        path: in full.
+        size: in bytes.
+        mtime_ns: when it was last changed, in nanoseconds since 1970.
+        is_shard: whether it holds many pictures.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    is_shard: bool
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """What was found.
+
+    Args:
+        inputs: what was looked at, in full.
+        files: by their paths, sorted.
+        left_out: files of the folders that are no pictures, or cannot be named in an index.
+    """
+
+    inputs: tuple[str, ...]
+    files: dict[str, FoundFile]
+    left_out: tuple[Skip, ...] = ()
+
+    def covers(self, path: str) -> bool:
+        """Return whether a file would have been found if it were still there."""
+        return any(path == one or path.startswith(f"{one.rstrip(os.sep)}{os.sep}") for one in self.inputs)
+
+
+def scan(inputs: Sequence[str]) -> Scan:
+    """Return the pictures and shards that files, folders and patterns stand for.
+
+    A folder is looked through with those below it. Hidden files, links to folders and what is not called like a picture
+    are left out and counted.
+
+    Args:
+        inputs: paths and brace patterns.
+
+    Raises:
+        ValueError: if one is an address, or a folder holds no pictures: a disk that is not mounted looks like that.
+        OSError: if one is not there.
+    """
+    found: dict[str, FoundFile] = {}
+    left_out: list[Skip] = []
+    places: list[str] = []
+    for given in inputs:
+        for path in _expanded(given):
+            places.append(path)
+            names, others = _files_at(path)
+            left_out += others
+            for name in names:
+                _enter(name, found, left_out)
+    files = dict(sorted(found.items()))
+    return Scan(inputs=tuple(dict.fromkeys(places)), files=files, left_out=tuple(left_out))
+
+
+def _expanded(given: str) -> list[str]:
+    if not given.strip():
+        raise ValueError(f"a name is empty; {EXPECTED}")
+    if storage.is_remote(given) or given.startswith("pipe:"):
+        raise ValueError(f"{storage.without_secrets(given)} is not on this machine; {EXPECTED}")
+    paths = expand_shards(given) if "{" in given and not Path(given).exists() else (given,)
+    return [os.path.abspath(storage.local_path(path)) for path in paths]  # noqa: PTH100 - links stay links
+
+
+def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
+    place = Path(path)
+    if not place.exists():
+        raise FileNotFoundError(f"there is no {storage.printable(path)}; {EXPECTED}")
+    if not place.is_dir():
+        return [path], ()
+    listed = list_folder(path)
+    shards = [name for name in sorted(listed.files) if name.endswith(_SHARD)]
+    names = [os.path.join(path, name) for name in (*listed.images, *shards)]  # noqa: PTH118 - texts, of any number
+    if not names:
+        raise ValueError(
+            f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}) and no tar "
+            "shards; is its disk there? What an index has of it is kept"
+        )
+    return names, _left_out(listed, shards)
+
+
+def _left_out(listed: FolderFiles, shards: Sequence[str]) -> Sequence[Skip]:
+    return listed.left_out(used=frozenset(shards))
+
+
+def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None:
+    try:
+        path.encode()
+        status = os.stat(path)  # noqa: PTH116 - once for each of very many
+    except UnicodeEncodeError:
+        folder, name = os.path.split(path)
+        left_out.append(
+            Skip(
+                reason="name_not_utf8",
+                key=os.fsencode(name).decode(errors="replace"),
+                shard=folder,
+                detail="its name is not UTF-8; give it another one",
+            )
+        )
+        return
+    except FileNotFoundError:
+        return
+    is_shard = path.endswith(_SHARD)
+    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, is_shard=is_shard)

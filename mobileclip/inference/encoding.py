@@ -1,0 +1,198 @@
+"""Many pictures to embeddings: read and decoded in processes ahead of the model, encoded batch by batch, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileclip.data.images.camera_notes import CameraNotes, read_camera_notes
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.opening import read_image_file
+from mobileclip.data.images.reading import read_tower_image
+from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
+from mobileclip.data.workers import workers
+from mobileclip.inference.zero_shot import ImageTextModel
+
+Key = TypeVar("Key")
+
+# Pictures that a process reads before it hands them over.
+_CHUNK = 8
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Picture(Generic[Key]):
+    """A picture that is to be encoded.
+
+    Args:
+        key: whatever tells it apart for the caller.
+        name: for messages.
+        source: the file, or its content.
+        known: hashes of pictures that have embeddings; one of these is read, and not decoded.
+    """
+
+    key: Key
+    name: str
+    source: Path | bytes
+    known: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PictureRead:
+    """What was read of a picture.
+
+    Args:
+        sha256: of the file.
+        num_bytes: of the file.
+        pixels: what the model sees; None where the hash is a known one.
+        width: of the upright image, in pixels; 0 where it was not decoded.
+        height: of the upright image, in pixels; 0 where it was not decoded.
+        notes: of the camera.
+    """
+
+    sha256: str
+    num_bytes: int
+    pixels: Pixels | None = None
+    width: int = 0
+    height: int = 0
+    notes: CameraNotes = CameraNotes()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Encoded(Generic[Key]):
+    """What became of a picture.
+
+    Args:
+        picture: that was to be encoded.
+        read: what was read of it, or why it cannot be used.
+        embedding: `(dim,)`, float32, of unit length; None where it was not decoded.
+    """
+
+    picture: Picture[Key]
+    read: PictureRead | ImageError
+    embedding: NDArray[np.float32] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PictureReader:
+    """Reads and decodes pictures for a model, in this process or in another.
+
+    Args:
+        transform: to the model's input.
+        reduced: see `read_tower_image`.
+    """
+
+    transform: ImageTransform
+    reduced: bool
+
+    def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
+        """Return what was read of each picture, or why it cannot be used."""
+        return [self._attempt(picture) for picture in chunk.pictures]
+
+    def _attempt(self, picture: Picture[None]) -> PictureRead | ImageError:
+        try:
+            return self._read(picture)
+        except ImageError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
+            return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
+
+    def _read(self, picture: Picture[None]) -> PictureRead:
+        name = f"image {picture.name!r}"
+        source = picture.source
+        data = source if isinstance(source, bytes) else read_image_file(source, LIMITS, name)
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in picture.known:
+            return PictureRead(sha256=digest, num_bytes=len(data))
+        image = read_tower_image(data, self.transform, reduced=self.reduced, name=name)
+        return PictureRead(
+            sha256=digest,
+            num_bytes=len(data),
+            pixels=image.pixels,
+            width=image.width,
+            height=image.height,
+            notes=read_camera_notes(image.exif),
+        )
+
+
+@attrs.frozen
+class _Chunk:
+    """Pictures that are read at once."""
+
+    pictures: tuple[Picture[None], ...]
+
+    def __str__(self) -> str:
+        return f"{self.pictures[0].name} and {len(self.pictures) - 1} others"
+
+
+def encode_pictures(
+    clip: ImageTextModel,
+    pictures: Iterable[Picture[Key]],
+    *,
+    reduced: bool = False,
+    batch_size: int = 32,
+    num_workers: int = 1,
+) -> Iterator[Encoded[Key]]:
+    """Yield the pictures in order with their embeddings, or with why there are none.
+
+    Args:
+        clip: the model.
+        pictures: drawn from as they are needed, a few hundred ahead of the model.
+        reduced: see `read_tower_image`.
+        batch_size: pictures encoded at once.
+        num_workers: processes that read and decode beside the model; one reads in this process.
+
+    Raises:
+        ValueError: if a process ends abruptly.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    waiting: list[tuple[Picture[Key], PictureRead | ImageError]] = []
+    num_decoded = 0
+    for picture, read in _read_ahead(pictures, PictureReader(transform=clip.transform, reduced=reduced), num_workers):
+        waiting.append((picture, read))
+        num_decoded += _pixels_of(read) is not None
+        if num_decoded == batch_size:
+            yield from _encoded(clip, waiting)
+            waiting, num_decoded = [], 0
+    yield from _encoded(clip, waiting)
+
+
+def _read_ahead(
+    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[PictureRead | ImageError]], num_workers: int
+) -> Iterator[tuple[Picture[Key], PictureRead | ImageError]]:
+    sent: deque[tuple[Picture[Key], ...]] = deque()
+
+    def chunks() -> Iterator[_Chunk]:
+        remaining = iter(pictures)
+        while chunk := tuple(islice(remaining, _CHUNK)):
+            sent.append(chunk)
+            yield _Chunk(tuple(Picture(key=None, name=one.name, source=one.source, known=one.known) for one in chunk))
+
+    with workers(num_workers) as share:
+        for found in share(reader, chunks(), doing="reading"):
+            yield from zip(sent.popleft(), found, strict=True)
+
+
+def _encoded(
+    clip: ImageTextModel, waiting: list[tuple[Picture[Key], PictureRead | ImageError]]
+) -> Iterator[Encoded[Key]]:
+    pixels = [pixels for _, read in waiting if (pixels := _pixels_of(read)) is not None]
+    rows = iter(clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy() if pixels else ())
+    for picture, read in waiting:
+        embedding = None if _pixels_of(read) is None else next(rows)
+        # A caller who keeps what was read would keep the pixels of all pictures.
+        kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
+        yield Encoded(picture=picture, read=kept, embedding=embedding)
+
+
+def _pixels_of(read: PictureRead | ImageError) -> Pixels | None:
+    return None if isinstance(read, ImageError) else read.pixels

@@ -1,0 +1,22 @@
+"""Small pictures, each of its own content, and what an index of them holds."""
+
+import numpy as np
+from PIL import Image
+
+
+def draw(path, seed, size=(96, 80)):
+    """Write a picture whose content its seed decides."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    values = draw.integers(0, 64, (5, 6, 3)) + draw.integers(0, 190, 3)
+    Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.NEAREST).save(path)
+    return path
+
+
+def contents(collection):
+    """Return the embedding of every picture of a collection by its name."""
+    snapshot = collection.snapshot
+    rows = snapshot.table.select(["path", "part"]).to_pylist()
+    names = [(row["path"], row["part"]) for row in rows]
+    assert len(set(names)) == len(names), "a picture is there twice"
+    return dict(zip(names, snapshot.vectors, strict=True))

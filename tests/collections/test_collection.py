@@ -1,0 +1,232 @@
+"""A person's pictures: indexed, brought up to date, and searched."""
+
+import json
+import os
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+import mobileclip
+from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, indexing, neighbours
+from mobileclip.encoders import save_model
+from tests.collections.conftest import telling
+from tests.collections.pictures import contents, draw
+
+OPTIONS = IndexOptions(show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def clip(telling_file):
+    return mobileclip.load(checkpoint=telling_file)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(6):
+        draw(folder / ("deep/er" if number % 2 else ".") / f"{number}.png", number)
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path, telling_file):
+    return Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+
+
+def add(index, *inputs, **choices):
+    return index.add(*inputs, options=IndexOptions(show_progress=False, **choices))
+
+
+def names(matches):
+    return [match.path.rsplit("/", 1)[1] for match in matches]
+
+
+def test_pictures_are_indexed_and_found(index, photos, clip):
+    report = add(index, photos)
+    assert (report.num_encoded, report.num_removed, report.unreadable) == (6, 0, ())
+    held = contents(index)
+    paths = sorted(photos.rglob("*.png"))
+    expected = clip.encode_image(paths).numpy()
+    np.testing.assert_allclose(np.stack([held[str(path), None] for path in paths]), expected, atol=1e-3)
+    (best, second) = index.search(image=photos / "2.png", k=2)
+    assert best.name == str(photos / "2.png")
+    assert best.score == pytest.approx(1, abs=2e-3)
+    assert second.score < best.score
+    assert (best.width, best.height, best.size) == (96, 80, (photos / "2.png").stat().st_size)
+    scores = expected @ clip.encode_text("a cat").numpy()[0]
+    by_text = index.search("a cat", k=6)
+    assert [match.path for match in by_text] == [str(paths[place]) for place in np.argsort(-scores)]
+    assert [match.score for match in by_text] == pytest.approx(np.sort(scores)[::-1], abs=2e-3)
+
+
+def test_a_query_is_turned_away_from_what_is_not_wanted(index, photos):
+    add(index, photos)
+    liked = index.search(image=photos / "2.png", k=6)
+    one_text = index.search("a cat", k=6)[0].path
+    score = {match.path: match.score for match in liked}[one_text]
+    less = {match.path: match.score for match in index.search(image=photos / "2.png", without="a cat", k=6)}
+    assert less[one_text] < score
+    both = index.search("a cat", image=[photos / "2.png", photos / "4.png"], k=6)
+    assert len(both) == 6
+
+
+def test_conditions_choose_among_the_pictures(index, photos):
+    draw(photos / "wide.png", 50, size=(200, 80))
+    add(index, photos)
+    assert names(index.search("a cat", where=["width>100"])) == ["wide.png"]
+    assert sorted(names(index.search("a cat", where=["path~deep", "path!=x"]))) == ["1.png", "3.png", "5.png"]
+    assert index.search("a cat", where=["width>9999"]) == []
+
+
+def test_only_what_changed_is_read_again(index, photos, monkeypatch):
+    add(index, photos)
+    before = contents(index)
+    draw(photos / "0.png", 100)
+    (photos / "2.png").rename(photos / "moved.png")
+    (photos / "4.png").unlink()
+    os.utime(photos / "deep/er/1.png", ns=(5, 5))
+    shutil.copy(photos / "deep/er/3.png", photos / "copy.png")
+    draw(photos / "new.png", 101)
+    report = add(Collection.open(index.path), photos)
+    assert (report.num_encoded, report.num_known, report.num_unchanged, report.num_removed) == (2, 3, 2, 2)
+    index.refresh()
+    after = contents(index)
+    assert {path.rsplit("/", 1)[1] for path, _ in after} == {
+        "0.png", "1.png", "3.png", "5.png", "moved.png", "copy.png", "new.png",
+    }  # fmt: skip
+    np.testing.assert_array_equal(after[str(photos / "moved.png"), None], before[str(photos / "2.png"), None])
+    assert not np.array_equal(after[str(photos / "0.png"), None], before[str(photos / "0.png"), None])
+    assert index.search(image=photos / "moved.png")[0].width == 96
+    monkeypatch.setattr(indexing, "encode_pictures", lambda _, pictures, **__: map(pytest.fail, pictures))
+    report = add(Collection.open(index.path), photos)
+    assert (report.num_unchanged, report.num_encoded, report.num_known) == (7, 0, 0)
+
+
+def test_what_cannot_be_read_is_named_once_and_tried_again_when_it_changes(index, photos):
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    report = add(index, photos)
+    assert len(report.unreadable) == 1
+    assert "torn.png" in report.unreadable[0]
+    again = add(index, photos)
+    assert (again.unreadable, again.num_unreadable, again.num_unchanged) == ((), 1, 6)
+    assert index.snapshot.num_unreadable == 1
+    draw(photos / "torn.png", 7)
+    assert add(index, photos).num_encoded == 1
+    assert index.snapshot.num_unreadable == 0
+    assert len(index) == 7
+
+
+def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
+    other = draw(tmp_path / "others" / "a.png", 30)
+    add(index, photos)
+    add(index, other.parent)
+    assert len(index) == 7
+    other.unlink()
+    add(index, photos)
+    assert len(index) == 7
+    with pytest.raises(ValueError, match=r"holds no pictures .* is its disk there"):
+        add(index, other.parent)
+    draw(tmp_path / "others" / "b.png", 31)
+    assert add(index, other.parent).num_removed == 1
+    assert sorted(index.store.manifest.inputs) == sorted([str(photos), str(other.parent)])
+
+
+def pack(shard, *seeds):
+    with tarfile.open(shard, "w") as tar:
+        for seed in seeds:
+            path = draw(shard.parent / "drawn" / f"{seed:04d}.png", seed)
+            tar.add(path, path.name)
+    shutil.rmtree(shard.parent / "drawn")
+
+
+def test_pictures_of_shards_are_indexed_by_their_keys(index, tmp_path):
+    pack(tmp_path / "00.tar", 0, 1, 2)
+    pack(tmp_path / "01.tar", 3, 4)
+    pattern = str(tmp_path / "{00..01}.tar")
+    assert add(index, pattern).num_encoded == 5
+    assert {part for _, part in contents(index)} == {"0000", "0001", "0002", "0003", "0004"}
+    assert index.search("a cat")[0].name.startswith(f"{tmp_path}/0")
+    again = add(index, pattern)
+    assert (again.num_encoded, again.num_unchanged) == (0, 5)
+    pack(tmp_path / "01.tar", 4, 5, 6)
+    changed = add(index, pattern)
+    assert (changed.num_encoded, changed.num_known, changed.num_unchanged) == (2, 1, 3)
+    assert {part for _, part in contents(index)} == {"0000", "0001", "0002", "0004", "0005", "0006"}
+    (tmp_path / "00.tar").unlink()
+    assert add(index, tmp_path).num_removed == 3
+    assert len(index) == 3
+
+
+def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
+    pack(tmp_path / "00.tar", 0, 1, 2, 3, 4)
+
+    class Killed(BaseException):
+        pass
+
+    entered = indexing._Update._enter
+
+    def enter(self, one):
+        entered(self, one)
+        if sum(self.answered.values()) == 4:
+            raise Killed
+
+    monkeypatch.setattr(indexing._Update, "_enter", enter)
+    with pytest.raises(Killed):
+        add(index, tmp_path / "00.tar", segment_rows=2, batch_size=1)
+    monkeypatch.setattr(indexing._Update, "_enter", entered)
+    held = contents(Collection.open(index.path))
+    assert 0 < len(held) < 5
+    report = add(index, tmp_path / "00.tar")
+    assert (report.num_encoded, report.num_unchanged) == (5 - len(held), len(held))
+    assert len(contents(index)) == 5
+    assert len(index.store.manifest.finished) == 1
+
+
+def test_another_model_is_refused_by_name(index, photos, tmp_path, telling_file):
+    add(index, photos)
+    copy = tmp_path / "model.safetensors"
+    shutil.copy(telling_file, copy)
+    other = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(copy)))
+    save_model(telling(seed=1), copy)
+    with pytest.raises(ValueError, match=r"other and what its model was loaded from are of two models \(weights "):
+        Collection.open(other.path).search("a cat")
+
+
+def test_an_index_with_many_pictures_is_searched_by_its_graph(index, photos, monkeypatch):
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
+    add(index, photos)
+    assert (index.path / "neighbours.usearch").is_file()
+    monkeypatch.setattr(collection, "nearest_of", lambda *_: pytest.fail("all were compared"))
+    reader = Collection.open(index.path)
+    assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
+
+
+def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, clip):
+    add(index, photos)
+    assert index.export(tmp_path / "all.npz") == 6
+    with np.load(tmp_path / "all.npz") as file:
+        paths = file["image_path"].tolist()
+        np.testing.assert_allclose(file["image_embedding"], clip.encode_image(paths).numpy(), atol=1e-3)
+        assert json.loads(file["model"].item())["weights_sha256"] == index.store.manifest.weights_sha256
+
+
+def test_what_is_asked_wrongly_is_told(index, photos):
+    assert index.search("a cat") == []
+    with pytest.raises(ValueError, match="nothing to search for"):
+        index.search(" ")
+    with pytest.raises(ValueError, match="k is 0"):
+        index.search("a cat", k=0)
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        add(index, photos / "lost")
+    for given, message in (("s3://a/b", "is not on this machine"), (" ", "a name is empty")):
+        with pytest.raises(ValueError, match=message):
+            add(index, given)
+
+
+def test_a_name_that_is_no_text_is_left_out(index, photos):
+    os.rename(os.fsencode(photos / "0.png"), os.fsencode(photos) + b"/\xff.png")  # noqa: PTH104
+    report = add(index, photos)
+    assert report.num_encoded == 5
+    assert [skip.reason for skip in report.left_out] == ["name_not_utf8"]
