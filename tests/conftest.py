@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 
 from mobileclip.encoders import save_model
+from tests.collections.pictures import telling
 from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import golden
 
@@ -57,6 +58,14 @@ def small_file(tmp_path_factory):
     """A checkpoint of a small model, in the native layout and in training form."""
     path = tmp_path_factory.mktemp("small") / "small.safetensors"
     save_model(randomised(SMALL), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def telling_file(tmp_path_factory):
+    """A checkpoint of a small model that tells pictures apart."""
+    path = tmp_path_factory.mktemp("telling") / "telling.safetensors"
+    save_model(telling(), path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Classify and embed images, train, reinforce and fine-tune, evaluate, convert and export models.
+"""Classify, embed and find images, train, reinforce and fine-tune, evaluate, convert and export models.
 
 `mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of your
 own, by its name or the path of its file, whose decorators register mixers, encoders, losses, tasks or targets.
@@ -10,6 +10,7 @@ import sys
 
 from tyro.extras import SubcommandApp
 
+from mobileclip.cli import collections as collection_commands
 from mobileclip.cli import curation, models
 from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
@@ -33,6 +34,8 @@ app.command(recipe_commands.app, name="recipes", help="List the published recipe
 app.command(recipe_commands.runs)
 app.command(models.classify)
 app.command(models.embed)
+app.command(collection_commands.index)
+app.command(collection_commands.search)
 app.command(models.convert)
 app.command(name="list")(models.list_models)
 app.command(models.info)

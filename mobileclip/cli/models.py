@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -148,7 +149,7 @@ def embed(
     if before is not None:
         before.model.require_same(identity, **names)
     new, skipped = embed_inputs(clip, identity, chosen, before=before, batch_size=batch_size, num_workers=num_workers)
-    _report_skipped(skipped, len(new.image_paths) + len(skipped))
+    report_skipped(skipped, len(new.image_paths) + len(skipped))
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:
         say("not one image could be embedded; nothing was written", error=True)
@@ -177,7 +178,13 @@ def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOpti
     return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, rows=rows)
 
 
-def _report_skipped(skipped: list[str], num_images: int) -> None:
+def report_skipped(skipped: Sequence[str], num_images: int) -> None:
+    """Name the pictures that were left out, the first hundred of them, and say why.
+
+    Args:
+        skipped: why each was, naming it.
+        num_images: of all.
+    """
     if skipped:
         say(f"left out {len(skipped)} of {num_images} images:", error=True)
         for reason in skipped[:_MOST_NAMED]:

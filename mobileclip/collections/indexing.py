@@ -34,6 +34,8 @@ from mobileclip.terminal import console
 
 # Trying forms of a tower on a few images takes as long as encoding some hundred.
 _WORTH_OPTIMIZING, _TRIED = 2000, 8
+# A process takes seconds to start, and is not worth it for fewer.
+_EACH = 64
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
 
 
@@ -207,7 +209,7 @@ class _Update:
             self._pictures(work),
             reduced=options.decode == "fast",
             batch_size=options.batch_size,
-            num_workers=min(options.num_workers, max(1, len(work))),
+            num_workers=options.num_workers if total is None else min(options.num_workers, 1 + total // _EACH),
         )
         shown = console(shown=options.show_progress and bool(work))
         written = time.monotonic()

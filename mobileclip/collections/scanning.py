@@ -95,6 +95,8 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
     if not place.exists():
         raise FileNotFoundError(f"there is no {storage.printable(path)}; {EXPECTED}")
     if not place.is_dir():
+        if not place.is_file():
+            raise ValueError(f"{storage.printable(path)} is a pipe or a device, which may never end; {EXPECTED}")
         return [path], ()
     listed = list_folder(path)
     shards = [name for name in sorted(listed.files) if name.endswith(_SHARD)]

@@ -1,7 +1,10 @@
-"""Small pictures, each of its own content, and what an index of them holds."""
+"""Small pictures, each of its own content, a model that tells them apart, and what an index of them holds."""
 
 import numpy as np
+import torch
 from PIL import Image
+
+from tests.encoders.small import SMALL, randomised
 
 
 def draw(path, seed, size=(96, 80)):
@@ -20,3 +23,13 @@ def contents(collection):
     names = [(row["path"], row["part"]) for row in rows]
     assert len(set(names)) == len(names), "a picture is there twice"
     return dict(zip(names, snapshot.vectors, strict=True))
+
+
+def telling(seed=0):
+    """A small model whose weights are so large that it tells pictures apart."""
+    model = randomised(SMALL, seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(10)
+    return model

@@ -11,8 +11,7 @@ import pytest
 import mobileclip
 from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, indexing, neighbours
 from mobileclip.encoders import save_model
-from tests.collections.conftest import telling
-from tests.collections.pictures import contents, draw
+from tests.collections.pictures import contents, draw, telling
 
 OPTIONS = IndexOptions(show_progress=False)
 

@@ -48,6 +48,8 @@ NO_DATA = (
 COMMANDS = {
     "classify": ("classify", "a.jpg", "a cat", *SMALL),
     "embed": ("embed", "a.jpg", "-o", "new.npz", *SMALL),
+    "index": ("index", "a.jpg", "-i", "new", *SMALL),
+    "search": ("search", "a cat", "-i", "new"),
     "convert": ("convert", "small.safetensors", "new.safetensors"),
     "list": ("list",),
     "info": ("info", "small.safetensors"),
@@ -61,6 +63,9 @@ COMMANDS = {
     "eval": ("eval", "run", "small.safetensors", "classes"),
     "eval report": ("eval", "report", "results.jsonl"),
 }
+
+# These may stand alone, or fall back on what the person who runs this has.
+NO_ARGUMENTS = ("list", "embed", "eval", "eval report", "index", "search")
 
 # What is no slip after all.
 RIGHT = (
@@ -92,12 +97,15 @@ def _refused(folder: Path, *, arguments: list[str], told: str) -> Outcome:
 def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield every kind of slip at every kind of place where it can be made."""
     lines: list[tuple[str, ...]] = [(*command, "--nonsense") for command in COMMANDS.values()]
-    lines += [tuple(name.split()) for name in COMMANDS if name not in ("list", "embed", "eval", "eval report")]
+    lines += [tuple(name.split()) for name in COMMANDS if name not in NO_ARGUMENTS]
     lines += [("classify", image, "a cat", *SMALL) for image in NO_IMAGES]
     lines += [("embed", image, "-o", "new.npz", *SMALL) for image in NO_FILES if image not in (".", "/", "photos")]
+    lines += [("index", image, "-i", "new", *SMALL) for image in NO_FILES if image not in (".", "/", "photos")]
+    lines += _in_turn(NO_FOLDERS, ("search", "a cat", "-i", "?"))
     lines += _in_turn(
         NO_CHECKPOINTS,
         ("classify", "a.jpg", "a cat", "-c", "?"),
+        ("index", "a.jpg", "-i", "new", "-c", "?"),
         ("convert", "?", "new.safetensors", "--tower", "text"),
         ("embed", "a.jpg", "-o", "new.npz", "-c", "?"),
         ("export", "?", "--target", "torch", "--out", "new", "--tower", "text"),
@@ -130,6 +138,8 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
     lines += _in_turn(
         NUMBERS,
         ("embed", "a.jpg", *SMALL, "-o", "new.npz", "--batch-size", "?"),
+        ("index", "a.jpg", *SMALL, "-i", "new", "--num-workers", "?"),
+        ("search", "a cat", "-i", "new", "-k", "?"),
         ("eval", "small.safetensors", "classes", "--batch-size", "?"),
         ("data", "join", "reinforced.tar", "reinforced.tar", "new", "--num-workers", "?"),
         ("export", "small.safetensors", "--target", "torch", "--out", "new", "--max-images", "?"),
@@ -139,6 +149,7 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         DEVICES,
         ("classify", "a.jpg", "a cat", *SMALL, "--device", "?"),
         ("embed", "a.jpg", *SMALL, "-o", "new.npz", "--device", "?"),
+        ("index", "a.jpg", *SMALL, "-i", "new", "--device", "?"),
         ("eval", "small.safetensors", "classes", "--device", "?"),
         ("data", "verify", "photos", "--device", "?"),
     )
@@ -183,6 +194,11 @@ def _special() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("embed", "--texts", "/dev/zero", *SMALL), "is a pipe or a device"
     yield ("embed", "a.jpg", "-o", "kept.npz", "--append", *SMALL), "is no archive of embeddings"
     yield ("embed", "a.jpg", "-o", "new.npz", "--append", "--overwrite", *SMALL), "give one of them"
+    yield ("index", "photos", "-i", "kept_folder", *SMALL), "is not replaced"
+    yield ("index", "empty", "-i", "new", *SMALL), "holds no pictures"
+    yield ("index", "phtos", "-i", "new", *SMALL), "expected pictures"
+    yield ("search", "a cat", "-i", "new", "--where", "__import__('os')"), "is no condition"
+    yield ("search", "a cat", "-i", "new", "--image", "lost.jpg"), "there is no lost.jpg"
     yield ("convert", "small.safetensors", "small.safetensors", "--overwrite"), "would be replaced by what is made"
     yield ("convert", "small.safetensors", "new.safetensors", "--to", "torch"), ""
     yield ("convert", "small.safetensors", "new.safetensors", "--dtype", "int8"), ""

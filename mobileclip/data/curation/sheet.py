@@ -14,7 +14,7 @@ from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample, decode_image
 from mobileclip.data.shards.files import parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.data.viewing.paper import ALARM, BAR, COLUMNS, FAINT, GAP, INNER, MARGIN, RULE, TILE, Sheet
+from mobileclip.data.viewing.paper import ALARM, BAR, COLUMNS, FAINT, INK, INNER, MARGIN, RULE, TILE, Sheet, Tile
 
 _HEIGHT = 180
 # Whether its samples are kept, and whether they are the most similar ones of these.
@@ -117,20 +117,14 @@ def _draw_row(sheet: Sheet, row: Sequence[_Found], samples: dict[tuple[str, str]
     if not row:
         sheet.text("none", 15, FAINT)
         return
-    top, end = sheet.y, sheet.y
-    for column, found in enumerate(row):
-        left, bottom = MARGIN + column * (TILE + GAP), top
+    tiles = []
+    for found in row:
         sample = samples.get((found.shard, found.key))
         picture = None if sample is None or sample.image is None else _picture(sample.image)
-        if picture is not None:
-            sheet.room(TILE)
-            sheet.paste(picture, (left, top))
-            bottom += picture.height + 6
-        bottom = sheet.text(f"{found.similarity:.4f}", 15, left=left, width=TILE, y=bottom)
         caption = "cannot be read any more" if sample is None else sample.captions[0]
-        bottom = sheet.text(caption[:200], 14, left=left, width=TILE, y=bottom)
-        end = max(end, sheet.text(found.key, 12, FAINT, left=left, width=TILE, y=bottom))
-    sheet.y = end + GAP
+        lines = ((f"{found.similarity:.4f}", 15, INK), (caption[:200], 14, INK), (found.key, 12, FAINT))
+        tiles.append(Tile(picture=picture, lines=lines))
+    sheet.tiles(tiles)
 
 
 def _picture(data: bytes) -> Image.Image | None:

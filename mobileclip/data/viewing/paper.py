@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 import attrs
@@ -28,6 +29,19 @@ _SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", 
 
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Tile:
+    """A picture on a sheet, with lines below it.
+
+    Args:
+        picture: no larger than `TILE`; None where there is none.
+        lines: texts, each with its size in pixels and its colour.
+    """
+
+    picture: Image.Image | None
+    lines: tuple[tuple[str, int, Color], ...]
 
 
 @attrs.define
@@ -79,6 +93,24 @@ class Sheet:
         if y is None:
             self.y = end
         return end
+
+    def tiles(self, tiles: Sequence[Tile]) -> None:
+        """Draw pictures side by side, with their lines.
+
+        Args:
+            tiles: at most `COLUMNS`.
+        """
+        top, end = self.y, self.y
+        for column, tile in enumerate(tiles):
+            left, bottom = MARGIN + column * (TILE + GAP), top
+            if tile.picture is not None:
+                self.room(TILE)
+                self.paste(tile.picture, (left, top))
+                bottom += tile.picture.height + 6
+            for text, size, color in tile.lines:
+                bottom = self.text(text, size, color, left=left, width=TILE, y=bottom)
+            end = max(end, bottom)
+        self.y = end + GAP
 
     def heading(self, text: str) -> None:
         """Write a section's title below a rule."""

@@ -1,0 +1,239 @@
+"""`mobileclip index` and `mobileclip search`: a person's pictures, found by what they show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import attrs
+from tyro.conf import Positional, arg
+
+from mobileclip.cli.checks import require_at_least, require_file
+from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
+from mobileclip.hardware.precision import WidePrecision
+from mobileclip.storage import atomic_write, require_output, require_output_folder
+from mobileclip.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from mobileclip.collections import Collection, Condition, Match, ModelSource
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG"}
+_MOST_WORKERS = 16
+
+IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
+
+
+def index(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
+    /,
+    *,
+    index_folder: IndexFolder = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
+    device: Device = "auto",
+    batch_size: int = 32,
+    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
+    decode: Literal["fast", "exact"] = "fast",
+    precision: WidePrecision = "bfloat16",
+    quiet: bool = False,
+) -> None:
+    """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
+
+    mobileclip index photos/ --checkpoint mobileclip_s2.pt
+    mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
+
+    The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
+    stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
+    by their content. Pictures that cannot be read are named, and tried again when they change; the exit status is 1
+    when there are new ones.
+
+    Args:
+        inputs: image files, folders that are searched for image files and shards, and tar shards: what is hidden, a
+            link to a folder or not called like an image is left out and counted. Without any, those that the index was
+            made of.
+        index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
+            without inputs the one that was written last.
+        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
+            the model that it was made with.
+        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
+            fetched from the hub, once.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        batch_size: images encoded at once.
+        num_workers: processes that read and decode beside the model; by default one per core, sixteen at most.
+        decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
+            of the whole photograph; exact decodes all of it.
+        precision: what the image tower may compute in on a processor, where there are thousands of new pictures and it
+            is found to be exact enough and faster.
+        quiet: show no progress.
+    """
+    from mobileclip.collections import IndexOptions, ModelSource
+    from mobileclip.collections.places import default_index, newest_index
+    from mobileclip.collections.scanning import scan
+    from mobileclip.collections.store import Store
+    from mobileclip.data.images.files import describe_left_out
+
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
+    require_at_least(1, batch_size=batch_size, num_workers=workers)
+    folder = index_folder or (default_index(inputs) if inputs else newest_index())
+    found = scan(inputs or Store.open(folder).manifest.inputs)
+    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
+    say(f"the index is {folder}")
+    collection = _opened_for(folder, source, device)
+    report = collection.add_found(
+        found,
+        IndexOptions(
+            batch_size=batch_size,
+            num_workers=workers,
+            decode=decode,
+            precision=precision,
+            show_progress=not quiet,
+        ),
+    )
+    if report.left_out:
+        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
+        for line in describe_left_out(report.left_out):
+            say(f"  {line}", error=True)
+    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
+    say(f"{len(collection):,} pictures in the index: {report}")
+    if report.unreadable:
+        sys.exit(1)
+
+
+def search(
+    query: Annotated[Positional[str | None], arg(metavar="[TEXT]")] = None,
+    /,
+    *,
+    index_folder: IndexFolder = None,
+    image: Annotated[tuple[str, ...], arg(metavar="IMAGE...")] = (),
+    without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT...")] = (),
+    where: Annotated[tuple[str, ...], arg(metavar="CONDITION...")] = (),
+    k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10,
+    sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    overwrite: bool = False,
+    device: Device = "auto",
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Find pictures by what they show, the most similar first.
+
+    mobileclip search "a red bicycle in snow"
+    mobileclip search "a beach" --image like.jpg --not people --where 'width>1000' 'taken>=2024' --sheet found.png
+
+    Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
+    similarities: compare those of one query, not those of texts with those of pictures.
+
+    Args:
+        query: what the pictures show, in words.
+        index_folder: where the index is; by default the one in the user's cache that was written last.
+        image: pictures that they are like, beside the text or in place of it.
+        without: what they do not show.
+        where: what is known of them: a column, a comparison and a value, all of which hold. Columns are path, part,
+            size, width, height, camera, taken, latitude, longitude and sha256; comparisons are =, !=, <, <=, >, >= and
+            ~, which finds a text within a text.
+        k: how many, at most.
+        sheet: a picture to draw what was found to.
+        overwrite: replace a sheet that is there.
+        device: where to compute; see mobileclip index.
+        as_json: print a list of objects, with path, score and what else is known.
+    """
+    from mobileclip.collections import Collection, parse_condition
+    from mobileclip.collections.places import newest_index
+    from mobileclip.collections.store import Store
+    from mobileclip.inference.loading import device_for
+
+    require_at_least(1, k=k)
+    conditions = [parse_condition(text) for text in where]
+    for path in image:
+        require_file(path, "an image file")
+    if sheet is not None:
+        require_output(sheet, overwrite=overwrite, suffixes=_FORMATS)
+        if query is None and not image:
+            raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
+    store = Store.open(index_folder or newest_index())
+    kept = store.manifest.model
+    collection = Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+
+    ask = partial(
+        _answer, collection, image=image, without=without, where=conditions, k=k, sheet=sheet, as_json=as_json
+    )
+    if query is not None or image:
+        ask(query)
+        return
+    if sys.stdin.isatty():
+        say(f"{len(collection):,} pictures in {collection.path}; type what they show, and end with Ctrl-D", error=True)
+    for line in filter(str.strip, sys.stdin):
+        ask(line.strip())
+
+
+def _answer(
+    collection: Collection,
+    query: str | None,
+    *,
+    image: tuple[str, ...],
+    without: tuple[str, ...],
+    where: Sequence[Condition],
+    k: int,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Print what one query finds."""
+    texts = () if query is None else (query,)
+    matches = collection.search(texts, image=image, without=without, where=where, k=k)
+    if as_json:
+        say_json([match.known() for match in matches])
+    else:
+        for match in matches:
+            say(f"{match.score:6.3f}  {match.name}")
+        if not matches:
+            say("nothing was found", error=True)
+    if sheet is not None:
+        _draw(sheet, " and ".join((*texts, *image)), matches)
+
+
+def _opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
+    """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
+    from mobileclip.collections import Collection, ModelSource
+    from mobileclip.collections.manifest import MANIFEST
+    from mobileclip.collections.store import Store, is_index
+    from mobileclip.inference.loading import device_for, load_identified, require_model
+
+    if is_index(folder):
+        store = Store.open(folder)
+        kept = store.manifest.model
+        if source == ModelSource():
+            return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+    require_output_folder(folder, overwrite=True, marker=MANIFEST)
+    model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
+    place = device_for(model, source.checkpoint, device)
+    require_model(model, source.checkpoint)
+    wanted = attrs.evolve(source, model=model)
+    if not is_index(folder):
+        return Collection.create(folder, wanted, device=place)
+    clip, identity = load_identified(
+        wanted.model,
+        wanted.checkpoint,
+        device=place,
+        image_size=wanted.image_size,
+        context_length=wanted.context_length,
+    )
+    collection = Collection(Store.open(folder), clip=clip, device=place)
+    collection.require(identity, "the model that was given")
+    return collection
+
+
+def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:
+    from mobileclip.collections.sheet import draw_matches
+
+    sheet = draw_matches(title, matches)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as stream:
+        sheet.save(stream, format=_FORMATS[path.suffix.lower()])
+    say(f"wrote {path}", error=True)

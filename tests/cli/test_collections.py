@@ -1,0 +1,135 @@
+"""`mobileclip index` and `mobileclip search` as a person types them."""
+
+import io
+import json
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+from mobileclip.cli import main
+from mobileclip.collections import Collection
+from tests.collections.pictures import draw
+
+
+def run(capsys, *arguments):
+    try:
+        main([str(argument) for argument in arguments])
+        status = 0
+    except SystemExit as error:
+        status = error.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(4):
+        draw(tmp_path / "photos" / f"{number}.png", number)
+    return tmp_path / "photos"
+
+
+def test_three_commands_find_a_picture(capsys, photos, telling_file):
+    status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    assert status == 0
+    assert "the index is " in out
+    assert "4 pictures in the index: 4 encoded" in out
+    status, out, _ = run(capsys, "search", "--image", photos / "2.png", "-k", 2)
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("photos/2.png")
+    assert float(lines[0].split()[0]) > 0.99
+    status, out, _ = run(capsys, "search", "a cat", "--where", "width>1", "path~photos/3", "--json")
+    (found,) = json.loads(out)
+    assert (found["path"], found["width"], found["height"]) == (str(photos / "3.png"), 96, 80)
+    assert "camera" not in found
+
+
+def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_file):
+    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    draw(photos / "new.png", 9)
+    (photos / "0.png").unlink()
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    status, out, err = run(capsys, "index", "--quiet", "-j", 1)
+    assert status == 1
+    assert "4 pictures in the index: 1 encoded, 3 as before, 1 gone from where they were, 1 cannot be read" in out
+    assert "torn.png" in err
+    status, out, err = run(capsys, "index", "photos/", "--quiet", "-j", 1)
+    assert (status, err) == (0, "")
+    assert "4 as before, 1 cannot be read" in out
+
+
+def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
+    draw(photos / "\x1b[2Jred.png", 7)
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a cat\n\n  two dogs \n"))
+    status, out, err = run(capsys, "search", "-i", "made", "-k", 5)
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 10
+    assert "\x1b" not in out
+    assert "\\x1b[2Jred.png" in out
+    _, out, err = run(capsys, "search", "a cat", "-i", "made", "--where", "width>5000")
+    assert (out, err) == ("", "nothing was found\n")
+
+
+def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_path):
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    (photos / "3.png").unlink()
+    status, _, err = run(
+        capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--sheet", tmp_path / "found.png"
+    )
+    assert status == 0
+    assert "wrote" in err
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.height > 150
+        colours = {sheet.getpixel((x, y)) for x in range(0, sheet.width, 40) for y in range(0, sheet.height, 10)}
+    assert len(colours) > 10
+    status, _, err = run(capsys, "search", "a cat", "-i", "made", "--sheet", tmp_path / "found.png")
+    assert status == 2
+    assert "is there already" in err
+
+
+def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    status, _, err = run(capsys, "index", photos, "-i", "made", "-c", small_file, "--quiet")
+    assert status == 2
+    assert "the index made and the model that was given are of two models" in err
+    assert run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet")[0] == 0
+    assert len(Collection.open("made")) == 4
+
+
+def test_slips_are_told_at_once(capsys, photos, telling_file):
+    (photos.parent / "full").mkdir()
+    (photos.parent / "full" / "mine.txt").write_text("mine")
+    os.mkfifo(photos / "pipe")
+    for arguments, message in (
+        (("search", "a cat"), "there is no index in"),
+        (("index",), "there is no index in"),
+        (("search", "a cat", "-i", "photos"), "photos is no index: there is no manifest.json"),
+        (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
+        (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
+        (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
+        (("search", "--sheet", "a.png"), "--sheet draws what one query finds"),
+        (("search", "a cat", "--sheet", "a.txt"), "must end with .png or .jpg"),
+        (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),
+        (("index", "lost"), "lost; expected pictures"),
+        (("index", "photos", "-i", "full", "-c", telling_file), "full holds other files and no manifest.json"),
+        (("index", "photos", "-j", "0"), "--num-workers is 0"),
+        (("index", "photos/pipe", "-c", telling_file), "is a pipe or a device"),
+        (("index", "photos", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2, arguments
+        assert message in err, arguments
+    assert not (photos.parent / "cache").exists()
+    assert sorted(path.name for path in (photos.parent / "full").iterdir()) == ["mine.txt"]
+
+
+def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    shutil.move("made", "elsewhere")
+    assert run(capsys, "search", "a cat", "-i", "elsewhere")[0] == 0
