@@ -71,7 +71,7 @@ def index(
         num_workers: processes that read and decode beside the model; by default one per core, sixteen at most.
         decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
             of the whole photograph; exact decodes all of it.
-        precision: what the image tower may compute in on a processor, where there are thousands of new pictures and it
+        precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
             is found to be exact enough and faster.
         quiet: show no progress.
     """

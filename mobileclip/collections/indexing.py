@@ -10,12 +10,12 @@ from typing import Literal
 
 import attrs
 import numpy as np
-import torch
 from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.manifest import FinishedFile
+from mobileclip.collections.quickening import WORTH_TRYING, quickened
 from mobileclip.collections.scanning import FoundFile, Scan
 from mobileclip.collections.segments import Row, read_segment, vectors_of
 from mobileclip.collections.store import Place, Store
@@ -23,17 +23,13 @@ from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WidePrecision
-from mobileclip.inference import optimize_images
 from mobileclip.inference.encoding import Encoded, Picture, encode_pictures
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 from mobileclip.terminal import console
 
-# Trying forms of a tower on a few images takes as long as encoding some hundred.
-_WORTH_OPTIMIZING, _TRIED = 2000, 8
 # A process takes seconds to start, and is not worth it for fewer.
 _EACH = 64
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
@@ -203,7 +199,13 @@ class _Update:
     def _encode(self, work: list[FoundFile]) -> None:
         options = self.options
         total = None if any(file.is_shard for file in work) else len(work)
-        clip = self._fastest(len(work) if total is not None else _WORTH_OPTIMIZING)
+        clip = quickened(
+            self.clip,
+            work,
+            WORTH_TRYING if total is None else total,
+            precision=options.precision,
+            show_progress=options.show_progress,
+        )
         encoded = encode_pictures(
             clip,
             self._pictures(work),
@@ -222,19 +224,6 @@ class _Update:
                     self._flush()
                     written = time.monotonic()
         self._flush()
-
-    def _fastest(self, num_pictures: int) -> ImageTextModel:
-        """Return the model in a form that is worth finding for so many pictures."""
-        model = self.clip.model
-        device = next(model.parameters()).device.type
-        if num_pictures < _WORTH_OPTIMIZING or device != "cpu" or type(model) is not DualEncoder:
-            return self.clip
-        size = self.clip.transform.image_input.size
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(_TRIED, 3, size, size, generator=generator)
-        return ImageTextModel(
-            optimize_images(model, images, precision=self.options.precision, show_progress=self.options.show_progress)
-        )
 
     def _pictures(self, work: Iterable[FoundFile]) -> Iterator[Picture[_Wanted]]:
         for file in work:

@@ -109,7 +109,7 @@ def optimize_images(
     *,
     precision: WidePrecision = "float32",
     compiled: bool = False,
-    rounds: int = 3,
+    rounds: int = 2,
     show_progress: bool = False,
 ) -> ReadyDualEncoder:
     """Return a model whose image tower has its fastest form for batches like these, as `optimize` finds it.

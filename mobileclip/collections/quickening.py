@@ -1,0 +1,75 @@
+"""The form of a model that is worth finding for the pictures at hand, tried on some of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mobileclip.collections.scanning import FoundFile
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import ImageTransform
+from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.precision import WidePrecision
+from mobileclip.inference import optimize_images
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
+from mobileclip.inference.zero_shot import ImageTextModel
+
+WORTH_TRYING = 200
+"""Trying forms of a tower takes as long as encoding about so many pictures."""
+
+WORTH_COMPILING = 10_000
+"""Compiling it takes minutes."""
+
+_LOOKED_AT = 16
+
+
+def quickened(
+    clip: ImageTextModel,
+    files: Sequence[FoundFile],
+    num_pictures: int,
+    *,
+    precision: WidePrecision,
+    show_progress: bool,
+) -> ImageTextModel:
+    """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
+
+    Few pictures, GPUs, and models that come in a form of their own get the model as it is.
+
+    Args:
+        clip: the model.
+        files: that will be encoded, of which a few are tried.
+        num_pictures: about how many there are.
+        precision: what may be computed in, where it is exact enough.
+        show_progress: whether to show how far it is.
+    """
+    device = next(clip.model.parameters()).device.type
+    if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
+        return clip
+    ready = optimize_images(
+        clip.model,
+        _examples(clip.transform, files),
+        precision=precision,
+        compiled=num_pictures >= WORTH_COMPILING,
+        show_progress=show_progress,
+    )
+    return ImageTextModel(ready)
+
+
+def _examples(transform: ImageTransform, files: Sequence[FoundFile]) -> Tensor:
+    """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
+    paths = [Path(file.path) for file in files if not file.is_shard][:_LOOKED_AT]
+    pixels = [found for path in paths if (found := _readable(transform, path)) is not None]
+    size = transform.image_input.size
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
+    return transform.normalize(torch.stack([*pixels, *noise][:MOST_IMAGES_ON_CPU]))
+
+
+def _readable(transform: ImageTransform, path: Path) -> Tensor | None:
+    try:
+        return torch.from_numpy(transform.read_pixels(path))
+    except ImageError:
+        return None

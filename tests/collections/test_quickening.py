@@ -1,0 +1,26 @@
+"""A form of the model is looked for where there are enough pictures, and gives the same embeddings."""
+
+import numpy as np
+import pytest
+
+import mobileclip
+from mobileclip.collections import quickening
+from mobileclip.collections.quickening import quickened
+from mobileclip.collections.scanning import scan
+from tests.collections.pictures import draw
+
+
+def test_few_pictures_are_encoded_by_the_model_as_it_is(telling_file):
+    clip = mobileclip.load(checkpoint=telling_file)
+    assert quickened(clip, (), quickening.WORTH_TRYING - 1, precision="float32", show_progress=False) is clip
+
+
+@pytest.mark.parametrize("num_readable", [0, 3])
+def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, tmp_path, num_readable):
+    clip = mobileclip.load(checkpoint=telling_file)
+    paths = [draw(tmp_path / "photos" / f"{number}.png", number) for number in range(6)]
+    (tmp_path / "photos" / "0torn.png").write_bytes(b"torn")
+    files = [*scan([str(tmp_path / "photos")]).files.values()][: 1 + num_readable]
+    fast = quickened(clip, files, quickening.WORTH_TRYING, precision="float32", show_progress=False)
+    assert fast.model is not clip.model
+    np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
