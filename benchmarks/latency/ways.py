@@ -16,6 +16,7 @@ from benchmarks.rivals import Size, Tower
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inference import optimize_tower, prepared_tower
+from mobileclip.inference.optimizing import ENGINES
 from mobileclip.reparam import reparameterize
 
 Way = Literal[
@@ -131,8 +132,9 @@ def sides(
     folded = reparameterize(model)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
     yield Side(way="eager", encode=prepared_tower(mine))
+    engines = ENGINES if compiled else ENGINES[:1]
     for precision in precisions:
-        fast, report = optimize_tower(mine, inputs, precision=precision, compiled=compiled, rounds=rounds)
+        fast, report = optimize_tower(mine, inputs, precision=precision, engines=engines, rounds=rounds)
         form = "folded" if report.used is None else str(report.used.form)
         yield Side(way="optimized_fp32" if precision == "float32" else "optimized_bf16", encode=fast, form=form)
     for runtime in runtimes:

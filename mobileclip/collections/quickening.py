@@ -20,8 +20,8 @@ from mobileclip.inference.zero_shot import ImageTextModel
 WORTH_TRYING = 200
 """Trying forms of a tower takes as long as encoding about so many pictures."""
 
-WORTH_COMPILING = 10_000
-"""Compiling it takes minutes."""
+WORTH_COMPILING = 1000
+"""Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
 
 _LOOKED_AT = 16
 
@@ -52,7 +52,7 @@ def quickened(
         clip.model,
         _examples(clip.transform, files),
         precision=precision,
-        compiled=num_pictures >= WORTH_COMPILING,
+        engines=("eager", "openvino") if num_pictures >= WORTH_COMPILING else ("eager",),
         show_progress=show_progress,
     )
     return ImageTextModel(ready)

@@ -22,6 +22,9 @@ from mobileclip.inference.towers import Engine, Form, OptimizedTower
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+"""What computes, the one that needs no program first."""
+
 LARGEST_ERROR_FP32 = 1e-5
 SMALLEST_COSINE_BF16 = 0.9995
 _FEW = 4
@@ -93,7 +96,11 @@ def optimize(
     with torch.inference_mode(mode=False), torch.no_grad():
         images, tokens = _example(model) if example is None else example
         search = partial(
-            optimize_tower, precision=precision, compiled=compiled, rounds=rounds, show_progress=show_progress
+            optimize_tower,
+            precision=precision,
+            engines=ENGINES if compiled else ENGINES[:1],
+            rounds=rounds,
+            show_progress=show_progress,
         )
         image_encoder, image_report = search(model.image_encoder, images)
         text_encoder, text_report = search(model.text_encoder, tokens)
@@ -108,7 +115,7 @@ def optimize_images(
     images: Tensor,
     *,
     precision: WidePrecision = "float32",
-    compiled: bool = False,
+    engines: tuple[Engine, ...] = ("eager",),
     rounds: int = 2,
     show_progress: bool = False,
 ) -> ReadyDualEncoder:
@@ -118,7 +125,7 @@ def optimize_images(
         model: see `optimize`.
         images: as they will come, `(batch, 3, size, size)`.
         precision: see `optimize`.
-        compiled: see `optimize`.
+        engines: that are tried; `openvino` takes seconds to make a program, `compiled` up to a minute.
         rounds: see `optimize`.
         show_progress: see `optimize`.
 
@@ -130,7 +137,7 @@ def optimize_images(
         model.image_encoder,
         images,
         precision=precision,
-        compiled=compiled,
+        engines=engines,
         rounds=rounds,
         show_progress=show_progress,
     )
@@ -146,7 +153,7 @@ def optimize_tower(
     inputs: Tensor,
     *,
     precision: WidePrecision = "float32",
-    compiled: bool = True,
+    engines: tuple[Engine, ...] = ENGINES,
     rounds: int = 7,
     show_progress: bool = False,
 ) -> tuple[nn.Module, TowerReport]:
@@ -156,7 +163,7 @@ def optimize_tower(
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
         precision: what may be computed in.
-        compiled: whether to make programs.
+        engines: that are tried.
         rounds: timed calls of each form.
         show_progress: whether to show how far it is.
 
@@ -168,7 +175,7 @@ def optimize_tower(
     if not len(inputs):
         raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
     folded = reparameterize(plain)
-    forms = list(_forms(len(inputs), precision=precision, compiled=compiled))
+    forms = list(_forms(len(inputs), precision=precision, engines=engines))
     expected: Tensor = plain(inputs)
     towers: dict[Form, OptimizedTower] = {}
     trials: dict[Form, Trial] = {}
@@ -229,13 +236,13 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
     return images, Tokenizer(model.spec.text.input)([_TEXT])
 
 
-def _forms(batch_size: int, *, precision: WidePrecision, compiled: bool) -> Iterator[Form]:
+def _forms(batch_size: int, *, precision: WidePrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
     """Yield what is tried: eager before programs, a whole batch before parts of it."""
     precisions: tuple[WidePrecision, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16")
     for chosen in precisions:
-        for engine in get_args(Engine):
+        for engine in engines:
             # Who asks for bfloat16 waits for no program that computes in float32.
-            if engine != "eager" and (not compiled or chosen != precision):
+            if engine != "eager" and chosen != precision:
                 continue
             for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
                 yield Form(engine=engine, precision=chosen, most=most)
