@@ -1,4 +1,4 @@
-"""`mobileclip index` and `mobileclip search`: a person's pictures, found by what they show."""
+"""`mobileclip index`, `mobileclip search` and `mobileclip dedup`: a person's pictures, found by what they show."""
 
 from __future__ import annotations
 
@@ -171,6 +171,48 @@ def search(
         say(f"{len(collection):,} pictures in {collection.path}; type what they show, and end with Ctrl-D", error=True)
     for line in filter(str.strip, sys.stdin):
         ask(line.strip())
+
+
+def dedup(
+    *,
+    index_folder: IndexFolder = None,
+    threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
+    output: Annotated[Path, arg(aliases=["-o"], metavar="LIST.jsonl")] = Path("duplicates.jsonl"),
+    page: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """List the pictures of an index that show the same, and propose the best copy of each. Nothing is deleted.
+
+    mobileclip dedup --page duplicates.html
+
+    The list has a line of JSON for every picture that is like a better one: keep, duplicate and similarity. The best
+    copy has the most pixels, is the sharpest of these, and has the most bytes of these.
+
+    Args:
+        index_folder: where the index is; by default the one in the user's cache that was written last.
+        threshold: cosine similarity from which on two pictures show the same.
+        output: the list to write.
+        page: a page to look at, which shows the groups side by side.
+        overwrite: replace a list or a page that is there.
+        quiet: show no progress.
+    """
+    from mobileclip.collections import Collection
+    from mobileclip.collections.page import write_list, write_page
+    from mobileclip.collections.places import newest_index
+
+    require_output(output, overwrite=overwrite, suffixes=(".jsonl",))
+    if page is not None:
+        require_output(page, overwrite=overwrite, suffixes=(".html",))
+    collection = Collection.open(index_folder or newest_index())
+    groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_list(output, groups)
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_page(page, groups, threshold=threshold)
+    num_others = sum(len(group.others) for group in groups)
+    say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {output}")
 
 
 def _answer(

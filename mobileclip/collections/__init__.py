@@ -3,14 +3,17 @@
 What becomes of a person's pictures belongs here; how a model encodes them does not.
 """
 
-from mobileclip.collections.collection import Collection, Match
+from mobileclip.collections.collection import Collection
+from mobileclip.collections.duplicates import DuplicateGroup
 from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.indexing import IndexOptions, IndexReport
 from mobileclip.collections.manifest import Manifest, ModelSource, Segment
+from mobileclip.collections.matches import Match
 
 __all__ = [
     "Collection",
     "Condition",
+    "DuplicateGroup",
     "IndexOptions",
     "IndexReport",
     "Manifest",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -12,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
+from mobileclip.collections.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.indexing import IndexOptions, IndexReport, update
 from mobileclip.collections.manifest import Manifest, ModelSource
+from mobileclip.collections.matches import Match, match_of
 from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
 from mobileclip.collections.scanning import Scan, scan
 from mobileclip.collections.snapshot import Snapshot, take_snapshot
@@ -31,44 +32,6 @@ Vector = NDArray[np.float32]
 
 # What is not wanted turns a query away from it, by less than what is wanted turns it there.
 _AWAY = 0.5
-
-
-@attrs.frozen(kw_only=True)
-class Match:
-    """A picture that was found.
-
-    Args:
-        path: of the file that it is in.
-        part: key of its sample, where the file holds several.
-        score: cosine similarity with what was asked for, from -1 to 1.
-        size: of the picture as it is encoded, in bytes.
-        width: in pixels.
-        height: in pixels.
-        camera: that took it, where it is known.
-        taken: when, where it is known, such as `2024-05-01T12:30:00`.
-        latitude: where, in degrees, where it is known.
-        longitude: where, in degrees, where it is known.
-    """
-
-    path: str
-    part: str | None
-    score: float
-    size: int
-    width: int
-    height: int
-    camera: str | None
-    taken: str | None
-    latitude: float | None
-    longitude: float | None
-
-    @property
-    def name(self) -> str:
-        """The path, with the part behind it."""
-        return self.path if self.part is None else f"{self.path}/{self.part}"
-
-    def known(self) -> dict[str, Any]:
-        """Return what is known of it, by name."""
-        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
 class Collection:
@@ -181,6 +144,12 @@ class Collection:
             self._graph = open_graph(self.path, self._snapshot)
         return self._snapshot
 
+    @property
+    def graph(self) -> NeighbourGraph | None:
+        """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
+        assert self.snapshot is not None, "reading the index opens its graph"
+        return self._graph
+
     def refresh(self) -> None:
         """Read the index anew when it is next asked for."""
         self.store = Store.open(self.path)
@@ -252,11 +221,23 @@ class Collection:
             parsed = parse_condition(condition) if isinstance(condition, str) else condition
             mask = parsed.mask(snapshot.table)
             places = np.flatnonzero(mask) if places is None else places[mask[places]]
-        if places is None and self._graph is not None:
-            found, scores = self._graph.nearest(query, k)
+        if places is None and self.graph is not None:
+            found, scores = self.graph.nearest(query, k)
         else:
             found, scores = nearest_of(snapshot.vectors, places, query, k)
-        return [_match(snapshot, int(place), float(score)) for place, score in zip(found, scores, strict=True)]
+        return [match_of(snapshot, int(place), float(score)) for place, score in zip(found, scores, strict=True)]
+
+    def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> list[DuplicateGroup]:
+        """Return the groups of pictures that show the same; see `find_duplicates`.
+
+        Args:
+            threshold: cosine similarity from which on two show the same.
+            show_progress: whether to show how far it is.
+
+        Raises:
+            ValueError: if the threshold is not above 0 and at most 1.
+        """
+        return find_duplicates(self.snapshot, self.graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False) -> int:
         """Write the embeddings to an archive that `mobileclip embed` could have written, and return how many.
@@ -311,10 +292,3 @@ def _load(source: ModelSource, device: str) -> tuple[ImageTextModel, ModelIdenti
 
 def _several(given: str | Path | Sequence[str | Path]) -> list[str]:
     return [str(given)] if isinstance(given, (str, Path)) else [str(one) for one in given]
-
-
-def _match(snapshot: Snapshot, place: int, score: float) -> Match:
-    row = snapshot.row(place)
-    return Match(
-        score=round(score, 4), **{field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
-    )

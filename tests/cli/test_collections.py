@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -91,6 +92,21 @@ def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--sheet", tmp_path / "found.png")
     assert status == 2
     assert "is there already" in err
+
+
+def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
+    shutil.copy(photos / "1.png", photos / "copy.png")
+    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "dedup", "--page", "page.html", "--threshold", "0.999", "--quiet")
+    assert status == 0
+    assert "1 of 5 pictures are like a better one, in 1 groups: duplicates.jsonl" in out
+    (line,) = [json.loads(line) for line in Path("duplicates.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["keep"], line["duplicate"]} == {str(photos / "1.png"), str(photos / "copy.png")}
+    assert "best copy" in Path("page.html").read_text(encoding="utf-8")
+    assert (photos / "copy.png").exists()
+    status, _, err = run(capsys, "dedup")
+    assert status == 2
+    assert "duplicates.jsonl is there already" in err
 
 
 def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):

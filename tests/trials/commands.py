@@ -50,6 +50,7 @@ COMMANDS = {
     "embed": ("embed", "a.jpg", "-o", "new.npz", *SMALL),
     "index": ("index", "a.jpg", "-i", "new", *SMALL),
     "search": ("search", "a cat", "-i", "new"),
+    "dedup": ("dedup", "-i", "new"),
     "convert": ("convert", "small.safetensors", "new.safetensors"),
     "list": ("list",),
     "info": ("info", "small.safetensors"),
@@ -65,7 +66,7 @@ COMMANDS = {
 }
 
 # These may stand alone, or fall back on what the person who runs this has.
-NO_ARGUMENTS = ("list", "embed", "eval", "eval report", "index", "search")
+NO_ARGUMENTS = ("list", "embed", "eval", "eval report", "index", "search", "dedup")
 
 # What is no slip after all.
 RIGHT = (
@@ -132,6 +133,7 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
     for suffix, line in (
         (".npz", ("embed", "a.jpg", *SMALL, "-o", "?")),
         (".safetensors", ("convert", "small.safetensors", "?")),
+        (".jsonl", ("dedup", "-i", "new", "-o", "?")),
         (".png", ("data", "inspect", "reinforced.tar", "-o", "?")),
     ):
         lines += _in_turn([output.format(suffix) for output in OUTPUTS], line)

@@ -1,0 +1,60 @@
+"""Pictures that were found, with what is known of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mobileclip.collections.snapshot import Snapshot
+
+
+@attrs.frozen(kw_only=True)
+class Match:
+    """A picture that was found.
+
+    Args:
+        path: of the file that it is in.
+        part: key of its sample, where the file holds several.
+        score: cosine similarity with what was asked for, from -1 to 1.
+        size: of the picture as it is encoded, in bytes.
+        width: in pixels.
+        height: in pixels.
+        camera: that took it, where it is known.
+        taken: when, where it is known, such as `2024-05-01T12:30:00`.
+        latitude: where, in degrees, where it is known.
+        longitude: where, in degrees, where it is known.
+    """
+
+    path: str
+    part: str | None
+    score: float
+    size: int
+    width: int
+    height: int
+    camera: str | None
+    taken: str | None
+    latitude: float | None
+    longitude: float | None
+
+    @property
+    def name(self) -> str:
+        """The path, with the part behind it."""
+        return self.path if self.part is None else f"{self.path}/{self.part}"
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known of it, by name."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+
+def match_of(snapshot: Snapshot, place: int, score: float) -> Match:
+    """Return a picture of a snapshot as it is found.
+
+    Args:
+        snapshot: of the collection.
+        place: of the picture in it.
+        score: cosine similarity with what was asked for.
+    """
+    row = snapshot.row(place)
+    known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
+    return Match(score=round(score, 4), **known)

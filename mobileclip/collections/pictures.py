@@ -1,0 +1,57 @@
+"""Pictures of an index, read again: from their files, and from the shards that they are in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
+
+from mobileclip.collections.matches import Match
+from mobileclip.data.images.formats import is_image_name
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import load_image
+from mobileclip.data.shards.files import read_shard
+from mobileclip.data.skips import Skip
+
+_REDUCTIONS = (8, 4, 2)
+
+
+def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
+    """Yield the pictures no larger than they are shown; None for one that cannot be read any more.
+
+    Args:
+        matches: the pictures; each shard is read once.
+        side: of the square that a picture fits into, in pixels.
+    """
+    in_shards = _read_parts(matches)
+    for match in matches:
+        data = match.path if match.part is None else in_shards.get(match.name)
+        yield None if data is None else _small(data, match, side)
+
+
+def _small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
+    shorter = min(match.width, match.height)
+    reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
+    try:
+        image = load_image(data, reduce=reduce)
+    except ImageError:
+        return None
+    image.thumbnail((side, side))
+    return image
+
+
+def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
+    """Return the pictures that are in shards, by name."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for match in matches:
+        if match.part is not None:
+            wanted[match.path].add(match.part)
+    skips: list[Skip] = []
+    found = {}
+    for shard, parts in wanted.items():
+        for raw in read_shard(shard, skips.append):
+            image = next((raw.members[one] for one in raw.members if is_image_name(f".{one}")), None)
+            if raw.key in parts and image is not None:
+                found[f"{shard}/{raw.key}"] = image
+    return found
