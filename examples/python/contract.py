@@ -22,7 +22,14 @@ Encode = Callable[[Array], Array]
 
 FORMAT_VERSION = 1
 # What an export in each precision must keep of the model's own embeddings.
-LEAST_COSINE = {"float32": 0.99999, "float16": 0.9995, "bfloat16": 0.9995, "int8": 0.98}
+LEAST_COSINE = {
+    "float32": 0.99999,
+    "float16": 0.9995,
+    "bfloat16": 0.9995,
+    "int8": 0.98,
+    "int8-weights": 0.99,
+    "int4-weights": 0.98,
+}
 # Pillow knows many more; one of them starts Ghostscript, whatever the file is called.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

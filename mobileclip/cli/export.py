@@ -60,9 +60,12 @@ def export(
     from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_report
     from mobileclip.export.targets import targets
+    from mobileclip.export.targets.base import require_precision
     from mobileclip.inference.loading import require_model
 
-    targets.resolve(spec.target).check()
+    target = targets.resolve(spec.target)
+    require_precision(spec.target, target, spec.precision)
+    target.check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
     if max_images < 2:

@@ -87,7 +87,8 @@ class Attempts:
 
     def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Outputs]:
         """Write the tower to a folder of its own; return its file, and what that gives."""
-        kept = f", in float32: {fallback.name}" if fallback.name else ""
+        more = "8 bits" if self._precision == "int4-weights" else "float32"
+        kept = f", in {more}: {fallback.name}" if fallback.name else ""
         self._say(f"writing {self._name} in {self._precision}{kept}")
         export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
         trial.mkdir()
@@ -103,7 +104,7 @@ class Attempts:
     def _passes(self, report: Report) -> bool:
         """Return whether more layers in float32 are of no use; in 16 bits, near ties alone change places."""
         failed = {gate.name for gate in report.gates if not gate.passed}
-        return not failed or (self._precision != "int8" and failed <= {RANKING_GATE})
+        return not failed or (self._precision in ("float16", "bfloat16") and failed <= {RANKING_GATE})
 
     def _nearness(self, report: Report) -> tuple[int, float, float]:
         """Return what tells the better of two reports: gates, rankings, cosines of this tower."""

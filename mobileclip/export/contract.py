@@ -111,7 +111,9 @@ class TowerFile:
         output_shape: of the embeddings or the logits, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
-            In int8, they compute in what all that is not quantised computes in: float16 in Core ML.
+            In int8, they compute in what all that is not quantised computes in: float16 in Core ML. Of `int8-weights`,
+            those whose weights are stored in float32.
+        eight_bits: of `int4-weights`, the layers whose weights have 8 bits, since it would fail a gate otherwise.
         features: outputs behind the embeddings, in this order.
     """
 
@@ -124,6 +126,7 @@ class TowerFile:
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
+    eight_bits: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
 
     @property

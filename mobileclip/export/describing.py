@@ -36,6 +36,7 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         compute: what it computes in, as the target says.
     """
     batch = None if export.spec.dynamic_batch else 1
+    layers, is_mixed = tuple(sorted(export.fallback.layers)), export.spec.precision == "int4-weights"
     return TowerFile(
         tower=export.tower,
         file=name,
@@ -45,7 +46,8 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
         compute=compute,
-        float32=tuple(sorted(export.fallback.layers)),
+        float32=() if is_mixed else layers,
+        eight_bits=layers if is_mixed else (),
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
     )
 

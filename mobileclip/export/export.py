@@ -23,6 +23,7 @@ from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
+from mobileclip.export.targets.base import require_precision
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
@@ -63,10 +64,12 @@ def export_model(
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
         FileExistsError: if the folder holds something that may not be replaced.
-        ValueError: if the target is unknown, the model is in training mode or has no such tower, gives what no export
-            can be measured against, or the precision cannot hold it; or another process is writing the folder.
+        ValueError: if the target is unknown or has no such precision, the model is in training mode or has no such
+            tower, gives what no export can be measured against, or the precision cannot hold it; or another process is
+            writing the folder.
     """
     target = targets.resolve(spec.target)
+    require_precision(spec.target, target, spec.precision)
     target.check()
     out = Path(spec.out)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.hardware.precision import Precision
+from mobileclip.export.weights import is_grouped, rounded_to
+from mobileclip.hardware.precision import WEIGHT_PRECISIONS, Precision
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -19,12 +21,13 @@ _LARGEST_HALF = torch.finfo(torch.float16).max
 _MARGIN = 0.25
 # Of the layers that are not grouped, those that stay in float32 at the end; and the inputs that tell which lose most.
 _SHARES, _FEW = {"an eighth": 1 / 8, "a quarter": 1 / 4}, 4
+_SHARES_OF_8_BITS = {**_SHARES, "a half": 1 / 2, "all": 1}
 _STEPS, _LARGEST_INT8 = 255, 127
 
 
 @attrs.frozen(kw_only=True)
 class Fallback:
-    """Layers of a tower that stay in float32.
+    """Layers of a tower that stay in float32; in `int4-weights`, those whose weights have 8 bits.
 
     Args:
         name: which they are, for the report; empty where none are.
@@ -45,8 +48,11 @@ def fallbacks(
     - int8: grouped convolutions, first those of a group for every few channels: all channels that come in share one
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
       bring the least cosine of images down to 0.959, all other layers together to 0.988.
+    - int8-weights: grouped convolutions too. Tables of embeddings are layers as well.
+    - int4-weights: here, what is kept has 8 bits, and grouped convolutions are always float32.
     - Then, in every precision but float32, an eighth, and a quarter, of the other layers: those that turn the
-      embeddings most when each is rounded alone. Which these are depends on the weights.
+      embeddings most when each is rounded alone. Which these are depends on the weights. In int4-weights, a half and
+      all of them too.
 
     Args:
         encoder: folded, in float32.
@@ -70,13 +76,13 @@ def fallbacks(
         yield Fallback()
     if precision == "float32":
         return
-    if precision == "int8":
-        kept = frozenset(name for name, layer in weighted_layers(encoder) if getattr(layer, "groups", 1) > 1)
-        if kept:
-            named = "grouped convolutions"
-            yield Fallback(name=named, layers=kept)
-    affected = most_affected(encoder, inputs[:_FEW], precision, excluded=kept, show_progress=show_progress)
-    for share, part in _SHARES.items():
+    grouped = frozenset(name for name, layer in weighted_layers(encoder) if is_grouped(layer))
+    if precision in ("int8", "int8-weights") and grouped:
+        kept, named = grouped, "grouped convolutions"
+        yield Fallback(name=named, layers=kept)
+    excluded = grouped if precision == "int4-weights" else kept
+    affected = most_affected(encoder, inputs[:_FEW], precision, excluded=excluded, show_progress=show_progress)
+    for share, part in (_SHARES_OF_8_BITS if precision == "int4-weights" else _SHARES).items():
         worst = affected[: math.ceil(part * len(affected))]
         most = f"{named}, and {share} of the others" if named else f"{share} of the layers"
         yield Fallback(name=f"{most}: those that lose most", layers=kept | frozenset(worst))
@@ -85,6 +91,12 @@ def fallbacks(
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the convolutions and linear layers of a tower by name, in the order in which they compute."""
     return [(name, module) for name, module in encoder.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def stored_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the layers of a tower whose weights are stored in few bits: tables of embeddings too."""
+    tables = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Embedding)]
+    return [*tables, *weighted_layers(encoder)]
 
 
 def keep_in_float32(encoder: nn.Module, layers: frozenset[str]) -> None:
@@ -156,7 +168,8 @@ def most_affected(
     """
     rounded_weight, rounded_input = ROUNDING[precision]
     outputs: dict[str, Tensor] = {}
-    with _watched(weighted_layers(encoder), lambda name, _, output: outputs.update({name: output})):
+    layers = stored_layers(encoder) if precision in WEIGHT_PRECISIONS else weighted_layers(encoder)
+    with _watched(layers, lambda name, _, output: outputs.update({name: output})):
         expected = encoder(inputs)
     modules, turns = dict(encoder.named_modules()), {}
     title = "rounding one layer at a time"
@@ -228,4 +241,6 @@ ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "float16": (_as_float16, _as_float16),
     "bfloat16": (_as_bfloat16, _as_it_is),
     "int8": (_in_eight_bits, _in_steps),
+    "int8-weights": (partial(rounded_to, bits=8), _as_it_is),
+    "int4-weights": (partial(rounded_to, bits=4), _as_it_is),
 }

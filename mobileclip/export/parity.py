@@ -15,12 +15,26 @@ from mobileclip.hardware.precision import Precision
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
-LEAST_COSINE: dict[Precision, float] = {"float32": 0.99999, "float16": 0.9995, "bfloat16": 0.9995, "int8": 0.98}
+LEAST_COSINE: dict[Precision, float] = {
+    "float32": 0.99999,
+    "float16": 0.9995,
+    "bfloat16": 0.9995,
+    "int8": 0.98,
+    "int8-weights": 0.99,
+    "int4-weights": 0.98,
+}
 RANKING_GATE = "ranking agreement"
 CLASSES = "classes"
 LEAST_AGREEMENT = 0.99
 # Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
-MOST_LENGTH_ERROR: dict[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "int8": 0.2}
+MOST_LENGTH_ERROR: dict[Precision, float] = {
+    "float32": 1e-3,
+    "float16": 2e-2,
+    "bfloat16": 5e-2,
+    "int8": 0.2,
+    "int8-weights": 0.2,
+    "int4-weights": 0.2,
+}
 # Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
 LEAST_SPREAD = 0.5
 # Below what float32 can tell from all embeddings being the same.

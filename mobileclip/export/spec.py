@@ -35,7 +35,8 @@ class ExportSpec:
             its image tower is asked for.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
             float32 always. int8 is static: convolutions and linear layers with a scale for each output
-            channel, and ranges of what goes into them found on calibration data.
+            channel, and ranges of what goes into them found on calibration data. `int8-weights` and `int4-weights`
+            store weights in 8 or 4 bits, which is a smaller file, and compute with them in float32.
         dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
         preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are

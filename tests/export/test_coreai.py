@@ -84,7 +84,7 @@ def test_feature_maps_come_out(convolutional, tmp_path):
 
 
 def test_int8_says_what_to_choose(model, tmp_path):
-    with pytest.raises(ValueError, match=r"int8 is not written for Core AI; choose --precision float16"):
+    with pytest.raises(ValueError, match="'coreai' has no precision int8; choose --precision float32, float16"):
         export_model(model, ExportSpec(out=tmp_path / "int8", target="coreai", precision="int8"), show_progress=False)
 
 

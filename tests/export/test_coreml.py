@@ -276,7 +276,7 @@ def test_int8_of_pictures(transformers, tmp_path):
 
 
 def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    with pytest.raises(ValueError, match="no bfloat16; choose --precision float16"):
+    with pytest.raises(ValueError, match="'coreml' has no precision bfloat16; choose --precision float32"):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", target="coreml", precision="bfloat16"))
     spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
     with pytest.raises(ValueError, match="one picture at a time"):

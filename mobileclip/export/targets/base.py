@@ -38,6 +38,10 @@ class Target(Protocol):
         """What token ids come in as."""
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that it writes."""
+
+    @property
     def prefers_depthwise(self) -> bool:
         """Whether its runtime is faster at depthwise convolutions than at those of several outputs per channel."""
 
@@ -86,6 +90,24 @@ class Target(Protocol):
         Raises:
             ValueError: if the runtime cannot read the file, or has no such device here.
         """
+
+
+def require_precision(name: str, target: Target, precision: Precision) -> None:
+    """Refuse a precision that a target does not write.
+
+    Args:
+        name: of the target.
+        target: itself.
+        precision: that is asked for.
+
+    Raises:
+        ValueError: if it has others; the message names them.
+    """
+    if precision not in target.precisions:
+        raise ValueError(
+            f"the target {name!r} has no precision {precision}; choose --precision {', '.join(target.precisions)}, or "
+            "another target"
+        )
 
 
 Described = tuple[str, str, tuple[int | None, ...]]

@@ -45,6 +45,7 @@ class CoreAITarget:
     suffix: str = ".aimodel"
     libraries: tuple[str, ...] = ("coreai-core", "coreai-torch")
     text_dtype: TextDtype = "int32"
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
     prefers_depthwise: bool = False
     runtime: str = "coreai"
     vouched: bool = False
@@ -62,16 +63,8 @@ class CoreAITarget:
                 import_module(name)
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
-        """Write one tower.
-
-        Raises:
-            ValueError: if the precision is int8.
-        """
+        """Write one tower."""
         precision = tower.spec.precision
-        if precision not in _DTYPES:
-            raise ValueError(
-                "int8 is not written for Core AI; choose --precision float16, or --target coreml --precision int8"
-            )
         from coreai_torch import TorchConverter, get_decomp_table
 
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), kept_stderr():

@@ -39,6 +39,7 @@ class CoreMLTarget:
     suffix: str = ".mlpackage"
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
     prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
     vouched: bool = True
@@ -57,13 +58,9 @@ class CoreMLTarget:
 
         Raises:
             ImportError: if int8 is asked for, and what it needs is not installed.
-            ValueError: if the precision is bfloat16, or pictures are to come in batches.
+            ValueError: if pictures are to come in batches.
         """
         precision = tower.spec.precision
-        if precision == "bfloat16":
-            raise ValueError(
-                "Core ML has no bfloat16; choose --precision float16, which devices compute in, or float32"
-            )
         takes_picture = tower.input_dtype == "uint8"
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(

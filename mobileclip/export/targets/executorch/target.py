@@ -35,6 +35,7 @@ class ExecuTorchTarget:
     suffix: str = ".pte"
     libraries: tuple[str, ...] = ("executorch",)
     text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
     prefers_depthwise: bool = False
     runtime: str = "executorch"
     vouched: bool = False
@@ -50,17 +51,8 @@ class ExecuTorchTarget:
                 import_module(name)
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
-        """Write one tower.
-
-        Raises:
-            ValueError: if the precision is bfloat16.
-        """
+        """Write one tower."""
         precision = tower.spec.precision
-        if precision == "bfloat16":
-            raise ValueError(
-                "XNNPACK, which ExecuTorch computes with here, has no convolution in bfloat16; choose "
-                "--precision float16, int8 or float32"
-            )
         path.write_bytes(lowered(tower, torch.float16 if precision == "float16" else torch.float32))
         return precision
 

@@ -25,8 +25,9 @@ from mobileclip.export.targets.base import (
 )
 from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
+from mobileclip.export.targets.onnx.weights import store_in_few_bits
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class OnnxTarget:
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
     is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
-    opened, and the file has half the bytes. int8 is static, see `onnx_int8`.
+    opened, and the file has half the bytes. int8 is static, see `onnx_int8`. Weights of 8 and 4 bits become float32
+    when the file is opened too, see `onnx_weights`.
     """
 
     suffix: str = ".onnx"
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
     text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = PRECISIONS
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
     vouched: bool = True
@@ -95,12 +98,15 @@ class OnnxTarget:
             model = quantized(model, tower)
         if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model, tower.fallback.layers)
+        if tower.spec.precision in WEIGHT_PRECISIONS:
+            store_in_few_bits(model, tower)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
         onnx.save_model(model, path)
-        return "float32" if tower.spec.precision == "bfloat16" else tower.spec.precision
+        stored_alone = ("bfloat16", *WEIGHT_PRECISIONS)
+        return "float32" if tower.spec.precision in stored_alone else tower.spec.precision
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it.

@@ -1,4 +1,4 @@
-"""Static int8 for OpenVINO, by its own quantiser, NNCF."""
+"""Static int8, and weights of 8 and 4 bits, for OpenVINO, by its own quantiser, NNCF."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mobileclip.export.fallback import weighted_layers
+from mobileclip.export.fallback import stored_layers, weighted_layers
 from mobileclip.export.graph import TowerExport
+from mobileclip.export.weights import BLOCK, bits_of
 from mobileclip.inference.openvino_quiet import import_quietly, quiet
 
-_WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+_WEIGHTED, _TABLE = ("Convolution", "GroupConvolution", "MatMul"), "Gather"
 _LOG_ERRORS_ONLY = 40
 
 
@@ -35,7 +36,7 @@ def quantized(model: Any, tower: TowerExport) -> Any:
     with _quantiser() as nncf:
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        layers = _layers_of(model, tower)
+        layers = _layers_of(model, weighted_layers(tower.encoder))
         missing = tower.fallback.layers - {name for several in layers.values() for name in several}
         assert not missing, f"not found in the graph: {missing}"
         rows = torch.split(tower.calibration, 1)
@@ -56,6 +57,45 @@ def quantized(model: Any, tower: TowerExport) -> Any:
     return model
 
 
+def with_few_bits(model: Any, tower: TowerExport) -> Any:
+    """Return a model whose weights have 8 or 4 bits, by NNCF; the runtime computes with them in float32.
+
+    In 8 bits there is a scale and a zero point for each output channel, or each entry of a table. In 4 bits, there is
+    one for each block of numbers of linear layers and tables; convolutions have 8 bits, and grouped ones are float32.
+
+    Args:
+        model: in float32, as OpenVINO converts it.
+        tower: its encoder, precision, and the layers that keep more bits.
+    """
+    with _quantiser() as nncf:
+        layers = _layers_of(model, stored_layers(tower.encoder))
+        missing = tower.fallback.layers - {name for several in layers.values() for name in several}
+        assert not missing, f"not found in the graph: {missing}"
+        modules, kept = dict(tower.encoder.named_modules()), tower.fallback.layers
+        bits = {
+            name: {bits_of(modules[layer], tower.spec.precision, is_kept=layer in kept) for layer in several}
+            for name, several in layers.items()
+        }
+        weighted = (*_WEIGHTED, _TABLE)
+        names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in weighted]
+        if tower.spec.precision == "int4-weights":
+            others = [name for name in names if bits.get(name) != {4}]
+            model = nncf.compress_weights(
+                model,
+                mode=nncf.CompressWeightsMode.INT4_ASYM,
+                group_size=BLOCK,
+                all_layers=True,
+                ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+            )
+        # What has four bits is left as it is.
+        whole = [name for name in names if None in bits.get(name, {None})]
+        return nncf.compress_weights(
+            model,
+            mode=nncf.CompressWeightsMode.INT8_ASYM,
+            ignored_scope=nncf.IgnoredScope(names=whole, validate=False),
+        )
+
+
 @contextmanager
 def _quantiser() -> Iterator[Any]:
     """Yield NNCF, silent but for errors."""
@@ -69,19 +109,19 @@ def _quantiser() -> Iterator[Any]:
             nncf.set_log_level(level)
 
 
-def _layers_of(model: Any, tower: TowerExport) -> dict[str, set[str]]:
+def _layers_of(model: Any, layers_there: list[tuple[str, nn.Module]]) -> dict[str, set[str]]:
     """Return the layers that each operation may be, both by name: those that have its weight.
 
     The conversion keeps no names of modules, and the values and order of a weight through all that it does to it.
     """
     weights: dict[bytes, set[str]] = {}
-    for name, layer in weighted_layers(tower.encoder):
+    for name, layer in layers_there:
         weight = cast("Tensor", layer.weight).detach().numpy()
         weights.setdefault(weight.tobytes(), set()).add(name)
     layers = {}
     for node in model.get_ops():
-        if node.get_type_name() in _WEIGHTED:
-            constant = node.input_value(1).get_node()
+        if node.get_type_name() in (*_WEIGHTED, _TABLE):
+            constant = node.input_value(0 if node.get_type_name() == _TABLE else 1).get_node()
             if constant.get_type_name() == "Constant" and (names := weights.get(constant.get_data().tobytes())):
                 layers[node.get_friendly_name()] = names
     return layers
@@ -93,7 +133,7 @@ def _store_looked_up_as_float16(model: Any) -> None:
     from openvino import opset13 as operations
 
     for node in model.get_ops():
-        table = node.input_value(0).get_node() if node.get_type_name() == "Gather" else None
+        table = node.input_value(0).get_node() if node.get_type_name() == _TABLE else None
         if table is None or table.get_type_name() != "Constant" or table.get_element_type() != openvino.Type.f32:
             continue
         users = node.output(0).get_target_inputs()

@@ -23,9 +23,9 @@ from mobileclip.export.targets.base import (
     not_finite,
 )
 from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
-from mobileclip.export.targets.openvino.int8 import quantized
+from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
 from mobileclip.inference.openvino_quiet import converted, import_quietly
 
 _DTYPES: dict[Precision, torch.dtype] = {
@@ -33,6 +33,8 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "int8": torch.float32,
+    "int8-weights": torch.float32,
+    "int4-weights": torch.float32,
 }
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that.
@@ -48,13 +50,14 @@ class OpenVINOTarget:
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
-    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static:
-    `openvino_int8`.
+    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static, and
+    weights alone have 8 or 4 bits where that is asked for: `openvino_int8`.
     """
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = PRECISIONS
     prefers_depthwise: bool = True
     runtime: str = "openvino"
     vouched: bool = True
@@ -80,10 +83,12 @@ class OpenVINOTarget:
             output.get_tensor().set_names({name})
         if precision == "int8":
             model = quantized(model, tower)
+        if precision in WEIGHT_PRECISIONS:
+            model = with_few_bits(model, tower)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
         openvino.save_model(model, path, compress_to_fp16=False)
-        return precision
+        return "float32" if precision in WEIGHT_PRECISIONS else precision
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it.

@@ -34,6 +34,7 @@ class TorchTarget:
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
     text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     prefers_depthwise: bool = True
     runtime: str = "torch"
     vouched: bool = True
