@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -99,7 +98,7 @@ class _Operations:
             shape: of the float32 one.
             transposed: whether its rows are columns there.
         """
-        values = self._scaled(name, *self._store(name, weight), weight.bits)
+        values = self._scaled(name, self._store(name, weight), weight.bits)
         if not transposed:
             self._add("Reshape", [values, self._constant(f"{name}.shape", torch.tensor(shape))], name)
             return
@@ -116,23 +115,23 @@ class _Operations:
         """
         ids, output = node.input[1], node.output[0]
         rows = [self._add("Gather", [part, ids], f"{output}.{part}") for part in self._store(name, table)]
-        values = self._scaled(output, *rows, table.bits)
+        values = self._scaled(output, rows, table.bits)
         # As many texts and ids as come in, and all of a row.
         width = self._constant(f"{name}.shape", torch.tensor([0, 0, table.steps[0].numel()]))
         self._add("Reshape", [values, width], output)
 
-    def _store(self, name: str, weight: RoundedWeight) -> Iterator[str]:
-        """Store a weight; yield what steps, zero points and scales are called."""
+    def _store(self, name: str, weight: RoundedWeight) -> list[str]:
+        """Store a weight; return what steps, zero points and scales are called."""
         steps = weight.steps
         if weight.bits == 4:
             low, high = steps.chunk(2, dim=2)
             steps = low | high << 4
-        yield self._constant(f"{name}.steps", steps)
-        yield self._constant(f"{name}.zero", weight.zero)
-        yield self._constant(f"{name}.scale", weight.scale)
+        parts = {"steps": steps, "zero": weight.zero, "scale": weight.scale}
+        return [self._constant(f"{name}.{part}", tensor) for part, tensor in parts.items()]
 
-    def _scaled(self, name: str, steps: str, zero: str, scale: str, bits: Bits) -> str:
+    def _scaled(self, name: str, parts: list[str], bits: Bits) -> str:
         """Write `(steps - zero) * scale` of blocks; return what it is called."""
+        steps, zero, scale = parts
         values = self._as_float(steps)
         if bits == 4:
             values = self._unpacked(values)
@@ -158,7 +157,7 @@ class _Operations:
         self.stored.append(onnx.numpy_helper.from_array(tensor.contiguous().numpy(), name))
         return name
 
-    def _add(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def _add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         import onnx
 
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
