@@ -59,11 +59,13 @@ def export(
     """
     from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_report
+    from mobileclip.export.layouts import fitted
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_precision
     from mobileclip.inference.loading import require_model
 
     target = targets.resolve(spec.target)
+    spec = fitted(spec)
     require_precision(spec.target, target, spec.precision)
     target.check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)

@@ -5,6 +5,7 @@ What holds for every format belongs here; what one format alone needs, in `expor
 
 from mobileclip.export.contract import Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.export import export_model
+from mobileclip.export.layouts import Layout, layouts
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.running import load_export
@@ -19,6 +20,7 @@ __all__ = [
     "FeatureMap",
     "Gate",
     "ImageContract",
+    "Layout",
     "Ranking",
     "Report",
     "Samples",
@@ -28,6 +30,7 @@ __all__ = [
     "TowerParity",
     "bundled_samples",
     "export_model",
+    "layouts",
     "load_export",
     "read_contract",
     "read_report",

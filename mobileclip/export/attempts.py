@@ -46,7 +46,7 @@ class Attempts:
     ) -> None:
         self._export, self._folder, self._contract = export, folder, contract
         self._target, self._measured, self._show_progress = target, measured, show_progress
-        self._name, self._precision = f"{export.tower}{target.suffix}", export.spec.precision
+        self._name, self._precision = f"{export.stem}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
         self._nearest: tuple[TowerFile, Outputs] | None = None
@@ -81,7 +81,7 @@ class Attempts:
             report = self._report(outputs, others)
             if nearest is None or self._nearness(report) > self._nearness(nearest):
                 nearest, self._nearest = report, (file, outputs)
-                _move(self._folder / _TRIAL, self._folder)
+                _move(self._folder / _TRIAL, self._folder, Path(self._name).parent)
             shutil.rmtree(self._folder / _TRIAL)
         return True
 
@@ -91,7 +91,7 @@ class Attempts:
         kept = f", in {more}: {fallback.name}" if fallback.name else ""
         self._say(f"writing {self._name} in {self._precision}{kept}")
         export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
-        trial.mkdir()
+        (trial / self._name).parent.mkdir(parents=True)
         file = tower_file(export, self._name, self._target.export(export, trial / self._name))
         contract = attrs.evolve(self._contract, towers=(file,))
         outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
@@ -117,10 +117,17 @@ class Attempts:
             shown.print(text, highlight=False, soft_wrap=True)
 
 
-def _move(trial: Path, folder: Path) -> None:
-    """Move a tower's files, or its folder, to where those of an earlier attempt may be."""
-    for path in trial.iterdir():
-        there = folder / path.name
+def _move(trial: Path, folder: Path, below: Path) -> None:
+    """Move a tower's files, or its folder, to where those of an earlier attempt may be.
+
+    Args:
+        trial: where it was written.
+        folder: of the export.
+        below: the folder in both that the tower lies in.
+    """
+    (folder / below).mkdir(parents=True, exist_ok=True)
+    for path in (trial / below).iterdir():
+        there = folder / below / path.name
         if there.is_dir():
             shutil.rmtree(there)
         path.replace(there)

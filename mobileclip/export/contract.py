@@ -87,16 +87,6 @@ class FeatureMap:
         return feature_name(self.stage)
 
 
-def output_name(tower: Tower, *, of_classes: bool) -> str:
-    """Return what the first output of a file is called: the logits of a classifier, or a tower's embeddings.
-
-    Args:
-        tower: of the file.
-        of_classes: whether it is a classifier.
-    """
-    return "logits" if of_classes else f"{tower}_embedding"
-
-
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
     """One exported tower, or a classifier, which is a file of the image tower's kind that gives logits.
@@ -154,6 +144,7 @@ class Contract:
         weights_sha256: of the folded float32 weights that were exported, as `tensor_files.weights` counts them.
         spec: the model's spec, as in our checkpoints.
         licence: of the code and of published weights.
+        layout: what files, inputs and outputs are called.
         name: what the model is called, or its file; None where nobody has said.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
@@ -173,6 +164,7 @@ class Contract:
     weights_sha256: str
     spec: Mapping[str, Any]
     licence: str
+    layout: str = attrs.field(default="plain", metadata=LEFT_OUT_AT_DEFAULT)
     name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)

@@ -17,6 +17,8 @@ from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.graph import TowerExport, input_of, output_dim
+from mobileclip.export.layouts import layouts
+from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
 from mobileclip.extras import VERSION
@@ -57,6 +59,11 @@ def _feature_map(export: TowerExport, stage: int, batch: int | None) -> FeatureM
     return FeatureMap(
         stage=stage, shape=(batch, encoder.dims[stage], *(side // encoder.strides[stage] for side in sides))
     )
+
+
+def _text_contract(text: TextInput, spec: ExportSpec) -> TextContract:
+    tokenizer = layouts.resolve(spec.layout).tokenizer
+    return TextContract(input=text, start_id=text.start_id, end_id=text.end_id, tokenizer=tokenizer)
 
 
 @attrs.frozen(kw_only=True)
@@ -110,13 +117,14 @@ def contract_of(
     return Contract(
         format_version=FORMAT_VERSION,
         target=spec.target,
+        layout=spec.layout,
         precision=spec.precision,
         normalize=spec.normalize,
         embedding_dim=output_dim(exports[0].encoder) if classifier is None else classifier.image.embedding_dim,
         logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
         towers=(),
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
-        text=None if text is None else TextContract(input=text, start_id=text.start_id, end_id=text.end_id),
+        text=None if text is None else _text_contract(text, spec),
         files={},
         versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
         weights_sha256=weights_sha256(model.state_dict()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import attrs
 import torch
@@ -11,14 +10,15 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import Classifier, TextEncoderSpec, load_model
+from mobileclip.encoders import Classifier, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import REPORT, TOKENIZER, Contract
+from mobileclip.export.contract import REPORT, Contract
 from mobileclip.export.describing import contract_of, origin_of
 from mobileclip.export.graph import TowerExport
+from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
@@ -64,11 +64,11 @@ def export_model(
     Raises:
         ImportError: if the target's libraries are not installed; the message has the command that installs them.
         FileExistsError: if the folder holds something that may not be replaced.
-        ValueError: if the target is unknown or has no such precision, the model is in training mode or has no such
-            tower, gives what no export can be measured against, or the precision cannot hold it; or another process is
-            writing the folder.
+        ValueError: if the target or the layout is unknown or has no such precision, the model is in training mode or
+            has no such tower, gives what no export can be measured against, or the precision cannot hold it; or another
+            process is writing the folder.
     """
-    target = targets.resolve(spec.target)
+    target, spec = targets.resolve(spec.target), fitted(spec)
     require_precision(spec.target, target, spec.precision)
     target.check()
     out = Path(spec.out)
@@ -124,6 +124,8 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
         raise ValueError("a classifier has no text tower; leave --tower out for the whole, or choose --tower image")
     if spec.tower == "image":
         return model.image_encoder, spec
+    if spec.layout != "plain":
+        raise ValueError(f"the layout {spec.layout!r} is of image-text models; leave --layout out for a classifier")
     if spec.features:
         raise ValueError("feature maps come beside embeddings, and a classifier gives logits; choose --tower image")
     return model, attrs.evolve(spec, tower="image", normalize=False)
@@ -142,14 +144,15 @@ def tower_export(
         calibration: what the ranges of int8 are found with.
     """
     inputs = calibration_inputs(encoder, calibration, spec.preprocess)
+    text_dtype = layouts.resolve(spec.layout).text_dtype or target.text_dtype
     if tower == "text":
-        inputs = inputs.to(getattr(torch, target.text_dtype))
+        inputs = inputs.to(getattr(torch, text_dtype))
     return TowerExport(
         tower=tower,
         encoder=encoder_for(target, encoder, whole=tower == "image" and bool(spec.features)),
         spec=spec,
         calibration=inputs,
-        text_dtype=target.text_dtype,
+        text_dtype=text_dtype,
     )
 
 
@@ -192,10 +195,12 @@ def _write(
         # What passes its gates beside the other tower in float32 may fail them beside that one's file.
         for tower, one in attempts.items():
             one.write({other: two.outputs for other, two in attempts.items() if other != tower})
-    text = next((export.encoder for export in exports if export.tower == "text"), None)
-    if text is not None:
-        tokenizer = Tokenizer(cast("TextEncoderSpec", text.spec).input)
-        (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+    contract = attrs.evolve(contract, towers=tuple(one.file for one in attempts.values()))
+    if contract.text is not None:
+        tokenizer = folder / contract.text.tokenizer
+        tokenizer.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.write_text(Tokenizer(contract.text.input).to_json(), encoding="utf-8")
+    layouts.resolve(contract.layout).write(folder, contract)
     measured.write(folder)
     measured.write_golden(folder, exports)
     outputs = {tower: one.outputs for tower, one in attempts.items()}
@@ -203,4 +208,4 @@ def _write(
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     hashes = {name: file_sha256(folder / name) for name in names}
-    attrs.evolve(contract, towers=tuple(one.file for one in attempts.values()), files=hashes).write(folder)
+    attrs.evolve(contract, files=hashes).write(folder)

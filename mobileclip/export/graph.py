@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.attention import set_attention
-from mobileclip.export.contract import feature_name, output_name
+from mobileclip.export.contract import feature_name
 from mobileclip.export.fallback import Fallback, keep_in_float32
+from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
@@ -133,14 +134,22 @@ class TowerExport:
     fallback: Fallback = Fallback()
 
     @property
+    def stem(self) -> str:
+        """Name of the file, without the target's suffix."""
+        layout = layouts.resolve(self.spec.layout)
+        return f"{layout.names[self.tower].stem}{layout.endings[self.spec.precision]}"
+
+    @property
     def input_name(self) -> str:
         """Name of the input."""
-        return "pixels" if self.tower == "image" else "tokens"
+        return layouts.resolve(self.spec.layout).names[self.tower].input
 
     @property
     def output_name(self) -> str:
-        """Name of the output."""
-        return output_name(self.tower, of_classes=isinstance(self.encoder.spec, ClassifierSpec))
+        """Name of the output: logits of a classifier, embeddings otherwise."""
+        if isinstance(self.encoder.spec, ClassifierSpec):
+            return "logits"
+        return layouts.resolve(self.spec.layout).names[self.tower].output
 
     @property
     def output_names(self) -> list[str]:

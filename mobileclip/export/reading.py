@@ -96,6 +96,8 @@ def _check_towers(contract: Contract, path: Path) -> None:
                 f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
             )
         _check_features(tower, path)
+    if contract.text is not None and contract.text.tokenizer not in contract.files:
+        raise ValueError(f"{path} has no SHA-256 of its tokenizer {printable(contract.text.tokenizer)}; export again")
 
 
 def _check_classes(contract: Contract, path: Path) -> None:

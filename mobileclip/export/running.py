@@ -218,6 +218,6 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
 
 def _digest(contract: Contract, file: TowerFile) -> Tensor:
     stem = file.file.partition(".")[0]
-    parts = sorted((name, digest) for name, digest in contract.files.items() if name.split("/")[0].startswith(stem))
+    parts = sorted((name, digest) for name, digest in contract.files.items() if name.startswith(f"{stem}."))
     whole = hashlib.sha256(repr((contract.target, file.compute, parts)).encode()).digest()
     return torch.tensor(list(whole), dtype=torch.uint8)

@@ -31,6 +31,8 @@ class ExportSpec:
         out: the folder to write; it must not exist, or be empty.
         target: the runtime's format: `onnx`, `openvino`, `executorch`, `coreml`, `torch`, or another that is registered
             in `mobileclip.export.targets`.
+        layout: what files, inputs and outputs are called, and what lies beside them: `plain`, `transformers.js`,
+            `immich`, or another that is registered in `mobileclip.export.layouts`.
         tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
             its image tower is asked for.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
@@ -54,6 +56,7 @@ class ExportSpec:
 
     out: Path = attrs.field(converter=Path)
     target: str = "onnx"
+    layout: str = "plain"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
     precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
     dynamic_batch: bool = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -187,7 +188,8 @@ def _described(values: Any) -> list[Described]:
     """Return the name, type and shape of inputs or outputs."""
     import onnx
 
-    names = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT64: "int64"}
+    types = ("float32", "uint8", "int32", "int64")
+    names = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)): name for name in types}
     return [
         (
             value.name,

@@ -1,0 +1,15 @@
+"""How an export's folder is laid out: what files, inputs and outputs are called where a model is run.
+
+A place with names of its own enters here, registered by name. What files of a tower hold is the targets'.
+"""
+
+from mobileclip.export.layouts.base import Layout, TowerNames, fitted, layouts
+from mobileclip.export.layouts.immich import ImmichLayout
+from mobileclip.export.layouts.plain import PlainLayout
+from mobileclip.export.layouts.transformers_js import TransformersJsLayout
+
+layouts.add("plain", PlainLayout())
+layouts.add("immich", ImmichLayout())
+layouts.add("transformers.js", TransformersJsLayout())
+
+__all__ = ["ImmichLayout", "Layout", "PlainLayout", "TowerNames", "TransformersJsLayout", "fitted", "layouts"]
