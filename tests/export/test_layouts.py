@@ -1,0 +1,180 @@
+"""Exports laid out for the places where people run CLIP: the names there, what lies beside, and the same embeddings."""
+
+import io
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+from PIL import Image
+
+import mobileclip
+from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.layouts import fitted
+from mobileclip.reparam import reparameterize
+from tests.examples.web import NPM, run_npm
+from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, few_samples, seeing
+
+# Short enough for the small model: transformers.js cuts longer ones without their end token.
+TEXTS = ("a cat", "a dog", "a beach", "a boat", "a red cup", "a tree", "two birds")
+PACKAGE = "@huggingface/transformers@4.3.1"
+
+
+def exported(layout, folder, **options):
+    return export_model(seeing(SHALLOW), ExportSpec(out=folder, layout=layout, **options), samples=few_samples())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return reparameterize(seeing(SHALLOW))
+
+
+@pytest.fixture(scope="module")
+def immich(tmp_path_factory):
+    return exported("immich", tmp_path_factory.mktemp("layouts") / "immich")
+
+
+def content(path):
+    return json.loads(path.read_text())
+
+
+def test_immich_finds_what_it_opens(immich):
+    """Names of files, of what is in them, and of inputs, as its machine learning reads them."""
+    assert {path.name for path in immich.iterdir()} >= {"visual", "textual", "config.json", "mobileclip.json"}
+    prepared = content(immich / "visual" / "preprocess_cfg.json")
+    assert prepared["size"] == [PIXELS.size, PIXELS.size]
+    assert prepared["interpolation"] == PIXELS.interpolation
+    assert (prepared["mean"], prepared["std"]) == (list(PIXELS.mean), list(PIXELS.std))
+    config = content(immich / "config.json")
+    assert config["text_cfg"]["context_length"] == TOKENS.context_length
+    assert config["embed_dim"] == 12
+
+
+def test_immich_gets_the_models_embeddings(immich, model):
+    """Prepared as it does: padded and cut by the configurations, one input at a time, ids in 32 bits."""
+    config = content(immich / "textual" / "tokenizer_config.json")
+    tokenizer = tokenizers.Tokenizer.from_file(str(immich / "textual" / "tokenizer.json"))
+    length = content(immich / "config.json")["text_cfg"]["context_length"]
+    pad = config["pad_token"]
+    tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+    tokenizer.enable_truncation(max_length=length)
+    text = onnxruntime.InferenceSession(immich / "textual" / "model.onnx")
+    visual = onnxruntime.InferenceSession(immich / "visual" / "model.onnx")
+    for caption in bundled_samples().captions[:3]:
+        ids = np.array([tokenizer.encode(caption).ids], dtype=np.int32)
+        (given,) = text.run(None, {"text": ids})
+        with torch.no_grad():
+            expected = model.encode_text(Tokenizer(TOKENS)([caption]), normalize=True)
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+    pixels = ImageTransform(PIXELS)(load_image(bundled_samples().images[0]))[None]
+    with torch.no_grad():
+        expected = model.encode_image(pixels, normalize=True)
+    np.testing.assert_allclose(visual.run(None, {"image": pixels.numpy()})[0], expected, atol=1e-5)
+
+
+def test_a_layout_stays_an_export(immich, model, tmp_path):
+    assert verify_export(immich) == read_report(immich)
+    assert read_contract(immich).layout == "immich"
+    loaded = mobileclip.load(immich)
+    ids = Tokenizer(TOKENS)(["a cat", "a dog"])
+    with torch.no_grad():
+        expected = model.encode_text(ids, normalize=True)
+    torch.testing.assert_close(loaded.model.encode_text(ids, normalize=True), expected, atol=1e-5, rtol=0)
+    digests = {
+        tower.files_sha256.numpy().tobytes() for tower in (loaded.model.image_encoder, loaded.model.text_encoder)
+    }
+    assert len(digests) == 2, "each tower is known by its own files"
+    shutil.copytree(immich, tmp_path / "damaged")
+    (tmp_path / "damaged" / "textual" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer_config.json is not the file that was exported"):
+        verify_export(tmp_path / "damaged")
+
+
+@pytest.mark.slow
+def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_share(tmp_path):
+    folder = export_model(
+        seeing(CONVOLUTIONAL), ExportSpec(out=tmp_path / "out", layout="transformers.js", precision="int8")
+    )
+    assert sorted(path.name for path in (folder / "onnx").iterdir()) == [
+        "text_model_int8.onnx",
+        "vision_model_int8.onnx",
+    ]
+    assert verify_export(folder) == read_report(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "openvino"}, r"'transformers.js' is of ONNX files, not of 'openvino'; choose --target onnx"),
+        ({"preprocess": "uint8"}, r"a host that scales and normalises pixels"),
+        (
+            {"precision": "bfloat16"},
+            r"'transformers.js' has no precision bfloat16; choose --precision float32, float16",
+        ),
+        ({"layout": "immich", "features": (0,)}, r"Immich reads embeddings alone"),
+        ({"layout": "immic"}, r"immich"),
+    ],
+)
+def test_what_a_place_does_not_run_is_refused(options, message, tmp_path):
+    spec = ExportSpec(**{"out": tmp_path / "out", "layout": "transformers.js", **options})
+    with pytest.raises((ValueError, KeyError), match=message):
+        export_model(seeing(SHALLOW), spec)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transformers_js_takes_batches_of_any_size():
+    spec = fitted(ExportSpec(out="out", layout="transformers.js"))
+    assert spec.dynamic_batch
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """A folder with the package and the script that uses it."""
+    if NPM is None or shutil.which("node") is None:
+        pytest.skip("no Node.js on this machine: apt-get install npm")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text('{"private": true, "type": "module"}')
+    shutil.copy(__file__.replace("test_layouts.py", "transformers_js.mjs"), folder)
+    installed = run_npm(folder, "install", PACKAGE, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+    if installed.returncode:
+        pytest.skip("the npm registry cannot be reached")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8-weights", "q8")])
+def test_the_real_transformers_js_gives_the_same_first_five(node, model, precision, dtype, tmp_path):
+    folder = exported("transformers.js", tmp_path / "out", precision=precision)
+    samples, transform = bundled_samples(), ImageTransform(PIXELS)
+    pictures = [tmp_path / f"{name}.png" for name in samples.image_names]
+    for path, data in zip(pictures, samples.images, strict=True):
+        # Of the model's own size: nothing is resized, which hosts do in ways of their own.
+        Image.fromarray(transform.pixels(load_image(data))).save(path)
+    asked = {"folder": str(folder), "dtype": dtype, "pictures": [*map(str, pictures)], "texts": [*TEXTS]}
+    run = subprocess.run(
+        [shutil.which("node"), "transformers_js.mjs"],
+        cwd=node,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    given = json.load(io.StringIO(run.stdout))
+    ids = Tokenizer(TOKENS)(TEXTS)
+    assert given["ids"] == ids.tolist()
+    loaded = mobileclip.load(folder).model
+    pixels = torch.stack([transform(load_image(data)) for data in samples.images])
+    images, texts = loaded.encode_image(pixels, normalize=True), loaded.encode_text(ids, normalize=True)
+    torch.testing.assert_close(torch.tensor(given["texts"]), texts, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(given["images"]), images, atol=1e-4, rtol=0)
+    ours = (images @ texts.T).topk(5).indices
+    theirs = (torch.tensor(given["images"]) @ torch.tensor(given["texts"]).T).topk(5).indices
+    assert theirs.equal(ours)
