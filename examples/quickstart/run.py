@@ -16,6 +16,7 @@ from examples.quickstart.benchmarks import as_benchmarks
 from examples.quickstart.emoji import DrawnDataset, build_dataset, build_teachers
 from examples.quickstart.evaluate import Findings, evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.report import Results, print_results, write_report
+from examples.quickstart.search import index_held_out
 from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
 from examples.quickstart.students import MODEL, Student, seconds_per_step, train_students
 from mobileclip.evaluation import Benchmark
@@ -85,6 +86,7 @@ def run(spec: QuickstartSpec) -> Results:
         model = spec.output / "quickstart.safetensors"
         shutil.copyfile(trained, model)
         published = evaluate_as_published(mobileclip.load(model), benchmarks)
+        index = index_held_out(spec.output, [shard for split in dataset.tests for shard in split.shards], model)
     results = Results(
         scores={name: [dict(one.scores) for one in known[name]] for name in TITLES},
         titles={split.name: split.title for split in dataset.tests},
@@ -108,7 +110,8 @@ def run(spec: QuickstartSpec) -> Results:
     )
     _write(finished, to_json(results, indent=1))
     print_results(results)
-    say(f"The report, the pictures and the model are in {spec.output}.")
+    say(f"The report, the pictures and the model are in {spec.output}. Search the pictures that training never saw:")
+    say(f'  mobileclip search "a red heart" --index {index} --sheet found.png')
     return results
 
 

@@ -13,6 +13,7 @@ import mobileclip
 from examples.quickstart.__main__ import quickstart
 from examples.quickstart.run import run
 from examples.quickstart.spec import ROWS
+from mobileclip.collections import Collection
 from mobileclip.training import read_metrics
 from tests.examples.quickstart.drawings import write_packages
 
@@ -78,6 +79,14 @@ def test_the_model_classifies_through_the_public_api(finished):
     scores = clip.classify(spec.output / "example.png", ["red circle", "blue square"], template="an emoji of {}")
     assert sum(scores.values()) == pytest.approx(1)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in clip.model.modules())
+
+
+@pytest.mark.slow
+def test_the_pictures_that_training_never_saw_can_be_searched(finished):
+    spec, results = finished
+    collection = Collection.open(spec.output / "held_out.index")
+    assert len(collection) == sum(results.num_images[split] for split in results.titles)
+    assert len(collection.search("a red circle", k=3)) == 3
 
 
 @pytest.mark.slow
