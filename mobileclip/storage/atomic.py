@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 # A temporary file that nobody has touched for so long is left over, whatever machine it came from.
 LEFT_OVER_SECONDS = 24 * 3600.0
 
+_FILE_MODE = 0o666
 _PREFIX, _SUFFIX = ".mobileclip-", ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _swept: set[tuple[int, Path]] = set()
@@ -38,12 +40,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
         # Made here, so that a folder that cannot be written to is told from what goes wrong later.
-        with temporary.open("xb"):
-            pass
+        with temporary.open("xb") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
     except OSError as error:
         raise _named(error, path) from error
     try:
         yield temporary
+        # safetensors puts a file of its own under this name, which its owner alone could read.
+        temporary.chmod(mode)
         with temporary.open("r+b") as stream:
             os.fsync(stream.fileno())
         move_into_place(temporary, path)
@@ -81,8 +85,10 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _named(error, path) from error
     try:
         yield temporary
+        mode = stat.S_IMODE(temporary.stat().st_mode) & _FILE_MODE
         for folder, _, names in os.walk(temporary):
             for name in names:
+                Path(folder, name).chmod(mode)
                 with Path(folder, name).open("r+b") as stream:
                     os.fsync(stream.fileno())
             _synchronise(Path(folder))

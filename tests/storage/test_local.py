@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mobileclip import storage
 from mobileclip.storage import atomic, content
@@ -267,6 +270,20 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
             raise KeyError(path.write_bytes(b"y"))
         assert (tmp_path / "a.bin").read_bytes() == b"x"
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_others_may_read_what_a_library_would_keep_to_its_owner(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with storage.atomic_path(tmp_path / "file") as temporary:
+            save_file({"a": torch.zeros(2)}, temporary)
+        with storage.atomic_folder(tmp_path / "folder") as temporary:
+            save_file({"a": torch.zeros(2)}, temporary / "file")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "file", tmp_path / "folder" / "file"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 class TestAtomicFolder:
