@@ -14,8 +14,10 @@ from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.stores import card_of, cell_batches, load_store, store_of
 from examples.learning_efficiency.variants import VARIANTS
 from examples.quickstart.stored import StoredSamples
-from mobileclip.encoders import DualEncoder
+from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.training import train
+
+MODEL = "model.safetensors"
 
 
 def train_cell(spec: EfficiencySpec, cell: Cell, folder: Path) -> DualEncoder:
@@ -54,16 +56,17 @@ def train_student(spec: EfficiencySpec, cell: Cell, samples: StoredSamples, fold
 
 
 def measure_cell(spec: EfficiencySpec, cell: Cell, parts: Mapping[str, HeldOut], folder: Path) -> Result:
-    """Train a student and return how good it is.
+    """Train a student, write it into its folder, and return how good it is.
 
     Args:
         spec: the choices.
         cell: which training.
         parts: the held-out drawings.
-        folder: of its metrics and checkpoints.
+        folder: of its model, metrics and checkpoints.
     """
     started = time.monotonic()
     model = train_cell(spec, cell, folder)
+    save_model(model, folder / MODEL)
     return Result(
         study=spec.study,
         cell=cell,

@@ -8,12 +8,6 @@ from torch.nn import functional as F
 from mobileclip.export.targets import bounds
 from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
 
-with quiet():
-    import coremltools
-    from coremltools.converters.mil import Builder
-    from coremltools.converters.mil.mil import types
-
-TYPES = {torch.float32: types.fp32, torch.int32: types.int32}
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -23,8 +17,13 @@ def randn(*shape):
 
 def program(build, *inputs):
     """A program that takes the inputs as a and b; programs that come from files are in `test_coreml.py`."""
-    specs = [Builder.TensorSpec(shape=tuple(tensor.shape), dtype=TYPES[tensor.dtype]) for tensor in inputs]
-    take = (lambda a: build(a)) if len(inputs) == 1 else (lambda a, b: build(a, b))  # noqa: PLW0108  counted by their names
+    with quiet():  # seconds, which only who runs these pays
+        import coremltools
+        from coremltools.converters.mil import Builder
+        from coremltools.converters.mil.mil import types
+    kinds = {torch.float32: types.fp32, torch.int32: types.int32}
+    specs = [Builder.TensorSpec(shape=tuple(tensor.shape), dtype=kinds[tensor.dtype]) for tensor in inputs]
+    take = (lambda a: build(Builder, a)) if len(inputs) == 1 else (lambda a, b: build(Builder, a, b))
     made = Builder.program(input_specs=specs, opset_version=coremltools.target.iOS17)(take)
     return MilProgram(description=None, function=made.functions["main"])
 
@@ -46,39 +45,39 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
 @pytest.mark.parametrize(
     ("name", "build", "expected", "inputs"),
     [
-        ("add", lambda a, b: Builder.add(x=a, y=b), ROWS + MATRIX[:3], (ROWS, MATRIX[:3])),
-        ("add a number", lambda a: Builder.add(x=a, y=np.float32(0.5)), ROWS + 0.5, (ROWS,)),
-        ("sub", lambda a, b: Builder.sub(x=a, y=b), ROWS - MATRIX[:3], (ROWS, MATRIX[:3])),
-        ("mul", lambda a: Builder.mul(x=a, y=np.float32(3)), ROWS * 3, (ROWS,)),
-        ("real_div", lambda a, b: Builder.real_div(x=a, y=b), ROWS / MATRIX[:3], (ROWS, MATRIX[:3])),
-        ("maximum", lambda a: Builder.maximum(x=a, y=np.float32(0.1)), ROWS.clamp_min(0.1), (ROWS,)),
-        ("relu", lambda a: Builder.relu(x=a), ROWS.relu(), (ROWS,)),
-        ("sigmoid", lambda a: Builder.sigmoid(x=a), ROWS.sigmoid(), (ROWS,)),
-        ("gelu", lambda a: Builder.gelu(x=a, mode="EXACT"), F.gelu(ROWS), (ROWS,)),
-        ("softmax", lambda a: Builder.softmax(x=a, axis=0), ROWS.softmax(0), (ROWS,)),
-        ("identity", lambda a: Builder.identity(x=a), ROWS, (ROWS,)),
-        ("linear", lambda a: Builder.linear(x=a, weight=MATRIX.numpy()), ROWS @ MATRIX.T, (ROWS,)),
+        ("add", lambda mb, a, b: mb.add(x=a, y=b), ROWS + MATRIX[:3], (ROWS, MATRIX[:3])),
+        ("add a number", lambda mb, a: mb.add(x=a, y=np.float32(0.5)), ROWS + 0.5, (ROWS,)),
+        ("sub", lambda mb, a, b: mb.sub(x=a, y=b), ROWS - MATRIX[:3], (ROWS, MATRIX[:3])),
+        ("mul", lambda mb, a: mb.mul(x=a, y=np.float32(3)), ROWS * 3, (ROWS,)),
+        ("real_div", lambda mb, a, b: mb.real_div(x=a, y=b), ROWS / MATRIX[:3], (ROWS, MATRIX[:3])),
+        ("maximum", lambda mb, a: mb.maximum(x=a, y=np.float32(0.1)), ROWS.clamp_min(0.1), (ROWS,)),
+        ("relu", lambda mb, a: mb.relu(x=a), ROWS.relu(), (ROWS,)),
+        ("sigmoid", lambda mb, a: mb.sigmoid(x=a), ROWS.sigmoid(), (ROWS,)),
+        ("gelu", lambda mb, a: mb.gelu(x=a, mode="EXACT"), F.gelu(ROWS), (ROWS,)),
+        ("softmax", lambda mb, a: mb.softmax(x=a, axis=0), ROWS.softmax(0), (ROWS,)),
+        ("identity", lambda mb, a: mb.identity(x=a), ROWS, (ROWS,)),
+        ("linear", lambda mb, a: mb.linear(x=a, weight=MATRIX.numpy()), ROWS @ MATRIX.T, (ROWS,)),
         (
             "linear with a bias",
-            lambda a: Builder.linear(x=a, weight=MATRIX.numpy(), bias=SHIFT.numpy()),
+            lambda mb, a: mb.linear(x=a, weight=MATRIX.numpy(), bias=SHIFT.numpy()),
             ROWS @ MATRIX.T + SHIFT,
             (ROWS,),
         ),
         (
             "matmul",
-            lambda a, b: Builder.matmul(x=a, y=b, transpose_x=False, transpose_y=True),
+            lambda mb, a, b: mb.matmul(x=a, y=b, transpose_x=False, transpose_y=True),
             SQUARE @ SQUARE.flip(0).mT,
             (SQUARE, SQUARE.flip(0)),
         ),
         (
             "matmul of the first one's transpose",
-            lambda a, b: Builder.matmul(x=a, y=b, transpose_x=True, transpose_y=False),
+            lambda mb, a, b: mb.matmul(x=a, y=b, transpose_x=True, transpose_y=False),
             SQUARE.mT @ SQUARE.flip(0),
             (SQUARE, SQUARE.flip(0)),
         ),
         (
             "conv",
-            lambda a: Builder.conv(
+            lambda mb, a: mb.conv(
                 x=a,
                 weight=KERNEL.numpy(),
                 bias=BIAS.numpy(),
@@ -93,19 +92,19 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
         ),
         (
             "conv, padded alike on both sides",
-            lambda a: Builder.conv(x=a, weight=KERNEL.numpy(), pad_type="custom", pad=[1, 1, 2, 2], groups=2),
+            lambda mb, a: mb.conv(x=a, weight=KERNEL.numpy(), pad_type="custom", pad=[1, 1, 2, 2], groups=2),
             F.conv2d(IMAGE, KERNEL, padding=(1, 2), groups=2),
             (IMAGE,),
         ),
         (
             "conv without padding",
-            lambda a: Builder.conv(x=a, weight=KERNEL.numpy(), pad_type="valid", groups=2),
+            lambda mb, a: mb.conv(x=a, weight=KERNEL.numpy(), pad_type="valid", groups=2),
             F.conv2d(IMAGE, KERNEL, groups=2),
             (IMAGE,),
         ),
         (
             "layer_norm",
-            lambda a: Builder.layer_norm(
+            lambda mb, a: mb.layer_norm(
                 x=a, axes=[-1], gamma=MATRIX[0].numpy(), beta=MATRIX[1].numpy(), epsilon=np.float32(0.1)
             ),
             F.layer_norm(ROWS, (7,), MATRIX[0], MATRIX[1], 0.1),
@@ -113,24 +112,24 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
         ),
         (
             "reduce_mean",
-            lambda a: Builder.reduce_mean(x=a, axes=[2, 3], keep_dims=True),
+            lambda mb, a: mb.reduce_mean(x=a, axes=[2, 3], keep_dims=True),
             IMAGE.mean((2, 3), keepdim=True),
             (IMAGE,),
         ),
         (
             "reduce_l2_norm",
-            lambda a: Builder.reduce_l2_norm(x=a, axes=[-1], keep_dims=True),
+            lambda mb, a: mb.reduce_l2_norm(x=a, axes=[-1], keep_dims=True),
             ROWS.norm(dim=1, keepdim=True),
             (ROWS,),
         ),
-        ("transpose", lambda a: Builder.transpose(x=a, perm=[0, 2, 3, 1]), IMAGE.permute(0, 2, 3, 1), (IMAGE,)),
-        ("reshape", lambda a: Builder.reshape(x=a, shape=[2, -1, 10]), IMAGE.reshape(2, -1, 10), (IMAGE,)),
-        ("expand_dims", lambda a: Builder.expand_dims(x=a, axes=[0, 2]), ROWS[None, :, None], (ROWS,)),
-        ("tile", lambda a: Builder.tile(x=a, reps=[2, 1]), ROWS.repeat(2, 1), (ROWS,)),
-        ("concat", lambda a, b: Builder.concat(values=[a, b], axis=0), torch.cat([ROWS, MATRIX]), (ROWS, MATRIX)),
+        ("transpose", lambda mb, a: mb.transpose(x=a, perm=[0, 2, 3, 1]), IMAGE.permute(0, 2, 3, 1), (IMAGE,)),
+        ("reshape", lambda mb, a: mb.reshape(x=a, shape=[2, -1, 10]), IMAGE.reshape(2, -1, 10), (IMAGE,)),
+        ("expand_dims", lambda mb, a: mb.expand_dims(x=a, axes=[0, 2]), ROWS[None, :, None], (ROWS,)),
+        ("tile", lambda mb, a: mb.tile(x=a, reps=[2, 1]), ROWS.repeat(2, 1), (ROWS,)),
+        ("concat", lambda mb, a, b: mb.concat(values=[a, b], axis=0), torch.cat([ROWS, MATRIX]), (ROWS, MATRIX)),
         (
             "slice_by_index",
-            lambda a: Builder.slice_by_index(
+            lambda mb, a: mb.slice_by_index(
                 x=a,
                 begin=[0, 1, 2, 0],
                 end=[0, 3, 0, -1],
@@ -143,42 +142,42 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
         ),
         (
             "slice_by_index, plain",
-            lambda a: Builder.slice_by_index(x=a, begin=[1, 2], end=[3, 6]),
+            lambda mb, a: mb.slice_by_index(x=a, begin=[1, 2], end=[3, 6]),
             ROWS[1:3, 2:6],
             (ROWS,),
         ),
         (
             "gather",
-            lambda a: Builder.gather(x=a, indices=INDEX.numpy(), axis=1, **PLAIN),
+            lambda mb, a: mb.gather(x=a, indices=INDEX.numpy(), axis=1, **PLAIN),
             ROWS[:, INDEX.long()],
             (ROWS,),
         ),
         (
             "gather_along_axis",
-            lambda a: Builder.gather_along_axis(x=a, indices=INDEX.numpy(), axis=0, validate_indices=False),
+            lambda mb, a: mb.gather_along_axis(x=a, indices=INDEX.numpy(), axis=0, validate_indices=False),
             torch.gather(ROWS[:, :2], 0, INDEX.long()),
             (ROWS[:, :2],),
         ),
         (
             "greater_equal and select",
-            lambda a: Builder.select(cond=Builder.greater_equal(x=a, y=np.float32(0)), a=a, b=Builder.mul(x=a, y=a)),
+            lambda mb, a: mb.select(cond=mb.greater_equal(x=a, y=np.float32(0)), a=a, b=mb.mul(x=a, y=a)),
             torch.where(ROWS >= 0, ROWS, ROWS * ROWS),
             (ROWS,),
         ),
-        ("equal", lambda a, b: Builder.equal(x=a, y=b), TOKENS.flip(1) == TOKENS, (TOKENS, TOKENS.flip(1))),
-        ("shape", lambda a: Builder.shape(x=a), torch.tensor([3, 7], dtype=torch.int32), (ROWS,)),
+        ("equal", lambda mb, a, b: mb.equal(x=a, y=b), TOKENS.flip(1) == TOKENS, (TOKENS, TOKENS.flip(1))),
+        ("shape", lambda mb, a: mb.shape(x=a), torch.tensor([3, 7], dtype=torch.int32), (ROWS,)),
         (
             "numbers put together",
-            lambda a: Builder.concat(values=[np.int32(4), Builder.gather(x=a, indices=1, axis=0, **PLAIN)], axis=0),
+            lambda mb, a: mb.concat(values=[np.int32(4), mb.gather(x=a, indices=1, axis=0, **PLAIN)], axis=0),
             torch.tensor([4, 40000], dtype=torch.int32),
             (TOKENS[0],),
         ),
-        ("cast", lambda a: Builder.cast(x=a, dtype="int32"), ROWS.to(torch.int32), (ROWS,)),
+        ("cast", lambda mb, a: mb.cast(x=a, dtype="int32"), ROWS.to(torch.int32), (ROWS,)),
         (
             "constexpr_affine_dequantize",
-            lambda a: Builder.linear(
+            lambda mb, a: mb.linear(
                 x=a,
-                weight=Builder.constexpr_affine_dequantize(
+                weight=mb.constexpr_affine_dequantize(
                     quantized_data=np.arange(-17, 18, dtype=np.int8).reshape(5, 7),
                     zero_point=np.array([0, 1, -2, 0, 0], dtype=np.int8),
                     scale=np.array([0.5, 1, 2, 0.25, 3], dtype=np.float32),
@@ -194,8 +193,8 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
         ),
         (
             "quantize and dequantize",
-            lambda a: Builder.dequantize(
-                input=Builder.quantize(input=a, scale=np.float32(0.01), zero_point=np.int8(5), output_dtype="int8"),
+            lambda mb, a: mb.dequantize(
+                input=mb.quantize(input=a, scale=np.float32(0.01), zero_point=np.int8(5), output_dtype="int8"),
                 scale=np.float32(0.01),
                 zero_point=np.int8(5),
             ),
@@ -210,23 +209,23 @@ def test_operation(name, build, expected, inputs):
 
 
 def test_tokens_beyond_16_bits():
-    check(lambda a: Builder.reduce_argmax(x=a, axis=1, keep_dims=False), torch.tensor([1, 2]).int(), TOKENS)
+    check(lambda mb, a: mb.reduce_argmax(x=a, axis=1, keep_dims=False), torch.tensor([1, 2]).int(), TOKENS)
     table = np.arange(40_100, dtype=np.float32)
-    check(lambda a: Builder.gather(x=table, indices=a, axis=0, **PLAIN), TOKENS.float(), TOKENS)
+    check(lambda mb, a: mb.gather(x=table, indices=a, axis=0, **PLAIN), TOKENS.float(), TOKENS)
 
 
 def test_integers_are_divided_to_integers():
     numbers, divisor = torch.tensor([7, -7]).int(), torch.tensor([2, 2]).int()
-    check(lambda a, b: Builder.real_div(x=a, y=b), torch.tensor([3, -3]).int(), numbers, divisor)
+    check(lambda mb, a, b: mb.real_div(x=a, y=b), torch.tensor([3, -3]).int(), numbers, divisor)
 
 
 def test_half_precision_is_rounded_to_after_each_operation():
     """`(a * 3 + 1000) - 1000` loses what float16 cannot hold beside 1000, and overflows where it does."""
 
-    def build(a):
-        half = Builder.cast(x=a, dtype="fp16")
-        sum_ = Builder.add(x=Builder.mul(x=half, y=np.float16(3)), y=np.float16(1000))
-        return Builder.cast(x=Builder.sub(x=sum_, y=np.float16(1000)), dtype="fp32")
+    def build(mb, a):
+        half = mb.cast(x=a, dtype="fp16")
+        sum_ = mb.add(x=mb.mul(x=half, y=np.float16(3)), y=np.float16(1000))
+        return mb.cast(x=mb.sub(x=sum_, y=np.float16(1000)), dtype="fp32")
 
     values = torch.tensor([0.1, 0.37, 30_000.0])
     expected = ((values.half() * 3 + 1000) - 1000).float()
@@ -238,12 +237,12 @@ def test_half_precision_is_rounded_to_after_each_operation():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda a: Builder.erf(x=a), "the operation 'erf', which is not known here; run it on a Mac"),
-        (lambda a: Builder.gelu(x=a, mode="TANH_APPROXIMATION"), "a GELU of the form 'TANH_APPROXIMATION'"),
-        (lambda a: Builder.concat(values=[a, a], axis=1, interleave=True), "interleaves"),
-        (lambda a: Builder.slice_by_index(x=a, begin=[0, 0, 0, 0], end=[2, 4, 6, 5], stride=[1, 1, 2, 1]), "a form of"),
-        (lambda a: Builder.layer_norm(x=a, axes=[2, 3], epsilon=np.float32(0.1)), "a form of"),
-        (lambda a: Builder.conv(x=a, weight=KERNEL.numpy(), pad_type="same", groups=2), "pads by 'same'"),
+        (lambda mb, a: mb.erf(x=a), "the operation 'erf', which is not known here; run it on a Mac"),
+        (lambda mb, a: mb.gelu(x=a, mode="TANH_APPROXIMATION"), "a GELU of the form 'TANH_APPROXIMATION'"),
+        (lambda mb, a: mb.concat(values=[a, a], axis=1, interleave=True), "interleaves"),
+        (lambda mb, a: mb.slice_by_index(x=a, begin=[0, 0, 0, 0], end=[2, 4, 6, 5], stride=[1, 1, 2, 1]), "a form of"),
+        (lambda mb, a: mb.layer_norm(x=a, axes=[2, 3], epsilon=np.float32(0.1)), "a form of"),
+        (lambda mb, a: mb.conv(x=a, weight=KERNEL.numpy(), pad_type="same", groups=2), "pads by 'same'"),
     ],
 )
 def test_what_is_not_known_is_refused(build, message):
@@ -262,9 +261,9 @@ REPEATED = np.array([2**18, 2**14], np.int32)
 @pytest.mark.parametrize(
     ("build", "inputs"),
     [
-        (lambda a: Builder.tile(x=a, reps=REPEATED), (ROWS,)),
+        (lambda mb, a: mb.tile(x=a, reps=REPEATED), (ROWS,)),
         (
-            lambda a: Builder.conv(
+            lambda mb, a: mb.conv(
                 x=a,
                 weight=randn(4, 4, 1, 1).numpy(),
                 pad_type="custom",
@@ -283,13 +282,13 @@ def test_a_run_is_refused_before_it_takes_what_no_tower_does(build, inputs):
 def test_what_is_of_no_use_any_more_is_not_held(monkeypatch):
     monkeypatch.setattr(bounds, "MOST_HELD", 4 * ROWS.numel())
 
-    def after_each_other(a):
+    def after_each_other(mb, a):
         for _ in range(20):
-            a = Builder.relu(x=a)
+            a = mb.relu(x=a)
         return a
 
-    def all_together(a):
-        return Builder.concat(values=[Builder.relu(x=a) for _ in range(20)], axis=0)
+    def all_together(mb, a):
+        return mb.concat(values=[mb.relu(x=a) for _ in range(20)], axis=0)
 
     check(after_each_other, ROWS.relu(), ROWS)
     with pytest.raises(ValueError, match="numbers are held at relu"):
