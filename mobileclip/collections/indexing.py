@@ -32,6 +32,8 @@ from mobileclip.terminal import console
 
 # A process takes seconds to start, and is not worth it for fewer.
 _EACH = 64
+# What may be otherwise next time, although the file is as it was.
+_PASSING = frozenset(("unreadable", "out_of_memory"))
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
 
 
@@ -215,14 +217,18 @@ class _Update:
         )
         shown = console(shown=options.show_progress and bool(work))
         written = time.monotonic()
-        with Progress("indexing", total=total, unit="pictures", console=shown) as bar:
-            for one in encoded:
-                self._enter(one)
-                bar.advance()
-                is_late = time.monotonic() - written > options.segment_seconds
-                if len(self.pending) >= options.segment_rows or (is_late and self.pending):
-                    self._flush()
-                    written = time.monotonic()
+        try:
+            with Progress("indexing", total=total, unit="pictures", console=shown) as bar:
+                for one in encoded:
+                    self._enter(one)
+                    bar.advance()
+                    is_late = time.monotonic() - written > options.segment_seconds
+                    if len(self.pending) >= options.segment_rows or (is_late and self.pending):
+                        self._flush()
+                        written = time.monotonic()
+        except KeyboardInterrupt:
+            self._flush()
+            raise
         self._flush()
 
     def _pictures(self, work: Iterable[FoundFile]) -> Iterator[Picture[_Wanted]]:
@@ -270,6 +276,8 @@ class _Update:
             if read.reason == "missing_file":
                 return  # removed since it was found
             self.unreadable.append(read.message)
+            if read.reason in _PASSING:
+                return
             self.pending.append(
                 Row(
                     path=file.path,

@@ -1,5 +1,6 @@
 """A person's pictures: indexed, brought up to date, and searched."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,9 @@ import pytest
 
 import mobileclip
 from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, indexing, neighbours
+from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
+from mobileclip.inference import encoding
 from tests.collections.pictures import contents, draw, telling
 
 OPTIONS = IndexOptions(show_progress=False)
@@ -181,6 +184,51 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
     assert (report.num_encoded, report.num_unchanged) == (5 - len(held), len(held))
     assert len(contents(index)) == 5
     assert len(index.store.manifest.finished) == 1
+
+
+def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
+    entered = indexing._Update._enter
+
+    def enter(self, one):
+        entered(self, one)
+        if len(self.pending) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(indexing._Update, "_enter", enter)
+    with pytest.raises(KeyboardInterrupt):
+        add(index, photos)
+    assert len(contents(Collection.open(index.path))) == 4
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(index, photos, monkeypatch):
+    add(index, photos)
+    before = contents(index)
+    draw(photos / "new.png", 40)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="make room and run this again"):
+            add(index, photos)
+    assert contents(Collection.open(index.path)).keys() == before.keys()
+    assert add(index, photos).num_encoded == 1
+
+
+def test_what_may_be_readable_next_time_is_tried_again(index, photos, monkeypatch):
+    reader = encoding.read_image_file
+
+    def refused(source, limits, name):
+        if source.name == "2.png":
+            raise ImageError("unreadable", f"{name} cannot be read: Permission denied")
+        return reader(source, limits, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "read_image_file", refused)
+        assert len(add(index, photos).unreadable) == 1
+    report = add(index, photos)
+    assert (report.num_encoded, report.num_unchanged, report.unreadable) == (1, 5, ())
 
 
 def test_another_model_is_refused_by_name(index, photos, tmp_path, telling_file):

@@ -14,12 +14,14 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.manifest import read_manifest
 from tests.collections.pictures import contents, draw
 
+# Which form of a model is the fastest, and so the last digits, depends on the moment.
+OPTIONS = IndexOptions(precision="float32", show_progress=False)
 ROOT = Path(__file__).parents[2]
 JOB = """
 import sys
 from mobileclip.collections import Collection, IndexOptions
 print("ready", flush=True)
-options = IndexOptions(segment_rows=int(sys.argv[3]), batch_size=4, show_progress=False)
+options = IndexOptions(segment_rows=int(sys.argv[3]), batch_size=4, precision="float32", show_progress=False)
 Collection.open(sys.argv[1]).add(sys.argv[2], options=options)
 """
 
@@ -39,7 +41,7 @@ def num_rows(index):
 
 def assert_as_undisturbed(index, photos, checkpoint, tmp_path):
     whole = Collection.create(tmp_path / "whole", ModelSource(checkpoint=str(checkpoint)))
-    whole.add(photos, options=IndexOptions(show_progress=False))
+    whole.add(photos, options=OPTIONS)
     expected, found = contents(whole), contents(Collection.open(index))
     assert found.keys() == expected.keys()
     for name, vector in expected.items():
@@ -61,7 +63,7 @@ def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
     job.stdout.close()
     kept = num_rows(index)
     assert 24 <= kept < 120
-    report = Collection.open(index).add(photos, options=IndexOptions(show_progress=False))
+    report = Collection.open(index).add(photos, options=OPTIONS)
     assert (report.num_unchanged, report.num_encoded) == (kept, 120 - kept)
     assert_as_undisturbed(index, photos, telling_file, tmp_path)
 
@@ -95,5 +97,5 @@ def test_twenty_kills_and_changed_files_lose_and_double_nothing(tmp_path, tellin
         gone.unlink()
         if not (photos / "torn.png").exists():
             (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    Collection.open(index).add(photos, options=IndexOptions(show_progress=False))
+    Collection.open(index).add(photos, options=OPTIONS)
     assert_as_undisturbed(index, photos, telling_file, tmp_path)
