@@ -1,0 +1,184 @@
+"""What indexing photographs costs, beside its two parts and beside `mobileclip embed`, and how soon a search answers.
+
+Command:   python -m benchmarks.collection
+Hardware:  any CPU with nothing else to do; one core is measured
+Time:      ten minutes on one core, most of them for the graph of neighbours
+Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
+           of a search among random vectors, all compared and by the graph, and the graph's recall
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+
+import attrs
+import numpy as np
+import pyarrow as pa
+import torch
+from attrs import validators
+from PIL import Image
+
+from benchmarks.command_line import empty_table, main
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.quickening import quickened
+from mobileclip.collections.scanning import scan
+from mobileclip.collections.snapshot import Snapshot
+from mobileclip.data.images.reading import read_tower_image
+from mobileclip.encoders import save_model
+from mobileclip.encoders.checkpoints import resolve_spec
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
+from mobileclip.inference.loading import load_identified
+from mobileclip.terminal import print_table, say
+
+_QUALITY = 88
+_NOISE = 4.0
+
+
+@attrs.frozen(kw_only=True)
+class CollectionBenchSpec:
+    """What to measure.
+
+    Args:
+        model: whose architecture encodes; its weights are random, which takes the same time.
+        num_pictures: photographs, which are cut from those of the package.
+        width: of a photograph in pixels; it is three quarters as high.
+        num_vectors: that are searched.
+        num_centres: that the vectors lie around, as those of photographs do.
+        num_queries: searches that are timed.
+        seed: of all that is drawn.
+    """
+
+    model: str = "mobileclip_s0"
+    num_pictures: int = attrs.field(default=240, validator=validators.gt(1))
+    width: int = attrs.field(default=2048, validator=validators.ge(64))
+    num_vectors: int = attrs.field(default=100_000, validator=validators.gt(0))
+    num_centres: int = attrs.field(default=2000, validator=validators.gt(0))
+    num_queries: int = attrs.field(default=50, validator=validators.gt(0))
+    seed: int = 0
+
+
+def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
+    """Write JPEGs that are cut from photographs, enlarged, and given the grain of a camera."""
+    draw = np.random.default_rng(spec.seed)
+    sources = sorted(
+        str(path) for path in (files("mobileclip.export") / "pictures").iterdir() if path.name.endswith("jpg")
+    )
+    size = (spec.width, spec.width * 3 // 4)
+    paths = []
+    for number in range(spec.num_pictures):
+        with Image.open(sources[number % len(sources)]) as opened:
+            image = opened.convert("RGB")
+        side = int(min(image.size) * draw.uniform(0.6, 1.0))
+        left, top = (int(draw.integers(0, whole - side + 1)) for whole in image.size)
+        whole = image.resize(size, Image.Resampling.BICUBIC, (left, top, left + side, top + side * 3 // 4))
+        grain = draw.normal(0, _NOISE, (size[1], size[0], 1))
+        path = folder / f"{number:05d}.jpg"
+        pixels = (np.asarray(whole) + grain).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path, quality=_QUALITY)
+        paths.append(path)
+    return paths
+
+
+def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
+    """Return milliseconds of processor time that a photograph takes, by what is done with it."""
+    model = resolve_spec(spec.model)
+    (folder / "photos").mkdir()
+    checkpoint = folder / "model.safetensors"
+    torch.manual_seed(spec.seed)
+    save_model(model.build(), checkpoint)
+    paths = draw_photographs(folder / "photos", spec)
+    clip, identity = load_identified(None, checkpoint)
+    contents = [path.read_bytes() for path in paths]
+    pixels: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
+    found = scan([str(folder / "photos")])
+    options = IndexOptions(show_progress=False)
+    fast = quickened(clip, [*found.files.values()], len(paths), precision=options.precision, show_progress=False)
+    collection = Collection.create(folder / "index", ModelSource(checkpoint=str(checkpoint)))
+
+    def decode() -> None:
+        pixels.extend(
+            read_tower_image(data, clip.transform, reduced=True, name="a photograph").pixels for data in contents
+        )
+
+    def encode() -> None:
+        for start in range(0, len(pixels), options.batch_size):
+            fast.encode_pixels(torch.from_numpy(np.stack(pixels[start : start + options.batch_size])))
+
+    ways: dict[str, Callable[[], object]] = {
+        "decode": decode,
+        "encode": encode,
+        "index": lambda: collection.add_found(found, options),
+        "embed": lambda: embed_inputs(clip, identity, EmbeddingInputs(paths=tuple(paths))),
+    }
+    return {name: 1000 * _processor_seconds(way) / len(paths) for name, way in ways.items()}
+
+
+def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
+    """Return milliseconds of a search for ten pictures, the graph's recall, and the seconds that making it took."""
+    draw = np.random.default_rng(spec.seed)
+    dim = 512
+    centres = draw.normal(size=(spec.num_centres, dim)).astype(np.float32)
+    rows = centres[draw.integers(0, len(centres), spec.num_vectors)]
+    rows += draw.normal(size=rows.shape).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ids = np.arange(len(rows))
+    snapshot = Snapshot(table=pa.table({"id": ids}), vectors=rows.astype(np.float16), ids=ids, num_unreadable=0)
+    queries = rows[draw.integers(0, len(rows), spec.num_queries)] + 0.02 * draw.normal(size=(spec.num_queries, dim))
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    start = time.process_time()
+    renew_graph(folder, snapshot, show_progress=True)
+    results = {"seconds of making the graph": time.process_time() - start}
+    graph = open_graph(folder, snapshot)
+    exact, exact_ms = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
+    results["ms, all compared"] = exact_ms
+    if isinstance(graph, NeighbourGraph):
+        by_graph, graph_ms = _searched(lambda query: graph.nearest(query, 10)[0], queries)
+        hits = sum(len(set(one) & set(other)) for one, other in zip(exact, by_graph, strict=True))
+        results |= {"ms, by the graph": graph_ms, "recall of the graph": hits / sum(map(len, exact))}
+    return results
+
+
+def _searched(
+    search: Callable[
+        [np.ndarray[tuple[int, ...], np.dtype[np.float32]]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    ],
+    queries: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+) -> tuple[list[list[int]], float]:
+    """Return what each query finds, and the median of the milliseconds of processor time."""
+    found, seconds = [], []
+    for query in queries:
+        start = time.process_time()
+        found.append(search(query).tolist())
+        seconds.append(time.process_time() - start)
+    return found, 1000 * median(seconds)
+
+
+def _processor_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def run(spec: CollectionBenchSpec) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        costs = measure_indexing(Path(name), spec)
+        table = empty_table(("a photograph", "ms of processor time"), texts=("a photograph",))
+        for way, milliseconds in costs.items():
+            table.add_row(way, f"{milliseconds:.1f}")
+        print_table(table)
+        say(f"index over its parts: {costs['index'] / (costs['decode'] + costs['encode']):.2f}")
+        say(f"embed over index: {costs['embed'] / costs['index']:.2f}")
+        for what, value in measure_search(Path(name), spec).items():
+            say(f"{what}: {value:.3g}")
+
+
+if __name__ == "__main__":
+    main(CollectionBenchSpec, run, __doc__)

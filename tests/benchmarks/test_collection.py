@@ -1,0 +1,25 @@
+import pytest
+from PIL import Image
+
+from benchmarks.collection import CollectionBenchSpec, draw_photographs, measure_search
+from mobileclip.collections import neighbours
+
+
+def test_photographs_differ_and_have_their_size(tmp_path):
+    paths = draw_photographs(tmp_path, CollectionBenchSpec(num_pictures=3, width=128))
+    assert len({path.read_bytes() for path in paths}) == 3
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.size == (128, 96)
+
+
+def test_searches_are_timed_and_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 100)
+    found = measure_search(tmp_path, CollectionBenchSpec(num_vectors=500, num_centres=20, num_queries=5))
+    assert found["recall of the graph"] == pytest.approx(1, abs=0.1)
+    assert set(found) == {
+        "seconds of making the graph",
+        "ms, all compared",
+        "ms, by the graph",
+        "recall of the graph",
+    }
