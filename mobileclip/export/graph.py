@@ -83,7 +83,7 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Encode token ids, normalise the embeddings where asked.
+    """Encode token ids, ended where the layout's host cuts their end; normalise the embeddings where asked.
 
     Shape:
         `(batch, context_length)`, integers, to `(batch, embedding_dim)`, float32.
@@ -101,10 +101,20 @@ class TextGraph(nn.Module):
         keep_in_float32(self.encoder, fallback.layers)
         set_attention(self.encoder, fused_attention)
         self.unit_length = spec.normalize
+        self.end_id = cast("TextInput", input_of(encoder)).end_id if layouts.resolve(spec.layout).cuts_end else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings."""
+        if self.end_id is not None:
+            tokens = with_end(tokens, self.end_id)
         return _finished(self.encoder(tokens), unit_length=self.unit_length)
+
+
+def with_end(tokens: Tensor, end_id: int) -> Tensor:
+    """Return rows of ids with the end token last where a row has none."""
+    last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
+    has_end = (tokens == end_id).any(dim=1, keepdim=True)
+    return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
 
 
 def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:

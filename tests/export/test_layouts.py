@@ -16,13 +16,13 @@ import mobileclip
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.graph import with_end
 from mobileclip.export.layouts import fitted
 from mobileclip.reparam import reparameterize
 from tests.examples.web import NPM, run_npm
 from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, few_samples, seeing
 
-# Short enough for the small model: transformers.js cuts longer ones without their end token.
-TEXTS = ("a cat", "a dog", "a beach", "a boat", "a red cup", "a tree", "two birds")
+TEXTS = ("a cat", "a dog", "a beach", "a boat", "a red cup", "two birds", "a text of more words than the model reads")
 PACKAGE = "@huggingface/transformers@4.3.1"
 
 
@@ -128,6 +128,11 @@ def test_what_a_place_does_not_run_is_refused(options, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_cut_rows_are_ended():
+    rows = torch.tensor([[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 7], [9, 9, 9, 9]])
+    assert with_end(rows, 9).tolist() == [[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 9], [9, 9, 9, 9]]
+
+
 def test_transformers_js_takes_batches_of_any_size():
     spec = fitted(ExportSpec(out="out", layout="transformers.js"))
     assert spec.dynamic_batch
@@ -169,7 +174,8 @@ def test_the_real_transformers_js_gives_the_same_first_five(node, model, precisi
     assert run.returncode == 0, run.stderr[-2000:]
     given = json.load(io.StringIO(run.stdout))
     ids = Tokenizer(TOKENS)(TEXTS)
-    assert given["ids"] == ids.tolist()
+    assert [row[:-1] for row in given["ids"]] == ids[:, :-1].tolist()
+    assert given["ids"][-1] != ids[-1].tolist(), "transformers.js cuts the end token; the file puts it there"
     loaded = mobileclip.load(folder).model
     pixels = torch.stack([transform(load_image(data)) for data in samples.images])
     images, texts = loaded.encode_image(pixels, normalize=True), loaded.encode_text(ids, normalize=True)

@@ -49,6 +49,10 @@ class Layout(Protocol):
     def text_dtype(self) -> TextDtype | None:
         """What token ids come in as; None where the target says so."""
 
+    @property
+    def cuts_end(self) -> bool:
+        """Whether long texts are cut there without their end token, which the text file then puts behind them."""
+
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return how a model is exported for this place.
 

@@ -27,6 +27,7 @@ class ImmichLayout:
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
     tokenizer: str = "textual/tokenizer.json"
     text_dtype: TextDtype | None = "int32"
+    cuts_end: bool = False
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return what was asked for.

@@ -26,6 +26,7 @@ class PlainLayout:
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = None
+    cuts_end: bool = False
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return what was asked for."""

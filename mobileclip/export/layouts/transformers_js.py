@@ -42,6 +42,7 @@ class TransformersJsLayout:
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: _ENDINGS)
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = "int64"
+    cuts_end: bool = True
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return what was asked for, with batches of any size.
