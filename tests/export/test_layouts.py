@@ -1,9 +1,9 @@
 """Exports laid out for the places where people run CLIP: the names there, what lies beside, and the same embeddings."""
 
-import io
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,7 +19,8 @@ from mobileclip.export import ExportSpec, bundled_samples, export_model, read_co
 from mobileclip.export.graph import with_end
 from mobileclip.export.layouts import fitted
 from mobileclip.reparam import reparameterize
-from tests.examples.web import NPM, run_npm
+from tests.browser import CHROMIUM, open_page
+from tests.examples.web import NPM, OFFLINE, run_npm, served
 from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, few_samples, seeing
 
 TEXTS = ("a cat", "a dog", "a beach", "a boat", "a red cup", "two birds", "a text of more words than the model reads")
@@ -139,40 +140,60 @@ def test_transformers_js_takes_batches_of_any_size():
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    """A folder with the package and the script that uses it."""
-    if NPM is None or shutil.which("node") is None:
-        pytest.skip("no Node.js on this machine: apt-get install npm")
-    folder = tmp_path_factory.mktemp("node")
+def package(tmp_path_factory):
+    """A folder with transformers.js, and with what uses it in Node and in a page."""
+    if NPM is None:
+        pytest.skip("no npm on this machine: apt-get install npm")
+    folder = tmp_path_factory.mktemp("package")
     (folder / "package.json").write_text('{"private": true, "type": "module"}')
-    shutil.copy(__file__.replace("test_layouts.py", "transformers_js.mjs"), folder)
+    for name in ("transformers_js.mjs", "transformers_js.html"):
+        shutil.copy(Path(__file__).with_name(name), folder)
     installed = run_npm(folder, "install", PACKAGE, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
-    if installed.returncode:
+    if installed.returncode and any(word in installed.stderr for word in OFFLINE):
         pytest.skip("the npm registry cannot be reached")
+    assert installed.returncode == 0, installed.stderr
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8-weights", "q8")])
-def test_the_real_transformers_js_gives_the_same_first_five(node, model, precision, dtype, tmp_path):
-    folder = exported("transformers.js", tmp_path / "out", precision=precision)
-    samples, transform = bundled_samples(), ImageTransform(PIXELS)
-    pictures = [tmp_path / f"{name}.png" for name in samples.image_names]
-    for path, data in zip(pictures, samples.images, strict=True):
-        # Of the model's own size: nothing is resized, which hosts do in ways of their own.
-        Image.fromarray(transform.pixels(load_image(data))).save(path)
-    asked = {"folder": str(folder), "dtype": dtype, "pictures": [*map(str, pictures)], "texts": [*TEXTS]}
+def in_node(package, asked):
+    """What transformers.js gives in Node."""
+    script = 'import { encode } from "./transformers_js.mjs"; import { readFileSync } from "node:fs";'
+    script += 'process.stdout.write(JSON.stringify(await encode(JSON.parse(readFileSync(0, "utf8")))));'
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js on this machine: apt-get install nodejs")
+    asked = {**asked, "device": "cpu", "folder": str(package / asked["folder"])}
+    command = [node, "--input-type=module", "--eval", script]
     run = subprocess.run(
-        [shutil.which("node"), "transformers_js.mjs"],
-        cwd=node,
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        command, cwd=package, input=json.dumps(asked), capture_output=True, text=True, check=False, timeout=300
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    given = json.load(io.StringIO(run.stdout))
+    return json.loads(run.stdout)
+
+
+def in_chromium(package, asked):
+    """What transformers.js gives in a page, with WebAssembly."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with served(package) as address, open_page(f"{address}transformers_js.html", width=800) as page:
+        page.wait_for("Boolean(window.start)")
+        page.evaluate(f"start({json.dumps({**asked, 'device': 'wasm'})})")
+        given = page.wait_for("window.answer", seconds=300)
+    assert "error" not in given, given
+    return given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encode", [in_node, in_chromium])
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8-weights", "q8")])
+def test_the_real_transformers_js_gives_the_same_first_five(package, encode, precision, dtype):
+    folder = exported("transformers.js", package / f"{encode.__name__}_{dtype}", precision=precision)
+    samples, transform = bundled_samples(), ImageTransform(PIXELS)
+    pictures = [f"{name}.png" for name in samples.image_names]
+    for name, data in zip(pictures, samples.images, strict=True):
+        # Of the model's own size: nothing is resized, which hosts do in ways of their own.
+        Image.fromarray(transform.pixels(load_image(data))).save(package / name)
+    given = encode(package, {"folder": folder.name, "dtype": dtype, "pictures": pictures, "texts": [*TEXTS]})
     ids = Tokenizer(TOKENS)(TEXTS)
     assert [row[:-1] for row in given["ids"]] == ids[:, :-1].tolist()
     assert given["ids"][-1] != ids[-1].tolist(), "transformers.js cuts the end token; the file puts it there"
