@@ -26,7 +26,7 @@ from attrs import validators
 from benchmarks.command_line import empty_table, main
 from mobileclip.data.buckets import scratch_folder
 from mobileclip.data.joining.image_index import ImageIndex
-from mobileclip.data.joining.matching import Matches
+from mobileclip.data.joining.matching import Matches, read_matches
 from mobileclip.data.joining.placeholders import find_placeholders
 from mobileclip.data.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, write_records
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
@@ -103,10 +103,12 @@ def _steps(spec: JoiningBenchSpec, folder: Path) -> Iterator[Step]:
             progress=Progress("matching", total=None, console=None),
         )
         yield step("matched", matches.num_scratch_bytes)
-        num_matches = sum(len(found) for _, found in matches.by_source())
+        extents = matches.write(scratch / "matches")
+        num_matched_bytes = (scratch / "matches").stat().st_size
         matches.close()
+        num_matches = sum(len(read_matches(scratch / "matches", extent)) for extent in extents.values())
         assert num_matches == matches.counts.asked == matches.counts.used_keys, "each sample has an image of its own"
-        yield step("handed out shard by shard")
+        yield step("handed out shard by shard", num_matched_bytes)
         found = find_placeholders(index, 10, scratch)
         assert len(found) == 1, "one picture stands under a thousandth of the keys"
         yield step("placeholders")

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_at_least, require_file, require_folder
+from mobileclip.cli.checks import require_file, require_folder
 from mobileclip.cli.data import require_shards
+from mobileclip.cli.sharing import Shared, Sharing
 from mobileclip.storage import atomic_write, require_output
 from mobileclip.terminal import print_table, say
 
@@ -23,10 +24,8 @@ def score(
     *,
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
     vectors: bool = False,
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
-    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
-    tries: int = 3,
-    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
+    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    status: bool = False,
     quiet: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
@@ -43,29 +42,23 @@ def score(
         shards: reinforced tar files: paths, addresses or brace patterns.
         output: folder of the scores.
         vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
-        num_workers: processes that read.
-        shard_seconds: with one shard, after which a process of several counts as stuck.
-        tries: of a shard that fails; the others are done meanwhile.
-        pause_seconds: before the second try; further ones wait longer.
+        sharing: how the work is shared.
+        status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
         quiet: show no progress.
     """
     from mobileclip.data.curation import ScoreSpec, score_shards
-    from mobileclip.engines import Retries
+    from mobileclip.engines import read_status
 
-    require_at_least(1, num_workers=num_workers)
+    if status:
+        say(read_status(output))
+        return
+    engine = sharing.build()
     if not shards:
         raise ValueError("no SHARDS were given; expected reinforced tar files, such as 'DataCompDR-12M/{000..127}.tar'")
     for pattern in shards:
         require_shards(pattern, "a reinforced shard")
-    spec = ScoreSpec(
-        shards=shards,
-        output=output,
-        vectors=vectors,
-        num_workers=num_workers,
-        shard_seconds=shard_seconds,
-        retries=Retries(tries=tries, pause_seconds=pause_seconds),
-    )
-    report = score_shards(spec, show_progress=not quiet)
+    spec = ScoreSpec(shards=shards, output=output, vectors=vectors)
+    report = score_shards(spec, engine=engine, show_progress=not quiet)
     say(f"{report.num_samples:,} samples have scores in {output}")
     for reason, count in sorted(report.skipped.items()):
         say(f"  {count:,} left out: {reason}")

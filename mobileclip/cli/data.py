@@ -11,6 +11,7 @@ from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.models import Rows
+from mobileclip.cli.sharing import Shared, Sharing
 from mobileclip.data.sources import RowOptions
 from mobileclip.storage import atomic_write, check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
@@ -37,8 +38,8 @@ def join(
     keep_other: bool = False,
     min_share: Annotated[float, arg(metavar="FRACTION")] = 0.5,
     go_on: bool = False,
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
-    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    status: bool = False,
     quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -53,7 +54,8 @@ def join(
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
     The exit status is 1 if a shard could not be read, or if fewer samples were joined than --min-share; the join stops
-    after the first shard if no sample of it is joined.
+    after the first shard if no sample of it is joined. A shard that fails is tried again, then set aside, and listed in
+    set_aside.jsonl; run/ has the status and a line for every shard.
 
     Args:
         reinforced: reinforced shards: a path, an address or a brace pattern.
@@ -72,15 +74,18 @@ def join(
         keep_other: keep samples whose download was another picture, by its hash or its size; other.txt names them.
         min_share: of the samples that must be joined, from 0 to 1, for the exit status 0.
         go_on: join the other shards even if no sample of the first one is joined.
-        num_workers: number of processes; the result does not depend on it.
-        shard_seconds: of several processes, without a finished shard, after which the join ends: one may be stopped or
-            stuck.
+        sharing: how the work is shared.
+        status: print what the join in OUTPUT does now, how far it is and how long the rest takes, and stop.
         quiet: show no progress.
     """
     from mobileclip.data.joining.join import join_images
     from mobileclip.data.joining.spec import JoinSpec
+    from mobileclip.engines import read_status
 
-    require_at_least(1, num_workers=num_workers)
+    if status:
+        say(read_status(output))
+        return
+    engine = sharing.build()
     require_shards(reinforced, "reinforced shards")
     require_shards(images, "tar files with the images")
     if captions is not None and captions.endswith(".tar"):
@@ -104,10 +109,8 @@ def join(
         keep_other=keep_other,
         min_share=min_share,
         go_on=go_on,
-        num_workers=num_workers,
-        shard_seconds=shard_seconds,
     )
-    report = join_images(spec, show_progress=not quiet)
+    report = join_images(spec, engine=engine, show_progress=not quiet)
     say(report)
     if not report.is_good:
         sys.exit(1)
@@ -120,8 +123,7 @@ def urls(
     *,
     output: Annotated[str, arg(aliases=["-o"], metavar="TABLE")],
     rows: Rows = RowOptions(),  # noqa: B008  frozen
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
-    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    sharing: Shared = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -139,14 +141,13 @@ def urls(
             patterns.
         output: the table, whose name ends with .parquet, .csv or .jsonl.
         rows: which columns of tables hold what.
-        num_workers: processes that read.
-        shard_seconds: of several processes, without a finished shard, after which the work ends.
+        sharing: how the work is shared.
         overwrite: replace a table that is there.
         quiet: show no progress.
     """
     from mobileclip.data.joining.urls import SUFFIXES, write_urls
 
-    require_at_least(1, num_workers=num_workers)
+    engine = sharing.build()
     if not data:
         raise ValueError("no DATA were given; expected shards or tables, such as 'DataComp-12M/{000..127}.tar'")
     if not is_remote(output):
@@ -155,8 +156,7 @@ def urls(
         data if len(data) > 1 else data[0],
         output,
         rows=rows,
-        num_workers=num_workers,
-        shard_seconds=shard_seconds,
+        engine=engine,
         show_progress=not quiet,
     )
     say(report)
@@ -209,10 +209,8 @@ def count(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
+    sharing: Shared = Sharing(),  # noqa: B008  frozen
     again: bool = False,
-    tries: int = 3,
-    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
     quiet: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
@@ -226,22 +224,18 @@ def count(
 
     Args:
         shards: tar files: paths, addresses or brace patterns.
-        num_workers: processes that count.
+        sharing: how the work is shared.
         again: count all of them anew, where shards have changed.
-        tries: of a shard that breaks off or cannot be read; the others are counted meanwhile.
-        pause_seconds: before the second try; further ones wait longer.
         quiet: show no progress.
     """
     from mobileclip.data.viewing.counting import count_shards
-    from mobileclip.engines import Retries
 
-    require_at_least(1, num_workers=num_workers)
+    engine = sharing.build()
     if not shards:
         raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
     for pattern in shards:
         require_shards(pattern, "a tar shard")
-    retries = Retries(tries=tries, pause_seconds=pause_seconds)
-    counted = count_shards(shards, num_workers=num_workers, again=again, retries=retries, show_progress=not quiet)
+    counted = count_shards(shards, again=again, engine=engine, show_progress=not quiet)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
         say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")
@@ -256,8 +250,7 @@ def verify(
     samples: Annotated[int, arg(metavar="N")] = 32,
     num_shards: Annotated[int | None, arg(metavar="N")] = None,
     num_rows: Annotated[int | None, arg(metavar="N")] = None,
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1,
-    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0,
+    sharing: Shared = Sharing(),  # noqa: B008  frozen
     device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
     seed: int = 0,
     quiet: bool = False,
@@ -282,8 +275,7 @@ def verify(
         samples: how many samples to recompute; 0 loads no teacher.
         num_shards: how many shards to read; all of them by default.
         num_rows: how many samples of each shard to check; all of them by default.
-        num_workers: processes that read; the result does not depend on it.
-        shard_seconds: of several processes, without a finished shard, after which the work ends.
+        sharing: how the work is shared.
         device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: of the choice of samples.
         quiet: show no progress.
@@ -291,8 +283,9 @@ def verify(
     from mobileclip.hardware.devices import pick_device
     from mobileclip.reinforce import verify as verify_directory
 
+    engine = sharing.build()
     require_at_least(0, samples=samples)
-    require_at_least(1, num_shards=num_shards, num_rows=num_rows, num_workers=num_workers)
+    require_at_least(1, num_shards=num_shards, num_rows=num_rows)
     require_folder(directory, "a folder of reinforced shards")
     place = str(pick_device(device))
     found = verify_directory(
@@ -302,8 +295,7 @@ def verify(
         num_rows=num_rows,
         device=place,
         seed=seed,
-        num_workers=num_workers,
-        shard_seconds=shard_seconds,
+        engine=engine,
         show_progress=not quiet,
     )
     say(found)

@@ -1,4 +1,8 @@
-"""Processes that share work among them and end with the one that started them, however that one ends."""
+"""Processes that work ahead of whoever takes their results, in order, and end with the one that started them.
+
+For a stream whose results this process uses, such as pictures for a model. Work in units, whose results are files or
+counts, is for `mobileclip.engines`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-SHARD_SECONDS = 3600.0
-
 # How often this process looks whether something is finished; the time in which it was stopped itself is not counted.
 _LOOK_SECONDS = 1.0
 
@@ -35,7 +37,7 @@ class Mapper(Protocol):
         """Yield the results in the order of the items; `doing` says what is done with one, for errors."""
 
 
-def one_after_another(
+def _one_after_another(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     /,
@@ -47,18 +49,18 @@ def one_after_another(
 
 
 @contextmanager
-def workers(num_workers: int, *, shard_seconds: float = SHARD_SECONDS) -> Iterator[Mapper]:
+def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
     """Yield what shares calls among processes, or makes them here where one is enough.
 
     Args:
         num_workers: number of processes.
-        shard_seconds: without a result of any process, after which the work ends: one may be stopped or stuck.
+        seconds: without a result of any process, after which the work ends: one may be stopped or stuck.
 
     Raises:
         ValueError: if they take longer, or one is killed.
     """
     if num_workers == 1:
-        yield one_after_another
+        yield _one_after_another
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locked locks and open databases
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
@@ -68,11 +70,10 @@ def workers(num_workers: int, *, shard_seconds: float = SHARD_SECONDS) -> Iterat
             waiting = deque((item, pool.submit(function, item)) for item in islice(remaining, 2 * num_workers))
             while waiting:
                 item, first = waiting[0]
-                if not _is_done_in_time(first, [future for _, future in waiting], shard_seconds):
+                if not _is_done_in_time(first, [future for _, future in waiting], seconds):
                     raise ValueError(
-                        f"none of {num_workers} processes finished a shard in {shard_seconds:g} s while {doing} "
-                        f"{printable(item)}: one may be stopped or stuck. Finished shards are kept: see to what hangs, "
-                        "or give larger shards more shard_seconds, and run this again"
+                        f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
+                        f"{printable(item)}: one may be stopped or stuck. See to what hangs, and run this again"
                     )
                 waiting.popleft()
                 try:
@@ -80,7 +81,7 @@ def workers(num_workers: int, *, shard_seconds: float = SHARD_SECONDS) -> Iterat
                 except BrokenProcessPool:
                     raise ValueError(
                         f"a process ended abruptly while {doing} {printable(item)}, or one beside it: killed, often "
-                        "for too much memory. Finished shards are kept: run this again, with fewer processes"
+                        "for too much memory. Run this again, with fewer processes"
                     ) from None
                 yield result
                 waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))

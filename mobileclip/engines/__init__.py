@@ -4,24 +4,37 @@ What the work is, belongs to whoever has it done. A new way to spread work enter
 """
 
 from mobileclip.engines.base import Engine, default_num_threads
+from mobileclip.engines.in_order import InOrder
 from mobileclip.engines.inline import InlineEngine
 from mobileclip.engines.journal import RUN, Status, read_status
 from mobileclip.engines.lease import LEASE, Hold, Lease, held
 from mobileclip.engines.local import LocalEngine
 from mobileclip.engines.queue import Listener, Retries
 from mobileclip.engines.ray import RayEngine
-from mobileclip.engines.run import run_units
+from mobileclip.engines.run import Run
 from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside
-from mobileclip.engines.work import FatalError, FunctionWork, NamedUnit, OnProgress, Place, Work, Worker, reason_of
+from mobileclip.engines.work import (
+    NO_ROOM,
+    FatalError,
+    FunctionWork,
+    NamedUnit,
+    OnProgress,
+    Place,
+    Work,
+    Worker,
+    reason_of,
+)
 
 __all__ = [
     "LEASE",
+    "NO_ROOM",
     "RUN",
     "SET_ASIDE",
     "Engine",
     "FatalError",
     "FunctionWork",
     "Hold",
+    "InOrder",
     "InlineEngine",
     "Lease",
     "Listener",
@@ -31,6 +44,7 @@ __all__ = [
     "Place",
     "RayEngine",
     "Retries",
+    "Run",
     "SetAside",
     "Status",
     "Work",
@@ -40,5 +54,4 @@ __all__ = [
     "read_set_aside",
     "read_status",
     "reason_of",
-    "run_units",
 ]

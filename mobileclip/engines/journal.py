@@ -60,6 +60,7 @@ class Status:
 
     Args:
         state: `running`, `ended`, or why it ended.
+        doing: what is done with the units, where a run does several kinds of work, one after another.
         began: by the clock of its machine.
         written: when this was written, by the same clock.
         num_units: of the whole work.
@@ -83,12 +84,14 @@ class Status:
     units_per_hour: float
     seconds_left: float | None
     under_way: tuple[UnderWay, ...]
+    doing: str = ""
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
         num_done = self.num_done_before + self.num_done
+        state = f"{self.state} ({self.doing})" if self.doing else self.state
         lines = [
-            f"{self.state} at {self.written}, begun at {self.began}",
+            f"{state} at {self.written}, begun at {self.began}",
             f"{num_done:,} of {self.num_units:,} done, {self.num_done_before:,} of them by earlier runs",
             f"{self.num_set_aside:,} set aside, {self.num_failed:,} tries failed",
             f"{self.units_per_hour:,.1f} an hour{left}",
@@ -122,19 +125,29 @@ class Journal(Listener[UnitT, EntryT]):
         hold: that the run has of the output; without, it ends.
         num_units: of the whole work.
         num_done_before: that earlier runs had finished.
+        doing: what is done with them, see `Status`.
     """
 
     def __init__(
-        self, listener: Listener[UnitT, EntryT], output: str, hold: Hold, *, num_units: int, num_done_before: int
+        self,
+        listener: Listener[UnitT, EntryT],
+        output: str,
+        hold: Hold,
+        *,
+        num_units: int,
+        num_done_before: int,
+        doing: str = "",
     ) -> None:
         self._listener = listener
         self._output = output
         self._hold = hold
-        self._began = _now()
+        now = datetime.now(timezone.utc)
+        # A run that does several kinds of work begins several in a second.
+        self._log = f"{RUN}/log-{now:%Y-%m-%d-%H%M%S-%f}"
         self._status = Status(
             state="running",
-            began=self._began,
-            written=self._began,
+            began=_text(now),
+            written=_text(now),
             num_units=num_units,
             num_done_before=num_done_before,
             num_done=0,
@@ -143,6 +156,7 @@ class Journal(Listener[UnitT, EntryT]):
             units_per_hour=0.0,
             seconds_left=None,
             under_way=(),
+            doing=doing,
         )
         self._under_way: dict[str, tuple[str, float]] = {}
         self._times = deque([time.monotonic()], maxlen=_MOST_TIMES)
@@ -238,8 +252,8 @@ class Journal(Listener[UnitT, EntryT]):
 
     def _write_log(self) -> None:
         if not self._is_logged:
-            name = f"log-{self._began[:19].replace(' ', '-').replace(':', '')}-{self._num_files:04d}.txt"
-            storage.write_text(storage.join(self._output, f"{RUN}/{name}"), "".join(self._lines))
+            path = storage.join(self._output, f"{self._log}-{self._num_files:04d}.txt")
+            storage.write_text(path, "".join(self._lines))
             self._is_logged = True
 
     def _now(self, state: str) -> Status:
@@ -261,4 +275,8 @@ class Journal(Listener[UnitT, EntryT]):
 
 
 def _now() -> str:
-    return f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    return _text(datetime.now(timezone.utc))
+
+
+def _text(now: datetime) -> str:
+    return f"{now:%Y-%m-%d %H:%M:%S} UTC"

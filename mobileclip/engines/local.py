@@ -265,6 +265,7 @@ def _work(
 ) -> None:
     """Do unit after unit until the other end of the connection is closed, or its process is gone."""
     leave_to_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if place.device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
     sending = threading.Lock()
@@ -292,6 +293,14 @@ def _work(
             send("fatal", value=str(error))
         except Exception:  # noqa: BLE001 - whatever it was, the run must hear of it
             send("fatal", value=f"a worker failed:\n{traceback.format_exc()}")
+
+
+def _end_with_parent() -> None:
+    """End with the process that started this one, however that ends: nobody waits for the unit any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only started processes work"
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _beat(send: Callable[[str], None], seconds: float) -> None:

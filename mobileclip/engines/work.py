@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -13,6 +14,9 @@ from mobileclip.storage import without_secrets
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Numbers of the errors of a disk that takes no more: no other unit could be written either."""
 
 OnProgress = Callable[[int], None]
 """Called with the number of steps, samples for instance, that were done since the last call."""
@@ -104,10 +108,12 @@ def failure_of(unit: NamedUnit, error: Exception) -> str:
     """Return why a unit failed; what is not for people is logged with where it came from.
 
     Raises:
-        FatalError: if the error is one.
+        FatalError: if the error is one, or says that the disk takes no more.
     """
     if isinstance(error, FatalError):
         raise error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise FatalError(f"{reason_of(error)}; see to the disk and run this again: what is finished is kept") from error
     if not isinstance(error, (ValueError, OSError)):
         logger.warning("%s failed", unit.name, exc_info=error)
     return reason_of(error)

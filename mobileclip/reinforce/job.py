@@ -18,7 +18,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data import Unit, ViewAgreement, read_card, write_card
-from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, SetAside, held, run_units
+from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
 from mobileclip.reinforce.captioners import Captioner
@@ -115,9 +115,10 @@ def reinforce(
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
         num_done_before = len(units) - len(pending)
-        done, set_aside = _run(
+        run = Run(engine, spec.output, hold)
+        done = _do(
+            run,
             work,
-            engine,
             pending,
             manifest=manifest,
             hold=hold,
@@ -134,10 +135,10 @@ def reinforce(
             seconds=time.monotonic() - started,
             samples_per_second=done.num_samples / max(time.monotonic() - started, 1e-9),
             agreement=manifest[first].agreement if first in manifest else None,
-            set_aside=set_aside,
+            set_aside=run.set_aside,
         )
         if not report.num_samples:
-            why = f"; {set_aside[0].unit}: {set_aside[0].reason}" if set_aside else ""
+            why = "".join(f"; {aside.unit}: {aside.reason}" for aside in run.set_aside[:1])
             raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}{why}")
         _count(spec.output, report)
     return report
@@ -179,30 +180,29 @@ class _Done(Listener[Unit, ShardEntry]):
             self.progress.advance(steps, count=count, detail=f"{decimal(self.num_bytes)} written")
 
 
-def _run(
+def _do(
+    run: Run,
     work: ReinforcementWork,
-    engine: Engine,
     pending: Sequence[Unit],
     *,
     manifest: Manifest,
     hold: Hold,
     num_done_before: int,
     show_progress: bool,
-) -> tuple[_Done, tuple[SetAside, ...]]:
-    """Have the engine do what is pending, enter every shard as it is finished, and return what was set aside too."""
+) -> _Done:
+    """Have what is pending done, and enter every shard as it is finished."""
     counts = [unit.count() for unit in pending] if show_progress and len(pending) <= _MAX_COUNTED else [None]
     by_sample = None not in counts
     total = sum(count or 0 for count in counts) if by_sample else len(pending)
-    output = work.spec.output
     with Progress("reinforcing", total=total, console=console(shown=show_progress and bool(pending))) as progress:
         done = _Done(manifest=manifest, progress=progress, by_sample=by_sample, aloud=show_progress)
         try:
-            asides = run_units(engine, work, pending, done, output=output, hold=hold, num_done_before=num_done_before)
+            run.do(work, pending, done, num_done_before=num_done_before)
         finally:
             # Another driver may write there now.
             if hold.is_sure:
                 manifest.close()
-    return done, asides
+    return done
 
 
 def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:

@@ -14,7 +14,7 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
-from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.shards.files import CONNECTION_FAILED, RawSample, parse, read_shard
 from mobileclip.reinforce.manifest import ShardEntry
 
 # Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
@@ -78,6 +78,11 @@ class ShardTask:
     rows: tuple[int, ...] | None
     replayed: frozenset[int]
 
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return self.entry.shard
+
 
 @attrs.frozen(kw_only=True)
 class ShardFindings:
@@ -113,7 +118,11 @@ class ShardCheck:
     card: ReinforcementCard
 
     def __call__(self, task: ShardTask) -> ShardFindings:
-        """Return what is in the shard."""
+        """Return what is in the shard.
+
+        Raises:
+            ValueError: if its store could not be reached.
+        """
         shard, problems = task.entry.shard, Problems()
         keys: list[int] = []
         replayed: list[ReinforcedSample] = []
@@ -135,6 +144,8 @@ class ShardCheck:
             detail = f"{len(keys) - num_unusable} samples, the manifest says {task.entry.num_samples}"
             problems.add("wrong_count", shard, detail)
         for skip in unread:
+            if skip.reason == CONNECTION_FAILED:
+                raise ValueError(skip.detail)
             problems.add(skip.reason, shard, skip.detail)
         return ShardFindings(
             shard=shard,

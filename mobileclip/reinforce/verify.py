@@ -18,7 +18,7 @@ from mobileclip.data import ImageTextSample, ReinforcedSample, ShardSource, Skip
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.skips import attempt
-from mobileclip.data.workers import SHARD_SECONDS, workers
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
@@ -107,8 +107,7 @@ def verify(
     teachers: TeacherEnsemble | None = None,
     device: str = AUTO,
     seed: int = 0,
-    num_workers: int = 1,
-    shard_seconds: float = SHARD_SECONDS,
+    engine: Engine | None = None,
     show_progress: bool = True,
 ) -> Verification:
     """Read the samples of a reinforced directory, or some of them, and recompute a few.
@@ -126,12 +125,11 @@ def verify(
         teachers: who reinforced them; None for the ones that the card describes.
         device: where to recompute; `auto` for the best one there is.
         seed: of the choices.
-        num_workers: processes that read; the result does not depend on it.
-        shard_seconds: of several processes, without a finished shard, after which the work ends.
+        engine: who reads; None for this process. The result does not depend on it.
         show_progress: show a bar.
 
     Raises:
-        ValueError: if there is no card, or it cannot be read; or if a process is killed, stopped or stuck.
+        ValueError: if there is no card, or it cannot be read.
     """
     verifier = _Verifier(os.fspath(directory), num_samples, teachers, str(pick_device(device)))
     tasks = choose_tasks(
@@ -141,7 +139,7 @@ def verify(
         num_rows=num_rows,
         seed=seed,
     )
-    return verifier.run(tasks, num_workers=num_workers, shard_seconds=shard_seconds, show_progress=show_progress)
+    return verifier.run(tasks, engine or InlineEngine(device="cpu"), show_progress=show_progress)
 
 
 def choose_tasks(
@@ -196,26 +194,32 @@ class _Verifier:
         self.num_replayed = 0
         self.teachers = self._load(teachers, device) if num_samples else None
 
-    def run(
-        self, tasks: Sequence[ShardTask], *, num_workers: int, shard_seconds: float, show_progress: bool
-    ) -> Verification:
+    def run(self, tasks: Sequence[ShardTask], engine: Engine, *, show_progress: bool) -> Verification:
         num_read = num_checked = 0
+        numbers = {task.name: number for number, task in enumerate(tasks)}
         self._check_files()
         check = ShardCheck(directory=self.directory, card=self.card)
         total = sum(task.entry.num_samples for task in tasks)
         with (
-            workers(num_workers, shard_seconds=shard_seconds) as share,
             Buckets(_KEY, num_buckets_for(total, _KEY.itemsize)) as keys,
             Progress("verifying", total=total, console=console(shown=show_progress)) as progress,
         ):
-            for number, findings in enumerate(share(check, tasks, doing="verifying")):
-                num_read += findings.num_samples
-                num_checked += findings.num_checked
-                self._enter(findings)
-                records = np.empty(len(findings.keys), _KEY)
-                records["hash"], records["shard"] = findings.keys, number
+
+            def take(task: ShardTask, result: ShardFindings | SetAside) -> None:
+                nonlocal num_read, num_checked
+                progress.advance(task.entry.num_samples)
+                if isinstance(result, SetAside):
+                    self.found.add("unreadable_shard", task.name, result.reason)
+                    return
+                num_read += result.num_samples
+                num_checked += result.num_checked
+                self._enter(result)
+                records = np.empty(len(result.keys), _KEY)
+                records["hash"], records["shard"] = result.keys, numbers[task.name]
                 keys.add(records, leading_bits(records["hash"], keys.num_buckets))
-                progress.advance(tasks[number].entry.num_samples)
+
+            with InOrder[ShardTask, ShardFindings](tasks, take) as listener:
+                engine.run(FunctionWork(function=check), tasks, listener)
             self._check_duplicates(tasks, keys, check)
         return Verification(
             num_shards=len(tasks),

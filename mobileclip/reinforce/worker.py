@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -33,7 +32,7 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import attempt
-from mobileclip.engines import FatalError, OnProgress, Place, Work
+from mobileclip.engines import NO_ROOM, FatalError, OnProgress, Place, Work
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
@@ -48,7 +47,6 @@ _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**
 
 # Of a whole unit, and of a store that was away in its middle.
 _UNREAD = ("unreadable_shard", "connection_failed")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 STAGING = ".staging"
 SKIPPED = "skipped"
@@ -243,7 +241,7 @@ def _named_errors(target: str) -> Iterator[None]:
         raise ValueError(f"{target} could not be written: {error}") from error
     except OSError as error:
         what = f"{target} could not be written: {error.strerror or error}"
-        if error.errno in _NO_ROOM or isinstance(error, PermissionError):
+        if error.errno in NO_ROOM or isinstance(error, PermissionError):
             raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error
         raise ValueError(what) from error
 

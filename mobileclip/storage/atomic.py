@@ -39,22 +39,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        # Made here, so that a folder that cannot be written to is told from what goes wrong later.
-        with temporary.open("xb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-    except OSError as error:
-        raise _named(error, path) from error
-    try:
-        yield temporary
-        # safetensors puts a file of its own under this name, which its owner alone could read.
-        temporary.chmod(mode)
-        with temporary.open("r+b") as stream:
-            os.fsync(stream.fileno())
-        move_into_place(temporary, path)
-    except OSError as error:
-        if error.errno in _FULL and error.filename in (None, str(temporary)):
+        try:
+            # Made here, so that a folder that cannot be written to is told from what goes wrong later.
+            with temporary.open("xb") as stream:
+                mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+        except OSError as error:
             raise _named(error, path) from error
-        raise
+        try:
+            yield temporary
+            # safetensors puts a file of its own under this name, which its owner alone could read.
+            temporary.chmod(mode)
+            with temporary.open("r+b") as stream:
+                os.fsync(stream.fileno())
+            move_into_place(temporary, path)
+        except OSError as error:
+            if error.errno in _FULL and error.filename in (None, str(temporary)):
+                raise _named(error, path) from error
+            raise
     finally:
         with suppress(OSError):
             temporary.unlink()

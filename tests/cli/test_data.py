@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import write_shard
+from mobileclip.engines import read_set_aside
 from tests.cli.test_cli import run
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.storage.test_local import nobody
@@ -33,11 +34,15 @@ def test_join(capsys, shards):
     assert status == 0
     assert "joined      6 of 8 samples (75.0%)" in out
     assert "2  no image under their key" in out
-    assert "indexing images: 1/1" in err
+    assert "indexing: 3/3" in err
     assert "joining: 2/2" in err
     assert (shards[2] / "missing.txt").read_text() == "000004\t04.tar\tno_image\n000006\t04.tar\tno_image\n"
     status, again, err = run(capsys, "data", "join", *shards, "--by", "uid")
     assert (status, again, err) == (0, out, "")
+    status, out, _ = run(capsys, "data", "join", *shards, "--status")
+    assert status == 0
+    assert out.startswith("ended (joining) at 20")
+    assert "\n2 of 2 done, 1 of them by earlier runs\n0 set aside, 0 tries failed\n" in out
 
 
 def test_join_in_a_process_of_its_own(shards):
@@ -49,10 +54,14 @@ def test_join_in_a_process_of_its_own(shards):
 
 def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards):
     shards[0].with_name("04.tar").write_bytes(b"torn" * 400)
-    status, out, _ = run(capsys, "data", "join", *shards, "--by", "uid", "--quiet")
+    arguments = "data", "join", *shards, "--by", "uid", "--quiet", "--tries", "2", "--pause-seconds", "0"
+    status, out, _ = run(capsys, *arguments)
     assert status == 1
     assert "joined      4 of 4" in out
     assert "unfinished  1 reinforced shards" in out
+    (aside,) = read_set_aside(shards[2])
+    assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 2, "unreadable_shard")
+    assert run(capsys, "data", "join", *shards, "--status")[1].startswith("ended (joining) at 20")
 
 
 def joined(capsys, shards, *flags):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -67,6 +68,15 @@ def test_what_no_other_unit_would_change_ends_the_run(tmp_path):
 def test_it_does_also_where_it_comes_up_when_the_last_one_is_finished(engine, tmp_path):
     with pytest.raises(FatalError, match="the disk is full"):
         run(engine, tmp_path, "good-0", "full-0")
+
+
+def without_room(unit: Task) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", f"/data/{unit.name}")
+
+
+def test_a_full_disk_ends_the_run():
+    with pytest.raises(FatalError, match=r"No space left on device: '/data/one'; see to the disk and run this again"):
+        ENGINES["inline"].run(FunctionWork(function=without_room), tasks("one"), Noting())
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):

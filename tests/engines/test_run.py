@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
-from mobileclip.engines import InlineEngine, Retries, held, read_set_aside, read_status, run_units
+from mobileclip.engines import InlineEngine, Retries, Run, held, read_set_aside, read_status
 from mobileclip.engines import journal as journals
 from tests.engines.works import Counting, Noting, tasks
 
@@ -26,16 +26,9 @@ def run(output, folder, *names, listener=None, num_done_before=0):
     folder.mkdir(exist_ok=True)
     listener = listener or Noting()
     with held(output) as hold:
-        asides = run_units(
-            ENGINE,
-            Counting(folder=folder),
-            tasks(*names),
-            listener,
-            output=output,
-            hold=hold,
-            num_done_before=num_done_before,
-        )
-    return listener, asides
+        runs = Run(ENGINE, output, hold)
+        runs.do(Counting(folder=folder), tasks(*names), listener, num_done_before=num_done_before)
+    return listener, runs.set_aside
 
 
 def log_of(output) -> list[str]:
@@ -57,6 +50,17 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert sum("set aside after 3 tries: it is of no use, at s3://bucket/fails-0" in line for line in lines) == 1
     assert len(lines) == 5
     assert read_set_aside(output) == asides
+
+
+def test_a_run_of_several_kinds_of_work_has_one_list_and_a_log_of_each(output, tmp_path):
+    with held(output) as hold:
+        runs = Run(ENGINE, output, hold)
+        runs.refuse("lost", "there is no such file")
+        for doing, names in (("reading", ("fails-0", "good-0")), ("writing", ("good-1", "fails-1")), ("nothing", ())):
+            runs.do(Counting(folder=tmp_path), tasks(*names), Noting(), num_done_before=1, doing=doing)
+    assert [(one.unit, one.tries) for one in read_set_aside(output)] == [("lost", 1), ("fails-0", 3), ("fails-1", 3)]
+    assert str(read_status(output)).startswith("ended (writing) at 20")
+    assert {line.split("  ")[1] for line in log_of(output)} == {"fails-0", "good-0", "fails-1", "good-1"}
 
 
 def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from mobileclip.cli import main
-from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
-from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, reinforce, verify
+from mobileclip.data import LAYOUTS, AugmentationSpec, Skip, read_card, read_reinforced_samples, write_card, write_shard
+from mobileclip.data.shards.files import read_shard
+from mobileclip.engines import InlineEngine, LocalEngine, Retries
+from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, reinforce, shard_check, verify
 from mobileclip.reinforce.teachers import build_ensemble
 from mobileclip.reinforce.verify import choose_tasks
 from tests.data.made_samples import write_raw
@@ -180,7 +182,28 @@ def test_several_processes_find_the_same(directory):
     manifest.add(attrs.evolve(manifest["0.tar"], shard="2.tar"))
     one = check(directory, num_rows=3)
     assert len(one.counts) >= 2
-    assert check(directory, num_rows=3, num_workers=2) == one
+    assert check(directory, num_rows=3, engine=LocalEngine(num_workers=2, devices=("cpu",))) == one
+
+
+def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(directory, monkeypatch):
+    """And the rest is checked all the same."""
+    tries = []
+
+    def read(path, on_skip, limits):
+        if path.endswith("0.tar"):
+            tries.append(path)
+            on_skip(Skip(reason="connection_failed", key="", shard=path, detail="the store is away"))
+            return iter(())
+        return read_shard(path, on_skip, limits)
+
+    monkeypatch.setattr(shard_check, "read_shard", read)
+    engine = InlineEngine(device="cpu", retries=Retries(tries=2, pause_seconds=0.0))
+    found = verify(directory, num_samples=0, engine=engine, show_progress=False)
+    assert len(tries) == 2
+    assert [(one.kind, one.where, one.detail) for one in found.problems] == [
+        ("unreadable_shard", "0.tar", "the store is away")
+    ]
+    assert found.num_samples == 4
 
 
 def test_shards_in_folders(directory):

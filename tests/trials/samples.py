@@ -29,9 +29,11 @@ from mobileclip.data.joining.records import (
     records_path,
     write_records,
 )
+from mobileclip.data.joining.report import JoinReport
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.card import find_card
+from mobileclip.engines import InlineEngine, Retries
 from mobileclip.reinforce import verify
 from mobileclip.reinforce.manifest import Manifest
 from tests.data.made_samples import encoded, make_sample, write_raw
@@ -74,6 +76,12 @@ def reinforced(members: dict[str, bytes], folder: Path) -> Outcome:
     return usable(report, len(samples) == 2, False)
 
 
+def _join(spec: JoinSpec) -> JoinReport:
+    """Join; what fails is tried again at once."""
+    engine = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
+    return join_images(spec, engine=engine, show_progress=False)
+
+
 def keyed(name: bytes, right: bool, folder: Path) -> Outcome:
     """A key goes through a shard and a join, and becomes no path and no row."""
     (folder / "in").mkdir()
@@ -83,9 +91,7 @@ def keyed(name: bytes, right: bool, folder: Path) -> Outcome:
     report = SkipReport(log=False)
     samples = list(read_samples(path, report))
     assert samples[0].key == "good"
-    joined = join_images(
-        JoinSpec(reinforced=str(path), images=str(path), output=str(folder / "out")), show_progress=False
-    )
+    joined = _join(JoinSpec(reinforced=str(path), images=str(path), output=str(folder / "out")))
     rows = (folder / "out" / "missing.txt").read_text(encoding="utf-8").splitlines()
     assert len(rows) == joined.samples - joined.joined
     assert all(row.count("\t") == 2 for row in rows)
@@ -143,13 +149,13 @@ def indexed(content: bytes, folder: Path) -> Outcome:
     """A join whose index is whatever file, and one in whose index every file is that."""
     path = write_raw(folder / "a.tar", {"good": PLAIN})
     spec = JoinSpec(reinforced=path, images=path, output=str(folder / "out"))
-    join_images(spec, show_progress=False)
+    _join(spec)
     for file in (folder / "out" / "index").rglob("*.*"):
         file.write_bytes(content)
     (folder / "out" / "a.tar").unlink()
-    assert join_images(spec, show_progress=False).joined == 1
+    assert _join(spec).joined == 1
     (folder / "index").write_bytes(content)
-    join_images(attrs.evolve(spec, index=str(folder / "index")), show_progress=False)
+    _join(attrs.evolve(spec, index=str(folder / "index")))
     return "accepted"
 
 
@@ -158,7 +164,7 @@ def forged_index(change: Callable[[AboutShard, Records], AboutShard | None], fol
     path = write_raw(folder / "a.tar", {"good": {"txt": b"a photo"}})
     images = write_raw(folder / "b.tar", {"good": PLAIN})
     spec = JoinSpec(reinforced=path, images=images, output=str(folder / "out"))
-    join_images(spec, show_progress=False)
+    _join(spec)
     (folder / "out" / "a.tar").unlink()
     index = folder / "out" / "index"
     about = read_about(index, PLACES, "key", images)
@@ -170,7 +176,7 @@ def forged_index(change: Callable[[AboutShard, Records], AboutShard | None], fol
     written = records_path(index, PLACES, about.by, about.shard)
     if written != target:
         written.replace(target)
-    join_images(spec, show_progress=False)
+    _join(spec)
     return "accepted"
 
 

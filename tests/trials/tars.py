@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, ShardSource, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.joining.image_scan import ImageScan, NameScan, ScanTask
+from mobileclip.data.joining.image_scan import ImageScan, NameScan
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.viewing.inspection import inspect_sample
 from tests.data.made_samples import encoded
@@ -71,8 +71,8 @@ def walked(folder: Path, data: bytes, *, keys: tuple[str, ...] = (), whole: bool
     for unit in ShardSource(shards=path, sample_limits=SMALL).units():
         unit.count()
         assert [one.key for one in unit.read(SkipReport(log=False))] == list(dict.fromkeys(found))
-    ImageScan(folder=folder / "index", by="key", hashed=True, limits=SMALL)(ScanTask(str(path), "x"))
-    NameScan(folder=folder / "index", by="url", limits=SMALL)(ScanTask(str(path), "x"))
+    ImageScan(folder=folder / "index", by="key", hashed=True, limits=SMALL)(str(path), "x")
+    NameScan(folder=folder / "index", by="url", limits=SMALL)(str(path), "x")
     with contextlib.suppress(ValueError):
         assert count_samples(path, SMALL) >= len(found)
     if report.counts:
@@ -275,7 +275,7 @@ def sparse_on_disk(folder: Path) -> Outcome:
         stream.truncate(61 * 2**30)
     assert count_samples(path) == 2
     scan = ImageScan(folder=folder / "index", by="key", hashed=True, limits=SAMPLE_LIMITS)
-    assert scan(ScanTask(str(path), "x")).num_records == 1
+    assert scan(str(path), "x").num_records == 1
     return "accepted"
 
 

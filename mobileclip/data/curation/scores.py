@@ -14,7 +14,6 @@ from zipfile import BadZipFile
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.curation.similarity import columns_of, image_vector, similarities
@@ -24,8 +23,7 @@ from mobileclip.data.samples.uids import PAIR, Uids, uid_of
 from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import Skip
-from mobileclip.data.workers import SHARD_SECONDS
-from mobileclip.engines import FunctionWork, Listener, LocalEngine, Retries, SetAside, held, run_units
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
@@ -52,18 +50,12 @@ class ScoreSpec:
         output: local folder.
         vectors: keep a vector of every image as well, in float16, which near duplicates are found by: twice as many
             bytes a sample as the teachers' embeddings have numbers.
-        num_workers: processes that read.
-        shard_seconds: with one shard, after which a process of several counts as stuck.
-        retries: how often a shard that fails is tried.
         sample_limits: of what is read of a sample.
     """
 
     shards: Shards
     output: Path
     vectors: bool = False
-    num_workers: int = attrs.field(default=1, validator=validators.ge(1))
-    shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
-    retries: Retries = attrs.field(factory=Retries)
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
 
@@ -199,17 +191,19 @@ class Scores:
         return Scores(folder=folder, teachers=teachers, shards=found)
 
 
-def score_shards(spec: ScoreSpec, *, show_progress: bool = True) -> ScoreReport:
+def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
     """Score every sample; a shard that has scores already is not read again.
 
     One that fails is tried again, and set aside when it fails too often, as units of an engine are.
 
     Args:
         spec: the choices.
+        engine: who does the work; None for this process.
         show_progress: show a bar with the speed and the time left.
 
     Raises:
-        ValueError: if there are no shards, or the folder has scores of other teachers.
+        ValueError: if there are no shards, another job works in the folder, or it
+            has scores of other teachers.
         OSError: if the scores cannot be written.
     """
     names = expand_shards(spec.shards)
@@ -220,26 +214,15 @@ def score_shards(spec: ScoreSpec, *, show_progress: bool = True) -> ScoreReport:
     _claim(spec.output, teachers, places)
     scored = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
     units = [_Unit(name=name, shard=shard) for name, shard in places.items() if not _has_scores(spec, name)]
-    engine = LocalEngine(
-        num_workers=spec.num_workers, devices=("cpu",), progress_seconds=spec.shard_seconds, retries=spec.retries
-    )
     num_done = len(places) - len(units)
     screen = console() if show_progress and units else None
     with (
         held(str(spec.output)) as hold,
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
-        listener = _Scored(progress=progress)
-        asides = run_units(
-            engine,
-            FunctionWork(function=scored),
-            units,
-            listener,
-            output=str(spec.output),
-            hold=hold,
-            num_done_before=num_done,
-        )
-    failed = tuple((places[aside.unit], aside.reason) for aside in asides)
+        listener, run = _Scored(progress=progress), Run(engine or InlineEngine(device="cpu"), str(spec.output), hold)
+        run.do(FunctionWork(function=scored), units, listener, num_done_before=num_done)
+    failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
     return ScoreReport(num_samples=num_samples, skipped=dict(listener.skipped), failed=failed)
 

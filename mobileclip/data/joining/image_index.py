@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.joining.image_scan import ImageScan, NameScan, ScanTask, image_name
-from mobileclip.data.joining.records import NAMES, PLACES, AboutShard, read_about, read_records
+from mobileclip.data.joining.image_scan import ImageScan, NameScan, ScanUnit, image_name, scan_shard
+from mobileclip.data.joining.records import NAMES, PLACES, AboutShard, read_records
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.sources.shards import listed_fingerprints
-from mobileclip.data.workers import Mapper, one_after_another
+from mobileclip.engines import FunctionWork, Listener, Run, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -119,83 +119,86 @@ def digest_of(value: Any) -> str:
 
 
 def build_image_index(
-    folder: str | os.PathLike[str],
-    shards: Sequence[str],
+    run: Run,
+    folder: Path,
+    images: Sequence[str],
+    reinforced: Mapping[str, str],
     *,
     by: str = "key",
     hashed: bool = True,
-    share: Mapper = one_after_another,
     show_progress: bool = False,
     limits: SampleLimits = SAMPLE_LIMITS,
-) -> ImageIndex:
-    """Return the index of the images in shards, reading what an earlier run has not.
+) -> tuple[ImageIndex, dict[str, AboutShard]]:
+    """Return the index of images, and what is known of samples' names, reading what no earlier run has read.
 
     Args:
+        run: in which the shards are read.
         folder: of the index, on this machine; made where it is missing.
-        shards: paths or addresses of uncompressed tar files.
+        images: paths or addresses of uncompressed tar files.
+        reinforced: fingerprints of the reinforced shards that are there, by path or address.
         by: `key`, or a field of the samples' JSON that is the key instead, such as `uid` or `url`.
         hashed: whether to read and hash the images too, which finds placeholders, and not the headers alone.
-        share: reads several shards at once, or one after another.
         show_progress: show a bar with the speed and the time left.
         limits: of what is read of a sample.
+
+    Returns:
+        The index, and what is known of every reinforced shard, by its path.
 
     Raises:
-        ValueError: if none of the shards can be read.
+        ValueError: if none of the images can be read.
         OSError: if the folder cannot be written.
     """
-    places = Path(folder)
     # One that is not there has been found out once for all.
-    fingerprints = dict.fromkeys(shards, _MISSING) | listed_fingerprints(shards)
-    known = {
-        shard: about
-        for shard in fingerprints
-        if (about := read_about(places, PLACES, by, shard)) is not None
-        and about.fingerprint == fingerprints[shard]
-        and (about.hashed or not hashed)
-    }
-    scan = ImageScan(folder=places, by=by, limits=limits, hashed=hashed)
-    pending = [ScanTask(*one) for one in fingerprints.items() if one[0] not in known]
+    fingerprints = dict.fromkeys(images, _MISSING) | listed_fingerprints(images)
+    scans = (
+        (ImageScan(folder=folder, by=by, limits=limits, hashed=hashed), "image", fingerprints),
+        (NameScan(folder=folder, by=by, limits=limits), "reinforced", reinforced),
+    )
+    units = [
+        ScanUnit(
+            name=f"{side} shard {number}, {storage.printable(storage.without_secrets(shard))}",
+            shard=shard,
+            fingerprint=fingerprint,
+            scan=scan,
+        )
+        for scan, side, shards in scans
+        for number, (shard, fingerprint) in enumerate(shards.items())
+    ]
+    known = {unit.name: about for unit in units if (about := unit.scan.known(unit.shard, unit.fingerprint)) is not None}
+    pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
-    with Progress("indexing images", total=len(fingerprints), done=len(known), unit="keys", console=screen) as bar:
-        for about in share(scan, pending, doing="indexing the images of"):
-            known[about.shard] = about
-            bar.advance(count=about.num_records)
-    index = ImageIndex(folder=places, by=by, shards=tuple(known[shard] for shard in fingerprints), limits=limits)
+    with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
+        run.do(
+            FunctionWork(function=scan_shard),
+            pending,
+            _Scanned(known=known, bar=bar),
+            num_done_before=len(known),
+            doing="indexing",
+        )
+    every = [known[unit.name] for unit in units]
+    index = ImageIndex(folder=folder, by=by, shards=tuple(every[: len(fingerprints)]), limits=limits)
     _check_images(index)
-    return index
+    return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))
 
 
-def sample_names(
-    folder: Path,
-    sources: Mapping[str, str],
-    *,
-    by: str,
-    share: Mapper = one_after_another,
-    show_progress: bool = False,
-    limits: SampleLimits = SAMPLE_LIMITS,
-) -> dict[str, AboutShard]:
-    """Return, by shard, what is known of the names of reinforced samples, reading what an earlier run has not.
+@attrs.define(kw_only=True, eq=False)
+class _Scanned(Listener[ScanUnit, AboutShard]):
+    """Keeps what is known of shards, by the names of their units.
 
     Args:
-        folder: of the index.
-        sources: fingerprints by shard.
-        by: what samples are called by.
-        share: reads several shards at once, or one after another.
-        show_progress: show a bar with the speed and the time left.
-        limits: of what is read of a sample.
+        known: what is known.
+        bar: what is shown.
     """
-    known = {
-        shard: about
-        for shard, fingerprint in sources.items()
-        if (about := read_about(folder, NAMES, by, shard)) is not None and about.fingerprint == fingerprint
-    }
-    pending = [ScanTask(*one) for one in sources.items() if one[0] not in known]
-    screen = console(shown=show_progress and bool(pending))
-    with Progress("reading keys", total=len(sources), done=len(known), unit="keys", console=screen) as bar:
-        for about in share(NameScan(folder=folder, by=by, limits=limits), pending, doing="reading the keys of"):
-            known[about.shard] = about
-            bar.advance(count=about.num_records)
-    return known
+
+    known: dict[str, AboutShard]
+    bar: Progress
+
+    def finished(self, unit: ScanUnit, entry: AboutShard) -> None:
+        self.known[unit.name] = entry
+        self.bar.advance(count=entry.num_records)
+
+    def gave_up(self, unit: ScanUnit, aside: SetAside) -> None:
+        self.finished(unit, unit.scan.left(unit.shard, aside.reason))
 
 
 def read_names(folder: Path, about: AboutShard) -> Records:

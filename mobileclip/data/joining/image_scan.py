@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import attrs
 import numpy as np
@@ -14,7 +15,15 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, name_hash, write_records
+from mobileclip.data.joining.records import (
+    KINDS,
+    NAMES,
+    PLACES,
+    AboutShard,
+    name_hash,
+    read_about,
+    write_records,
+)
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.tar import (
@@ -45,24 +54,8 @@ class _Sample:
     metadata: bytes | None = None
 
 
-@attrs.frozen
-class ScanTask:
-    """A shard to be read; messages call it by its path.
-
-    Args:
-        shard: path or address.
-        fingerprint: of it.
-    """
-
-    shard: str
-    fingerprint: str
-
-    def __str__(self) -> str:
-        return self.shard
-
-
 @attrs.frozen(kw_only=True)
-class ShardScan:
+class ShardScan(ABC):
     """Reads what a join needs to know of a shard, in whatever process, and keeps it in the index.
 
     Args:
@@ -71,9 +64,86 @@ class ShardScan:
         limits: of what is read; members beyond them are passed over.
     """
 
+    kind: ClassVar[str]
+
     folder: Path
     by: str
     limits: SampleLimits
+
+    @abstractmethod
+    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
+        """Read a shard, to a break if there is one, and return what is known of it.
+
+        Args:
+            shard: path or address.
+            fingerprint: of it.
+
+        Raises:
+            ValueError: if it is there and could not be read; what was read is kept.
+        """
+
+    def known(self, shard: str, fingerprint: str) -> AboutShard | None:
+        """Return what an earlier run has found out about a shard, None where it has not.
+
+        Args:
+            shard: path or address.
+            fingerprint: of it.
+        """
+        about = read_about(self.folder, self.kind, self.by, shard)
+        return about if about is not None and about.fingerprint == fingerprint else None
+
+    def left(self, shard: str, reason: str) -> AboutShard:
+        """Return what is known of a shard that could not be read: what came before the break of the last try.
+
+        Args:
+            shard: path or address.
+            reason: why the last try failed.
+        """
+        about = read_about(self.folder, self.kind, self.by, shard)
+        if about is not None and about.problem == reason:
+            return about
+        # The process that read it was lost.
+        about = AboutShard(shard=shard, by=self.by, fingerprint="", problem=reason)
+        return write_records(self.folder, self.kind, about, np.empty(0, KINDS[self.kind]))
+
+    def _keep(self, about: AboutShard, rows: Sequence[tuple[int, ...]], error: Exception | None) -> AboutShard:
+        """Write what was read, and raise what another time may not.
+
+        One whose bytes are broken, or that is not there, is known to be so; one that is there but could not be read is
+        tried again, by every run.
+        """
+        may_pass = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, tarfile.TarError))
+        about = attrs.evolve(
+            about,
+            fingerprint="" if may_pass else about.fingerprint,
+            problem=None if error is None else _problem(error),
+        )
+        about = write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
+        if may_pass:
+            raise ValueError(about.problem) from error
+        return about
+
+
+@attrs.frozen(kw_only=True)
+class ScanUnit:
+    """A shard to be read.
+
+    Args:
+        name: of the unit.
+        shard: path or address.
+        fingerprint: of it.
+        scan: what is read of it.
+    """
+
+    name: str
+    shard: str
+    fingerprint: str
+    scan: ShardScan
+
+
+def scan_shard(unit: ScanUnit) -> AboutShard:
+    """Read a shard, see `ShardScan`."""
+    return unit.scan(unit.shard, unit.fingerprint)
 
 
 @attrs.frozen(kw_only=True)
@@ -84,14 +154,21 @@ class ImageScan(ShardScan):
         hashed: whether to read and hash the images, and not the headers alone.
     """
 
+    kind = PLACES
+
     hashed: bool
 
-    def __call__(self, task: ScanTask) -> AboutShard:
-        """Read a shard, to a break if there is one, and return what is known of it."""
+    def known(self, shard: str, fingerprint: str) -> AboutShard | None:
+        """Return what an earlier run has found out about a shard, where it hashed its images if that is asked for."""
+        about = super().known(shard, fingerprint)
+        return about if about is not None and (about.hashed or not self.hashed) else None
+
+    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
+        """Read a shard, see `ShardScan`."""
         rows: list[tuple[int, ...]] = []
-        num_without, problem, may_pass = 0, None, False
+        num_without, broken = 0, None
         try:
-            with storage.open_read(task.shard) as stream:
+            with storage.open_read(shard) as stream:
                 for sample in _samples(stream, by=self.by, hashed=self.hashed, limits=self.limits):
                     extension = next((one for one in IMAGE_EXTENSIONS if one in sample.images), None)
                     if extension is None:
@@ -101,41 +178,35 @@ class ImageScan(ShardScan):
                     if name is not None:
                         rows.append(_place(name, sample, extension))
         except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
-            problem = _problem(error)
-            may_pass = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, tarfile.TarError))
+            broken = error
         about = AboutShard(
-            shard=task.shard,
-            by=self.by,
-            # One that is there but could not be read is tried again by every run.
-            fingerprint="" if may_pass else task.fingerprint,
-            hashed=self.hashed,
-            num_without=num_without,
-            problem=problem,
+            shard=shard, by=self.by, fingerprint=fingerprint, hashed=self.hashed, num_without=num_without
         )
-        return write_records(self.folder, PLACES, about, np.array(rows, PLACE))
+        return self._keep(about, rows, broken)
 
 
 @attrs.frozen(kw_only=True)
 class NameScan(ShardScan):
     """Notes what the samples of a reinforced shard are called; one with an image of its own asks for none."""
 
-    def __call__(self, task: ScanTask) -> AboutShard:
-        """Read the headers of a shard, to a break if there is one, and return what is known of it."""
+    kind = NAMES
+
+    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
+        """Read the headers of a shard, see `ShardScan`."""
         names: list[tuple[int, int]] = []
-        problem = None
+        broken = None
         try:
-            with storage.open_read(task.shard) as stream:
+            with storage.open_read(shard) as stream:
                 forward = forward_reader(stream, self.limits)
                 for sample in _samples(forward, by=self.by, hashed=False, limits=self.limits):
                     own = sample.metadata, sample.url
                     name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
                     names.append(name_hash(name) if name else (0, 0))
         except Exception as error:  # noqa: BLE001 - as above; reading the shard says what is wrong with it
-            problem = _problem(error)
-        about = AboutShard(
-            shard=task.shard, by=self.by, fingerprint="" if problem else task.fingerprint, problem=problem
-        )
-        return write_records(self.folder, NAMES, about, np.array(names, NAME))
+            broken = error
+        # One that breaks off is read again in any case.
+        about = AboutShard(shard=shard, by=self.by, fingerprint="" if broken else fingerprint)
+        return self._keep(about, names, broken)
 
 
 def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
@@ -250,6 +321,5 @@ def _image_name(sample: _Sample, by: str, limits: SampleLimits) -> str | None:
 
 
 def _problem(error: Exception) -> str:
-    if isinstance(error, tarfile.TarError):
-        return storage.printable(error)
-    return storage.printable(storage.without_secrets(f"{type(error).__name__}: {error}"))
+    text = str(error) if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: {error}"
+    return storage.printable(storage.without_secrets(" ".join(text.split())))

@@ -6,9 +6,8 @@ and a second run writes what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -17,9 +16,9 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.data.buckets import scratch_folder
 from mobileclip.data.joining.captions import caption_shards
-from mobileclip.data.joining.image_index import ImageIndex, build_image_index, digest_of, sample_names
-from mobileclip.data.joining.joined_shard import ShardJoin, ShardTask
-from mobileclip.data.joining.matching import MATCH, MatchCounts, Matches
+from mobileclip.data.joining.image_index import ImageIndex, build_image_index, digest_of
+from mobileclip.data.joining.joined_shard import JoinUnit, ShardJoin
+from mobileclip.data.joining.matching import MatchCounts, Matches
 from mobileclip.data.joining.placeholders import Placeholder, find_placeholders
 from mobileclip.data.joining.records import AboutShard
 from mobileclip.data.joining.report import LEDGER, JoinReport, make_report, read_ledger, read_ledgers
@@ -27,13 +26,14 @@ from mobileclip.data.joining.spec import INDEX, JoinSpec
 from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import expand_shards, runs_program
 from mobileclip.data.sources.shards import listed_fingerprints, output_names
-from mobileclip.data.workers import Mapper, workers
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.terminal import console
 
 _MOST_SUMMARY_BYTES = 2**28
+_MATCHES = "matches"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -44,50 +44,52 @@ class _Summary:
     placeholders: tuple[Placeholder, ...]
 
 
-def join_images(spec: JoinSpec, *, show_progress: bool = True) -> JoinReport:
+def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
     """Write every joined shard that is missing, `join.json` with the report, and `missing.txt` with what was left out.
 
     A joined sample has all members of the reinforced one as they are, and the image. Where it has no caption, it gets
     the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays
     as it is.
 
+    A shard that fails is tried again, and set aside when it fails too often, as units of an engine are.
+
     Args:
         spec: the choices.
+        engine: who does the work; None for this process. What is written does not depend on it. Its workers need the
+            folder of the index.
         show_progress: show bars with the speed and the time left.
 
     Raises:
-        ValueError: if there are no shards, two have one name, the output holds a join with other choices, none of the
-            images can be read, or a process of several is stopped or stuck.
-        OSError: if an image shard cannot be read any more, or the output cannot be written.
+        ValueError: if there are no shards, two have one name, the output holds a join with other choices, another job
+            works in it, or none of the images can be read.
+        OSError: if the output cannot be written.
     """
     sources = _sources(spec)
     folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     card = card_of_shards(list(sources.values()))
     for directory in (spec.output, storage.join(spec.output, LEDGER)):
         storage.make_directory(directory)
-    with workers(spec.num_workers, shard_seconds=spec.shard_seconds) as share, scratch_folder(folder) as scratch:
-        index = build_image_index(
-            folder,
-            expand_shards(spec.images),
-            by=spec.by,
-            hashed=spec.placeholder_threshold > 0,
-            share=share,
+    with held(spec.output) as hold, scratch_folder(folder) as scratch:
+        job = _Job.begin(
+            spec,
+            sources,
+            run=Run(engine or InlineEngine(device="cpu"), spec.output, hold),
+            folder=folder,
+            scratch=scratch,
             show_progress=show_progress,
-            limits=spec.sample_limits,
         )
-        job = _Job(spec=spec, sources=sources, index=index, share=share, scratch=scratch, show_progress=show_progress)
-        summary, problems, stopped = job.run()
+        summary, stopped = job.run_all()
         report = make_report(
             spec.output,
             tuple(sources),
-            index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
+            job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
             repeated_samples=summary.counts.asked - summary.counts.used_keys,
             unused_keys=summary.counts.keys - summary.counts.used_keys,
             placeholders=summary.placeholders,
-            unfinished=problems,
+            unfinished={sources[aside.unit]: aside.reason for aside in job.run.set_aside if aside.unit in sources},
             min_share=spec.min_share,
             stopped=stopped,
-            image_example="" if stopped is None else index.example(),
+            image_example="" if stopped is None else job.index.example(),
         )
     if card is not None:
         card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
@@ -112,57 +114,93 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Job:
-    """A join, once its images are indexed."""
+    """A join, once both sides are indexed.
+
+    Args:
+        spec: the choices.
+        sources: reinforced shards by the names of the joined ones.
+        captions: shards with captions by these names.
+        prints: fingerprints of both, of those that are there.
+        index: of the images.
+        names: what is known of the names of each reinforced shard's samples, by the name of the joined one.
+        run: in which shards are joined.
+        scratch: folder for what does not fit into memory.
+        show_progress: show bars.
+    """
 
     spec: JoinSpec
     sources: Mapping[str, str]
+    captions: Mapping[str, str | None]
+    prints: Mapping[str, str]
     index: ImageIndex
-    share: Mapper
+    names: Mapping[str, AboutShard]
+    run: Run
     scratch: Path
     show_progress: bool
 
-    def run(self) -> tuple[_Summary, dict[str, str], str | None]:
-        """Return what was found, problems by shard, and the first shard if the join stopped after it."""
-        captions = caption_shards(self.spec.captions, list(self.sources))
-        prints = listed_fingerprints({*self.sources.values(), *filter(None, captions.values())})
-        pending = set(self._pending(captions, prints))
-        there = {source: prints[source] for source in self.sources.values() if source in prints}
-        path = self._summary_path(there)
+    @classmethod
+    def begin(
+        cls, spec: JoinSpec, sources: Mapping[str, str], *, run: Run, folder: Path, scratch: Path, show_progress: bool
+    ) -> _Job:
+        """Return a join, having indexed what is not indexed yet."""
+        captions = caption_shards(spec.captions, list(sources))
+        prints = listed_fingerprints({*sources.values(), *filter(None, captions.values())})
+        there = {name: source for name, source in sources.items() if source in prints}
+        index, abouts = build_image_index(
+            run,
+            folder,
+            expand_shards(spec.images),
+            {source: prints[source] for source in there.values()},
+            by=spec.by,
+            hashed=spec.placeholder_threshold > 0,
+            show_progress=show_progress,
+            limits=spec.sample_limits,
+        )
+        return cls(
+            spec=spec,
+            sources=sources,
+            captions=captions,
+            prints=prints,
+            index=index,
+            names={name: abouts[source] for name, source in there.items()},
+            run=run,
+            scratch=scratch,
+            show_progress=show_progress,
+        )
+
+    def run_all(self) -> tuple[_Summary, str | None]:
+        """Join what is missing; return what was found, and the first shard if the join stopped after it."""
+        pending = set(self._pending())
+        path = self._summary_path()
         summary = _read_summary(path)
         if summary is not None and not pending:
-            return summary, {}, None
-        read = sample_names(
-            self.index.folder,
-            there,
-            by=self.spec.by,
-            share=self.share,
-            show_progress=self.show_progress,
-            limits=self.spec.sample_limits,
-        )
-        names = {name: read[source] for name, source in self.sources.items() if source in read}
-        total = len(self.index.shards) + len(names)
+            return summary, None
+        total = len(self.index.shards) + len(self.names)
         with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
             matches = Matches(
                 self.index,
-                list(names.values()),
-                np.array([name in pending for name in names], bool),
+                list(self.names.values()),
+                np.array([name in pending for name in self.names], bool),
                 scratch=self.scratch,
                 progress=progress,
             )
         with closing(matches):
-            placeholders = self._placeholders() if summary is None else summary.placeholders
-            summary = _Summary(counts=matches.counts, placeholders=placeholders)
-            if not any(about.problem for about in names.values()):
-                storage.write_text(path, to_json(summary) + "\n")
-            images = self.index.fingerprint()
-            numbers = frozenset(int(one.sha256, 16) for one in placeholders)
-            join = ShardJoin(
-                spec=self.spec, images=images, dropped=numbers if self.spec.drop_placeholders else frozenset()
-            )
-            tasks = self._tasks(pending, captions, prints, matches, names)
-            return summary, *self._join(join, tasks, pending)
+            extents = matches.write(self.scratch / _MATCHES)
+        placeholders = self._placeholders() if summary is None else summary.placeholders
+        summary = _Summary(counts=matches.counts, placeholders=placeholders)
+        if not any(about.problem for about in self.names.values()):
+            storage.write_text(path, to_json(summary) + "\n")
+        dropped = (int(one.sha256, 16) for one in placeholders) if self.spec.drop_placeholders else ()
+        join = ShardJoin(
+            spec=self.spec,
+            images=self.index.fingerprint(),
+            matches=self.scratch / _MATCHES,
+            shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
+            dropped=frozenset(dropped),
+        )
+        return summary, self._join(join, self._units(pending, extents), len(pending))
 
-    def _pending(self, captions: Mapping[str, str | None], prints: Mapping[str, str]) -> Iterator[str]:
+    def _pending(self) -> Iterator[str]:
         """Yield the names of the shards that no earlier run joined from these very inputs.
 
         Raises:
@@ -178,7 +216,8 @@ class _Job:
                     f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
                     "choose another output, or delete it to start again"
                 )
-            now = (prints.get(self.sources[name]), images, prints.get(captions[name] or "", ""), sizes.get(name))
+            captions = self.prints.get(self.captions[name] or "", "")
+            now = (self.prints.get(self.sources[name]), images, captions, sizes.get(name))
             if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
                 yield name
 
@@ -186,72 +225,65 @@ class _Job:
         threshold = self.spec.placeholder_threshold
         return find_placeholders(self.index, threshold, self.scratch) if threshold else ()
 
-    def _summary_path(self, sources: Mapping[str, str]) -> Path:
-        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *sources.items()]
+    def _summary_path(self) -> Path:
+        there = ((self.sources[name], self.prints[self.sources[name]]) for name in self.names)
+        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *there]
         return self.index.folder / f"summary-{digest_of(parts)}.json"
 
-    def _tasks(
-        self,
-        pending: set[str],
-        captions: Mapping[str, str | None],
-        prints: Mapping[str, str],
-        matches: Matches,
-        names: Mapping[str, AboutShard],
-    ) -> Iterator[ShardTask]:
-        """Yield what is to be done, in the order of the sources."""
-        ordered = list(names)
-        found = matches.by_source()
-        source_number, some = next(found, (-1, np.empty(0, MATCH)))
-        for name in self.sources:
+    def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
+        """Return what is to be done, in the order of the sources; what is not there is set aside."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        units = {}
+        for name, source in self.sources.items():
+            captions = self.captions[name]
             if name not in pending:
                 continue
-            own = np.empty(0, MATCH)
-            if source_number >= 0 and ordered[source_number] == name:
-                own = some
-                source_number, some = next(found, (-1, np.empty(0, MATCH)))
-            source, theirs = self.sources[name], captions[name]
-            numbers = np.unique(own["shard"]).tolist()
-            yield ShardTask(
-                name=name,
-                source=source,
-                fingerprint=prints.get(source),
-                problem=names[name].problem if name in names else None,
-                captions=theirs,
-                captions_print=None if theirs is None else prints.get(theirs),
-                matches=own,
-                shards={number: self.index.shards[number].shard for number in numbers},
-                prints={number: self.index.shards[number].fingerprint for number in numbers},
-            )
+            if name not in numbers:
+                self.run.refuse(name, "there is no such file")
+            elif captions is not None and captions not in self.prints:
+                self.run.refuse(name, f"there is no {captions} with its captions")
+            else:
+                units[name] = JoinUnit(
+                    name=name,
+                    source=source,
+                    fingerprint=self.prints[source],
+                    problem=self.names[name].problem,
+                    captions=captions,
+                    captions_print="" if captions is None else self.prints[captions],
+                    matches=extents.get(numbers[name], (0, 0)),
+                )
+        return units
 
-    def _join(
-        self, join: ShardJoin, tasks: Iterator[ShardTask], pending: set[str]
-    ) -> tuple[dict[str, str], str | None]:
-        problems: dict[str, str] = {}
-        with Progress(
-            "joining",
-            total=len(self.sources),
-            done=len(self.sources) - len(pending),
-            console=console(shown=self.show_progress and bool(pending)),
-        ) as progress:
-
-            def run(some: Iterable[ShardTask]) -> None:
-                for source, count, problem in self.share(join, some, doing="joining"):
-                    progress.advance(count=count)
-                    if problem is not None:
-                        problems[source] = problem
-
-            for number, name in enumerate(self.sources):
-                if self.spec.go_on:
-                    break
-                if name in pending:
-                    run(islice(tasks, 1))
+    def _join(self, join: ShardJoin, units: dict[str, JoinUnit], num_pending: int) -> str | None:
+        """Join shards, the first one before the others; return it if the join stops there."""
+        work = FunctionWork(function=join)
+        total, screen = len(self.sources), console(shown=self.show_progress and num_pending > 0)
+        with Progress("joining", total=total, done=total - num_pending, console=screen) as progress:
+            progress.advance(num_pending - len(units), count=0)
+            joined = _Joined(progress=progress)
+            for number, name in enumerate(() if self.spec.go_on else self.sources):
+                if name in units:
+                    self.run.do(work, [units.pop(name)], joined, num_done_before=0, doing="joining the first shard")
                 done = read_ledger(self.spec.output, name)
                 if done is not None and done.num_samples:
-                    if not done.num_joined and number + 1 < len(self.sources):
-                        return problems, name
+                    if not done.num_joined and number + 1 < total:
+                        return name
                     break
-            run(tasks)
-        return problems, None
+            self.run.do(work, list(units.values()), joined, num_done_before=total - len(units), doing="joining")
+        return None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Joined(Listener[JoinUnit, int]):
+    """Shows how many shards and samples are done."""
+
+    progress: Progress
+
+    def finished(self, unit: JoinUnit, entry: int) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=entry)
+
+    def gave_up(self, unit: JoinUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=0)
 
 
 def _read_summary(path: Path) -> _Summary | None:

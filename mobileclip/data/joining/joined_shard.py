@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from hashlib import blake2b
 from itertools import chain, islice
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -20,6 +21,7 @@ from mobileclip.data.joining.checks import Checked, check_joined, has_caption
 from mobileclip.data.joining.comparison import stated_of
 from mobileclip.data.joining.image_reader import FoundImage, ImageReader, Place, portions
 from mobileclip.data.joining.image_scan import sample_name
+from mobileclip.data.joining.matching import read_matches
 from mobileclip.data.joining.records import name_hash
 from mobileclip.data.joining.report import JoinedShard, read_ledger, write_ledger
 from mobileclip.data.joining.spec import JoinSpec
@@ -30,73 +32,75 @@ from mobileclip.data.skips import BadSampleError, Skip, attempt
 _SAMPLES_AT_ONCE = 256
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class ShardTask:
-    """A shard to be joined; messages call it by its source.
+@attrs.frozen(kw_only=True)
+class JoinUnit:
+    """A shard to be joined.
 
     Args:
         name: of the joined shard.
-        source: path or address of the reinforced shard; None if it is not there.
+        source: path or address of the reinforced shard.
         fingerprint: of it.
         problem: why the names of its samples could not be read to the end; then some may seem to have no image.
         captions: the shard with its captions; None where captions are not asked for.
-        captions_print: fingerprint of that; None if it is not there.
-        matches: of its samples, in order.
-        shards: paths of the image shards that they name, by number.
-        prints: fingerprints of these, by number.
+        captions_print: fingerprint of that; empty where captions are not asked for.
+        matches: of its samples, in order: where they begin and end among all.
     """
 
     name: str
     source: str
-    fingerprint: str | None
+    fingerprint: str
     problem: str | None
     captions: str | None
-    captions_print: str | None
-    matches: Records
-    shards: Mapping[int, str]
-    prints: Mapping[int, str]
-
-    def __str__(self) -> str:
-        return self.source
+    captions_print: str
+    matches: tuple[int, int]
 
 
 @attrs.frozen(kw_only=True)
 class ShardJoin:
-    """Joins shards.
+    """Joins shards, in whatever process.
 
     Args:
         spec: the choices.
         images: fingerprint of all images.
+        matches: the file with the matches of all shards.
+        shards: path and fingerprint of every image shard, by its number.
         dropped: hashes of the pictures that are left out.
     """
 
     spec: JoinSpec
     images: str
+    matches: Path
+    shards: Sequence[tuple[str, str]]
     dropped: frozenset[int]
 
-    def __call__(self, task: ShardTask) -> tuple[str, int, str | None]:
-        """Write a shard and the note about it; return its source, the number of samples and what went wrong."""
-        if task.fingerprint is None:
-            return task.source, 0, "there is no such file"
-        if task.captions is not None and task.captions_print is None:
-            return task.source, 0, f"there is no {task.captions} with its captions"
-        digest, path = self._digest(task), storage.join(self.spec.output, task.name)
-        before = read_ledger(self.spec.output, task.name)
-        if before is not None and self._is_same(before, task, digest) and before.num_bytes == _size(path):
-            write_ledger(self.spec.output, task.name, attrs.evolve(before, images=self.images))
-            return task.source, before.num_samples, None
+    def __call__(self, unit: JoinUnit) -> int:
+        """Write a shard and the note about it, and return the number of samples.
+
+        Raises:
+            ValueError: if the shard could not be read to its end; what comes before is written.
+            OSError: if an image shard cannot be read any more, or the output cannot be written.
+        """
+        matches = read_matches(self.matches, unit.matches)
+        digest, path = self._digest(matches), storage.join(self.spec.output, unit.name)
+        before = read_ledger(self.spec.output, unit.name)
+        if before is not None and self._is_same(before, unit, digest) and before.num_bytes == _size(path):
+            write_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
+            return before.num_samples
         problems: list[Skip] = []
-        captions = Captions(task.captions, problems.append, self.spec.sample_limits)
+        captions = Captions(unit.captions, problems.append, self.spec.sample_limits)
         storage.make_directory_of(path)
+        shards = {number: self.shards[number][0] for number in np.unique(matches["shard"]).tolist()}
         with closing(ImageReader()) as reader:
-            joined = _Shard(task=task, spec=self.spec, reader=reader, dropped=self.dropped, captions=captions)
-            _write(path, joined.samples(read_shard(task.source, problems.append, self.spec.sample_limits)))
+            joined = _Shard(
+                matches=matches, shards=shards, spec=self.spec, reader=reader, dropped=self.dropped, captions=captions
+            )
+            _write(path, joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits)))
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
-            source="" if problems or task.problem else task.fingerprint,
+            source="" if problems or unit.problem else unit.fingerprint,
             images=self.images,
             matches=digest,
-            captions=task.captions_print or "",
+            captions=unit.captions_print,
             choices=self.spec.choices,
             num_bytes=_size(path),
             num_joined=joined.num_joined,
@@ -107,24 +111,26 @@ class ShardJoin:
             reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
             left_out=tuple(joined.left_out),
         )
-        write_ledger(self.spec.output, task.name, done)
-        problem = f"{problems[0].reason}, {problems[0].detail}" if problems else task.problem
-        return task.source, done.num_samples, problem
+        write_ledger(self.spec.output, unit.name, done)
+        problem = f"{problems[0].reason}, {problems[0].detail}" if problems else unit.problem
+        if problem is not None:
+            raise ValueError(problem)
+        return done.num_samples
 
-    def _is_same(self, before: JoinedShard, task: ShardTask, digest: str) -> bool:
+    def _is_same(self, before: JoinedShard, unit: JoinUnit, digest: str) -> bool:
         """Return whether an earlier run joined the shard with these very images, others among all images apart."""
-        now = (task.fingerprint, task.captions_print or "", self.spec.choices, digest)
+        now = (unit.fingerprint, unit.captions_print, self.spec.choices, digest)
         return (before.source, before.captions, before.choices, before.matches) == now
 
-    def _digest(self, task: ShardTask) -> str:
+    def _digest(self, matches: Records) -> str:
         """Return what changes when the images of the shard's samples do, or whether they are left out."""
-        numbers, places = np.unique(task.matches["shard"], return_inverse=True)
+        numbers, places = np.unique(matches["shard"], return_inverse=True)
         digest = blake2b(digest_size=16)
-        digest.update(repr([(task.shards[number], task.prints[number]) for number in numbers.tolist()]).encode())
+        digest.update(repr([self.shards[number] for number in numbers.tolist()]).encode())
         digest.update(places.astype(np.uint32).tobytes())
         for name in ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size"):
-            digest.update(task.matches[name].tobytes())
-        digest.update(bytes(sha256 in self.dropped for sha256 in task.matches["sha256"].tolist()))
+            digest.update(matches[name].tobytes())
+        digest.update(bytes(sha256 in self.dropped for sha256 in matches["sha256"].tolist()))
         return digest.hexdigest()
 
 
@@ -132,7 +138,8 @@ class ShardJoin:
 class _Shard:
     """One reinforced shard on its way."""
 
-    task: ShardTask
+    matches: Records
+    shards: Mapping[int, str]
     spec: JoinSpec
     reader: ImageReader
     dropped: frozenset[int]
@@ -148,7 +155,7 @@ class _Shard:
 
     def samples(self, samples: Iterator[RawSample]) -> Iterator[tuple[str, dict[str, bytes]]]:
         """Yield key and members of every sample that can be joined, in order."""
-        numbers = {int(order): number for number, order in enumerate(self.task.matches["order"])}
+        numbers = {int(order): number for number, order in enumerate(self.matches["order"])}
         numbered = ((sample, numbers.get(order)) for order, sample in enumerate(samples))
         for batch in iter(lambda: list(islice(numbered, _SAMPLES_AT_ONCE)), []):
             pairs = [(sample, self._place(sample, number)) for sample, number in batch]
@@ -163,12 +170,12 @@ class _Shard:
         """Return where a sample's image is, if its name is the one that was matched."""
         if number is None or not _lacks_image(sample):
             return None
-        match, limits = self.task.matches[number], self.spec.sample_limits
+        match, limits = self.matches[number], self.spec.sample_limits
         own = sample.members.get("json"), sample.members.get("url.txt", b"")
         name = sample_name(sample.key, *own, by=self.spec.by, limits=limits)
         if name_hash(name) != (int(match["high"]), int(match["low"])):
             return None
-        return Place.of(match, self.task.shards)
+        return Place.of(match, self.shards)
 
     def _usable(
         self, sample: RawSample, place: Place | None, found: Mapping[Place, FoundImage]

@@ -106,6 +106,20 @@ class Matches:
             for number, start, end in runs(ordered["source"]):
                 yield number, ordered[start:end]
 
+    def write(self, path: Path) -> dict[int, tuple[int, int]]:
+        """Write all matches to a file, shard by shard, and return by a shard's number where its own begin and end.
+
+        Args:
+            path: of the file, which `read_matches` reads a part of.
+        """
+        extents, start = {}, 0
+        with path.open("wb") as stream:
+            for number, own in self.by_source():
+                own.tofile(stream)
+                extents[number] = (start, start + len(own))
+                start += len(own)
+        return extents
+
     def close(self) -> None:
         """Remove what was written."""
         self._matches.close()
@@ -129,6 +143,17 @@ class Matches:
             match[name] = theirs[name]
         match["source"], match["order"] = some["source"], some["order"]
         self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
+
+
+def read_matches(path: Path, extent: tuple[int, int]) -> Records:
+    """Return matches from a file.
+
+    Args:
+        path: of a file that `Matches.write` has written.
+        extent: where they begin and end, in records.
+    """
+    start, end = extent
+    return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
 def first_of_each(images: Records) -> tuple[Records, int]:

@@ -9,7 +9,6 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.workers import SHARD_SECONDS
 from mobileclip.strict import strict
 
 INDEX = "index"
@@ -37,8 +36,6 @@ class JoinSpec:
         keep_other: keep samples whose image is another one than they state, by its hash or its original size.
         min_share: of the samples, from 0 to 1, that must be joined for the report to be good; at least one must.
         go_on: join the other shards even if not one sample of the first one is joined.
-        num_workers: number of processes; the result does not depend on it.
-        shard_seconds: without a finished shard of any process, after which the join ends: one may be stopped or stuck.
         sample_limits: of what is read of a sample.
 
     Raises:
@@ -57,8 +54,6 @@ class JoinSpec:
     keep_other: bool = False
     min_share: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     go_on: bool = False
-    num_workers: int = attrs.field(default=1, validator=validators.ge(1))
-    shard_seconds: float = attrs.field(default=SHARD_SECONDS, validator=validators.gt(0))
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import attrs
 
@@ -18,12 +18,12 @@ from mobileclip import storage
 from mobileclip.data.joining.comparison import stated_of
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
-from mobileclip.data.shards.files import RawSample, read_shard
+from mobileclip.data.shards.files import CONNECTION_FAILED, RawSample, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
 from mobileclip.data.sources import RowOptions, as_source
 from mobileclip.data.sources.records import RecordUnit
 from mobileclip.data.sources.shards import ShardUnit
-from mobileclip.data.workers import SHARD_SECONDS, workers
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
 from mobileclip.extras import needed
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -35,6 +35,8 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 # Rows of a group of a Parquet file, which are held until it is written, and of a table that are read at once.
 _GROUP_ROWS = 100_000
 _SHA256 = "sha256"
+
+_Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
 
 
 @attrs.frozen(kw_only=True)
@@ -87,8 +89,7 @@ def write_urls(
     output: str | os.PathLike[str],
     *,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
-    num_workers: int = 1,
-    shard_seconds: float = SHARD_SECONDS,
+    engine: Engine | None = None,
     show_progress: bool = True,
 ) -> UrlReport:
     """Write the table of URLs, captions, uids and hashes that `img2dataset` takes, and return what is in it.
@@ -100,8 +101,7 @@ def write_urls(
         data: shards, tables, a `.jsonl` file, or a folder of such, as every command takes them.
         output: the table; its suffix says the form.
         rows: which columns of tables hold what.
-        num_workers: processes that read.
-        shard_seconds: of several processes, without a finished shard, after which the work ends.
+        engine: who reads; None for this process. The table does not depend on it.
         show_progress: show a bar.
 
     Raises:
@@ -117,26 +117,43 @@ def write_urls(
     num_without = {"caption": 0, _SHA256: 0}
     with (
         _table(os.fspath(output)) as write,
-        workers(num_workers, shard_seconds=shard_seconds) as share,
         Progress("reading URLs", total=len(units), console=console(shown=show_progress)) as progress,
     ):
-        for found, left_out in share(_rows_of, units, doing="reading the URLs of"):
+
+        def take(unit: ShardUnit | RecordUnit, result: _Rows | SetAside) -> None:
+            nonlocal num_rows
+            if isinstance(result, SetAside):
+                skips.add(Skip(reason="unreadable_shard", key="", shard=unit.path, detail=result.reason))
+                progress.advance(count=0)
+                return
+            found, left_out = result
             write(found)
             num_rows += len(found)
             for column in num_without:
                 num_without[column] += sum(not getattr(row, column) for row in found)
             skips.extend(left_out)
             progress.advance(count=len(found))
+
+        with InOrder[ShardUnit | RecordUnit, _Rows](units, take) as listener:
+            (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
     return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
 
 
-def _rows_of(unit: ShardUnit | RecordUnit) -> tuple[list[UrlRow], list[Skip]]:
+def _rows_of(unit: ShardUnit | RecordUnit) -> _Rows:
+    """Return the rows of a unit, and what was left out.
+
+    Raises:
+        ValueError: if its store could not be reached.
+    """
     skips: list[Skip] = []
     found: list[UrlRow] = []
     if isinstance(unit, ShardUnit):
         for raw in read_shard(unit.path, skips.append, unit.sample_limits):
             row = attempt(partial(_row_of_sample, raw), key=raw.key, shard=raw.shard, on_skip=skips.append)
             found += [] if row is None else [row]
+        for skip in skips:
+            if skip.reason == CONNECTION_FAILED:
+                raise ValueError(skip.detail)
         return found, skips
     for record in unit.records():
         if isinstance(record, Skip):

@@ -104,6 +104,10 @@ def runs_program(shard: str) -> bool:
     return shard == "-" or shard.startswith(_PROGRAMS)
 
 
+CONNECTION_FAILED = "connection_failed"
+"""Reason of `read_shard` for a shard that may be whole, as its store could not be reached."""
+
+
 def read_shard(
     shard: str,
     on_skip: Callable[[Skip], None],
@@ -112,8 +116,6 @@ def read_shard(
     cache: storage.FileCache | None = None,
 ) -> Iterator[RawSample]:
     """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
-
-    The reason `connection_failed` means that its store could not be reached; the shard may be whole.
 
     Args:
         shard: path or address.
@@ -130,7 +132,7 @@ def read_shard(
     except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
         reason = "truncated_shard" if num_read else "unreadable_shard"
         if isinstance(error, storage.StorageError):
-            reason = "connection_failed"
+            reason = CONNECTION_FAILED
         detail = f"after {num_read} samples: {type(error).__name__}: {error}"
         on_skip(Skip(reason=reason, key="", shard=shard, detail=detail))
 

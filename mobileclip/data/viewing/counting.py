@@ -11,8 +11,7 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import read_sizes, shard_folder, write_sizes
 from mobileclip.data.shards.files import Shards, count_shard, expand_shards
-from mobileclip.data.workers import SHARD_SECONDS
-from mobileclip.engines import FunctionWork, Listener, LocalEngine, Retries, SetAside
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -40,10 +39,9 @@ class Counted:
 def count_shards(
     shards: Shards,
     *,
-    num_workers: int = 1,
     again: bool = False,
     limits: SampleLimits = SAMPLE_LIMITS,
-    retries: Retries = Retries(),  # noqa: B008  frozen
+    engine: Engine | None = None,
     show_progress: bool = True,
 ) -> Counted:
     """Count the samples of shards and write `sizes.json` into each of their folders.
@@ -53,10 +51,9 @@ def count_shards(
 
     Args:
         shards: paths, addresses or brace patterns.
-        num_workers: processes that count.
         again: count all of them anew.
         limits: of what is read.
-        retries: how often a shard that fails is tried.
+        engine: who does the work; None for this process.
         show_progress: show a bar with the speed and the time left.
 
     Raises:
@@ -72,9 +69,9 @@ def count_shards(
     screen = console() if show_progress else None
     with Progress("counting", total=len(names), done=num_known, unit="shards", console=screen) as progress:
         counting = _Counting(sizes=sizes, progress=progress)
-        engine = LocalEngine(num_workers=num_workers, devices=("cpu",), progress_seconds=SHARD_SECONDS, retries=retries)
+        work = FunctionWork(function=partial(_count, limits=limits))
         try:
-            engine.run(FunctionWork(function=partial(_count, limits=limits)), missing, counting)
+            (engine or InlineEngine(device="cpu")).run(work, missing, counting)
         finally:
             counting.write()
     known = [sizes[shard_folder(name)].get(storage.file_name(name)) for name in names]

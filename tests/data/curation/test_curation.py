@@ -27,7 +27,7 @@ from mobileclip.data.curation.similarity import columns_of, image_vector, simila
 from mobileclip.data.loading.keeping import UidList
 from mobileclip.data.samples.uids import PAIR, sorted_uids, uid_of, write_uids
 from mobileclip.data.shards.files import read_shard
-from mobileclip.engines import Retries, read_set_aside
+from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
 
@@ -75,9 +75,9 @@ def shards(tmp_path_factory):
     return paths
 
 
-def scored(shards, output, **choices):
+def scored(shards, output, *, engine=None, **choices):
     spec = ScoreSpec(shards=[str(path) for path in shards], output=output, **choices)
-    return score_shards(spec, show_progress=False)
+    return score_shards(spec, engine=engine, show_progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ class TestScores:
 
     @pytest.mark.slow
     def test_two_processes_do_the_same(self, shards, scores, tmp_path):
-        scored(shards[:2], tmp_path, vectors=True, num_workers=2)
+        scored(shards[:2], tmp_path, vectors=True, engine=LocalEngine(num_workers=2, devices=("cpu",)))
         for one, two in zip(Scores.open(scores).shards, Scores.open(tmp_path).shards, strict=False):
             assert one.path.read_bytes() == two.path.read_bytes()
 
@@ -198,7 +198,7 @@ class TestScores:
         torn = tmp_path / "torn.tar"
         whole = shards[0].read_bytes()
         torn.write_bytes(whole[: len(whole) // 2])
-        report = scored([torn, shards[1]], tmp_path / "scores", retries=Retries(pause_seconds=0.0))
+        report = scored([torn, shards[1]], tmp_path / "scores", engine=InlineEngine(retries=Retries(pause_seconds=0.0)))
         assert report.num_samples == PER_SHARD
         assert [shard for shard, _ in report.failed] == [str(torn)]
         assert "truncated_shard" in report.failed[0][1]

@@ -11,6 +11,7 @@ from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samp
 from mobileclip.data.joining.join import join_images
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
+from mobileclip.engines import LocalEngine
 from mobileclip.reinforce.verify import verify
 from tests.data.joining.world import SIZE, Data, contents, files_of, without_image
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
@@ -121,7 +122,7 @@ class TestJoin:
     def test_several_processes_do_the_same(self, data):
         data.join()
         one = files_of(data.output)
-        data.join(output=str(data.root / "second"), num_workers=2)
+        data.join(output=str(data.root / "second"), engine=LocalEngine(num_workers=2, devices=("cpu",)))
         two = files_of(data.root / "second")
         assert one.keys() == two.keys()
         assert all(one[name] == two[name] for name in one if name != "join.json")

@@ -13,7 +13,9 @@ import pytest
 
 from mobileclip.data.joining import image_scan
 from mobileclip.data.joining.join import join_images
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.card import ReinforcementCard, write_card
+from mobileclip.engines import held, read_set_aside
 from tests.data.joining.world import SIZE, Data, contents, files_of
 from tests.data.made_samples import encoded, write_raw
 
@@ -134,11 +136,11 @@ class TestAgain:
                     raise OSError("away for a moment")
                 yield member
 
-        def scan(self, task):
+        def scan(self, shard, fingerprint):
             with monkeypatch.context() as context:
-                if task.shard.endswith("00001.tar"):
+                if shard.endswith("00001.tar"):
                     context.setattr(image_scan, "tar_members", broken)
-                return original(self, task)
+                return original(self, shard, fingerprint)
 
         original = image_scan.NameScan.__call__
         with monkeypatch.context() as context:
@@ -151,10 +153,50 @@ class TestAgain:
         assert (report.joined, report.unused_keys, report.is_good) == (20, 0, True)
         assert data.join() == report
 
+    @pytest.mark.parametrize("num_broken", [1, 3])
+    def test_an_image_shard_that_is_away_is_tried_again_and_then_listed(self, data, monkeypatch, num_broken):
+        real, broken = image_scan.ImageScan.__call__, []
+
+        def scan(self, shard, fingerprint):
+            with monkeypatch.context() as context:
+                if shard.endswith("00001.tar") and len(broken) < num_broken:
+                    broken.append(shard)
+                    context.setattr(image_scan, "_place", away)
+                return real(self, shard, fingerprint)
+
+        def away(*_):
+            raise OSError("away for a moment")
+
+        monkeypatch.setattr(image_scan.ImageScan, "__call__", scan)
+        report = data.join()
+        assert len(broken) == num_broken
+        assert report.is_good == (num_broken == 1)
+        assert report.joined == (20 if num_broken == 1 else 14)
+        if num_broken > 1:
+            assert report.images.unreadable == {broken[0]: "OSError: away for a moment"}
+            (aside,) = read_set_aside(data.output)
+            assert (aside.unit, aside.tries) == (f"image shard 1, {broken[0]}", 3)
+        assert data.join().joined == 20
+        assert read_set_aside(data.output) == ()
+
+    def test_a_shard_whose_reader_was_lost_counts_for_nothing(self, data):
+        """Of another time, or of no time, may be what the index has of it."""
+        shard, folder = str(data.images / "00000.tar"), data.root / "places"
+        scan = image_scan.ImageScan(folder=folder, by="key", hashed=False, limits=SAMPLE_LIMITS)
+        assert scan(shard, "some").num_records == 6
+        lost = scan.left(shard, "a worker that had it died")
+        assert (lost.num_records, lost.problem, lost.fingerprint) == (0, "a worker that had it died", "")
+        assert scan.known(shard, "some") is None
+
+    def test_one_join_at_a_time(self, data):
+        with held(str(data.output)), pytest.raises(ValueError, match="another job is working in"):
+            data.join()
+
     def test_a_reinforced_shard_that_is_not_there(self, data):
         report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
         assert report.joined == 20
-        assert list(report.unfinished) == [str(data.reinforced / "00003.tar")]
+        assert report.unfinished == {str(data.reinforced / "00003.tar"): "there is no such file"}
+        assert [aside.unit for aside in read_set_aside(data.output)] == ["00003.tar"]
 
     def test_shards_that_are_not_there_count_for_no_speed(self, data, capsys):
         join_images(data.spec(reinforced=str(data.reinforced / "{00008..00009}.tar")))

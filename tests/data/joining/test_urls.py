@@ -9,7 +9,11 @@ import pytest
 
 from mobileclip.data import RowOptions, hash_image
 from mobileclip.data.joining.urls import COLUMNS, write_urls
+from mobileclip.data.shards.files import read_shard
+from mobileclip.data.skips import Skip
+from mobileclip.engines import LocalEngine
 from tests.cli.test_cli import run
+from tests.data.joining.world import AT_ONCE
 from tests.data.made_samples import encoded, write_raw
 from tests.data.public_release import Pair, PublicRelease
 
@@ -67,8 +71,32 @@ def test_shards_without_captions(release, tmp_path):
 @pytest.mark.slow
 def test_several_processes_write_the_same(release, tmp_path):
     write(release.captions, tmp_path / "one.csv")
-    write(release.captions, tmp_path / "two.csv", num_workers=2)
+    write(release.captions, tmp_path / "two.csv", engine=LocalEngine(num_workers=2, devices=("cpu",)))
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+@pytest.mark.parametrize("num_broken", [1, 3])
+def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(release, tmp_path, monkeypatch, num_broken):
+    """Rows stand in the order of the shards all the same."""
+    broken = []
+
+    def read(shard, on_skip, limits):
+        if shard.endswith("00000000.tar") and len(broken) < num_broken:
+            broken.append(shard)
+            on_skip(Skip(reason="connection_failed", key="", shard=shard, detail="the store is away"))
+            return iter(())
+        return read_shard(shard, on_skip, limits)
+
+    monkeypatch.setattr("mobileclip.data.joining.urls.read_shard", read)
+    report = write(release.captions, tmp_path / "urls.csv", engine=AT_ONCE)
+    assert len(broken) == num_broken
+    if num_broken == 1:
+        assert read_table(tmp_path / "urls.csv") == expected()
+        assert report.is_good
+    else:
+        assert read_table(tmp_path / "urls.csv") == expected()[-report.num_rows :]
+        assert report.skips.counts == {"unreadable_shard": 1}
+        assert report.skips.named["unreadable_shard"][0].detail == "the store is away"
 
 
 def test_metadata_with_columns_of_other_names(tmp_path):

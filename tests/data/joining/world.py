@@ -10,9 +10,12 @@ from mobileclip.data import write_shard
 from mobileclip.data.joining.join import join_images
 from mobileclip.data.joining.spec import JoinSpec
 from mobileclip.data.shards.files import read_shard
+from mobileclip.engines import InlineEngine, Retries
 from tests.data.made_samples import encoded, make_sample, write_raw
 
 SIZE = (40, 30)
+# What fails is tried again without a pause.
+AT_ONCE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
 
 
 def contents(path):
@@ -66,8 +69,8 @@ class Data:
             }
         )
 
-    def join(self, **changes):
-        return join_images(self.spec(**changes), show_progress=False)
+    def join(self, *, engine=AT_ONCE, **changes):
+        return join_images(self.spec(**changes), engine=engine, show_progress=False)
 
     def named(self):
         """What missing.txt names: key, shard, reason."""
@@ -78,5 +81,5 @@ def files_of(directory):
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(Path(directory).rglob("*"))
-        if path.is_file() and "index" not in path.parts and not path.name.endswith(".tmp")
+        if path.is_file() and not {"index", "run", ".lock"} & set(path.parts) and not path.name.endswith(".tmp")
     }

@@ -1,0 +1,60 @@
+"""How commands share their work among processes or machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import attrs
+from tyro.conf import OmitArgPrefixes, arg
+
+from mobileclip.cli.checks import require_at_least
+
+if TYPE_CHECKING:
+    from mobileclip.engines import Engine
+
+
+@attrs.frozen(kw_only=True)
+class Sharing:
+    """How the work of a command is shared.
+
+    Args:
+        num_workers: processes, or with Ray the actors that there may be; the result does not depend on it.
+        engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
+        ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
+        shard_seconds: with one shard, after which a process of several counts as stuck and is replaced.
+        tries: of a shard that fails; the others are done meanwhile.
+        pause_seconds: before the second try.
+        pause_growth: how many times as long each further pause is.
+    """
+
+    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1
+    engine: Literal["local", "ray"] = "local"
+    ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0
+    tries: int = 3
+    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0
+    pause_growth: float = 4.0
+
+    def build(self) -> Engine:
+        """Return the engine.
+
+        Raises:
+            ValueError: if a number is out of its range.
+        """
+        from mobileclip.engines import LocalEngine, RayEngine, Retries
+
+        require_at_least(1, num_workers=self.num_workers)
+        retries = Retries(tries=self.tries, pause_seconds=self.pause_seconds, pause_growth=self.pause_growth)
+        if self.engine == "ray":
+            return RayEngine(
+                address=self.ray_address,
+                max_workers=self.num_workers,
+                unit_seconds=self.shard_seconds,
+                retries=retries,
+            )
+        return LocalEngine(
+            num_workers=self.num_workers, devices=("cpu",), progress_seconds=self.shard_seconds, retries=retries
+        )
+
+
+Shared = Annotated[OmitArgPrefixes[Sharing], arg(name="")]
