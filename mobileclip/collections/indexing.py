@@ -6,7 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 import numpy as np
@@ -17,7 +17,7 @@ from mobileclip import storage
 from mobileclip.collections.manifest import FinishedFile
 from mobileclip.collections.quickening import WORTH_TRYING, quickened
 from mobileclip.collections.scanning import FoundFile, Scan
-from mobileclip.collections.segments import Row, read_segment, vectors_of
+from mobileclip.collections.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store import Place, Store
 from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
@@ -30,8 +30,15 @@ from mobileclip.progress import Progress
 from mobileclip.strict import strict
 from mobileclip.terminal import console
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # A process takes seconds to start, and is not worth it for fewer.
 _EACH = 64
+# They go to another process with every picture of that size.
+_MOST_HASHES = 100
+# Segments in memory, of up to 100 MB, that embeddings of known pictures are copied from.
+_MOST_LOADED = 4
 # What may be otherwise next time, although the file is as it was.
 _PASSING = frozenset(("unreadable", "out_of_memory"))
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
@@ -145,7 +152,7 @@ class _Update:
         self.read_to_end: dict[str, FoundFile] = {}
         self.pending: list[Row] = []
         self.replaced: list[Place] = []
-        self._loaded: dict[str, tuple[list[dict[str, object]], NDArray[np.float16]]] = {}
+        self._loaded: dict[str, tuple[pa.Table, NDArray[np.float16]]] = {}
 
     def run(self) -> IndexReport:
         """Do what has to be done, and say what was."""
@@ -236,7 +243,7 @@ class _Update:
             if file.is_shard:
                 yield from self._pictures_of_shard(file)
             else:
-                known = tuple(self.hashes_of_size.get(file.size, ()))
+                known = self._known_hashes(file.size)
                 yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
 
     def _pictures_of_shard(self, file: FoundFile) -> Iterator[Picture[_Wanted]]:
@@ -259,7 +266,7 @@ class _Update:
                 key=_Wanted(file=file, part=raw.key),
                 name=f"{file.path}/{raw.key}",
                 source=image,
-                known=tuple(self.hashes_of_size.get(len(image), ())),
+                known=self._known_hashes(len(image)),
             )
         self.unreadable += [
             f"{skip.key} of {skip.shard}: {skip.detail}" for named in skips.named.values() for skip in named
@@ -314,14 +321,23 @@ class _Update:
         """Return the row of a picture whose content is in the index already."""
         name, number = self.place_of_hash[sha256]
         if name not in self._loaded:
+            if len(self._loaded) == _MOST_LOADED:
+                del self._loaded[next(iter(self._loaded))]
             segment = next(one for one in self.store.manifest.segments if one.name == name)
             table = read_segment(self.store.folder, segment, self.store.manifest.dim)
-            vectors = vectors_of(table, self.store.manifest.dim)
-            self._loaded = {name: (table.drop_columns(["embedding"]).to_pylist(), vectors)}
+            self._loaded[name] = table.select(COLUMNS), vectors_of(table, self.store.manifest.dim)
         rows, vectors = self._loaded[name]
-        known = {key: value for key, value in rows[number].items() if key != "id"}
-        known |= {"path": wanted.file.path, "part": wanted.part, "mtime_ns": wanted.file.mtime_ns}
-        return Row(embedding=vectors[number], **known)  # type: ignore[arg-type]  # the columns are those of a row
+        known = rows.slice(number, 1).to_pylist()[0] | {
+            "path": wanted.file.path,
+            "part": wanted.part,
+            "mtime_ns": wanted.file.mtime_ns,
+        }
+        del known["id"]
+        return Row(embedding=vectors[number], **known)
+
+    def _known_hashes(self, size: int) -> tuple[str, ...]:
+        """Return hashes that a picture of so many bytes may have; of very many of one size, some."""
+        return tuple(self.hashes_of_size.get(size, ())[:_MOST_HASHES])
 
     def _flush(self) -> None:
         ends = [

@@ -106,6 +106,22 @@ def test_only_what_changed_is_read_again(index, photos, monkeypatch):
     assert (report.num_unchanged, report.num_encoded, report.num_known) == (7, 0, 0)
 
 
+def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "_MOST_HASHES", 2)
+    for number in range(5):
+        draw(tmp_path / "same" / f"{number}.bmp", number)
+    assert len({path.stat().st_size for path in (tmp_path / "same").iterdir()}) == 1
+    add(index, tmp_path / "same")
+    before = contents(index)
+    (tmp_path / "same").rename(tmp_path / "moved")
+    report = add(index, tmp_path / "moved")
+    assert (report.num_known, report.num_encoded) == (2, 3)
+    after = contents(index)
+    for number in range(5):
+        old, new = ((str(tmp_path / folder / f"{number}.bmp"), None) for folder in ("same", "moved"))
+        np.testing.assert_allclose(after[new], before[old], atol=1e-3)
+
+
 def test_what_cannot_be_read_is_named_once_and_tried_again_when_it_changes(index, photos):
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     report = add(index, photos)
