@@ -46,6 +46,10 @@ def read_contract(folder: str | Path) -> Contract:
         _check_file(folder, name, expected)
     for tower in contract.towers:
         _check_complete(folder, tower, contract)
+    if contract.text is not None and contract.text.tokenizer not in contract.files:
+        raise ValueError(
+            f"{path} has no SHA-256 of its tokenizer, {printable(contract.text.tokenizer)}; export the model again"
+        )
     return contract
 
 
@@ -96,8 +100,6 @@ def _check_towers(contract: Contract, path: Path) -> None:
                 f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
             )
         _check_features(tower, path)
-    if contract.text is not None and contract.text.tokenizer not in contract.files:
-        raise ValueError(f"{path} has no SHA-256 of its tokenizer {printable(contract.text.tokenizer)}; export again")
 
 
 def _check_classes(contract: Contract, path: Path) -> None:

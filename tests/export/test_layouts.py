@@ -95,6 +95,13 @@ def test_a_layout_stays_an_export(immich, model, tmp_path):
     (tmp_path / "damaged" / "textual" / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer_config.json is not the file that was exported"):
         verify_export(tmp_path / "damaged")
+    shutil.copytree(immich, tmp_path / "elsewhere")
+    contract = (immich / "mobileclip.json").read_text()
+    changed = contract.replace('"tokenizer": "textual/tokenizer.json"', '"tokenizer": "/etc/hostname"')
+    assert changed != contract
+    (tmp_path / "elsewhere" / "mobileclip.json").write_text(changed)
+    with pytest.raises(ValueError, match=r"has no SHA-256 of its tokenizer, /etc/hostname"):
+        mobileclip.load(tmp_path / "elsewhere")
 
 
 @pytest.mark.slow
