@@ -24,7 +24,7 @@ logger = get_logger(__name__)
 GRAPH = "neighbours.usearch"
 
 EXACT_ROWS = 50_000
-"""So many embeddings of 512 numbers are compared in some 25 ms on one core; with more, a graph is made."""
+"""So many embeddings of 512 numbers are compared in some 35 ms on one core; with more, a graph is made."""
 
 _BLOCK = 8192
 # Candidates for every answer, and at least; the stored embeddings then say which are the nearest.
