@@ -1,4 +1,4 @@
-"""`mobileclip index`, `mobileclip search` and `mobileclip dedup`: a person's pictures, found by what they show."""
+"""`mobileclip index`, `search`, `dedup` and `serve`: a person's pictures, found by what they show."""
 
 from __future__ import annotations
 
@@ -144,10 +144,8 @@ def search(
         device: where to compute; see mobileclip index.
         as_json: print a list of objects, with path, score and what else is known.
     """
-    from mobileclip.collections import Collection, parse_condition
+    from mobileclip.collections import parse_condition
     from mobileclip.collections.places import newest_index
-    from mobileclip.collections.store import Store
-    from mobileclip.inference.loading import device_for
 
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
@@ -157,10 +155,7 @@ def search(
         require_output(sheet, overwrite=overwrite, suffixes=_FORMATS)
         if query is None and not image:
             raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
-    store = Store.open(index_folder or newest_index())
-    kept = store.manifest.model
-    collection = Collection(store, device=device_for(kept.model, kept.checkpoint, device))
-
+    collection = _opened(index_folder or newest_index(), device)
     ask = partial(
         _answer, collection, image=image, without=without, where=conditions, k=k, sheet=sheet, as_json=as_json
     )
@@ -215,6 +210,34 @@ def dedup(
     say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {output}")
 
 
+def serve(
+    *,
+    index_folder: IndexFolder = None,
+    port: Annotated[int, arg(aliases=["-p"], metavar="PORT")] = 8000,
+    device: Device = "auto",
+) -> None:
+    """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
+
+    mobileclip serve
+    mobileclip serve --index photos.index --port 0
+
+    The page is for this machine alone. It reads the index and the pictures in it, and changes neither. When
+    mobileclip index has changed the index, the next search sees it.
+
+    Args:
+        index_folder: where the index is; by default the one in the user's cache that was written last.
+        port: of 127.0.0.1, where the page is; 0 takes a free one.
+        device: where to compute; see mobileclip index.
+    """
+    from mobileclip.collections.places import newest_index
+    from mobileclip.extras import needed
+
+    with needed("mobileclip serve", "collections"):
+        from mobileclip.collections.web import server
+
+    server.serve(_opened(index_folder or newest_index(), device), port=port)
+
+
 def _answer(
     collection: Collection,
     query: str | None,
@@ -240,6 +263,17 @@ def _answer(
         _draw(sheet, " and ".join((*texts, *image)), matches)
 
 
+def _opened(folder: Path, device: str) -> Collection:
+    """Return the index in a folder, with the device that its model is to compute on."""
+    from mobileclip.collections import Collection
+    from mobileclip.collections.store import Store
+    from mobileclip.inference.loading import device_for
+
+    store = Store.open(folder)
+    kept = store.manifest.model
+    return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+
+
 def _opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource
@@ -247,11 +281,8 @@ def _opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
     from mobileclip.collections.store import Store, is_index
     from mobileclip.inference.loading import device_for, load_identified, require_model
 
-    if is_index(folder):
-        store = Store.open(folder)
-        kept = store.manifest.model
-        if source == ModelSource():
-            return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+    if is_index(folder) and source == ModelSource():
+        return _opened(folder, device)
     require_output_folder(folder, overwrite=True, marker=MANIFEST)
     model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
     place = device_for(model, source.checkpoint, device)

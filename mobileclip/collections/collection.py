@@ -150,6 +150,14 @@ class Collection:
         assert self.snapshot is not None, "reading the index opens its graph"
         return self._graph
 
+    def load(self) -> None:
+        """Read the index and its model now, not when they are first asked for.
+
+        Raises:
+            ValueError, OSError: if they cannot be read.
+        """
+        self._clip, self._snapshot = self.clip, self.snapshot
+
     def refresh(self) -> None:
         """Read the index anew when it is next asked for."""
         self.store = Store.open(self.path)
@@ -193,7 +201,8 @@ class Collection:
         self,
         text: str | Sequence[str] = (),
         *,
-        image: str | Path | Sequence[str | Path] = (),
+        image: str | Path | bytes | Sequence[str | Path | bytes] = (),
+        like: Sequence[int] = (),
         without: str | Sequence[str] = (),
         where: Sequence[Condition | str] = (),
         k: int = 10,
@@ -204,18 +213,21 @@ class Collection:
 
         Args:
             text: what they show, in one text or several.
-            image: pictures that they are like.
+            image: pictures that they are like: paths, or the bytes of files.
+            like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
             where: what is known of them, see `Condition`; all of it holds.
             k: how many, at most.
 
         Raises:
-            ValueError: if nothing is asked for, k is below 1, or a condition is none.
+            ValueError: if nothing is asked for, k is below 1, a condition is none, or an id is unknown.
             ImageError: if a picture cannot be read.
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        query = self._query(_several(text), _several(image), _several(without))
+        images: list[str | bytes] = [one if isinstance(one, bytes) else str(one) for one in _several(image)]
+        texts, unwanted = ([str(one) for one in _several(given)] for given in (text, without))
+        query = self._query(texts, images, like, unwanted)
         snapshot, places = self.snapshot, None
         for condition in where:
             parsed = parse_condition(condition) if isinstance(condition, str) else condition
@@ -258,10 +270,13 @@ class Collection:
         write_embeddings(Path(output), embeddings, overwrite=overwrite)
         return len(names)
 
-    def _query(self, texts: Sequence[str], images: Sequence[str], unwanted: Sequence[str]) -> Vector:
-        if not any(text.strip() for text in texts) and not images:
+    def _query(
+        self, texts: Sequence[str], images: Sequence[str | bytes], like: Sequence[int], unwanted: Sequence[str]
+    ) -> Vector:
+        if not any(text.strip() for text in texts) and not images and not like:
             raise ValueError("there is nothing to search for; give a text, or a picture")
-        wanted = [*self._texts(texts), *(self._image(path) for path in images)]
+        known = (self.snapshot.vectors[self.snapshot.place(one)].astype(np.float32) for one in like)
+        wanted = [*self._texts(texts), *map(self._image, images), *known]
         query = np.mean(wanted, axis=0)
         if unwanted:
             query = query - _AWAY * np.mean(self._texts(unwanted), axis=0)
@@ -271,10 +286,10 @@ class Collection:
     def _texts(self, texts: Sequence[str]) -> list[Vector]:
         return list(self.clip.encode_text(list(texts)).numpy()) if texts else []
 
-    def _image(self, path: str) -> Vector:
+    def _image(self, image: str | bytes) -> Vector:
         """Return the embedding of a picture, which is read as those of the index are."""
-        name = f"image {path!r}"
-        data = read_image_file(storage.local_path(path), LIMITS, name)
+        name = "the picture" if isinstance(image, bytes) else f"image {image!r}"
+        data = image if isinstance(image, bytes) else read_image_file(storage.local_path(image), LIMITS, name)
         pixels = read_tower_image(data, self.clip.transform, reduced=True, name=name).pixels
         embedding: Vector = self.clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
         return embedding
@@ -290,5 +305,5 @@ def _load(source: ModelSource, device: str) -> tuple[ImageTextModel, ModelIdenti
     )
 
 
-def _several(given: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(given)] if isinstance(given, (str, Path)) else [str(one) for one in given]
+def _several(given: str | Path | bytes | Sequence[str | Path | bytes]) -> Sequence[str | Path | bytes]:
+    return [given] if isinstance(given, (str, Path, bytes)) else given

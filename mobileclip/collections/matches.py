@@ -14,6 +14,7 @@ class Match:
     """A picture that was found.
 
     Args:
+        id: that its index knows it by, for good.
         path: of the file that it is in.
         part: key of its sample, where the file holds several.
         score: cosine similarity with what was asked for, from -1 to 1.
@@ -26,6 +27,7 @@ class Match:
         longitude: where, in degrees, where it is known.
     """
 
+    id: int
     path: str
     part: str | None
     score: float

@@ -10,7 +10,8 @@ from PIL import Image
 from mobileclip.collections.matches import Match
 from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.transform import load_image
+from mobileclip.data.images.opening import read_image_file
+from mobileclip.data.images.transform import LIMITS, load_image
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
 
@@ -27,10 +28,31 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
     in_shards = _read_parts(matches)
     for match in matches:
         data = match.path if match.part is None else in_shards.get(match.name)
-        yield None if data is None else _small(data, match, side)
+        yield None if data is None else make_small(data, match, side)
 
 
-def _small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
+def read_encoded(match: Match) -> bytes | None:
+    """Return a picture as it is encoded; None if it cannot be read any more.
+
+    Args:
+        match: the picture.
+    """
+    if match.part is not None:
+        return _read_parts([match]).get(match.name)
+    try:
+        return read_image_file(match.path, LIMITS, "the picture")
+    except ImageError:
+        return None
+
+
+def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
+    """Return a picture no larger than it is shown; None if it cannot be decoded.
+
+    Args:
+        data: the picture as it is encoded, or the path of its file.
+        match: the picture.
+        side: of the square that it fits into, in pixels.
+    """
     shorter = min(match.width, match.height)
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
     try:
@@ -54,4 +76,7 @@ def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
             image = next((raw.members[one] for one in raw.members if is_image_name(f".{one}")), None)
             if raw.key in parts and image is not None:
                 found[f"{shard}/{raw.key}"] = image
+                parts.remove(raw.key)
+            if not parts:
+                break
     return found

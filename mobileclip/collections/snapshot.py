@@ -38,6 +38,17 @@ class Snapshot:
         """Return how many pictures there are."""
         return len(self.ids)
 
+    def place(self, number: int) -> int:
+        """Return where a picture is, by its id.
+
+        Raises:
+            ValueError: if there is none of that id.
+        """
+        place = int(np.searchsorted(self.ids, number))
+        if place == len(self.ids) or self.ids[place] != number:
+            raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+        return place
+
     def row(self, place: int) -> dict[str, Any]:
         """Return what is known of a picture, by column; None where something is not."""
         values: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]

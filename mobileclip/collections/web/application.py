@@ -1,0 +1,162 @@
+"""What the server answers: the page, searches, duplicates and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mobileclip import storage
+from mobileclip.collections.collection import Collection
+from mobileclip.collections.duplicates import THRESHOLD
+from mobileclip.collections.web.guard import Guard
+from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
+from mobileclip.collections.web.thumbnails import SIDES, Thumbnails
+
+MOST_PICTURE_BYTES = 2**25
+"""Of a picture that is searched with."""
+
+_MOST_FOUND = 200
+_MOST_GROUPS = 100
+_MOST_SHOWN = 24
+_LONGEST_MESSAGE = 500
+_PICTURE_TYPE = "application/octet-stream"
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+_Endpoint = Callable[[Request], Response]
+
+
+def build_application(collection: Collection) -> Starlette:
+    """Return the application that shows a collection.
+
+    Args:
+        collection: that is searched. It is read anew when its index has changed.
+    """
+    served, thumbnails = ServedCollection(collection), Thumbnails()
+
+    def about(_: Request) -> Response:
+        current = served.current()
+        return JSONResponse(
+            {
+                "index": storage.printable(current.path),
+                "num_pictures": len(current),
+                "num_unreadable": current.snapshot.num_unreadable,
+                "version": served.version,
+            }
+        )
+
+    async def search(request: Request) -> Response:
+        picture = await _read_picture(request) if request.method == "POST" else None
+        return await run_in_threadpool(_search, served, request.query_params, picture)
+
+    def duplicates(request: Request) -> Response:
+        threshold = _number(request.query_params, "threshold", THRESHOLD, float)
+        groups = served.duplicates(threshold)
+        shown = [
+            [as_shown(match) for match in (group.best, *group.others[: _MOST_SHOWN - 1])]
+            for group in groups[:_MOST_GROUPS]
+        ]
+        return JSONResponse({"num_groups": len(groups), "groups": shown, "version": served.version})
+
+    def picture(request: Request) -> Response:
+        side = SIDES.get(request.path_params["size"])
+        if side is None:
+            raise HTTPException(404, f"there is no such size; expected {' or '.join(SIDES)}")
+        try:
+            match, sha256 = picture_of(served.current(), request.path_params["number"])
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from None
+        data = thumbnails.get(match, sha256, side)
+        if data is None:
+            raise HTTPException(410, "the picture cannot be read any more, or has changed since it was indexed")
+        return Response(data, media_type="image/webp")
+
+    return Starlette(
+        routes=[
+            *(Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()),
+            Route("/api/collection", about),
+            Route("/api/search", search, methods=["GET", "POST"]),
+            Route("/api/duplicates", duplicates),
+            Route("/pictures/{number:int}/{size}", picture),
+        ],
+        middleware=[Middleware(Guard)],
+        exception_handlers={
+            HTTPException: _refused,
+            UnreadableIndexError: _unreadable,
+            ValueError: _wrong,
+            OSError: _unreadable,
+        },
+    )
+
+
+def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None) -> Response:
+    text = asked.get("text", "").strip()
+    found = served.current().search(
+        [text] if text else [],
+        image=[] if picture is None else [picture],
+        like=[_number(asked, "like", 0, int)] if "like" in asked else [],
+        without=[one for one in asked.getlist("not") if one.strip()],
+        where=[one for one in asked.getlist("where") if one.strip()],
+        k=min(_MOST_FOUND, _number(asked, "k", 60, int)),
+    )
+    return JSONResponse({"matches": [as_shown(match) for match in found], "version": served.version})
+
+
+async def _read_picture(request: Request) -> bytes:
+    # Forms of other sites cannot send this type.
+    if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
+        raise HTTPException(415, f"a picture is sent as its bytes, with the content type {_PICTURE_TYPE}")
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MOST_PICTURE_BYTES:
+            raise HTTPException(413, f"the picture is larger than {MOST_PICTURE_BYTES >> 20} MiB; make it smaller")
+    if not data:
+        raise HTTPException(400, "the picture is empty; choose another one")
+    return bytes(data)
+
+
+def _number(asked: QueryParams, name: str, otherwise: float, kind: type[Any]) -> Any:
+    given = asked.get(name)
+    if given is None:
+        return otherwise
+    try:
+        return kind(given)
+    except ValueError:
+        raise HTTPException(400, f"{name} is '{storage.printable(given)}', expected a number") from None
+
+
+def _file(name: str, kind: str) -> _Endpoint:
+    data = (files(__package__) / "static" / name).read_bytes()
+    return lambda _: Response(data, media_type=kind)
+
+
+def _told(message: object, status: int) -> Response:
+    return JSONResponse({"error": storage.printable(message, limit=_LONGEST_MESSAGE)}, status_code=status)
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "the handler is for it"
+    return _told(error.detail, error.status_code)
+
+
+def _unreadable(_: Request, error: Exception) -> Response:
+    return _told(f"the index cannot be read: {error}", 503)
+
+
+def _wrong(_: Request, error: Exception) -> Response:
+    return _told(error, 400)

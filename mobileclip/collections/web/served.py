@@ -1,0 +1,124 @@
+"""An index that is served: asked from many threads, and read anew when it has changed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.collections.collection import Collection
+from mobileclip.collections.duplicates import DuplicateGroup
+from mobileclip.collections.manifest import MANIFEST
+from mobileclip.collections.matches import Match, match_of
+from mobileclip.collections.store import Store
+
+_LONGEST_TEXT = 4096
+
+
+class UnreadableIndexError(Exception):
+    """An index that cannot be read now: it is gone, damaged, or of a model that cannot be loaded."""
+
+
+@attrs.define(eq=False)
+class _Duplicates:
+    """Groups that were found, for whoever asks again."""
+
+    collection: Collection | None = None
+    threshold: float = 0.0
+    groups: list[DuplicateGroup] = attrs.field(factory=list)
+
+
+class ServedCollection:
+    """A collection as many threads ask for it.
+
+    What was read is never changed: an index that was written to is read into a new collection, and requests that are
+    under way keep the one before.
+
+    Args:
+        collection: as it was opened.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._stamp: tuple[int, ...] | None = None
+        self._reading = threading.Lock()
+        self._duplicates = _Duplicates()
+        self._comparing = threading.Lock()
+        self.version = 0
+
+    def current(self) -> Collection:
+        """Return the collection as it is now, read and with its model.
+
+        Raises:
+            UnreadableIndexError: if it cannot be read.
+        """
+        with self._reading:
+            try:
+                # This comes first: what is written after it is found by the next request.
+                stamp = _stamp(self._collection.path / MANIFEST)
+                if stamp is None or stamp != self._stamp:
+                    self._collection = _read_anew(self._collection)
+                    self._stamp = stamp
+                    self.version += 1
+            except (OSError, ValueError, ImportError) as error:
+                self._stamp = None
+                raise UnreadableIndexError(str(error)) from error
+            return self._collection
+
+    def duplicates(self, threshold: float) -> list[DuplicateGroup]:
+        """Return the groups of pictures that show the same; what was found last is kept.
+
+        Args:
+            threshold: see `Collection.duplicates`.
+
+        Raises:
+            UnreadableIndexError: if the index cannot be read.
+            ValueError: if the threshold is not above 0 and at most 1.
+        """
+        collection = self.current()
+        with self._comparing:
+            kept = self._duplicates
+            if kept.collection is not collection or kept.threshold != threshold:
+                groups = collection.duplicates(threshold=threshold, show_progress=False)
+                kept = self._duplicates = _Duplicates(collection=collection, threshold=threshold, groups=groups)
+            return kept.groups
+
+
+def picture_of(collection: Collection, number: int) -> tuple[Match, str]:
+    """Return a picture by its id, and the SHA-256 of its file.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    place = collection.snapshot.place(number)
+    return match_of(collection.snapshot, place, 1.0), collection.snapshot.row(place)["sha256"]
+
+
+def as_shown(match: Match) -> dict[str, Any]:
+    """Return what the page shows of a picture: texts without anything that moves a cursor or turns a line."""
+    known = {
+        name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
+        for name, value in match.known().items()
+    }
+    return {**known, "name": storage.printable(match.name, limit=_LONGEST_TEXT)}
+
+
+def _stamp(manifest: Path) -> tuple[int, ...] | None:
+    """Return what tells a manifest from the one that was there before; None where there is none."""
+    try:
+        found = manifest.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _read_anew(before: Collection) -> Collection:
+    """Return the collection in the same folder, with the same model where it is still the one."""
+    store = Store.open(before.path)
+    is_same = store.manifest.identity == before.store.manifest.identity
+    collection = Collection(store, clip=before.clip if is_same else None, device=before.device)
+    collection.load()
+    return collection

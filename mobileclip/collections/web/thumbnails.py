@@ -1,0 +1,102 @@
+"""Pictures as the page shows them: made from the files of the index when they are asked for, and kept in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import attrs
+
+from mobileclip.collections.matches import Match
+from mobileclip.collections.pictures import make_small, read_encoded
+
+SIDES = {"small": 416, "large": 1600}
+"""Of the square that a picture fits into, in pixels, by the name of its size."""
+
+_MOST_BYTES = 2**26
+_QUALITY = 80
+# Each holds a decoded picture in memory.
+_MOST_AT_ONCE = min(4, os.cpu_count() or 1)
+
+_Key = tuple[int, str, int]
+_Stamp = tuple[int, int] | None
+
+
+@attrs.frozen
+class _Kept:
+    """A picture that was made, and the file that it was made of."""
+
+    data: bytes
+    stamp: _Stamp
+
+
+class Thumbnails:
+    """Small pictures, the ones asked for last kept.
+
+    Args:
+        num_bytes: of those that are kept, at most.
+    """
+
+    def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
+        self.num_bytes = num_bytes
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._num_kept_bytes = 0
+        self._changing = threading.Lock()
+        self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def get(self, match: Match, sha256: str, side: int) -> bytes | None:
+        """Return a picture as WebP, without its metadata; None where its file is gone or another one.
+
+        Args:
+            match: the picture.
+            sha256: of its encoded bytes, when it was indexed.
+            side: of the square that it fits into, in pixels.
+        """
+        key, stamp = (match.id, sha256, side), _stamp(match.path)
+        with self._changing:
+            kept = self._kept.get(key)
+            if kept is not None and kept.stamp == stamp:
+                self._kept.move_to_end(key)
+                return kept.data
+        with self._decoding:
+            data = _make(match, sha256, side)
+        if data is not None:
+            self._keep(key, _Kept(data, stamp))
+        return data
+
+    def _keep(self, key: _Key, kept: _Kept) -> None:
+        with self._changing:
+            if (before := self._kept.pop(key, None)) is not None:
+                self._num_kept_bytes -= len(before.data)
+            self._kept[key] = kept
+            self._num_kept_bytes += len(kept.data)
+            while self._num_kept_bytes > self.num_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self._num_kept_bytes -= len(oldest.data)
+
+
+def _make(match: Match, sha256: str, side: int) -> bytes | None:
+    data = read_encoded(match)
+    # A path that leads elsewhere by now shows nothing that was not indexed.
+    if data is None or hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    picture = make_small(data, match, side)
+    if picture is None:
+        return None
+    picture.info.clear()
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=_QUALITY)
+    return stream.getvalue()
+
+
+def _stamp(path: str) -> _Stamp:
+    """Return what tells a file from the one that was there before; None where there is none on this machine."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size

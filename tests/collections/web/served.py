@@ -1,0 +1,45 @@
+"""An index as the page shows it, with names that would be harmful as markup, and the server in a thread."""
+
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+
+import uvicorn
+
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.web.application import build_application
+from tests.collections.pictures import draw
+
+HARMFUL = "<script>document.title=1</script> \"'&\x1b[31m\u202e.png"
+OPTIONS = IndexOptions(show_progress=False, num_workers=1)
+
+
+def make_index(folder, checkpoint):
+    """Return an index of six pictures in `photos`, a copy of one, and one of a harmful name."""
+    photos = folder / "photos"
+    for number in range(6):
+        draw(photos / f"{number}.png", number)
+    draw(photos / HARMFUL.replace("/", "\u2215"), 7)
+    shutil.copy(photos / "2.png", photos / "copy of 2.png")
+    index = Collection.create(folder / "index", ModelSource(checkpoint=str(checkpoint)))
+    index.add(photos, options=OPTIONS)
+    return index
+
+
+@contextmanager
+def running(collection):
+    """Yield the address of the page while it is served."""
+    server = uvicorn.Server(
+        uvicorn.Config(build_application(collection), port=0, log_config=None, ws="none", lifespan="off", http="h11")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server has ended"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)

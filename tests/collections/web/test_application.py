@@ -1,0 +1,243 @@
+"""What the server of an index answers, and whom it refuses."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from mobileclip.collections import Collection, ModelSource
+from mobileclip.collections.web import application
+from mobileclip.collections.web.application import build_application
+from mobileclip.collections.web.served import picture_of
+from mobileclip.collections.web.thumbnails import Thumbnails
+from tests.collections.pictures import draw
+from tests.collections.web.served import OPTIONS, make_index
+
+ADDRESS = "http://127.0.0.1:8000"
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory, telling_file):
+    return make_index(tmp_path_factory.mktemp("served"), telling_file)
+
+
+@pytest.fixture(scope="module")
+def client(collection):
+    return TestClient(build_application(collection), base_url=ADDRESS)
+
+
+@pytest.fixture
+def changing(collection, tmp_path):
+    """The same index in a folder of its own, with a client that asks for it, and may meet errors."""
+    shutil.copytree(collection.path, tmp_path / "index")
+    copied = Collection.open(tmp_path / "index")
+    return copied.path, TestClient(build_application(copied), base_url=ADDRESS, raise_server_exceptions=False)
+
+
+def photos(collection):
+    return collection.path.parent / "photos"
+
+
+def found(client, query="", **given):
+    answer = client.request("POST" if given else "GET", f"/api/search?{query}", **given)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["matches"]
+
+
+def names(matches):
+    return [match["path"].rsplit("/", 1)[1] for match in matches]
+
+
+def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
+    for path, kind in (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript"), ("/icon.svg", "svg")):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert kind in answer.headers["content-type"]
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert "unsafe" not in policy
+        assert "access-control-allow-origin" not in answer.headers
+    assert "innerHTML" not in client.get("/page.js").text
+
+
+def test_a_search_finds_what_the_collection_finds(client, collection):
+    matches = found(client, "text=a+cat&k=4")
+    expected = collection.search("a cat", k=4)
+    assert [match["id"] for match in matches] == [match.id for match in expected]
+    assert [match["score"] for match in matches] == [match.score for match in expected]
+    assert matches[0]["width"] == 96
+    turned = found(client, "text=a+cat&not=a+dog")
+    assert [one["score"] for one in turned] == [one.score for one in collection.search("a cat", without="a dog", k=60)]
+    assert names(found(client, "text=a&where=path~4.png&where=width%3E1")) == ["4.png"]
+
+
+def test_a_picture_is_searched_with_its_bytes_and_with_a_text(client, collection):
+    path = photos(collection) / "4.png"
+    assert names(found(client, "k=1", content=path.read_bytes(), headers=BYTES)) == ["4.png"]
+    both = found(client, "text=a+cat", content=path.read_bytes(), headers=BYTES)
+    assert [one["score"] for one in both] == [one.score for one in collection.search("a cat", image=path, k=60)]
+
+
+def test_pictures_like_one_of_the_index_are_found_without_its_file(client, collection):
+    (known,) = found(client, "text=a&where=path~photos/2.png")
+    matches = found(client, f"like={known['id']}&k=2")
+    assert sorted(names(matches)) == ["2.png", "copy of 2.png"]
+    assert matches[0]["score"] > 0.99
+
+
+def test_duplicates_are_shown_with_the_best_copy_first(client):
+    answer = client.get("/api/duplicates?threshold=0.998").json()
+    assert answer["num_groups"] == 1
+    assert sorted(names(answer["groups"][0])) == ["2.png", "copy of 2.png"]
+
+
+def test_pictures_are_made_small_and_without_notes(client, collection):
+    (known,) = found(client, "text=a&where=path~photos/3.png")
+    for size in ("small", "large"):
+        answer = client.get(f"/pictures/{known['id']}/{size}")
+        image = Image.open(io.BytesIO(answer.content))
+        assert (answer.headers["content-type"], image.format, image.size) == ("image/webp", "WEBP", (96, 80))
+        assert "exif" not in image.info
+    for path in (f"/pictures/{known['id']}/huge", "/pictures/999999/small", "/pictures/..%2f..%2fetc%2fpasswd/small"):
+        assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("", 400, "nothing to search for"),
+        ("text=a&k=0", 400, "k is 0"),
+        ("text=a&k=x", 400, "k is 'x', expected a number"),
+        ("text=a&where=colour%3Dred", 400, "there is no column 'colour'"),
+        ("like=999999", 400, "no picture of the id 999999"),
+        (f"like={2**80}", 400, "no picture of the id"),
+        ("like=-1", 400, "no picture of the id"),
+    ],
+)
+def test_what_is_wrong_is_said(client, query, status, said):
+    answer = client.get(f"/api/search?{query}")
+    assert answer.status_code == status
+    assert said in answer.json()["error"]
+
+
+def test_threshold_that_is_none_is_refused(client):
+    for given in ("0", "2", "nan", "x"):
+        assert client.get(f"/api/duplicates?threshold={given}").status_code == 400
+
+
+def test_pictures_that_are_none_are_refused(client, monkeypatch):
+    monkeypatch.setattr(application, "MOST_PICTURE_BYTES", 1 << 20)
+    for content, headers, status in (
+        (b"no picture \x1b[31m", BYTES, 400),
+        (b"", BYTES, 400),
+        (b"x" * ((1 << 20) + 1), BYTES, 413),
+        (b"x", {"Content-Type": "text/plain"}, 415),
+    ):
+        answer = client.post("/api/search", content=content, headers=headers)
+        assert answer.status_code == status
+        assert "\x1b" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:8000"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
+    ],
+)
+def test_other_sites_are_refused(client, headers):
+    answer = client.get("/api/collection", headers=headers)
+    assert answer.status_code == 403
+    assert "index" not in answer.json()
+    assert client.options("/api/search", headers=headers).status_code == 403
+
+
+def test_the_page_itself_is_not_refused(client):
+    own = {"Origin": ADDRESS, "Sec-Fetch-Site": "same-origin"}
+    assert client.get("/api/collection", headers=own).json()["num_pictures"] == 8
+    assert client.get("/api/collection", headers={"Host": "localhost:8000"}).status_code == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/", headers=link).status_code == 200
+
+
+def test_names_are_shown_without_what_moves_a_cursor_or_turns_a_line(client):
+    (harmful,) = found(client, "text=a&where=path~script")
+    assert harmful["name"].isprintable()
+    assert "\\x1b[31m" in harmful["name"]
+    assert client.get(f"/pictures/{harmful['id']}/small").status_code == 200
+
+
+def test_a_file_that_is_gone_or_another_one_is_not_shown(collection, tmp_path, telling_file):
+    folder = tmp_path / "photos"
+    paths = [draw(folder / f"{number}.png", number) for number in range(3)]
+    own = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    own.add(folder, options=OPTIONS)
+    client = TestClient(build_application(own), base_url=ADDRESS)
+    numbers = {Path(one["path"]).name: one["id"] for one in found(client, "text=a")}
+
+    def status(path):
+        return client.get(f"/pictures/{numbers[path.name]}/small").status_code
+
+    assert [status(path) for path in paths] == [200] * 3
+    paths[0].unlink()
+    paths[1].unlink()
+    paths[1].symlink_to(photos(collection) / "5.png")
+    os.utime(paths[2], (1, 1))
+    assert [status(path) for path in paths] == [410, 410, 200]
+
+
+def test_an_index_that_changes_is_read_anew(changing, tmp_path):
+    path, client = changing
+    before = client.get("/api/collection").json()
+    new = draw(tmp_path / "new" / "new.png", 40)
+    Collection.open(path).add(new, options=OPTIONS)
+    after = client.get("/api/collection").json()
+    assert after["num_pictures"] == before["num_pictures"] + 1
+    assert after["version"] > before["version"]
+    assert names(found(client, "k=1", content=new.read_bytes(), headers=BYTES)) == ["new.png"]
+
+
+def test_an_index_that_breaks_is_told_until_it_is_mended(changing):
+    path, client = changing
+    assert client.get("/api/search?text=a").status_code == 200
+    manifest = (path / "manifest.json").read_bytes()
+    (path / "manifest.json").write_bytes(b"{")
+    for address in ("/api/collection", "/api/search?text=a", "/api/duplicates", "/pictures/0/small"):
+        answer = client.get(address)
+        assert answer.status_code == 503
+        assert "damaged" in answer.json()["error"]
+    (path / "manifest.json").unlink()
+    assert "is no index" in client.get("/api/collection").json()["error"]
+    (path / "manifest.json").write_bytes(manifest)
+    assert client.get("/api/search?text=a").status_code == 200
+
+
+def test_an_empty_index_finds_nothing(tmp_path, telling_file):
+    empty = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    client = TestClient(build_application(empty), base_url=ADDRESS)
+    assert client.get("/api/collection").json()["num_pictures"] == 0
+    assert found(client, "text=a") == []
+    assert client.get("/api/duplicates").json()["groups"] == []
+
+
+def test_small_pictures_are_kept_within_a_bound(collection):
+    numbers = [int(number) for number in collection.snapshot.ids[:3]]
+    pictures = [picture_of(collection, number) for number in numbers]
+    data = [Thumbnails().get(*one, 64) for one in pictures]
+    thumbnails = Thumbnails(num_bytes=len(data[1]) + len(data[2]))
+    assert [thumbnails.get(*one, 64) for one in pictures] == data
+    kept = [thumbnails.get(*one, 64) for one in pictures[1:]]
+    again = [thumbnails.get(*one, 64) for one in pictures[1:]]
+    assert all(one is other for one, other in zip(kept, again, strict=True))
+    assert thumbnails.get(*pictures[0], 64) is not data[0]

@@ -1,0 +1,161 @@
+"""The page of an index as people use it, in a real browser."""
+
+import json
+
+import pytest
+
+from mobileclip.collections import Collection, ModelSource
+from tests.browser import CHROMIUM, open_page
+from tests.collections.pictures import draw
+from tests.collections.web.served import OPTIONS, make_index, running
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+
+TILES = "document.querySelectorAll('.tile').length"
+STATUS = "document.getElementById('status').textContent"
+ACTIVE = "[...document.querySelectorAll('.tile')].indexOf(document.activeElement)"
+OPEN = "document.getElementById('one').open"
+DRAWN = "[...document.querySelectorAll('.tile img')].every(one => one.complete && one.naturalWidth)"
+TEXT_FIELD = "document.activeElement.id === 'text'"
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory, telling_file):
+    return make_index(tmp_path_factory.mktemp("served"), telling_file)
+
+
+@pytest.fixture(scope="module")
+def address(collection):
+    with running(collection) as found:
+        yield found
+
+
+def search(page, text, **fields):
+    for name, value in {"text": text, **fields}.items():
+        page.evaluate(f"document.getElementById({json.dumps(name)}).value = {json.dumps(value)}")
+    page.evaluate("document.getElementById('find').click()")
+
+
+def key(page, name, code, text=""):
+    page.press(name, code=code, text=text)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True), (390, False), (1280, True)])
+def test_a_search_shows_pictures_that_fit(address, tmp_path, width, dark):
+    with open_page(address, width=width, dark=dark) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8")
+        page.evaluate("document.querySelectorAll('img').forEach(one => { one.loading = 'eager' })")
+        page.wait_for(DRAWN)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("document.title") == "My photos"
+        assert "\\x1b[31m" in page.evaluate("document.getElementById('results').innerText")
+        assert page.evaluate("document.querySelectorAll('script').length") == 1
+        assert page.complaints == []
+        assert all(one.startswith(address) for one in page.requests)
+        page.screenshot(tmp_path / f"search-{width}-{'dark' if dark else 'light'}.png")
+        page.evaluate("document.querySelector('.tile').click()")
+        page.wait_for(f"{OPEN} && document.getElementById('one-picture').naturalWidth > 0")
+        page.screenshot(tmp_path / f"one-{width}-{'dark' if dark else 'light'}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_conditions_and_what_is_wrong_with_them(address):
+    with open_page(address, width=1280) as page:
+        search(page, "a cat", where='path~"copy of" width>1')
+        page.wait_for(f"{TILES} === 1")
+        search(page, "a cat", where="colour=red")
+        page.wait_for(f"{STATUS}.includes('there is no column')")
+        assert page.evaluate(TILES) == 0
+        search(page, "", where="")
+        page.wait_for(f"{STATUS}.startsWith('Say what')")
+
+
+def test_everything_is_done_by_keys(address):
+    with open_page(address, width=1280) as page:
+        page.wait_for(TEXT_FIELD)
+        for letter in "cat":
+            key(page, letter, ord(letter.upper()), letter)
+        key(page, "Enter", 13, "\r")
+        page.wait_for(f"{TILES} === 8")
+        key(page, "ArrowDown", 40)
+        assert page.evaluate(ACTIVE) == 0
+        key(page, "ArrowRight", 39)
+        assert page.evaluate(ACTIVE) == 1
+        key(page, "ArrowDown", 40)
+        below = page.evaluate(ACTIVE)
+        assert below > 2
+        key(page, "ArrowUp", 38)
+        assert page.evaluate(ACTIVE) == 1
+        key(page, "Enter", 13, "\r")
+        page.wait_for(OPEN)
+        first = page.evaluate("document.getElementById('one-name').textContent")
+        key(page, "ArrowRight", 39)
+        assert page.evaluate("document.getElementById('one-name').textContent") != first
+        key(page, "Escape", 27)
+        page.wait_for(f"!{OPEN}")
+        page.wait_for(f"{ACTIVE} === 2")
+        key(page, "/", 191, "/")
+        page.wait_for(TEXT_FIELD)
+        assert page.evaluate("document.getElementById('text').value") == "cat"
+
+
+def test_similar_pictures_and_a_picture_of_ones_own(address, collection):
+    photos = collection.path.parent / "photos"
+    with open_page(address, width=1280) as page:
+        page.choose_files("#picture", photos / "4.png")
+        page.wait_for(f"{TILES} === 8")
+        assert page.evaluate("document.querySelector('.tile .path').textContent").endswith("/4.png")
+        assert page.evaluate("document.getElementById('like-name').textContent") == "like 4.png"
+        page.evaluate("[...document.querySelectorAll('.tile')].find(one => one.title.endsWith('/2.png')).click()")
+        page.evaluate("document.getElementById('similar').click()")
+        page.wait_for(f"!{OPEN} && {STATUS}.startsWith('8 pictures')")
+        first = (
+            "[...document.querySelectorAll('.tile')].slice(0, 2).map(one => one.title.split('/').pop()).sort().join()"
+        )
+        page.wait_for(f"{first} === '2.png,copy of 2.png'")
+        page.drop_files("main", photos / "5.png")
+        page.wait_for("document.querySelector('.tile .path').textContent.endsWith('/5.png')")
+        assert page.complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_duplicates_stand_side_by_side(address, tmp_path, width):
+    with open_page(address, width=width) as page:
+        page.evaluate("document.getElementById('duplicates').click()")
+        page.wait_for(f"{TILES} >= 2")
+        assert page.evaluate("document.querySelectorAll('.keep').length >= 1")
+        first = "[...document.querySelectorAll('.tile')].slice(0, 2)"
+        assert page.evaluate(f"new Set({first}.map(one => one.getBoundingClientRect().top)).size") == 1
+        page.wait_for(DRAWN)
+        page.screenshot(tmp_path / f"duplicates-{width}.png")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, width):
+    empty = Collection.create(tmp_path / "empty", ModelSource(checkpoint=str(telling_file)))
+    with running(empty) as address, open_page(address, width=width) as page:
+        page.wait_for(f"{STATUS}.startsWith('The index is empty')")
+        search(page, "a cat")
+        page.wait_for(f"{STATUS}.startsWith('The index is empty')")
+        page.screenshot(tmp_path / f"empty-{width}.png")
+    full = make_index(tmp_path, telling_file)
+    with running(full) as address, open_page(address, width=width) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8")
+        new = draw(tmp_path / "new" / "new.png", 40)
+        full.add(new, options=OPTIONS)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for(f"{STATUS}.startsWith('The index has changed')")
+        (full.path.parent / "photos" / "1.png").unlink()
+        search(page, "a cat")
+        page.wait_for("document.querySelectorAll('.tile .gone').length === 1")
+        manifest = full.path / "manifest.json"
+        manifest.write_bytes(b"{")
+        search(page, "a cat")
+        page.wait_for(f"{STATUS}.includes('damaged')")
+        assert page.evaluate("document.getElementById('status').className") == "problem"
+        page.screenshot(tmp_path / f"broken-{width}.png")
