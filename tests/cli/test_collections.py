@@ -3,12 +3,19 @@
 import io
 import json
 import os
+import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import mobileclip
 from mobileclip.cli import main
 from mobileclip.collections import Collection
 from tests.collections.pictures import draw
@@ -149,3 +156,34 @@ def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
     shutil.move("made", "elsewhere")
     assert run(capsys, "search", "a cat", "-i", "elsewhere")[0] == 0
+
+
+def test_a_page_that_cannot_be_served_is_told(capsys, photos, telling_file):
+    assert "is no index" in run(capsys, "serve", "--index", photos)[2]
+    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = run(capsys, "serve", "--port", port)
+    assert status == 2
+    assert f"port {port} is taken by another program; choose another one with --port" in err
+    assert "port is 99999, expected 1 to 65535" in run(capsys, "serve", "--port", 99999)[2]
+
+
+@pytest.mark.slow
+def test_a_page_is_served_to_this_machine_until_it_is_stopped(capsys, photos, telling_file):
+    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    command = [sys.executable, "-m", "mobileclip.cli", "serve", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(mobileclip.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+            with urllib.request.urlopen(f"{address}api/search?text=a+cat&k=2", timeout=30) as answer:
+                assert len(json.load(answer)["matches"]) == 2
+        finally:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in out + err

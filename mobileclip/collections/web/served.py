@@ -103,7 +103,8 @@ def as_shown(match: Match) -> dict[str, Any]:
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
         for name, value in match.known().items()
     }
-    return {**known, "name": storage.printable(match.name, limit=_LONGEST_TEXT)}
+    names = {"name": match.name, "file": Path(match.name).name}
+    return {**known, **{name: storage.printable(text, limit=_LONGEST_TEXT) for name, text in names.items()}}
 
 
 def _stamp(manifest: Path) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from mobileclip.collections.web.application import build_application
 from mobileclip.terminal import say
 
 _ADDRESS = "127.0.0.1"
+_LAST_PORT = 65_535
 _SECONDS_TO_END = 5
 
 
@@ -23,9 +24,11 @@ def serve(collection: Collection, *, port: int) -> None:
         port: from 1 to 65535; 0 takes a free one. The address is printed.
 
     Raises:
-        ValueError: if the index is damaged.
+        ValueError: if there is no such port, or the index is damaged.
         OSError: if it cannot be read, or the port cannot be had.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise ValueError(f"port is {port}, expected 1 to {_LAST_PORT}, or 0 for any that is free")
     collection.load()
     with _listening(port) as listener:
         config = uvicorn.Config(
@@ -47,7 +50,6 @@ def serve(collection: Collection, *, port: int) -> None:
 def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((_ADDRESS, port))
-    except (OSError, OverflowError) as error:
-        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        why = "is taken by another program" if is_taken else f"cannot be had ({error})"
+    except OSError as error:
+        why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
         raise OSError(f"port {port} {why}; choose another one with --port, or 0 for any that is free") from None

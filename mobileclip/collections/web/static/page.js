@@ -39,7 +39,7 @@ async function ask(address, options) {
 }
 
 function facts(one) {
-  const size = `${one.width} × ${one.height}, ${Math.round(one.size / 1000).toLocaleString('en')} kB`;
+  const size = `${one.width} × ${one.height}, ${Math.ceil(one.size / 1000).toLocaleString('en')} kB`;
   const place = one.latitude === undefined ? '' : `${one.latitude.toFixed(4)}, ${one.longitude?.toFixed(4)}`;
   return [size, one.taken, one.camera, place].filter(Boolean).join(' · ');
 }
@@ -59,7 +59,7 @@ function tile(one, label, isBest) {
   image.addEventListener('error', () => frame.replaceChildren(make('span', 'gone', 'cannot be read any more')));
   image.src = addressOf(one, 'small');
   frame.append(image);
-  button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.name));
+  button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file));
   const place = shown.push(one) - 1;
   button.addEventListener('click', () => open(place));
   item.append(button);
@@ -261,4 +261,5 @@ setInterval(() => {
   if (!document.hidden) tell();
 }, 10_000);
 tell();
-find('text').focus();
+// On a phone this would open the keyboard.
+if (matchMedia('(hover: hover)').matches) find('text').focus();
