@@ -1,5 +1,8 @@
 """Small pictures, each of its own content, a model that tells them apart, and what an index of them holds."""
 
+import shutil
+import tarfile
+
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +17,15 @@ def draw(path, seed, size=(96, 80)):
     values = draw.integers(0, 64, (5, 6, 3)) + draw.integers(0, 190, 3)
     Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.NEAREST).save(path)
     return path
+
+
+def pack(shard, *seeds):
+    """Write a shard of pictures, whose keys are their seeds."""
+    with tarfile.open(shard, "w") as tar:
+        for seed in seeds:
+            path = draw(shard.parent / "drawn" / f"{seed:04d}.png", seed)
+            tar.add(path, path.name)
+    shutil.rmtree(shard.parent / "drawn")
 
 
 def contents(collection):

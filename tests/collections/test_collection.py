@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource, collec
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
 from mobileclip.inference import encoding
-from tests.collections.pictures import contents, draw, telling
+from tests.collections.pictures import contents, draw, pack, telling
 
 OPTIONS = IndexOptions(show_progress=False)
 
@@ -149,14 +148,6 @@ def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
     draw(tmp_path / "others" / "b.png", 31)
     assert add(index, other.parent).num_removed == 1
     assert sorted(index.store.manifest.inputs) == sorted([str(photos), str(other.parent)])
-
-
-def pack(shard, *seeds):
-    with tarfile.open(shard, "w") as tar:
-        for seed in seeds:
-            path = draw(shard.parent / "drawn" / f"{seed:04d}.png", seed)
-            tar.add(path, path.name)
-    shutil.rmtree(shard.parent / "drawn")
 
 
 def test_pictures_of_shards_are_indexed_by_their_keys(index, tmp_path):

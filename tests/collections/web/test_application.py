@@ -14,7 +14,7 @@ from mobileclip.collections.web import application
 from mobileclip.collections.web.application import build_application
 from mobileclip.collections.web.served import picture_of
 from mobileclip.collections.web.thumbnails import Thumbnails
-from tests.collections.pictures import draw
+from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -195,6 +195,20 @@ def test_a_file_that_is_gone_or_another_one_is_not_shown(collection, tmp_path, t
     paths[1].symlink_to(photos(collection) / "5.png")
     os.utime(paths[2], (1, 1))
     assert [status(path) for path in paths] == [410, 410, 200]
+
+
+def test_pictures_of_shards_are_shown_until_the_shard_is_another_one(tmp_path, telling_file):
+    pack(tmp_path / "00.tar", 0, 1, 2)
+    own = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    own.add(tmp_path / "00.tar", options=OPTIONS)
+    client = TestClient(build_application(own), base_url=ADDRESS)
+    matches = found(client, "text=a")
+    assert sorted(one["file"] for one in matches) == ["0000", "0001", "0002"]
+    addresses = [f"/pictures/{one['id']}/small" for one in sorted(matches, key=lambda one: one["part"])]
+    assert len({client.get(address).content for address in addresses}) == 3
+    (tmp_path / "00.tar").unlink()
+    pack(tmp_path / "00.tar", 0, 3)
+    assert [client.get(address).status_code for address in addresses] == [200, 410, 410]
 
 
 def test_an_index_that_changes_is_read_anew(changing, tmp_path):

@@ -262,4 +262,4 @@ setInterval(() => {
 }, 10_000);
 tell();
 // On a phone this would open the keyboard.
-if (matchMedia('(hover: hover)').matches) find('text').focus();
+if (matchMedia('(min-width: 601px)').matches) find('text').focus();
