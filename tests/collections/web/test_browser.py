@@ -158,4 +158,5 @@ def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, widt
         search(page, "a cat")
         page.wait_for(f"{STATUS}.includes('damaged')")
         assert page.evaluate("document.getElementById('status').className") == "problem"
+        assert page.evaluate("document.documentElement.scrollWidth") == width
         page.screenshot(tmp_path / f"broken-{width}.png")
