@@ -189,9 +189,8 @@ class Collection:
         Raises:
             ValueError, OSError: see `add`.
         """
-        clip = self.clip
         with self.store.writing():
-            report = update(self.store, clip, found, options)
+            report = update(self.store, lambda: self.clip, found, options)
             self._snapshot = take_snapshot(self.store)
             renew_graph(self.path, self._snapshot, show_progress=options.show_progress)
             self._graph = open_graph(self.path, self._snapshot)

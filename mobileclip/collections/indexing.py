@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -118,14 +118,14 @@ class _Wanted:
     part: str | None = None
 
 
-def update(store: Store, clip: ImageTextModel, found: Scan, options: IndexOptions) -> IndexReport:
+def update(store: Store, clip: Callable[[], ImageTextModel], found: Scan, options: IndexOptions) -> IndexReport:
     """Bring an index up to date with the files that were found; whoever calls it holds the index.
 
     What is finished is written down every few seconds, so that a job that is killed loses no more than these.
 
     Args:
         store: of the index.
-        clip: the model that it is of.
+        clip: gives the model that it is of; not called where nothing is to be encoded.
         found: the files.
         options: how.
 
@@ -139,7 +139,7 @@ def update(store: Store, clip: ImageTextModel, found: Scan, options: IndexOption
 class _Update:
     """One run of `update`, and what it knows so far."""
 
-    def __init__(self, store: Store, clip: ImageTextModel, found: Scan, options: IndexOptions) -> None:
+    def __init__(self, store: Store, clip: Callable[[], ImageTextModel], found: Scan, options: IndexOptions) -> None:
         self.store, self.clip, self.found, self.options = store, clip, found, options
         self.rows_of: dict[str, list[_KnownRow]] = defaultdict(list)
         self.hashes_of_size: dict[int, list[str]] = defaultdict(list)
@@ -159,7 +159,8 @@ class _Update:
         files = self.found.files
         work = [file for file in files.values() if not self._is_as_before(file)]
         self.store.remember(self.found.inputs)
-        self._encode(work)
+        if work:
+            self._encode(work)
         gone = [path for path in self.rows_of if path not in files and self.found.covers(path)]
         removed = [row.place for path in gone for row in self.rows_of[path]]
         self.store.append((), removed=removed)
@@ -209,7 +210,7 @@ class _Update:
         options = self.options
         total = None if any(file.is_shard for file in work) else len(work)
         clip = quickened(
-            self.clip,
+            self.clip(),
             work,
             WORTH_TRYING if total is None else total,
             precision=options.precision,
