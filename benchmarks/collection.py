@@ -30,6 +30,7 @@ from mobileclip.collections.quickening import quickened
 from mobileclip.collections.scanning import scan
 from mobileclip.collections.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
+from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
@@ -72,8 +73,7 @@ def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
     size = (spec.width, spec.width * 3 // 4)
     paths = []
     for number in range(spec.num_pictures):
-        with Image.open(sources[number % len(sources)]) as opened:
-            image = opened.convert("RGB")
+        image = load_image(sources[number % len(sources)])
         side = int(min(image.size) * draw.uniform(0.6, 1.0))
         left, top = (int(draw.integers(0, whole - side + 1)) for whole in image.size)
         whole = image.resize(size, Image.Resampling.BICUBIC, (left, top, left + side, top + side * 3 // 4))
