@@ -14,14 +14,14 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
 from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
+from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.hardware.precision import WidePrecision
-from mobileclip.storage import atomic_write, require_output, require_output_folder
+from mobileclip.storage import require_output, require_output_folder
 from mobileclip.terminal import say, say_json
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, Condition, Match, ModelSource
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 _MOST_WORKERS = 16
 
 IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
@@ -151,10 +151,9 @@ def search(
     conditions = [parse_condition(text) for text in where]
     for path in image:
         require_file(path, "an image file")
-    if sheet is not None:
-        require_output(sheet, overwrite=overwrite, suffixes=_FORMATS)
-        if query is None and not image:
-            raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
+    require_sheet(sheet, overwrite=overwrite)
+    if sheet is not None and query is None and not image:
+        raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
     collection = _opened(index_folder or newest_index(), device)
     ask = partial(
         _answer, collection, image=image, without=without, where=conditions, k=k, sheet=sheet, as_json=as_json
@@ -305,8 +304,5 @@ def _opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
 def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:
     from mobileclip.collections.sheet import draw_matches
 
-    sheet = draw_matches(title, matches)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as stream:
-        sheet.save(stream, format=_FORMATS[path.suffix.lower()])
+    write_sheet(draw_matches(title, matches), path)
     say(f"wrote {path}", error=True)

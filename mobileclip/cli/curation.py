@@ -11,7 +11,8 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_file, require_folder
 from mobileclip.cli.data import require_shards
 from mobileclip.cli.sharing import Shared, Sharing
-from mobileclip.storage import atomic_write, require_output
+from mobileclip.cli.sheets import require_sheet, write_sheet
+from mobileclip.storage import require_output
 from mobileclip.terminal import print_table, say
 
 # Every other scale that was tried is shown: each is 26 % above the last.
@@ -102,13 +103,10 @@ def filter_(
     spec = FilterSpec(scores=scores, output=output, share=share, threshold=threshold, caption=caption, teacher=teacher)
     require_folder(str(scores), "a folder of scores")
     require_output(output, overwrite=overwrite, suffixes=(".npy",))
-    if sheet is not None:
-        require_output(sheet, overwrite=overwrite, suffixes=(".png",))
+    require_sheet(sheet, overwrite=overwrite)
     report = filter_samples(spec)
     if sheet is not None:
-        picture = draw_filter(spec, report)
-        with atomic_write(sheet) as stream:
-            picture.save(stream, format="PNG")
+        write_sheet(draw_filter(spec, report), sheet)
     say(report)
     say(f"wrote {output}" + (f" and {sheet}" if sheet is not None else ""))
 

@@ -12,12 +12,10 @@ from tyro.extras import SubcommandApp
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.models import Rows
 from mobileclip.cli.sharing import Shared, Sharing
+from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.data.sources import RowOptions
-from mobileclip.storage import atomic_write, check_address, is_remote, local_path, require_output
+from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
-
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_SHEET_SUFFIXES = tuple(_FORMATS)
 
 app = SubcommandApp()
 
@@ -190,15 +188,11 @@ def inspect(
     from mobileclip.data.viewing.contact_sheet import draw_sheet
     from mobileclip.data.viewing.inspection import inspect_sample, print_inspection
 
-    if output is not None:
-        require_output(output, overwrite=overwrite, suffixes=_SHEET_SUFFIXES)
+    require_sheet(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
     inspection = inspect_sample(shard, key)
     if output is not None:
-        sheet = draw_sheet(inspection)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output) as stream:
-            sheet.save(stream, format=_FORMATS[output.suffix.lower()])
+        write_sheet(draw_sheet(inspection), output)
     print_inspection(inspection)
     if output is not None:
         say(f"wrote {output}")
