@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
-from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
@@ -23,7 +23,6 @@ from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
 from mobileclip.extras import VERSION
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.catalogue import LICENCE, OTHERS_LICENCE
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
@@ -72,11 +71,11 @@ class Origin:
 
     Args:
         name: what the model is called, or its file; None for a model that was built already.
-        is_published: whether they are Apple's published ones, as far as the name says.
+        licence: of the weights and the code, as far as the name says.
     """
 
     name: str | None = None
-    is_published: bool = False
+    licence: str = licence_of("")
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
@@ -89,11 +88,11 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
     if not isinstance(model, (str, Path)):
         return Origin()
     place = str(checkpoint or PRETRAINED.get(str(model), model))
-    is_published = place in PRETRAINED.values()
+    licence = licence_of(place)
     if str(model) in models:
-        return Origin(name=str(model), is_published=is_published)
+        return Origin(name=str(model), licence=licence)
     name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
-    return Origin(name=name, is_published=is_published)
+    return Origin(name=name, licence=licence)
 
 
 def contract_of(
@@ -129,7 +128,7 @@ def contract_of(
         versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
         weights_sha256=weights_sha256(model.state_dict()),
         spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
-        licence=LICENCE if origin.is_published else OTHERS_LICENCE,
+        licence=origin.licence,
         name=origin.name,
         num_classes=None if classifier is None else classifier.num_classes,
         class_names=() if classifier is None else classifier.class_names,

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from mobileclip.blocks import Buildable, image_encoders, models, set_attention_backend, text_encoders
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.checkpoints import PRETRAINED, ModelSpec, of_same_architecture, read_checkpoint
+from mobileclip.encoders.checkpoints import (
+    PACKAGED,
+    PRETRAINED,
+    ModelSpec,
+    licence_of,
+    of_same_architecture,
+    read_checkpoint,
+)
 from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.native import read_back_as
@@ -20,13 +27,11 @@ from mobileclip.encoders.families import image_encoder_families, text_encoder_fa
 from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json
 
-LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
-OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
-
 
 def rows() -> list[dict[str, str | None]]:
     """Return one row per model and tower known by name: its towers with their size, input, embedding, weights."""
     named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
+    named += [(name, read_checkpoint(name).spec) for name in PACKAGED]
     result = []
     for name, value in named:
         spec = cast("ModelSpec", value)
@@ -74,7 +79,9 @@ def describe(model: str) -> dict[str, Any]:
     description["multiply-accumulates"] = {type_of(tower): num_macs(tower) for _, tower in towers(spec)}
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
     description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
-    description["licence"] = LICENCE
+    description["licence"] = licence_of(model if model in PACKAGED else PRETRAINED.get(model, model))
+    if model in PACKAGED:
+        description["card"] = str(PACKAGED[model].with_suffix(".md"))
     return description
 
 
@@ -133,6 +140,8 @@ def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
 
 def _weights(name: str) -> str | None:
     """Return where a model's weights are: on the hub, or those of which models are built alike."""
+    if name in PACKAGED:
+        return "in the package"
     if name in PRETRAINED:
         return "on the hub"
     alike = of_same_architecture(name)

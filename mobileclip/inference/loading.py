@@ -9,7 +9,15 @@ from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
-from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, ModelSpec, read_checkpoint, resolve_spec, unpublished
+from mobileclip.encoders.checkpoints import (
+    PACKAGED,
+    PREFIX,
+    PRETRAINED,
+    ModelSpec,
+    read_checkpoint,
+    resolve_spec,
+    unpublished,
+)
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint
 from mobileclip.extras import VERSION
@@ -39,6 +47,7 @@ def load(
 
     `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
     the published weights from the hub once (they may be used for research only, as their licence says).
+    `load("icons")` is a small model of drawings that comes with the package; its card is `mobileclip info icons`.
     `load("s2_onnx")` takes the folder that `mobileclip export` wrote, and its runtime computes the embeddings.
 
     Args:
@@ -176,13 +185,13 @@ def device_for(model: str | Path | None, checkpoint: str | Path | None, device: 
 
 
 def holds_weights(name: str | Path) -> bool:
-    """Return whether a file, a folder or a repository on the hub is meant, and no model by its name.
+    """Return whether a file, a folder, a repository on the hub or a packaged model is meant, and no architecture.
 
     Args:
         name: as a person gives a model; a folder that is called like a known model stands for that model.
     """
     text = str(name)
-    if text.startswith(PREFIX) or Path(text).is_file():
+    if text.startswith(PREFIX) or text in PACKAGED or Path(text).is_file():
         return True
     is_known = any(text in registry for registry in (models, image_encoders, text_encoders))
     return bool(text.strip()) and not is_known and Path(text).is_dir()

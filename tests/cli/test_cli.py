@@ -225,6 +225,7 @@ def test_list(capsys):
     assert rows["mobileclip_s0"]["image"] == "mci 11.4M"
     assert rows["mobileclip_s0"]["text"] == "mct 42.4M"
     assert rows["mci2"]["text"] is None
+    assert rows["icons"]["weights"] == "in the package"
     assert (rows["mobileclip_s0"]["GMACs"], rows["mci2"]["GMACs"]) == ("2.4 + 1.3", "7.8")
     _, table, _ = run(capsys, "list")
     assert all(name in table for name in rows)

@@ -127,18 +127,19 @@ def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional
 
 
 @pytest.mark.parametrize(
-    ("model", "checkpoint", "name", "is_published"),
+    ("model", "checkpoint", "name", "licence"),
     [
-        ("mobileclip_s0", None, "mobileclip_s0", True),
-        ("mobileclip_s0", "mine.pt", "mobileclip_s0", False),
-        (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", True),
-        ("hf-hub:me/mine", None, "me/mine", False),
-        (Path("folder/mine.safetensors"), None, "mine", False),
+        ("mobileclip_s0", None, "mobileclip_s0", "apple-amlr"),
+        ("mobileclip_s0", "mine.pt", "mobileclip_s0", "whoever trained them"),
+        (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", "apple-amlr"),
+        ("hf-hub:me/mine", None, "me/mine", "whoever trained them"),
+        (Path("folder/mine.safetensors"), None, "mine", "whoever trained them"),
+        ("icons", None, "icons", "code and weights MIT"),
     ],
 )
-def test_a_name_says_whose_weights_they_are(model, checkpoint, name, is_published):
+def test_a_name_says_whose_weights_they_are(model, checkpoint, name, licence):
     origin = origin_of(model, checkpoint)
-    assert origin.is_published is is_published
+    assert licence in origin.licence
     assert origin.name == name
 
 

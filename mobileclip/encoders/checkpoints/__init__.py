@@ -7,17 +7,26 @@ from mobileclip.encoders.checkpoints import official, open_clip, timm
 from mobileclip.encoders.checkpoints.backbone import load_backbone
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
-from mobileclip.encoders.checkpoints.published import PREFIX, PRETRAINED, of_same_architecture, unpublished
+from mobileclip.encoders.checkpoints.published import (
+    PACKAGED,
+    PREFIX,
+    PRETRAINED,
+    licence_of,
+    of_same_architecture,
+    unpublished,
+)
 from mobileclip.encoders.checkpoints.saving import save_model
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [
+    "PACKAGED",
     "PREFIX",
     "PRETRAINED",
     "CheckpointError",
     "ModelSpec",
     "Stored",
     "layouts",
+    "licence_of",
     "load_backbone",
     "load_model",
     "of_same_architecture",

@@ -1,6 +1,8 @@
-"""Which weights are published, where, and by what they are known: a revision and a SHA-256, as far as either is."""
+"""Which weights there are by name: published ones, known by revision and SHA-256, and those in the package."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import attrs
 
@@ -92,6 +94,24 @@ PUBLISHED = {
 PRETRAINED = {name: published.address for name, published in PUBLISHED.items()}
 """The names of these weights, as checkpoints are named."""
 
+PACKAGED = {"icons": Path(__file__).with_name("packaged") / "icons.safetensors"}
+"""Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
+
+_LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
+_PACKAGED_LICENCE = "code and weights MIT; the drawings that they learned from name their authors in the model's card"
+_OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
+
+
+def licence_of(checkpoint: str | Path) -> str:
+    """Return the licence of a checkpoint, as far as its name tells.
+
+    Args:
+        checkpoint: an address of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
+    """
+    if str(checkpoint) in PACKAGED:
+        return _PACKAGED_LICENCE
+    return _LICENCE if str(checkpoint) in PRETRAINED.values() else _OTHERS_LICENCE
+
 
 def of_same_architecture(name: str) -> tuple[str, ...]:
     """Return the models with published weights that are built like a model without any."""
@@ -106,7 +126,7 @@ def unpublished(name: str | None) -> str:
         f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture and published weights: "
         f"take {alike[0]}"
         if alike
-        else f"models with published weights: {', '.join(PUBLISHED)}"
+        else f"models with published weights: {', '.join(PUBLISHED)}; in the package: {', '.join(PACKAGED)}"
     )
     return (
         f"there are no published weights for {repr(name) if name else 'this model'}; {instead}, or give weights of "

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+import mobileclip
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, TRAIN
 from examples.learning_efficiency.__main__ import learning_efficiency
+from examples.learning_efficiency.model import make_model
 from examples.learning_efficiency.report import write_report
 from examples.learning_efficiency.results import Result, append, read_results
 from examples.learning_efficiency.run import run
-from examples.learning_efficiency.scoring import HeldOut, Scores, score_embeddings, score_student
+from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_embeddings, score_student
 from examples.learning_efficiency.spec import Cell
 from examples.learning_efficiency.stores import belongs, cell_batches, store_of
 from examples.learning_efficiency.students import train_student
@@ -25,10 +27,13 @@ from examples.learning_efficiency.teachers import TeacherScores
 from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
 from examples.learning_efficiency.views import STRONG, WEAK
 from examples.quickstart.emoji import DataSplit, DrawnDataset
+from examples.quickstart.emoji.on_disk import load_finished
 from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
 from mobileclip.data import StreamPosition, Tokenizer
+from mobileclip.encoders import load_model
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, ReinforcedSigmoidLossSpec, SigmoidLossSpec
 from mobileclip.serialization import from_json
+from mobileclip.tensor_files import read_tensors
 from tests.examples.icons.packages import write_icon_packages
 
 NAMES = ("cat", "dog", "tree", "moon", "car", "fish", "house", "apple", "clock", "flag", "hat", "boat")
@@ -340,3 +345,18 @@ def test_trainings_of_other_choices_are_not_mixed_in(finished):
     spec, _ = finished
     with pytest.raises(ValueError, match="holds trainings of a study with other choices"):
         run(attrs.evolve(spec, learning_rate=1e-3))
+
+
+@pytest.mark.slow
+def test_the_model_that_ships_is_a_file_with_its_measured_card(finished, tmp_path):
+    spec, _ = finished
+    path = make_model(spec, tmp_path)
+    whole = load_model(path, fold=False)
+    assert whole.spec == spec.student
+    assert {tensor.dtype for tensor in read_tensors(path)[0].values()} == {torch.float16, torch.int64}
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    parts = held_out(load_finished(spec.output / "data", TITLES), [spec.image_size])
+    for name, one in score_student(mobileclip.load(path).model, parts).items():
+        figures = f"| {one.top1:.1f} | {one.top5:.1f} | {one.retrieval:.1f} |"
+        assert f"| {TITLES[name]} | {len(parts[name].labels):,} | {len(parts[name].class_names):,} {figures}" in card
+    assert "| Lucide |" in card

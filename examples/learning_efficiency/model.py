@@ -1,0 +1,152 @@
+"""The model that comes with the package: a student of the study in half precision, and a card of how good it is.
+
+Command:   python -m examples.learning_efficiency.model    (with the extra `quickstart` installed)
+Hardware:  2 CPU cores, about 8 GiB of memory, no GPU
+Time:      about three hours, or seconds where the study has trained it already; it may be stopped and goes on
+Result:    in --output: icons.safetensors, which mobileclip.load takes, and icons.md, its card
+
+The student with all pictures, one teacher, weak views and the longest budget is trained as the study trains it. What
+the card says is measured on the file that is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+import mobileclip
+from examples.icons.splits import TITLES
+from examples.learning_efficiency.run import run
+from examples.learning_efficiency.scoring import held_out, score_student
+from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.learning_efficiency.students import MODEL
+from examples.learning_efficiency.variants import VARIANTS
+from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.on_disk import load_finished
+from mobileclip.encoders import load_model, save_model
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+
+NAME = "icons"
+VARIANT = "distillation"
+# What is made of drawings under these may be given to everyone, as long as their authors are named.
+_FREE = ("MIT", "ISC", "Apache-2.0", "CC-BY-3.0", "CC-BY-4.0")
+
+_CARD = """# {name}
+
+A small image-text model of drawings: {parameters:.1f} million parameters, {size:.1f} MB, pictures of {pixels} pixels.
+It comes with the package and needs no download.
+
+```python
+clip = mobileclip.load("{name}")
+clip.classify("drawing.png", ["a heart", "a tree", "an arrow"])
+```
+
+**Good for** icons, emoji and other plain drawings on a light ground, with English names of one to four words: to try
+the library, to test a program, to search a folder of icons.
+
+**Not for** photographs, faces, texts in pictures or sentences: it has seen none.
+
+## How good it is
+
+Measured on drawings that it did not learn from.
+
+| drawings | number | classes to choose from | top-1 | top-5 | name to picture, R@1 |
+|---|---|---|---|---|---|
+{rows}
+
+## How it was made
+
+`python -m examples.learning_efficiency.model`. Multi-modal reinforced training on {num_pictures:,} drawings, for
+{steps:,} steps of {batch} pairs: {views} augmentations of each were stored with the embeddings of one teacher,
+EfficientNet-Lite0 with ImageNet's weights and MiniLM's sentence embeddings, fine-tuned on the same drawings. Its
+captions are the icons' names and keywords, and sentences that were made of them.
+
+## Whose drawings it learned from
+
+The weights are under the MIT licence, as the code is. The drawings are their authors':
+
+| set | author | licence | package |
+|---|---|---|---|
+{sources}
+"""
+
+
+def make_model(spec: EfficiencySpec, output: Path) -> Path:
+    """Train the student, or take the one that the study has trained, and write it with its card.
+
+    Args:
+        spec: the choices of the study.
+        output: folder for both files.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        ValueError: if a drawing's licence does not let what is made of it be given to everyone.
+    """
+    spec = attrs.evolve(spec, parts=("long",), variants=(VARIANT,), num_seeds=1).resolved
+    run(spec)
+    (cell,) = spec.cells()
+    dataset = load_finished(spec.output / "data", TITLES)
+    if bound := [one["title"] for one in dataset.card["sources"] if one["licence"].get("spdx") not in _FREE]:
+        raise ValueError(
+            f"the licence of {', '.join(bound)} asks for more than the names of authors; leave them out of "
+            "--study.data.sets"
+        )
+    path = output / f"{NAME}.safetensors"
+    output.mkdir(parents=True, exist_ok=True)
+    save_model(load_model(spec.output / "runs" / cell.name / MODEL, fold=False).half(), path)
+    write_text(path.with_suffix(".md"), _card(spec, cell, path, dataset))
+    return path
+
+
+def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -> str:
+    """Return the card of a model, whose file is measured for it."""
+    parts = held_out(dataset, [spec.image_size])
+    scores = score_student(mobileclip.load(path).model, parts)
+    rows = [
+        f"| {TITLES[name]} | {len(part.labels):,} | {len(part.class_names):,} "
+        f"| {scores[name].top1:.1f} | {scores[name].top5:.1f} | {scores[name].retrieval:.1f} |"
+        for name, part in parts.items()
+    ]
+    drawn = [
+        f"| {one['title']} | {_author(**one['author'])} | {one['licence']['title']} | `{one['package']}` |"
+        for one in dataset.card["sources"]
+    ]
+    return _CARD.format(
+        name=NAME,
+        parameters=sum(parameter.numel() for parameter in load_model(path, fold=False).parameters()) / 1e6,
+        size=path.stat().st_size / 1e6,
+        pixels=spec.image_size,
+        rows="\n".join(rows),
+        num_pictures=dataset.train.num_samples,
+        steps=cell.budget,
+        batch=spec.batch_size,
+        views=VARIANTS[cell.variant].num_views,
+        sources="\n".join(drawn),
+    )
+
+
+def _author(name: str, url: str | None = None) -> str:
+    return f"[{name}]({url})" if url else name
+
+
+def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/icon_model")) -> None:  # noqa: B008
+    """Make the model.
+
+    Args:
+        study: the choices of the study, whose folder keeps what is made on the way.
+        output: folder for the model and its card.
+    """
+    say(f"The model and its card are {make_model(study, output)} and {NAME}.md beside it.")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    from mobileclip.recipes.command_line import described, reported
+
+    with reported("learning_efficiency.model", None):
+        tyro.cli(main, description=described(__doc__))

@@ -1,0 +1,103 @@
+"""The model that comes with the package: it is whole, small and free, and every command takes it by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import mobileclip
+from mobileclip.cli.__main__ import main
+from mobileclip.encoders import load_model, save_model
+from mobileclip.encoders.checkpoints import PACKAGED, licence_of
+from mobileclip.export import ExportSpec, export_model
+from mobileclip.inference.catalogue import describe
+from mobileclip.reparam import is_folded
+
+MOST_BYTES = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return mobileclip.load("icons")
+
+
+@pytest.fixture
+def drawings(tmp_path):
+    """Files of an arrow to the right and of a ring."""
+    for name in ("arrow", "ring"):
+        picture = Image.new("RGB", (96, 96), "white")
+        pen = ImageDraw.Draw(picture)
+        if name == "arrow":
+            pen.line((16, 48, 76, 48), fill="black", width=8)
+            pen.line((54, 26, 78, 48, 54, 70), fill="black", width=8, joint="curve")
+        else:
+            pen.ellipse((18, 18, 78, 78), outline="black", width=8)
+        picture.save(tmp_path / f"{name}.png")
+    return tmp_path / "arrow.png", tmp_path / "ring.png"
+
+
+def test_it_is_small_and_loads_folded_without_a_file_or_a_network(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert PACKAGED["icons"].stat().st_size < MOST_BYTES
+    assert is_folded(clip.model)
+    assert {parameter.dtype for parameter in clip.model.parameters()} == {torch.float32}
+
+
+def test_it_tells_plain_drawings_apart(clip, drawings):
+    arrow, ring = drawings
+    names = ("arrow right", "circle", "cat", "house", "cloud")
+    assert next(iter(clip.classify(arrow, names))) == "arrow right"
+    assert next(iter(clip.classify(ring, names))) == "circle"
+
+
+def test_commands_take_its_name(drawings, capsys):
+    arrow = str(drawings[0])
+    for given in (["--model", "icons"], ["--checkpoint", "icons"]):
+        main(["classify", arrow, "arrow right", "cat", *given])
+        assert "arrow right" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_what_is_said_of_it():
+    said = describe("icons")
+    assert said["licence"] == licence_of("icons")
+    assert said["card"] == str(PACKAGED["icons"].with_suffix(".md"))
+
+
+def test_its_card_has_figures_for_every_part_and_names_whoever_drew():
+    card = PACKAGED["icons"].with_suffix(".md").read_text(encoding="utf-8")
+    figures = re.findall(r"^\| .+ \| [\d,]+ \| [\d,]+ \| (\d+\.\d) \| (\d+\.\d) \| (\d+\.\d) \|$", card, re.MULTILINE)
+    assert len(figures) == 4
+    assert all(0 < float(first) < float(five) < 100 for first, five, _ in figures)
+    drawn = re.findall(
+        r"^\| (.+) \| \[.+\]\(https?://.+\) \| (.+) \| `@iconify-json/.+@[\d.]+` \|$", card, re.MULTILINE
+    )
+    assert len(drawn) == 20
+    assert {licence for _, licence in drawn} <= {"MIT", "ISC", "Apache 2.0", "CC BY 3.0", "CC BY 4.0"}
+    assert "photographs" in card
+
+
+def test_an_export_of_it_carries_its_licence(tmp_path):
+    export_model("icons", ExportSpec(out=str(tmp_path / "out"), target="torch", tower="image"))
+    contract = json.loads((tmp_path / "out" / "mobileclip.json").read_text())
+    assert contract["name"] == "icons"
+    assert contract["licence"] == licence_of("icons")
+
+
+def test_a_file_of_its_name_is_that_file_and_a_folder_is_not(tmp_path, monkeypatch, clip):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "icons").mkdir()
+    image = Image.new("RGB", (40, 40), "white")
+    assert torch.equal(mobileclip.load("icons").encode_image(image), clip.encode_image(image))
+    (tmp_path / "icons").rmdir()
+    other = load_model("icons", fold=False)
+    with torch.no_grad():
+        for parameter in other.image_encoder.parameters():
+            parameter.mul_(1.5)
+    save_model(other, tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").rename(tmp_path / "icons")
+    found = load_model("icons", fold=False).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in other.state_dict().items())
