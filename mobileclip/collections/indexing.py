@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.manifest import FinishedFile
+from mobileclip.collections.pictures import picture_in
 from mobileclip.collections.quickening import WORTH_TRYING, quickened
 from mobileclip.collections.scanning import FoundFile, Scan
 from mobileclip.collections.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store import Place, Store
-from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip, SkipReport
@@ -253,7 +253,7 @@ class _Update:
         skips = SkipReport(log=False)
         seen: set[str] = set()
         for raw in read_shard(file.path, skips.add):
-            image = next((raw.members[one] for one in raw.members if is_image_name(f".{one}")), None)
+            image = picture_in(raw)
             if image is None or raw.problem is not None or raw.key in seen:
                 detail = "no picture in it" if raw.problem is None else raw.problem.detail
                 skips.add(Skip(reason="no_image", key=raw.key, shard=file.path, detail=detail))

@@ -12,7 +12,7 @@ from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.transform import LIMITS, load_image
-from mobileclip.data.shards.files import read_shard
+from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import Skip
 
 _REDUCTIONS = (8, 4, 2)
@@ -63,6 +63,11 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
     return image
 
 
+def picture_in(raw: RawSample) -> bytes | None:
+    """Return the picture of a sample of a shard, as it is encoded; None where it has none."""
+    return next((content for extension, content in raw.members.items() if is_image_name(f".{extension}")), None)
+
+
 def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
     """Return the pictures that are in shards, by name."""
     wanted: dict[str, set[str]] = defaultdict(set)
@@ -73,7 +78,7 @@ def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
     found = {}
     for shard, parts in wanted.items():
         for raw in read_shard(shard, skips.append):
-            image = next((raw.members[one] for one in raw.members if is_image_name(f".{one}")), None)
+            image = picture_in(raw)
             if raw.key in parts and image is not None:
                 found[f"{shard}/{raw.key}"] = image
                 parts.remove(raw.key)
