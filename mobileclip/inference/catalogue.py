@@ -79,7 +79,7 @@ def describe(model: str) -> dict[str, Any]:
     description["multiply-accumulates"] = {type_of(tower): num_macs(tower) for _, tower in towers(spec)}
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
     description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
-    description["licence"] = licence_of(model if model in PACKAGED else PRETRAINED.get(model, model))
+    description["licence"] = licence_of(PRETRAINED.get(model, model))
     if model in PACKAGED:
         description["card"] = str(PACKAGED[model].with_suffix(".md"))
     return description
