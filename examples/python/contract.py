@@ -30,8 +30,9 @@ LEAST_COSINE = {
     "int8-weights": 0.99,
     "int4-weights": 0.98,
 }
-# Pillow knows many more; one of them starts Ghostscript, whatever the file is called.
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Pillow knows many more; one of them starts Ghostscript, whatever the file is called. HEIF is read where pillow-heif is
+# registered as its plug-in.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 

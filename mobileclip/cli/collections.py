@@ -103,6 +103,8 @@ def index(
         for line in describe_left_out(report.left_out):
             say(f"  {line}", error=True)
     report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
+    for what, number in report.uninstalled.items():
+        say(f"left out {number:,} files: {what}", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
     if report.unreadable:
         sys.exit(1)

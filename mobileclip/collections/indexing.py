@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,6 +79,8 @@ class IndexReport:
         num_removed: that are gone, or moved.
         num_unreadable: files that could not be read before, and have not changed.
         unreadable: why each file that could not be read now was not, naming it.
+        uninstalled: what must be installed for other files, with the command that does, and how many files these are;
+            they are tried again each time.
         left_out: files of folders that are no pictures.
     """
 
@@ -88,6 +90,7 @@ class IndexReport:
     num_removed: int
     num_unreadable: int
     unreadable: tuple[str, ...]
+    uninstalled: Mapping[str, int]
     left_out: tuple[Skip, ...]
 
     def __str__(self) -> str:
@@ -98,6 +101,7 @@ class IndexReport:
         parts += [f"{self.num_removed:,} gone from where they were"] if self.num_removed else []
         unreadable = self.num_unreadable + len(self.unreadable)
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
+        parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
         return ", ".join(parts)
 
 
@@ -146,6 +150,7 @@ class _Update:
         self.place_of_hash: dict[str, Place] = {}
         self._look_up()
         self.unreadable: list[str] = []
+        self.uninstalled: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -173,6 +178,7 @@ class _Update:
             num_removed=len(removed),
             num_unreadable=self.counts["unreadable before"],
             unreadable=tuple(self.unreadable),
+            uninstalled=dict(self.uninstalled),
             left_out=self.found.left_out,
         )
 
@@ -283,6 +289,9 @@ class _Update:
         if isinstance(read, ImageError):
             if read.reason == "missing_file":
                 return  # removed since it was found
+            if read.reason == "missing_package":
+                self.uninstalled[read.install] += 1
+                return
             self.unreadable.append(read.message)
             if read.reason in _PASSING:
                 return

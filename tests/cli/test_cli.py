@@ -69,7 +69,7 @@ def test_embed_names_what_it_leaves_out(capsys, small_file, tmp_path):
 
 
 def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_shape(capsys, small_file, tmp_path):
-    for name in ("a.heic", "b.HEIC", ".hidden.png", "notes.txt"):
+    for name in ("a.psd", "b.PSD", ".hidden.png", "notes.txt"):
         (tmp_path / "photos").mkdir(exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(b"x")
     Image.new("RGB", (1, 200_000)).save(tmp_path / "photos" / "line.png")
@@ -79,7 +79,7 @@ def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_s
     assert "3 image" in out
     assert "left out 4 files of the folders" in err
     assert "1 hidden: .png (1)" in err
-    assert "3 no images by their names: .heic (2), .txt (1)" in err
+    assert "3 no images by their names: .psd (2), .txt (1)" in err
     assert re.search(r"line\.png' is 1 x 200000", err)
 
 

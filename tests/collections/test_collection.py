@@ -4,12 +4,16 @@ import errno
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from pillow_heif import from_pillow
 
 import mobileclip
 from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, indexing, neighbours
+from mobileclip.collections.pictures import small_pictures
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
 from mobileclip.inference import encoding
@@ -103,6 +107,26 @@ def test_only_what_changed_is_read_again(index, photos, monkeypatch):
     monkeypatch.setattr(collection, "_load", lambda *_: pytest.fail("a model was loaded, and nothing is new"))
     report = add(Collection.open(index.path), photos)
     assert (report.num_unchanged, report.num_encoded, report.num_known) == (7, 0, 0)
+
+
+def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
+    image = Image.open(photos / "0.png")
+    exif = Image.Exif()
+    exif[0x0110], exif[0x0112] = "Phone 9", 6
+    for number in range(2):
+        from_pillow(image).save(photos / f"phone{number}.HEIC", quality=80 + number, exif=exif.tobytes())
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        report = add(index, photos)
+    assert (report.num_encoded, report.unreadable) == (6, ())
+    assert report.uninstalled == {"reading HEIF files needs pillow_heif: pip install 'open-mobileclip[heif]'": 2}
+    assert str(report) == "6 encoded, 2 wait for an extra"
+    report = add(index, photos)
+    assert (report.num_encoded, report.num_unchanged, report.uninstalled) == (2, 6, {})
+    (found, _) = index.search("a cat", where=["camera=Phone 9"])
+    assert (found.width, found.height) == (80, 96)
+    (small,) = small_pictures([found], 40)
+    assert small.size == (33, 40)
 
 
 def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path, monkeypatch):

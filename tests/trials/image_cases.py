@@ -60,7 +60,6 @@ def disguises() -> Mapping[str, Make]:
         "DIB": _other("DIB"),
         "PALM": _other("PALM", "P"),
     }
-    ftyp = b"\0\0\0\x18ftyp"
     texts = {
         "PostScript": _POSTSCRIPT,
         "PostScript with a preview": struct.pack("<IIIIIIIH", 0xC6D3D0C5, 32, len(_POSTSCRIPT), 0, 0, 0, 0, 0)
@@ -82,7 +81,6 @@ def disguises() -> Mapping[str, Make]:
         "BUFR": b"BUFR\0\0\0\x04" + bytes(200),
         "MPEG": b"\0\0\x01\xb3" + bytes(200),
         "Photo CD": bytes(2048) + b"PCD_" + bytes(2000),
-        "HEIC": ftyp + b"heic\0\0\0\0mif1heic" + bytes(200),
         "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(200),
         "a page": b"<html><img src='photo.jpg'></html>",
         "an archive": b"PK\x03\x04" + bytes(200),
@@ -165,6 +163,7 @@ def beyond_limits() -> Mapping[str, tuple[str, Make]]:
             lambda: riff((b"VP8L", b"\x2f" + struct.pack("<I", 8999 | 8999 << 14) + bytes(40))),
         ),
         "WebP of very many pixels": ("too_large", lambda: riff(extended(2**24, 2**24), webp_chunk(noise()))),
+        "HEIC with notes that overlap": ("corrupt", lambda: encoded(noise(), "HEIF") + overlapping(20_000, 60_000)),
         "AVIF with notes that overlap": ("corrupt", lambda: encoded(noise(), "AVIF") + overlapping(20_000, 60_000)),
     }
     for count in (100, 1000, 40_000):
@@ -193,7 +192,8 @@ def broken() -> Mapping[str, Make]:
         "PNG of a palette without one": lambda: png(bits=8, colour=3, data=b"no stream"),
         "PNG with a chunk as long as the world": lambda: png(before=[struct.pack(">I4s", 2**31 - 1, b"tEXt")]),
         "PNG of three bits": lambda: png(bits=3, data=b""),
-        "AVIF that claims more pixels": _avif_of_more_pixels,
+        "AVIF that claims more pixels": partial(_more_pixels, "AVIF"),
+        "HEIC that claims more pixels": partial(_more_pixels, "HEIF"),
         "GIF without an image": lambda: gif()[: gif().rindex(b",")] + b";",
         "GIF that ends within a comment": lambda: gif(before=b"!\xfe\xffx")[:-60],
         "BMP around a JPEG": lambda: bmp(compression=4, data=_jpeg()),
@@ -214,9 +214,11 @@ def broken() -> Mapping[str, Make]:
         "WebP with a chunk as long as the world": lambda: riff((b"VP8 ", b"x" * 9))[:16] + b"\xff" * 12,
         "WebP of no chunk": lambda: riff((b"VP8X", b"")),
         "AVIF of nothing but a name": _constant(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"),
+        "HEIC of nothing but a name": _constant(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        "HEIC of zeros": _constant(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(9999)),
         "AVIF of zeros": _constant(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(9999)),
     }
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF"):
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"):
         for part in (0.2, 0.6, 0.9):
             made[f"{kind}, {part:.0%} of it"] = partial(_cut, kind, part)
     return made
@@ -247,8 +249,8 @@ def _tiff_with_notes() -> bytes:
     return data.ljust(10_000, b"\0") + overlapping(3000, 90_000)[8:]
 
 
-def _avif_of_more_pixels() -> bytes:
-    data = encoded(noise(), "AVIF")
+def _more_pixels(kind: str) -> bytes:
+    data = encoded(noise(), kind)
     start = data.index(b"ispe") + 8
     return data[:start] + struct.pack(">II", 30_000, 30_000) + data[start + 8 :]
 
@@ -329,6 +331,7 @@ def sound() -> Mapping[str, Make]:
             extended(40, 30, 8), webp_chunk(noise()), (b"EXIF", overlapping(20_000, 60_000))
         ),
         "AVIF": lambda: encoded(noise(), "AVIF"),
+        "HEIC": lambda: encoded(noise(64, 64), "HEIF"),
         "AVIF, animated": lambda: _animated("AVIF", 10),
     }
     for kind in ("JPEG", "PNG", "WEBP", "AVIF"):

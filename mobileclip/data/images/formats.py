@@ -2,8 +2,8 @@
 
 Pillow knows some forty more. Some start other programs (PostScript: Ghostscript), some are decoded in Python, byte by
 byte (QOI, BLP, run-length BMP), and nearly none of them is met as a photograph. JPEG 2000 is left out because its
-decoder has no bound that a header tells, HEIC because Pillow does not decode it, and vector graphics (SVG, WMF, PDF)
-because they hold no pixels.
+decoder has no bound that a header tells, and vector graphics (SVG, WMF, PDF) because they hold no pixels. HEIC, which
+Pillow does not decode, is read by pillow-heif, an extra.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class ImageFormat:
         extensions: that its files have, without the dot and in lower case, the usual one first.
         start: what its files begin with.
         module: of Pillow's, which not every Pillow was built with; None where all were.
+        extra: of this library, that brings its decoder; None where Pillow has it.
         num_held: bytes a pixel that its decoder holds beside the image, for as long as that lives: twice the canvas,
             the planes of brightness and colour, and a copy of what was decoded.
     """
@@ -30,6 +31,7 @@ class ImageFormat:
     extensions: tuple[str, ...]
     start: re.Pattern[bytes]
     module: str | None = None
+    extra: str | None = None
     num_held: int = 0
 
 
@@ -52,6 +54,13 @@ IMAGE_FORMATS = (
         start=re.compile(rb"(?s).{4}ftyp.{0,64}?avi[fs]"),
         module="avif",
         num_held=20,
+    ),
+    ImageFormat(
+        name="HEIF",
+        extensions=("heic", "heif", "hif"),
+        start=re.compile(rb"(?s).{4}ftyp.{0,64}?he(?:ic|ix|im|is|vc|vx|vm|vs)"),
+        extra="heif",
+        num_held=8,
     ),
 )
 

@@ -16,14 +16,16 @@ class ImageError(ValueError):
     Args:
         reason: one of a few words, to be counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
             `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_large`, `too_many_scans`,
-            `too_many_parts`, `out_of_memory`, `unsupported_mode`, `extreme_shape`.
+            `too_many_parts`, `out_of_memory`, `unsupported_mode`, `extreme_shape`, `missing_package`.
         message: which image, what is wrong with it and what to do.
+        install: of the reason `missing_package`: what is needed, and the command that installs it.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
+    def __init__(self, reason: str, message: str, install: str = "") -> None:
+        super().__init__(reason, message, install)
         self.reason = reason
         self.message = message
+        self.install = install
 
     def __str__(self) -> str:
         return self.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,9 +15,11 @@ from mobileclip.data.images.formats import ImageFormat, find_format, format_name
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.orientation import read_orientation
 from mobileclip.data.images.parts import Prepared, prepare
+from mobileclip.extras import needed
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _MOST_STORED_BYTES = 4
+_TURNED_BY_DECODER = ("TIFF", "HEIF")
 _RAW_EXIF = "Raw profile type exif"
 
 
@@ -38,9 +41,9 @@ class OpenedImage:
     def orientation(self) -> int:
         """How it is turned, from 1 to 8; notes behind the pixels are known once it is decoded.
 
-        A TIFF is turned upright by its decoder.
+        TIFF and HEIF files are turned upright by their decoders.
         """
-        if self.kind.name == "TIFF":
+        if self.kind.name in _TURNED_BY_DECODER:
             return 1
         return read_orientation(self.exif, self.prepared.xmp or _xmp(self.image))
 
@@ -101,7 +104,7 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
         raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow cannot decode; renew Pillow")
     try:
         prepared = prepare(kind.name, data, limits, name)
-        image = Image.open(io.BytesIO(prepared.data), formats=(kind.name,))
+        image = _opened(kind, prepared.data, name)
         limits.check_pixels(image.width, image.height, name)
         num_pixels = image.width * image.height
         stored = _STORED_BYTES.get(image.mode, _MOST_STORED_BYTES)
@@ -114,6 +117,19 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
         # Plug-ins raise anything on broken bytes.
         raise image_error(error, name) from error
     return OpenedImage(image=image, kind=kind, prepared=prepared)
+
+
+def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
+    if kind.extra is None:
+        return Image.open(io.BytesIO(data), formats=(kind.name,))
+    try:
+        with needed(f"reading {kind.name} files", kind.extra):
+            # Its plug-in is not registered, which would change what Pillow does for everybody in this process.
+            from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ImageError("missing_package", f"{name} cannot be read: {error}", install=str(error)) from None
+    plugin: Callable[[BinaryIO], Image.Image] = HeifImageFile
+    return plugin(io.BytesIO(data))
 
 
 def image_error(error: Exception, name: str) -> ImageError:

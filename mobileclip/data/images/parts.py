@@ -145,7 +145,7 @@ def _tiff(data: bytes, limits: ImageLimits, name: str) -> Prepared:
     return Prepared(data=data, num_work_bytes=read_tags(data, limits, name).check(limits))
 
 
-def _avif(data: bytes, limits: ImageLimits, name: str) -> Prepared:
+def _boxes(data: bytes, limits: ImageLimits, name: str) -> Prepared:
     for number, found in enumerate(_EXIF_START.finditer(data)):
         if number == _MAX_NOTES:
             raise ImageError("corrupt", f"{name} holds more than {_MAX_NOTES} notes of cameras")
@@ -162,5 +162,6 @@ _PREPARE: Mapping[str, Prepare] = {
     "GIF": _gif,
     "BMP": _bmp,
     "TIFF": _tiff,
-    "AVIF": _avif,
+    "AVIF": _boxes,
+    "HEIF": _boxes,
 }

@@ -149,9 +149,9 @@ def load_image(
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image. Files are JPEG, PNG, WebP,
-            GIF, BMP, TIFF or AVIF.
+            GIF, BMP, TIFF, AVIF or HEIF (HEIC; extra `heif`).
         orient: turn the image as its EXIF orientation says, where it is read from a file or bytes; orientation that
-            cannot be read turns nothing. A PIL image is taken as it stands. A TIFF is always turned.
+            cannot be read turns nothing. A PIL image is taken as it stands. TIFF and HEIF are always turned.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
         limits: of the work and memory that an image may cost; a PIL image was opened by someone else.
         name: of the image, for messages; by default what the source says.
@@ -168,7 +168,7 @@ def load_image(
         data = source if isinstance(source, bytes) else read_image_file(source, limits, name)
         opened = open_image(data, limits, name)
         with opened.image as image:
-            if reduce > 1:
+            if reduce > 1 and opened.kind.name == "JPEG":
                 image.draft(None, (image.width // reduce, image.height // reduce))
             image.load()
             converted = _rgb(image, name)

@@ -35,16 +35,16 @@ def reasons(skips) -> dict[str, list[str]]:
 def test_every_format_is_found_by_every_one_of_its_names(tmp_path):
     names = [f"a/{number}.{extension.upper()}" for number, extension in enumerate(IMAGE_EXTENSIONS)]
     assert sorted(list_folder(filled(tmp_path, *names)).images) == sorted(names)
-    assert {"jpg", "jfif", "avif", "bmp", "tif", "tiff", "gif", "webp"} <= set(IMAGE_EXTENSIONS)
+    assert {"jpg", "jfif", "avif", "heic", "bmp", "tif", "tiff", "gif", "webp"} <= set(IMAGE_EXTENSIONS)
     assert len(set(IMAGE_EXTENSIONS)) == len(IMAGE_EXTENSIONS)
-    assert [is_image_name(name) for name in ("a.jpg", "jpg", "a.heic", ".jpg.txt", "a.")] == [True, *[False] * 4]
+    assert [is_image_name(name) for name in ("a.jpg", "jpg", "a.psd", ".jpg.txt", "a.")] == [True, *[False] * 4]
 
 
 def test_no_format_begins_like_another():
     starts = [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBPVP8X", b"GIF89a", b"BM", b"MM\0*"]
-    starts += [b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif"]
+    starts += [b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"]
     assert [find_format(start) for start in starts] == list(IMAGE_FORMATS)
-    others = [b"", b"%!PS-Adobe", b"%PDF-1.7", b"<svg", b"8BPS", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"P6 1 1 255 "]
+    others = [b"", b"%!PS-Adobe", b"%PDF-1.7", b"<svg", b"8BPS", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"P6 1 1 255 "]
     assert [find_format(other) for other in others] == [None] * len(others)
 
 
@@ -52,7 +52,7 @@ def test_everything_that_is_left_out_is_named(tmp_path):
     base = filled(
         tmp_path / "photos",
         "a.jpg",
-        "b/c.HEIC",
+        "b/c.PSD",
         "b/.cache/d.jpg",
         ".DS_Store",
         "__MACOSX/e.jpg",
@@ -71,15 +71,15 @@ def test_everything_that_is_left_out_is_named(tmp_path):
         "broken_link": ["gone.jpg", "loop.jpg"],
         "special_file": ["pipe.jpg"],
         "hidden_file": [".DS_Store", "__MACOSX/e.jpg", "b/.cache/d.jpg"],
-        "other_file": ["b/c.HEIC", "notes.txt"],
+        "other_file": ["b/c.PSD", "notes.txt"],
     }
-    assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.HEIC"]
+    assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.PSD"]
     assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
-    assert "2 no images by their names: .heic (1), .txt (1)" in describe_left_out(found.left_out())
+    assert "2 no images by their names: .psd (1), .txt (1)" in describe_left_out(found.left_out())
 
 
 def test_a_folder_and_the_command_leave_out_the_same(tmp_path):
-    filled(tmp_path, "cat/a.jpg", "cat/b.jfif", "cat/c.heic", "cat/.d.jpg", "dog/e.tiff", "dog/f.psd")
+    filled(tmp_path, "cat/a.jpg", "cat/b.jfif", "cat/c.psd", "cat/.d.jpg", "dog/e.tiff", "dog/f.psd")
     images, left_out = find_images(tmp_path)
     for source in (FolderSource(path=tmp_path), ClassFolderSource(path=tmp_path)):
         (unit,) = source.units()
@@ -99,7 +99,7 @@ def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path):
 
 def test_names_that_are_no_text(tmp_path):
     name = os.fsdecode(b"\xff\xfe.jpg")
-    other = os.fsdecode(b"\xff\n.heic")
+    other = os.fsdecode(b"\xff\n.psd")
     try:
         filled(tmp_path, name, other)
     except OSError:

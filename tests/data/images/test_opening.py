@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from mobileclip.data import (
     load_image,
     write_shard,
 )
+from mobileclip.data.images.camera_notes import read_camera_notes
 from mobileclip.data.images.formats import IMAGE_FORMATS
 from mobileclip.data.images.jpeg import bare_jpeg, read_frame
 from mobileclip.data.images.opening import open_image
@@ -198,6 +200,22 @@ class TestMetadata:
             expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         assert np.array_equal(rgb(data), np.asarray(expected))
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_a_heic_is_turned_once(self, orientation):
+        image = noise(3, 2).resize((96, 64), Image.Resampling.NEAREST)
+        data = encoded(image, "HEIF", quality=100, exif=turned_notes(orientation))
+        stream = io.BytesIO()
+        image.save(stream, "PNG", exif=turned_notes(orientation))
+        expected = rgb(stream.getvalue()).astype(int)
+        assert np.abs(rgb(data) - expected).mean() < 4
+
+    def test_a_heic_keeps_the_notes_of_its_camera(self):
+        exif = Image.Exif()
+        exif[0x0110], exif[0x0112], exif[0x0132] = "Phone 9", 6, "2024:05:01 12:30:00"
+        opened = open_image(encoded(noise(64, 64), "HEIF", exif=exif.tobytes()), ImageLimits())
+        notes = read_camera_notes(opened.exif)
+        assert (notes.camera, notes.taken, opened.orientation) == ("Phone 9", "2024-05-01T12:30:00", 1)
+
     @pytest.mark.parametrize("text", ['tiff:Orientation="6"', "<tiff:Orientation>6</tiff:Orientation>"])
     def test_xmp_counts_where_a_camera_says_nothing(self, text):
         note = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + text.encode())
@@ -251,6 +269,22 @@ class TestBarrier:
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
         with pytest.raises(KeyboardInterrupt):
             load_image(png())
+
+    def test_what_needs_a_package_says_which(self, monkeypatch):
+        data = encoded(noise(64, 64), "HEIF")
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(ImageError, match=r"^x cannot be read: reading HEIF files needs pillow_heif: pip") as caught:
+            open_image(data, ImageLimits(), "x")
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (again.reason, str(again)) == ("missing_package", str(caught.value))
+        assert again.install == "reading HEIF files needs pillow_heif: pip install 'open-mobileclip[heif]'"
+
+    def test_a_heic_of_more_items_than_a_photograph_has_is_refused(self):
+        """libheif's own limit, which stays on."""
+        data = encoded(noise(64, 64), "HEIF")
+        place = data.index(b"iinf") + 8
+        many = data[:place] + b"\xff\xff" + data[place + 2 :]
+        assert reason(many) == "corrupt"
 
     @pytest.mark.parametrize("place", ["pipe", "folder"])
     def test_what_never_ends_is_not_read(self, tmp_path, place):
@@ -315,6 +349,9 @@ print(used, low)
         ("WEBP", "RGBA", {"method": 0, "lossless": True, "quality": 0}),
         ("AVIF", "RGB", {"speed": 10, "subsampling": "4:4:4"}),
         ("AVIF", "RGBA", {"speed": 10}),
+        ("HEIF", "RGB", {"quality": 60, "chroma": "444"}),
+        ("HEIF", "RGBA", {"quality": 60}),
+        ("HEIF", "L", {"quality": 60}),
     ],
 )
 def test_no_image_takes_more_memory_than_was_estimated(tmp_path, kind, mode, options):
