@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from mobileclip.cli import main
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.extras import VERSION
 from mobileclip.inference.archive import read_embeddings
 from tests.encoders.small import SMALL, randomised
 
@@ -217,6 +220,12 @@ def test_convert_there_and_back(capsys, small_file, tmp_path):
     stored = read_checkpoint(half)
     assert stored.spec == read_checkpoint(small_file).spec.text
     assert {str(tensor.dtype) for tensor in stored.tensors.values()} == {"torch.float16"}
+
+
+def test_it_is_a_module_too(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mobileclip", "--version"])
+    runpy.run_module("mobileclip", run_name="__main__")
+    assert capsys.readouterr().out == f"mobileclip {VERSION}\n"
 
 
 def test_list(capsys):

@@ -1,0 +1,6 @@
+"""The console command as `python -m mobileclip`, for where its script is not on the path."""
+
+from mobileclip.cli import main
+
+if __name__ == "__main__":
+    main()
