@@ -139,4 +139,4 @@ def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -
 
     require_checkpoint(source)
     built = read_checkpoint(source, tower=tower).build()
-    return reparameterize(built) if fold else built
+    return reparameterize(built, inplace=True) if fold else built

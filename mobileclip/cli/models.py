@@ -239,7 +239,7 @@ def convert(
     if not source.startswith(PREFIX) and is_same(local_checkpoint(source), destination):
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
-    converted = reparameterize(stored.build()) if fold else stored.build()
+    converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
     save_model(converted.to(getattr(torch, dtype)), destination, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
     say(f"wrote {destination}: {to} layout, {state}, {dtype}, from the {stored.layout} layout")

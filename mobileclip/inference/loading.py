@@ -144,7 +144,8 @@ def load_identified(
         )
         return exported, identity_of(exported.model)
     stored = load_stored(model, checkpoint, image_size=image_size, context_length=context_length).model
-    return ImageTextModel(reparameterize(stored).to(device)), identity_of(stored)
+    identity = identity_of(stored)
+    return ImageTextModel(reparameterize(stored, inplace=True).to(device)), identity
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:

@@ -15,8 +15,8 @@ from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] = ()) -> Module:
-    """Return a folded copy of `model`: the same outputs, fewer operations; the original is not changed.
+def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] = (), inplace: bool = False) -> Module:
+    """Return `model` folded: the same outputs, fewer operations; the original is not changed.
 
     Every module that knows an inference form is replaced by it, the root included, from the outside in. Folding again
     changes nothing. The arithmetic runs in float64 and is cast back once, so that bfloat16 and float16 models lose no
@@ -27,6 +27,7 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
             into another (a RepMixer becomes a convolution).
         only: fold these classes alone; empty for everything. Used to reach the partly folded form of the
             research release, which keeps some norms and scales.
+        inplace: fold the model itself, for which no memory of a copy is needed; use the result alone from then on.
 
     Raises:
         ValueError: if any part of the model is in training mode.
@@ -39,7 +40,7 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
     """
     refuse_training(model)
     with torch.no_grad():
-        return cast("Module", _folded(copy.deepcopy(model), only, {}))
+        return cast("Module", _folded(model if inplace else copy.deepcopy(model), only, {}))
 
 
 def _folded(

@@ -70,6 +70,16 @@ def test_the_original_is_untouched():
     assert torch.equal(model(x), output)
 
 
+def test_in_place_is_the_model_itself_and_the_same_to_the_bit():
+    model, x = filled(small_encoder()), noise(2, 3, 12, 12)
+    copied = reparameterize(model)
+    kept = [parameter.data_ptr() for parameter in model.parameters()]
+    assert (folded := reparameterize(model, inplace=True)) is model
+    assert torch.equal(folded(x), copied(x))
+    assert folded.state_dict().keys() == copied.state_dict().keys()
+    assert {parameter.data_ptr() for parameter in folded.parameters()} & set(kept)
+
+
 def test_outputs_are_equal_and_nothing_foldable_is_left():
     model, x = filled(small_encoder()).double(), noise(2, 3, 12, 12, dtype=torch.float64)
     folded = reparameterize(model)

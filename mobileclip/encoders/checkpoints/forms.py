@@ -20,23 +20,24 @@ FORMS: tuple[Form, ...] = ("training", "folded", "branches_folded")
 _BRANCHED = (MobileOneBlock, RepMixer, LargeKernelConv, RepCPE)
 
 
-def in_form(model: nn.Module, form: Form) -> nn.Module:
+def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module:
     """Return `model`, in training form, brought into `form`.
 
     Args:
         model: a model in evaluation mode.
         form: `training` leaves it as it is; `branches_folded` folds what the research release and timm fold, which
             leaves norms and scales behind; `folded` folds everything.
+        inplace: change the model itself, of which the result alone is used from then on.
     """
     if form == "training":
         return model
-    return reparameterize(model, only=_BRANCHED if form == "branches_folded" else ())
+    return reparameterize(model, only=_BRANCHED if form == "branches_folded" else (), inplace=inplace)
 
 
 def skeleton(spec: Buildable, form: Form) -> nn.Module:
     """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode."""
     with torch.device("meta"), _ShapesAlone():
-        return in_form(spec.build().eval(), form)
+        return in_form(spec.build().eval(), form, inplace=True)
 
 
 class _ShapesAlone(TorchFunctionMode):

@@ -120,7 +120,7 @@ def load_model(
         )
     loaded = stored.of_size(image_size=image_size, context_length=context_length).build()
     if fold and stored.form != "folded":
-        loaded = reparameterize(loaded)
+        loaded = reparameterize(loaded, inplace=True)
     check_cast(loaded, dtype)
     return loaded.requires_grad_(not fold).to(device=device, dtype=dtype)
 

@@ -53,7 +53,7 @@ class CheckpointTeacher(TeacherSpec):
         # Of what is stored, in our names: folding may differ in the last bit from machine to machine.
         sha256 = weights_sha256(stored.tensors)
         built = stored.build()
-        model = built if stored.form == "folded" else reparameterize(built)
+        model = built if stored.form == "folded" else reparameterize(built, inplace=True)
         assert isinstance(model, DualEncoder)
         own_scale = round(float(model.logit_scale.detach().exp()), 2)
         model.requires_grad_(requires_grad=False).to(device=device, dtype=DTYPES[self.precision])
