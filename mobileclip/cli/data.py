@@ -52,8 +52,8 @@ def join(
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
     The exit status is 1 if a shard could not be read, or if fewer samples were joined than --min-share; the join stops
-    after the first shard if no sample of it is joined. A shard that fails is tried again, then set aside, and listed in
-    set_aside.jsonl; run/ has the status and a line for every shard.
+    after the first shard if no sample of it is joined. A shard that fails is set aside, after several tries where
+    another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
 
     Args:
         reinforced: reinforced shards: a path, an address or a brace pattern.

@@ -22,7 +22,7 @@ class Sharing:
         engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         shard_seconds: with one shard, after which a process of several counts as stuck and is replaced.
-        tries: of a shard that fails; the others are done meanwhile.
+        tries: of a shard whose store, disk or process fails; the others are done meanwhile.
         pause_seconds: before the second try.
         pause_growth: how many times as long each further pause is.
     """

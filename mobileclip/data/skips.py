@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from mobileclip.storage import printable, without_secrets
+from mobileclip.storage import StorageError, printable, without_secrets
 from mobileclip.terminal import get_logger
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = get_logger(__name__)
+
+CONNECTION_FAILED = "connection_failed"
+"""Reason of what may be whole, as its store or disk failed: another time may help."""
 
 # Every reason is counted in full; beyond these the names and the log lines would drown everything else.
 MAX_NAMED = 1000
@@ -59,6 +62,14 @@ class Skip:
     key: str = attrs.field(converter=printable)
     shard: str = attrs.field(converter=_text)
     detail: str = attrs.field(converter=_text)
+
+    def error(self, message: str) -> Exception:
+        """Return what a unit of work ends with that cannot do without: of a kind that says whether it is tried again.
+
+        Args:
+            message: what is said of it.
+        """
+        return StorageError(message) if self.reason == CONNECTION_FAILED else ValueError(message)
 
 
 def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[Skip], None]) -> T | None:

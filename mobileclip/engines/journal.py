@@ -194,9 +194,10 @@ class Journal(Listener[UnitT, EntryT]):
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
         """Note and log it."""
-        logger.warning("%s is set aside after %d tries: %s", unit.name, aside.tries, aside.reason)
+        tries = "one try" if aside.tries == 1 else f"{aside.tries} tries"
+        logger.warning("%s is set aside after %s: %s", unit.name, tries, aside.reason)
         self.set_aside.append(aside)
-        self._note(unit, f"set aside after {aside.tries} tries: {aside.reason}", failed=1)
+        self._note(unit, f"set aside after {tries}: {aside.reason}", failed=1)
         self._listener.gave_up(unit, aside)
 
     @contextmanager

@@ -14,7 +14,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.engines.set_aside import SetAside
-from mobileclip.engines.work import EntryT, FatalError, UnitT, reason_of
+from mobileclip.engines.work import EntryT, Failure, FatalError, UnitT, reason_of
 from mobileclip.storage import printable
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
@@ -27,7 +27,9 @@ _MOST_LOST = 30
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Retries:
-    """How often a unit that fails is tried, and when.
+    """How often a unit is tried that fails of what may pass: a store, a network, a disk, memory, a lost worker.
+
+    One whose input is broken, missing or closed to this user is not tried again.
 
     Args:
         tries: in all; then it is set aside, and the run goes on.
@@ -60,7 +62,7 @@ class Listener(Generic[UnitT, EntryT]):
         """A unit has failed, and is tried again after a pause."""
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """A unit has failed too often."""
+        """A unit has failed too often, or of what no other try would change."""
 
 
 class UnitQueue(Generic[UnitT, EntryT]):
@@ -151,12 +153,13 @@ class UnitQueue(Generic[UnitT, EntryT]):
             del self._under_way[unit.name]
             self._listener.finished(unit, entry)
 
-    def fail(self, unit: UnitT, reason: str) -> None:
+    def fail(self, unit: UnitT, failure: Failure) -> None:
         """Take note of a failed try."""
+        reason = failure.reason
         with self._lock:
             del self._under_way[unit.name]
             num_failed = self._num_failures[unit.name] = self._num_failures.get(unit.name, 0) + 1
-            if num_failed >= self._retries.tries:
+            if num_failed >= self._retries.tries or not failure.is_transient:
                 self._listener.gave_up(unit, SetAside(unit=unit.name, reason=reason, tries=num_failed))
                 return
             pause = self._retries.pause(num_failed)
@@ -174,7 +177,7 @@ class UnitQueue(Generic[UnitT, EntryT]):
             logger.warning("%s %s; it had %s", worker, how, ", ".join(unit.name for unit in units) or "no unit")
             self._suspects.update(unit.name for unit in units)
             for unit in units:
-                self.fail(unit, f"a worker that had it {how}")
+                self.fail(unit, Failure(reason=f"a worker that had it {how}", is_transient=True))
             if self._num_lost == _MOST_LOST:
                 raise ValueError(
                     f"{_MOST_LOST} workers were lost one after another, the last {printable(how)}; try a smaller "

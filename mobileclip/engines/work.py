@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 from attrs import validators
 
-from mobileclip.storage import without_secrets
+from mobileclip.storage import is_transient, without_secrets
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
@@ -41,6 +41,19 @@ class FatalError(ValueError):
 
 
 @attrs.frozen(kw_only=True)
+class Failure:
+    """Why a try of a unit failed.
+
+    Args:
+        reason: in a line.
+        is_transient: whether another try may succeed; where not, the unit is set aside at once.
+    """
+
+    reason: str
+    is_transient: bool
+
+
+@attrs.frozen(kw_only=True)
 class Place:
     """Where a worker works.
 
@@ -63,7 +76,11 @@ class Worker(Protocol[UnitT_contra, EntryT_co]):
 
         Raises:
             FatalError: if the run cannot go on.
-            Exception: of any other kind, if the unit cannot be made; it is tried again.
+            ValueError: if the unit cannot be made and another try would change nothing: its input is broken. It is set
+                aside at once.
+            OSError: the same where a file is missing or closed to this user. What may succeed later (`is_transient` of
+                `mobileclip.storage`) is tried again.
+            Exception: of any other kind, which tells nothing of the input, is tried again.
         """
 
 
@@ -104,8 +121,8 @@ def reason_of(error: Exception) -> str:
     return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
-def failure_of(unit: NamedUnit, error: Exception) -> str:
-    """Return why a unit failed; what is not for people is logged with where it came from.
+def failure_of(unit: NamedUnit, error: Exception) -> Failure:
+    """Return why a unit failed and whether it is tried again; what is not for people is logged with its origin.
 
     Raises:
         FatalError: if the error is one, or says that the disk takes no more.
@@ -114,6 +131,7 @@ def failure_of(unit: NamedUnit, error: Exception) -> str:
         raise error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise FatalError(f"{reason_of(error)}; see to the disk and run this again: what is finished is kept") from error
-    if not isinstance(error, (ValueError, OSError)):
-        logger.warning("%s failed", unit.name, exc_info=error)
-    return reason_of(error)
+    if isinstance(error, (ValueError, OSError)):
+        return Failure(reason=reason_of(error), is_transient=is_transient(error))
+    logger.warning("%s failed", unit.name, exc_info=error)
+    return Failure(reason=reason_of(error), is_transient=True)

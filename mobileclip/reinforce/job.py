@@ -82,8 +82,8 @@ def reinforce(
     Per image, `num_augmentations` parameters are drawn and replayed, and every teacher encodes the results; all
     captions, real and synthetic, are encoded once. Equal specs give equal files, whatever was interrupted.
 
-    A unit that fails is tried again after a while, and set aside when it fails too often; the run goes on, and the next
-    one tries it again.
+    A unit that fails is set aside, after several tries where another may help (`Retries`); the run goes on, and the
+    next one tries it again.
 
     Args:
         spec: the choices.

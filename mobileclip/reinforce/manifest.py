@@ -12,6 +12,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data import ViewAgreement
 from mobileclip.data.shards.counts import MANIFEST
+from mobileclip.data.skips import CONNECTION_FAILED
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
@@ -29,7 +30,7 @@ _MAX_SAMPLES = 2**36
 _PART = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+"
 _FILE_NAME = rf"{_PART}(?:/{_PART})*"
 # Skips that another run may not see: a file, a disk or a network that was away.
-_PASSING = frozenset({"unreadable_shard", "connection_failed", "unreachable_image"})
+_PASSING = frozenset({"unreadable_shard", CONNECTION_FAILED, "unreachable_image"})
 
 
 def may_pass(reasons: Iterable[str]) -> bool:

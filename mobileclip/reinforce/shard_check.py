@@ -14,7 +14,8 @@ from mobileclip import storage
 from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
-from mobileclip.data.shards.files import CONNECTION_FAILED, RawSample, parse, read_shard
+from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.skips import CONNECTION_FAILED
 from mobileclip.reinforce.manifest import ShardEntry
 
 # Largest norm of a difference between unit-length embeddings that storing explains, by layout; measured values are
@@ -121,7 +122,7 @@ class ShardCheck:
         """Return what is in the shard.
 
         Raises:
-            ValueError: if its store could not be reached.
+            StorageError: if its store or disk failed.
         """
         shard, problems = task.entry.shard, Problems()
         keys: list[int] = []
@@ -145,7 +146,7 @@ class ShardCheck:
             problems.add("wrong_count", shard, detail)
         for skip in unread:
             if skip.reason == CONNECTION_FAILED:
-                raise ValueError(skip.detail)
+                raise skip.error(skip.detail)
             problems.add(skip.reason, shard, skip.detail)
         return ShardFindings(
             shard=shard,

@@ -31,7 +31,7 @@ from mobileclip.data import (
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
-from mobileclip.data.skips import attempt
+from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.engines import NO_ROOM, FatalError, OnProgress, Place, Work
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
@@ -46,7 +46,7 @@ from mobileclip.serialization import to_json
 _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**50, embedding_bytes=2**50)
 
 # Of a whole unit, and of a store that was away in its middle.
-_UNREAD = ("unreadable_shard", "connection_failed")
+_UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
 STAGING = ".staging"
 SKIPPED = "skipped"
@@ -119,6 +119,7 @@ class ShardWorker:
         Raises:
             FatalError: if no sample gets finite embeddings, or there is no room for the shard.
             ValueError: if the unit cannot be read, or the shard not be written.
+            StorageError: if that may be otherwise at another time.
         """
         skips = SkipReport()
         fingerprint = unit.fingerprint()
@@ -207,7 +208,7 @@ class ShardWorker:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
         if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
-            raise OSError(f"what was written is not what is read back: {lost}")
+            raise storage.StorageError(f"what was written is not what is read back: {lost}")
 
     def _members(
         self, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport
@@ -238,19 +239,19 @@ def _named_errors(target: str) -> Iterator[None]:
     try:
         yield
     except storage.StorageError as error:
-        raise ValueError(f"{target} could not be written: {error}") from error
+        raise storage.StorageError(f"{target} could not be written: {error}") from error
     except OSError as error:
         what = f"{target} could not be written: {error.strerror or error}"
         if error.errno in NO_ROOM or isinstance(error, PermissionError):
             raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error
-        raise ValueError(what) from error
+        raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
     """Refuse a unit that could not be read to its end, which another time may help, or of which nothing is finite."""
     for reason in _UNREAD:
         for skip in skips.named.get(reason, ()):
-            raise ValueError(f"{reason}: {skip.detail}")
+            raise skip.error(f"{reason}: {skip.detail}")
     if not keys and skips.counts[NOT_FINITE]:
         detail = skips.named[NOT_FINITE][0].detail
         raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")

@@ -7,7 +7,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 """
 
 from mobileclip.storage.atomic import atomic_folder, atomic_path
-from mobileclip.storage.backend import StorageError
+from mobileclip.storage.backend import StorageError, is_transient
 from mobileclip.storage.cache import FileCache
 from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import LOCK, exclusive
@@ -68,6 +68,7 @@ __all__ = [
     "is_directory",
     "is_remote",
     "is_same",
+    "is_transient",
     "is_web",
     "join",
     "list_files",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import time
 from collections.abc import Callable
@@ -20,6 +21,26 @@ T = TypeVar("T")
 
 class StorageError(OSError):
     """A store could not be reached, or failed; the same call may succeed later."""
+
+
+# What is missing, closed to this user, or broken is so the next time as well.
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, gzip.BadGzipFile)
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the same call may succeed later: a store, a network, a disk or memory was not there for it.
+
+    False means that the content of a file is to blame, that it is missing, or that it is closed to this user.
+
+    Args:
+        error: of any kind.
+    """
+    if isinstance(error, (StorageError, MemoryError)):
+        return True
+    if not isinstance(error, OSError) or isinstance(error, _LASTING):
+        return False
+    # The system's errors have a number. A plain one without is a library's, of bytes that it cannot read.
+    return error.errno is not None or type(error) is not OSError
 
 
 @attrs.frozen(kw_only=True)

@@ -54,13 +54,13 @@ def test_join_in_a_process_of_its_own(shards):
 
 def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards):
     shards[0].with_name("04.tar").write_bytes(b"torn" * 400)
-    arguments = "data", "join", *shards, "--by", "uid", "--quiet", "--tries", "2", "--pause-seconds", "0"
+    arguments = "data", "join", *shards, "--by", "uid", "--quiet"
     status, out, _ = run(capsys, *arguments)
     assert status == 1
     assert "joined      4 of 4" in out
     assert "unfinished  1 reinforced shards" in out
     (aside,) = read_set_aside(shards[2])
-    assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 2, "unreadable_shard")
+    assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 1, "unreadable_shard")
     assert run(capsys, "data", "join", *shards, "--status")[1].startswith("ended (joining) at 20")
 
 

@@ -35,16 +35,18 @@ def num_tries(folder: Path) -> dict[str, int]:
     return {path.name: len(path.read_text().splitlines()) for path in folder.iterdir()}
 
 
-def test_what_fails_is_tried_again_and_set_aside_and_the_others_are_done(engine, tmp_path):
+def test_what_may_pass_is_tried_again_and_what_is_broken_is_not_and_the_others_are_done(engine, tmp_path):
     good = [f"good-{number}" for number in range(4)]
-    told = run(engine, tmp_path, "fails-0", "late-0", *good, "unwritten-0", "raises-0")
-    assert told.entries == {name: f"entry of {name}" for name in (*good, "late-0")}
+    told = run(engine, tmp_path, "away-0", "late-0", *good, "unwritten-0", "raises-0", "fails-0", "late-1")
+    assert told.entries == {name: f"entry of {name}" for name in (*good, "late-0", "late-1")}
     assert told.asides == {
-        "fails-0": ("it is of no use, at s3://bucket/fails-0", 3),
+        "fails-0": ("it is of no use, at s3://bucket/fails-0", 1),
+        "away-0": ("the store of away-0 is away", 3),
         "unwritten-0": ("unwritten-0 is not what is read back", 3),
         "raises-0": ("KeyError: 'raises-0'", 3),
     }
-    expected = dict.fromkeys(good, 1) | {"late-0": 2} | dict.fromkeys(told.asides, 3)
+    expected = dict.fromkeys(good, 1) | {"late-0": 2, "late-1": 2}
+    expected |= {name: tries for name, (_, tries) in told.asides.items()}
     assert num_tries(tmp_path) == expected
     assert told.num_steps == sum(expected.values())
     assert len(told.begun_by) == sum(expected.values())
@@ -53,10 +55,10 @@ def test_what_fails_is_tried_again_and_set_aside_and_the_others_are_done(engine,
 def test_pauses_grow_while_other_units_are_done(tmp_path):
     engine = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.2, pause_growth=2.0))
     started = time.monotonic()
-    told = run(engine, tmp_path, "fails-0", "good-0", "good-1")
+    told = run(engine, tmp_path, "away-0", "good-0", "good-1", "fails-0")
     assert time.monotonic() - started >= 0.6
-    assert told.pauses == {"fails-0": [0.2, 0.4]}
-    assert [name for name, _ in told.begun_by][:3] == ["fails-0", "good-0", "good-1"]
+    assert told.pauses == {"away-0": [0.2, 0.4]}
+    assert [name for name, _ in told.begun_by][:4] == ["away-0", "good-0", "good-1", "fails-0"]
 
 
 def test_what_no_other_unit_would_change_ends_the_run(tmp_path):

@@ -31,10 +31,10 @@ def test_those_behind_one_that_fails_wait_for_it_and_leave_nothing(tmp_path, mon
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "waiting"))
     (tmp_path / "waiting").mkdir()
     (tmp_path / "tries").mkdir()
-    units, taken = tasks("good-0", "late-1", "good-2", "fails-3", "good-4"), []
+    units, taken = tasks("good-0", "late-1", "good-2", "away-3", "good-4"), []
     engine = InlineEngine(device="cpu", retries=Retries(tries=2, pause_seconds=0.05))
     with InOrder(units, lambda _, result: taken.append(result)) as listener:
         engine.run(Counting(folder=tmp_path / "tries"), units, listener)
     assert taken[:3] == [f"entry of {name}" for name in ("good-0", "late-1", "good-2")]
-    assert (taken[3].unit, taken[3].tries, taken[4]) == ("fails-3", 2, "entry of good-4")
+    assert (taken[3].unit, taken[3].tries, taken[4]) == ("away-3", 2, "entry of good-4")
     assert not list((tmp_path / "waiting").iterdir())

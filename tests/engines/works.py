@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import attrs
 
 from mobileclip.engines import FatalError, Listener, Place, Work
+from mobileclip.storage import StorageError
 
 
 @attrs.frozen(kw_only=True)
@@ -59,8 +62,10 @@ class Counting(Work[Task, str]):
                     raise ValueError(f"it is\nof no use, at s3://key:secret@bucket/{unit.name}")
                 case "raises":
                     raise KeyError(unit.name)
+                case "away":
+                    raise StorageError(f"the store of {unit.name} is away")
                 case "late" if num_tries == 1:
-                    raise OSError("the store is away")
+                    raise OSError(errno.EIO, "Input/output error", unit.name)
                 case "kills":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "fatal":
@@ -68,15 +73,15 @@ class Counting(Work[Task, str]):
                 case "hangs":
                     time.sleep(600)
 
-            def finish() -> str:
-                time.sleep(self.work.seconds)
-                if unit.name.startswith("unwritten"):
-                    raise OSError(f"{unit.name} is not what is read back")
-                if unit.name.startswith("full"):
-                    raise FatalError("the disk is full")
-                return f"entry of {unit.name}"
+            return partial(self._finish, unit)
 
-            return finish
+        def _finish(self, unit: Task) -> str:
+            time.sleep(self.work.seconds)
+            if unit.name.startswith("unwritten"):
+                raise StorageError(f"{unit.name} is not what is read back")
+            if unit.name.startswith("full"):
+                raise FatalError("the disk is full")
+            return f"entry of {unit.name}"
 
 
 @attrs.define(kw_only=True, eq=False)

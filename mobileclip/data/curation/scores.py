@@ -22,7 +22,7 @@ from mobileclip.data.samples.members import parse_reinforced_sample
 from mobileclip.data.samples.uids import PAIR, Uids, uid_of
 from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
-from mobileclip.data.skips import Skip
+from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 
 _ABOUT = "scores.json"
 # A shard of which nothing, or an unknown part, was read is tried again by the next run.
-_FAILURES = ("unreadable_shard", "truncated_shard", "connection_failed")
+_FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -194,7 +194,7 @@ class Scores:
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
     """Score every sample; a shard that has scores already is not read again.
 
-    One that fails is tried again, and set aside when it fails too often, as units of an engine are.
+    One that cannot be read is set aside, as units of an engine are.
 
     Args:
         spec: the choices.
@@ -255,6 +255,7 @@ def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> di
 
     Raises:
         ValueError: if it cannot be read to its end.
+        StorageError: if that may be otherwise at another time.
     """
     shard = unit.shard
     skips: list[Skip] = []
@@ -277,7 +278,7 @@ def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> di
             vectors.append(image_vector(sample, columns).astype(np.float16))
     failure = next((skip for skip in skips if skip.reason in _FAILURES), None)
     if failure is not None:
-        raise ValueError(f"{shard}: {failure.reason}: {failure.detail}")
+        raise failure.error(f"{shard}: {failure.reason}: {failure.detail}")
     path = spec.output / f"{unit.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     if spec.vectors:

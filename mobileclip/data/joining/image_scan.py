@@ -80,6 +80,7 @@ class ShardScan(ABC):
 
         Raises:
             ValueError: if it is there and could not be read; what was read is kept.
+            StorageError: if that may be otherwise at another time; the same.
         """
 
     def known(self, shard: str, fingerprint: str) -> AboutShard | None:
@@ -107,20 +108,20 @@ class ShardScan(ABC):
         return write_records(self.folder, self.kind, about, np.empty(0, KINDS[self.kind]))
 
     def _keep(self, about: AboutShard, rows: Sequence[tuple[int, ...]], error: Exception | None) -> AboutShard:
-        """Write what was read, and raise what another time may not.
+        """Write what was read, and raise what the next run may not.
 
         One whose bytes are broken, or that is not there, is known to be so; one that is there but could not be read is
         tried again, by every run.
         """
-        may_pass = isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, tarfile.TarError))
+        unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
         about = attrs.evolve(
             about,
-            fingerprint="" if may_pass else about.fingerprint,
+            fingerprint=about.fingerprint if unread is None else "",
             problem=None if error is None else _problem(error),
         )
         about = write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
-        if may_pass:
-            raise ValueError(about.problem) from error
+        if unread is not None:
+            raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
         return about
 
 

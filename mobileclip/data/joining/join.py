@@ -51,7 +51,7 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays
     as it is.
 
-    A shard that fails is tried again, and set aside when it fails too often, as units of an engine are.
+    A shard that fails is set aside, after several tries where another may help, as units of an engine are.
 
     Args:
         spec: the choices.

@@ -78,6 +78,7 @@ class ShardJoin:
 
         Raises:
             ValueError: if the shard could not be read to its end; what comes before is written.
+            StorageError: if that may be otherwise at another time; the same.
             OSError: if an image shard cannot be read any more, or the output cannot be written.
         """
         matches = read_matches(self.matches, unit.matches)
@@ -112,9 +113,10 @@ class ShardJoin:
             left_out=tuple(joined.left_out),
         )
         write_ledger(self.spec.output, unit.name, done)
-        problem = f"{problems[0].reason}, {problems[0].detail}" if problems else unit.problem
-        if problem is not None:
-            raise ValueError(problem)
+        if problems:
+            raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
+        if unit.problem is not None:
+            raise ValueError(unit.problem)
         return done.num_samples
 
     def _is_same(self, before: JoinedShard, unit: JoinUnit, digest: str) -> bool:

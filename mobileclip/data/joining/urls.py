@@ -18,8 +18,8 @@ from mobileclip import storage
 from mobileclip.data.joining.comparison import stated_of
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.samples.members import json_captions
-from mobileclip.data.shards.files import CONNECTION_FAILED, RawSample, read_shard
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
+from mobileclip.data.shards.files import RawSample, read_shard
+from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
 from mobileclip.data.sources import RowOptions, as_source
 from mobileclip.data.sources.records import RecordUnit
 from mobileclip.data.sources.shards import ShardUnit
@@ -143,7 +143,7 @@ def _rows_of(unit: ShardUnit | RecordUnit) -> _Rows:
     """Return the rows of a unit, and what was left out.
 
     Raises:
-        ValueError: if its store could not be reached.
+        StorageError: if its store or disk failed.
     """
     skips: list[Skip] = []
     found: list[UrlRow] = []
@@ -153,7 +153,7 @@ def _rows_of(unit: ShardUnit | RecordUnit) -> _Rows:
             found += [] if row is None else [row]
         for skip in skips:
             if skip.reason == CONNECTION_FAILED:
-                raise ValueError(skip.detail)
+                raise skip.error(skip.detail)
         return found, skips
     for record in unit.records():
         if isinstance(record, Skip):

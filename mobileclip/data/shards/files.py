@@ -25,7 +25,7 @@ from mobileclip.data.shards.tar import (
     write_end,
     write_member,
 )
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt
+from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType")
@@ -104,10 +104,6 @@ def runs_program(shard: str) -> bool:
     return shard == "-" or shard.startswith(_PROGRAMS)
 
 
-CONNECTION_FAILED = "connection_failed"
-"""Reason of `read_shard` for a shard that may be whole, as its store could not be reached."""
-
-
 def read_shard(
     shard: str,
     on_skip: Callable[[Skip], None],
@@ -131,7 +127,8 @@ def read_shard(
                 yield raw
     except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
         reason = "truncated_shard" if num_read else "unreadable_shard"
-        if isinstance(error, storage.StorageError):
+        # Why a program failed is not known; many of them use a network.
+        if storage.is_transient(error) or (isinstance(error, OSError) and runs_program(shard)):
             reason = CONNECTION_FAILED
         detail = f"after {num_read} samples: {type(error).__name__}: {error}"
         on_skip(Skip(reason=reason, key="", shard=shard, detail=detail))
@@ -185,18 +182,21 @@ def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
 
     Raises:
         ValueError: if a shard cannot be read or breaks off.
+        StorageError: if its store or disk failed.
     """
     total = 0
     for shard in expand_shards(shards):
         count, problem = count_shard(shard, limits)
-        if problem:
-            raise ValueError(problem)
+        if problem is not None:
+            raise problem
         total += count
     return total
 
 
-def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, str]:
-    """Return the number of keys in a shard, from its headers alone, and why there may be more; empty if it is whole.
+def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, Exception | None]:
+    """Return the number of keys in a shard, from its headers alone, and why there may be more; None if it is whole.
+
+    What is returned is a `StorageError` where its store or disk failed, and a `ValueError` otherwise.
 
     Args:
         shard: path or address.
@@ -210,9 +210,9 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
                     count += parts[0] != before
                     before = parts[0]
     except Exception as error:  # noqa: BLE001 - as in read_shard
-        problem = f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}"
-        return count, storage.without_secrets(problem)
-    return count, ""
+        text = storage.without_secrets(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}")
+        return count, storage.StorageError(text) if storage.is_transient(error) else ValueError(text)
+    return count, None
 
 
 def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:

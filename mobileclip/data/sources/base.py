@@ -31,7 +31,7 @@ class Unit(ABC):
 
         Raises:
             ValueError: if the input is missing or may not be read.
-            StorageError: if its store cannot be reached.
+            OSError: if its store or disk failed.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from mobileclip import storage
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.skips import BadSampleError, Skip, made_or_skip
+from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, made_or_skip
 from mobileclip.data.sources.access import SCHEMES, RowOptions, directory_of, locate, without_user
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, RecordUnit, key_of, parse_row
@@ -92,9 +92,9 @@ class JsonLinesUnit(RecordUnit):
             try:
                 for line in self._lines():
                     digest.update(self._local_print(line).encode())
-            except storage.StorageError:
-                raise
             except OSError as error:
+                if storage.is_transient(error):
+                    raise
                 raise ValueError(f"{self.path} cannot be read: {error}") from None
         return digest.hexdigest()
 
@@ -122,7 +122,7 @@ class JsonLinesUnit(RecordUnit):
         try:
             yield from map(self._record_or_skip, self._lines())
         except OSError as error:
-            reason = "connection_failed" if isinstance(error, storage.StorageError) else "unreadable_file"
+            reason = CONNECTION_FAILED if storage.is_transient(error) else "unreadable_file"
             yield Skip(reason=reason, key="", shard=self.path, detail=f"lines from {self.first_line} on: {error}")
 
     def _record_or_skip(self, line: Line) -> Record | Skip:

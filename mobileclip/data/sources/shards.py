@@ -50,11 +50,11 @@ class ShardUnit(Unit):
             return self.path
         try:
             return storage.fingerprint(self.path)
-        except storage.StorageError:
-            raise
         except FileNotFoundError:
             raise ValueError(f"shard {self.path} does not exist") from None
         except OSError as error:
+            if storage.is_transient(error):
+                raise
             raise ValueError(f"shard {self.path} cannot be read: {error}") from None
 
     def about(self) -> str:
@@ -68,7 +68,7 @@ class ShardUnit(Unit):
             return None
         try:
             return count_samples([self.path], self.sample_limits)
-        except ValueError:
+        except (ValueError, OSError):
             # Reading will tell how far it goes.
             return None
 

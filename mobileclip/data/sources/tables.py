@@ -17,7 +17,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder, printable_name
 from mobileclip.data.shards.files import expand_shards
-from mobileclip.data.skips import BadSampleError, Skip, made_or_skip
+from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, made_or_skip
 from mobileclip.data.sources.access import RowOptions, directory_of
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.columns import Columns, find_columns, record_of
@@ -81,7 +81,7 @@ class TableUnit(RecordUnit):
                 make = partial(self._record, row, label, f"{_key(self.table)}/{number:09d}")
                 yield made_or_skip(make, key=label, shard=self.path)
         except OSError as error:
-            reason = "connection_failed" if isinstance(error, storage.StorageError) else "unreadable_file"
+            reason = CONNECTION_FAILED if storage.is_transient(error) else "unreadable_file"
             yield Skip(reason=reason, key="", shard=self.path, detail=f"rows from {self.first_row} on: {error}")
 
     def _record(self, row: dict[str, Any] | BadSampleError, label: str, key: str) -> Record:
@@ -149,9 +149,9 @@ class ParquetUnit(TableUnit):
         """
         try:
             return f"{storage.fingerprint(self.path)} {self.first_row} {self.num_rows}"
-        except storage.StorageError:
-            raise
         except OSError as error:
+            if storage.is_transient(error):
+                raise
             raise ValueError(f"{self.path} cannot be read: {error}") from None
 
     def files(self) -> tuple[str, ...]:

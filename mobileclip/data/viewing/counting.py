@@ -10,7 +10,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import read_sizes, shard_folder, write_sizes
-from mobileclip.data.shards.files import Shards, count_shard, expand_shards
+from mobileclip.data.shards.files import Shards, count_samples, expand_shards
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, SetAside
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
@@ -47,7 +47,7 @@ def count_shards(
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
     What is written there already is not counted again, so a job that was stopped goes on. A shard that breaks off is
-    tried again, then left out.
+    left out; one whose store fails is tried again first.
 
     Args:
         shards: paths, addresses or brace patterns.
@@ -87,15 +87,8 @@ class _Shard:
 
 
 def _count(shard: _Shard, limits: SampleLimits) -> int:
-    """Return the number of samples.
-
-    Raises:
-        ValueError: if the shard breaks off or cannot be read.
-    """
-    count, problem = count_shard(shard.name, limits)
-    if problem:
-        raise ValueError(problem)
-    return count
+    """Return the number of samples, see `count_samples`."""
+    return count_samples([shard.name], limits)
 
 
 @attrs.define(kw_only=True, eq=False)

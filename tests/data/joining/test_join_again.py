@@ -16,6 +16,7 @@ from mobileclip.data.joining.join import join_images
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.card import ReinforcementCard, write_card
 from mobileclip.engines import held, read_set_aside
+from mobileclip.storage import StorageError
 from tests.data.joining.world import SIZE, Data, contents, files_of
 from tests.data.made_samples import encoded, write_raw
 
@@ -133,7 +134,7 @@ class TestAgain:
         def broken(stream):
             for number, member in enumerate(real(stream)):
                 if number == 9:
-                    raise OSError("away for a moment")
+                    raise StorageError("away for a moment")
                 yield member
 
         def scan(self, shard, fingerprint):
@@ -165,7 +166,7 @@ class TestAgain:
                 return real(self, shard, fingerprint)
 
         def away(*_):
-            raise OSError("away for a moment")
+            raise StorageError("away for a moment")
 
         monkeypatch.setattr(image_scan.ImageScan, "__call__", scan)
         report = data.join()
@@ -173,7 +174,7 @@ class TestAgain:
         assert report.is_good == (num_broken == 1)
         assert report.joined == (20 if num_broken == 1 else 14)
         if num_broken > 1:
-            assert report.images.unreadable == {broken[0]: "OSError: away for a moment"}
+            assert report.images.unreadable == {broken[0]: "StorageError: away for a moment"}
             (aside,) = read_set_aside(data.output)
             assert (aside.unit, aside.tries) == (f"image shard 1, {broken[0]}", 3)
         assert data.join().joined == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
 import tarfile
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mobileclip import storage
 from mobileclip.data import (
     LAYOUTS,
     ImageTextSample,
@@ -198,9 +200,22 @@ class TestBrokenShards:
         )
 
     def test_a_command_that_fails(self):
+        """It may have used a network, so another time may help."""
         keys, report = read(["pipe:exit 3", f"pipe:cat {golden('npz')}"])
         assert keys == KEYS
-        assert report.counts == {"unreadable_shard": 1}
+        assert report.counts == {"connection_failed": 1}
+
+    def test_a_disk_that_fails_says_nothing_of_the_shard(self, monkeypatch, tmp_path):
+        def failing(*_):
+            raise OSError(errno.EIO, "Input/output error")
+
+        (tmp_path / "torn.tar").write_bytes(b"torn" * 400)
+        with pytest.raises(ValueError, match="cannot be counted: ReadError"):
+            count_samples(tmp_path / "torn.tar")
+        monkeypatch.setattr(storage, "open_read", failing)
+        assert read([golden("npz")])[1].counts == {"connection_failed": 1}
+        with pytest.raises(storage.StorageError, match="cannot be counted: OSError"):
+            count_samples(golden("npz"))
 
 
 class TestWrite:
