@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.work import EntryT, UnitT, Work
@@ -25,6 +26,11 @@ class Engine(ABC):
         Raises:
             ValueError: if a worker cannot load what it needs, or the run cannot go on. What is finished stays.
         """
+
+    @contextmanager
+    def kept(self) -> Iterator[Engine]:
+        """Yield an engine like this one for several kinds of work, one after another; its processes stay meanwhile."""
+        yield self
 
 
 def default_num_threads(device: str, num_workers: int) -> int:

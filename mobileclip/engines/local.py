@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic
 
 import attrs
-import torch
 from attrs import validators
 
 from mobileclip.engines.base import Engine, default_num_threads
 from mobileclip.engines.inline import InlineEngine
-from mobileclip.engines.overlap import Overlap
+from mobileclip.engines.local_worker import Assignment, work_for
 from mobileclip.engines.queue import Listener, Retries, UnitQueue
-from mobileclip.engines.work import EntryT, FatalError, NamedUnit, Place, UnitT, Work, failure_of
+from mobileclip.engines.work import EntryT, FatalError, Place, UnitT, Work
 from mobileclip.hardware.devices import all_devices, pick_device
-from mobileclip.storage import StoreLimits, use_limits
-from mobileclip.terminal.interruption import leave_to_parent
+from mobileclip.storage import StoreLimits
 
 # Signs of life in the time after which their absence counts.
 _BEATS = 10
 _END_SECONDS = 5.0
-# What the end of the other process raises in this one.
-_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 # One that is made, and one that is finished beside it.
 _UNITS_AT_ONCE = 2
 
@@ -65,20 +58,17 @@ class LocalEngine(Engine):
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
-        devices = tuple(str(pick_device(name)) for name in self.devices) or all_devices()
-        num_workers = max(1, min(self.num_workers or len(devices), len(units)))
-        places = [
-            Place(device=device, num_threads=self.num_threads or default_num_threads(device, num_workers))
-            for device in (devices[index % len(devices)] for index in range(num_workers))
-        ]
-        if num_workers == 1:
-            (place,) = places
-            alone = InlineEngine(
-                device=place.device, num_threads=place.num_threads, retries=self.retries, stores=self.stores
-            )
-            alone.run(work, units, listener)
-        else:
-            _Crew(self, work, places, UnitQueue(units, self.retries, listener)).run()
+        with self.kept() as engine:
+            engine.run(work, units, listener)
+
+    @contextmanager
+    def kept(self) -> Iterator[Engine]:
+        """Yield an engine whose processes stay from one work to the next; see `Engine`."""
+        kept = _KeptEngine(engine=self)
+        try:
+            yield kept
+        finally:
+            _dismiss(kept.idle)
 
 
 @attrs.define(eq=False)
@@ -92,6 +82,7 @@ class _Member(Generic[UnitT]):
         name: how it is called.
         progressed: when it has last done a step.
         heard: when it has last given a sign of life, once it has begun.
+        num_assignments: that it has got; what it says of an earlier one than the last comes too late.
         units: what it has, by name; the last one is being made or waits for it.
         is_free: whether it may have another one.
     """
@@ -102,27 +93,68 @@ class _Member(Generic[UnitT]):
     name: str
     progressed: float
     heard: float | None = None
+    num_assignments: int = 0
     units: dict[str, UnitT] = attrs.field(factory=dict)
     is_free: bool = True
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class _KeptEngine(Engine):
+    """A local engine, and its processes that have nothing to do between two works.
+
+    Args:
+        engine: whose choices count.
+        idle: the processes.
+        numbers: of the next ones.
+    """
+
+    engine: LocalEngine
+    idle: list[_Member[Any]] = attrs.field(factory=list)
+    numbers: Iterator[int] = attrs.field(factory=count)
+
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units; see `Engine`."""
+        engine = self.engine
+        devices = tuple(str(pick_device(name)) for name in engine.devices) or all_devices()
+        num_workers = max(1, min(engine.num_workers or len(devices), len(units)))
+        places = [
+            Place(device=device, num_threads=engine.num_threads or default_num_threads(device, num_workers))
+            for device in (devices[index % len(devices)] for index in range(num_workers))
+        ]
+        if num_workers == 1:
+            (place,) = places
+            alone = InlineEngine(
+                device=place.device, num_threads=place.num_threads, retries=engine.retries, stores=engine.stores
+            )
+            alone.run(work, units, listener)
+        else:
+            _Crew(self, work, places, UnitQueue(units, engine.retries, listener)).run()
+
+
 class _Crew(Generic[UnitT, EntryT]):
-    """The processes of a run, and who does what."""
+    """The processes of a run, and who does what.
+
+    Args:
+        kept: the engine, with the processes that are there already; those of this run stay with it.
+        work: what is done.
+        places: of the workers.
+        queue: the units.
+    """
 
     def __init__(
         self,
-        engine: LocalEngine,
+        kept: _KeptEngine,
         work: Work[UnitT, EntryT],
         places: Sequence[Place],
         queue: UnitQueue[UnitT, EntryT],
     ) -> None:
-        self._engine = engine
+        self._kept = kept
+        self._engine = engine = kept.engine
         self._work = work
         self._num_workers = len(places)
         self._places = deque(places)
         self._queue = queue
         self._members: list[_Member[UnitT]] = []
-        self._numbers = count()
         self._beat_seconds = min(engine.silence_seconds, engine.progress_seconds) / _BEATS
         self._looked = time.monotonic()
         # A forked child would inherit torch's threads in an unknown state, and CUDA not at all.
@@ -135,12 +167,10 @@ class _Crew(Generic[UnitT, EntryT]):
                 self._hear()
                 self._look_again()
                 self._end_hung()
-        finally:
-            for member in self._members:
-                member.connection.close()
-                member.process.terminate()
-            for member in self._members:
-                _end(member.process)
+        except BaseException:
+            _dismiss(self._members)
+            raise
+        self._kept.idle.extend(self._members)
 
     def _assign(self) -> None:
         """Hire as many as there is work for, and give those that are free a unit."""
@@ -173,18 +203,19 @@ class _Crew(Generic[UnitT, EntryT]):
         ready = set(wait(connections, min(due, self._beat_seconds)))
         for member in [one for one in self._members if one.connection in ready]:
             try:
-                kind, name, value = member.connection.recv()
+                number, kind, name, value = member.connection.recv()
             except (EOFError, OSError):
                 member.process.join()
                 how = f"ended with exit code {member.process.exitcode} (-9: killed, often for too much memory)"
                 self._bury(member, how)
                 continue
-            self._note(member, kind, name, value)
+            member.heard = time.monotonic()
+            if number == member.num_assignments or kind == "fatal":
+                self._note(member, kind, name, value)
 
     def _note(self, member: _Member[UnitT], kind: str, name: str, value: Any) -> None:
-        member.heard = time.monotonic()
         if kind != "alive":
-            member.progressed = member.heard
+            member.progressed = time.monotonic()
         match kind:
             case "steps":
                 self._queue.advance(value)
@@ -198,21 +229,39 @@ class _Crew(Generic[UnitT, EntryT]):
                 raise FatalError(value)
 
     def _hire(self, place: Place) -> _Member[UnitT]:
+        """Return a process with the work of this run, one that has nothing to do or a new one."""
+        member = self._idle_at(place) or self._start(place)
+        member.num_assignments += 1
+        member.progressed = time.monotonic()
+        assignment = Assignment(
+            number=member.num_assignments, work=self._work, place=place, num_workers=self._num_workers
+        )
+        with suppress(OSError):  # it died; reading from it will tell
+            member.connection.send(assignment)
+        return member
+
+    def _idle_at(self, place: Place) -> _Member[UnitT] | None:
+        """Return a process that has worked at the place's device, with what it said meanwhile; None without one."""
+        for member in [one for one in self._kept.idle if one.place.device == place.device]:
+            self._kept.idle.remove(member)
+            if member.process.is_alive():
+                member.place, member.heard, member.is_free = place, time.monotonic(), True
+                return member
+            _dismiss([member])
+        return None
+
+    def _start(self, place: Place) -> _Member[UnitT]:
         own_end, other_end = self._context.Pipe()
         process = self._context.Process(
-            target=_work,
-            args=(other_end, self._work, place),
-            kwargs={
-                "num_workers": self._num_workers,
-                "beat_seconds": self._beat_seconds,
-                "stores": self._engine.stores,
-            },
+            target=work_for,
+            args=(other_end,),
+            kwargs={"beat_seconds": self._beat_seconds, "stores": self._engine.stores},
             daemon=True,
         )
         process.start()
         # The child's death must be the end of the pipe, so no one else may hold that end.
         other_end.close()
-        name = f"worker {next(self._numbers)} ({place.device}, process {process.pid})"
+        name = f"worker {next(self._kept.numbers)} ({place.device}, process {process.pid})"
         return _Member(process, own_end, place, name, progressed=time.monotonic())
 
     def _look_again(self) -> None:
@@ -246,72 +295,14 @@ class _Crew(Generic[UnitT, EntryT]):
         self._queue.lose(tuple(member.units.values()), member.name, how)
 
 
-def _end(process: BaseProcess) -> None:
-    """Wait for a process that was asked to end; one that is stopped does not hear it."""
-    process.join(_END_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-
-
-def _work(
-    connection: Connection,
-    work: Work[Any, Any],
-    place: Place,
-    *,
-    num_workers: int,
-    beat_seconds: float,
-    stores: StoreLimits,
-) -> None:
-    """Do unit after unit until the other end of the connection is closed, or its process is gone."""
-    leave_to_parent()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if place.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_workers))
-    sending = threading.Lock()
-
-    def send(kind: str, name: str = "", value: Any = None) -> None:
-        with sending:
-            connection.send((kind, name, value))
-
-    threading.Thread(target=_beat, args=(send, beat_seconds), daemon=True).start()
-    with suppress(*_GONE), use_limits(stores):
-        try:
-            worker = work.open(place)
-            send("ready")
-            with Overlap(
-                worker,
-                lambda unit, entry: send("finished", unit.name, entry),
-                lambda unit, error: _send_failure(send, unit, error),
-            ) as overlap:
-                while True:
-                    overlap.make(connection.recv(), lambda steps: send("steps", value=steps))
-                    send("made")
-        except _GONE:
-            raise
-        except ValueError as error:
-            send("fatal", value=str(error))
-        except Exception:  # noqa: BLE001 - whatever it was, the run must hear of it
-            send("fatal", value=f"a worker failed:\n{traceback.format_exc()}")
-
-
-def _end_with_parent() -> None:
-    """End with the process that started this one, however that ends: nobody waits for the unit any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only started processes work"
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _beat(send: Callable[[str], None], seconds: float) -> None:
-    with suppress(OSError):
-        while True:
-            send("alive")
-            time.sleep(seconds)
-
-
-def _send_failure(send: Callable[[str, str, Any], None], unit: NamedUnit, error: Exception) -> None:
-    try:
-        send("failed", unit.name, failure_of(unit, error))
-    except FatalError:
-        send("fatal", unit.name, str(error))
+def _dismiss(members: list[_Member[Any]]) -> None:
+    """End processes; one that is stopped does not hear that it is asked to, and is killed."""
+    for member in members:
+        member.connection.close()
+        member.process.terminate()
+    for member in members:
+        member.process.join(_END_SECONDS)
+        if member.process.is_alive():
+            member.process.kill()
+            member.process.join()
+    members.clear()

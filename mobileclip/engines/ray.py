@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import Any, Generic
 
@@ -58,14 +58,21 @@ class RayEngine(Engine):
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`. Steps are told of unit by unit."""
+        with self.kept() as engine:
+            engine.run(work, units, listener)
+
+    @contextmanager
+    def kept(self) -> Iterator[Engine]:
+        """Yield an engine whose actors stay from one work to the next; see `Engine`."""
         ray = _ray()
         started_here = not ray.is_initialized()
         if started_here:
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+        kept = _KeptEngine(engine=self, ray=ray)
         try:
-            queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.retries, listener)
-            _Pool(self, ray, work, min(self.max_workers, max(1, len(units))), queue).run()
+            yield kept
         finally:
+            _dismiss(ray, kept.idle)
             if started_here:
                 ray.shutdown()
 
@@ -78,35 +85,61 @@ class _Member(Generic[UnitT]):
         actor: Ray's handle of it.
         name: how it is called.
         opening: what tells that it has loaded what it needs.
-        node: of the cluster, once it is ready.
+        node: of the cluster, once it is known.
+        is_ready: whether it has loaded that.
         calls: the units that it has, and since when, by what tells that they are done.
     """
 
     actor: Any
     name: str
-    opening: Any
+    opening: Any = None
+    node: str = ""
     is_ready: bool = False
     calls: dict[Any, tuple[UnitT, float]] = attrs.field(factory=dict)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class _KeptEngine(Engine):
+    """A Ray engine on its cluster, and its actors that have nothing to do between two works.
+
+    Args:
+        engine: whose choices count.
+        ray: the package.
+        idle: the actors.
+        numbers: of the next ones.
+    """
+
+    engine: RayEngine
+    ray: Any
+    idle: list[_Member[Any]] = attrs.field(factory=list)
+    numbers: Iterator[int] = attrs.field(factory=count)
+
+    def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
+        """Do all units; see `Engine`."""
+        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.engine.retries, listener)
+        _Pool(self, work, min(self.engine.max_workers, max(1, len(units))), queue).run()
+
+
 class _Pool(Generic[UnitT, EntryT]):
-    """The actors of a run, and who does what."""
+    """The actors of a run, and who does what.
+
+    Args:
+        kept: the engine, with the actors that are there already; those of this run stay with it.
+        work: what is done.
+        num_workers: actors, at most.
+        queue: the units.
+    """
 
     def __init__(
-        self,
-        engine: RayEngine,
-        ray: Any,
-        work: Work[UnitT, EntryT],
-        num_workers: int,
-        queue: UnitQueue[UnitT, EntryT],
+        self, kept: _KeptEngine, work: Work[UnitT, EntryT], num_workers: int, queue: UnitQueue[UnitT, EntryT]
     ) -> None:
-        self._engine = engine
-        self._ray = ray
+        self._kept = kept
+        self._engine = kept.engine
+        self._ray = ray = kept.ray
         self._work = ray.put(work)
         self._num_workers = num_workers
         self._queue = queue
         self._members: list[_Member[UnitT]] = []
-        self._numbers = count()
         self._moved = time.monotonic()
 
     def run(self) -> None:
@@ -115,9 +148,10 @@ class _Pool(Generic[UnitT, EntryT]):
                 self._assign()
                 self._hear()
                 self._end_stuck()
-        finally:
-            for member in self._members:
-                self._ray.kill(member.actor)
+        except BaseException:
+            _dismiss(self._ray, self._members)
+            raise
+        self._kept.idle.extend(self._members)
 
     def _assign(self) -> None:
         """Ask for as many actors as there is work for, and give those that are ready units."""
@@ -137,6 +171,12 @@ class _Pool(Generic[UnitT, EntryT]):
         return any(self._queue.is_suspect(unit) for unit, _ in member.calls.values())
 
     def _hire(self) -> _Member[UnitT]:
+        """Return an actor with the work of this run, one that has nothing to do or a new one."""
+        member = self._kept.idle.pop() if self._kept.idle else self._start()
+        member.is_ready, member.opening = False, member.actor.open.remote(self._work)
+        return member
+
+    def _start(self) -> _Member[UnitT]:
         actor = (
             self._ray.remote(_Actor)
             .options(
@@ -146,7 +186,7 @@ class _Pool(Generic[UnitT, EntryT]):
             )
             .remote(self._engine.cpus_per_worker, self._engine.stores)
         )
-        return _Member(actor, f"actor {next(self._numbers)}", actor.open.remote(self._work))
+        return _Member(actor, f"actor {next(self._kept.numbers)}")
 
     def _hear(self) -> None:
         """Wait for what is done, no longer than until something else is due."""
@@ -169,7 +209,8 @@ class _Pool(Generic[UnitT, EntryT]):
                 raise FatalError(value)
             if kind == "open":
                 member.is_ready = True
-                member.name = f"{member.name} ({value})"
+                if not member.node:
+                    member.node, member.name = value, f"{member.name} ({value})"
                 continue
             unit, _ = member.calls.pop(call)
             if kind == "failed":
@@ -195,9 +236,7 @@ class _Pool(Generic[UnitT, EntryT]):
         if member not in self._members:
             return
         self._members.remove(member)
-        # It may live on where only the way to it is broken.
-        with suppress(self._ray.exceptions.RayError):
-            self._ray.kill(member.actor)
+        _dismiss(self._ray, [member])
         self._queue.lose([unit for unit, _ in member.calls.values()], member.name, how)
 
 
@@ -241,6 +280,14 @@ class _Actor:
             return "fatal", str(error)
         except Exception as error:  # noqa: BLE001 - whatever a unit makes its work raise, the others go on
             return "failed", failure_of(unit, error)
+
+
+def _dismiss(ray: Any, members: list[_Member[Any]]) -> None:
+    """End actors; one may live on where only the way to it is broken, and be dead already."""
+    for member in members:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(member.actor)
+    members.clear()
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,9 +20,12 @@ ENGINES = {
 }
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=ENGINES, scope="module")
 def engine(request):
-    return ENGINES[request.param]
+    """An engine whose processes go from test to test, which is one kind of work after another."""
+    with ENGINES[request.param].kept() as kept:
+        yield kept
+    assert not workers_of_this_process()
 
 
 def run(engine, folder, *names, **choices):
@@ -115,7 +118,7 @@ def test_a_worker_that_is_stopped_is_replaced(tmp_path):
     class Stopping(Noting):
         def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
             if not stopped:
-                stopped.append(workers_of_this_process()[0])
+                stopped.append(workers_of_this_process()[-1])
                 os.kill(stopped[0], signal.SIGSTOP)
 
     engine = LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE, silence_seconds=3.0)
@@ -169,12 +172,30 @@ def process_of(unit: Task) -> int:
     return os.getpid()
 
 
-@pytest.mark.parametrize("name", ["inline", pytest.param("local", marks=pytest.mark.slow)])
-def test_a_function_is_work_too(name):
-    told, units = Noting(), tasks(*(f"{number}" for number in range(6)))
-    ENGINES[name].run(FunctionWork(function=process_of), units, told)
+def processes_of(engine, num_units=6) -> set[int]:
+    told, units = Noting(), tasks(*(f"{number}" for number in range(num_units)))
+    engine.run(FunctionWork(function=process_of), units, told)
     assert set(told.entries) == {unit.name for unit in units}
-    assert (os.getpid() in told.entries.values()) == (name == "inline")
+    assert not told.pauses
+    return set(told.entries.values())
+
+
+def test_a_function_is_work_too_and_its_processes_are_those_of_the_work_before(engine, tmp_path):
+    run(engine, tmp_path, *(f"good-{number}" for number in range(4)))
+    before = set(workers_of_this_process())
+    assert processes_of(engine) <= (before or {os.getpid()})
+    assert set(workers_of_this_process()) == before
+    for process in before:
+        os.kill(process, signal.SIGKILL)
+        while ") Z " not in Path(f"/proc/{process}/stat").read_text():
+            time.sleep(0.01)
+    assert not processes_of(engine) & before, "one that died with nothing to do is no failed try of any unit"
+
+
+def test_an_engine_that_is_not_kept_leaves_no_process(tmp_path):
+    before = workers_of_this_process()
+    run(ENGINES["local"], tmp_path, "good-0", "good-1")
+    assert workers_of_this_process() == before
 
 
 def test_nothing_to_do_is_done(engine, tmp_path):

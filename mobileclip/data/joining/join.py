@@ -69,11 +69,15 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     card = card_of_shards(list(sources.values()))
     for directory in (spec.output, storage.join(spec.output, LEDGER)):
         storage.make_directory(directory)
-    with held(spec.output) as hold, scratch_folder(folder) as scratch:
+    with (
+        held(spec.output) as hold,
+        scratch_folder(folder) as scratch,
+        (engine or InlineEngine(device="cpu")).kept() as kept,
+    ):
         job = _Job.begin(
             spec,
             sources,
-            run=Run(engine or InlineEngine(device="cpu"), spec.output, hold),
+            run=Run(kept, spec.output, hold),
             folder=folder,
             scratch=scratch,
             show_progress=show_progress,

@@ -202,7 +202,7 @@ class TestScores:
         assert report.num_samples == PER_SHARD
         assert [shard for shard, _ in report.failed] == [str(torn)]
         assert "truncated_shard" in report.failed[0][1]
-        assert [aside.tries for aside in read_set_aside(tmp_path / "scores")] == [3]
+        assert [aside.tries for aside in read_set_aside(tmp_path / "scores")] == [1]
         torn.write_bytes(whole)
         again = scored([torn, shards[1]], tmp_path / "scores")
         assert (again.num_samples, again.failed) == (2 * PER_SHARD, ())
