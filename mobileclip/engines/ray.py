@@ -34,7 +34,8 @@ _UNITS_AT_ONCE = 2
 class RayEngine(Engine):
     """Actors on a Ray cluster, or on this machine where none is joined; source and output must be reachable by all.
 
-    An actor that dies, with its machine for instance, is replaced, and that is a failed try of the units that it had.
+    An actor that dies, with its machine for instance, is replaced, and that is a failed try of the units that it had,
+    also of those that it had done if their entries went with the machine.
     Actors for which the cluster has no room wait for it to grow.
 
     Args:
@@ -202,6 +203,10 @@ class _Pool(Generic[UnitT, EntryT]):
             self._moved = time.monotonic()
             try:
                 kind, value = self._ray.get(call)
+            except self._ray.exceptions.ObjectLostError:
+                # Large ones stay where they are made until they are fetched, and no task of an actor is run again.
+                self._bury(member, "lost its machine, and with it a result that was not fetched yet")
+                continue
             except self._ray.exceptions.RayError as error:
                 self._bury(member, f"died ({_first_line(error)})")
                 continue

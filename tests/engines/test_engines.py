@@ -100,7 +100,7 @@ def test_what_a_listener_raises_ends_the_run(engine, tmp_path):
 
 def test_units_that_kill_their_worker_are_set_aside(tmp_path):
     """A unit that was lost with another one is tried alone, so that none is blamed for what its neighbour does."""
-    good = [f"good-{number}" for number in range(12)]
+    good, before = [f"good-{number}" for number in range(12)], workers_of_this_process()
     engine = LocalEngine(num_workers=2, devices=("cpu",), retries=Retries(tries=2, pause_seconds=0.0))
     told = run(engine, tmp_path, *good[:6], "kills-0", *good[6:], seconds=0.02)
     assert set(told.entries) == set(good)
@@ -108,6 +108,7 @@ def test_units_that_kill_their_worker_are_set_aside(tmp_path):
     reason, tries = told.asides["kills-0"]
     assert tries == 2
     assert "ended with exit code -9 (-9: killed, often for too much memory)" in reason
+    assert workers_of_this_process() == before
 
 
 @pytest.mark.slow
@@ -187,15 +188,8 @@ def test_a_function_is_work_too_and_its_processes_are_those_of_the_work_before(e
     assert set(workers_of_this_process()) == before
     for process in before:
         os.kill(process, signal.SIGKILL)
-        while ") Z " not in Path(f"/proc/{process}/stat").read_text():
-            time.sleep(0.01)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     assert not processes_of(engine) & before, "one that died with nothing to do is no failed try of any unit"
-
-
-def test_an_engine_that_is_not_kept_leaves_no_process(tmp_path):
-    before = workers_of_this_process()
-    run(ENGINES["local"], tmp_path, "good-0", "good-1")
-    assert workers_of_this_process() == before
 
 
 def test_nothing_to_do_is_done(engine, tmp_path):

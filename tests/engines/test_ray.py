@@ -8,6 +8,7 @@ import time
 import pytest
 
 from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
+from tests.data.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
@@ -21,6 +22,19 @@ def run(engine, folder, names, *, listener=None, **choices):
     return listener
 
 
+def test_join_writes_what_one_process_writes(ray_cluster, tmp_path):
+    data = Data(tmp_path)
+    alone = data.join()
+    report = data.join(engine=RayEngine(max_workers=2, retries=AT_ONCE), output=str(tmp_path / "ray"))
+    assert report.joined == alone.joined == 20
+    assert contents_of(tmp_path / "ray") == contents_of(data.output)
+
+
+def contents_of(output) -> dict[str, bytes]:
+    """What stands in an output, but for what says where it is."""
+    return {name: content for name, content in files_of(output).items() if name != "join.json"}
+
+
 def test_it_does_what_one_process_does(ray_cluster, tmp_path):
     names = [*(f"good-{number}" for number in range(20)), "away-0", "late-0", "unwritten-0", "raises-0", "fails-0"]
     told = run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names)
@@ -31,6 +45,42 @@ def test_it_does_what_one_process_does(ray_cluster, tmp_path):
     assert told.num_steps == len(told.entries)
     with pytest.raises(FatalError, match="the disk is full"):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
+
+
+class Removing(Noting):
+    """Takes a machine away once its actor has begun and, maybe, has finished what nobody has fetched yet."""
+
+    def __init__(self, cluster, node, *, seconds=0.0):
+        super().__init__()
+        self.cluster, self.node, self.seconds, self.removed = cluster, node, seconds, False
+
+    def finished(self, unit, entry):
+        super().finished(unit, entry)
+        theirs = [name for name, worker in self.begun_by if self.node.node_id[:8] in worker]
+        if self.removed:
+            return
+        if set(theirs) <= set(self.entries):
+            time.sleep(0.2)  # until its actor has loaded what it needs
+            return
+        time.sleep(self.seconds)
+        self.removed = True
+        self.cluster.remove_node(self.node, allow_graceful=False)
+
+
+def test_a_result_that_goes_with_its_machine_is_a_failed_try_of_its_unit(ray_cluster, tmp_path):
+    """A large one is kept where it was made until it is fetched, and Ray has no actor make it again."""
+    (second,) = ray_cluster.worker_nodes
+    names = [f"good-{number}" for number in range(30)]
+    told = Removing(ray_cluster, second, seconds=1.0)
+    engine = RayEngine(max_workers=2, retries=AT_ONCE)
+    run(engine, tmp_path / "work", names, listener=told, seconds=0.05, num_bytes=10**6)
+    assert told.removed
+    assert set(told.entries) == set(names)
+    reason = "a worker that had it lost its machine, and with it a result that was not fetched yet"
+    lost = [name for name, reasons in told.reasons.items() if reason in reasons]
+    tries = {name: len((tmp_path / "work" / name).read_text().splitlines()) for name in names}
+    assert any(tries[name] == 2 for name in lost)
+    ray_cluster.add_node(num_cpus=1)
 
 
 @pytest.mark.slow
@@ -63,19 +113,7 @@ def test_a_unit_that_kills_its_actor_is_set_aside_and_a_machine_that_goes_costs_
     """This test comes last: the machine stays away."""
     (second,) = ray_cluster.worker_nodes
     names = [f"good-{number}" for number in range(40)]
-
-    class Removing(Noting):
-        def finished(self, unit, entry):
-            super().finished(unit, entry)
-            on_second = any(second.node_id[:8] in worker for _, worker in self.begun_by)
-            if on_second and not self.removed:
-                self.removed = True
-                ray_cluster.remove_node(second, allow_graceful=False)
-            elif not self.removed:
-                time.sleep(0.2)  # until its actor has loaded what it needs
-
-    told = Removing()
-    told.removed = False
+    told = Removing(ray_cluster, second)
     engine = RayEngine(max_workers=2, retries=Retries(tries=2, pause_seconds=0.0))
     run(engine, tmp_path / "work", [*names, "kills-0"], listener=told, seconds=0.05)
     assert told.removed

@@ -34,11 +34,13 @@ class Counting(Work[Task, str]):
     Args:
         folder: where it writes.
         seconds: of a unit's making and of its finishing.
+        num_bytes: of an entry, beside its text.
         broken: whether workers cannot load what they need.
     """
 
     folder: Path
     seconds: float = 0.0
+    num_bytes: int = 0
     broken: bool = False
 
     def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
@@ -81,7 +83,7 @@ class Counting(Work[Task, str]):
                 raise StorageError(f"{unit.name} is not what is read back")
             if unit.name.startswith("full"):
                 raise FatalError("the disk is full")
-            return f"entry of {unit.name}"
+            return f"entry of {unit.name}{' ' * self.work.num_bytes}"
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -91,6 +93,7 @@ class Noting(Listener[Task, str]):
     entries: dict[str, str] = attrs.field(factory=dict)
     asides: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     pauses: dict[str, list[float]] = attrs.field(factory=dict)
+    reasons: dict[str, list[str]] = attrs.field(factory=dict)
     begun_by: list[tuple[str, str]] = attrs.field(factory=list)
     num_steps: int = 0
     threads: set[str] = attrs.field(factory=set)
@@ -106,8 +109,9 @@ class Noting(Listener[Task, str]):
         assert unit.name not in self.entries, "it is finished once"
         self.entries[unit.name] = entry
 
-    def failed(self, unit, reason, pause_seconds):  # noqa: ARG002 - as a `Listener` does
+    def failed(self, unit, reason, pause_seconds):
         self.pauses.setdefault(unit.name, []).append(pause_seconds)
+        self.reasons.setdefault(unit.name, []).append(reason)
 
     def gave_up(self, unit, aside):
         assert aside.unit == unit.name
