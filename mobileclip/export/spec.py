@@ -29,8 +29,8 @@ class ExportSpec:
 
     Args:
         out: the folder to write; it must not exist, or be empty.
-        target: the runtime's format: `onnx`, `openvino`, `executorch`, `coreml`, `torch`, or another that is registered
-            in `mobileclip.export.targets`.
+        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `coreai`, `torch`, or
+            another that is registered in `mobileclip.export.targets`.
         layout: what files, inputs and outputs are called, and what lies beside them: `plain`, `transformers.js`,
             `immich`, or another that is registered in `mobileclip.export.layouts`.
         tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
@@ -48,6 +48,8 @@ class ExportSpec:
             so on; of a ViT they are layers. None by default.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own.
+        converter: the Python of an environment with the target's own converter, where that cannot stand beside this
+            library: that of `litert`. Other targets need none.
 
     Examples:
         >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -65,6 +67,7 @@ class ExportSpec:
     features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
     image_size: int | None = None
     context_length: int | None = None
+    converter: Path | None = None
 
     def __attrs_post_init__(self) -> None:
         """Check that feature maps are asked of an image tower."""

@@ -16,6 +16,7 @@ RUNTIMES = {
     "coreai": "Core AI",
     "coreml": "Core ML",
     "executorch": "ExecuTorch",
+    "litert": "LiteRT",
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
     "torch": "PyTorch's `torch.export`",

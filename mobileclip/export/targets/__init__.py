@@ -7,6 +7,7 @@ from mobileclip.export.targets.base import Target, targets
 from mobileclip.export.targets.coreai import CoreAITarget
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
+from mobileclip.export.targets.litert import LiteRTTarget
 from mobileclip.export.targets.onnx import OnnxTarget
 from mobileclip.export.targets.openvino import OpenVINOTarget
 from mobileclip.export.targets.torch import TorchTarget
@@ -14,6 +15,7 @@ from mobileclip.export.targets.torch import TorchTarget
 targets.add("coreai", CoreAITarget())
 targets.add("coreml", CoreMLTarget())
 targets.add("executorch", ExecuTorchTarget())
+targets.add("litert", LiteRTTarget())
 targets.add("onnx", OnnxTarget())
 targets.add("openvino", OpenVINOTarget())
 targets.add("torch", TorchTarget())
@@ -22,6 +24,7 @@ __all__ = [
     "CoreAITarget",
     "CoreMLTarget",
     "ExecuTorchTarget",
+    "LiteRTTarget",
     "OnnxTarget",
     "OpenVINOTarget",
     "Target",

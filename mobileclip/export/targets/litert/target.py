@@ -1,0 +1,104 @@
+"""LiteRT: models for Android, and for whatever else runs `.tflite` files."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobileclip.export.contract import TowerFile
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.spec import TextDtype
+from mobileclip.export.targets.base import CPU, Run, check_signature, device_called, not_finite
+from mobileclip.export.targets.litert.convert import converted
+from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
+from mobileclip.export.targets.native_stderr import kept_stderr, text_of
+from mobileclip.extras import needed
+from mobileclip.hardware.precision import Precision
+
+
+@attrs.frozen
+class LiteRTTarget:
+    """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
+
+    The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are
+    int32. The runtime parses its own format, and nobody here can vouch for a stranger's file.
+
+    Source: github.com/google-ai-edge/litert-torch.
+    """
+
+    suffix: str = ".tflite"
+    libraries: tuple[str, ...] = ("ai-edge-litert",)
+    text_dtype: TextDtype = "int32"
+    precisions: tuple[Precision, ...] = ("float32",)
+    prefers_depthwise: bool = False
+    runtime: str = "litert"
+    vouched: bool = False
+
+    def check(self) -> None:
+        """Make sure that everything is installed but for the converter, which is elsewhere.
+
+        Raises:
+            ImportError: if something is missing; the message has the command that installs it.
+        """
+        with needed("the target 'litert'", "litert"):
+            import_module("ai_edge_litert.interpreter")
+
+    def export(self, tower: TowerExport, path: Path) -> Precision:
+        """Write one tower.
+
+        Raises:
+            ValueError: if there is no converter, it fails, or the batch is to be dynamic.
+        """
+        path.write_bytes(converted(tower))
+        return tower.spec.precision
+
+    def inspect(self, path: Path, tower: TowerFile) -> None:
+        """Check a file without running it: inputs and outputs, and that all numbers are finite.
+
+        Raises:
+            ValueError: if it is no model of LiteRT, a damaged one, or not what the contract says.
+        """
+        held = read_litert(path.read_bytes(), path)
+        places = {name: index for index, name in enumerate(tower.outputs)}
+        outputs = sorted(held.outputs, key=lambda one: places.get(one[0], len(places)))
+        check_signature(path, tower, held.inputs, outputs)
+        for name, numbers in held.numbers.items():
+            if not bool(np.isfinite(numbers).all()):
+                raise not_finite(path, name)
+
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+        """Return a function that runs a file with LiteRT on the processor.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        device_called(device, {CPU: CPU}, self.runtime)
+        function = _load(path)
+
+        def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            found = function(**{tower.input_name: inputs.numpy()})
+            return tuple(torch.from_numpy(found[name]) for name in tower.outputs)
+
+        return run
+
+
+def _load(path: Path) -> Any:
+    """Return the one function of a file; it is read whole, so that it may be replaced meanwhile."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with kept_stderr() as said:
+        try:
+            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=torch.get_num_threads())
+            interpreter.allocate_tensors()
+            return interpreter.get_signature_runner(SIGNATURE)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read by LiteRT ({error}: {text_of(said)}); update it with: pip install -U "
+                "ai-edge-litert, or export the model again"
+            ) from error
