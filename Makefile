@@ -22,13 +22,15 @@ COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 
 # A GPU machine's own PyTorch is used, wherever it is installed, and nothing may replace it.
 GPU_VENV := .venv-gpu
 PLATFORM_TORCH :=
+# The converter of LiteRT wants older libraries than this one does, and an environment of its own.
+LITERT_VENV := .venv-litert
 TORCH_FOLDER := from pathlib import Path; import torch; print(Path(torch.__file__).parents[1])
 TORCH_VERSION := from importlib.metadata import version; print("torch==" + version("torch"))
 comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all quickstart bench gpu mutants docs format lock clean
+.PHONY: help test test-all quickstart bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +59,8 @@ gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: a sample in minutes; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+litert: $(LITERT_VENV)/litert.stamp  ## .venv-litert: LiteRT's converter, which cannot stand in .venv, for the slow tests of it
+
 docs: $(VENV)/docs.stamp  ## Build the documentation into build/site; a warning fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
@@ -74,8 +78,9 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra gpu pyproject.toml > $(VENV)/gpu.lock
+	echo 'litert-torch>=0.10' | $(COMPILE) - > $(VENV)/litert.lock
 	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
-	for lock in test quickstart docs npm mutants gpu build; do \
+	for lock in test quickstart docs npm mutants gpu litert build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
@@ -93,6 +98,12 @@ $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
 	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
 	$(PIP) install --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
 	$(PIP) install --no-build-isolation --editable '.[$(subst $(empty) $(empty),$(comma),$(strip $(EXTRAS)))]'
+	@touch $@
+
+$(LITERT_VENV)/litert.stamp: requirements/litert.lock
+	@test -x $(LITERT_VENV)/bin/python || $(MAKE) --no-print-directory VENV=$(LITERT_VENV) $(LITERT_VENV)/bin/python
+	$(LITERT_VENV)/bin/python -m pip install --require-hashes --no-deps --requirement requirements/litert.lock
+	$(LITERT_VENV)/bin/python -m pip install 'litert-torch>=0.10'
 	@touch $@
 
 $(BIN)/python:

@@ -43,15 +43,15 @@ def converted(tower: TowerExport) -> bytes:
 
 
 def _convert(tower: TowerExport) -> bytes:
+    if tower.spec.dynamic_batch:
+        raise ValueError(
+            "the target 'litert' takes one input at a time: its converter fixes the batch; leave --dynamic-batch out"
+        )
     python = tower.spec.converter
     if python is None:
         raise ValueError(
             "the target 'litert' is written by Google's converter, which wants an environment of its own. Make one: "
             f"{INSTALL}; and name it: --converter litert-converter/bin/python"
-        )
-    if tower.spec.dynamic_batch:
-        raise ValueError(
-            "the target 'litert' takes one input at a time: its converter fixes the batch; leave --dynamic-batch out"
         )
     with tempfile.TemporaryDirectory() as temporary:
         program, path = Path(temporary) / "tower.pt2", Path(temporary) / "tower.tflite"

@@ -16,6 +16,7 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Run, check_signature, device_called, not_finite
 from mobileclip.export.targets.litert.convert import converted
+from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
 from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.extras import needed
@@ -33,9 +34,9 @@ class LiteRTTarget:
     """
 
     suffix: str = ".tflite"
-    libraries: tuple[str, ...] = ("ai-edge-litert",)
+    libraries: tuple[str, ...] = ("ai-edge-litert", "ai-edge-quantizer")
     text_dtype: TextDtype = "int32"
-    precisions: tuple[Precision, ...] = ("float32",)
+    precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
     prefers_depthwise: bool = False
     runtime: str = "litert"
     vouched: bool = False
@@ -47,7 +48,8 @@ class LiteRTTarget:
             ImportError: if something is missing; the message has the command that installs it.
         """
         with needed("the target 'litert'", "litert"):
-            import_module("ai_edge_litert.interpreter")
+            for name in ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer"):
+                import_module(name)
 
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower.
@@ -55,8 +57,9 @@ class LiteRTTarget:
         Raises:
             ValueError: if there is no converter, it fails, or the batch is to be dynamic.
         """
-        path.write_bytes(converted(tower))
-        return tower.spec.precision
+        precision, model = tower.spec.precision, converted(tower)
+        path.write_bytes(model if precision == "float32" else with_fewer_bits(model, tower))
+        return "int8" if precision == "int8" else "float32"
 
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it: inputs and outputs, and that all numbers are finite.

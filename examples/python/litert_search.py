@@ -1,0 +1,40 @@
+"""Which texts fit a picture, and which picture fits a text, with LiteRT.
+
+    mobileclip export mobileclip_s0.pt --target litert --converter litert-converter/bin/python --out s0_litert
+    python litert_search.py s0_litert --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+
+It needs ai-edge-litert, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ai_edge_litert.interpreter import Interpreter
+from contract import Array, Encode, Export
+from search import main
+
+
+def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
+    """Return what runs one input of a tower.
+
+    Raises:
+        ValueError: if its file cannot be read.
+    """
+    path = export.folder / tower["file"]
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; copy the export again")
+    run = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+
+    def encode(inputs: Array) -> Array:
+        embeddings: Array = run(**{tower["input_name"]: inputs})[tower["output_name"]]
+        return embeddings
+
+    return encode
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(__doc__.partition("\n")[0], target="litert", open_tower=open_tower))

@@ -1,0 +1,122 @@
+"""Weights, and what goes into layers, in fewer bits than float32 has, by Google's quantiser of LiteRT's files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mobileclip.export.fallback import stored_layers
+from mobileclip.export.graph import TowerExport
+from mobileclip.export.targets.litert.file import SIGNATURE, Operation, read_litert
+from mobileclip.export.targets.native_stderr import kept_stderr
+from mobileclip.hardware.precision import Precision
+
+_TABLE = "EMBEDDING_LOOKUP"
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", _TABLE)
+
+
+def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
+    """Return a file whose convolutions, linear layers and tables are stored in fewer bits; all else stays as it is.
+
+    - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a graphics unit
+      computes in float16 instead.
+    - int8-weights: weights have 8 bits without a zero point, with a scale for each output channel, and for each row of
+      a table. They become float32 too.
+    - int8: what goes into convolutions and linear layers and comes out of them is int8, with one scale and zero point
+      each, from the least to the largest value over the calibration data; weights as above. Tables have float16.
+
+    Args:
+        model: in float32, as the converter writes it.
+        tower: its precision, calibration data, and the layers that stay in float32.
+    """
+    layers = dict(_layers_of(model, stored_layers(tower.encoder)))
+    missing = tower.fallback.layers - {name for _, several in layers.values() for name in several}
+    assert not missing, f"not found in the graph: {missing}"
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), kept_stderr():
+        # Bars of the quantiser, notes of the runtime, and a warning of the memory that watching all values takes.
+        warnings.simplefilter("ignore")
+        from ai_edge_quantizer import quantizer, recipe_manager
+
+        wanted = recipe_manager.RecipeManager()
+        for output, (kind, several) in layers.items():
+            if several - tower.fallback.layers:
+                _ask(wanted, f"^{re.escape(output)};?$", kind, tower.spec.precision)
+        if not wanted.get_quantization_recipe():
+            return model
+        made = quantizer.Quantizer(model, wanted.get_quantization_recipe())
+        ranges = _ranges(model, tower, wanted) if made.need_calibration else None
+        return bytes(made.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def _ask(wanted: Any, scope: str, kind: str, precision: Precision) -> None:
+    """Ask the quantiser for an operation in the precision of the export.
+
+    Args:
+        wanted: what the quantiser is asked for.
+        scope: a pattern of the operation's output alone.
+        kind: of the operation.
+        precision: of the export.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    operation = qtyping.TFLOperationName(kind)
+    if precision == "int8" and kind != _TABLE:
+        wanted.add_static_config(scope, operation, activation_num_bits=8, weight_num_bits=8)
+    elif precision == "int8-weights" and kind == _TABLE:
+        # Rows become float32 when they are looked up, so the table stays small.
+        wanted.add_dynamic_config(scope, operation, num_bits=8)
+    elif precision == "int8-weights":
+        wanted.add_weight_only_config(scope, operation, num_bits=8)
+    else:
+        as_floats = quantizer.AlgorithmName.FLOAT_CASTING
+        wanted.add_weight_only_config(scope, operation, num_bits=16, algorithm_key=as_floats)
+
+
+def _ranges(model: bytes, tower: TowerExport, wanted: Any) -> Any:
+    """Return the least and the largest of each value over the calibration data."""
+    from ai_edge_quantizer import calibrator
+    from ai_edge_quantizer.utils import qsv_utils
+
+    # The quantiser's own way is a moving average of both, which clips.
+    watched = calibrator.Calibrator(
+        model, num_threads=torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update
+    )
+    rows = [{tower.input_name: row.numpy()} for row in torch.split(tower.calibration, 1)]
+    watched.calibrate({SIGNATURE: rows}, wanted)
+    return watched.get_model_qsvs()
+
+
+def _layers_of(model: bytes, layers: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, tuple[str, set[str]]]]:
+    """Yield the output, the kind and the layers that each operation may be: those that have its weight.
+
+    The conversion keeps the values of a weight, and moves its axes.
+    """
+    weights: dict[bytes, set[str]] = {}
+    for name, layer in layers:
+        for form in _forms(cast("Tensor", layer.weight).detach().numpy()):
+            weights.setdefault(form.tobytes(), set()).add(name)
+    for operation in read_litert(model, Path("the converted tower")).operations:
+        names = weights.get(_bytes_of(operation))
+        if operation.kind in _WEIGHTED and names:
+            yield operation.output, (operation.kind, names)
+
+
+def _forms(weight: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """Return a weight as LiteRT may have it: of a convolution, by output channel last in or of a depthwise one."""
+    if weight.ndim == 2:
+        return (weight,)
+    return tuple(np.ascontiguousarray(weight.transpose(axes)) for axes in ((0, 2, 3, 1), (1, 2, 3, 0)))
+
+
+def _bytes_of(operation: Operation) -> bytes:
+    return b"" if operation.weight is None else operation.weight.tobytes()

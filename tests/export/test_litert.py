@@ -1,0 +1,187 @@
+"""LiteRT: a stored export is read and run, weights are rounded, and Google's converter writes where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export.describing import tower_file
+from mobileclip.export.export import tower_export
+from mobileclip.export.fallback import ROUNDING, Fallback, stored_layers
+from mobileclip.export.targets import targets
+from tests.export.litert import EXPORT, converter, model
+from tests.export.models import TRANSFORMERS, few_samples, seeing
+from tests.export.test_verify import sign
+
+litert = pytest.importorskip("mobileclip.export.targets.litert.file")
+pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
+from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits  # noqa: E402  what it imports may be missing
+
+TARGET = targets["litert"]
+needs_converter = pytest.mark.skipif(converter() is None, reason="no LiteRT converter: make litert")
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """The model that the stored export was made of."""
+    return model()
+
+
+def export_of(stored, tower, precision, *, layers=()):
+    """A tower as `export_model` gives it to the target."""
+    spec = ExportSpec(out="unused", target="litert", precision=precision, preprocess="uint8", features=(0, 1))
+    encoder = getattr(stored, f"{tower}_encoder")
+    export = tower_export(tower, encoder, spec, TARGET, calibration=bundled_samples())
+    fallback = Fallback(layers=frozenset(layers))
+    return attrs.evolve(export, calibration=export.calibration[::8], fallback=fallback)
+
+
+def written(export, folder):
+    """The tower in fewer bits, made of the stored file: what it holds, and what runs it."""
+    path = folder / f"{export.tower}.tflite"
+    path.write_bytes(with_fewer_bits((EXPORT / path.name).read_bytes(), export))
+    file = tower_file(export, path.name, "float32")
+    TARGET.inspect(path, file)
+    return litert.read_litert(path.read_bytes(), path), TARGET.open(path, file)
+
+
+def test_it_gives_what_the_model_gives():
+    report = verify_export(EXPORT, trust=True, show_progress=False)
+    assert report.passed, report.failures
+    assert report.runtime == "litert"
+    assert all(tower.cosine_minimum > 0.999999 for tower in report.towers)
+    assert [tower.stage for tower in report.towers] == [None, 0, 1, None]
+    contract = read_contract(EXPORT)
+    assert [(file.file, file.input_dtype, file.input_shape) for file in contract.towers] == [
+        ("image.tflite", "uint8", (1, 3, 32, 32)),
+        ("text.tflite", "int32", (1, 12)),
+    ]
+
+
+def test_it_is_a_model(stored):
+    clip, reference = mobileclip.load(EXPORT, trust=True), mobileclip.ImageTextModel(stored)
+    images = bundled_samples().images[:3]
+    torch.testing.assert_close(clip.encode_image(images), reference.encode_image(images), atol=1e-5, rtol=0)
+    texts = ["a cat", "a coin"]
+    torch.testing.assert_close(clip.encode_text(texts), reference.encode_text(texts), atol=1e-5, rtol=0)
+
+
+def test_it_is_run_for_those_alone_who_trust_it():
+    with pytest.raises(ValueError, match="whoever made it could run anything here"):
+        verify_export(EXPORT)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:3000], "image.tflite is a damaged model of LiteRT"),
+        (lambda data: b"\0" * 40 + data[40:], "image.tflite is no model of LiteRT"),
+    ],
+)
+def test_a_damaged_file_is_refused(damage, message, tmp_path):
+    folder = shutil.copytree(EXPORT, tmp_path / "export")
+    (folder / "image.tflite").write_bytes(damage((folder / "image.tflite").read_bytes()))
+    sign(folder)
+    with pytest.raises(ValueError, match=message):
+        verify_export(folder, trust=True, show_progress=False)
+
+
+def test_a_weight_that_is_no_number_is_refused(stored, tmp_path):
+    folder = shutil.copytree(EXPORT, tmp_path / "export")
+    weight = stored.image_encoder.head.project.weight.detach().numpy()
+    path = folder / "image.tflite"
+    broken = path.read_bytes().replace(weight.tobytes(), np.full_like(weight, np.nan).tobytes())
+    path.write_bytes(broken)
+    sign(folder)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        verify_export(folder, trust=True, show_progress=False)
+
+
+def test_another_input_than_the_contract_says_is_refused():
+    (file,) = (one for one in read_contract(EXPORT).towers if one.tower == "text")
+    with pytest.raises(ValueError, match="and the contract says"):
+        TARGET.inspect(EXPORT / file.file, attrs.evolve(file, input_name="ids"))
+    with pytest.raises(ValueError, match="has no device 'gpu' here"):
+        TARGET.open(EXPORT / file.file, file, device="gpu")
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize(("precision", "error"), [("float16", 2e-3), ("int8-weights", 2e-2)])
+def test_weights_in_fewer_bits_are_computed_with_in_float32(stored, tower, precision, error, tmp_path):
+    kept = [name for name, _ in stored_layers(getattr(stored, f"{tower}_encoder"))][1::3]
+    export = export_of(stored, tower, precision, layers=kept)
+    held, run = written(export, tmp_path)
+    plain = (EXPORT / f"{tower}.tflite").stat().st_size
+    assert (tmp_path / f"{tower}.tflite").stat().st_size < plain
+    in_float32 = {number.tobytes() for number in held.numbers.values() if number.dtype == np.float32}
+    for name, layer in stored_layers(export.encoder):
+        forms = [layer.weight.detach().numpy()]
+        if forms[0].ndim == 4:
+            forms = [np.ascontiguousarray(forms[0].transpose(axes)) for axes in ((0, 2, 3, 1), (1, 2, 3, 0))]
+        assert any(form.tobytes() in in_float32 for form in forms) == (name in kept), name
+    expected = export.graph(torch.float32)(export.calibration[:1])
+    for found, one in zip(run(export.calibration[:1]), expected if tower == "image" else [expected], strict=True):
+        difference = float((found - one).norm() / one.norm())
+        assert 0 < difference < error
+
+
+def test_int8_is_static(stored, tmp_path):
+    export = export_of(stored, "image", "int8", layers=["head.project"])
+    held, run = written(export, tmp_path)
+    kinds = [one.kind for one in held.operations]
+    assert kinds.count("QUANTIZE") > 3
+    assert kinds.count("DEQUANTIZE") > 3
+    (project,) = (one for one in held.operations if one.kind == "FULLY_CONNECTED" and one.weight is not None)
+    assert np.array_equal(project.weight, export.encoder.head.project.weight.detach().numpy())
+    expected = export.graph(torch.float32)(export.calibration[:1])[0]
+    difference = float((run(export.calibration[:1])[0] - expected).norm())
+    assert 1e-4 < difference < 0.2
+    weight = export.encoder.head.project.weight.detach()
+    assert not ROUNDING["int8"][0](weight).equal(weight), "the layer that is kept would have changed"
+
+
+def test_who_exports_is_told_how_to_get_the_converter(stored, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="litert", tower="text")
+    told = "python3 -m venv litert-converter && litert-converter/bin/pip install 'litert-torch"
+    for python, message in (
+        (None, told),
+        (tmp_path / "nothing", f"nothing cannot be run .*{told}"),
+        (sys.executable, f"has no converter .*{told}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_model(stored, attrs.evolve(spec, converter=python), samples=few_samples(), show_progress=False)
+    with pytest.raises(ValueError, match="leave --dynamic-batch out"):
+        export_model(stored, attrs.evolve(spec, dynamic_batch=True), samples=few_samples(), show_progress=False)
+
+
+@needs_converter
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", TARGET.precisions)
+def test_the_converter_writes_both_towers(precision, tmp_path):
+    spec = ExportSpec(
+        out=tmp_path / "out", target="litert", precision=precision, normalize=False, converter=converter()
+    )
+    folder = export_model(seeing(TRANSFORMERS), spec, samples=few_samples())
+    report = verify_export(folder, trust=True, show_progress=False)
+    assert report.passed, report.failures
+    assert report == read_report(folder)
+
+
+@needs_converter
+@pytest.mark.slow
+def test_the_converter_writes_what_is_stored(stored, tmp_path):
+    spec = ExportSpec(
+        out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter()
+    )
+    folder = export_model(stored, spec, samples=few_samples())
+    for name in ("image.tflite", "text.tflite"):
+        now, before = (litert.read_litert((place / name).read_bytes(), place / name) for place in (folder, EXPORT))
+        assert (now.inputs, now.outputs) == (before.inputs, before.outputs)
+        assert [one.kind for one in now.operations] == [one.kind for one in before.operations]
