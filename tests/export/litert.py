@@ -1,6 +1,6 @@
 """A small export for LiteRT and the checkpoint that it was made of, kept with the tests: the converter is elsewhere.
 
-    python -m tests.export.litert litert-converter/bin/python     # writes them anew
+python -m tests.export.litert litert-converter/bin/python     # writes them anew
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPEC = DualEncoderSpec(image=attrs.evolve(MCI, input=attrs.evolve(MCI.input, siz
 
 
 def converter():
-    """The Python of an environment with LiteRT's converter, where one is: of LITERT_PYTHON, or what `make litert` makes."""
+    """The Python of an environment with LiteRT's converter: of LITERT_PYTHON, or what `make litert` makes; or None."""
     found = Path(os.environ.get("LITERT_PYTHON", ROOT / ".venv-litert" / "bin" / "python"))
     return found if found.is_file() else None
 

@@ -177,9 +177,7 @@ def test_the_converter_writes_both_towers(precision, tmp_path):
 @needs_converter
 @pytest.mark.slow
 def test_the_converter_writes_what_is_stored(stored, tmp_path):
-    spec = ExportSpec(
-        out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter()
-    )
+    spec = ExportSpec(out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter())
     folder = export_model(stored, spec, samples=few_samples())
     for name in ("image.tflite", "text.tflite"):
         now, before = (litert.read_litert((place / name).read_bytes(), place / name) for place in (folder, EXPORT))
