@@ -11,6 +11,7 @@ from mobileclip.export.targets.coreml.mil import read_program
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2 import register_operations
 from mobileclip.inference.openvino_quiet import import_quietly
+from tests.export.litert import converter
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
 # What the tokenizer of another language does not repair; the library's own does.
@@ -30,6 +31,7 @@ WRITTEN = [
     *((target, "float16") for target in ("onnx", "openvino", "coreml", "executorch")),
     *((target, "bfloat16") for target in ("onnx", "openvino", "torch")),
     *((target, "int8") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
+    *(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights")),
 ]
 
 
@@ -67,11 +69,21 @@ def run_executorch(path, inputs):
     return torch.cat([method.execute([row[None]])[0].clone() for row in inputs])
 
 
+def run_litert(path, inputs):
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(model_path=str(path)).get_signature_runner()
+    (name,) = run.get_input_details()
+    taken = inputs.int() if name == "tokens" else inputs
+    return torch.cat([torch.from_numpy(next(iter(run(**{name: row[None].numpy()}).values()))) for row in taken])
+
+
 RUNTIMES = {
     "onnx": (run_onnx, "onnx"),
     "openvino": (run_openvino, "xml"),
     "coreml": (run_coreml, "mlpackage"),
     "executorch": (run_executorch, "pte"),
+    "litert": (run_litert, "tflite"),
     "torch": (run_torch, "pt2"),
 }
 
@@ -84,8 +96,10 @@ def least_cosine(ours, theirs):
 @pytest.mark.parametrize(("target", "precision"), WRITTEN)
 @pytest.mark.parametrize("name", MODELS)
 def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
+    if target == "litert" and converter() is None:
+        pytest.skip("no LiteRT converter: make litert")
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
-    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
+    spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision, converter=converter())
     folder = export_model(tmp_path / "checkpoint.pt", spec)
     report = verify_export(folder, trust=True)
     least, may_fail = LEAST_COSINE[precision], {"ranking agreement"}
