@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import sys
 
-import litert_torch
-import torch
-
 
 def convert(program: str, path: str) -> None:
     """Write a program as LiteRT has it; its inputs and outputs keep their names.
@@ -20,6 +17,9 @@ def convert(program: str, path: str) -> None:
         program: of `torch.export.save`, called with inputs by name, and giving outputs by name.
         path: of the file to write.
     """
+    import litert_torch
+    import torch
+
     loaded = torch.export.load(program)
     _, named = loaded.example_inputs
     litert_torch.convert(loaded.module(), sample_kwargs=named).export(path)
