@@ -79,7 +79,7 @@ def require_checkpoint(source: str) -> None:
         require_file(local_checkpoint(source), expected)
 
 
-def require_at_least(least: int, **numbers: int | None) -> None:
+def require_at_least(least: int, **numbers: float | None) -> None:
     """Make sure that numbers are not below the least.
 
     Args:

@@ -20,7 +20,7 @@ from mobileclip.storage import require_output, require_output_folder
 from mobileclip.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from mobileclip.collections import Collection, Condition, Match, ModelSource
+    from mobileclip.collections import Collection, Condition, IndexOptions, IndexReport, Match, ModelSource
 
 _MOST_WORKERS = 16
 
@@ -40,6 +40,8 @@ def index(
     batch_size: int = 32,
     num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
     decode: Literal["fast", "exact"] = "fast",
+    video_frames: Literal["seconds", "scenes"] = "seconds",
+    video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
     precision: WidePrecision = "bfloat16",
     quiet: bool = False,
 ) -> None:
@@ -54,9 +56,9 @@ def index(
     when there are new ones.
 
     Args:
-        inputs: image files, folders that are searched for image files and shards, and tar shards: what is hidden, a
-            link to a folder or not called like an image is left out and counted. Without any, those that the index was
-            made of.
+        inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
+            hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
+            was made of.
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
             without inputs the one that was written last.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
@@ -71,41 +73,30 @@ def index(
         num_workers: processes that read and decode beside the model; by default one per core, sixteen at most.
         decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
             of the whole photograph; exact decodes all of it.
+        video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
+            colours differ from the one that was encoded before. Videos that are known keep their frames.
+        video_seconds: from one frame to the next.
         precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
             is found to be exact enough and faster.
         quiet: show no progress.
     """
     from mobileclip.collections import IndexOptions, ModelSource
     from mobileclip.collections.places import default_index, newest_index
-    from mobileclip.collections.scanning import scan
-    from mobileclip.collections.store import Store
-    from mobileclip.data.images.files import describe_left_out
 
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
-    require_at_least(1, batch_size=batch_size, num_workers=workers)
+    workers = _workers(num_workers)
+    require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
     folder = index_folder or (default_index(inputs) if inputs else newest_index())
-    found = scan(inputs or Store.open(folder).manifest.inputs)
-    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
-    say(f"the index is {folder}")
-    collection = _opened_for(folder, source, device)
-    report = collection.add_found(
-        found,
-        IndexOptions(
-            batch_size=batch_size,
-            num_workers=workers,
-            decode=decode,
-            precision=precision,
-            show_progress=not quiet,
-        ),
+    options = IndexOptions(
+        batch_size=batch_size,
+        num_workers=workers,
+        decode=decode,
+        video_frames=video_frames,
+        video_seconds=video_seconds,
+        precision=precision,
+        show_progress=not quiet,
     )
-    if report.left_out:
-        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
-        for line in describe_left_out(report.left_out):
-            say(f"  {line}", error=True)
-    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
-    for what, number in report.uninstalled.items():
-        say(f"left out {number:,} files: {what}", error=True)
-    say(f"{len(collection):,} pictures in the index: {report}")
+    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
+    _, report = _brought_up_to_date(inputs, folder, source, device, options)
     if report.unreadable:
         sys.exit(1)
 
@@ -138,8 +129,8 @@ def search(
         image: pictures that they are like, beside the text or in place of it.
         without: what they do not show.
         where: what is known of them: a column, a comparison and a value, all of which hold. Columns are path, part,
-            size, width, height, camera, taken, latitude, longitude and sha256; comparisons are =, !=, <, <=, >, >= and
-            ~, which finds a text within a text.
+            size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
+            >= and ~, which finds a text within a text.
         k: how many, at most.
         sheet: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
@@ -170,37 +161,64 @@ def search(
 
 
 def dedup(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
+    /,
     *,
     index_folder: IndexFolder = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     output: Annotated[Path, arg(aliases=["-o"], metavar="LIST.jsonl")] = Path("duplicates.jsonl"),
     page: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
-    """List the pictures of an index that show the same, and propose the best copy of each. Nothing is deleted.
+    """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
 
-    mobileclip dedup --page duplicates.html
+    mobileclip dedup photos/ --page duplicates.html
+    mobileclip dedup --index photos.index
+
+    The index of the pictures that are given is made first, or brought up to date, as by mobileclip index; without any,
+    an index is looked at as it is. Frames of videos are left out.
 
     The list has a line of JSON for every picture that is like a better one: keep, duplicate and similarity. The best
     copy has the most pixels, is the sharpest of these, and has the most bytes of these.
 
     Args:
-        index_folder: where the index is; by default the one in the user's cache that was written last.
+        inputs: image files, folders and tar shards; see mobileclip index.
+        index_folder: where the index is; by default a place in the user's cache for these inputs, and without inputs
+            the one that was written last.
+        model: of a new index; see mobileclip index.
+        checkpoint: of a new index; see mobileclip index.
+        device: where to compute; see mobileclip index.
+        num_workers: processes that read and decode; see mobileclip index.
         threshold: cosine similarity from which on two pictures show the same.
         output: the list to write.
         page: a page to look at, which shows the groups side by side.
         overwrite: replace a list or a page that is there.
         quiet: show no progress.
     """
-    from mobileclip.collections import Collection
+    from mobileclip.collections import Collection, IndexOptions, ModelSource
     from mobileclip.collections.page import write_list, write_page
-    from mobileclip.collections.places import newest_index
+    from mobileclip.collections.places import default_index, newest_index
+
+    workers = _workers(num_workers)
+    require_at_least(1, num_workers=workers)
+    if not inputs and (model or checkpoint):
+        raise ValueError("an index keeps its model: --model and --checkpoint are for pictures that are given")
 
     require_output(output, overwrite=overwrite, suffixes=(".jsonl",))
     if page is not None:
         require_output(page, overwrite=overwrite, suffixes=(".html",))
-    collection = Collection.open(index_folder or newest_index())
+    folder = index_folder or (default_index(inputs) if inputs else newest_index())
+    if inputs:
+        options = IndexOptions(num_workers=workers, show_progress=not quiet)
+        source = ModelSource(model=model, checkpoint=checkpoint)
+        collection, _ = _brought_up_to_date(inputs, folder, source, device, options)
+    else:
+        collection = Collection.open(folder)
     groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_list(output, groups)
@@ -237,6 +255,33 @@ def serve(
         from mobileclip.collections.web import server
 
     server.serve(_opened(index_folder or newest_index(), device), port=port)
+
+
+def _workers(given: int | None) -> int:
+    return min(_MOST_WORKERS, os.cpu_count() or 1) if given is None else given
+
+
+def _brought_up_to_date(
+    inputs: Sequence[str], folder: Path, source: ModelSource, device: str, options: IndexOptions
+) -> tuple[Collection, IndexReport]:
+    """Bring an index up to date, and say what became of the pictures."""
+    from mobileclip.collections.scanning import scan
+    from mobileclip.collections.store import Store
+    from mobileclip.data.images.files import describe_left_out
+
+    found = scan(inputs or Store.open(folder).manifest.inputs)
+    say(f"the index is {folder}")
+    collection = _opened_for(folder, source, device)
+    report = collection.add_found(found, options)
+    if report.left_out:
+        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
+        for line in describe_left_out(report.left_out):
+            say(f"  {line}", error=True)
+    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
+    for what, number in report.uninstalled.items():
+        say(f"left out {number:,} files: {what}", error=True)
+    say(f"{len(collection):,} pictures in the index: {report}")
+    return collection, report
 
 
 def _answer(

@@ -6,9 +6,9 @@ What becomes of a person's pictures belongs here; how a model encodes them does 
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.duplicates import DuplicateGroup
 from mobileclip.collections.filtering import Condition, parse_condition
-from mobileclip.collections.indexing import IndexOptions, IndexReport
 from mobileclip.collections.manifest import Manifest, ModelSource, Segment
 from mobileclip.collections.matches import Match
+from mobileclip.collections.options import IndexOptions, IndexReport
 
 __all__ = [
     "Collection",

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from mobileclip.collections.filtering import Condition, parse_condition
-from mobileclip.collections.indexing import IndexOptions, IndexReport, update
+from mobileclip.collections.indexing import update
 from mobileclip.collections.manifest import Manifest, ModelSource
 from mobileclip.collections.matches import Match, match_of
 from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.options import IndexOptions, IndexReport
 from mobileclip.collections.scanning import Scan, scan
 from mobileclip.collections.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store import Store
@@ -261,8 +262,7 @@ class Collection:
             ValueError: if there are no pictures, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
-        rows = self.snapshot.table.select(["path", "part"]).to_pylist()
-        names = tuple(row["path"] if row["part"] is None else f"{row['path']}/{row['part']}" for row in rows)
+        names = tuple(match_of(self.snapshot, place, 1.0).name for place in range(len(self)))
         embeddings = Embeddings(
             model=self.store.manifest.identity, image=self.snapshot.vectors.astype(np.float32), image_paths=names
         )

@@ -46,7 +46,7 @@ def find_duplicates(
     """Return the groups of pictures that show the same, those of the most pictures first.
 
     Every picture of a group is like its largest one. Up to 50,000 pictures are all compared with each other; of more,
-    each with its nearest 64.
+    each with its nearest 64. Frames of videos are left out: those of one video are alike.
 
     Args:
         snapshot: of the collection.
@@ -63,13 +63,15 @@ def find_duplicates(
     table = snapshot.table
     pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
     order = np.lexsort((snapshot.ids, -table["size"].to_numpy(), -pixels))
+    is_picture = table["time"].is_null().to_numpy()
+    order = order[is_picture[order]]
     leader = np.full(len(snapshot), -1)
     shown = console(shown=show_progress)
-    with Progress("comparing", total=len(snapshot), unit="pictures", console=shown) as bar:
+    with Progress("comparing", total=len(order), unit="pictures", console=shown) as bar:
         for places, neighbours in _near(snapshot, graph, order, threshold):
             for place, near in zip(places, neighbours, strict=True):
                 if leader[place] < 0:
-                    leader[near[leader[near] < 0]] = place
+                    leader[near[(leader[near] < 0) & is_picture[near]]] = place
                     leader[place] = place
             bar.advance(len(places))
     return _groups(snapshot, leader)
@@ -105,7 +107,7 @@ def _compared(
 
 
 def _groups(snapshot: Snapshot, leader: NDArray[np.int64]) -> list[DuplicateGroup]:
-    by_leader = np.argsort(leader, kind="stable")
+    by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
     groups = [_group(snapshot, members) for members in np.split(by_leader, starts[1:]) if len(members) > 1]
     return sorted(groups, key=lambda group: (-len(group.others), group.best.name))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 
-NUMBERS = ("size", "width", "height", "latitude", "longitude")
+NUMBERS = ("size", "width", "height", "latitude", "longitude", "time")
 TEXTS = ("path", "part", "camera", "taken", "sha256")
 _FUNCTIONS = {
     "=": "equal",

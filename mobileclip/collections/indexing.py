@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
-from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.manifest import FinishedFile
+from mobileclip.collections.options import IndexOptions, IndexReport
 from mobileclip.collections.pictures import picture_in
 from mobileclip.collections.quickening import WORTH_TRYING, quickened
 from mobileclip.collections.scanning import FoundFile, Scan
 from mobileclip.collections.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store import Place, Store
+from mobileclip.collections.videos import SceneChooser, VideoFacts, hash_file, look_at_video
+from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
+from mobileclip.data.images.transform import Pixels
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.hardware.precision import WidePrecision
-from mobileclip.inference.encoding import Encoded, Picture, encode_pictures
+from mobileclip.data.videos.formats import is_video_name
+from mobileclip.inference.encoding import Encoded, Moment, Picture, PictureRead, encode_pictures
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
-from mobileclip.strict import strict
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
@@ -44,67 +46,6 @@ _PASSING = frozenset(("unreadable", "out_of_memory"))
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
 
 
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class IndexOptions:
-    """How pictures are indexed.
-
-    Args:
-        batch_size: pictures encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process.
-        decode: `fast` decodes a JPEG no larger than the model needs, see `read_tower_image`; `exact` decodes all of it.
-        precision: what an image tower on a CPU may compute in, as far as `mobileclip.optimize` finds it exact enough.
-        segment_rows: pictures after which what is finished is written down.
-        segment_seconds: after which it is written down as well.
-        show_progress: whether to show how far it is.
-    """
-
-    batch_size: int = attrs.field(default=32, validator=validators.gt(0))
-    num_workers: int = attrs.field(default=1, validator=validators.gt(0))
-    decode: Literal["fast", "exact"] = "fast"
-    precision: WidePrecision = "bfloat16"
-    segment_rows: int = attrs.field(default=4096, validator=validators.gt(0))
-    segment_seconds: float = attrs.field(default=10.0, validator=validators.gt(0))
-    show_progress: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class IndexReport:
-    """What became of the pictures.
-
-    Args:
-        num_encoded: new or changed ones.
-        num_known: of new files or changed ones whose content had an embedding: moved files, copies, and files that
-            were touched.
-        num_unchanged: that were not looked at again.
-        num_removed: that are gone, or moved.
-        num_unreadable: files that could not be read before, and have not changed.
-        unreadable: why each file that could not be read now was not, naming it.
-        uninstalled: what must be installed for other files, with the command that does, and how many files these are;
-            they are tried again each time.
-        left_out: files of folders that are no pictures.
-    """
-
-    num_encoded: int
-    num_known: int
-    num_unchanged: int
-    num_removed: int
-    num_unreadable: int
-    unreadable: tuple[str, ...]
-    uninstalled: Mapping[str, int]
-    left_out: tuple[Skip, ...]
-
-    def __str__(self) -> str:
-        """Say it in a line."""
-        parts = [f"{self.num_encoded:,} encoded"]
-        parts += [f"{self.num_known:,} recognised by their content"] if self.num_known else []
-        parts += [f"{self.num_unchanged:,} as before"] if self.num_unchanged else []
-        parts += [f"{self.num_removed:,} gone from where they were"] if self.num_removed else []
-        unreadable = self.num_unreadable + len(self.unreadable)
-        parts += [f"{unreadable:,} cannot be read"] if unreadable else []
-        parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
-        return ", ".join(parts)
-
-
 @attrs.frozen(kw_only=True)
 class _KnownRow:
     place: Place
@@ -116,10 +57,13 @@ class _KnownRow:
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """A picture that is asked for: the file it is in, and its part of it."""
+    """A picture that is asked for: its file, and its part of it, or its time and what is known of its video."""
 
     file: FoundFile
     part: str | None = None
+    time: float | None = None
+    sha256: str = ""
+    notes: CameraNotes = CameraNotes()
 
 
 def update(store: Store, clip: Callable[[], ImageTextModel], found: Scan, options: IndexOptions) -> IndexReport:
@@ -148,9 +92,12 @@ class _Update:
         self.rows_of: dict[str, list[_KnownRow]] = defaultdict(list)
         self.hashes_of_size: dict[int, list[str]] = defaultdict(list)
         self.place_of_hash: dict[str, Place] = {}
+        self.video_of_hash: dict[str, str] = {}
+        self.scenes = SceneChooser()
         self._look_up()
         self.unreadable: list[str] = []
         self.uninstalled: Counter[str] = Counter()
+        self.torn: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -184,6 +131,7 @@ class _Update:
 
     def _look_up(self) -> None:
         """Enter what the index knows of files."""
+        self.finished = finished = {one.path: one for one in self.store.manifest.finished}
         for segment, table in self.store.read(_LOOKUP):
             removed = set(segment.removed)
             columns = (table[name].to_pylist() for name in _LOOKUP)
@@ -193,15 +141,18 @@ class _Update:
                 place = (segment.name, number)
                 row = _KnownRow(place=place, part=part, size=size, mtime_ns=mtime_ns, problem=problem is not None)
                 self.rows_of[path].append(row)
-                if problem is None and sha256 not in self.place_of_hash:
+                if is_video_name(path):
+                    # Of one that was not read to its end, some frames are missing.
+                    if path in finished:
+                        self.video_of_hash[sha256] = path
+                elif problem is None and sha256 not in self.place_of_hash:
                     self.place_of_hash[sha256] = place
                     self.hashes_of_size[size].append(sha256)
-        self.finished = {one.path: one for one in self.store.manifest.finished}
 
     def _is_as_before(self, file: FoundFile) -> bool:
         """Return whether nothing has to be read of a file, and count what it holds."""
         known = self.rows_of.get(file.path, [])
-        if file.is_shard:
+        if file.kind != "picture":
             before = self.finished.get(file.path)
             is_same = before is not None and (before.num_bytes, before.mtime_ns) == (file.size, file.mtime_ns)
         else:
@@ -214,7 +165,7 @@ class _Update:
 
     def _encode(self, work: list[FoundFile]) -> None:
         options = self.options
-        total = None if any(file.is_shard for file in work) else len(work)
+        total = None if any(file.kind != "picture" for file in work) else len(work)
         clip = quickened(
             self.clip(),
             work,
@@ -228,6 +179,7 @@ class _Update:
             reduced=options.decode == "fast",
             batch_size=options.batch_size,
             num_workers=options.num_workers if total is None else min(options.num_workers, 1 + total // _EACH),
+            choose=self._is_wanted if options.video_frames == "scenes" else None,
         )
         shown = console(shown=options.show_progress and bool(work))
         written = time.monotonic()
@@ -247,8 +199,10 @@ class _Update:
 
     def _pictures(self, work: Iterable[FoundFile]) -> Iterator[Picture[_Wanted]]:
         for file in work:
-            if file.is_shard:
+            if file.kind == "shard":
                 yield from self._pictures_of_shard(file)
+            elif file.kind == "video":
+                yield from self._frames_of_video(file)
             else:
                 known = self._known_hashes(file.size)
                 yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
@@ -282,54 +236,121 @@ class _Update:
         self.replaced += [row.place for row in self.rows_of.get(file.path, []) if row.part not in seen]
         self.read_to_end[file.path] = file
 
+    def _frames_of_video(self, file: FoundFile) -> Iterator[Picture[_Wanted]]:
+        """Yield the frames of a video; one that is known by its content has its rows copied."""
+        path = Path(file.path)
+        try:
+            sha256 = hash_file(path)
+            known = self.rows_of[self.video_of_hash[sha256]] if sha256 in self.video_of_hash else ()
+            options = self.options
+            facts = VideoFacts() if known else look_at_video(path, options.video_frames, options.video_seconds)
+        except ImageError as error:
+            if self._refuse(_Wanted(file=file), error):
+                self.replaced += [row.place for row in self.rows_of.get(file.path, [])]
+                self.read_to_end[file.path] = file
+            return
+        self.replaced += [row.place for row in self.rows_of.get(file.path, [])]
+        self.pending += [self._copied(_Wanted(file=file), row.place) for row in known]
+        self.counts["known"] += sum(not row.problem for row in known)
+        for moment in facts.times:
+            self.asked[file.path] += 1
+            yield Picture(
+                key=_Wanted(file=file, time=moment, sha256=sha256, notes=facts.notes),
+                name=file.path,
+                source=Moment(path=path, seconds=moment),
+            )
+        self.read_to_end[file.path] = file
+
+    def _is_wanted(self, picture: Picture[_Wanted], pixels: Pixels) -> bool:
+        return picture.key.time is None or self.scenes.is_new(picture.name, pixels)
+
+    def _refuse(self, wanted: _Wanted, error: ImageError) -> bool:
+        """Say why a file cannot be read, and return whether it will be so until the file changes."""
+        file = wanted.file
+        if error.reason == "missing_file":
+            return False  # removed since it was found
+        if error.reason == "missing_package":
+            self.uninstalled[error.install] += 1
+            return False
+        self.unreadable.append(error.message)
+        if error.reason in _PASSING:
+            return False
+        self.pending.append(
+            Row(
+                path=file.path,
+                part=wanted.part,
+                size=file.size,
+                mtime_ns=file.mtime_ns,
+                sha256=wanted.sha256,
+                problem=storage.printable(error.message),
+                embedding=np.zeros(self.store.manifest.dim, np.float32),
+            )
+        )
+        return True
+
     def _enter(self, one: Encoded[_Wanted]) -> None:
         wanted, read = one.picture.key, one.read
         file = wanted.file
         self.answered[file.path] += 1
+        if wanted.time is not None:
+            self._enter_frame(wanted, one)
+            return
         if isinstance(read, ImageError):
-            if read.reason == "missing_file":
-                return  # removed since it was found
-            if read.reason == "missing_package":
-                self.uninstalled[read.install] += 1
+            if not self._refuse(wanted, read):
                 return
-            self.unreadable.append(read.message)
-            if read.reason in _PASSING:
-                return
-            self.pending.append(
-                Row(
-                    path=file.path,
-                    part=wanted.part,
-                    size=file.size,
-                    mtime_ns=file.mtime_ns,
-                    sha256="",
-                    problem=storage.printable(read.message),
-                    embedding=np.zeros(self.store.manifest.dim, np.float32),
-                )
-            )
         elif one.embedding is None:
             self.counts["known"] += 1
-            self.pending.append(self._copied(wanted, read.sha256))
+            self.pending.append(self._copied(wanted, self.place_of_hash[read.sha256]))
         else:
-            self.counts["encoded"] += 1
-            notes = attrs.asdict(read.notes)
-            self.pending.append(
-                Row(
-                    path=file.path,
-                    part=wanted.part,
-                    size=read.num_bytes,
-                    mtime_ns=file.mtime_ns,
-                    sha256=read.sha256,
-                    width=read.width,
-                    height=read.height,
-                    embedding=one.embedding,
-                    **notes,
-                )
-            )
+            self._add(wanted, read, one.embedding, size=read.num_bytes, sha256=read.sha256, notes=read.notes)
         self.replaced += [row.place for row in self.rows_of.get(file.path, []) if row.part == wanted.part]
 
-    def _copied(self, wanted: _Wanted, sha256: str) -> Row:
-        """Return the row of a picture whose content is in the index already."""
-        name, number = self.place_of_hash[sha256]
+    def _enter_frame(self, wanted: _Wanted, one: Encoded[_Wanted]) -> None:
+        file, read = wanted.file, one.read
+        if isinstance(read, ImageError):
+            # Whatever else cannot be read of it, a video is named once.
+            if file.path not in self.torn:
+                self.torn.add(file.path)
+                if not self._refuse(wanted, read):
+                    self.asked[file.path] += 1  # it is not finished
+        elif one.embedding is not None:
+            self._add(wanted, read, one.embedding, size=file.size, sha256=wanted.sha256, notes=wanted.notes)
+
+    def _add(
+        self,
+        wanted: _Wanted,
+        read: PictureRead,
+        embedding: NDArray[np.float32],
+        *,
+        size: int,
+        sha256: str,
+        notes: CameraNotes,
+    ) -> None:
+        """Add the row of a picture that was encoded."""
+        self.counts["encoded"] += 1
+        self.pending.append(
+            Row(
+                path=wanted.file.path,
+                part=wanted.part,
+                size=size,
+                mtime_ns=wanted.file.mtime_ns,
+                sha256=sha256,
+                width=read.width,
+                height=read.height,
+                time=wanted.time,
+                embedding=embedding,
+                **attrs.asdict(notes),
+            )
+        )
+
+    def _copied(self, wanted: _Wanted, place: Place) -> Row:
+        """Return the row of a picture whose content is in the index already.
+
+        Args:
+            wanted: the picture.
+            place: of the row that is there.
+        """
+        name, number = place
         if name not in self._loaded:
             if len(self._loaded) == _MOST_LOADED:
                 del self._loaded[next(iter(self._loaded))]

@@ -18,13 +18,14 @@ class Match:
         path: of the file that it is in.
         part: key of its sample, where the file holds several.
         score: cosine similarity with what was asked for, from -1 to 1.
-        size: of the picture as it is encoded, in bytes.
+        size: of the picture as it is encoded, or of the video, in bytes.
         width: in pixels.
         height: in pixels.
         camera: that took it, where it is known.
         taken: when, where it is known, such as `2024-05-01T12:30:00`.
         latitude: where, in degrees, where it is known.
         longitude: where, in degrees, where it is known.
+        time: of a frame of a video, in seconds since its first one.
     """
 
     id: int
@@ -38,15 +39,30 @@ class Match:
     taken: str | None
     latitude: float | None
     longitude: float | None
+    time: float | None
 
     @property
     def name(self) -> str:
-        """The path, with the part behind it."""
+        """The path, with the part or the time behind it."""
+        if self.time is not None:
+            return f"{self.path} {clock(self.time)}"
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
     def known(self) -> dict[str, Any]:
         """Return what is known of it, by name."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+
+def clock(seconds: float) -> str:
+    """Return a time as players show it.
+
+    Examples:
+        >>> clock(42.5), clock(3723)
+        ('0:42', '1:02:03')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def match_of(snapshot: Snapshot, place: int, score: float) -> Match:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.transform import LIMITS, load_image
 from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import Skip
+from mobileclip.data.videos.opening import VideoFile
 
 _REDUCTIONS = (8, 4, 2)
 
@@ -27,6 +29,9 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
     """
     in_shards = _read_parts(matches)
     for match in matches:
+        if match.time is not None:
+            yield make_small_frame(match, side)
+            continue
         data = match.path if match.part is None else in_shards.get(match.name)
         yield None if data is None else make_small(data, match, side)
 
@@ -37,6 +42,7 @@ def read_encoded(match: Match) -> bytes | None:
     Args:
         match: the picture.
     """
+    assert match.time is None, "a frame is not encoded by itself"
     if match.part is not None:
         return _read_parts([match]).get(match.name)
     try:
@@ -57,6 +63,23 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
     try:
         image = load_image(data, reduce=reduce)
+    except ImageError:
+        return None
+    image.thumbnail((side, side))
+    return image
+
+
+def make_small_frame(match: Match, side: int) -> Image.Image | None:
+    """Return a frame of a video no larger than it is shown; None if it cannot be read any more.
+
+    Args:
+        match: the frame.
+        side: of the square that it fits into, in pixels.
+    """
+    assert match.time is not None, "a frame has a time"
+    try:
+        with VideoFile(Path(match.path), LIMITS, "the video") as video:
+            image = video.frame(match.time)
     except ImageError:
         return None
     image.thumbnail((side, side))

@@ -60,7 +60,7 @@ def quickened(
 
 def _examples(transform: ImageTransform, files: Sequence[FoundFile]) -> Tensor:
     """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
-    paths = [Path(file.path) for file in files if not file.is_shard][:_LOOKED_AT]
+    paths = [Path(file.path) for file in files if file.kind == "picture"][:_LOOKED_AT]
     pixels = [found for path in paths if (found := _readable(transform, path)) is not None]
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.images.files import FolderFiles, list_folder
+from mobileclip.data.images.files import list_folder
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import Skip
+from mobileclip.data.videos.formats import VIDEO_EXTENSIONS, is_video_name
 
-EXPECTED = "expected pictures, folders with pictures, or tar shards on this machine, such as 'shards/{000..127}.tar'"
+EXPECTED = (
+    "expected pictures, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
+)
 _SHARD = ".tar"
 
 
@@ -26,13 +30,13 @@ class FoundFile:
         path: in full.
         size: in bytes.
         mtime_ns: when it was last changed, in nanoseconds since 1970.
-        is_shard: whether it holds many pictures.
+        kind: a picture, a shard with samples, or a video.
     """
 
     path: str
     size: int
     mtime_ns: int
-    is_shard: bool
+    kind: Literal["picture", "shard", "video"]
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +46,7 @@ class Scan:
     Args:
         inputs: what was looked at, in full.
         files: by their paths, sorted.
-        left_out: files of the folders that are no pictures, or cannot be named in an index.
+        left_out: files of the folders that are neither pictures nor videos, or cannot be named in an index.
     """
 
     inputs: tuple[str, ...]
@@ -55,10 +59,10 @@ class Scan:
 
 
 def scan(inputs: Sequence[str]) -> Scan:
-    """Return the pictures and shards that files, folders and patterns stand for.
+    """Return the pictures, videos and shards that files, folders and patterns stand for.
 
-    A folder is looked through with those below it. Hidden files, links to folders and what is not called like a picture
-    are left out and counted.
+    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like a
+    picture nor like a video are left out and counted.
 
     Args:
         inputs: paths and brace patterns.
@@ -99,18 +103,14 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
             raise ValueError(f"{storage.printable(path)} is a pipe or a device, which may never end; {EXPECTED}")
         return [path], ()
     listed = list_folder(path)
-    shards = [name for name in sorted(listed.files) if name.endswith(_SHARD)]
-    names = [os.path.join(path, name) for name in (*listed.images, *shards)]  # noqa: PTH118 - texts, of any number
+    others = [name for name in sorted(listed.files) if name.endswith(_SHARD) or is_video_name(name)]
+    names = [os.path.join(path, name) for name in (*listed.images, *others)]  # noqa: PTH118 - texts, of any number
     if not names:
         raise ValueError(
-            f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}) and no tar "
-            "shards; is its disk there? What an index has of it is kept"
+            f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}), no videos "
+            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk there? What an index has of it is kept"
         )
-    return names, _left_out(listed, shards)
-
-
-def _left_out(listed: FolderFiles, shards: Sequence[str]) -> Sequence[Skip]:
-    return listed.left_out(used=frozenset(shards))
+    return names, listed.left_out(used=frozenset(others))
 
 
 def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None:
@@ -130,5 +130,10 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
         return
     except FileNotFoundError:
         return
-    is_shard = path.endswith(_SHARD)
-    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, is_shard=is_shard)
+    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, kind=_kind(path))
+
+
+def _kind(path: str) -> Literal["picture", "shard", "video"]:
+    if path.endswith(_SHARD):
+        return "shard"
+    return "video" if is_video_name(path) else "picture"

@@ -33,9 +33,11 @@ _TYPES = {
     "taken": "string",
     "latitude": "float64",
     "longitude": "float64",
+    "time": "float64",
     "problem": "string",
 }
 _ALWAYS_THERE = frozenset(("id", "path", "size", "mtime_ns", "sha256", "width", "height", EMBEDDING))
+_LATER = ("time",)
 COLUMNS = tuple(_TYPES)
 """Of every row, beside its embedding."""
 
@@ -49,15 +51,16 @@ class Row:
     Args:
         path: of the file that it is in, in full.
         part: key of its sample, where the file holds several.
-        size: of the picture as it is encoded, in bytes.
+        size: of the picture as it is encoded, in bytes; of a video's frame, of the video.
         mtime_ns: when the file was last changed, in nanoseconds since 1970.
-        sha256: of the picture as it is encoded; empty where it could not be read.
+        sha256: of the picture as it is encoded, or of the video; empty where it could not be read.
         width: of the upright picture, in pixels.
         height: of the upright picture, in pixels.
         camera: see `CameraNotes`.
         taken: see `CameraNotes`.
         latitude: see `CameraNotes`.
         longitude: see `CameraNotes`.
+        time: of a video's frame, in seconds since the first one.
         problem: why there is no embedding; None where there is one.
         embedding: `(dim,)`, of unit length; zeros where there is none.
     """
@@ -73,6 +76,7 @@ class Row:
     taken: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    time: float | None = None
     problem: str | None = None
     embedding: NDArray[np.floating[Any]]
 
@@ -161,13 +165,24 @@ def read_segment(folder: Path, segment: Segment, dim: int, columns: Sequence[str
     expected = schema(dim)
     chosen = expected if columns is None else pa.schema([expected.field(name) for name in columns])
     try:
-        table = pq.read_table(pa.BufferReader(content), columns=chosen.names)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        written = [name for name in chosen.names if name in file.schema_arrow.names]
+        table = _with_later_columns(file.read(columns=written), chosen)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).strip()}; index the pictures again") from None
     if not table.schema.equals(chosen) or len(table) != segment.num_rows:
         raise ValueError(f"{path} holds other rows or columns than its manifest says; index the pictures again")
     return table
+
+
+def _with_later_columns(table: pa.Table, chosen: pa.Schema) -> pa.Table:
+    """Return a table with all columns, where it was written before there were some, which are empty then."""
+    pa, _ = arrow()
+    for name in _LATER:
+        if name in chosen.names and name not in table.column_names:
+            table = table.append_column(chosen.field(name), pa.nulls(len(table), chosen.field(name).type))
+    return table.select([name for name in chosen.names if name in table.column_names])
 
 
 def vectors_of(table: pa.Table, dim: int) -> NDArray[np.float16]:

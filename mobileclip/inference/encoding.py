@@ -13,12 +13,14 @@ import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from mobileclip.data.images.camera_notes import CameraNotes, read_camera_notes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
+from mobileclip.data.videos.opening import VideoFile
 from mobileclip.data.workers import workers
 from mobileclip.inference.zero_shot import ImageTextModel
 
@@ -28,6 +30,19 @@ Key = TypeVar("Key")
 _CHUNK = 8
 
 
+@attrs.frozen(kw_only=True)
+class Moment:
+    """A time in a video.
+
+    Args:
+        path: of the video.
+        seconds: since its first frame.
+    """
+
+    path: Path
+    seconds: float
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Picture(Generic[Key]):
     """A picture that is to be encoded.
@@ -35,13 +50,13 @@ class Picture(Generic[Key]):
     Args:
         key: whatever tells it apart for the caller.
         name: for messages.
-        source: the file, or its content.
+        source: the file, its content, or a moment of a video.
         known: hashes of pictures that have embeddings; one of these is read, and not decoded.
     """
 
     key: Key
     name: str
-    source: Path | bytes
+    source: Path | bytes | Moment
     known: tuple[str, ...] = ()
 
 
@@ -50,8 +65,8 @@ class PictureRead:
     """What was read of a picture.
 
     Args:
-        sha256: of the file.
-        num_bytes: of the file.
+        sha256: of the file; empty for a moment of a video.
+        num_bytes: of the file; 0 for a moment of a video.
         pixels: what the model sees; None where the hash is a known one.
         width: of the upright image, in pixels; 0 where it was not decoded.
         height: of the upright image, in pixels; 0 where it was not decoded.
@@ -73,7 +88,7 @@ class Encoded(Generic[Key]):
     Args:
         picture: that was to be encoded.
         read: what was read of it, or why it cannot be used.
-        embedding: `(dim,)`, float32, of unit length; None where it was not decoded.
+        embedding: `(dim,)`, float32, of unit length; None where it was not decoded, or not chosen.
     """
 
     picture: Picture[Key]
@@ -95,19 +110,26 @@ class PictureReader:
 
     def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
         """Return what was read of each picture, or why it cannot be used."""
-        return [self._attempt(picture) for picture in chunk.pictures]
+        with _OpenVideo() as video:
+            return [self._attempt(picture, video) for picture in chunk.pictures]
 
-    def _attempt(self, picture: Picture[None]) -> PictureRead | ImageError:
+    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> PictureRead | ImageError:
         try:
-            return self._read(picture)
+            if isinstance(picture.source, Moment):
+                return self._read_frame(picture.source, picture.name, video)
+            return self._read(picture, picture.source)
         except ImageError as error:
             return error
         except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
             return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
 
-    def _read(self, picture: Picture[None]) -> PictureRead:
+    def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:
+        image = video.frame(moment, f"video {name!r}")
+        pixels = self.transform.pixels(image, name=f"video {name!r}")
+        return PictureRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
+
+    def _read(self, picture: Picture[None], source: Path | bytes) -> PictureRead:
         name = f"image {picture.name!r}"
-        source = picture.source
         data = source if isinstance(source, bytes) else read_image_file(source, LIMITS, name)
         digest = hashlib.sha256(data).hexdigest()
         if digest in picture.known:
@@ -121,6 +143,29 @@ class PictureReader:
             height=image.height,
             notes=read_camera_notes(image.exif),
         )
+
+
+class _OpenVideo:
+    """The video that a frame was last taken from, kept open for the next one."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._video: VideoFile | None = None
+
+    def __enter__(self) -> _OpenVideo:  # noqa: PYI034 - `Self` needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+
+    def frame(self, moment: Moment, name: str) -> Image.Image:
+        if self._video is None or self._path != moment.path:
+            if self._video is not None:
+                self._video.close()
+                self._video = None
+            self._video, self._path = VideoFile(moment.path, LIMITS, name), moment.path
+        return self._video.frame(moment.seconds)
 
 
 @attrs.frozen
@@ -140,6 +185,7 @@ def encode_pictures(
     reduced: bool = False,
     batch_size: int = 32,
     num_workers: int = 1,
+    choose: Callable[[Picture[Key], Pixels], bool] | None = None,
 ) -> Iterator[Encoded[Key]]:
     """Yield the pictures in order with their embeddings, or with why there are none.
 
@@ -149,6 +195,7 @@ def encode_pictures(
         reduced: see `read_tower_image`.
         batch_size: pictures encoded at once.
         num_workers: processes that read and decode beside the model; one reads in this process.
+        choose: told what the model would see of each picture, in order; those that it does not choose are not encoded.
 
     Raises:
         ValueError: if a process ends abruptly.
@@ -158,6 +205,8 @@ def encode_pictures(
     waiting: list[tuple[Picture[Key], PictureRead | ImageError]] = []
     num_decoded = 0
     for picture, read in _read_ahead(pictures, PictureReader(transform=clip.transform, reduced=reduced), num_workers):
+        if choose is not None and (seen := _pixels_of(read)) is not None and not choose(picture, seen):
+            read = _without_pixels(read)  # noqa: PLW2901
         waiting.append((picture, read))
         num_decoded += _pixels_of(read) is not None
         if num_decoded == batch_size:
@@ -190,8 +239,11 @@ def _encoded(
     for picture, read in waiting:
         embedding = None if _pixels_of(read) is None else next(rows)
         # A caller who keeps what was read would keep the pixels of all pictures.
-        kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
-        yield Encoded(picture=picture, read=kept, embedding=embedding)
+        yield Encoded(picture=picture, read=_without_pixels(read), embedding=embedding)
+
+
+def _without_pixels(read: PictureRead | ImageError) -> PictureRead | ImageError:
+    return read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
 
 
 def _pixels_of(read: PictureRead | ImageError) -> Pixels | None:

@@ -19,6 +19,7 @@ import mobileclip
 from mobileclip.cli import main
 from mobileclip.collections import Collection
 from tests.collections.pictures import draw
+from tests.data.videos.making import film
 
 
 def run(capsys, *arguments):
@@ -114,6 +115,38 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
     status, _, err = run(capsys, "dedup")
     assert status == 2
     assert "duplicates.jsonl is there already" in err
+
+
+def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
+    shutil.copy(photos / "1.png", photos / "copy.png")
+    given = ("dedup", photos, "--threshold", "0.999", "-j", 1, "--quiet")
+    status, out, _ = run(capsys, *given, "-c", telling_file)
+    assert status == 0
+    assert "5 pictures in the index: 5 encoded" in out
+    assert "1 of 5 pictures are like a better one, in 1 groups: duplicates.jsonl" in out
+    (photos / "copy.png").unlink()
+    status, out, _ = run(capsys, *given, "-o", "again.jsonl")
+    assert status == 0
+    assert "4 as before, 1 gone from where they were" in out
+    assert Path("again.jsonl").read_text(encoding="utf-8") == ""
+    status, _, err = run(capsys, "dedup", "-c", telling_file, "-o", "third.jsonl")
+    assert status == 2
+    assert "an index keeps its model" in err
+
+
+def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_file):
+    film(photos / "clip.mp4", [21, 22, 23])
+    status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--video-seconds", 2, "--quiet", "-j", 1)
+    assert status == 0
+    assert "7 pictures in the index: 7 encoded" in out
+    _, out, _ = run(capsys, "search", "a cat", "--where", "time>=0")
+    assert sorted(line.split("clip.mp4 ")[1] for line in out.splitlines()) == ["0:00", "0:02", "0:04"]
+    _, out, _ = run(capsys, "search", "a cat", "--where", "time=4", "--json")
+    (found,) = json.loads(out)
+    assert (found["path"], found["time"]) == (str(photos / "clip.mp4"), 4)
+    status, _, err = run(capsys, "index", photos, "--video-seconds", 0.5)
+    assert status == 2
+    assert "--video-seconds is 0.5, expected at least 1" in err
 
 
 def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):

@@ -7,7 +7,7 @@ import pytest
 
 from mobileclip.collections import Manifest, Segment, store
 from mobileclip.collections.manifest import FinishedFile, read_manifest, write_manifest
-from mobileclip.collections.segments import Row
+from mobileclip.collections.segments import Row, write_segment
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import Store
 
@@ -31,10 +31,23 @@ def paths(index):
     return take_snapshot(index).table["path"].to_pylist()
 
 
+def test_rows_of_before_there_were_videos_are_read(index):
+    with index.writing():
+        index.append([row("a"), row("bb")])
+        (segment,) = index.manifest.segments
+        old = index.read()[0][1].drop_columns(["time"])
+        index._commit(attrs.evolve(index.manifest, segments=(write_segment(index.folder, segment.name, old),)))
+        index.append([row("ccc", time=1.0)])
+    snapshot = take_snapshot(Store.open(index.folder))
+    assert snapshot.table["time"].to_pylist() == [None, None, 1.0]
+    assert snapshot.table["path"].to_pylist() == ["/p/a", "/p/bb", "/p/ccc"]
+    assert snapshot.vectors.shape == (3, DIM)
+
+
 def test_rows_come_back_as_they_were_written(index):
     written = [
         row("a", camera="A camera", taken="2024-05-01T12:30:00", latitude=48.5, longitude=-3.25),
-        row("bb", part="0001"),
+        row("bb", part="0001", time=42.5),
         row("ccc", problem="it is broken", embedding=np.zeros(DIM, np.float32)),
     ]
     with index.writing():
@@ -54,9 +67,10 @@ def test_rows_come_back_as_they_were_written(index):
         "taken": "2024-05-01T12:30:00",
         "latitude": 48.5,
         "longitude": -3.25,
+        "time": None,
         "problem": None,
     }
-    assert snapshot.row(1)["part"] == "0001"
+    assert (snapshot.row(1)["part"], snapshot.row(1)["time"]) == ("0001", 42.5)
     np.testing.assert_array_equal(snapshot.vectors, np.stack([one.embedding for one in written[:2]]))
 
 

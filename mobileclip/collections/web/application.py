@@ -12,15 +12,17 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.duplicates import THRESHOLD
+from mobileclip.collections.matches import Match
 from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
-from mobileclip.collections.web.thumbnails import SIDES, Thumbnails
+from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
+from mobileclip.data.videos.formats import named_format
 
 MOST_PICTURE_BYTES = 2**25
 """Of a picture that is searched with."""
@@ -76,14 +78,20 @@ def build_application(collection: Collection) -> Starlette:
         side = SIDES.get(request.path_params["size"])
         if side is None:
             raise HTTPException(404, f"there is no such size; expected {' or '.join(SIDES)}")
-        try:
-            match, sha256 = picture_of(served.current(), request.path_params["number"])
-        except ValueError as error:
-            raise HTTPException(404, str(error)) from None
-        data = thumbnails.get(match, sha256, side)
+        match, indexed = _found(served, request)
+        data = thumbnails.get(match, indexed, side)
         if data is None:
             raise HTTPException(410, "the picture cannot be read any more, or has changed since it was indexed")
         return Response(data, media_type="image/webp")
+
+    def video(request: Request) -> Response:
+        match, indexed = _found(served, request)
+        kind = named_format(match.path)
+        if match.time is None or kind is None:
+            raise HTTPException(404, "it is a picture, and no video")
+        if stamp_of(match.path) != (indexed.mtime_ns, match.size):
+            raise HTTPException(410, "the video is gone, or has changed since it was indexed")
+        return FileResponse(match.path, media_type=kind.media_type)
 
     return Starlette(
         routes=[
@@ -92,6 +100,7 @@ def build_application(collection: Collection) -> Starlette:
             Route("/api/search", search, methods=["GET", "POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
+            Route("/videos/{number:int}", video),
         ],
         middleware=[Middleware(Guard)],
         exception_handlers={
@@ -101,6 +110,13 @@ def build_application(collection: Collection) -> Starlette:
             OSError: _unreadable,
         },
     )
+
+
+def _found(served: ServedCollection, request: Request) -> tuple[Match, Indexed]:
+    try:
+        return picture_of(served.current(), request.path_params["number"])
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None) -> Response:

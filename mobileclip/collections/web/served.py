@@ -14,6 +14,7 @@ from mobileclip.collections.duplicates import DuplicateGroup
 from mobileclip.collections.manifest import MANIFEST
 from mobileclip.collections.matches import Match, match_of
 from mobileclip.collections.store import Store
+from mobileclip.collections.web.thumbnails import Indexed
 
 _LONGEST_TEXT = 4096
 
@@ -87,14 +88,15 @@ class ServedCollection:
             return kept.groups
 
 
-def picture_of(collection: Collection, number: int) -> tuple[Match, str]:
-    """Return a picture by its id, and the SHA-256 of its file.
+def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
+    """Return a picture by its id, and what its file was when it was indexed.
 
     Raises:
         ValueError: if there is none.
     """
     place = collection.snapshot.place(number)
-    return match_of(collection.snapshot, place, 1.0), collection.snapshot.row(place)["sha256"]
+    row = collection.snapshot.row(place)
+    return match_of(collection.snapshot, place, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 
 def as_shown(match: Match) -> dict[str, Any]:

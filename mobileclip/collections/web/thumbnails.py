@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip.collections.matches import Match
-from mobileclip.collections.pictures import make_small, read_encoded
+from mobileclip.collections.pictures import make_small, make_small_frame, read_encoded
 
 SIDES = {"small": 416, "large": 1600}
 """Of the square that a picture fits into, in pixels, by the name of its size."""
@@ -22,8 +22,24 @@ _QUALITY = 80
 # Each holds a decoded picture in memory.
 _MOST_AT_ONCE = min(4, os.cpu_count() or 1)
 
-_Key = tuple[int, str, int]
-_Stamp = tuple[int, int] | None
+Stamp = tuple[int, int] | None
+"""When a file was last changed, in nanoseconds since 1970, and its size in bytes; None where there is none."""
+
+
+@attrs.frozen(kw_only=True)
+class Indexed:
+    """What the file of a picture was when it was indexed.
+
+    Args:
+        sha256: of the encoded picture, or of the video.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+    """
+
+    sha256: str
+    mtime_ns: int
+
+
+_Key = tuple[int, Indexed, int]
 
 
 @attrs.frozen
@@ -31,7 +47,7 @@ class _Kept:
     """A picture that was made, and the file that it was made of."""
 
     data: bytes
-    stamp: _Stamp
+    stamp: Stamp
 
 
 class Thumbnails:
@@ -48,22 +64,22 @@ class Thumbnails:
         self._changing = threading.Lock()
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
-    def get(self, match: Match, sha256: str, side: int) -> bytes | None:
+    def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
         """Return a picture as WebP, without its metadata; None where its file is gone or another one.
 
         Args:
             match: the picture.
-            sha256: of its encoded bytes, when it was indexed.
+            indexed: what its file was then.
             side: of the square that it fits into, in pixels.
         """
-        key, stamp = (match.id, sha256, side), _stamp(match.path)
+        key, stamp = (match.id, indexed, side), stamp_of(match.path)
         with self._changing:
             kept = self._kept.get(key)
             if kept is not None and kept.stamp == stamp:
                 self._kept.move_to_end(key)
                 return kept.data
         with self._decoding:
-            data = _make(match, sha256, side)
+            data = _make(match, indexed, side)
         if data is not None:
             self._keep(key, _Kept(data, stamp))
         return data
@@ -79,12 +95,16 @@ class Thumbnails:
                 self._num_kept_bytes -= len(oldest.data)
 
 
-def _make(match: Match, sha256: str, side: int) -> bytes | None:
-    data = read_encoded(match)
+def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
     # A path that leads elsewhere by now shows nothing that was not indexed.
-    if data is None or hashlib.sha256(data).hexdigest() != sha256:
-        return None
-    picture = make_small(data, match, side)
+    if match.time is not None:
+        # To hash a video takes seconds.
+        is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
+        picture = make_small_frame(match, side) if is_same else None
+    else:
+        data = read_encoded(match)
+        is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
+        picture = make_small(data, match, side) if data is not None and is_same else None
     if picture is None:
         return None
     picture.info.clear()
@@ -93,7 +113,7 @@ def _make(match: Match, sha256: str, side: int) -> bytes | None:
     return stream.getvalue()
 
 
-def _stamp(path: str) -> _Stamp:
+def stamp_of(path: str) -> Stamp:
     """Return what tells a file from the one that was there before; None where there is none on this machine."""
     try:
         found = Path(path).stat()

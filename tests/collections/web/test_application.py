@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+import attrs
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -16,6 +18,7 @@ from mobileclip.collections.web.served import picture_of
 from mobileclip.collections.web.thumbnails import Thumbnails
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index
+from tests.data.videos.making import film, scene
 
 ADDRESS = "http://127.0.0.1:8000"
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -209,6 +212,30 @@ def test_pictures_of_shards_are_shown_until_the_shard_is_another_one(tmp_path, t
     (tmp_path / "00.tar").unlink()
     pack(tmp_path / "00.tar", 0, 3)
     assert [client.get(address).status_code for address in addresses] == [200, 410, 410]
+
+
+def test_frames_are_shown_and_their_video_is_sent(tmp_path, telling_file):
+    path = film(tmp_path / "videos/clip.webm", [1, 2, 3], codec="libvpx")
+    draw(tmp_path / "videos/0.png", 0)
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "videos", options=attrs.evolve(OPTIONS, video_seconds=2))
+    client = TestClient(build_application(index), base_url=ADDRESS)
+    frames = found(client, "text=a&where=time>=0")
+    assert sorted(one["time"] for one in frames) == [0, 2, 4]
+    one = next(one for one in frames if one["time"] == 4)
+    assert one["file"] == "clip.webm 0:04"
+    small = Image.open(io.BytesIO(client.get(f"/pictures/{one['id']}/small").content))
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(3))).mean() < 12
+    sent = client.get(f"/videos/{one['id']}")
+    assert (sent.status_code, sent.headers["content-type"], sent.content) == (200, "video/webm", path.read_bytes())
+    part = client.get(f"/videos/{one['id']}", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, path.read_bytes()[10:20])
+    assert client.get(f"/videos/{one['id']}", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    (picture,) = (match for match in found(client, "text=a") if "time" not in match)
+    assert client.get(f"/videos/{picture['id']}").status_code == 404
+    film(path, [5], codec="libvpx")
+    for address in (f"/videos/{one['id']}", f"/pictures/{one['id']}/small"):
+        assert client.get(address).status_code == 410
 
 
 def test_an_index_that_changes_is_read_anew(changing, tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 
+import attrs
 import pytest
 
 from mobileclip.collections import Collection, ModelSource
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw
 from tests.collections.web.served import OPTIONS, make_index, running
+from tests.data.videos.making import film
 
 pytestmark = [
     pytest.mark.slow,
@@ -132,6 +134,24 @@ def test_duplicates_stand_side_by_side(address, tmp_path, width):
         assert page.evaluate(f"new Set({first}.map(one => one.getBoundingClientRect().top)).size") == 1
         page.wait_for(DRAWN)
         page.screenshot(tmp_path / f"duplicates-{width}.png")
+
+
+def test_a_video_opens_at_the_time_of_its_frame(tmp_path, telling_file):
+    film(tmp_path / "videos/clip.webm", [1, 2, 3], codec="libvpx")
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "videos", options=attrs.evolve(OPTIONS, video_seconds=2))
+    with running(index) as address, open_page(address, width=1280) as page:
+        search(page, "a cat", where="time=4")
+        page.wait_for(f"{TILES} === 1")
+        page.wait_for("document.querySelector('.tile').innerText.includes('clip.webm 0:04')")
+        page.evaluate("document.querySelector('.tile').click()")
+        page.wait_for("!document.getElementById('one-video').hidden")
+        page.wait_for("Math.abs(document.getElementById('one-video').currentTime - 4) < 0.3")
+        page.wait_for("document.getElementById('one-picture').hidden")
+        page.screenshot(tmp_path / "video.png")
+        page.evaluate("document.getElementById('close').click()")
+        page.wait_for("document.getElementById('one-video').hidden")
+        assert page.complaints == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -149,12 +149,22 @@ function chooseFile(file) {
   search();
 }
 
+// A video stands in the place of its frame as soon as the browser knows that it can play it.
+function showVideo(one) {
+  const video = find('one-video');
+  video.hidden = true;
+  if (one?.time === undefined) video.removeAttribute('src');
+  else video.src = `/videos/${one.id}?${asked}#t=${one.time}`;
+  video.load();
+}
+
 function open(place) {
   opened = place;
   const one = shown[place];
   find('one-gone').hidden = true;
   find('one-picture').hidden = false;
   find('one-picture').src = addressOf(one, 'large');
+  showVideo(one);
   find('one-name').textContent = one.name;
   find('one-facts').textContent = facts(one);
   if (!dialog.open) dialog.showModal();
@@ -180,7 +190,7 @@ function move(event) {
   const all = tiles();
   if (!all.length) return;
   if (dialog.open) {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const step = event.target.matches('video') ? undefined : { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step && shown[opened + step]) open(opened + step);
     return;
   }
@@ -234,7 +244,16 @@ find('unlike').addEventListener('click', () => {
   search();
 });
 find('close').addEventListener('click', () => dialog.close());
-dialog.addEventListener('close', () => tiles()[opened]?.focus());
+dialog.addEventListener('close', () => {
+  showVideo(null);
+  tiles()[opened]?.focus();
+});
+find('one-video').addEventListener('loadedmetadata', () => {
+  const video = find('one-video');
+  if (!video.videoWidth) return; // its sound alone can be played
+  video.hidden = false;
+  find('one-picture').hidden = true;
+});
 find('one-picture').addEventListener('error', () => {
   find('one-picture').hidden = true;
   find('one-gone').hidden = false;
