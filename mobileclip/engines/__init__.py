@@ -6,13 +6,13 @@ What the work is, belongs to whoever has it done. A new way to spread work enter
 from mobileclip.engines.base import Engine, default_num_threads
 from mobileclip.engines.in_order import InOrder
 from mobileclip.engines.inline import InlineEngine
-from mobileclip.engines.journal import RUN, Status, read_status
 from mobileclip.engines.lease import LEASE, Hold, Lease, held
 from mobileclip.engines.local import LocalEngine
 from mobileclip.engines.queue import Listener, Retries
 from mobileclip.engines.ray import RayEngine
 from mobileclip.engines.run import Run
 from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside
+from mobileclip.engines.status import RUN, Status, read_status
 from mobileclip.engines.work import (
     NO_ROOM,
     FatalError,

@@ -115,16 +115,9 @@ def reinforce(
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
         num_done_before = len(units) - len(pending)
-        run = Run(engine, spec.output, hold)
-        done = _do(
-            run,
-            work,
-            pending,
-            manifest=manifest,
-            hold=hold,
-            num_done_before=num_done_before,
-            show_progress=show_progress,
-        )
+        with Run(engine, spec.output, hold) as run:
+            run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)
+            done = _do(run, work, pending, manifest=manifest, hold=hold, show_progress=show_progress)
         entries = [manifest[name] for name in units if name in manifest]
         report = ReinforcementReport(
             shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
@@ -187,7 +180,6 @@ def _do(
     *,
     manifest: Manifest,
     hold: Hold,
-    num_done_before: int,
     show_progress: bool,
 ) -> _Done:
     """Have what is pending done, and enter every shard as it is finished."""
@@ -197,7 +189,7 @@ def _do(
     with Progress("reinforcing", total=total, console=console(shown=show_progress and bool(pending))) as progress:
         done = _Done(manifest=manifest, progress=progress, by_sample=by_sample, aloud=show_progress)
         try:
-            run.do(work, pending, done, num_done_before=num_done_before)
+            run.do(work, pending, done)
         finally:
             # Another driver may write there now.
             if hold.is_sure:

@@ -41,8 +41,8 @@ def test_join(capsys, shards):
     assert (status, again, err) == (0, out, "")
     status, out, _ = run(capsys, "data", "join", *shards, "--status")
     assert status == 0
-    assert out.startswith("ended (joining) at 20")
-    assert "\n2 of 2 done, 1 of them by earlier runs\n0 set aside, 0 tries failed\n" in out
+    assert out.startswith("finished at 20")
+    assert out.splitlines()[1:] == ["joining: 2 of 2 shards done, 2 of them by earlier runs"]
 
 
 def test_join_in_a_process_of_its_own(shards):
@@ -61,7 +61,12 @@ def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards)
     assert "unfinished  1 reinforced shards" in out
     (aside,) = read_set_aside(shards[2])
     assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 1, "unreadable_shard")
-    assert run(capsys, "data", "join", *shards, "--status")[1].startswith("ended (joining) at 20")
+    _, out, _ = run(capsys, "data", "join", *shards, "--status")
+    assert out.startswith("finished at 20")
+    assert out.splitlines()[1:] == [
+        "joining: 1 of 2 shards done",
+        "set aside: 1 (see set_aside.jsonl); tries that failed: 1",
+    ]
 
 
 def joined(capsys, shards, *flags):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import attrs
 import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.engines import InlineEngine, Retries, Run, held, read_set_aside, read_status
 from mobileclip.engines import journal as journals
+from mobileclip.serialization import to_json
 from tests.engines.works import Counting, Noting, tasks
 
 ENGINE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
@@ -25,9 +29,9 @@ def output(request, tmp_path):
 def run(output, folder, *names, listener=None, num_done_before=0):
     folder.mkdir(exist_ok=True)
     listener = listener or Noting()
-    with held(output) as hold:
-        runs = Run(ENGINE, output, hold)
-        runs.do(Counting(folder=folder), tasks(*names), listener, num_done_before=num_done_before)
+    with held(output) as hold, Run(ENGINE, output, hold) as runs:
+        runs.begin("counting", num_units=num_done_before + len(names), num_done_before=num_done_before)
+        runs.do(Counting(folder=folder), tasks(*names), listener)
     return listener, runs.set_aside
 
 
@@ -40,10 +44,15 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     monkeypatch.setattr(journals, "_LINES_A_FILE", 3)
     _, asides = run(output, tmp_path / "work", "good-0", "away-0", "good-1", "fails-0", num_done_before=5)
     status = read_status(output)
-    assert (status.state, status.num_units, status.num_done_before, status.num_done) == ("ended", 9, 5, 2)
+    assert (status.state, status.num_units, status.num_done_before, status.num_done) == ("finished", 9, 5, 2)
     assert (status.num_failed, status.num_set_aside, status.under_way) == (4, 2, ())
     assert status.units_per_hour > 0
-    assert "7 of 9 done, 5 of them by earlier runs\n2 set aside, 4 tries failed\n" in str(status)
+    first, *rest = str(status).splitlines()
+    assert first == f"finished at {status.written}, begun at {status.began}"
+    assert rest == [
+        "counting: 7 of 9 shards done, 5 of them by earlier runs",
+        "set aside: 2 (see set_aside.jsonl); tries that failed: 4",
+    ]
     lines = log_of(output)
     assert [line.split("  ")[1] for line in lines].count("away-0") == 3
     assert sum("  finished" in line for line in lines) == 2
@@ -53,15 +62,26 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert read_set_aside(output) == asides
 
 
-def test_a_run_of_several_kinds_of_work_has_one_list_and_a_log_of_each(output, tmp_path):
-    with held(output) as hold:
-        runs = Run(ENGINE, output, hold)
+def test_a_run_of_several_kinds_of_work_has_one_list_and_one_log_and_says_what_comes_next(output, tmp_path):
+    said = []
+    with held(output) as hold, Run(ENGINE, output, hold) as runs:
         runs.refuse("lost", "there is no such file")
-        for doing, names in (("reading", ("fails-0", "good-0")), ("writing", ("good-1", "fails-1")), ("nothing", ())):
-            runs.do(Counting(folder=tmp_path), tasks(*names), Noting(), num_done_before=1, doing=doing)
+        for doing, names, then in (
+            ("reading", ("fails-0", "good-0"), ("matching", "writing")),
+            ("matching", (), ("writing",)),
+            ("writing", ("good-1", "fails-1"), ()),
+        ):
+            runs.begin(doing, num_units=len(names) + 1 if names else 0, num_done_before=1 if names else 0, then=then)
+            said.append(str(read_status(output)).splitlines()[1])
+            for name in names:
+                runs.do(Counting(folder=tmp_path), tasks(name), Noting())
     assert [(one.unit, one.tries) for one in read_set_aside(output)] == [("lost", 1), ("fails-0", 1), ("fails-1", 1)]
-    assert str(read_status(output)).startswith("ended (writing) at 20")
-    assert {line.split("  ")[1] for line in log_of(output)} == {"fails-0", "good-0", "fails-1", "good-1"}
+    status = read_status(output)
+    assert said[0] == "reading: 1 of 3 shards done, 1 of them by earlier runs, then matching and writing"
+    assert re.fullmatch(r"matching since 20.{17} UTC, then writing", said[1])
+    assert said[2] == "writing: 1 of 3 shards done, 1 of them by earlier runs"
+    assert (status.state, status.doing, status.num_done, status.num_set_aside) == ("finished", "writing", 1, 3)
+    assert [line.split("  ")[1] for line in log_of(output)] == ["fails-0", "good-0", "good-1", "fails-1"]
 
 
 def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):
@@ -84,6 +104,7 @@ def test_a_running_output_says_what_every_worker_does(output, tmp_path, monkeypa
                 seen.append(read_status(output))
 
     run(output, tmp_path / "work", "good-0", listener=Looking())
+    assert str(seen[-1]).splitlines()[1] == "counting: 0 of 1 shards done"
     assert seen[-1].state == "running"
     assert [(one.unit, one.worker) for one in seen[-1].under_way] == [("good-0", "cpu")]
     assert f"cpu: good-0, for 0:0{round(seen[-1].under_way[0].seconds)}" in str(seen[-1])
@@ -92,7 +113,23 @@ def test_a_running_output_says_what_every_worker_does(output, tmp_path, monkeypa
 def test_a_run_that_breaks_off_says_why(output, tmp_path):
     with pytest.raises(ValueError, match="the disk is full"):
         run(output, tmp_path / "work", "fatal-0")
-    assert read_status(output).state == "ended: FatalError: the disk is full"
+    status = read_status(output)
+    assert str(status).splitlines()[0] == (
+        f"ended at {status.written}, begun at {status.began}: FatalError: the disk is full"
+    )
+
+
+def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
+    """All that is left of it is what it has written last."""
+    run(output, tmp_path / "work", "good-0")
+    path = f"{output}/{journals.STATUS}"
+    status = attrs.evolve(read_status(output), state="running", written="2026-01-02 03:04:05 UTC")
+    storage.write_text(path, to_json(status))
+    assert str(read_status(output)).startswith(
+        f"not heard of since 2026-01-02 03:04:05 UTC, begun at {status.began}: it was killed, or its machine is stopped"
+    )
+    storage.write_text(path, to_json(attrs.evolve(status, written=status.began)))
+    assert str(read_status(output)).startswith(f"running at {status.began}")
 
 
 def test_where_nothing_has_run_there_is_no_status(tmp_path):

@@ -104,7 +104,7 @@ def specs() -> list[Any]:
         Retries(), SetAside(unit="a", reason="b", tries=3), Lease(holder="a", identity="b", since="c"), under_way,
         Status(
             state="running", began="a", written="b", num_units=3, num_done_before=1, num_done=1, num_failed=0,
-            num_set_aside=0, units_per_hour=1.0, seconds_left=2.0, under_way=(under_way,),
+            num_set_aside=0, units_per_hour=1.0, seconds_left=2.0, under_way=(under_way,), doing="a", then=("b",),
         ),
         ReinforcementSpec(
             source=FolderSource(path="p"), output="o", teachers=(CheckpointTeacher(checkpoint="a"),),

@@ -218,10 +218,12 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
     screen = console() if show_progress and units else None
     with (
         held(str(spec.output)) as hold,
+        Run(engine or InlineEngine(device="cpu"), str(spec.output), hold) as run,
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
-        listener, run = _Scored(progress=progress), Run(engine or InlineEngine(device="cpu"), str(spec.output), hold)
-        run.do(FunctionWork(function=scored), units, listener, num_done_before=num_done)
+        listener = _Scored(progress=progress)
+        run.begin("scoring", num_units=len(places), num_done_before=num_done)
+        run.do(FunctionWork(function=scored), units, listener)
     failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
     num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
     return ScoreReport(num_samples=num_samples, skipped=dict(listener.skipped), failed=failed)

@@ -168,13 +168,8 @@ def build_image_index(
     pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
-        run.do(
-            FunctionWork(function=scan_shard),
-            pending,
-            _Scanned(known=known, bar=bar),
-            num_done_before=len(known),
-            doing="indexing",
-        )
+        run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
+        run.do(FunctionWork(function=scan_shard), pending, _Scanned(known=known, bar=bar))
     every = [known[unit.name] for unit in units]
     index = ImageIndex(folder=folder, by=by, shards=tuple(every[: len(fingerprints)]), limits=limits)
     _check_images(index)

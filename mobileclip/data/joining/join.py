@@ -73,16 +73,19 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         held(spec.output) as hold,
         scratch_folder(folder) as scratch,
         (engine or InlineEngine(device="cpu")).kept() as kept,
+        Run(kept, spec.output, hold) as run,
     ):
         job = _Job.begin(
             spec,
             sources,
-            run=Run(kept, spec.output, hold),
+            run=run,
             folder=folder,
             scratch=scratch,
             show_progress=show_progress,
         )
         summary, stopped = job.run_all()
+        if stopped is not None:
+            run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
         report = make_report(
             spec.output,
             tuple(sources),
@@ -178,7 +181,9 @@ class _Job:
         path = self._summary_path()
         summary = _read_summary(path)
         if summary is not None and not pending:
+            self.run.begin("joining", num_units=len(self.sources), num_done_before=len(self.sources))
             return summary, None
+        self.run.begin("matching", then=("joining",))
         total = len(self.index.shards) + len(self.names)
         with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
             matches = Matches(
@@ -202,6 +207,8 @@ class _Job:
             shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
             dropped=frozenset(dropped),
         )
+        num_done_before = len(self.sources) - len(pending)
+        self.run.begin("joining", num_units=len(self.sources), num_done_before=num_done_before)
         return summary, self._join(join, self._units(pending, extents), len(pending))
 
     def _pending(self) -> Iterator[str]:
@@ -267,13 +274,13 @@ class _Job:
             joined = _Joined(progress=progress)
             for number, name in enumerate(() if self.spec.go_on else self.sources):
                 if name in units:
-                    self.run.do(work, [units.pop(name)], joined, num_done_before=0, doing="joining the first shard")
+                    self.run.do(work, [units.pop(name)], joined)
                 done = read_ledger(self.spec.output, name)
                 if done is not None and done.num_samples:
                     if not done.num_joined and number + 1 < total:
                         return name
                     break
-            self.run.do(work, list(units.values()), joined, num_done_before=total - len(units), doing="joining")
+            self.run.do(work, list(units.values()), joined)
         return None
 
 
