@@ -43,6 +43,8 @@ def index(
     video_frames: Literal["seconds", "scenes"] = "seconds",
     video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
     precision: WidePrecision = "bfloat16",
+    web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
     """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
@@ -78,6 +80,9 @@ def index(
         video_seconds: from one frame to the next.
         precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
             is found to be exact enough and faster.
+        web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
+            examples/web opens it.
+        overwrite: replace such a file that is there.
         quiet: show no progress.
     """
     from mobileclip.collections import IndexOptions, ModelSource
@@ -96,7 +101,12 @@ def index(
         show_progress=not quiet,
     )
     source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
-    _, report = _brought_up_to_date(inputs, folder, source, device, options)
+    if web is not None:
+        require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
+    collection, report = _brought_up_to_date(inputs, folder, source, device, options)
+    if web is not None:
+        web.parent.mkdir(parents=True, exist_ok=True)
+        say(f"wrote {collection.export(web, overwrite=overwrite):,} pictures to {web}")
     if report.unreadable:
         sys.exit(1)
 

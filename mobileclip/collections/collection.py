@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
+from mobileclip.collections import web_file
 from mobileclip.collections.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.indexing import update
@@ -252,16 +253,19 @@ class Collection:
         return find_duplicates(self.snapshot, self.graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False) -> int:
-        """Write the embeddings to an archive that `mobileclip embed` could have written, and return how many.
+        """Write the embeddings to a file, and return how many there are.
 
         Args:
-            output: `*.npz`.
-            overwrite: whether an archive that is there is replaced.
+            output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
+                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`.
+            overwrite: whether a file that is there is replaced.
 
         Raises:
             ValueError: if there are no pictures, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
+        if Path(output).suffix in web_file.SUFFIXES:
+            return web_file.write_web_file(Path(output), self.snapshot, self.clip, overwrite=overwrite)
         names = tuple(match_of(self.snapshot, place, 1.0).name for place in range(len(self)))
         embeddings = Embeddings(
             model=self.store.manifest.identity, image=self.snapshot.vectors.astype(np.float32), image_paths=names

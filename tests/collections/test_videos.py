@@ -1,15 +1,20 @@
 """Videos in an index: their frames, with their times, and a video as one file for all else."""
 
+import io
+import json
 import sys
 from pathlib import Path
 
 import attrs
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.matches import clock
 from mobileclip.collections.pictures import small_pictures
+from mobileclip.collections.web_file import PROBES
 from tests.collections.pictures import draw
 from tests.data.videos.making import film, scene
 
@@ -54,6 +59,19 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     assert small.size == (48, 32)
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2, (48, 32)))).mean() < 8
     assert index.export(tmp_path / "all.npz") == 4
+    assert index.export(tmp_path / "all.safetensors") == 4
+    written = load_file(tmp_path / "all.safetensors")
+    names = json.loads(written["names"].tobytes())
+    assert sorted(names) == ["0.png", "clip.mp4 0:00", "clip.mp4 0:02", "clip.mp4 0:04"]
+    place = names.index("clip.mp4 0:02")
+    start, end = np.concatenate([[0], written["ends"]])[place : place + 2]
+    small = Image.open(io.BytesIO(written["thumbnails"][start:end].tobytes()))
+    assert small.size == (96, 64)
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2))).mean() < 12
+    np.testing.assert_array_equal(written["embedding"], index.snapshot.vectors)
+    np.testing.assert_allclose(written["probes"], index.clip.encode_text(list(PROBES)).numpy(), atol=1e-6)
+    with pytest.raises(FileExistsError):
+        index.export(tmp_path / "all.safetensors")
 
 
 def test_a_video_is_one_file(index, tmp_path):

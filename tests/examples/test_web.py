@@ -5,15 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import load_model
+from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.tensor_files import file_sha256
@@ -210,6 +212,38 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     other.choose_files("#pictures-file", *paths)
     other.wait_for("document.getElementById('work-text').textContent.startsWith('5 of 5 pictures')")
     assert "known" not in other.evaluate("document.getElementById('work-text').textContent")
+
+
+def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address, models, pictures, tmp_path):
+    save_model(models["export"], tmp_path / "model.safetensors")
+    save_model(models["half"], tmp_path / "other.safetensors")
+    for name in ("model", "other"):
+        index = Collection.create(tmp_path / name, ModelSource(checkpoint=str(tmp_path / f"{name}.safetensors")))
+        index.add(pictures, options=IndexOptions(show_progress=False))
+        assert index.export(tmp_path / f"{name} pictures.safetensors") == 5
+    page = shown(browser, address)
+    page.evaluate("document.getElementById('search-tab').click()")
+    page.choose_files("#index-file", tmp_path / "model.safetensors")
+    page.wait_for(f"{NOTICES}.includes('model.safetensors holds no pictures')")
+    page.choose_files("#index-file", tmp_path / "other pictures.safetensors")
+    page.wait_for(f"{NOTICES}.includes('were indexed with another model')")
+    page.choose_files("#index-file", tmp_path / "model pictures.safetensors")
+    page.wait_for("document.getElementById('collection-text').textContent.startsWith('5 pictures')")
+    assert page.evaluate(NOTICES) == ""
+    expected = Collection.open(tmp_path / "model").search("a face", k=5)
+    write(page, "#query", "a face")
+    page.wait_for(f"{RANKED}.length == 5")
+    assert page.evaluate("[...document.querySelectorAll('#results li')].map(one => one.title)") == [
+        str(Path(match.path).relative_to(pictures)) for match in expected
+    ]
+    assert [score for _, score in page.evaluate(RANKED)] == pytest.approx([one.score for one in expected], abs=2e-3)
+    page.wait_for("[...document.querySelectorAll('#results img')].every(one => one.complete && one.naturalWidth)")
+    page.evaluate("document.querySelector('#results button').click()")
+    page.wait_for("document.getElementById('viewer-picture').naturalWidth > 0")
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "model pictures.safetensors").read_bytes()[:3000])
+    page.choose_files("#index-file", tmp_path / "torn.safetensors")
+    page.wait_for(f"{NOTICES}.includes('torn.safetensors is damaged, or not whole')")
+    assert complaints(page) == []
 
 
 def test_many_pictures_are_dropped_and_stopped(browser, address, tmp_path):

@@ -1,10 +1,13 @@
 /** A person's pictures, embedded one after another, and searched as often as wanted. */
 
 import { PageError } from "./errors.js";
-import { rank } from "./similarity.js";
+import { readIndexed } from "./indexed.js";
+import { cosine, rank } from "./similarity.js";
 import { hashOf } from "./store.js";
 
 const THUMBNAIL = 480;
+// Of a text by this model and by that of an index; int8 leaves more than 0.98 of it.
+const LEAST_COSINE = 0.97;
 
 export class Collection {
   #engine;
@@ -50,6 +53,32 @@ export class Collection {
       onProgress({ done: i + 1, total: entries.length, known, seconds });
     }
     return failures;
+  }
+
+  /**
+   * Adds the pictures of an index that was written to a file.
+   * @param {File} file that `mobileclip index --web` wrote.
+   * @throws {PageError} if it is none, or of another model.
+   */
+  async open(file) {
+    const { probes, pictures } = await readIndexed(file);
+    const { embeddings } = await this.#engine.texts(probes.texts);
+    const cosines = embeddings.map((embedding, i) =>
+      embedding.length === probes.embeddings[i]?.length ? cosine(embedding, probes.embeddings[i]) : 0,
+    );
+    const least = Math.min(...cosines);
+    if (!(least >= LEAST_COSINE))
+      throw new PageError(
+        `The pictures of ${file.name} were indexed with another model (cosine ${least.toFixed(3)} for a text). ` +
+          "Index them with the checkpoint that this page's export was made of.",
+      );
+    for (const { path, embedding, thumbnail } of pictures)
+      this.#pictures.set(`${file.name} ${path}`, {
+        path,
+        file: thumbnail,
+        embedding,
+        address: URL.createObjectURL(thumbnail),
+      });
   }
 
   /** Returns all pictures, the nearest to a text first. */

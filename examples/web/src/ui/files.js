@@ -22,6 +22,11 @@ export function imagesAmong(entries) {
   return entries.filter(({ file }) => file.type.startsWith("image/"));
 }
 
+/** Returns whether a file is called like pictures that `mobileclip index --web` wrote. */
+export function isIndex(path) {
+  return path.endsWith(".safetensors");
+}
+
 async function filesOfEntry(entry) {
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject));

@@ -3,7 +3,7 @@
 import { Collection } from "../collection.js";
 import { Store } from "../store.js";
 import { byId, make, onDrop, settled, spell } from "./dom.js";
-import { filesOfDrop, filesOfInput, imagesAmong } from "./files.js";
+import { filesOfDrop, filesOfInput, imagesAmong, isIndex } from "./files.js";
 import { clearNotices, guarded, notify } from "./notices.js";
 import { showPicture, startViewer } from "./viewer.js";
 
@@ -32,6 +32,7 @@ export class SearchPanel {
   start(samples) {
     const add = guarded((entries) => this.#add(entries));
     byId("use-samples").addEventListener("click", () => add(samples.map((file) => ({ file, path: file.name }))));
+    const open = guarded((files) => this.#open(files));
     startViewer();
     for (const [button, input] of [
       ["choose-folder", "folder-file"],
@@ -44,9 +45,19 @@ export class SearchPanel {
       });
       byId(button).disabled = false;
     }
+    byId("open-index").addEventListener("click", () => byId("index-file").click());
+    byId("index-file").addEventListener("change", ({ target }) => {
+      open([...target.files]);
+      target.value = "";
+    });
+    byId("open-index").disabled = false;
     onDrop(
       byId("collection-drop"),
-      guarded(async (transfer) => this.#add(await filesOfDrop(transfer))),
+      guarded(async (transfer) => {
+        const files = await filesOfDrop(transfer);
+        const written = files.filter(({ path }) => isIndex(path));
+        await (written.length ? this.#open(written.map(({ file }) => file)) : this.#add(files));
+      }),
     );
     const search = guarded(() => this.#search());
     byId("query").addEventListener(
@@ -62,6 +73,12 @@ export class SearchPanel {
       this.#shown += PAGE;
       search();
     });
+  }
+
+  async #open(files) {
+    clearNotices();
+    for (const file of files) await this.#collection.open(file);
+    await this.#search();
   }
 
   async #add(entries) {

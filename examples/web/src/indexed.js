@@ -1,0 +1,63 @@
+/** Pictures that `mobileclip index --web` wrote: names, embeddings and small copies, in one file of safetensors. */
+
+import { PageError } from "./errors.js";
+
+const FORMAT = "mobileclip pictures 1";
+const MOST_HEADER_BYTES = 2 ** 20;
+const ADVICE = "Write one with: mobileclip index photos/ --web pictures.safetensors";
+
+/**
+ * Returns what is in a file. Small copies stay in it until they are shown.
+ * @param {File} file that was chosen.
+ * @returns {Promise<{probes: {texts: string[], embeddings: Float32Array[]},
+ *   pictures: {path: string, embedding: Float32Array, thumbnail: Blob}[]}>}
+ * @throws {PageError} if it is another one, or damaged.
+ */
+export async function readIndexed(file) {
+  try {
+    return await read(file);
+  } catch (error) {
+    if (error instanceof PageError) throw error;
+    throw new PageError(`${file.name} is damaged, or not whole (${error.message}). ${ADVICE}`);
+  }
+}
+
+async function read(file) {
+  const length = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
+  if (length > Math.min(MOST_HEADER_BYTES, file.size)) throw new PageError(`${file.name} holds no pictures. ${ADVICE}`);
+  const header = JSON.parse(await file.slice(8, 8 + length).text());
+  if (header.__metadata__?.format !== FORMAT) throw new PageError(`${file.name} holds no pictures. ${ADVICE}`);
+  const part = (name) => {
+    const [start, end] = header[name].data_offsets;
+    if (8 + length + end > file.size) throw new Error(`${name} ends behind the file`);
+    return file.slice(8 + length + start, 8 + length + end);
+  };
+  const names = JSON.parse(await part("names").text());
+  const ends = new BigInt64Array(await part("ends").arrayBuffer());
+  const [count, dim] = header.embedding.shape;
+  if (names.length !== count || ends.length !== count) throw new Error("names and embeddings differ in number");
+  const embeddings = fromHalves(new Uint16Array(await part("embedding").arrayBuffer()));
+  const probes = new Float32Array(await part("probes").arrayBuffer());
+  const thumbnails = part("thumbnails");
+  return {
+    probes: { texts: JSON.parse(header.__metadata__.probes), embeddings: rowsOf(probes, dim) },
+    pictures: rowsOf(embeddings, dim).map((embedding, i) => ({
+      path: names[i],
+      embedding,
+      thumbnail: thumbnails.slice(Number(i ? ends[i - 1] : 0n), Number(ends[i]), "image/webp"),
+    })),
+  };
+}
+
+function rowsOf(values, dim) {
+  return Array.from({ length: values.length / dim }, (_, i) => values.subarray(i * dim, (i + 1) * dim));
+}
+
+/** Returns numbers of 16 bits as such of 32: not every browser has them. */
+function fromHalves(halves) {
+  return Float32Array.from(halves, (bits) => {
+    const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+    const size = exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024);
+    return bits & 0x8000 ? -size : size;
+  });
+}
