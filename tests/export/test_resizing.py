@@ -102,7 +102,7 @@ def test_what_a_huge_picture_would_take_is_known_before_it_is_run(pictures_onnx)
         run(torch.zeros(1, dtype=torch.uint8).expand(1, 3, side, side))
 
 
-@pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "coreai"])
+@pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "coreai", "litert"])
 def test_a_target_that_does_not_resize_says_so(convolutional, tmp_path, target):
     spec = ExportSpec(out=tmp_path / "out", target=target, preprocess="picture")
     with pytest.raises(ValueError, match=f"files of the target '{target}' do not resize pictures; choose --preprocess"):
