@@ -26,6 +26,7 @@ from tests.trials.image_files import (
     number,
     overlapping,
     png,
+    raw,
     resized_frame,
     riff,
     segment,
@@ -215,6 +216,8 @@ def broken() -> Mapping[str, Make]:
         "WebP of no chunk": lambda: riff((b"VP8X", b"")),
         "AVIF of nothing but a name": _constant(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"),
         "HEIC of nothing but a name": _constant(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        "DNG whose picture is elsewhere": lambda: raw(b"no picture" * 200, preview_size=(160, 120)),
+        "CR2 of zeros": _constant(b"II*\0\x10\0\0\0CR\2\0" + bytes(9999)),
         "HEIC of zeros": _constant(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(9999)),
         "AVIF of zeros": _constant(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(9999)),
     }
@@ -332,6 +335,7 @@ def sound() -> Mapping[str, Make]:
         ),
         "AVIF": lambda: encoded(noise(), "AVIF"),
         "HEIC": lambda: encoded(noise(64, 64), "HEIF"),
+        "DNG of a camera": lambda: raw(encoded(noise(160, 120), "JPEG"), preview_size=(160, 120)),
         "AVIF, animated": lambda: _animated("AVIF", 10),
     }
     for kind in ("JPEG", "PNG", "WEBP", "AVIF"):

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,44 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     else:
         image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def raw(preview: bytes, *, preview_size: tuple[int, int], orientation: int = 1) -> bytes:
+    """Return a DNG of 64 x 48 dots with a JPEG as its preview, as cameras write it."""
+    sensor = np.arange(64 * 48, dtype="<u2").tobytes()
+    preview += bytes(len(preview) % 2)
+    words = partial(struct.pack, "<2H")
+    below = [
+        (254, 4, 1, number(0)), (256, 4, 1, number(64)), (257, 4, 1, number(48)), (258, 3, 1, number(16)),
+        (259, 3, 1, number(1)), (262, 3, 1, number(32803)), (273, 4, 1, number(8)), (277, 3, 1, number(1)),
+        (278, 4, 1, number(48)), (279, 4, 1, number(len(sensor))), (33421, 3, 2, words(2, 2)),
+        (33422, 1, 4, bytes((0, 1, 1, 2))), (50717, 4, 1, number(65535)),
+    ]  # fmt: skip
+    start = 8 + len(sensor) + len(preview)
+    table = directory(below)[8:]
+    texts = {271: b"Maker\0", 272: b"Model X\0", 306: b"2024:05:01 12:30:00\0", 50708: b"Model X\0"}
+    values = {258: struct.pack("<3H", 8, 8, 8), 50721: struct.pack("<18i", *(1, 1, *(0, 1) * 3) * 2, 1, 1)} | texts
+    kinds = {258: (3, 3), 50721: (10, 9)} | {tag: (2, len(text)) for tag, text in texts.items()}
+    place = start + len(table)
+    top = [
+        (254, 4, 1, number(1)), (256, 4, 1, number(preview_size[0])), (257, 4, 1, number(preview_size[1])),
+        (259, 3, 1, number(7)), (262, 3, 1, number(6)), (273, 4, 1, number(8 + len(sensor))),
+        (274, 3, 1, number(orientation)), (277, 3, 1, number(3)), (278, 4, 1, number(preview_size[1])),
+        (279, 4, 1, number(len(preview))), (330, 4, 1, number(start)), (50706, 1, 4, bytes((1, 4, 0, 0))),
+        (50778, 3, 1, number(21)),
+    ]  # fmt: skip
+    stored = b""
+    for tag, value in values.items():
+        top.append((tag, *kinds[tag], number(place + len(stored))))
+        stored += value + bytes(len(value) % 2)
+    return (
+        directory(top, start=place + len(stored), below=b"")[:8]
+        + sensor
+        + preview
+        + table
+        + stored
+        + (directory(top)[8:])
+    )
 
 
 # PNG

@@ -3,7 +3,7 @@
 Pillow knows some forty more. Some start other programs (PostScript: Ghostscript), some are decoded in Python, byte by
 byte (QOI, BLP, run-length BMP), and nearly none of them is met as a photograph. JPEG 2000 is left out because its
 decoder has no bound that a header tells, and vector graphics (SVG, WMF, PDF) because they hold no pixels. HEIC, which
-Pillow does not decode, is read by pillow-heif, an extra.
+Pillow does not decode, is read by pillow-heif, an extra. Of raw files of cameras, the picture in them is read.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ IMAGE_FORMATS = (
     ),
 )
 
-IMAGE_EXTENSIONS = tuple(extension for kind in IMAGE_FORMATS for extension in kind.extensions)
+RAW_EXTENSIONS = ("dng", "cr2", "nef", "arw", "orf", "rw2")
+"""Of cameras' raw files, of which the picture in them is read; see `raw_preview`."""
+
+IMAGE_EXTENSIONS = (*(extension for kind in IMAGE_FORMATS for extension in kind.extensions), *RAW_EXTENSIONS)
 """Every extension of an image file, without the dot; the only list of them."""
 
 

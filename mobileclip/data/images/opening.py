@@ -15,6 +15,7 @@ from mobileclip.data.images.formats import ImageFormat, find_format, format_name
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.orientation import read_orientation
 from mobileclip.data.images.parts import Prepared, prepare
+from mobileclip.data.images.raw import raw_preview
 from mobileclip.extras import needed
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
@@ -87,7 +88,7 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
     """Return an image whose pixels may be decoded: its format is one that is read, and its size within the limits.
 
     Args:
-        data: the file.
+        data: the file; of a raw one, the picture that the camera put into it is opened.
         limits: of its work and memory.
         name: of the image, for messages.
 
@@ -95,6 +96,8 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
         ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
     """
     limits.check_file(len(data), name)
+    preview = raw_preview(data, limits, name)
+    data = data if preview is None else preview
     kind = find_format(data)
     if kind is None:
         raise ImageError(

@@ -8,6 +8,7 @@ from PIL import Image
 from mobileclip.data.images.jpeg import JpegFrame, bare_jpeg, read_frame
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.orientation import read_orientation, turned
+from mobileclip.data.images.raw import raw_preview
 from mobileclip.data.images.transform import LIMITS, ImageLimits, ImageTransform, Pixels, load_image
 from mobileclip.data.images.turbojpeg import decode_jpeg
 
@@ -52,6 +53,8 @@ def read_tower_image(
     Raises:
         ImageError: if it cannot be read, or is out of all shape.
     """
+    preview = raw_preview(data, limits, name)
+    data = data if preview is None else preview
     frame = read_frame(data, limits.num_parts)
     if frame is not None:
         return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)

@@ -149,7 +149,8 @@ def load_image(
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image. Files are JPEG, PNG, WebP,
-            GIF, BMP, TIFF, AVIF or HEIF (HEIC; extra `heif`).
+            GIF, BMP, TIFF, AVIF or HEIF (HEIC; extra `heif`), or raw files of cameras (DNG, CR2, NEF, ARW, ORF, RW2;
+            extra `raw`), of which the picture in them is read.
         orient: turn the image as its EXIF orientation says, where it is read from a file or bytes; orientation that
             cannot be read turns nothing. A PIL image is taken as it stands. TIFF and HEIF are always turned.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
