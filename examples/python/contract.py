@@ -106,7 +106,8 @@ def read_picture(path: Path) -> Image.Image:
 def preprocess(export: Export, picture: Image.Image) -> Array:
     """Return one picture as the image tower's file takes it.
 
-    Resize the shorter side (antialiased), crop the centre; scale and normalise where the file does not.
+    Resize the shorter side (antialiased), crop the centre; scale and normalise where the file does not. A file that
+    takes pictures of any size leaves this one as it is.
 
     Shape:
         `(1, 3, size, size)`, uint8 or float32 as the contract says.
@@ -123,7 +124,7 @@ def preprocess(export: Export, picture: Image.Image) -> Array:
     resized = picture.resize((width, height), _FILTERS[image["input"]["interpolation"]])
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)[None]
-    if image["preprocess"] == "uint8":
+    if image["preprocess"] in ("uint8", "picture"):
         return np.ascontiguousarray(pixels)
     pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     if image["preprocess"] == "float32":

@@ -61,12 +61,12 @@ def export(
     from mobileclip.export import export_model, read_report
     from mobileclip.export.layouts import fitted
     from mobileclip.export.targets import targets
-    from mobileclip.export.targets.base import require_precision
+    from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model
 
     target = targets.resolve(spec.target)
     spec = fitted(spec)
-    require_precision(spec.target, target, spec.precision)
+    require_able(target, spec)
     target.check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)

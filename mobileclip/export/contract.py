@@ -29,7 +29,8 @@ class ImageContract:
     Args:
         input: resize the shorter side to `size` (antialiased, `interpolation`), crop the centre, then
             `(pixel / 255 - mean) / std` unless `preprocess` says that this is inside.
-        preprocess: `host`: the host scales and normalises. `uint8`, `float32`: pixels in [0, 255] come in.
+        preprocess: `host`: the host scales and normalises. `uint8`, `float32`: pixels in [0, 255] come in. `picture`:
+            the file resizes and crops too, and pixels of a picture of any size come in.
         channel_order: of the colours.
         layout: of the axes.
     """
@@ -64,6 +65,13 @@ def _is_shape(_: object, attribute: attrs.Attribute[tuple[int | None, ...]], sid
         )
 
 
+def _is_input_shape(
+    instance: object, attribute: attrs.Attribute[tuple[int | None, ...]], sides: tuple[int | None, ...]
+) -> None:
+    # Height and width of pictures of any size.
+    _is_shape(instance, attribute, sides[:2] if sides[2:] == (None, None) else sides)
+
+
 def feature_name(stage: int) -> str:
     """Return what the feature map behind a stage is called, as an output and in a report."""
     return f"stage_{stage}"
@@ -96,7 +104,7 @@ class TowerFile:
         file: its name in the folder; the name of a folder where the format is one.
         input_name: of the one input.
         input_dtype: of the input: float32, uint8, int32 or int64.
-        input_shape: of the input; None where the batch may have any size.
+        input_shape: of the input; None where the batch, or a picture, may have any size.
         output_name: of the embeddings or the logits, the first output.
         output_shape: of the embeddings or the logits, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
@@ -111,7 +119,7 @@ class TowerFile:
     file: str
     input_name: str
     input_dtype: InputDtype
-    input_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
+    input_shape: tuple[int | None, ...] = attrs.field(validator=_is_input_shape)
     output_name: str
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision

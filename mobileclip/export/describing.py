@@ -43,7 +43,7 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         file=name,
         input_name=export.input_name,
         input_dtype=export.input_dtype,
-        input_shape=(batch, *export.input_shape),
+        input_shape=(batch, 3, None, None) if export.takes_any_size else (batch, *export.input_shape),
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
         compute=compute,

@@ -23,7 +23,7 @@ from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import require_precision
+from mobileclip.export.targets.base import require_able
 from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
@@ -69,7 +69,7 @@ def export_model(
             process is writing the folder.
     """
     target, spec = targets.resolve(spec.target), fitted(spec)
-    require_precision(spec.target, target, spec.precision)
+    require_able(target, spec)
     target.check()
     out = Path(spec.out)
     storage.require_output_folder(out, overwrite=overwrite, marker=CONTRACT)

@@ -16,6 +16,7 @@ from mobileclip.export.attention import set_attention
 from mobileclip.export.contract import feature_name
 from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.layouts import layouts
+from mobileclip.export.resizing import resized, sides_of_pictures
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
@@ -44,11 +45,12 @@ def output_dim(encoder: nn.Module) -> int:
 
 
 class ImageGraph(nn.Module):
-    """Scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
+    """Resize, scale and normalise pixels where asked, encode them, normalise the embeddings where asked.
 
     Shape:
-        `(batch, 3, size, size)` to `(batch, embedding_dim)`, float32; where feature maps are asked for, to a tuple of
-        the embeddings and `(batch, channels, rows, columns)` of each, float32.
+        `(batch, 3, size, size)`, or of any height and width where the file resizes, to `(batch, embedding_dim)`,
+        float32; where feature maps are asked for, to a tuple of the embeddings and
+        `(batch, channels, rows, columns)` of each, float32.
 
     Args:
         encoder: a folded image tower, or a folded classifier, whose logits stand in place of the embeddings.
@@ -66,12 +68,15 @@ class ImageGraph(nn.Module):
         self.encoder = copy.deepcopy(encoder).to(dtype)
         keep_in_float32(self.encoder, fallback.layers)
         self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
+        self.resize_to = contract if spec.preprocess == "picture" else None
         self.stages = spec.features
         self.register_buffer("mean", torch.tensor(contract.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(contract.std)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the embeddings, and behind them the feature maps that are asked for."""
+        if self.resize_to is not None:
+            pixels = resized(pixels, self.resize_to)
         if self.raw:
             # In float32, as the library's own transform computes them.
             pixels = (pixels.to(torch.float32) / _LARGEST_PIXEL - self.mean) / self.std
@@ -176,11 +181,16 @@ class TowerExport:
         """Type of the input."""
         if self.tower == "text":
             return self.text_dtype
-        return "uint8" if self.spec.preprocess == "uint8" else "float32"
+        return "uint8" if self.spec.preprocess in ("uint8", "picture") else "float32"
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether pictures come in as they were decoded."""
+        return self.tower == "image" and self.spec.preprocess == "picture"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
+        """Shape of one input, without the batch; of pictures of any size, that of one that stays as it is."""
         contract = input_of(self.encoder)
         if isinstance(contract, ImageInput):
             return (3, contract.size, contract.size)
@@ -207,5 +217,7 @@ class TowerExport:
         # A batch of one would be taken for a constant where the batch is dynamic.
         batch = 2 if self.spec.dynamic_batch else 1
         example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
-        shapes = ({0: torch.export.Dim("batch", max=largest_batch)},) if self.spec.dynamic_batch else None
-        return torch.export.export(graph, (example,), dynamic_shapes=shapes, strict=False)
+        sides = {0: torch.export.Dim("batch", max=largest_batch)} if self.spec.dynamic_batch else {}
+        if self.takes_any_size:
+            sides |= sides_of_pictures()
+        return torch.export.export(graph, (example,), dynamic_shapes=(sides,) if sides else None, strict=False)

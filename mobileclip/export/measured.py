@@ -147,7 +147,7 @@ def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
     """
     if preprocess == "host":
         return ImageTransform(contract).normalize(pixels.movedim(1, -1))
-    return pixels if preprocess == "uint8" else pixels.to(torch.float32)
+    return pixels.to(torch.float32) if preprocess == "float32" else pixels
 
 
 def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[int, ...] = ()) -> Measured:

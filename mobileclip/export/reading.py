@@ -134,6 +134,8 @@ def _expected(contract: Contract, tower: TowerFile) -> list[tuple[str, tuple[int
     """Return what a tower may take and give: type, shape without the batch, and shape."""
     gives = (*tower.input_shape[:1], contract.output_dim)
     if tower.tower == "image" and contract.image is not None:
+        if contract.image.preprocess == "picture":
+            return [("uint8", (3, None, None), gives)]
         kind = "uint8" if contract.image.preprocess == "uint8" else "float32"
         size = contract.image.input.size
         return [(kind, (3, size, size), gives)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 from attrs import validators
@@ -13,7 +13,7 @@ from mobileclip.strict import strict
 
 Tower = Literal["image", "text"]
 Towers = Literal["image", "text", "both"]
-Preprocess = Literal["host", "uint8", "float32"]
+Preprocess = Literal["host", "uint8", "float32", "picture"]
 InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 
@@ -41,8 +41,9 @@ class ExportSpec:
             store weights in 8 or 4 bits, which is a smaller file, and compute with them in float32.
         dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
         preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
-            `float32`: pixels in [0, 255] of that type; scaling and normalising are inside. Resizing and cropping are
-            always the host's.
+            `float32`: pixels in [0, 255] of that type; scaling and normalising are inside, resizing and cropping the
+            host's. `picture`: uint8 pixels of a picture of any size, upright; everything is inside, which targets
+            allow that resize as the library does.
         normalize: scale embeddings to unit length inside.
         features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
             so on; of a ViT they are layers. None by default.
@@ -62,7 +63,7 @@ class ExportSpec:
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
     precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
     dynamic_batch: bool = False
-    preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(("host", "uint8", "float32")))
+    preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))
     normalize: bool = True
     features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
     image_size: int | None = None

@@ -13,6 +13,7 @@ from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.measured import Measured, Outputs, as_taken, read_measured
 from mobileclip.export.parity import Report, TowerParity, compare_rankings, compare_tower, gates_of
 from mobileclip.export.reading import read_contract, read_report
+from mobileclip.export.resizing import check_resizing
 from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
@@ -80,6 +81,8 @@ def run_tower(
     else:
         inputs = inputs.to(getattr(torch, tower.input_dtype))
     run = target.open(folder / tower.file, tower)
+    if contract.image is not None and tower.input_shape[1:] == (3, None, None):
+        check_resizing(run, measured.inputs["image"], contract.image.input, folder / tower.file)
     batch = tower.input_shape[0] or EXAMPLE_BATCH
     parts = torch.split(inputs, batch)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)

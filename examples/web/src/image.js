@@ -44,7 +44,7 @@ export function pixelsOf(bitmap, { size, interpolation }) {
  */
 export function inputOf(pixels, { preprocess, mean, std }) {
   const size = pixels.length / 3;
-  const input = preprocess === "uint8" ? new Uint8Array(pixels.length) : new Float32Array(pixels.length);
+  const input = ["uint8", "picture"].includes(preprocess) ? new Uint8Array(pixels.length) : new Float32Array(pixels.length);
   for (let channel = 0; channel < 3; channel++) {
     const values = Array.from({ length: 256 }, (_, value) =>
       preprocess === "host" ? normalized(value, mean[channel], std[channel]) : value,

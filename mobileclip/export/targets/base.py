@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import TextDtype
+from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
 
@@ -40,6 +40,10 @@ class Target(Protocol):
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """Those that it writes."""
+
+    @property
+    def resizes(self) -> bool:
+        """Whether its files can take pictures of any size, and resize them as the library does."""
 
     @property
     def prefers_depthwise(self) -> bool:
@@ -92,21 +96,25 @@ class Target(Protocol):
         """
 
 
-def require_precision(name: str, target: Target, precision: Precision) -> None:
-    """Refuse a precision that a target does not write.
+def require_able(target: Target, spec: ExportSpec) -> None:
+    """Refuse what a target does not write.
 
     Args:
-        name: of the target.
-        target: itself.
-        precision: that is asked for.
+        target: the one of the spec.
+        spec: what is asked for.
 
     Raises:
-        ValueError: if it has others; the message names them.
+        ValueError: if it has other precisions, which the message names, or its files do not resize.
     """
-    if precision not in target.precisions:
+    if spec.precision not in target.precisions:
         raise ValueError(
-            f"the target {name!r} has no precision {precision}; choose --precision {', '.join(target.precisions)}, or "
-            "another target"
+            f"the target {spec.target!r} has no precision {spec.precision}; choose --precision "
+            f"{', '.join(target.precisions)}, or another target"
+        )
+    if spec.preprocess == "picture" and not target.resizes:
+        raise ValueError(
+            f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in the "
+            "host, or another target"
         )
 
 

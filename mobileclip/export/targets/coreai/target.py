@@ -46,6 +46,7 @@ class CoreAITarget:
     libraries: tuple[str, ...] = ("coreai-core", "coreai-torch")
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
+    resizes: bool = False
     prefers_depthwise: bool = False
     runtime: str = "coreai"
     vouched: bool = False

@@ -40,6 +40,7 @@ class CoreMLTarget:
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    resizes: bool = False
     prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
     vouched: bool = True

@@ -36,6 +36,7 @@ class ExecuTorchTarget:
     libraries: tuple[str, ...] = ("executorch",)
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    resizes: bool = False
     prefers_depthwise: bool = False
     runtime: str = "executorch"
     vouched: bool = False

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from mobileclip.export.fallback import stored_layers
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.targets.litert.file import SIGNATURE, Operation, read_litert
+from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
 from mobileclip.export.targets.native_stderr import kept_stderr
 from mobileclip.hardware.precision import Precision
 
 _TABLE = "EMBEDDING_LOOKUP"
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", _TABLE)
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", _TABLE)
+"""Operations that are stored in fewer bits."""
+
+Weight = npt.NDArray[Any]
 
 
 def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
@@ -99,24 +102,32 @@ def _ranges(model: bytes, tower: TowerExport, wanted: Any) -> Any:
 def _layers_of(model: bytes, layers: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, tuple[str, set[str]]]]:
     """Yield the output, the kind and the layers that each operation may be: those that have its weight.
 
-    The conversion keeps the values of a weight, and moves its axes.
+    The conversion moves the axes of a weight, and multiplies a linear layer's by the scales of a norm in front of it.
     """
-    weights: dict[bytes, set[str]] = {}
-    for name, layer in layers:
-        for form in _forms(cast("Tensor", layer.weight).detach().numpy()):
-            weights.setdefault(form.tobytes(), set()).add(name)
+    weights = {name: cast("Tensor", layer.weight).detach().numpy() for name, layer in layers}
+    known: dict[bytes, set[str]] = {}
+    for name, weight in weights.items():
+        for form in _forms(weight):
+            known.setdefault(form.tobytes(), set()).add(name)
     for operation in read_litert(model, Path("the converted tower")).operations:
-        names = weights.get(_bytes_of(operation))
-        if operation.kind in _WEIGHTED and names:
-            yield operation.output, (operation.kind, names)
+        found = operation.weight
+        if operation.kind in WEIGHTED and found is not None:
+            names = known.get(found.tobytes()) or {name for name, one in weights.items() if _is_scaled(found, one)}
+            if names:
+                yield operation.output, (operation.kind, names)
 
 
-def _forms(weight: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+def _forms(weight: Weight) -> tuple[Weight, ...]:
     """Return a weight as LiteRT may have it: of a convolution, by output channel last in or of a depthwise one."""
     if weight.ndim == 2:
         return (weight,)
     return tuple(np.ascontiguousarray(weight.transpose(axes)) for axes in ((0, 2, 3, 1), (1, 2, 3, 0)))
 
 
-def _bytes_of(operation: Operation) -> bytes:
-    return b"" if operation.weight is None else operation.weight.tobytes()
+def _is_scaled(found: Weight, weight: Weight) -> bool:
+    """Return whether a linear layer's weight is another's, but for a factor of each input."""
+    if found.ndim != 2 or found.shape != weight.shape:
+        return False
+    # The row that says most of each factor, so that no division by almost nothing decides.
+    largest = np.abs(weight).argmax(0), np.arange(weight.shape[1])
+    return bool(np.allclose(found * weight[largest], weight * found[largest], rtol=1e-4, atol=1e-6))

@@ -37,6 +37,7 @@ class LiteRTTarget:
     libraries: tuple[str, ...] = ("ai-edge-litert", "ai-edge-quantizer")
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
+    resizes: bool = False
     prefers_depthwise: bool = False
     runtime: str = "litert"
     vouched: bool = False

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobileclip.export.targets.bounds import Bounds
+from mobileclip.export.targets.onnx.sizes import fold_sizes
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -68,12 +70,12 @@ def read_onnx(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def check_cost(model: onnx.ModelProto, batch: int, path: Path) -> None:
+def check_cost(graph: onnx.ModelProto, taken: Sequence[int], path: Path) -> None:
     """Check what one run of a model takes, by the shapes of all its values.
 
     Args:
-        model: that `parse_onnx` returned.
-        batch: size of it where the file takes any.
+        graph: that `without_weights` returned.
+        taken: shape of the input.
         path: of its file, for messages.
 
     Raises:
@@ -81,9 +83,13 @@ def check_cost(model: onnx.ModelProto, batch: int, path: Path) -> None:
     """
     import onnx
 
-    graph = _without_weights(model, batch)
+    sized = onnx.ModelProto()
+    sized.CopyFrom(graph)
     try:
-        inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True)
+        for side, length in zip(sized.graph.input[0].type.tensor_type.shape.dim, taken, strict=True):
+            side.dim_value = length
+        fold_sizes(sized)
+        inferred = onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)
     except Exception as error:
         # Its errors have no common base of their own.
         raise ValueError(f"{path} cannot be run: {printable(error)}; export the model again") from error
@@ -126,19 +132,18 @@ def _check(model: onnx.ModelProto) -> None:
             raise ValueError(f"the weight {printable(tensor.name)} has a negative size")
 
 
-def _without_weights(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """Return the graph alone: what is multiplied is an input, and what tells shapes is kept."""
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph alone: what is multiplied is an input, and what tells shapes is kept.
+
+    Args:
+        model: that `parse_onnx` returned.
+    """
     import onnx
 
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = "shapes"
     light.graph.node.extend(model.graph.node)
     light.graph.input.extend(model.graph.input)
-    for value in light.graph.input:
-        for side in value.type.tensor_type.shape.dim:
-            if not side.HasField("dim_value"):
-                side.Clear()
-                side.dim_value = batch
     for value in model.graph.output:
         light.graph.output.append(
             onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None)

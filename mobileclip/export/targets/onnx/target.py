@@ -24,7 +24,7 @@ from mobileclip.export.targets.base import (
     device_called,
     not_finite,
 )
-from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx
+from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx, without_weights
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
 from mobileclip.export.targets.onnx.weights import store_in_few_bits
 from mobileclip.extras import needed
@@ -62,6 +62,7 @@ class OnnxTarget:
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = PRECISIONS
+    resizes: bool = True
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
     vouched: bool = True
@@ -133,7 +134,10 @@ class OnnxTarget:
         devices = {name: provider for name, provider in _PROVIDERS.items() if provider in here}
         wanted = dict.fromkeys((device_called(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
         data = read_onnx(path)
-        check_cost(parse_onnx(data, path), EXAMPLE_BATCH, path)
+        graph = without_weights(parse_onnx(data, path))
+        checked: set[tuple[int, ...]] = set()
+        if None not in tower.input_shape[1:]:
+            check_cost(graph, [side or EXAMPLE_BATCH for side in tower.input_shape], path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         try:
@@ -146,6 +150,11 @@ class OnnxTarget:
             ) from error
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            shape = tuple(inputs.shape)
+            # How large a picture is that may have any size, only the picture says.
+            if None in tower.input_shape[1:] and shape not in checked:
+                check_cost(graph, shape, path)
+                checked.add(shape)
             outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
             return tuple(map(torch.from_numpy, outputs))
 

@@ -58,6 +58,7 @@ class OpenVINOTarget:
     libraries: tuple[str, ...] = ("openvino", "nncf")
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = PRECISIONS
+    resizes: bool = False
     prefers_depthwise: bool = True
     runtime: str = "openvino"
     vouched: bool = True

@@ -35,6 +35,7 @@ class TorchTarget:
     libraries: tuple[str, ...] = ("torch",)
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
+    resizes: bool = False
     prefers_depthwise: bool = True
     runtime: str = "torch"
     vouched: bool = True
