@@ -19,7 +19,7 @@ from examples.quickstart.emoji.on_disk import load_finished
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 from mobileclip.terminal.interruption import ending, save_for_parent
-from mobileclip.training import read_metrics
+from mobileclip.training import last_metrics
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -73,9 +73,8 @@ def _folder(spec: EfficiencySpec, cell: Cell) -> Path:
 
 
 def _steps_done(folder: Path) -> int:
-    metrics = folder / "metrics.jsonl"
-    lines = read_metrics(metrics) if metrics.exists() else []
-    return int(lines[-1]["step"]) + 1 if lines else 0
+    last = last_metrics(folder / "metrics.jsonl")
+    return 0 if last is None else int(last["step"]) + 1
 
 
 # What a process reads once, for all of its trainings.

@@ -20,7 +20,7 @@ from mobileclip.losses import LossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 from mobileclip.terminal.interruption import ending, save_for_parent
-from mobileclip.training import read_metrics, train
+from mobileclip.training import last_metrics, read_metrics, train
 
 MODEL = "model.safetensors"
 # All rows at once: on two cores, two after one another and one alone would leave a core idle for a third of the time.
@@ -115,6 +115,5 @@ def seconds_per_step(folder: Path) -> float:
 
 
 def _steps_done(folder: Path) -> int:
-    metrics = folder / "metrics.jsonl"
-    lines = read_metrics(metrics) if metrics.exists() else []
-    return int(lines[-1]["step"]) + 1 if lines else 0
+    last = last_metrics(folder / "metrics.jsonl")
+    return 0 if last is None else int(last["step"]) + 1

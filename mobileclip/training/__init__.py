@@ -7,7 +7,7 @@ from mobileclip.training.classification import ClassificationObjective, CrossEnt
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.loop import TrainingResult, train
-from mobileclip.training.metrics import MetricLog, read_metrics
+from mobileclip.training.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
 from mobileclip.training.plots import plot_curves
@@ -39,6 +39,7 @@ __all__ = [
     "build_objective",
     "connected",
     "decay_groups",
+    "last_metrics",
     "optimizers",
     "plot_curves",
     "read_metrics",

@@ -11,12 +11,15 @@ from mobileclip.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch.utils.tensorboard import SummaryWriter
 
     from mobileclip.storage import AnyPath
 
 _MAX_BYTES = 1 << 32
+# Of two lines and more.
+_TAIL_BYTES = 1 << 16
 
 
 class MetricLog:
@@ -79,6 +82,29 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     *whole, _ = storage.read_bytes(path, limit=_MAX_BYTES).decode().split("\n")
     try:
         return [json.loads(line) for line in whole]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None
+
+
+def last_metrics(path: Path) -> dict[str, float] | None:
+    """Return the last whole line of a metrics file of this machine, or None if there is none yet.
+
+    It reads the end alone, so that a long training can be looked at every second.
+
+    Args:
+        path: the file, which may not be there yet.
+
+    Raises:
+        ValueError: if the line is no JSON.
+        OSError: if the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        *lines, _ = file.read().split(b"\n")
+    try:
+        return dict(json.loads(lines[-1])) if lines else None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a line that is not JSON: {error.doc[:80]!r}") from None
 

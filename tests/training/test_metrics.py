@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mobileclip.training import MetricLog, read_metrics
+from mobileclip.training import MetricLog, last_metrics, read_metrics
 
 
 def test_a_resumed_log_drops_what_comes_again_and_a_line_cut_short(tmp_path):
@@ -17,6 +17,23 @@ def test_a_resumed_log_drops_what_comes_again_and_a_line_cut_short(tmp_path):
     assert [line["step"] for line in read_metrics(path)] == [0, 1, 2, 3, 4]
     MetricLog(path, resume_step=3).write(3, {"loss": 7.0})
     assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 7.0)]
+
+
+def test_the_last_line_of_a_long_file_a_new_one_and_of_one_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_metrics(path) is None
+    path.write_text('{"step": 0')
+    assert last_metrics(path) is None
+    log = MetricLog(path)
+    for step in range(5000):
+        log.write(step, {"loss": step / 3})
+    with path.open("a") as file:
+        file.write('{"step": 5000, "lo')
+    assert path.stat().st_size > 1 << 17
+    assert last_metrics(path) == {"step": 4999, "loss": 4999 / 3} == read_metrics(path)[-1]
+    path.write_text('{"step": 0}\nnonsense\n')
+    with pytest.raises(ValueError, match="not JSON: 'nonsense'"):
+        last_metrics(path)
 
 
 def test_a_broken_line_is_an_error(tmp_path):
