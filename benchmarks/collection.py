@@ -58,7 +58,7 @@ class CollectionBenchSpec:
     model: str = "mobileclip_s0"
     num_pictures: int = attrs.field(default=240, validator=validators.gt(1))
     width: int = attrs.field(default=2048, validator=validators.ge(64))
-    num_vectors: int = attrs.field(default=100_000, validator=validators.gt(0))
+    num_vectors: int = attrs.field(default=250_000, validator=validators.gt(0))
     num_centres: int = attrs.field(default=2000, validator=validators.gt(0))
     num_queries: int = attrs.field(default=50, validator=validators.gt(0))
     seed: int = 0

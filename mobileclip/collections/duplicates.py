@@ -45,7 +45,7 @@ def find_duplicates(
 ) -> list[DuplicateGroup]:
     """Return the groups of pictures that show the same, those of the most pictures first.
 
-    Every picture of a group is like its largest one. Up to 50,000 pictures are all compared with each other; of more,
+    Every picture of a group is like its largest one. Up to 200,000 pictures are all compared with each other; of more,
     each with its nearest 64. Frames of videos are left out: those of one video are alike.
 
     Args:

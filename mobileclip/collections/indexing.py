@@ -20,7 +20,7 @@ from mobileclip.collections.quickening import WORTH_TRYING, quickened
 from mobileclip.collections.scanning import FoundFile, Scan
 from mobileclip.collections.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store import Place, Store
-from mobileclip.collections.videos import SceneChooser, VideoFacts, hash_file, look_at_video
+from mobileclip.collections.videos import SceneChooser, hash_file, look_at_video
 from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import Pixels
@@ -240,19 +240,19 @@ class _Update:
         """Yield the frames of a video; one that is known by its content has its rows copied."""
         path = Path(file.path)
         try:
+            # This comes first: to hash a video that cannot be read may take minutes.
+            facts = look_at_video(path, self.options.video_frames, self.options.video_seconds)
             sha256 = hash_file(path)
-            known = self.rows_of[self.video_of_hash[sha256]] if sha256 in self.video_of_hash else ()
-            options = self.options
-            facts = VideoFacts() if known else look_at_video(path, options.video_frames, options.video_seconds)
         except ImageError as error:
             if self._refuse(_Wanted(file=file), error):
                 self.replaced += [row.place for row in self.rows_of.get(file.path, [])]
                 self.read_to_end[file.path] = file
             return
+        known = self.rows_of[self.video_of_hash[sha256]] if sha256 in self.video_of_hash else ()
         self.replaced += [row.place for row in self.rows_of.get(file.path, [])]
         self.pending += [self._copied(_Wanted(file=file), row.place) for row in known]
         self.counts["known"] += sum(not row.problem for row in known)
-        for moment in facts.times:
+        for moment in () if known else facts.times:
             self.asked[file.path] += 1
             yield Picture(
                 key=_Wanted(file=file, time=moment, sha256=sha256, notes=facts.notes),

@@ -37,8 +37,8 @@ class VideoFacts:
         times: of the frames to read, in seconds, rising.
     """
 
-    notes: CameraNotes = CameraNotes()
-    times: tuple[float, ...] = ()
+    notes: CameraNotes
+    times: tuple[float, ...]
 
 
 def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:

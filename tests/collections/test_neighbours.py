@@ -26,7 +26,7 @@ def from_200(monkeypatch):
 
 
 def test_the_nearest_come_first_with_their_cosines(vectors, monkeypatch):
-    monkeypatch.setattr(neighbours, "_BLOCK", 100)
+    monkeypatch.setattr(neighbours, "_SPARE", 3)
     query = vectors[17].astype(np.float32)
     scores = vectors.astype(np.float32) @ query
     places, found = nearest_of(vectors, None, query, 5)
@@ -36,6 +36,19 @@ def test_the_nearest_come_first_with_their_cosines(vectors, monkeypatch):
     assert nearest_of(vectors, some, query, 10)[0][0] == 17
     assert len(nearest_of(vectors, some, query, 10)[0]) == 3
     assert len(nearest_of(vectors[:0], None, query, 10)[0]) == 0
+
+
+def test_the_best_of_many_are_those_of_32_bits(vectors):
+    draw = np.random.default_rng(1)
+    queries = vectors[:20].astype(np.float32) + 0.3 * draw.normal(size=(20, 24)).astype(np.float32)
+    for query in queries / np.linalg.norm(queries, axis=1, keepdims=True):
+        scores = vectors.astype(np.float32) @ query
+        for some in (None, np.sort(draw.permutation(600)[:300])):
+            among = scores if some is None else scores[some]
+            places, found = nearest_of(vectors, some, query, 20)
+            expected = np.argsort(-among, kind="stable")[:20]
+            assert places.tolist() == (expected if some is None else some[expected]).tolist()
+            np.testing.assert_allclose(found, np.sort(among)[::-1][:20], rtol=1e-5)
 
 
 def test_of_equal_ones_the_first_comes_first(vectors):
