@@ -106,7 +106,8 @@ def index(
     collection, report = _brought_up_to_date(inputs, folder, source, device, options)
     if web is not None:
         web.parent.mkdir(parents=True, exist_ok=True)
-        say(f"wrote {collection.export(web, overwrite=overwrite):,} pictures to {web}")
+        written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
+        say(f"wrote {written:,} pictures to {web}")
     if report.unreadable:
         sys.exit(1)
 

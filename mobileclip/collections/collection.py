@@ -252,20 +252,23 @@ class Collection:
         """
         return find_duplicates(self.snapshot, self.graph, threshold=threshold, show_progress=show_progress)
 
-    def export(self, output: str | Path, *, overwrite: bool = False) -> int:
+    def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
         """Write the embeddings to a file, and return how many there are.
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
                 of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`.
             overwrite: whether a file that is there is replaced.
+            show_progress: whether to show how far it is.
 
         Raises:
             ValueError: if there are no pictures, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
         if Path(output).suffix in web_file.SUFFIXES:
-            return web_file.write_web_file(Path(output), self.snapshot, self.clip, overwrite=overwrite)
+            return web_file.write_web_file(
+                Path(output), self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress
+            )
         names = tuple(match_of(self.snapshot, place, 1.0).name for place in range(len(self)))
         embeddings = Embeddings(
             model=self.store.manifest.identity, image=self.snapshot.vectors.astype(np.float32), image_paths=names

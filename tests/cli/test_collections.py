@@ -46,6 +46,12 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
     assert status == 0
     assert "the index is " in out
     assert "4 pictures in the index: 4 encoded" in out
+    status, out, err = run(capsys, "index", "--web", "web/made.safetensors", "--quiet", "-j", 1)
+    assert (status, err) == (0, "")
+    assert out.endswith("wrote 4 pictures to web/made.safetensors\n")
+    status, _, err = run(capsys, "index", "--web", "web/made.safetensors")
+    assert status == 2
+    assert "is there already" in err
     status, out, _ = run(capsys, "search", "--image", photos / "2.png", "-k", 2)
     assert status == 0
     lines = out.splitlines()
