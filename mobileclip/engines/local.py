@@ -175,8 +175,12 @@ class _Crew(Generic[UnitT, EntryT]):
     def _assign(self) -> None:
         """Hire as many as there is work for, and give those that are free a unit."""
         num_free = sum(member.is_free and not member.units for member in self._members)
-        for _ in range(min(len(self._places), self._queue.num_ready - num_free)):
-            self._members.append(self._hire(self._places.popleft()))
+        places = [self._places.popleft() for _ in range(min(len(self._places), self._queue.num_ready - num_free))]
+        hired = [self._idle_at(place) or self._start(place) for place in places]
+        self._members += hired
+        # A process takes large work when it has started, and they all start meanwhile.
+        for member in hired:
+            self._brief(member)
         # Those that have nothing come first.
         for member in sorted(self._members, key=lambda one: len(one.units)):
             if not member.is_free or len(member.units) >= _UNITS_AT_ONCE or self._has_suspect(member):
@@ -228,17 +232,15 @@ class _Crew(Generic[UnitT, EntryT]):
             case "fatal":
                 raise FatalError(value)
 
-    def _hire(self, place: Place) -> _Member[UnitT]:
-        """Return a process with the work of this run, one that has nothing to do or a new one."""
-        member = self._idle_at(place) or self._start(place)
+    def _brief(self, member: _Member[UnitT]) -> None:
+        """Give a process the work of this run."""
         member.num_assignments += 1
         member.progressed = time.monotonic()
         assignment = Assignment(
-            number=member.num_assignments, work=self._work, place=place, num_workers=self._num_workers
+            number=member.num_assignments, work=self._work, place=member.place, num_workers=self._num_workers
         )
         with suppress(OSError):  # it died; reading from it will tell
             member.connection.send(assignment)
-        return member
 
     def _idle_at(self, place: Place) -> _Member[UnitT] | None:
         """Return a process that has worked at the place's device, with what it said meanwhile; None without one."""
