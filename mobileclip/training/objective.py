@@ -197,7 +197,8 @@ class ImageTextObjective(Objective):
         world: the processes that train it together.
 
     Raises:
-        ValueError: see `Objective`, and if the model is a classifier.
+        ValueError: see `Objective`, if the model is a classifier, and if it is to be compiled for several threads of a
+            CPU.
     """
 
     model: DualEncoder
@@ -207,6 +208,13 @@ class ImageTextObjective(Objective):
             raise ValueError(
                 f"{type(spec.loss).__name__} is of image-text models, and the model is a classifier; train it with "
                 "CrossEntropySpec"
+            )
+        if spec.compile is not None and world.device.type == "cpu" and torch.get_num_threads() > 1:
+            # Seen with PyTorch 2.13, 15 numbers too far, behind a text tower with convolutions.
+            raise ValueError(
+                "compile is for GPUs, or for one thread: for several threads of a CPU, PyTorch's compiler makes "
+                "kernels that write beyond the gradient of the token embedding "
+                "(github.com/pytorch/pytorch/issues/191837); leave compile out, or set OMP_NUM_THREADS=1"
             )
         super().__init__(spec, model=model, world=world)
         self._learned_from = self.not_compiled(self._learnable)

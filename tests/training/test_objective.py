@@ -229,6 +229,18 @@ def test_what_is_compiled_trains_alike(compiled, again):
     assert other[2].keys() == plain[2].keys()
 
 
+@pytest.mark.parametrize("compiled", ["towers", "step"])
+def test_no_image_text_model_is_compiled_for_several_threads_of_a_cpu(compiled):
+    """PyTorch's kernels would write where they should not; one thread makes others."""
+    spec, model = training_spec(9, compile=compiled), new_model()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match=r"for several threads of a CPU.*leave compile out, or set OMP_NUM_THR"):
+            ImageTextObjective(spec, model=model, world=World())
+    finally:
+        torch.set_num_threads(1)
+
+
 def relative_error(values, expected):
     """The norm of the difference over the norm."""
     differences = [values[name] - expected[name] for name in expected]
