@@ -19,6 +19,8 @@ DEVICE = "CPU"
 # What the device must be able to do, and what it is asked for then. Without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that, exports in float32 too.
 HINTS = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
+# OpenVINO 2026.4 ends the process while it compiles some text towers for one thread, unless its own fusing is off.
+FUSING = {"SNIPPETS_MODE": "DISABLE"}
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
@@ -27,7 +29,7 @@ def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
     able, hint = HINTS.get(tower["compute"], ("FP32", "f32"))
     if able not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         hint = "f32"
-    compiled = core.compile_model(export.folder / tower["file"], DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+    compiled = core.compile_model(export.folder / tower["file"], DEVICE, {"INFERENCE_PRECISION_HINT": hint, **FUSING})
 
     def encode(inputs: Array) -> Array:
         embeddings: Array = compiled({tower["input_name"]: inputs})[tower["output_name"]].copy()

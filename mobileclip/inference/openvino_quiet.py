@@ -13,6 +13,10 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
+PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
+"""Of compiling for a processor: without OpenVINO's own fusing, which release 2026.4 ends the process in for some
+towers, with one thread or texts of any length; the others take no longer without it, and texts less."""
+
 _TELEMETRY = "openvino_telemetry"
 
 

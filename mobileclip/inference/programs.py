@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision
-from mobileclip.inference.openvino_quiet import converted, import_quietly
+from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
 
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
@@ -72,9 +72,7 @@ def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precis
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        # Its own fusing, which release 2026.4 ends the process in for some towers, with one thread or texts of any
-        # length; the others take no longer without it, and texts less.
-        "SNIPPETS_MODE": "DISABLE",
+        **PROCESSOR_OPTIONS,
     }
     request = core.compile_model(model, _DEVICE, options).create_infer_request()
     # A request computes one batch at a time, and its next embeddings where these are.

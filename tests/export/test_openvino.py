@@ -1,6 +1,7 @@
 """OpenVINO: what its files take and give, read with the runtime itself, and how `open` asks for what was exported."""
 
 import shutil
+import subprocess
 import sys
 
 import attrs
@@ -199,3 +200,18 @@ def test_a_missing_extra_names_its_command(plain, transformers, tmp_path, monkey
     with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[openvino\]'"):
         verify_export(plain)
     assert not (tmp_path / "out").exists()
+
+
+_ON_ONE_CORE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from mobileclip.export import ExportSpec, export_model
+export_model("icons", ExportSpec(out=sys.argv[1], target="openvino", tower="text"))
+"""
+
+
+@pytest.mark.slow
+def test_a_text_tower_is_compiled_for_one_thread(tmp_path):
+    """OpenVINO's own fusing ends the process there, without a word."""
+    done = subprocess.run([sys.executable, "-c", _ON_ONE_CORE, str(tmp_path / "out")], check=False)
+    assert done.returncode == 0

@@ -26,7 +26,7 @@ from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
-from mobileclip.inference.openvino_quiet import converted, import_quietly
+from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -40,6 +40,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
 # not got, a processor with bfloat16 computes everything in that.
 _HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 _WIDEST = "f32"
+_PROCESSOR = "CPU"
 # Where a host that has the model alone finds what to ask for.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 _TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
@@ -119,7 +120,8 @@ class OpenVINOTarget:
             check_cost(tried, path)
         else:
             check_cost(model, path)
-        compiled = core.compile_model(model, place, {"INFERENCE_PRECISION_HINT": hint})
+        options = PROCESSOR_OPTIONS if place == _PROCESSOR else {}
+        compiled = core.compile_model(model, place, {"INFERENCE_PRECISION_HINT": hint, **options})
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             # The runtime writes the next outputs where these are.
