@@ -218,7 +218,6 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
     # The file is given as a stream, without a name: nothing in it can make FFmpeg open another file, or an address.
     return av.open(
         file,
-        mode="r",
         format=kind.name,
         options={"protocol_whitelist": "", "format_whitelist": kind.name, "codec_whitelist": ",".join(DECODERS)},
         metadata_errors="replace",

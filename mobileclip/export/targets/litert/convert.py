@@ -90,7 +90,7 @@ def _run(command: list[str]) -> None:
     """
     python = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
     except OSError as error:
         raise ValueError(
             f"--converter {python} cannot be run ({error.strerror}); it is the Python of an environment with "
