@@ -128,6 +128,11 @@ class TowerFile:
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
+    def takes_any_size(self) -> bool:
+        """Whether pictures come in as they were decoded."""
+        return None in self.input_shape[1:]
+
+    @property
     def outputs(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of all outputs by name, in order."""
         return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}

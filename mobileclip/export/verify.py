@@ -81,7 +81,7 @@ def run_tower(
     else:
         inputs = inputs.to(getattr(torch, tower.input_dtype))
     run = target.open(folder / tower.file, tower)
-    if contract.image is not None and tower.input_shape[1:] == (3, None, None):
+    if contract.image is not None and tower.takes_any_size:
         check_resizing(run, measured.inputs["image"], contract.image.input, folder / tower.file)
     batch = tower.input_shape[0] or EXAMPLE_BATCH
     parts = torch.split(inputs, batch)

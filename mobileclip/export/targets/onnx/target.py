@@ -136,7 +136,7 @@ class OnnxTarget:
         data = read_onnx(path)
         graph = without_weights(parse_onnx(data, path))
         checked: set[tuple[int, ...]] = set()
-        if None not in tower.input_shape[1:]:
+        if not tower.takes_any_size:
             check_cost(graph, [side or EXAMPLE_BATCH for side in tower.input_shape], path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
@@ -152,7 +152,7 @@ class OnnxTarget:
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             shape = tuple(inputs.shape)
             # How large a picture is that may have any size, only the picture says.
-            if None in tower.input_shape[1:] and shape not in checked:
+            if tower.takes_any_size and shape not in checked:
                 check_cost(graph, shape, path)
                 checked.add(shape)
             outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
