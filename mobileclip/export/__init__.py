@@ -9,10 +9,10 @@ from mobileclip.export.layouts import Layout, layouts
 from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.running import load_export
-from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import verify_export
+from mobileclip.inference.samples import Samples, bundled_samples
 
 __all__ = [
     "Contract",

@@ -20,7 +20,6 @@ from mobileclip.export.describing import contract_of, origin_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.measured import Measured, measure_model, towers_of
-from mobileclip.export.samples import Samples, bundled_samples
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import require_able
@@ -28,6 +27,7 @@ from mobileclip.export.verify import report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.loading import holds_weights
+from mobileclip.inference.samples import Samples, bundled_samples
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256

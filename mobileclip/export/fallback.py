@@ -12,8 +12,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.weights import is_grouped, rounded_to
+from mobileclip.export.weights import rounded_to
 from mobileclip.hardware.precision import WEIGHT_PRECISIONS, Precision
+from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -86,11 +87,6 @@ def fallbacks(
         worst = affected[: math.ceil(part * len(affected))]
         most = f"{named}, and {share} of the others" if named else f"{share} of the layers"
         yield Fallback(name=f"{most}: those that lose most", layers=kept | frozenset(worst))
-
-
-def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the convolutions and linear layers of a tower by name, in the order in which they compute."""
-    return [(name, module) for name, module in encoder.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
 
 def stored_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -19,8 +19,8 @@ from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
 from mobileclip.export.graph import TowerExport, input_of
 from mobileclip.export.parity import CONSTANT, spread_of
-from mobileclip.export.samples import Samples
 from mobileclip.export.spec import Tower
+from mobileclip.inference.samples import Samples
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
 

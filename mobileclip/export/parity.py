@@ -12,20 +12,12 @@ from torch import Tensor
 from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import Tower
 from mobileclip.hardware.precision import Precision
+from mobileclip.inference.measuring import LEAST_AGREEMENT, LEAST_COSINE, first_results
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
-LEAST_COSINE: dict[Precision, float] = {
-    "float32": 0.99999,
-    "float16": 0.9995,
-    "bfloat16": 0.9995,
-    "int8": 0.98,
-    "int8-weights": 0.99,
-    "int4-weights": 0.98,
-}
 RANKING_GATE = "ranking agreement"
 CLASSES = "classes"
-LEAST_AGREEMENT = 0.99
 # Cosines do not see lengths. Rounding moves them by less than this; a lost normalisation, or a lost factor, by more.
 MOST_LENGTH_ERROR: dict[Precision, float] = {
     "float32": 1e-3,
@@ -209,7 +201,10 @@ def compare_rankings(
         pairs = [(tower, tower) for tower in both]
         kind = "neighbours"
     same = torch.cat(
-        [_first(both[one], both[other]) == _first(reference[one], reference[other]) for one, other in pairs]
+        [
+            first_results(both[one], both[other]) == first_results(reference[one], reference[other])
+            for one, other in pairs
+        ]
     )
     return Ranking(kind=kind, num_queries=len(same), agreement=float(same.double().mean()))
 
@@ -273,12 +268,3 @@ def spread_of(embeddings: Tensor) -> float:
     """
     unit = torch.nn.functional.normalize(embeddings, dim=1)
     return max(0.0, 1.0 - math.sqrt(float(unit.mean(dim=0).square().sum())))
-
-
-def _first(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the index of the key of the highest cosine for each query; of one set, without the query itself."""
-    one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
-    similarity = one @ other.T
-    if queries is keys:
-        similarity.fill_diagonal_(-torch.inf)
-    return similarity.argmax(dim=1)

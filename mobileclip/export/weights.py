@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.hardware.precision import Precision
+from mobileclip.inference.layers import is_grouped
 
 Bits = Literal[8, 4]
 BLOCK = 32
@@ -90,8 +91,3 @@ def bits_of(layer: nn.Module, precision: Precision, *, is_kept: bool) -> Bits | 
         return None
     columns = cast("Tensor", layer.weight)[0].numel()
     return 8 if is_kept or columns % BLOCK else 4
-
-
-def is_grouped(layer: nn.Module) -> bool:
-    """Return whether a layer is a convolution in several groups."""
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1

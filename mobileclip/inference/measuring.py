@@ -10,6 +10,20 @@ import torch
 from torch import Tensor
 
 from mobileclip.hardware.devices import in_float64
+from mobileclip.hardware.precision import Precision
+
+LEAST_COSINE: dict[Precision, float] = {
+    "float32": 0.99999,
+    "float16": 0.9995,
+    "bfloat16": 0.9995,
+    "int8": 0.98,
+    "int8-weights": 0.99,
+    "int4-weights": 0.98,
+}
+"""Of any embedding with the model's own in float32."""
+
+LEAST_AGREEMENT = 0.99
+"""Part of the queries that have the same first result as in float32."""
 
 # Milliseconds.
 _SHORT = 500
@@ -72,3 +86,12 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
     """Return the largest norm of an embedding's difference over the norm of the expected one."""
     difference = (in_float64(embeddings) - in_float64(expected)).norm(dim=-1)
     return float((difference / in_float64(expected).norm(dim=-1)).max())
+
+
+def first_results(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the index of the key of the highest cosine for each query; of one set, without the query itself."""
+    one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
+    similarity = one @ other.T
+    if queries is keys:
+        similarity.fill_diagonal_(-torch.inf)
+    return similarity.argmax(dim=1)

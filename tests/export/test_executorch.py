@@ -23,13 +23,14 @@ from mobileclip.export import (
 )
 from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.describing import tower_file
-from mobileclip.export.fallback import Fallback, weighted_layers
+from mobileclip.export.fallback import Fallback
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets import targets
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.export.targets.executorch.pte import read_pte
 from mobileclip.inference.forms import with_one_token
+from mobileclip.inference.layers import weighted_layers
+from mobileclip.inference.measuring import LEAST_COSINE
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from tests.export.models import MCI, PIXELS, SHALLOW, TOKENS, pixels, seeing

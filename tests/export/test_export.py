@@ -18,8 +18,8 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.describing import origin_of
 from mobileclip.export.export import tower_export
-from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
+from mobileclip.inference.layers import weighted_layers
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files.weights import weights_sha256
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels

@@ -6,10 +6,10 @@ import tokenizers
 import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.parity import LEAST_COSINE
 from mobileclip.export.targets.coreml.mil import read_program
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2 import register_operations
+from mobileclip.inference.measuring import LEAST_COSINE
 from mobileclip.inference.openvino_quiet import import_quietly
 from tests.export.litert import converter
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens

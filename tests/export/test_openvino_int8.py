@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.fallback import weighted_layers
 from mobileclip.export.targets import targets
+from mobileclip.inference.layers import weighted_layers
 from mobileclip.inference.openvino_quiet import import_quietly
 from tests.export.models import few_samples, int8_export
 

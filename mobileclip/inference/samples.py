@@ -1,4 +1,4 @@
-"""Pictures and captions that an export is compared with its model on."""
+"""Pictures and captions that another form of a model is compared with the model on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Samples:
 
 def bundled_samples() -> Samples:
     """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
-    folder = resources.files("mobileclip.export") / _FOLDER
+    folder = resources.files("mobileclip.inference") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
         name="bundled",
