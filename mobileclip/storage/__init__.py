@@ -6,32 +6,20 @@ need no further package; other addresses are opened by fsspec and what it needs 
 Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 
+from mobileclip.storage.addresses import AnyPath, check_address, file_name, is_remote, is_same, is_web, join, local_path
 from mobileclip.storage.atomic import atomic_folder, atomic_path
 from mobileclip.storage.backend import StorageError, is_transient
 from mobileclip.storage.cache import FileCache
 from mobileclip.storage.content import content_hash, content_hashes
 from mobileclip.storage.exclusive import LOCK, exclusive
-from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
-from mobileclip.storage.outputs import require_output, require_output_folder
-from mobileclip.storage.paths import (
-    AnyPath,
+from mobileclip.storage.files import (
     atomic_file,
     atomic_write,
-    check_address,
     exists,
-    file_name,
     file_version,
-    find_files,
-    find_sizes,
     fingerprint,
     is_directory,
-    is_remote,
-    is_same,
-    is_web,
-    join,
-    list_files,
     local_copy,
-    local_path,
     make_directory,
     make_directory_of,
     move,
@@ -43,6 +31,9 @@ from mobileclip.storage.paths import (
     write_text,
     write_text_if,
 )
+from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
+from mobileclip.storage.listing import find_files, find_sizes, list_files
+from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [

@@ -57,6 +57,11 @@ class Info:
     version: str
     mark: str = ""
 
+    @property
+    def fingerprint(self) -> str:
+        """A short text that changes when the file is changed, as far as the store knows."""
+        return f"{self.size}-{self.version}"
+
 
 class ByteStream(Protocol):
     """What a store opens."""

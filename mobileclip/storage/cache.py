@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 import attrs
 from attrs import validators
 
-from mobileclip.storage.paths import is_remote, open_read
+from mobileclip.storage.addresses import is_remote
+from mobileclip.storage.files import open_read
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:

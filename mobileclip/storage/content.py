@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from mobileclip.storage.paths import AnyPath, file_info, is_remote, local_path, open_read
+from mobileclip.storage.addresses import AnyPath, is_remote, local_path
+from mobileclip.storage.files import file_info, open_read
 
 # Reading goes on beside hashing, and neither gains from more.
 _MOST_THREADS = 8

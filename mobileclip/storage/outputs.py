@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from mobileclip.storage.paths import AnyPath, is_remote, local_path
+from mobileclip.storage.addresses import AnyPath, is_remote, local_path
 
 _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 

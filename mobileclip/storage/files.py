@@ -1,68 +1,23 @@
-"""The operations, on local paths and remote addresses alike."""
+"""The operations on a file, on local paths and remote addresses alike."""
 
 from __future__ import annotations
 
 import io
 import os
-import posixpath
-import re
 import shutil
 import tempfile
-import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
 from mobileclip.storage.atomic import atomic_path, move_into_place
-from mobileclip.storage.backend import Backend, Info, RemoteStream, attempt
+from mobileclip.storage.backend import Info, RemoteStream, attempt
 from mobileclip.storage.printable import without_secrets
 
-AnyPath = str | os.PathLike[str]
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_WEB = ("http", "https")
 _BUFFER_BYTES = 2**20
 _PIECE_BYTES = 2**22
-
-
-def is_remote(path: AnyPath) -> bool:
-    """Return whether `path` is an address, such as `s3://bucket/key`; `file://` ones are local."""
-    return _scheme(path) not in ("", "file")
-
-
-def is_web(path: AnyPath) -> bool:
-    """Return whether `path` is an address of a web server, which lists nothing."""
-    return _scheme(path) in _WEB
-
-
-def check_address(path: AnyPath) -> None:
-    """Make sure that addresses of this kind can be opened here; nothing is connected to.
-
-    Raises:
-        ValueError: if nothing knows the kind, or a package is missing; the message says what to install.
-    """
-    if is_remote(path):
-        _backend(path).check(os.fspath(path))
-
-
-def local_path(path: AnyPath) -> Path:
-    """Return a local path, also where it is written as `file://`."""
-    text = os.fspath(path)
-    return Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path) if _scheme(text) == "file" else text)
-
-
-def join(base: AnyPath, name: str) -> str:
-    """Return the path of a file below a directory."""
-    return f"{os.fspath(base).rstrip('/')}/{name.lstrip('/')}" if is_remote(base) else str(local_path(base) / name)
-
-
-def file_name(path: AnyPath) -> str:
-    """Return the last part of a path, without the query of a web address."""
-    text = os.fspath(path)
-    if is_web(text):
-        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
-    return posixpath.basename(text)
 
 
 @contextmanager
@@ -83,7 +38,7 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[
         with local_path(path).open("rb") as stream:
             yield stream
         return
-    raw = RemoteStream(_backend(path), os.fspath(path), num_attempts)
+    raw = RemoteStream(backend_of(path), os.fspath(path), num_attempts)
     with io.BufferedReader(raw, _BUFFER_BYTES) as reader:
         yield reader
 
@@ -128,15 +83,8 @@ def exists(path: AnyPath) -> bool:
 def is_directory(path: AnyPath) -> bool:
     """Return whether there is a directory; on a store without any, whether something lies below."""
     if is_remote(path):
-        return attempt(lambda: _backend(path).is_directory(os.fspath(path)))
+        return attempt(lambda: backend_of(path).is_directory(os.fspath(path)))
     return local_path(path).is_dir()
-
-
-def is_same(one: AnyPath, other: AnyPath) -> bool:
-    """Return whether two names mean the same place, links followed; nothing need be there."""
-    if is_remote(one) or is_remote(other):
-        return os.fspath(one) == os.fspath(other)
-    return local_path(one).resolve() == local_path(other).resolve()
 
 
 def size(path: AnyPath) -> int | None:
@@ -156,57 +104,7 @@ def fingerprint(path: AnyPath) -> str:
     Raises:
         OSError: if there is no such file, or its store cannot be reached.
     """
-    return _print(file_info(path))
-
-
-def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
-    """Return the paths of the files in a directory, sorted; none where there is no such directory.
-
-    Args:
-        directory: path or address.
-        suffix: of the files' names.
-        recursive: with those in the directories below.
-
-    Raises:
-        OSError: if it cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
-    """
-    names = sorted(name for name in find_files(directory, recursive=recursive) if name.endswith(suffix))
-    return tuple(join(directory, name) for name in names)
-
-
-def find_files(
-    directory: AnyPath, *, recursive: bool = True, passed_over: Callable[[str, str], None] | None = None
-) -> dict[str, str]:
-    """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
-
-    Args:
-        directory: path or address.
-        recursive: with those in the directories below; links to directories are not followed.
-        passed_over: called with the name of everything else that is there, and with what it is: `linked_folder`,
-            `broken_link` or `special_file`.
-
-    Raises:
-        OSError: if it cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
-    """
-    found = _find(directory, passed_over, recursive=recursive)
-    return {name: _print(info) for name, info in found.items()}
-
-
-def find_sizes(directory: AnyPath) -> dict[str, int | None]:
-    """Return the bytes of the files that lie in a directory itself, by name; None where a store does not say.
-
-    A store is asked once for a thousand files, or how many it lists at once.
-
-    Args:
-        directory: path or address.
-
-    Raises:
-        OSError: if it cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
-    """
-    return {name: info.size for name, info in _find(directory, None, recursive=False).items()}
+    return file_info(path).fingerprint
 
 
 def make_directory(path: AnyPath) -> None:
@@ -226,7 +124,7 @@ def remove(path: AnyPath) -> None:
     if not is_remote(path):
         local_path(path).unlink(missing_ok=True)
     elif exists(path):
-        attempt(lambda: _backend(path).remove(os.fspath(path)))
+        attempt(lambda: backend_of(path).remove(os.fspath(path)))
 
 
 @contextmanager
@@ -262,7 +160,7 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
         with atomic_path(local_path(path)) as temporary:
             yield temporary
         return
-    backend, address = _backend(path), os.fspath(path)
+    backend, address = backend_of(path), os.fspath(path)
     backend.check(address, write=True)
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         spool = Path(folder) / "upload"
@@ -301,7 +199,7 @@ def rename(source: AnyPath, name: str) -> str:
     if not is_remote(source):
         return str(local_path(source).replace(local_path(source).with_name(name)))
     target = join(os.fspath(source).rpartition("/")[0], name)
-    attempt(lambda: _backend(source).rename(os.fspath(source), target))
+    attempt(lambda: backend_of(source).rename(os.fspath(source), target))
     return target
 
 
@@ -331,7 +229,7 @@ def write_text_if(address: AnyPath, text: str, version: str | None) -> bool:
         OSError: if the store cannot be reached.
     """
     # One call alone: it may have been heeded though the answer was lost, and a second one would be refused then.
-    return _backend(address).write_if(os.fspath(address), text.encode(), version)
+    return backend_of(address).write_if(os.fspath(address), text.encode(), version)
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -353,25 +251,10 @@ def move(source: Path, target: AnyPath) -> None:
     if not is_remote(target):
         move_into_place(source, local_path(target))
         return
-    backend, address = _backend(target), os.fspath(target)
+    backend, address = backend_of(target), os.fspath(target)
     backend.check(address, write=True)
     attempt(lambda: backend.upload(str(source), address))
     source.unlink()
-
-
-def _scheme(path: AnyPath) -> str:
-    found = _SCHEME.match(os.fspath(path))
-    return found[1].lower() if found else ""
-
-
-def _backend(path: AnyPath) -> Backend:
-    if is_web(path):
-        from mobileclip.storage.web import WebBackend
-
-        return WebBackend()
-    from mobileclip.storage.remote import FsspecBackend
-
-    return FsspecBackend()
 
 
 def file_info(path: AnyPath) -> Info:
@@ -381,51 +264,8 @@ def file_info(path: AnyPath) -> Info:
         OSError: if there is no such file, or its store cannot be reached.
     """
     if is_remote(path):
-        return attempt(lambda: _backend(path).info(os.fspath(path)))
+        return attempt(lambda: backend_of(path).info(os.fspath(path)))
     status = local_path(path).stat()
     if local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a directory")
     return Info(size=status.st_size, version=str(status.st_mtime_ns))
-
-
-def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> dict[str, Info]:
-    if is_remote(directory):
-        return attempt(lambda: _backend(directory).find(os.fspath(directory), recursive=recursive))
-    top = local_path(directory)
-    return dict(_walk(top, passed_over, recursive=recursive)) if top.is_dir() else {}
-
-
-def _print(info: Info) -> str:
-    return f"{info.size}-{info.version}"
-
-
-def _walk(top: Path, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> Iterator[tuple[str, Info]]:
-    waiting = [(top, "")]
-    while waiting:
-        directory, prefix = waiting.pop()
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = f"{prefix}{entry.name}"
-                kind = _kind(entry)
-                if kind == "folder":
-                    if recursive:
-                        waiting.append((Path(entry.path), f"{name}/"))
-                elif kind == "file":
-                    status = entry.stat()
-                    yield name, Info(size=status.st_size, version=str(status.st_mtime_ns))
-                elif passed_over is not None:
-                    passed_over(name, kind)
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            return "folder"
-        if entry.is_file():
-            return "file"
-        if not entry.is_symlink():
-            return "special_file"
-        return "linked_folder" if entry.is_dir() else "special_file" if Path(entry.path).exists() else "broken_link"
-    except OSError:
-        # A link to itself.
-        return "broken_link"
