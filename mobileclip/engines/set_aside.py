@@ -43,9 +43,7 @@ def read_set_aside(output: AnyPath) -> tuple[SetAside, ...]:
         ValueError: if the list is damaged.
     """
     path = storage.join(output, SET_ASIDE)
-    if not storage.exists(path):
-        return ()
-    lines = storage.read_bytes(path, limit=_MAX_BYTES).splitlines()
+    lines = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").splitlines()
     try:
         return tuple(from_json(line.decode(), SetAside) for line in lines)
     except ValueError as error:

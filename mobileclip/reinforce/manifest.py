@@ -125,9 +125,7 @@ class Manifest:
 
 def _read(path: str) -> tuple[dict[str, ShardEntry], int | None]:
     """Return what stands in a file, and how many of its bytes are whole lines where the last one is not."""
-    if not storage.exists(path):
-        return {}, None
-    text = storage.read_bytes(path, limit=_MAX_BYTES)
+    text = storage.read_if_there(path, limit=_MAX_BYTES) or b""
     *lines, torn = text.split(b"\n")
     entries = {}
     for number, line in enumerate(lines, 1):

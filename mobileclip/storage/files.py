@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ from mobileclip.storage.printable import without_secrets
 
 _BUFFER_BYTES = 2**20
 _PIECE_BYTES = 2**22
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @contextmanager
@@ -67,6 +68,23 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
     return b"".join(pieces)
 
 
+def read_if_there(path: AnyPath, *, limit: int) -> bytes | None:
+    """Return the content of a file, or None where there is none; a directory is none.
+
+    Args:
+        path: path or address.
+        limit: bytes; a larger file is refused before more than that is read.
+
+    Raises:
+        OSError: if the file cannot be read, or is larger.
+        ValueError: if nothing knows the address, or a package is missing.
+    """
+    try:
+        return read_bytes(path, limit=limit)
+    except _NO_FILE:
+        return None
+
+
 def exists(path: AnyPath) -> bool:
     """Return whether there is a file; a directory is none.
 
@@ -75,7 +93,7 @@ def exists(path: AnyPath) -> bool:
     """
     try:
         file_info(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except _NO_FILE:
         return False
     return True
 
@@ -123,7 +141,8 @@ def remove(path: AnyPath) -> None:
     """Remove a file; it may be missing."""
     if not is_remote(path):
         local_path(path).unlink(missing_ok=True)
-    elif exists(path):
+        return
+    with suppress(FileNotFoundError):
         attempt(lambda: backend_of(path).remove(os.fspath(path)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from mobileclip.storage import AnyPath, exists, join, read_bytes
+from mobileclip.storage import AnyPath, join, read_if_there
 from mobileclip.strict import parse_json
 from mobileclip.training.metrics import read_metrics
 
@@ -79,9 +79,10 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
 def _choices(folder: AnyPath) -> dict[str, str]:
     """Return what a run chose, by dotted names."""
     path = join(folder, "run.json")
-    if not exists(path):
+    content = read_if_there(path, limit=_MAX_SPEC_BYTES)
+    if content is None:
         raise ValueError(f"{folder} is no output of a training: it has no run.json")
-    return dict(_flat(parse_json(read_bytes(path, limit=_MAX_SPEC_BYTES)), ""))
+    return dict(_flat(parse_json(content), ""))
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:

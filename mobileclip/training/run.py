@@ -216,10 +216,11 @@ def _claim(spec: AnyRunSpec, output: storage.AnyPath) -> None:
     """Mark the folder as this run's, or refuse one that holds another."""
     path = storage.join(output, SPEC)
     with nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output)):
-        if not storage.exists(path):
+        content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
+        if content is None:
             storage.write_text(path, to_json(spec, indent=1) + "\n")
             return
-        there = from_json(storage.read_bytes(path, limit=_MAX_SPEC_BYTES).decode(), type(spec))
+        there = from_json(content.decode(), type(spec))
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(

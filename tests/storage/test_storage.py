@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.storage import StorageError, StoreLimits
 from tests.stores import s3_server, web_server
@@ -63,6 +64,16 @@ def base(request, tmp_path):
 def write(path, data=DATA):
     with storage.atomic_write(path) as stream:
         stream.write(data)
+
+
+def test_removing_and_a_first_look_ask_a_store_as_little_as_can_be():
+    with object_store() as store:
+        storage.remove("s3://data/nothing")
+        assert store.requests == {"DELETE": 1}
+        write("s3://data/a.bin")
+        store.requests.clear()
+        assert storage.read_if_there("s3://data/a.bin", limit=2**24) == DATA
+        assert store.requests == {"HEAD": 1, "GET": 1}
 
 
 class TestFilesByPath:
@@ -236,6 +247,16 @@ class TestEveryStore:
         storage.remove(path)
         assert not storage.exists(path)
         storage.remove(path)
+
+    def test_reading_what_may_be_missing(self, base):
+        path = storage.join(base, "below/a.bin")
+        assert storage.read_if_there(path, limit=9) is None
+        storage.make_directory_of(path)
+        write(path, b"content")
+        assert storage.read_if_there(path, limit=9) == b"content"
+        assert storage.read_if_there(storage.join(base, "below"), limit=9) is None
+        with pytest.raises(OSError, match="more than 6 bytes"):
+            storage.read_if_there(path, limit=6)
 
     @pytest.mark.parametrize(
         "call", [storage.size, storage.fingerprint, lambda path: storage.read_bytes(path, limit=9)]

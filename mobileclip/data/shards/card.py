@@ -212,10 +212,11 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
         ValueError: if it cannot be read.
     """
     path = storage.join(os.fspath(directory), CARD)
-    if not storage.exists(path):
+    content = storage.read_if_there(path, limit=_MAX_BYTES)
+    if content is None:
         return None
     try:
-        return from_json(storage.read_bytes(path, limit=_MAX_BYTES).decode(), ReinforcementCard)
+        return from_json(content.decode(), ReinforcementCard)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 

@@ -67,10 +67,11 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
         ValueError: if it cannot be read, or holds something else.
     """
     path = storage.join(os.fspath(folder), SIZES)
-    if not storage.exists(path):
-        return None
     try:
-        sizes = parse_json(storage.read_bytes(path, limit=_MAX_BYTES).decode())
+        content = storage.read_if_there(path, limit=_MAX_BYTES)
+        if content is None:
+            return None
+        sizes = parse_json(content.decode())
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
@@ -102,13 +103,12 @@ def _said(folder: str) -> Mapping[str, int]:
     sizes = read_sizes(folder)
     if sizes is not None:
         return sizes
-    path = storage.join(folder, MANIFEST)
-    return _in_manifest(path) if storage.exists(path) else {}
+    return _in_manifest(storage.join(folder, MANIFEST))
 
 
 def _in_manifest(path: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    *lines, _ = storage.read_bytes(path, limit=_MAX_BYTES).split(b"\n")
+    *lines, _ = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             entry = parse_json(line.decode())
