@@ -18,11 +18,14 @@ from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.storage import require_output, require_output_folder
 from mobileclip.terminal import say, say_json
+from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, Condition, IndexOptions, IndexReport, Match, ModelSource
 
 _MOST_WORKERS = 16
+# Columns of a terminal.
+_THUMBNAIL = 32
 
 IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
 
@@ -121,6 +124,7 @@ def search(
     without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT...")] = (),
     where: Annotated[tuple[str, ...], arg(metavar="CONDITION...")] = (),
     k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10,
+    thumbnails: bool = False,
     sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
     device: Device = "auto",
@@ -143,6 +147,7 @@ def search(
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
             >= and ~, which finds a text within a text.
         k: how many, at most.
+        thumbnails: show the pictures in the terminal, in blocks of colour.
         sheet: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
         device: where to compute; see mobileclip index.
@@ -158,9 +163,19 @@ def search(
     require_sheet(sheet, overwrite=overwrite)
     if sheet is not None and query is None and not image:
         raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
+    if thumbnails and (as_json or not can_show_pictures()):
+        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --sheet FILE.png draws a file")
     collection = _opened(index_folder or newest_index(), device)
     ask = partial(
-        _answer, collection, image=image, without=without, where=conditions, k=k, sheet=sheet, as_json=as_json
+        _answer,
+        collection,
+        image=image,
+        without=without,
+        where=conditions,
+        k=k,
+        thumbnails=thumbnails,
+        sheet=sheet,
+        as_json=as_json,
     )
     if query is not None or image:
         ask(query)
@@ -303,19 +318,24 @@ def _answer(
     without: tuple[str, ...],
     where: Sequence[Condition],
     k: int,
+    thumbnails: bool,
     sheet: Path | None,
     as_json: bool,
 ) -> None:
     """Print what one query finds."""
+    from mobileclip.collections.pictures import small_pictures
+
     texts = () if query is None else (query,)
     matches = collection.search(texts, image=image, without=without, where=where, k=k)
+    lines = [f"{match.score:6.3f}  {match.name}" for match in matches]
     if as_json:
         say_json([match.known() for match in matches])
+    elif not matches:
+        say("nothing was found", error=True)
+    elif thumbnails:
+        show_pictures(zip(small_pictures(matches, _THUMBNAIL), lines, strict=True))
     else:
-        for match in matches:
-            say(f"{match.score:6.3f}  {match.name}")
-        if not matches:
-            say("nothing was found", error=True)
+        say("\n".join(lines))
     if sheet is not None:
         _draw(sheet, " and ".join((*texts, *image)), matches)
 

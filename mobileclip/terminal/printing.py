@@ -61,9 +61,14 @@ def print_table(*parts: Any, min_width: int = 100) -> None:
         parts: one after another.
         min_width: columns that a narrower terminal, or none, is taken to have: a table that is cut says nothing.
     """
-    output = _console_class()(markup=False, emoji=False, highlight=False)
+    output = output_console()
     output.width = max(output.width, min_width)
     output.print(*parts, sep="\n")
+
+
+def output_console() -> Console:
+    """Return standard output as a console."""
+    return _console_class()(markup=False, emoji=False, highlight=False)
 
 
 def get_logger(name: str) -> logging.Logger:

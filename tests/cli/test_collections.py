@@ -164,6 +164,28 @@ def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
     assert len(Collection.open("made")) == 4
 
 
+def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
+    Image.new("RGB", (90, 30), (200, 30, 40)).save(photos / "\x1b[2Jred.png")
+    (photos / "3.png").unlink()
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    (photos / "2.png").unlink()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("COLUMNS", "300")
+    status, out, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails")
+    assert (status, err) == (0, "")
+    # 32 x 11 pixels: two of them in every character, but for the last line.
+    assert (out.count("38;2;200;30;40"), out.count("48;2;200;30;40")) == (6 * 32, 5 * 32)
+    assert "\x1b[2J" not in out
+    assert "\\x1b[2Jred.png" in out
+    lines = [line for line in out.splitlines() if "▀" in line]
+    assert max(line.count("▀") for line in lines) == 32
+    assert "2.png" in out, "a picture that is gone is named"
+    status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
+    assert status == 2
+    assert "--sheet FILE.png draws a file" in err
+
+
 def test_slips_are_told_at_once(capsys, photos, telling_file):
     (photos.parent / "full").mkdir()
     (photos.parent / "full" / "mine.txt").write_text("mine")
@@ -177,6 +199,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
         (("search", "--sheet", "a.png"), "--sheet draws what one query finds"),
         (("search", "a cat", "--sheet", "a.txt"), "must end with .png or .jpg"),
+        (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),
         (("index", "lost"), "lost; expected pictures"),
         (("index", "photos", "-i", "full", "-c", telling_file), "full holds other files and no manifest.json"),

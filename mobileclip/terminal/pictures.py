@@ -1,0 +1,59 @@
+"""Pictures on a terminal, two pixels to a character."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mobileclip.terminal.printing import output_console
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.text import Text
+
+# The upper half of a character's cell, in the colour of the letters above that of the paper.
+_UPPER_HALF = "▀"
+
+
+def can_show_pictures() -> bool:
+    """Return whether standard output is a terminal with colours that can show half blocks."""
+    console = output_console()
+    return console.color_system is not None and console.encoding.startswith("utf")
+
+
+def show_pictures(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
+    """Print pictures on standard output, each with a text on its right.
+
+    Args:
+        rows: RGB pictures, a column of the terminal for each pixel of their width and a line for two of their height,
+            and what is said of them; None for a picture that is not there.
+    """
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for picture, text in rows:
+        table.add_row("" if picture is None else _half_blocks(picture), text)
+    output_console().print(table)
+
+
+def _half_blocks(picture: Image.Image) -> Text:
+    from rich.style import Style
+    from rich.text import Text
+
+    text = Text(no_wrap=True)
+    for y in range(0, picture.height, 2):
+        if y:
+            text.append("\n")
+        for x in range(picture.width):
+            upper = _colour(picture, x, y)
+            lower = _colour(picture, x, y + 1) if y + 1 < picture.height else None
+            text.append(_UPPER_HALF, Style(color=upper, bgcolor=lower))
+    return text
+
+
+def _colour(picture: Image.Image, x: int, y: int) -> str:
+    pixel = picture.getpixel((x, y))
+    assert isinstance(pixel, tuple), "the picture has three channels"
+    return "#{:02x}{:02x}{:02x}".format(*pixel)
