@@ -9,18 +9,21 @@ Result:    processor time of a photograph of 3 megapixels, decoded and encoded a
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import attrs
 import numpy as np
 import pyarrow as pa
 import torch
 from attrs import validators
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.command_line import empty_table, main
@@ -39,6 +42,9 @@ from mobileclip.terminal import print_table, say
 
 _QUALITY = 88
 _NOISE = 4.0
+_DIM = 512
+# Vectors that are drawn at once.
+_DRAWN = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +52,7 @@ class CollectionBenchSpec:
     """What to measure.
 
     Args:
+        part: what is measured.
         model: whose architecture encodes; its weights are random, which takes the same time.
         num_pictures: photographs, which are cut from those of the package.
         width: of a photograph in pixels; it is three quarters as high.
@@ -55,6 +62,7 @@ class CollectionBenchSpec:
         seed: of all that is drawn.
     """
 
+    part: Literal["all", "indexing", "search"] = "all"
     model: str = "mobileclip_s0"
     num_pictures: int = attrs.field(default=240, validator=validators.gt(1))
     width: int = attrs.field(default=2048, validator=validators.ge(64))
@@ -95,7 +103,7 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
     paths = draw_photographs(folder / "photos", spec)
     clip, identity = load_identified(None, checkpoint)
     contents = [path.read_bytes() for path in paths]
-    pixels: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
+    pixels: list[NDArray[np.uint8]] = []
     found = scan([str(folder / "photos")])
     options = IndexOptions(show_progress=False)
     fast = quickened(clip, [*found.files.values()], len(paths), precision=options.precision, show_progress=False)
@@ -122,19 +130,18 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
 def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
     """Return milliseconds of a search for ten pictures, the graph's recall, and the seconds that making it took."""
     draw = np.random.default_rng(spec.seed)
-    dim = 512
-    centres = draw.normal(size=(spec.num_centres, dim)).astype(np.float32)
-    rows = centres[draw.integers(0, len(centres), spec.num_vectors)]
-    rows += draw.normal(size=rows.shape).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    ids = np.arange(len(rows))
-    snapshot = Snapshot(table=pa.table({"id": ids}), vectors=rows.astype(np.float16), ids=ids, num_unreadable=0)
-    queries = rows[draw.integers(0, len(rows), spec.num_queries)] + 0.02 * draw.normal(size=(spec.num_queries, dim))
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    vectors = draw_vectors(draw, spec)
+    ids = np.arange(len(vectors))
+    snapshot = Snapshot(table=pa.table({"id": ids}), vectors=vectors, ids=ids, num_unreadable=0)
+    chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
+    queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
     start = time.process_time()
     renew_graph(folder, snapshot, show_progress=True)
     results = {"seconds of making the graph": time.process_time() - start}
+    before = _resident_bytes()
     graph = open_graph(folder, snapshot)
+    results["GB of the vectors"] = vectors.nbytes / 1e9
+    results["GB of the graph, opened"] = (_resident_bytes() - before) / 1e9
     exact, exact_ms = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
     results["ms, all compared"] = exact_ms
     if isinstance(graph, NeighbourGraph):
@@ -144,11 +151,31 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
     return results
 
 
+def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArray[np.float16]:
+    """Return vectors of unit length around centres."""
+    centres = draw.standard_normal((spec.num_centres, _DIM), dtype=np.float32)
+    vectors = np.empty((spec.num_vectors, _DIM), np.float16)
+    for start in range(0, len(vectors), _DRAWN):
+        part = vectors[start : start + _DRAWN]
+        noise = draw.standard_normal(part.shape, dtype=np.float32)
+        part[:] = unit_rows(centres[draw.integers(0, len(centres), len(part))] + noise)
+    return vectors
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows, each divided by its length."""
+    lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / lengths
+
+
+def _resident_bytes() -> int:
+    """Return the memory that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
 def _searched(
-    search: Callable[
-        [np.ndarray[tuple[int, ...], np.dtype[np.float32]]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-    ],
-    queries: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    search: Callable[[NDArray[np.float32]], NDArray[np.int64]], queries: NDArray[np.float32]
 ) -> tuple[list[list[int]], float]:
     """Return what each query finds, and the median of the milliseconds of processor time."""
     found, seconds = [], []
@@ -169,15 +196,20 @@ def run(spec: CollectionBenchSpec) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        costs = measure_indexing(Path(name), spec)
-        table = empty_table(("a photograph", "ms of processor time"), texts=("a photograph",))
-        for way, milliseconds in costs.items():
-            table.add_row(way, f"{milliseconds:.1f}")
-        print_table(table)
-        say(f"index over its parts: {costs['index'] / (costs['decode'] + costs['encode']):.2f}")
-        say(f"embed over index: {costs['embed'] / costs['index']:.2f}")
-        for what, value in measure_search(Path(name), spec).items():
-            say(f"{what}: {value:.3g}")
+        if spec.part != "search":
+            _print_costs(measure_indexing(Path(name), spec))
+        if spec.part != "indexing":
+            for what, value in measure_search(Path(name), spec).items():
+                say(f"{what}: {value:.3g}")
+
+
+def _print_costs(costs: dict[str, float]) -> None:
+    table = empty_table(("a photograph", "ms of processor time"), texts=("a photograph",))
+    for way, milliseconds in costs.items():
+        table.add_row(way, f"{milliseconds:.1f}")
+    print_table(table)
+    say(f"index over its parts: {costs['index'] / (costs['decode'] + costs['encode']):.2f}")
+    say(f"embed over index: {costs['embed'] / costs['index']:.2f}")
 
 
 if __name__ == "__main__":

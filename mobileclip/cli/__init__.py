@@ -16,6 +16,7 @@ from mobileclip.cli import data as data_commands
 from mobileclip.cli import evaluate as evaluate_commands
 from mobileclip.cli import export as export_commands
 from mobileclip.cli import hub as hub_commands
+from mobileclip.cli import indexing as indexing_commands
 from mobileclip.cli import recipes as recipe_commands
 from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
@@ -34,7 +35,8 @@ app.command(recipe_commands.app, name="recipes", help="List the published recipe
 app.command(recipe_commands.runs)
 app.command(models.classify)
 app.command(models.embed)
-app.command(collection_commands.index)
+app.command(indexing_commands.index)
+app.command(indexing_commands.merge)
 app.command(collection_commands.search)
 app.command(collection_commands.dedup)
 app.command(collection_commands.serve)

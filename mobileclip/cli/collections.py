@@ -1,118 +1,28 @@
-"""`mobileclip index`, `search`, `dedup` and `serve`: a person's pictures, found by what they show."""
+"""`mobileclip search`, `dedup` and `serve`: a person's pictures, found by what they show."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import attrs
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, default_workers, opened
+from mobileclip.cli.models import Checkpoint, Device, Model
 from mobileclip.cli.sheets import require_sheet, write_sheet
-from mobileclip.hardware.precision import WidePrecision
-from mobileclip.storage import require_output, require_output_folder
+from mobileclip.storage import require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 
 if TYPE_CHECKING:
-    from mobileclip.collections import Collection, Condition, IndexOptions, IndexReport, Match, ModelSource
+    from mobileclip.collections import Collection, Condition, Match
 
-_MOST_WORKERS = 16
 # Columns of a terminal.
 _THUMBNAIL = 32
-
-IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
-
-
-def index(
-    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
-    /,
-    *,
-    index_folder: IndexFolder = None,
-    model: Model = None,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    context_length: ContextLength = None,
-    device: Device = "auto",
-    batch_size: int = 32,
-    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
-    decode: Literal["fast", "exact"] = "fast",
-    video_frames: Literal["seconds", "scenes"] = "seconds",
-    video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
-    precision: WidePrecision = "bfloat16",
-    web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
-
-    mobileclip index photos/ --checkpoint mobileclip_s2.pt
-    mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
-
-    The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
-    stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
-    by their content. Pictures that cannot be read are named, and tried again when they change; the exit status is 1
-    when there are new ones.
-
-    Args:
-        inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
-            hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
-            was made of.
-        index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
-            without inputs the one that was written last.
-        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
-            the model that it was made with.
-        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
-            fetched from the hub, once.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        batch_size: images encoded at once.
-        num_workers: processes that read and decode beside the model; by default one per core, sixteen at most.
-        decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
-            of the whole photograph; exact decodes all of it.
-        video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
-            colours differ from the one that was encoded before. Videos that are known keep their frames.
-        video_seconds: from one frame to the next.
-        precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
-            is found to be exact enough and faster.
-        web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
-            examples/web opens it.
-        overwrite: replace such a file that is there.
-        quiet: show no progress.
-    """
-    from mobileclip.collections import IndexOptions, ModelSource
-    from mobileclip.collections.places import default_index, newest_index
-
-    workers = _workers(num_workers)
-    require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
-    folder = index_folder or (default_index(inputs) if inputs else newest_index())
-    options = IndexOptions(
-        batch_size=batch_size,
-        num_workers=workers,
-        decode=decode,
-        video_frames=video_frames,
-        video_seconds=video_seconds,
-        precision=precision,
-        show_progress=not quiet,
-    )
-    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
-    if web is not None:
-        require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
-    collection, report = _brought_up_to_date(inputs, folder, source, device, options)
-    if web is not None:
-        web.parent.mkdir(parents=True, exist_ok=True)
-        written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
-        say(f"wrote {written:,} pictures to {web}")
-    if report.unreadable:
-        sys.exit(1)
 
 
 def search(
@@ -165,7 +75,7 @@ def search(
         raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --sheet FILE.png draws a file")
-    collection = _opened(index_folder or newest_index(), device)
+    collection = opened(index_folder or newest_index(), device)
     ask = partial(
         _answer,
         collection,
@@ -230,7 +140,7 @@ def dedup(
     from mobileclip.collections.page import write_list, write_page
     from mobileclip.collections.places import default_index, newest_index
 
-    workers = _workers(num_workers)
+    workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
     if not inputs and (model or checkpoint):
         raise ValueError("an index keeps its model: --model and --checkpoint are for pictures that are given")
@@ -242,7 +152,7 @@ def dedup(
     if inputs:
         options = IndexOptions(num_workers=workers, show_progress=not quiet)
         source = ModelSource(model=model, checkpoint=checkpoint)
-        collection, _ = _brought_up_to_date(inputs, folder, source, device, options)
+        collection, _ = brought_up_to_date(inputs, folder, source, device, options)
     else:
         collection = Collection.open(folder)
     groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
@@ -280,34 +190,7 @@ def serve(
     with needed("mobileclip serve", "collections"):
         from mobileclip.collections.web import server
 
-    server.serve(_opened(index_folder or newest_index(), device), port=port)
-
-
-def _workers(given: int | None) -> int:
-    return min(_MOST_WORKERS, os.cpu_count() or 1) if given is None else given
-
-
-def _brought_up_to_date(
-    inputs: Sequence[str], folder: Path, source: ModelSource, device: str, options: IndexOptions
-) -> tuple[Collection, IndexReport]:
-    """Bring an index up to date, and say what became of the pictures."""
-    from mobileclip.collections.scanning import scan
-    from mobileclip.collections.store import Store
-    from mobileclip.data.images.files import describe_left_out
-
-    found = scan(inputs or Store.open(folder).manifest.inputs)
-    say(f"the index is {folder}")
-    collection = _opened_for(folder, source, device)
-    report = collection.add_found(found, options)
-    if report.left_out:
-        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
-        for line in describe_left_out(report.left_out):
-            say(f"  {line}", error=True)
-    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
-    for what, number in report.uninstalled.items():
-        say(f"left out {number:,} files: {what}", error=True)
-    say(f"{len(collection):,} pictures in the index: {report}")
-    return collection, report
+    server.serve(opened(index_folder or newest_index(), device), port=port)
 
 
 def _answer(
@@ -338,45 +221,6 @@ def _answer(
         say("\n".join(lines))
     if sheet is not None:
         _draw(sheet, " and ".join((*texts, *image)), matches)
-
-
-def _opened(folder: Path, device: str) -> Collection:
-    """Return the index in a folder, with the device that its model is to compute on."""
-    from mobileclip.collections import Collection
-    from mobileclip.collections.store import Store
-    from mobileclip.inference.loading import device_for
-
-    store = Store.open(folder)
-    kept = store.manifest.model
-    return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
-
-
-def _opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
-    """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
-    from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.manifest import MANIFEST
-    from mobileclip.collections.store import Store, is_index
-    from mobileclip.inference.loading import device_for, load_identified, require_model
-
-    if is_index(folder) and source == ModelSource():
-        return _opened(folder, device)
-    require_output_folder(folder, overwrite=True, marker=MANIFEST)
-    model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
-    place = device_for(model, source.checkpoint, device)
-    require_model(model, source.checkpoint)
-    wanted = attrs.evolve(source, model=model)
-    if not is_index(folder):
-        return Collection.create(folder, wanted, device=place)
-    clip, identity = load_identified(
-        wanted.model,
-        wanted.checkpoint,
-        device=place,
-        image_size=wanted.image_size,
-        context_length=wanted.context_length,
-    )
-    collection = Collection(Store.open(folder), clip=clip, device=place)
-    collection.require(identity, "the model that was given")
-    return collection
 
 
 def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:

@@ -8,6 +8,7 @@ from mobileclip.collections.duplicates import DuplicateGroup
 from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.manifest import Manifest, ModelSource, Segment
 from mobileclip.collections.matches import Match
+from mobileclip.collections.merging import MergeReport
 from mobileclip.collections.options import IndexOptions, IndexReport
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "IndexReport",
     "Manifest",
     "Match",
+    "MergeReport",
     "ModelSource",
     "Segment",
     "parse_condition",

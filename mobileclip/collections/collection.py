@@ -17,6 +17,7 @@ from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.indexing import update
 from mobileclip.collections.manifest import Manifest, ModelSource
 from mobileclip.collections.matches import Match, match_of
+from mobileclip.collections.merging import MergeReport, merge_stores
 from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
 from mobileclip.collections.options import IndexOptions, IndexReport
 from mobileclip.collections.scanning import Scan, scan
@@ -25,9 +26,9 @@ from mobileclip.collections.store import Store
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS
+from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.loading import load_identified
 from mobileclip.inference.zero_shot import ImageTextModel
 
 Vector = NDArray[np.float32]
@@ -94,7 +95,7 @@ class Collection:
             for one in (source.checkpoint, source.model)
         )
         kept = attrs.evolve(source, checkpoint=checkpoint, model=model)
-        clip, identity = _load(kept, device)
+        clip, identity = kept.load(device)
         manifest = Manifest(
             weights_sha256=identity.weights_sha256,
             spec=identity.spec,
@@ -103,6 +104,27 @@ class Collection:
             model=kept,
         )
         return cls(Store.create(Path(path), manifest), clip=clip, device=device)
+
+    @classmethod
+    def create_like(cls, path: str | Path, other: Collection) -> Collection:
+        """Return a new, empty collection of the model of another one, which is not loaded.
+
+        Args:
+            path: of a folder that holds nothing, or does not exist.
+            other: a collection.
+
+        Raises:
+            FileExistsError: if the folder holds something.
+        """
+        known = other.store.manifest
+        manifest = Manifest(
+            weights_sha256=known.weights_sha256,
+            spec=known.spec,
+            version=known.version,
+            dim=known.dim,
+            model=known.model,
+        )
+        return cls(Store.create(Path(path), manifest), device=other.device)
 
     @property
     def path(self) -> Path:
@@ -117,7 +139,7 @@ class Collection:
             ValueError: if another is now where it came from.
         """
         if self._clip is None:
-            clip, identity = _load(self.store.manifest.model, self.device)
+            clip, identity = self.store.manifest.model.load(self.device)
             self.require(identity, "what its model was loaded from")
             self._clip = clip
         return self._clip
@@ -165,7 +187,12 @@ class Collection:
         self.store = Store.open(self.path)
         self._snapshot = self._graph = None
 
-    def add(self, *inputs: str | Path, options: IndexOptions = IndexOptions()) -> IndexReport:  # noqa: B008  frozen
+    def add(
+        self,
+        *inputs: str | Path,
+        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
+        engine: Engine | None = None,
+    ) -> IndexReport:
         """Bring the index up to date with pictures, folders and shards, and return what became of them.
 
         New and changed pictures are encoded, those that moved are recognised by their content, and those of these
@@ -174,29 +201,63 @@ class Collection:
         Args:
             inputs: pictures, folders with pictures, and tar shards, see `scan`.
             options: how.
+            engine: whose workers read and encode, for which paths lead to the same files; None for this process.
 
         Raises:
-            ValueError: if another job writes to the index, or there are no pictures.
+            ValueError: if another job writes to the index, there are no pictures, or no worker can work.
             OSError: if something is not there, or the index cannot be written.
         """
-        return self.add_found(scan([str(one) for one in inputs]), options)
+        return self.add_found(scan([str(one) for one in inputs]), options, engine)
 
-    def add_found(self, found: Scan, options: IndexOptions = IndexOptions()) -> IndexReport:  # noqa: B008  frozen
+    def add_found(
+        self,
+        found: Scan,
+        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
+        engine: Engine | None = None,
+    ) -> IndexReport:
         """Bring the index up to date with files that were found; see `add`.
 
         Args:
             found: the files.
             options: how.
+            engine: see `add`.
 
         Raises:
             ValueError, OSError: see `add`.
         """
         with self.store.writing():
-            report = update(self.store, lambda: self.clip, found, options)
-            self._snapshot = take_snapshot(self.store)
-            renew_graph(self.path, self._snapshot, show_progress=options.show_progress)
-            self._graph = open_graph(self.path, self._snapshot)
+            report = update(self.store, lambda: self.clip, found, options, engine)
+            self._renew(show_progress=options.show_progress)
         return report
+
+    def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
+        """Copy the pictures of other indexes of the same model into this one, and return what became of them.
+
+        Of a file that several hold, the rows of its latest change are kept; see `merge_stores`. Each index is copied
+        whole or not at all, whatever ends this.
+
+        Args:
+            others: they stay as they are.
+            show_progress: whether to show how far it is.
+
+        Raises:
+            ValueError: if one is of another model, is this one, is damaged, or is written to meanwhile.
+            OSError: if one cannot be read, or this one cannot be written.
+        """
+        for other in others:
+            self.require(other.store.manifest.identity, f"the index {other.path}")
+            if other.path.resolve() == self.path.resolve():
+                raise ValueError(f"the index {self.path} cannot be merged with itself; give other indexes")
+        with self.store.writing():
+            report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
+            self._renew(show_progress=show_progress)
+        return report
+
+    def _renew(self, *, show_progress: bool) -> None:
+        """Read what was written, and bring the graph up to date with it."""
+        self._snapshot = take_snapshot(self.store)
+        renew_graph(self.path, self._snapshot, show_progress=show_progress)
+        self._graph = open_graph(self.path, self._snapshot)
 
     def search(
         self,
@@ -299,16 +360,6 @@ class Collection:
         pixels = read_tower_image(data, self.clip.transform, reduced=True, name=name).pixels
         embedding: Vector = self.clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
         return embedding
-
-
-def _load(source: ModelSource, device: str) -> tuple[ImageTextModel, ModelIdentity]:
-    return load_identified(
-        source.model,
-        source.checkpoint,
-        device=device,
-        image_size=source.image_size,
-        context_length=source.context_length,
-    )
 
 
 def _several(given: str | Path | bytes | Sequence[str | Path | bytes]) -> Sequence[str | Path | bytes]:

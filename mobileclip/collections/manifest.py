@@ -11,6 +11,8 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.loading import load_identified
+from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import repeated, strict
 
@@ -64,6 +66,23 @@ class ModelSource:
     checkpoint: str | None = None
     image_size: int | None = None
     context_length: int | None = None
+
+    def load(self, device: str) -> tuple[ImageTextModel, ModelIdentity]:
+        """Return the model, and what identifies it.
+
+        Args:
+            device: where to compute.
+
+        Raises:
+            ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+        """
+        return load_identified(
+            self.model,
+            self.checkpoint,
+            device=device,
+            image_size=self.image_size,
+            context_length=self.context_length,
+        )
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -10,6 +10,7 @@ from attrs import validators
 
 from mobileclip.collections.videos import Frames
 from mobileclip.data.skips import Skip
+from mobileclip.engines import SetAside
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.strict import strict
 
@@ -20,7 +21,8 @@ class IndexOptions:
 
     Args:
         batch_size: pictures encoded at once.
-        num_workers: processes that read and decode beside the model; one reads in this process.
+        num_workers: processes that read and decode beside the model; one reads in this process. With an engine, its
+            workers do both, and this does not count.
         decode: `fast` decodes a JPEG no larger than the model needs, see `read_tower_image`; `exact` decodes all of it.
         video_frames: see `look_at_video`.
         video_seconds: see `look_at_video`.
@@ -56,6 +58,7 @@ class IndexReport:
         uninstalled: what must be installed for other files, with the command that does, and how many files these are;
             they are tried again each time.
         left_out: files of folders that are no pictures.
+        set_aside: groups of files that an engine has given up; the next run tries them again.
     """
 
     num_encoded: int
@@ -66,6 +69,7 @@ class IndexReport:
     unreadable: tuple[str, ...]
     uninstalled: Mapping[str, int]
     left_out: tuple[Skip, ...]
+    set_aside: tuple[SetAside, ...] = ()
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -76,4 +80,6 @@ class IndexReport:
         unreadable = self.num_unreadable + len(self.unreadable)
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
         parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
+        aside = f"{len(self.set_aside):,} groups of files were set aside"
+        parts += [aside] if self.set_aside else []
         return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,14 @@ WORTH_COMPILING = 1000
 """Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
 
 _LOOKED_AT = 16
+
+# Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
+_BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
+
+
+def estimated_pictures(files: Iterable[FoundFile]) -> int:
+    """Return about how many pictures there are in files."""
+    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
 def quickened(

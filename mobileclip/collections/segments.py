@@ -100,16 +100,15 @@ def schema(dim: int) -> pa.Schema:
     return pa.schema([*fields, pa.field(EMBEDDING, _vector_type(dim), nullable=False)])
 
 
-def table_of(rows: Sequence[Row], first_id: int, dim: int) -> pa.Table:
-    """Return rows as a table.
+def table_of(rows: Sequence[Row], dim: int) -> pa.Table:
+    """Return rows as a table, with the ids from 0 on.
 
     Args:
         rows: at least one.
-        first_id: of the first row; the others follow.
         dim: numbers in an embedding.
     """
     pa, _ = arrow()
-    columns = {"id": range(first_id, first_id + len(rows))} | {
+    columns = {"id": range(len(rows))} | {
         name: [getattr(row, name) for row in rows] for name in COLUMNS if name != "id"
     }
     vectors = np.stack([row.embedding for row in rows]).astype(np.float16)
@@ -117,6 +116,35 @@ def table_of(rows: Sequence[Row], first_id: int, dim: int) -> pa.Table:
         [*(pa.array(values, type=getattr(pa, _TYPES[name])()) for name, values in columns.items()), _array(vectors)],
         schema=schema(dim),
     )
+
+
+def packed(table: pa.Table) -> bytes:
+    """Return a table for another process; pickled, it would lose that no number of an embedding is missing."""
+    pa, _ = arrow()
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def unpacked(content: bytes) -> pa.Table:
+    """Return the table that `packed` has made bytes of."""
+    pa, _ = arrow()
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_all()
+
+
+def numbered(tables: Sequence[pa.Table], first_id: int) -> pa.Table:
+    """Return one table of the rows of several, with new ids.
+
+    Args:
+        tables: at least one, with the columns of `schema`.
+        first_id: of the first row; the others follow.
+    """
+    pa, _ = arrow()
+    table = pa.concat_tables(tables).combine_chunks()
+    ids = pa.array(range(first_id, first_id + len(table)), type=pa.int64())
+    return table.set_column(0, table.schema.field(0), ids)
 
 
 def write_segment(folder: Path, name: str, table: pa.Table) -> Segment:

@@ -21,7 +21,7 @@ from mobileclip.collections.manifest import (
     read_manifest,
     write_manifest,
 )
-from mobileclip.collections.segments import Row, arrow, read_segment, table_of, write_segment
+from mobileclip.collections.segments import Row, arrow, numbered, read_segment, table_of, write_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,12 +122,18 @@ class Store:
             return None
 
     def append(
-        self, rows: Sequence[Row], *, removed: Collection[Place] = (), finished: Collection[FinishedFile] = ()
+        self,
+        rows: Sequence[Row],
+        *,
+        tables: Sequence[pa.Table] = (),
+        removed: Collection[Place] = (),
+        finished: Collection[FinishedFile] = (),
     ) -> None:
         """Add rows and remove others, all of it or nothing.
 
         Args:
             rows: new ones, which go into a segment of their own.
+            tables: of other new rows, which go into the same segment.
             removed: places of rows that are there.
             finished: files of many pictures that were read to their end.
 
@@ -138,14 +144,54 @@ class Store:
         segments = list(_without(self.manifest.segments, removed))
         changed = attrs.evolve(self.manifest, finished=_renewed(self.manifest.finished, finished))
         if rows:
-            table = table_of(rows, self.manifest.next_id, self.manifest.dim)
+            tables = [*tables, table_of(rows, self.manifest.dim)]
+        if tables:
+            table = numbered(tables, self.manifest.next_id)
             segments.append(write_segment(self.folder, _name(self.manifest.next_segment), table))
             changed = attrs.evolve(
                 changed,
                 next_segment=self.manifest.next_segment + 1,
-                next_id=self.manifest.next_id + len(rows),
+                next_id=self.manifest.next_id + len(table),
             )
         self._commit(attrs.evolve(changed, segments=tuple(segments)))
+
+    def adopt(
+        self,
+        tables: Iterable[pa.Table],
+        *,
+        removed: Collection[Place],
+        finished: Collection[FinishedFile],
+        inputs: Iterable[str],
+    ) -> None:
+        """Add the rows of another index and remove others, all of it or nothing.
+
+        Args:
+            tables: the rows; each table goes into a segment of its own.
+            removed: places of rows that are there.
+            finished: files of many pictures that were read to their end.
+            inputs: what the other index was made of.
+
+        Raises:
+            OSError: if nothing can be written.
+        """
+        assert self._is_writing, "an index is written to by whoever holds it"
+        before = self.manifest
+        segments = list(_without(before.segments, removed))
+        number, next_id = before.next_segment, before.next_id
+        for table in tables:
+            # What is written here is swept away by the next job, unless the manifest names it in the end.
+            segments.append(write_segment(self.folder, _name(number), numbered([table], next_id)))
+            number, next_id = number + 1, next_id + len(table)
+        self._commit(
+            attrs.evolve(
+                before,
+                segments=tuple(segments),
+                finished=_renewed(before.finished, finished),
+                inputs=tuple(dict.fromkeys((*before.inputs, *inputs))),
+                next_segment=number,
+                next_id=next_id,
+            )
+        )
 
     def remember(self, inputs: Iterable[str]) -> None:
         """Keep what was indexed, beside what was before."""

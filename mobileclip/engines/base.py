@@ -27,6 +27,10 @@ class Engine(ABC):
             ValueError: if a worker cannot load what it needs, or the run cannot go on. What is finished stays.
         """
 
+    @abstractmethod
+    def most_workers(self, num_units: int) -> int:
+        """Return how many workers would share so many units, at most; at least 1."""
+
     @contextmanager
     def kept(self) -> Iterator[Engine]:
         """Yield an engine like this one for several kinds of work, one after another; its processes stay meanwhile."""

@@ -51,3 +51,7 @@ class InlineEngine(Engine):
                     overlap.wait()
                     time.sleep(queue.seconds_to_next())
                 overlap.wait()
+
+    def most_workers(self, num_units: int) -> int:  # noqa: ARG002 - as `Engine` does
+        """Return one; see `Engine`."""
+        return 1

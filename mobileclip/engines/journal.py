@@ -66,7 +66,15 @@ class Journal:
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    def begin(self, doing: str, *, num_units: int = 0, num_done_before: int = 0, then: Sequence[str] = ()) -> None:
+    def begin(
+        self,
+        doing: str,
+        *,
+        num_units: int = 0,
+        num_done_before: int = 0,
+        then: Sequence[str] = (),
+        called: str = "shards",
+    ) -> None:
         """Take note that another kind of work begins; see `Status`."""
         with self._lock:
             self._status = attrs.evolve(
@@ -77,6 +85,7 @@ class Journal:
                 num_done_before=num_done_before,
                 num_done=0,
                 then=tuple(then),
+                called=called,
             )
             self._times = deque([time.monotonic()], maxlen=_MOST_TIMES)
             self._num_given_up = 0

@@ -61,6 +61,14 @@ class LocalEngine(Engine):
         with self.kept() as engine:
             engine.run(work, units, listener)
 
+    def most_workers(self, num_units: int) -> int:
+        """Return how many processes there would be; see `Engine`."""
+        return max(1, min(self.num_workers or len(self.named_devices()), num_units))
+
+    def named_devices(self) -> tuple[str, ...]:
+        """Return the devices that the workers run on, in turn."""
+        return tuple(str(pick_device(name)) for name in self.devices) or all_devices()
+
     @contextmanager
     def kept(self) -> Iterator[Engine]:
         """Yield an engine whose processes stay from one work to the next; see `Engine`."""
@@ -112,11 +120,15 @@ class _KeptEngine(Engine):
     idle: list[_Member[Any]] = attrs.field(factory=list)
     numbers: Iterator[int] = attrs.field(factory=count)
 
+    def most_workers(self, num_units: int) -> int:
+        """Return how many processes there would be; see `Engine`."""
+        return self.engine.most_workers(num_units)
+
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
         engine = self.engine
-        devices = tuple(str(pick_device(name)) for name in engine.devices) or all_devices()
-        num_workers = max(1, min(engine.num_workers or len(devices), len(units)))
+        devices = engine.named_devices()
+        num_workers = self.most_workers(len(units))
         places = [
             Place(device=device, num_threads=engine.num_threads or default_num_threads(device, num_workers))
             for device in (devices[index % len(devices)] for index in range(num_workers))

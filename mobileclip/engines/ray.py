@@ -62,6 +62,10 @@ class RayEngine(Engine):
         with self.kept() as engine:
             engine.run(work, units, listener)
 
+    def most_workers(self, num_units: int) -> int:
+        """Return how many actors there would be; see `Engine`."""
+        return min(self.max_workers, max(1, num_units))
+
     @contextmanager
     def kept(self) -> Iterator[Engine]:
         """Yield an engine whose actors stay from one work to the next; see `Engine`."""
@@ -115,10 +119,14 @@ class _KeptEngine(Engine):
     idle: list[_Member[Any]] = attrs.field(factory=list)
     numbers: Iterator[int] = attrs.field(factory=count)
 
+    def most_workers(self, num_units: int) -> int:
+        """Return how many actors there would be; see `Engine`."""
+        return self.engine.most_workers(num_units)
+
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
         queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.engine.retries, listener)
-        _Pool(self, work, min(self.engine.max_workers, max(1, len(units))), queue).run()
+        _Pool(self, work, self.most_workers(len(units)), queue).run()
 
 
 class _Pool(Generic[UnitT, EntryT]):

@@ -51,7 +51,15 @@ class Run:
         """What was set aside so far."""
         return tuple(self._set_aside)
 
-    def begin(self, doing: str, *, num_units: int = 0, num_done_before: int = 0, then: Sequence[str] = ()) -> None:
+    def begin(
+        self,
+        doing: str,
+        *,
+        num_units: int = 0,
+        num_done_before: int = 0,
+        then: Sequence[str] = (),
+        called: str = "shards",
+    ) -> None:
         """Say in the status what is done now.
 
         Args:
@@ -59,8 +67,9 @@ class Run:
             num_units: of it; 0 where it has none.
             num_done_before: of them, that earlier runs have finished.
             then: the kinds of work that come after it.
+            called: what the units are called.
         """
-        self._journal.begin(doing, num_units=num_units, num_done_before=num_done_before, then=then)
+        self._journal.begin(doing, num_units=num_units, num_done_before=num_done_before, then=then, called=called)
 
     def do(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Have units done.

@@ -61,6 +61,7 @@ class Status:
         doing_began: when it began, by the same clock.
         then: the kinds of work that come after it.
         reason: why it ended before its time; empty where it did not.
+        called: what the units are called.
     """
 
     state: str
@@ -78,6 +79,7 @@ class Status:
     doing_began: str = ""
     then: tuple[str, ...] = ()
     reason: str = ""
+    called: str = "shards"
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -101,7 +103,7 @@ class Status:
             yield f"set aside: {self.num_set_aside:,}{where}; tries that failed: {self.num_failed:,}"
         if is_running and self.units_per_hour:
             left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left of {self.doing}"
-            yield f"{self.units_per_hour:,.1f} shards an hour{left}"
+            yield f"{self.units_per_hour:,.1f} {self.called} an hour{left}"
         for one in self.under_way:
             yield f"{one.worker}: {one.unit}, for {duration(one.seconds)}"
 
@@ -111,7 +113,7 @@ class Status:
             return f"{self.doing} since {self.doing_began}{then}"
         earlier = f", {self.num_done_before:,} of them by earlier runs" if self.num_done_before else ""
         num_done = self.num_done_before + self.num_done
-        return f"{self.doing}: {num_done:,} of {self.num_units:,} shards done{earlier}{then}"
+        return f"{self.doing}: {num_done:,} of {self.num_units:,} {self.called} done{earlier}{then}"
 
 
 def read_status(output: storage.AnyPath) -> Status:

@@ -214,6 +214,39 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
     assert sorted(path.name for path in (photos.parent / "full").iterdir()) == ["mine.txt"]
 
 
+def test_indexes_are_merged(capsys, photos, telling_file):
+    draw(photos.parent / "more" / "9.png", 9)
+    for folder in ("photos", "more"):
+        run(capsys, "index", folder, "-i", f"{folder}.index", "-c", telling_file, "--quiet", "-j", 1)
+    status, out, err = run(capsys, "merge", "photos.index", "more.index", "--index", "all.index", "--quiet")
+    assert (status, err) == (0, "")
+    assert out == "5 pictures in all.index: 5 rows copied\n"
+    status, out, _ = run(capsys, "index", "-i", "all.index", "--quiet", "-j", 1)
+    assert "5 pictures in the index: 0 encoded, 5 as before" in out
+    for arguments, message in (
+        (("photos", "-i", "all.index"), "photos is no index"),
+        (("photos.index", "-i", "photos"), "photos holds other files and no manifest.json"),
+        (("all.index", "-i", "all.index"), "cannot be merged with itself"),
+    ):
+        status, _, err = run(capsys, "merge", *arguments)
+        assert (status, message in err) == (2, True), err
+
+
+def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling_file):
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    given = ("index", photos, "-i", "made", "-c", telling_file, "--quiet")
+    status, out, err = run(capsys, *given, "--engine", "local", "-j", 1)
+    assert status == 1
+    assert "4 pictures in the index: 4 encoded, 1 cannot be read" in out
+    assert "torn.png" in err
+    status, out, _ = run(capsys, "index", "-i", "made", "--status")
+    assert status == 0
+    assert out.splitlines()[1] == "indexing: 1 of 1 groups of files done"
+    status, _, err = run(capsys, *given, "--ray-address", "auto")
+    assert status == 2
+    assert "--ray-address and --gpus-per-worker are of --engine ray" in err
+
+
 def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
     shutil.move("made", "elsewhere")

@@ -37,6 +37,24 @@ def contents(collection):
     return dict(zip(names, snapshot.vectors, strict=True))
 
 
+def assert_same_rows(one, other):
+    """Check that two collections hold the same: all that is known of the pictures, and their embeddings."""
+    rows, others = (_rows(collection.snapshot) for collection in (one, other))
+    assert rows.keys() == others.keys()
+    for name, (row, vector) in rows.items():
+        expected, wanted = others[name]
+        assert row == expected
+        # The same pictures in another batch differ in their last digits.
+        np.testing.assert_allclose(vector.astype(np.float32), wanted.astype(np.float32), atol=1e-3)
+
+
+def _rows(snapshot):
+    table = snapshot.table.drop_columns(["id"]).to_pylist()
+    rows = {(row["path"], row["part"], row["time"]): row for row in table}
+    assert len(rows) == len(table), "a picture is there twice"
+    return {name: (row, vector) for (name, row), vector in zip(rows.items(), snapshot.vectors, strict=True)}
+
+
 def telling(seed=16):
     """A small model whose weights are so large that it tells pictures apart, and not their copies; few seeds do."""
     # What `build` draws would differ from one process to the next, and with it what is alike.

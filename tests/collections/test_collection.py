@@ -12,7 +12,7 @@ from PIL import Image
 from pillow_heif import from_pillow
 
 import mobileclip
-from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, indexing, neighbours
+from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, neighbours, reading
 from mobileclip.collections.pictures import small_pictures
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
@@ -104,7 +104,7 @@ def test_only_what_changed_is_read_again(index, photos, monkeypatch):
     np.testing.assert_array_equal(after[str(photos / "moved.png"), None], before[str(photos / "2.png"), None])
     assert not np.array_equal(after[str(photos / "0.png"), None], before[str(photos / "0.png"), None])
     assert index.search(image=photos / "moved.png")[0].width == 96
-    monkeypatch.setattr(collection, "_load", lambda *_: pytest.fail("a model was loaded, and nothing is new"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_: pytest.fail("a model was loaded, and nothing is new"))
     report = add(Collection.open(index.path), photos)
     assert (report.num_unchanged, report.num_encoded, report.num_known) == (7, 0, 0)
 
@@ -130,7 +130,7 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
 
 
 def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "_MOST_HASHES", 2)
+    monkeypatch.setattr(reading, "_MOST_HASHES", 2)
     for number in range(5):
         draw(tmp_path / "same" / f"{number}.bmp", number)
     assert len({path.stat().st_size for path in (tmp_path / "same").iterdir()}) == 1
@@ -198,17 +198,17 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    entered = indexing._Update._enter
+    entered = reading.FileReader._enter
 
     def enter(self, one):
         entered(self, one)
-        if sum(self.answered.values()) == 4:
+        if sum(self._answered.values()) == 4:
             raise Killed
 
-    monkeypatch.setattr(indexing._Update, "_enter", enter)
+    monkeypatch.setattr(reading.FileReader, "_enter", enter)
     with pytest.raises(Killed):
         add(index, tmp_path / "00.tar", segment_rows=2, batch_size=1)
-    monkeypatch.setattr(indexing._Update, "_enter", entered)
+    monkeypatch.setattr(reading.FileReader, "_enter", entered)
     held = contents(Collection.open(index.path))
     assert 0 < len(held) < 5
     report = add(index, tmp_path / "00.tar")
@@ -218,14 +218,14 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
 
 
 def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
-    entered = indexing._Update._enter
+    entered = reading.FileReader._enter
 
     def enter(self, one):
         entered(self, one)
-        if len(self.pending) == 4:
+        if self.findings.num_rows == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(indexing._Update, "_enter", enter)
+    monkeypatch.setattr(reading.FileReader, "_enter", enter)
     with pytest.raises(KeyboardInterrupt):
         add(index, photos)
     assert len(contents(Collection.open(index.path))) == 4

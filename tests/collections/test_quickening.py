@@ -24,3 +24,17 @@ def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, t
     fast = quickened(clip, files, quickening.WORTH_TRYING, precision="float32", show_progress=False)
     assert fast.model is not clip.model
     np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
+
+
+def test_shards_and_videos_count_by_their_size(tmp_path):
+    draw(tmp_path / "0.png", 0)
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.truncate(2**26)
+    with (tmp_path / "0.mp4").open("wb") as file:
+        file.truncate(2**26)
+    files = scan([str(tmp_path)]).files.values()
+    assert {file.kind: quickening.estimated_pictures([file]) for file in files} == {
+        "picture": 1,
+        "shard": 1025,
+        "video": 9,
+    }

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
+from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
+from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.data.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 
@@ -28,6 +30,23 @@ def test_join_writes_what_one_process_writes(ray_cluster, tmp_path):
     report = data.join(engine=RayEngine(max_workers=2, retries=AT_ONCE), output=str(tmp_path / "ray"))
     assert report.joined == alone.joined == 20
     assert contents_of(tmp_path / "ray") == contents_of(data.output)
+
+
+@pytest.mark.slow
+def test_an_index_holds_what_one_process_finds(ray_cluster, tmp_path, telling_file):
+    for number in range(36):
+        draw(tmp_path / "photos" / f"{number}.png", number)
+    pack(tmp_path / "photos" / "00.tar", 50, 51, 52)
+    options = IndexOptions(precision="float32", show_progress=False)
+    alone, shared = (
+        Collection.create(tmp_path / name, ModelSource(checkpoint=str(telling_file))) for name in ("alone", "shared")
+    )
+    expected = alone.add(tmp_path / "photos", options=options)
+    engine = RayEngine(max_workers=2, retries=AT_ONCE)
+    report = shared.add(tmp_path / "photos", options=options, engine=engine)
+    assert report == expected
+    assert report.num_encoded == 39
+    assert_same_rows(shared, alone)
 
 
 def contents_of(output) -> dict[str, bytes]:

@@ -1,0 +1,257 @@
+"""`mobileclip index` and `mobileclip merge`: how the index of a person's pictures comes about."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import attrs
+from tyro.conf import Positional, arg
+
+from mobileclip.cli.checks import require_at_least
+from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
+from mobileclip.hardware.precision import WidePrecision
+from mobileclip.storage import require_output, require_output_folder
+from mobileclip.terminal import say
+
+if TYPE_CHECKING:
+    from mobileclip.collections import Collection, IndexOptions, IndexReport, ModelSource
+    from mobileclip.engines import Engine
+
+_MOST_WORKERS = 16
+_MOST_NAMED = 10
+
+IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
+
+
+def index(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
+    /,
+    *,
+    index_folder: IndexFolder = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    image_size: ImageSize = None,
+    context_length: ContextLength = None,
+    device: Device = "auto",
+    batch_size: int = 32,
+    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
+    engine: Literal["inline", "local", "ray"] = "inline",
+    ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None,
+    gpus_per_worker: Annotated[float, arg(metavar="GPUS")] = 0.0,
+    status: bool = False,
+    decode: Literal["fast", "exact"] = "fast",
+    video_frames: Literal["seconds", "scenes"] = "seconds",
+    video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
+    precision: WidePrecision = "bfloat16",
+    web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
+
+    mobileclip index photos/ --checkpoint mobileclip_s2.pt
+    mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
+
+    The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
+    stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
+    by their content. Pictures that cannot be read are named, and tried again when they change; the exit status is 1
+    when there are new ones.
+
+    Args:
+        inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
+            hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
+            was made of.
+        index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
+            without inputs the one that was written last.
+        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
+            the model that it was made with.
+        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
+            fetched from the hub, once.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        batch_size: images encoded at once.
+        num_workers: processes that read and decode beside the model; by default one per core, sixteen at most. With an
+            engine, processes or actors that have a model each.
+        engine: inline has one model in this process; local as many as there are processes, on the GPUs in turn where
+            there are some; ray those of a cluster, whose machines need the same paths.
+        ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
+        gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
+        status: print what the engine that writes to the index does now, and how far it is, and stop.
+        decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
+            of the whole photograph; exact decodes all of it.
+        video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
+            colours differ from the one that was encoded before. Videos that are known keep their frames.
+        video_seconds: from one frame to the next.
+        precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
+            is found to be exact enough and faster.
+        web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
+            examples/web opens it.
+        overwrite: replace such a file that is there.
+        quiet: show no progress.
+    """
+    from mobileclip.collections import IndexOptions, ModelSource
+    from mobileclip.collections.places import default_index, newest_index
+    from mobileclip.engines import read_status
+
+    workers = default_workers(num_workers)
+    require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
+    folder = index_folder or (default_index(inputs) if inputs else newest_index())
+    if status:
+        say(read_status(str(folder)))
+        return
+    options = IndexOptions(
+        batch_size=batch_size,
+        num_workers=workers,
+        decode=decode,
+        video_frames=video_frames,
+        video_seconds=video_seconds,
+        precision=precision,
+        show_progress=not quiet,
+    )
+    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
+    if web is not None:
+        require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
+    shared = _engine(engine, workers, device, ray_address, gpus_per_worker)
+    collection, report = brought_up_to_date(inputs, folder, source, device, options, engine=shared)
+    if web is not None:
+        web.parent.mkdir(parents=True, exist_ok=True)
+        written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
+        say(f"wrote {written:,} pictures to {web}")
+    if report.unreadable or report.set_aside:
+        sys.exit(1)
+
+
+def merge(
+    others: Annotated[Positional[tuple[Path, ...]], arg(metavar="INDEX...")],
+    /,
+    *,
+    index_folder: Annotated[Path, arg(name="index", aliases=["-i"], metavar="FOLDER")],
+    quiet: bool = False,
+) -> None:
+    """Join indexes of one model, made on several machines for instance: their embeddings are copied into one.
+
+    mobileclip merge monday.index tuesday.index --index week.index
+
+    Of a file that several hold, the rows of its latest change are kept; of the same change, those of an index that has
+    read it to its end, then those that are there first. The other indexes are left as they are. An index that is copied
+    is copied whole or not at all: after whatever ends the command, the same command does the rest.
+
+    Args:
+        others: indexes to join; one of another model is refused.
+        index_folder: the index that they are joined in; it may hold pictures already, or not be there yet.
+        quiet: show no progress.
+    """
+    from mobileclip.collections import Collection
+    from mobileclip.collections.manifest import MANIFEST
+    from mobileclip.collections.store import is_index
+
+    if not others:
+        raise ValueError("there is nothing to merge; give the folders of other indexes")
+    first, *rest = (Collection.open(other) for other in others)
+    require_output_folder(index_folder, overwrite=True, marker=MANIFEST)
+    target = Collection.open(index_folder) if is_index(index_folder) else Collection.create_like(index_folder, first)
+    report = target.merge(first, *rest, show_progress=not quiet)
+    say(f"{len(target):,} pictures in {index_folder}: {report}")
+
+
+def _engine(
+    name: Literal["inline", "local", "ray"], num_workers: int, device: str, ray_address: str | None, gpus: float
+) -> Engine | None:
+    """Return the engine that is asked for; None for this process."""
+    from mobileclip.engines import LocalEngine, RayEngine
+    from mobileclip.hardware.devices import AUTO
+
+    if name == "ray":
+        return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
+    if ray_address is not None or gpus:
+        raise ValueError("--ray-address and --gpus-per-worker are of --engine ray")
+    if name == "local":
+        return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,))
+    return None
+
+
+def default_workers(given: int | None) -> int:
+    """Return how many processes there are to be: as many as there are cores where nobody says, sixteen at most."""
+    return min(_MOST_WORKERS, os.cpu_count() or 1) if given is None else given
+
+
+def brought_up_to_date(
+    inputs: Sequence[str],
+    folder: Path,
+    source: ModelSource,
+    device: str,
+    options: IndexOptions,
+    *,
+    engine: Engine | None = None,
+) -> tuple[Collection, IndexReport]:
+    """Bring an index up to date, and say what became of the pictures.
+
+    Args:
+        inputs: as a person gives them; without any, those that the index was made of.
+        folder: of the index, which may not be there yet.
+        source: the model that is asked for.
+        device: where to compute.
+        options: how.
+        engine: whose workers read and encode; None for this process.
+
+    Raises:
+        ValueError, OSError: see `Collection.add`.
+    """
+    from mobileclip.collections.scanning import scan
+    from mobileclip.collections.store import Store
+    from mobileclip.data.images.files import describe_left_out
+
+    found = scan(inputs or Store.open(folder).manifest.inputs)
+    say(f"the index is {folder}")
+    collection = opened_for(folder, source, device)
+    report = collection.add_found(found, options, engine)
+    if report.left_out:
+        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
+        for line in describe_left_out(report.left_out):
+            say(f"  {line}", error=True)
+    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
+    for what, number in report.uninstalled.items():
+        say(f"left out {number:,} files: {what}", error=True)
+    for aside in report.set_aside[:_MOST_NAMED]:
+        say(f"set aside, and tried again the next time: {aside.unit}: {aside.reason}", error=True)
+    say(f"{len(collection):,} pictures in the index: {report}")
+    return collection, report
+
+
+def opened(folder: Path, device: str) -> Collection:
+    """Return the index in a folder, with the device that its model is to compute on."""
+    from mobileclip.collections import Collection
+    from mobileclip.collections.store import Store
+    from mobileclip.inference.loading import device_for
+
+    store = Store.open(folder)
+    kept = store.manifest.model
+    return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+
+
+def opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
+    """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
+    from mobileclip.collections import Collection, ModelSource
+    from mobileclip.collections.manifest import MANIFEST
+    from mobileclip.collections.store import Store, is_index
+    from mobileclip.inference.loading import device_for, require_model
+
+    if is_index(folder) and source == ModelSource():
+        return opened(folder, device)
+    require_output_folder(folder, overwrite=True, marker=MANIFEST)
+    model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
+    place = device_for(model, source.checkpoint, device)
+    require_model(model, source.checkpoint)
+    wanted = attrs.evolve(source, model=model)
+    if not is_index(folder):
+        return Collection.create(folder, wanted, device=place)
+    clip, identity = wanted.load(place)
+    collection = Collection(Store.open(folder), clip=clip, device=place)
+    collection.require(identity, "the model that was given")
+    return collection
