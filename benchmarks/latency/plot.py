@@ -20,6 +20,7 @@ _DRAWN: dict[Way, tuple[str, str]] = {
     "eager": ("mobileclip, eager float32", "s"),
     "optimized_fp32": ("mobileclip, optimised float32", "^"),
     "optimized_bf16": ("mobileclip, optimised bfloat16", "D"),
+    "optimized_int8": ("mobileclip, optimised int8", "P"),
     "openvino_bf16": ("mobileclip, exported to OpenVINO bfloat16", "v"),
 }
 

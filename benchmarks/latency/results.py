@@ -11,7 +11,7 @@ import torch
 from benchmarks.latency.exported import Runtime
 from benchmarks.latency.spec import LatencyBenchSpec
 from benchmarks.latency.ways import Latency
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import processor
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_write
@@ -31,7 +31,7 @@ class Setting:
     processor: str
     threads: int
     torch: str
-    precision: tuple[WidePrecision, ...]
+    precision: tuple[FastPrecision, ...]
     compiled: bool
     runtimes: tuple[Runtime, ...]
     rounds: int

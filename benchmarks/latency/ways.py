@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.latency.exported import Runtime, exported
 from benchmarks.rivals import Size, Tower
 from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import optimize_tower, prepared_tower
 from mobileclip.inference.optimizing import ENGINES
 from mobileclip.reparam import reparameterize
@@ -28,11 +28,17 @@ Way = Literal[
     "eager",
     "optimized_fp32",
     "optimized_bf16",
+    "optimized_int8",
     "onnxruntime",
     "openvino",
     "openvino_bf16",
 ]
 Encode = Callable[[Tensor], Tensor]
+_OPTIMIZED: dict[FastPrecision, Way] = {
+    "float32": "optimized_fp32",
+    "bfloat16": "optimized_bf16",
+    "int8": "optimized_int8",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -106,7 +112,7 @@ def sides(
     inputs: Tensor,
     tower: Tower,
     *,
-    precisions: tuple[WidePrecision, ...],
+    precisions: tuple[FastPrecision, ...],
     compiled: bool,
     runtimes: tuple[Runtime, ...],
     rounds: int,
@@ -136,7 +142,7 @@ def sides(
     for precision in precisions:
         fast, report = optimize_tower(mine, inputs, precision=precision, engines=engines, rounds=rounds)
         form = "folded" if report.used is None else str(report.used.form)
-        yield Side(way="optimized_fp32" if precision == "float32" else "optimized_bf16", encode=fast, form=form)
+        yield Side(way=_OPTIMIZED[precision], encode=fast, form=form)
     for runtime in runtimes:
         for whose, rival in (("release_", release), ("", None)):
             way: Way = f"{whose}{runtime}"  # type: ignore[assignment]  # all of these are ways

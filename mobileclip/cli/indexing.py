@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least
 from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import require_output, require_output_folder
 from mobileclip.terminal import say
 
@@ -46,7 +46,7 @@ def index(
     decode: Literal["fast", "exact"] = "fast",
     video_frames: Literal["seconds", "scenes"] = "seconds",
     video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
-    precision: WidePrecision = "bfloat16",
+    precision: FastPrecision = "bfloat16",
     web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -89,7 +89,8 @@ def index(
             colours differ from the one that was encoded before. Videos that are known keep their frames.
         video_seconds: from one frame to the next.
         precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
-            is found to be exact enough and faster.
+            is found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from
+            some of the pictures, and others must find the same neighbours as in float32.
         web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
             examples/web opens it.
         overwrite: replace such a file that is there.

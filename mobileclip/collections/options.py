@@ -11,7 +11,7 @@ from attrs import validators
 from mobileclip.collections.videos import Frames
 from mobileclip.data.skips import Skip
 from mobileclip.engines import SetAside
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.strict import strict
 
 
@@ -37,7 +37,7 @@ class IndexOptions:
     decode: Literal["fast", "exact"] = "fast"
     video_frames: Frames = "seconds"
     video_seconds: float = attrs.field(default=10.0, validator=validators.ge(1))
-    precision: WidePrecision = "bfloat16"
+    precision: FastPrecision = "bfloat16"
     segment_rows: int = attrs.field(default=4096, validator=validators.gt(0))
     segment_seconds: float = attrs.field(default=10.0, validator=validators.gt(0))
     show_progress: bool = True

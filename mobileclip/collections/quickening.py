@@ -12,7 +12,7 @@ from mobileclip.collections.scanning import FoundFile
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.precision import WidePrecision
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import optimize_images
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
 from mobileclip.inference.zero_shot import ImageTextModel
@@ -23,7 +23,8 @@ WORTH_TRYING = 200
 WORTH_COMPILING = 1000
 """Making a program of it by OpenVINO, where that is installed, takes as long as encoding about so many."""
 
-_LOOKED_AT = 16
+# Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
+_TIMED, _CALIBRATED = 16, 64
 
 # Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
 _BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
@@ -39,7 +40,7 @@ def quickened(
     files: Sequence[FoundFile],
     num_pictures: int,
     *,
-    precision: WidePrecision,
+    precision: FastPrecision,
     show_progress: bool,
 ) -> ImageTextModel:
     """Return the model with the image tower in its fastest form, as `mobileclip.optimize` finds it.
@@ -56,24 +57,32 @@ def quickened(
     device = next(clip.model.parameters()).device.type
     if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
         return clip
+    compiling = num_pictures >= WORTH_COMPILING
+    calibrating = compiling and precision == "int8"
+    seen = _seen(clip.transform, files, _CALIBRATED if calibrating else _TIMED)
     ready = optimize_images(
         clip.model,
-        _examples(clip.transform, files),
+        _examples(clip.transform, seen),
         precision=precision,
-        engines=("eager", "openvino") if num_pictures >= WORTH_COMPILING else ("eager",),
+        calibration=clip.transform.normalize(torch.stack(seen)) if calibrating and len(seen) >= _TIMED else None,
+        engines=("eager", "openvino") if compiling else ("eager",),
         show_progress=show_progress,
     )
     return ImageTextModel(ready)
 
 
-def _examples(transform: ImageTransform, files: Sequence[FoundFile]) -> Tensor:
+def _seen(transform: ImageTransform, files: Sequence[FoundFile], most: int) -> list[Tensor]:
+    """Return the pixels of the first pictures that can be read."""
+    paths = [Path(file.path) for file in files if file.kind == "picture"][:most]
+    return [found for path in paths if (found := _readable(transform, path)) is not None]
+
+
+def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
     """Return as many of the pictures as are encoded at once, and noise for those that cannot be read."""
-    paths = [Path(file.path) for file in files if file.kind == "picture"][:_LOOKED_AT]
-    pixels = [found for path in paths if (found := _readable(transform, path)) is not None]
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
-    return transform.normalize(torch.stack([*pixels, *noise][:MOST_IMAGES_ON_CPU]))
+    return transform.normalize(torch.stack([*seen, *noise][:MOST_IMAGES_ON_CPU]))
 
 
 def _readable(transform: ImageTransform, path: Path) -> Tensor | None:

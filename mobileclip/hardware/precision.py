@@ -17,6 +17,10 @@ WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)
 """Of what PyTorch computes here: models, teachers and training steps. Both have the range of float32."""
 
+FastPrecision = Literal["float32", "bfloat16", "int8"]
+FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)
+"""Of what a trained model computes in where that is exact enough; int8 in convolutions and linear layers alone."""
+
 StoredPrecision = Literal["bfloat16", "int8"]
 """Of embeddings in compact records."""
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
@@ -62,3 +64,20 @@ def converted(program: ExportedProgram) -> Any:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         return openvino.convert_model(program)
+
+
+def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batch: bool = False) -> Any:
+    """Return a tower as OpenVINO's model.
+
+    Args:
+        tower: in evaluation mode, in float32.
+        example: a batch, as it will come.
+        lengths: whether texts may be shorter than the example's.
+        any_batch: whether the batch may have any size; then the example has several inputs.
+
+    Raises:
+        ImportError: if OpenVINO is not installed.
+    """
+    sides = {0: torch.export.Dim("batch")} if any_batch else {}
+    sides |= {1: torch.export.Dim("tokens", min=2, max=example.shape[1])} if lengths else {}
+    return converted(torch.export.export(tower, (example,), dynamic_shapes=(sides,) if sides else None, strict=False))

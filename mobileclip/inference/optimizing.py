@@ -5,18 +5,25 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders import DualEncoder
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
 from mobileclip.inference.forms import ReadyDualEncoder, reads_text
-from mobileclip.inference.measuring import largest_error, median_ratio, smallest_cosine, times_in_turn
+from mobileclip.inference.int8 import Calibration, Int8Model, calibrations
+from mobileclip.inference.measuring import (
+    LEAST_COSINE,
+    largest_error,
+    median_ratio,
+    smallest_cosine,
+    times_in_turn,
+)
 from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
 from mobileclip.inference.towers import Engine, Form, OptimizedTower
 from mobileclip.progress import track
@@ -26,7 +33,6 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 """What computes, the one that needs no program first."""
 
 LARGEST_ERROR_FP32 = 1e-5
-SMALLEST_COSINE_BF16 = 0.9995
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
 
@@ -59,7 +65,8 @@ def optimize(
     model: DualEncoder,
     example: tuple[Tensor, Tensor] | None = None,
     *,
-    precision: WidePrecision = "float32",
+    precision: FastPrecision = "float32",
+    calibration: tuple[Tensor, Tensor] | None = None,
     compiled: bool = True,
     rounds: int = 7,
     show_progress: bool = True,
@@ -67,17 +74,21 @@ def optimize(
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in small
-    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bfloat16` all of that in it. What is not
-    as exact as its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16), what cannot be
-    compiled and what is no faster is not used, and `.report` says so. The model itself is not changed.
+    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bfloat16` all of that in it. With `int8`,
+    convolutions and linear layers in int8 too, by OpenVINO, with static ranges of what goes into them. What is not as
+    exact as its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and
+    99 of 100 first results, on inputs that were not calibrated with), what cannot be compiled and what is no faster is
+    not used, and `.report` says so. The model itself is not changed.
 
     Args:
         model: in evaluation mode, in float32, on the CPU; in training form or folded.
         example: images and tokenised texts as they will come: their batch sizes are what programs are compiled for.
             Other sizes are computed as well, in parts, the rest of them eagerly. One image and one text by default.
         precision: what may be computed in.
+        calibration: for int8, images and tokenised texts, at least four of each: every other one is what ranges are
+            found with, and the rest is what is compared. Pictures and captions of the package by default.
         compiled: whether to make programs, which takes up to a minute for each tower, and a C++ compiler and the extra
-            `openvino` for the one kind and the other.
+            `openvino` for the one kind and the other. In int8 there are only programs.
         rounds: timed calls of each form.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
@@ -102,8 +113,9 @@ def optimize(
             rounds=rounds,
             show_progress=show_progress,
         )
-        image_encoder, image_report = search(model.image_encoder, images)
-        text_encoder, text_report = search(model.text_encoder, tokens)
+        of_images, of_texts = calibrations(model, calibration) if precision == "int8" else (None, None)
+        image_encoder, image_report = search(model.image_encoder, images, calibration=of_images)
+        text_encoder, text_report = search(model.text_encoder, tokens, calibration=of_texts)
         report = OptimizationReport(
             image=image_report, text=text_report, threads=torch.get_num_threads(), processor=processor()
         )
@@ -114,7 +126,8 @@ def optimize_images(
     model: DualEncoder,
     images: Tensor,
     *,
-    precision: WidePrecision = "float32",
+    precision: FastPrecision = "float32",
+    calibration: Tensor | None = None,
     engines: tuple[Engine, ...] = ("eager",),
     rounds: int = 2,
     show_progress: bool = False,
@@ -125,6 +138,7 @@ def optimize_images(
         model: see `optimize`.
         images: as they will come, `(batch, 3, size, size)`.
         precision: see `optimize`.
+        calibration: images for int8, see `optimize`; the nearest of them to each must be found as in float32.
         engines: that are tried; `openvino` takes seconds to make a program, `compiled` up to a minute.
         rounds: see `optimize`.
         show_progress: see `optimize`.
@@ -137,6 +151,7 @@ def optimize_images(
         model.image_encoder,
         images,
         precision=precision,
+        calibration=None if calibration is None else Calibration.of(calibration),
         engines=engines,
         rounds=rounds,
         show_progress=show_progress,
@@ -152,7 +167,8 @@ def optimize_tower(
     plain: nn.Module,
     inputs: Tensor,
     *,
-    precision: WidePrecision = "float32",
+    precision: FastPrecision = "float32",
+    calibration: Calibration | None = None,
     engines: tuple[Engine, ...] = ENGINES,
     rounds: int = 7,
     show_progress: bool = False,
@@ -163,6 +179,7 @@ def optimize_tower(
         plain: in evaluation mode, in float32, on the CPU; in training form or folded.
         inputs: images or tokenised texts as they will come.
         precision: what may be computed in.
+        calibration: of int8; the package's pictures or captions by default.
         engines: that are tried.
         rounds: timed calls of each form.
         show_progress: whether to show how far it is.
@@ -176,12 +193,12 @@ def optimize_tower(
         raise ValueError(f"the example has no {tower}s; give at least one, as many as will come at once")
     folded = reparameterize(plain)
     forms = list(_forms(len(inputs), precision=precision, engines=engines))
-    expected: Tensor = plain(inputs)
+    check = _Check(plain, inputs, calibration)
     towers: dict[Form, OptimizedTower] = {}
     trials: dict[Form, Trial] = {}
     for form in track(forms, total=len(forms), title=f"trying the {tower} tower", unit="forms", shown=show_progress):
         candidate = OptimizedTower(folded, form=form)
-        trials[form] = _checked(candidate, inputs, expected)
+        trials[form] = check.trial(candidate)
         if not trials[form].refused:
             towers[form] = candidate
     plain_times, *others = times_in_turn([partial(each, inputs) for each in (plain, *towers.values())], rounds=rounds)
@@ -215,8 +232,8 @@ def processor() -> str:
 def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
-    if precision not in WIDE_PRECISIONS:
-        raise ValueError(f"precision is one of {', '.join(WIDE_PRECISIONS)}, not {precision!r}")
+    if precision not in FAST_PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(FAST_PRECISIONS)}, not {precision!r}")
     if rounds < 1:
         raise ValueError(f"rounds is at least 1, not {rounds}")
     found = {(weight.dtype, weight.device.type) for weight in model.parameters()}
@@ -236,33 +253,85 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
     return images, Tokenizer(model.spec.text.input)([_TEXT])
 
 
-def _forms(batch_size: int, *, precision: WidePrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
+def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
     """Yield what is tried: eager before programs, a whole batch before parts of it."""
-    precisions: tuple[WidePrecision, ...] = ("float32",) if precision == "float32" else ("float32", "bfloat16")
-    for chosen in precisions:
+    for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
         for engine in engines:
-            # Who asks for bfloat16 waits for no program that computes in float32.
-            if engine != "eager" and chosen != precision:
+            if not _is_tried(engine, chosen, precision):
                 continue
             for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
                 yield Form(engine=engine, precision=chosen, most=most)
 
 
-def _checked(candidate: OptimizedTower, inputs: Tensor, expected: Tensor) -> Trial:
-    """Return how exact a form is, or why there is none."""
-    form = candidate.form
-    try:
-        candidate.compile_for(inputs)
-        embeddings = candidate(inputs)
-    except Exception as error:  # noqa: BLE001 - compilers raise what they like, and without one there are other forms
-        return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
-    cosine, error_size = smallest_cosine(embeddings, expected), largest_error(embeddings, expected)
-    refused = ""
-    if form.precision == "float32" and not error_size <= LARGEST_ERROR_FP32:
-        refused = f"the error is above {LARGEST_ERROR_FP32:.0e}"
-    elif form.precision == "bfloat16" and not cosine >= SMALLEST_COSINE_BF16:
-        refused = f"the cosine is below {SMALLEST_COSINE_BF16}"
-    return Trial(form=form, cosine=cosine, error=error_size, refused=refused)
+def _is_tried(engine: Engine, chosen: FastPrecision, precision: FastPrecision) -> bool:
+    """Return whether an engine is tried in a precision where another one, or the same, was asked for.
+
+    Who asks for bfloat16 waits for no program in float32. Who asks for int8, which only OpenVINO computes, may have to
+    make do with bfloat16, or with float32 on a processor without that.
+    """
+    if engine == "eager":
+        return chosen != "int8"
+    if precision != "int8":
+        return chosen == precision
+    return engine == "openvino" or chosen == "bfloat16"
+
+
+class _Check:
+    """Compares the forms of a tower with it as it came.
+
+    Args:
+        plain: as it came.
+        inputs: as they will come.
+        calibration: of int8; the package's by default.
+    """
+
+    def __init__(self, plain: nn.Module, inputs: Tensor, calibration: Calibration | None) -> None:
+        self._plain, self._inputs, self._given = plain, inputs, calibration
+        self._expected: Tensor = plain(inputs)
+        self._int8: Int8Model | None = None
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        spec = cast("ImageEncoderSpec | TextEncoderSpec", self._plain.spec)
+        return Calibration.of_package(spec.input) if self._given is None else self._given
+
+    @cached_property
+    def _expected_of_measured(self) -> Tensor:
+        expected: Tensor = self._plain(self._calibration.measured)
+        return expected
+
+    def trial(self, candidate: OptimizedTower) -> Trial:
+        """Return how exact a form is, or why there is none."""
+        form = candidate.form
+        try:
+            if form.precision == "int8":
+                # The example may be noise, which leaves all ranges.
+                given, expected = self._in_int8(candidate), self._expected_of_measured
+            else:
+                candidate.compile_for(self._inputs)
+                given, expected = candidate(self._inputs), self._expected
+        except Exception as error:  # noqa: BLE001 - compilers raise what they like, and without one there are other forms
+            return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
+        cosine, error_size = smallest_cosine(given, expected), largest_error(given, expected)
+        refused = ""
+        if form.precision == "float32" and not error_size <= LARGEST_ERROR_FP32:
+            refused = f"the error is above {LARGEST_ERROR_FP32:.0e}"
+        elif form.precision != "float32" and not cosine >= LEAST_COSINE[form.precision]:
+            refused = f"the cosine is below {LEAST_COSINE[form.precision]}"
+        elif form.precision == "int8":
+            refused = self._calibration.refusal(given, expected)
+        return Trial(form=form, cosine=cosine, error=error_size, refused=refused)
+
+    def _in_int8(self, candidate: OptimizedTower) -> Tensor:
+        """Make the program of a form in int8, and return its embeddings of what it was not calibrated with."""
+        if self._int8 is None:
+            self._int8 = candidate.int8_model(self._calibration)
+        candidate.compile_for(self._inputs, int8=self._int8)
+        # What does not fill a batch is computed eagerly, in float32.
+        measured, most = self._calibration.measured, candidate.form.most
+        whole = measured[torch.arange(-(-len(measured) // most) * most) % len(measured)]
+        embeddings: Tensor = candidate(whole)
+        return embeddings[: len(measured)]
 
 
 def _first_line(error: Exception) -> str:

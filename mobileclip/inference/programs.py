@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import WidePrecision
-from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
+from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inference.int8 import Int8Model
+from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, import_quietly, openvino_model
 
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
 _MOST_PROGRAMS = 256
 _DEVICE = "CPU"
 # What a device must be able to do, and what it is asked for.
-_HINTS: dict[WidePrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
+_HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 
 
 def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Program:
@@ -45,14 +46,17 @@ def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Progra
     return program
 
 
-def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precision: WidePrecision) -> Program:
+def openvino_program(
+    tower: nn.Module, example: Tensor, *, lengths: bool, precision: FastPrecision, int8: Int8Model | None = None
+) -> Program:
     """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
 
     Args:
         tower: in evaluation mode, in float32.
         example: a batch, as it will come.
         lengths: whether texts may be shorter than the example's.
-        precision: what OpenVINO may compute in.
+        precision: what OpenVINO may compute in; beside int8, in bfloat16 where the processor does, as in float32.
+        int8: the tower in int8, for that.
 
     Raises:
         ImportError: if OpenVINO is not installed; the message has the command that installs it.
@@ -61,12 +65,16 @@ def openvino_program(tower: nn.Module, example: Tensor, *, lengths: bool, precis
     with needed("the engine 'openvino'", "openvino"):
         openvino = import_quietly("openvino")
     core = openvino.Core()
-    able, hint = _HINTS[precision]
-    if able not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-        raise RuntimeError(f"the processor does not compute in {precision}")
-    dynamic = ({1: torch.export.Dim("tokens", min=2, max=example.shape[1])},) if lengths else None
-    exported = torch.export.export(tower, (example,), dynamic_shapes=dynamic, strict=False)
-    model = converted(exported)
+    capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if precision == "int8":
+        assert int8 is not None, "int8 needs a calibrated model"
+        _, hint = _HINTS["bfloat16" if "BF16" in capabilities else "float32"]
+        model = int8.model.clone()
+    else:
+        able, hint = _HINTS[precision]
+        if able not in capabilities:
+            raise RuntimeError(f"the processor does not compute in {precision}")
+        model = openvino_model(tower, example, lengths=lengths)
     model.reshape([len(example), -1] if lengths else list(example.shape))
     options = {
         "INFERENCE_PRECISION_HINT": hint,

@@ -17,7 +17,8 @@ class Trial:
         form: what was tried.
         milliseconds: median time of the example batch; None if it was not timed.
         speed_up: how many times as fast as the plain tower it was: the median over neighbouring calls.
-        cosine: smallest cosine between its embeddings and the plain ones; None if there are none.
+        cosine: smallest cosine between its embeddings and the plain ones; None if there are none. In int8, of inputs
+            that it was not calibrated with.
         error: largest norm of an embedding's difference, over the norm of the plain one.
         refused: why it cannot be used; empty if it could.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
-from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.hardware.precision import DTYPES, FastPrecision
 from mobileclip.inference.forms import (
     PreparedTower,
     causal_pool,
@@ -21,6 +21,7 @@ from mobileclip.inference.forms import (
     with_depthwise_convs,
     with_one_token,
 )
+from mobileclip.inference.int8 import Calibration, Int8Model
 from mobileclip.inference.programs import Program, openvino_program, torch_program
 
 Engine = Literal["eager", "compiled", "openvino"]
@@ -33,13 +34,14 @@ class Form:
     Args:
         engine: what computes: PyTorch, eager or as inductor compiles the tower with its weights frozen into the
             program, or OpenVINO.
-        precision: of the weights and the features; embeddings come out in float32.
+        precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
+            layers, but for grouped ones.
         most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
             stays in a processor's cache.
     """
 
     engine: Engine
-    precision: WidePrecision
+    precision: FastPrecision
     most: int
 
     def __str__(self) -> str:
@@ -82,11 +84,22 @@ class OptimizedTower(PreparedTower):
         """The spec of the tower."""
         return cast("ImageEncoderSpec | TextEncoderSpec", self.tower.spec)
 
-    def compile_for(self, inputs: Tensor) -> None:
+    def int8_model(self, calibration: Calibration) -> Int8Model:
+        """Return what programs in int8 are made of, whichever their batch.
+
+        Args:
+            calibration: inputs that ranges of values are found with.
+        """
+        lengths = self._pool is not None
+        ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
+        return Int8Model(self.tower, ranges, lengths=lengths)
+
+    def compile_for(self, inputs: Tensor, *, int8: Int8Model | None = None) -> None:
         """Make the program for batches of `form.most`, if the form has one.
 
         Args:
             inputs: at least `form.most` images or texts.
+            int8: what a program in int8 is made of.
 
         Raises:
             Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
@@ -98,7 +111,9 @@ class OptimizedTower(PreparedTower):
             if self.form.engine == "compiled":
                 self._program = torch_program(self.tower, example, lengths=lengths)
             elif self.form.engine == "openvino":
-                self._program = openvino_program(self.tower, example, lengths=lengths, precision=self.form.precision)
+                self._program = openvino_program(
+                    self.tower, example, lengths=lengths, precision=self.form.precision, int8=int8
+                )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings, not normalised."""

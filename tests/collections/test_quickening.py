@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 import mobileclip
 from mobileclip.collections import quickening
 from mobileclip.collections.quickening import quickened
 from mobileclip.collections.scanning import scan
+from mobileclip.data.images.transform import load_image
+from mobileclip.inference import optimize_images
+from mobileclip.inference.measuring import LEAST_COSINE
 from tests.collections.pictures import draw
 
 
@@ -38,3 +42,22 @@ def test_shards_and_videos_count_by_their_size(tmp_path):
         "shard": 1025,
         "video": 9,
     }
+
+
+@pytest.mark.slow
+def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickening, "WORTH_COMPILING", 1)
+    given = []
+
+    def watched(model, images, *, calibration, **options):
+        given.append(calibration)
+        return optimize_images(model, images, calibration=calibration, **options)
+
+    monkeypatch.setattr(quickening, "optimize_images", watched)
+    clip = mobileclip.load(checkpoint=telling_file)
+    paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
+    files = [*scan([str(tmp_path / "photos")]).files.values()]
+    fast = quickened(clip, files, quickening.WORTH_TRYING, precision="int8", show_progress=False)
+    torch.testing.assert_close(given[0], torch.stack([clip.transform(load_image(path)) for path in paths]))
+    cosines = (fast.encode_image(paths) * clip.encode_image(paths)).sum(dim=1)
+    assert cosines.min() > LEAST_COSINE["int8"]

@@ -15,7 +15,15 @@ from torch import nn
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
-from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.measuring import (
+    LEAST_COSINE,
+    largest_error,
+    median_ratio,
+    orders,
+    smallest_cosine,
+    times_in_turn,
+    turn,
+)
 from mobileclip.inference.openvino_quiet import import_quietly
 from mobileclip.inference.programs import openvino_program
 from mobileclip.inference.zero_shot import ImageTextModel
@@ -83,7 +91,7 @@ def test_the_report_has_every_form_and_uses_the_fastest():
 
 def test_what_is_not_exact_enough_is_not_used(monkeypatch):
     """bfloat16 is refused by a gate of one, float32 by a gate of zero; then the folded towers stay as they are."""
-    monkeypatch.setattr("mobileclip.inference.optimizing.SMALLEST_COSINE_BF16", 1.1)
+    monkeypatch.setitem(LEAST_COSINE, "bfloat16", 1.1)
     monkeypatch.setattr("mobileclip.inference.optimizing.LARGEST_ERROR_FP32", -1.0)
     model = randomised(SMALL)
     fast = optimize(model, precision="bfloat16", compiled=False, rounds=1)
@@ -219,7 +227,7 @@ def test_it_serves_a_model_with_its_preprocessing(capsys):
     [
         (nn.Module.train, {}, "the model is in training mode"),
         (nn.Module.half, {}, r"weights are torch\.float16 on cpu; load it with"),
-        (nn.Module.eval, {"precision": "float16"}, "precision is one of float32, bfloat16, not 'float16'"),
+        (nn.Module.eval, {"precision": "float16"}, "precision is one of float32, bfloat16, int8, not 'float16'"),
         (nn.Module.eval, {"rounds": 0}, "rounds is at least 1"),
         (nn.Module.eval, {"example": example(SMALL, 0)}, "the example has no images"),
     ],
