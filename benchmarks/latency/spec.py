@@ -23,7 +23,7 @@ class LatencyBenchSpec:
         models: which models.
         towers: which of their towers.
         batch_sizes: images or texts per call.
-        precision: in which precisions mobileclip is optimised; int8 is used where it passes its gate, and the form tells.
+        precision: in which precisions mobileclip is optimised; int8 where it passes its gates, as the form tells.
         compiled: whether the release's way (by torch.compile as it comes) and
             mobileclip's are compiled as well.
         runtimes: which both sides are exported to; none for none.
