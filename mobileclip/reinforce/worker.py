@@ -7,11 +7,12 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from threading import Semaphore
 from urllib.parse import quote
 
 import attrs
@@ -36,6 +37,7 @@ from mobileclip.engines import NO_ROOM, FatalError, OnProgress, Place, Work
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
+from mobileclip.reinforce.feeding import Feed
 from mobileclip.reinforce.manifest import ShardEntry, may_pass
 from mobileclip.reinforce.provenance import open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -89,8 +91,8 @@ class ShardWorker:
         spec: the choices.
         teachers: whose embeddings are stored; None for captions alone.
         captioner: who writes synthetic captions; None for none.
-        num_threads: batches in work at once, each in a thread of its own, which share torch's threads. On the CPU one
-            per core is fastest; on a GPU they decode and replay while it works.
+        num_threads: batches in work at once, of one unit or of two, each in a thread of its own, which share torch's
+            threads. On the CPU one per core is fastest; on a GPU they decode and replay while it works.
 
     Raises:
         ValueError: if there are neither teachers nor a captioner, or the output was made with other choices, teachers
@@ -101,6 +103,12 @@ class ShardWorker:
     teachers: TeacherEnsemble | None
     captioner: Captioner | None
     num_threads: int
+    _torch_threads: int = attrs.field(init=False, factory=torch.get_num_threads)
+    _slots: Semaphore = attrs.field(init=False)
+
+    @_slots.default
+    def _all_free(self) -> Semaphore:
+        return Semaphore(self.num_threads)
 
     def __attrs_post_init__(self) -> None:
         if self.teachers is None and self.captioner is None:
@@ -110,11 +118,14 @@ class ShardWorker:
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
-        """Make the shard of a unit aside, and return what reads it back, puts it in its place and gives its entry.
+        """Make the shard of a unit aside, and return what puts it in its place and gives its entry.
+
+        This ends with the unit's source: its last batches are made beside the first ones of the next unit, so that the
+        device never waits for a shard to begin.
 
         Args:
             unit: part of the source; what is in the place of its shard is replaced.
-            on_samples: called with the number of samples that were finished since the last call.
+            on_samples: called with the number of samples that were finished since the last call, in another thread.
 
         Raises:
             FatalError: if no sample gets finite embeddings, or there is no room for the shard.
@@ -122,13 +133,21 @@ class ShardWorker:
             StorageError: if that may be otherwise at another time.
         """
         skips = SkipReport()
-        fingerprint = unit.fingerprint()
+        feed = Feed(unit.read(skips))
+        staged = _staged(self.spec.output, unit.name)
+        made = feed.pass_to(partial(self._make, unit, feed, staged, skips, on_samples))
+        return partial(self._finish, made, staged, skips)
+
+    def _make(
+        self, unit: Unit, source: Iterable[ImageTextSample], staged: Path, skips: SkipReport, on_samples: OnProgress
+    ) -> tuple[list[str], ShardEntry]:
+        """Write the shard of a unit aside, and return its keys and its entry."""
         num_compared = self.spec.num_compared if isinstance(unit, MeasuredUnit) else 0
         compared: list[ReinforcedSample] = []
         target = storage.join(self.spec.output, unit.name)
-        staged = _staged(self.spec.output, unit.name)
         try:
-            with _named_errors(target), closing(self._samples(unit, skips)) as samples:
+            fingerprint = unit.fingerprint()
+            with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
                 kept = _keeping(compared, samples, num_compared)
                 keys = self._write(staged, unit.name, _watched(kept, on_samples), skips)
             _refuse_failures(unit, keys, skips)
@@ -144,10 +163,11 @@ class ShardWorker:
             skipped=dict(sorted(skips.counts.items())),
             agreement=agreement,
         )
-        return partial(self._finish, staged, keys, entry, skips)
+        return keys, entry
 
-    def _finish(self, staged: Path, keys: Sequence[str], entry: ShardEntry, skips: SkipReport) -> ShardEntry:
-        """Read a shard back, and put it in its place."""
+    def _finish(self, made: Future[tuple[list[str], ShardEntry]], staged: Path, skips: SkipReport) -> ShardEntry:
+        """Wait for a shard, read it back, and put it in its place."""
+        keys, entry = made.result()
         target = storage.join(self.spec.output, entry.shard)
         try:
             with _named_errors(target):
@@ -176,12 +196,19 @@ class ShardWorker:
             for named in skips.named.values():
                 stream.writelines(to_json(skip).encode() + b"\n" for skip in named)
 
-    def _samples(self, unit: Unit, skips: SkipReport) -> Generator[ImageTextSample, None, None]:
+    def _samples(
+        self, shard: str, source: Iterable[ImageTextSample], skips: SkipReport
+    ) -> Generator[ImageTextSample, None, None]:
         """Yield what is to be stored of a unit, in its order, with several batches under way."""
-        encode = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=unit.name)
-        source = unit.read(skips)
-        batches = iter(lambda: list(islice(source, self.spec.batch_size)), [])
-        with _threads(self.num_threads) as pool:
+        encoder = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=shard)
+        left = iter(source)
+        batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])
+
+        def encode(batch: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
+            with self._slots:
+                return encoder(batch)
+
+        with self._threads() as pool:
             futures = deque(pool.submit(encode, batch) for batch in islice(batches, 2 * self.num_threads))
             try:
                 while futures:
@@ -194,6 +221,16 @@ class ShardWorker:
             finally:
                 for future in futures:
                     future.cancel()
+
+    @contextmanager
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        """Yield threads that share torch's own threads among them."""
+        share = max(1, self._torch_threads // self.num_threads)
+        try:
+            with ThreadPoolExecutor(self.num_threads, initializer=_use_threads, initargs=(share,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(self._torch_threads)
 
     def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> list[str]:
         """Write a shard unless there is nothing to write, and return the samples' keys."""
@@ -221,16 +258,11 @@ class ShardWorker:
                 yield sample.key, members
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that share torch's own threads among them."""
-    before = torch.get_num_threads()
-    try:
-        share = max(1, before // count)
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
+def _use_threads(count: int) -> None:
+    """Have torch use so many of its threads for what is called in this one."""
+    # A thread takes the number that was set last, wherever, when it first asks; that must not come after this.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 @contextmanager

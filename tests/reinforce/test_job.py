@@ -4,6 +4,8 @@ import fcntl
 import hashlib
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -35,6 +37,7 @@ from mobileclip.reinforce import (
     reinforce,
     verify,
 )
+from mobileclip.reinforce.encoding import BatchEncoder
 from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
@@ -100,6 +103,28 @@ def test_threads_change_neither_order_nor_augmentations(make_shards, teachers, t
         assert one.key == other.key
         assert one.augmentations == other.augmentations
         np.testing.assert_allclose(one.image_emb, other.image_emb, atol=2e-6)
+
+
+def test_the_last_pictures_of_a_shard_are_encoded_beside_the_first_of_the_next(
+    make_shards, teachers, tmp_path, monkeypatch
+):
+    shards = make_shards(2)
+    encode, the_next_has_begun = BatchEncoder.__call__, threading.Event()
+
+    def waiting(self, samples):
+        if samples[0].key == "s1-0":
+            the_next_has_begun.set()
+        if samples[0].key == "s0-4":
+            assert the_next_has_begun.wait(30)
+        return encode(self, samples)
+
+    monkeypatch.setattr(BatchEncoder, "__call__", waiting)
+    before = torch.get_num_threads()
+    report = run(make_spec(shards, tmp_path / "out", batch_size=1), teachers)
+    assert report.num_samples == 10
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before, "a new thread computes as before"
 
 
 class StoppedError(BaseException):
