@@ -43,7 +43,8 @@ def export(
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
     Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit
-    status is 1 where it fails all the same; the folder with its report is kept.
+    status is 1 where it fails all the same; the folder with its report is kept. What no runtime here can run, of some
+    backends of ExecuTorch, is lowered and not run, and says so.
 
     Args:
         model: a file of weights in any known layout, a folder with one, hf-hub:OWNER/NAME, or a name such as
@@ -58,7 +59,8 @@ def export(
         overwrite: replace an export that is there.
     """
     from mobileclip.encoders.checkpoints.exports import CONTRACT
-    from mobileclip.export import export_model, read_report
+    from mobileclip.export import export_model, read_contract, read_report
+    from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_able
@@ -78,6 +80,9 @@ def export(
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
     folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, overwrite=overwrite)
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if read_contract(folder).state == NOT_RUN:
+        say(f"{NOT_RUN}: no runtime of the backend is here; compare the golden vectors on a device", error=True)
+        return
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 
 

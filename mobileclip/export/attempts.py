@@ -16,6 +16,7 @@ from mobileclip.export.measured import Measured, Outputs
 from mobileclip.export.parity import RANKING_GATE, Report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
+from mobileclip.export.targets.base import NotRunHereError
 from mobileclip.export.verify import report_on, run_tower
 from mobileclip.terminal import console
 
@@ -49,7 +50,7 @@ class Attempts:
         self._name, self._precision = f"{export.stem}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
-        self._nearest: tuple[TowerFile, Outputs] | None = None
+        self._nearest: tuple[TowerFile, Outputs | None] | None = None
 
     @property
     def file(self) -> TowerFile:
@@ -61,10 +62,19 @@ class Attempts:
     def outputs(self) -> Outputs:
         """What the nearest attempt gives."""
         assert self._nearest is not None
-        return self._nearest[1]
+        outputs = self._nearest[1]
+        assert outputs is not None, "nobody has run it"
+        return outputs
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a runtime here has run the tower."""
+        return self._nearest is not None and self._nearest[1] is not None
 
     def write(self, others: Mapping[Tower, Outputs]) -> bool:
         """Go on from the attempts before until one passes the gates; return whether one does.
+
+        What is for a runtime that is not here is written once, and passes none.
 
         Args:
             others: what the files of other towers give; those of towers that are not named are the model's.
@@ -78,6 +88,11 @@ class Attempts:
             if fallback is None:
                 return False
             file, outputs = self._attempt(fallback)
+            if outputs is None:
+                self._nearest = file, None
+                _move(self._folder / _TRIAL, self._folder, Path(self._name).parent)
+                shutil.rmtree(self._folder / _TRIAL)
+                return False
             report = self._report(outputs, others)
             if nearest is None or self._nearness(report) > self._nearness(nearest):
                 nearest, self._nearest = report, (file, outputs)
@@ -85,16 +100,21 @@ class Attempts:
             shutil.rmtree(self._folder / _TRIAL)
         return True
 
-    def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Outputs]:
-        """Write the tower to a folder of its own; return its file, and what that gives."""
+    def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Outputs | None]:
+        """Write the tower to a folder of its own; return its file, and what that gives, if its runtime is here."""
         more = "8 bits" if self._precision == "int4-weights" else "float32"
         kept = f", in {more}: {fallback.name}" if fallback.name else ""
         self._say(f"writing {self._name} in {self._precision}{kept}")
         export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
         (trial / self._name).parent.mkdir(parents=True)
-        file = tower_file(export, self._name, self._target.export(export, trial / self._name))
+        compute = self._target.export(export, trial / self._name)
+        file = tower_file(export, self._name, compute, outside=self._target.outside(trial / self._name))
         contract = attrs.evolve(self._contract, towers=(file,))
-        outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
+        try:
+            outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
+        except NotRunHereError as error:
+            self._say(f"{self._name}: {error}")
+            return file, None
         return file, outputs
 
     def _report(self, outputs: Outputs, others: Mapping[Tower, Outputs]) -> Report:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 from attrs import validators
 
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.spec import InputDtype, Preprocess, Tower
+from mobileclip.export.spec import Backend, InputDtype, Preprocess, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
@@ -20,6 +20,8 @@ from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 FORMAT_VERSION = 1
+NOT_RUN: Final = "lowered, not run"
+"""State of an export whose runtime is not here."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -113,6 +115,8 @@ class TowerFile:
             those whose weights are stored in float32.
         eight_bits: of `int4-weights`, the layers whose weights have 8 bits, since it would fail a gate otherwise.
         features: outputs behind the embeddings, in this order.
+        backend: of ExecuTorch, where it is not XNNPACK.
+        outside: operations that ExecuTorch computes itself, beside its backend.
     """
 
     tower: Tower
@@ -126,6 +130,8 @@ class TowerFile:
     float32: tuple[str, ...] = ()
     eight_bits: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+    backend: Backend | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def takes_any_size(self) -> bool:
@@ -159,6 +165,7 @@ class Contract:
         licence: of the code and of published weights.
         layout: what files, inputs and outputs are called.
         name: what the model is called, or its file; None where nobody has said.
+        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
     """
@@ -179,6 +186,7 @@ class Contract:
     licence: str
     layout: str = attrs.field(default="plain", metadata=LEFT_OUT_AT_DEFAULT)
     name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    state: Literal["run", "lowered, not run"] = attrs.field(default="run", metadata=LEFT_OUT_AT_DEFAULT)
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
 

@@ -28,13 +28,14 @@ from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 
-def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
+def tower_file(export: TowerExport, name: str, compute: Precision, *, outside: tuple[str, ...] = ()) -> TowerFile:
     """Return what a contract says of an exported tower.
 
     Args:
         export: the tower.
         name: of its file.
         compute: what it computes in, as the target says.
+        outside: operations that its backend leaves to others, as the target says.
     """
     batch = None if export.spec.dynamic_batch else 1
     layers, is_mixed = tuple(sorted(export.fallback.layers)), export.spec.precision == "int4-weights"
@@ -50,6 +51,8 @@ def tower_file(export: TowerExport, name: str, compute: Precision) -> TowerFile:
         float32=() if is_mixed else layers,
         eight_bits=layers if is_mixed else (),
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
+        backend=export.spec.backend if export.spec.lowered_only else None,
+        outside=outside,
     )
 
 

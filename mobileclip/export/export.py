@@ -15,7 +15,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublishe
 from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.attempts import Attempts
 from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.contract import REPORT, Contract
+from mobileclip.export.contract import NOT_RUN, REPORT, Contract
 from mobileclip.export.describing import contract_of, origin_of
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.layouts import fitted, layouts
@@ -23,7 +23,7 @@ from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import require_able
-from mobileclip.export.verify import report_on
+from mobileclip.export.verify import report_of_none, report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.loading import holds_weights
@@ -195,7 +195,10 @@ def _write(
         # What passes its gates beside the other tower in float32 may fail them beside that one's file.
         for tower, one in attempts.items():
             one.write({other: two.outputs for other, two in attempts.items() if other != tower})
-    contract = attrs.evolve(contract, towers=tuple(one.file for one in attempts.values()))
+    has_run = all(one.has_run for one in attempts.values())
+    contract = attrs.evolve(
+        contract, towers=tuple(one.file for one in attempts.values()), state="run" if has_run else NOT_RUN
+    )
     if contract.text is not None:
         tokenizer = folder / contract.text.tokenizer
         tokenizer.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +206,11 @@ def _write(
     layouts.resolve(contract.layout).write(folder, contract)
     measured.write(folder)
     measured.write_golden(folder, exports)
-    outputs = {tower: one.outputs for tower, one in attempts.items()}
-    report = report_on(outputs, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
+    if has_run:
+        outputs = {tower: one.outputs for tower, one in attempts.items()}
+        report = report_on(outputs, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
+    else:
+        report = report_of_none(measured, data=data)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     hashes = {name: file_sha256(folder / name) for name in names}

@@ -9,9 +9,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.export.contract import Contract, TowerFile
+from mobileclip.export.contract import NOT_RUN, Contract, TowerFile
 from mobileclip.export.measured import Measured, Outputs, as_taken, read_measured
-from mobileclip.export.parity import Report, TowerParity, compare_rankings, compare_tower, gates_of
+from mobileclip.export.parity import (
+    Gate,
+    Ranking,
+    Report,
+    TowerParity,
+    compare_rankings,
+    compare_tower,
+    gates_of,
+)
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.resizing import check_resizing
 from mobileclip.export.running import runnable_target
@@ -36,6 +44,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
+        NotRunHereError: if no runtime of the export's backend is here; its files are checked before.
         ValueError: if a file is missing or has changed, a library is older than the one that wrote the export, or a
             file is not what the contract says, or may not be run without trust. What does not pass a gate is in the
             report instead.
@@ -138,6 +147,25 @@ def report_on(
         towers=parities,
         ranking=ranking,
         gates=gates_of(parities, ranking, precision),
+    )
+
+
+def report_of_none(measured: Measured, *, data: str) -> Report:
+    """Return the report of an export that nobody has run: no gate was asked, and one says so.
+
+    Args:
+        measured: inputs and reference, which lie beside the files for whoever can run them.
+        data: name of the data set.
+    """
+    return Report(
+        data=data,
+        runtime=NOT_RUN,
+        image_names=measured.image_names,
+        captions=measured.captions,
+        skipped=measured.skipped,
+        towers=(),
+        ranking=Ranking(kind=NOT_RUN, num_queries=0, agreement=0.0),
+        gates=(Gate(name="runtimes that have run it", value=0, bound=">= 1", passed=False),),
     )
 
 

@@ -76,6 +76,9 @@ class Target(Protocol):
             ValueError: if the format cannot hold the tower in this precision; the message says why.
         """
 
+    def outside(self, path: Path) -> tuple[str, ...]:
+        """Return the operations of a file that its backend leaves to others; none where one runtime computes all."""
+
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it: its format, its input and output, that its weights are finite.
 
@@ -92,8 +95,18 @@ class Target(Protocol):
             device: where the runtime computes.
 
         Raises:
+            NotRunHereError: if no runtime of the file's backend is here.
             ValueError: if the runtime cannot read the file, or has no such device here.
         """
+
+
+class ComputedWhole:
+    """Of formats whose runtime computes all of a file."""
+
+    def outside(self, path: Path) -> tuple[str, ...]:
+        """Return nothing."""
+        del path
+        return ()
 
 
 def require_able(target: Target, spec: ExportSpec) -> None:
@@ -116,6 +129,10 @@ def require_able(target: Target, spec: ExportSpec) -> None:
             f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in the "
             "host, or another target"
         )
+
+
+class NotRunHereError(ValueError):
+    """A file is for a device or a backend that this machine does not have."""
 
 
 Described = tuple[str, str, tuple[int | None, ...]]

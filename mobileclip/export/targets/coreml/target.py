@@ -17,7 +17,15 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, Described, Run, check_signature, device_called, not_finite
+from mobileclip.export.targets.base import (
+    CPU,
+    ComputedWhole,
+    Described,
+    Run,
+    check_signature,
+    device_called,
+    not_finite,
+)
 from mobileclip.export.targets.coreml.convert import convert
 from mobileclip.export.targets.coreml.int8 import quantized_program
 from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
@@ -28,7 +36,7 @@ _IS_MAC = sys.platform == "darwin"
 
 
 @attrs.frozen
-class CoreMLTarget:
+class CoreMLTarget(ComputedWhole):
     """Core ML through coremltools; files are written anywhere, and run by Core ML on a Mac.
 
     Elsewhere `open` computes the file's program in PyTorch, operation by operation (`mil.py`), and the report says so.

@@ -1,4 +1,4 @@
-"""From a tower to an ExecuTorch program whose work is XNNPACK's."""
+"""From a tower to an ExecuTorch program whose work is XNNPACK's, or another backend's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from mobileclip.export.attention import set_attention, written_out_attention
 from mobileclip.export.graph import TowerExport
+from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
 
 if TYPE_CHECKING:
@@ -27,22 +28,31 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
     Args:
         tower: in int8, its calibration data too.
         dtype: what it computes in, or what int8 is made of: float32.
+
+    Raises:
+        ValueError: if the wheel cannot lower for the backend, or the tower leaves the range of float16 there.
     """
-    graph = tower.graph(dtype)
+    chosen, half = lowering(tower.spec.backend), dtype == torch.float16
+    if tower.spec.lowered_only and half and tower.fallback.layers:
+        raise ValueError(
+            f"layers leave the range of float16, and the backend {tower.spec.backend!r} computes in it throughout: "
+            f"{', '.join(sorted(tower.fallback.layers))}; choose --precision float32"
+        )
+    # The other backends round to float16 themselves.
+    graph = tower.graph(torch.float32 if tower.spec.lowered_only else dtype)
     # XNNPACK has no attention of one operation.
     set_attention(graph, written_out_attention)
-    if dtype == torch.float16:
+    if half and not tower.spec.lowered_only:
         _normalize_in_float32(graph)
     largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
     with quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         if tower.spec.precision == "int8":
             program = rounded_program(tower, graph, _quantizer(tower.fallback.layers), largest_batch=largest)
         else:
             program = tower.program_of(graph, largest_batch=largest)
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        edge = to_edge_transform_and_lower(program, partitioner=[chosen.partitioner(half=half)])
         written: bytes = edge.to_executorch().buffer
     return written
 

@@ -1,4 +1,9 @@
-"""What a `.pte` file holds, read without its runtime: inputs, outputs, and all numbers in it."""
+"""What a `.pte` file holds, read without its runtime: inputs, outputs, and all numbers in it.
+
+By functions that ExecuTorch calls internal. Of release 1.5.1's public ones, `executorch.runtime` tells methods, inputs
+and outputs, and neither backends nor operations nor numbers; `pretty_print` and `pte_tool` get programs from the same
+internal functions.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +19,14 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from mobileclip.export.targets.executorch.backends import XNNPACK
 from mobileclip.export.targets.pt2e import quiet
 
 METHOD = "forward"
 _MAGIC, _HEADER = slice(4, 6), slice(8, 12)
 _HEADER_FIELDS = {"program": slice(16, 24), "segments": slice(24, 32), "length of segments": slice(32, 40)}
 # XNNPACK's graphs have a header of their own in front, and their constants behind, or by name in the file.
-_XNNPACK, _XNNPACK_HEADER_BYTES = "XnnpackBackend", 30
+_XNNPACK_HEADER_BYTES = 30
 # Bounds of outputs that have none, as the compiler of the schema writes them and JSON does not know them.
 _NOT_FINITE = re.compile(r"(: )(-?)inf\b")
 _FLOATS = {"HALF": np.float16, "FLOAT": np.float32, "DOUBLE": np.float64}
@@ -50,13 +56,15 @@ class PteProgram:
         inputs: of the method, in order.
         outputs: of the method, in order.
         numbers: floats that are stored, by a name that tells where; those inside XNNPACK's graphs too.
-        other_delegates: graphs of other runtimes than XNNPACK, which nothing is known of.
+        delegates: what backends are called, each once; nothing is known of graphs of others than XNNPACK.
+        operators: that ExecuTorch computes itself.
     """
 
     inputs: tuple[PteTensor, ...]
     outputs: tuple[PteTensor, ...]
     numbers: dict[str, npt.NDArray[Any]] = attrs.field(repr=False)
-    other_delegates: tuple[str, ...]
+    delegates: tuple[str, ...]
+    operators: tuple[str, ...]
 
 
 def read_pte(path: Path) -> PteProgram:
@@ -112,19 +120,17 @@ def _read(file: Any) -> PteProgram:
             if dtype is not None:
                 stored = program.constant_buffer[value.data_buffer_idx].storage
                 numbers[f"constant {index}"] = np.frombuffer(stored, dtype, count=int(np.prod(value.sizes)))
-    others = set()
     named = _named(file.named_data)
     for index, delegate in enumerate(plan.delegates):
-        if delegate.id == _XNNPACK:
+        if delegate.id == XNNPACK:
             payload = program.backend_delegate_data[delegate.processed.index].data
             numbers |= {f"{name} of graph {index}": stored for name, stored in _xnnpack_numbers(bytes(payload), named)}
-        else:
-            others.add(delegate.id)
     return PteProgram(
         inputs=tuple(_tensor(values[index]) for index in plan.inputs),
         outputs=tuple(_tensor(values[index]) for index in plan.outputs),
         numbers=numbers,
-        other_delegates=tuple(sorted(others)),
+        delegates=tuple(sorted({delegate.id for delegate in plan.delegates})),
+        operators=tuple(sorted({".".join(filter(None, (one.name, one.overload))) for one in plan.operators})),
     )
 
 

@@ -15,6 +15,7 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Run, device_called, not_finite
+from mobileclip.export.targets.executorch.backends import lowering, require_runnable
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
@@ -27,9 +28,10 @@ from mobileclip.hardware.precision import Precision
 class ExecuTorchTarget:
     """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
 
-    float16 is computed in as exported. int8 is static, see `executorch_lower`. There is no bfloat16: XNNPACK has only
-    linear layers of it. Inputs and outputs have no names in the format, so the contract's stand in the contract alone.
-    The runtime takes the places and sizes in a file as they are, so nobody can vouch for a stranger's.
+    Programs for other backends are lowered, and run where the runtime has these (`backends`). float16 is computed in as
+    exported. int8 is static, see `lower`. There is no bfloat16: XNNPACK has only linear layers of it. Inputs and
+    outputs have no names in the format, so the contract's stand in the contract alone. The runtime takes the places and
+    sizes in a file as they are, so nobody can vouch for a stranger's.
     """
 
     suffix: str = ".pte"
@@ -57,6 +59,10 @@ class ExecuTorchTarget:
         path.write_bytes(lowered(tower, torch.float16 if precision == "float16" else torch.float32))
         return precision
 
+    def outside(self, path: Path) -> tuple[str, ...]:
+        """Return the operations of a file that no backend computes."""
+        return read_pte(path).operators
+
     def inspect(self, path: Path, tower: TowerFile) -> None:
         """Check a file without running it: inputs and outputs but for their names, and that all numbers are finite.
 
@@ -70,10 +76,10 @@ class ExecuTorchTarget:
             raise ValueError(
                 f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
             )
-        if program.other_delegates:
+        delegate = lowering(tower.backend).delegate
+        if set(program.delegates) - {delegate}:
             raise ValueError(
-                f"{path} needs {', '.join(program.other_delegates)}, and this target writes for XNNPACK alone; export "
-                "the model again"
+                f"{path} needs {', '.join(program.delegates)}, and the contract says {delegate}; export the model again"
             )
         for name, numbers in program.numbers.items():
             if not bool(np.isfinite(numbers).all()):
@@ -83,10 +89,12 @@ class ExecuTorchTarget:
         """Return a function that runs a file with ExecuTorch on the processor.
 
         Raises:
+            NotRunHereError: if its backend is not here.
             ValueError: if it cannot be read; and, when it runs, if the batch is larger than the file takes.
         """
         device_called(device, {CPU: CPU}, self.runtime)
         read_pte(path)
+        require_runnable(tower.backend, str(path))
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, Run, check_signature, device_called, not_finite
+from mobileclip.export.targets.base import CPU, ComputedWhole, Run, check_signature, device_called, not_finite
 from mobileclip.export.targets.litert.convert import converted
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
 from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
@@ -24,7 +24,7 @@ from mobileclip.hardware.precision import Precision
 
 
 @attrs.frozen
-class LiteRTTarget:
+class LiteRTTarget(ComputedWhole):
     """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
 
     The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are

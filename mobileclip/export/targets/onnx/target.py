@@ -18,6 +18,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
     EXAMPLE_BATCH,
+    ComputedWhole,
     Described,
     Run,
     check_signature,
@@ -49,7 +50,7 @@ _LOG_ERRORS_ONLY = 3
 
 
 @attrs.frozen
-class OnnxTarget:
+class OnnxTarget(ComputedWhole):
     """ONNX through `torch.onnx.export(dynamo=True)`.
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16

@@ -16,6 +16,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
     EXAMPLE_BATCH,
+    ComputedWhole,
     Described,
     Run,
     check_signature,
@@ -47,7 +48,7 @@ _TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 
 
 @attrs.frozen
-class OpenVINOTarget:
+class OpenVINOTarget(ComputedWhole):
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
