@@ -1,5 +1,7 @@
 """Full-size models with the golden weights: exported files give the embeddings and tokens of the public code."""
 
+import asyncio
+
 import onnxruntime
 import pytest
 import tokenizers
@@ -32,6 +34,7 @@ WRITTEN = [
     *((target, "bfloat16") for target in ("onnx", "openvino", "torch")),
     *((target, "int8") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
     *(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights")),
+    *(("coreai", precision) for precision in ("float32", "float16")),
 ]
 
 
@@ -78,10 +81,26 @@ def run_litert(path, inputs):
     return torch.cat([torch.from_numpy(next(iter(run(**{name: row[None].numpy()}).values()))) for row in taken])
 
 
+def run_coreai(path, inputs):
+    from coreai.authoring import AIModelAsset
+    from coreai.runtime import NDArray
+
+    name, taken = ("tokens", inputs.int()) if path.stem == "text" else ("pixels", inputs)
+
+    async def answers():
+        async with AIModelAsset.load(path).executable() as model:
+            function = model.load_function("main")
+            found = [await function({name: NDArray(row[None].numpy())}) for row in taken]
+            return [torch.from_numpy(next(iter(one.values())).numpy().copy()) for one in found]
+
+    return torch.cat(asyncio.run(answers()))
+
+
 RUNTIMES = {
     "onnx": (run_onnx, "onnx"),
     "openvino": (run_openvino, "xml"),
     "coreml": (run_coreml, "mlpackage"),
+    "coreai": (run_coreai, "aimodel"),
     "executorch": (run_executorch, "pte"),
     "litert": (run_litert, "tflite"),
     "torch": (run_torch, "pt2"),
@@ -98,6 +117,8 @@ def least_cosine(ours, theirs):
 def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     if target == "litert" and converter() is None:
         pytest.skip("no LiteRT converter: make litert")
+    if target == "coreai":
+        pytest.importorskip("coreai_torch", reason="Core AI's converter wants Python 3.11 or newer")
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
     spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision, converter=converter())
     folder = export_model(tmp_path / "checkpoint.pt", spec)
