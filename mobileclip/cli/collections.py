@@ -137,11 +137,13 @@ def dedup(
         quiet: show no progress.
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
+    from mobileclip.collections.duplicates import require_threshold
     from mobileclip.collections.page import write_list, write_page
     from mobileclip.collections.places import default_index, newest_index
 
     workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
+    require_threshold(threshold)
     if not inputs and (model or checkpoint):
         raise ValueError("an index keeps its model: --model and --checkpoint are for pictures that are given")
 

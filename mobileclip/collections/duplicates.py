@@ -40,6 +40,16 @@ class DuplicateGroup:
     others: tuple[Match, ...]
 
 
+def require_threshold(threshold: float) -> None:
+    """Check a cosine similarity from which on two pictures show the same.
+
+    Raises:
+        ValueError: if it is not above 0 and at most 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold:g}, expected a cosine similarity above 0 and at most 1")
+
+
 def find_duplicates(
     snapshot: Snapshot, graph: NeighbourGraph | None, *, threshold: float = THRESHOLD, show_progress: bool = True
 ) -> list[DuplicateGroup]:
@@ -58,8 +68,7 @@ def find_duplicates(
     Raises:
         ValueError: if the threshold is not above 0 and at most 1.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold:g}, expected a cosine similarity above 0 and at most 1")
+    require_threshold(threshold)
     table = snapshot.table
     pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
     order = np.lexsort((snapshot.ids, -table["size"].to_numpy(), -pixels))

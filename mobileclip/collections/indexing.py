@@ -181,16 +181,16 @@ class _Update:
     def _read_here(self, work: list[FoundFile]) -> None:
         """Read and encode in this process, with those that decode beside it."""
         options = self.options
-        total = _num_pictures(work)
+        total, num_about = _num_pictures(work), estimated_pictures(work)
         clip = quickened(
             self.clip(),
             work,
-            estimated_pictures(work),
+            num_about,
             precision=options.precision,
             show_progress=options.show_progress,
         )
         reader = FileReader([self._task(file) for file in work], self.known, options, self.store.manifest.dim)
-        num_workers = options.num_workers if total is None else min(options.num_workers, 1 + total // _EACH)
+        num_workers = min(options.num_workers, 1 + num_about // _EACH)
         self.written = time.monotonic()
         try:
             with self._bar(total) as bar:

@@ -148,12 +148,12 @@ def _texts(root: Path) -> None:
 
 
 def _outputs(root: Path) -> None:
-    for name in ("kept.npz", "kept.safetensors", "kept.pt", "kept.png"):
+    for name in ("kept.npz", "kept.safetensors", "kept.pt", "kept.png", "kept.html"):
         (root / name).write_bytes(b"the work of hours")
     (root / "kept_folder").mkdir()
     (root / "kept_folder" / "thesis.txt").write_text("the work of years", encoding="utf-8")
     (root / "kept_export").mkdir()
     (root / "kept_export" / "mobileclip.json").write_text("{}", encoding="utf-8")
-    for suffix in ("npz", "safetensors", "png", "jpg"):
+    for suffix in ("npz", "safetensors", "png", "jpg", "html"):
         (root / f"link.{suffix}").symlink_to("nowhere")
     (root / "loop").symlink_to("loop")

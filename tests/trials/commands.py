@@ -11,7 +11,8 @@ import torch
 
 # What commands import when they are called: once here, not in every process that tries one.
 from mobileclip.inference.archive import read_embeddings
-from tests.trials.command_world import accepted, refused, template
+from tests.data.videos.making import film
+from tests.trials.command_world import accepted, contents, enter, refused, template
 from tests.trials.harness import Case, Outcome, run_command
 
 SMALL = ("-c", "small.safetensors")
@@ -51,6 +52,7 @@ COMMANDS = {
     "index": ("index", "a.jpg", "-i", "new", *SMALL),
     "search": ("search", "a cat", "-i", "new"),
     "dedup": ("dedup", "-i", "new"),
+    "merge": ("merge", "new", "-i", "all"),
     "convert": ("convert", "small.safetensors", "new.safetensors"),
     "list": ("list",),
     "info": ("info", "small.safetensors"),
@@ -101,8 +103,13 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
     lines += [tuple(name.split()) for name in COMMANDS if name not in NO_ARGUMENTS]
     lines += [("classify", image, "a cat", *SMALL) for image in NO_IMAGES]
     lines += [("embed", image, "-o", "new.npz", *SMALL) for image in NO_FILES if image not in (".", "/", "photos")]
-    lines += [("index", image, "-i", "new", *SMALL) for image in NO_FILES if image not in (".", "/", "photos")]
-    lines += _in_turn(NO_FOLDERS, ("search", "a cat", "-i", "?"))
+    no_files = [image for image in NO_FILES if image not in (".", "/", "photos")]
+    lines += [("index", image, "-i", "new", *SMALL) for image in no_files]
+    lines += [("dedup", image, "-i", "new", *SMALL) for image in no_files]
+    lines += [("dedup", "a.jpg", "-i", "new", *SMALL, "--threshold", number) for number in NUMBERS]
+    videos = ("0", "-1", "nan", "ten", "", "0x10", "0.99")
+    lines += [("index", "a.jpg", "-i", "new", *SMALL, "--video-seconds", number) for number in videos]
+    lines += _in_turn(NO_FOLDERS, ("search", "a cat", "-i", "?"), ("merge", "?", "-i", "new"))
     lines += _in_turn(
         NO_CHECKPOINTS,
         ("classify", "a.jpg", "a cat", "-c", "?"),
@@ -134,6 +141,9 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         (".npz", ("embed", "a.jpg", *SMALL, "-o", "?")),
         (".safetensors", ("convert", "small.safetensors", "?")),
         (".jsonl", ("dedup", "-i", "new", "-o", "?")),
+        (".jsonl", ("dedup", "a.jpg", "-i", "new", *SMALL, "-o", "?")),
+        (".html", ("dedup", "a.jpg", "-i", "new", *SMALL, "--page", "?")),
+        (".safetensors", ("index", "a.jpg", "-i", "new", *SMALL, "--web", "?")),
         (".png", ("data", "inspect", "reinforced.tar", "-o", "?")),
     ):
         lines += _in_turn([output.format(suffix) for output in OUTPUTS], line)
@@ -263,6 +273,7 @@ def _right() -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
     yield "embed a folder with a torn picture", _embed
     yield "embed a picture whose name is no UTF-8", _embed_bytes
     yield "convert a folded checkpoint", _convert
+    yield "index a folder with torn videos", _index_videos
     yield "list and describe", _describe
 
 
@@ -292,6 +303,27 @@ def _embed_bytes(folder: Path) -> Outcome:
 
 def _convert(folder: Path) -> Outcome:
     accepted(folder, ["convert", "folded.safetensors", "new.safetensors"], new="new.safetensors")
+    return "accepted"
+
+
+def _index_videos(folder: Path) -> Outcome:
+    before = enter(folder)
+    film(folder / "films" / "whole.mp4", [1, 2])
+    whole = (folder / "films" / "whole.mp4").read_bytes()
+    for name, content in (
+        ("torn.mp4", whole[:200]),
+        ("text.mkv", b"no video"),
+        ("empty.mov", b""),
+        ("\x1b[2J.avi", b"x"),
+    ):
+        (folder / "films" / name).write_bytes(content)
+    done = run_command(["index", "films", "-i", "new", "--video-seconds", "2", *SMALL])
+    assert done.status == 1
+    assert "2 pictures in the index: 2 encoded, 4 cannot be read" in done.output
+    assert "Traceback" not in done.errors
+    assert "\x1b[2J.avi" not in done.errors
+    assert all(name in done.errors for name in ("torn.mp4", "text.mkv", "empty.mov"))
+    assert {name: one for name, one in contents(folder).items() if name in before} == before
     return "accepted"
 
 
