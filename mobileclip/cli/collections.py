@@ -34,6 +34,7 @@ def search(
     without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT...")] = (),
     where: Annotated[tuple[str, ...], arg(metavar="CONDITION...")] = (),
     k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10,
+    all_frames: bool = False,
     thumbnails: bool = False,
     sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
@@ -57,6 +58,7 @@ def search(
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
             >= and ~, which finds a text within a text.
         k: how many, at most.
+        all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
         sheet: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
@@ -83,6 +85,7 @@ def search(
         without=without,
         where=conditions,
         k=k,
+        all_frames=all_frames,
         thumbnails=thumbnails,
         sheet=sheet,
         as_json=as_json,
@@ -203,6 +206,7 @@ def _answer(
     without: tuple[str, ...],
     where: Sequence[Condition],
     k: int,
+    all_frames: bool,
     thumbnails: bool,
     sheet: Path | None,
     as_json: bool,
@@ -211,7 +215,7 @@ def _answer(
     from mobileclip.collections.pictures import small_pictures
 
     texts = () if query is None else (query,)
-    matches = collection.search(texts, image=image, without=without, where=where, k=k)
+    matches = collection.search(texts, image=image, without=without, where=where, k=k, all_frames=all_frames)
     lines = [f"{match.score:6.3f}  {match.name}" for match in matches]
     if as_json:
         say_json([match.known() for match in matches])

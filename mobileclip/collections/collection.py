@@ -16,7 +16,7 @@ from mobileclip.collections.duplicates import THRESHOLD, DuplicateGroup, find_du
 from mobileclip.collections.filtering import Condition, parse_condition
 from mobileclip.collections.indexing import update
 from mobileclip.collections.manifest import Manifest, ModelSource
-from mobileclip.collections.matches import Match, match_of
+from mobileclip.collections.matches import Match, first_of_videos, match_of
 from mobileclip.collections.merging import MergeReport, merge_stores
 from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
 from mobileclip.collections.options import IndexOptions, IndexReport
@@ -35,6 +35,8 @@ Vector = NDArray[np.float32]
 
 # What is not wanted turns a query away from it, by less than what is wanted turns it there.
 _AWAY = 0.5
+# Times as many are looked for when frames of few videos fill the first places.
+_MORE = 8
 
 
 class Collection:
@@ -268,6 +270,7 @@ class Collection:
         without: str | Sequence[str] = (),
         where: Sequence[Condition | str] = (),
         k: int = 10,
+        all_frames: bool = False,
     ) -> list[Match]:
         """Return the pictures that are nearest to what is asked for, the nearest first.
 
@@ -280,6 +283,7 @@ class Collection:
             without: what they do not show.
             where: what is known of them, see `Condition`; all of it holds.
             k: how many, at most.
+            all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
 
         Raises:
             ValueError: if nothing is asked for, k is below 1, a condition is none, or an id is unknown.
@@ -295,11 +299,17 @@ class Collection:
             parsed = parse_condition(condition) if isinstance(condition, str) else condition
             mask = parsed.mask(snapshot.table)
             places = np.flatnonzero(mask) if places is None else places[mask[places]]
-        if places is None and self.graph is not None:
-            found, scores = self.graph.nearest(query, k)
-        else:
-            found, scores = nearest_of(snapshot.vectors, places, query, k)
-        return [match_of(snapshot, int(place), float(score)) for place, score in zip(found, scores, strict=True)]
+        wanted = k
+        while True:
+            if places is None and self.graph is not None:
+                found, scores = self.graph.nearest(query, wanted)
+            else:
+                found, scores = nearest_of(snapshot.vectors, places, query, wanted)
+            chosen = range(len(found)) if all_frames else first_of_videos(snapshot, found)
+            if len(chosen) >= k or len(found) < wanted:
+                break
+            wanted *= _MORE
+        return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> list[DuplicateGroup]:
         """Return the groups of pictures that show the same; see `find_duplicates`.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
 
 from mobileclip.collections.snapshot import Snapshot
 
@@ -63,6 +65,24 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def first_of_videos(snapshot: Snapshot, places: NDArray[np.int64]) -> list[int]:
+    """Return which of some pictures are left when only the first frame of each video counts.
+
+    Args:
+        snapshot: of the collection.
+        places: of the pictures in it, the nearest first.
+    """
+    columns = (snapshot.table[name].take(places).to_pylist() for name in ("path", "time"))
+    seen: set[str] = set()
+    chosen = []
+    for number, (path, time) in enumerate(zip(*columns, strict=True)):
+        if time is None or path not in seen:
+            chosen.append(number)
+        if time is not None:
+            seen.add(path)
+    return chosen
 
 
 def match_of(snapshot: Snapshot, place: int, score: float) -> Match:

@@ -145,7 +145,10 @@ def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_f
     status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--video-seconds", 2, "--quiet", "-j", 1)
     assert status == 0
     assert "7 pictures in the index: 7 encoded" in out
-    _, out, _ = run(capsys, "search", "a cat", "--where", "time>=0")
+    _, out, _ = run(capsys, "search", "a cat", "-k", 9)
+    assert len([line for line in out.splitlines() if "clip.mp4 " in line]) == 1
+    assert len(out.splitlines()) == 5
+    _, out, _ = run(capsys, "search", "a cat", "--where", "time>=0", "--all-frames")
     assert sorted(line.split("clip.mp4 ")[1] for line in out.splitlines()) == ["0:00", "0:02", "0:04"]
     _, out, _ = run(capsys, "search", "a cat", "--where", "time=4", "--json")
     (found,) = json.loads(out)

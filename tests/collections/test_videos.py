@@ -162,6 +162,21 @@ def test_a_job_that_ends_within_a_video_begins_it_again(index, tmp_path, monkeyp
     assert times(Collection.open(index.path)) == {"0.mp4": [0, 2, 4, 6, 8, 10], "1.mp4": [0, 2, 4, 6, 8, 10]}
 
 
+def test_a_video_is_found_once_by_its_nearest_frame(index, tmp_path):
+    film(tmp_path / "videos/0.mp4", range(12))
+    film(tmp_path / "videos/1.mp4", range(20, 23))
+    draw(tmp_path / "videos/0.png", 0)
+    add(index, tmp_path / "videos")
+    frames = index.search("a cat", k=99, all_frames=True)
+    assert len(frames) == 16
+    best = {}
+    for match in frames:
+        best.setdefault(match.path, match)
+    assert index.search("a cat", k=99) == list(best.values())
+    assert index.search("a cat", k=2) == list(best.values())[:2]
+    assert len(index.search("a cat", k=2, all_frames=True)) == 2
+
+
 def test_frames_are_no_duplicates(index, tmp_path):
     film(tmp_path / "photos/clip.mp4", [1, 1, 1])
     draw(tmp_path / "photos/0.png", 0)

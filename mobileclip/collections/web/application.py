@@ -128,6 +128,7 @@ def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None)
         without=[one for one in asked.getlist("not") if one.strip()],
         where=[one for one in asked.getlist("where") if one.strip()],
         k=min(_MOST_FOUND, _number(asked, "k", 60, int)),
+        all_frames=True,
     )
     return JSONResponse({"matches": [as_shown(match) for match in found], "version": served.version})
 
