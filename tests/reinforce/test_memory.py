@@ -16,13 +16,19 @@ from tests.reinforce.conftest import plain_sample
 WATCH = """
 import sys
 from pathlib import Path
-from mobileclip.reinforce import LocalEngine, ReinforcementSpec
+from mobileclip.engines import InlineEngine, Listener
+from mobileclip.reinforce import ReinforcementSpec
+from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.serialization import from_json
+
+class Watch(Listener):
+    def finished(self, unit, entry):
+        resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+        print(int(resident.split()[1]) / 1024)
+
 spec = from_json(open(sys.argv[1]).read(), ReinforcementSpec)
 Path(spec.output).mkdir()
-for _ in LocalEngine(num_workers=1).run(spec, spec.source.units(), lambda count: None):
-    resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
-    print(int(resident.split()[1]) / 1024)
+InlineEngine(device="cpu").run(ReinforcementWork(spec=spec), spec.source.units(), Watch())
 """
 
 
