@@ -2,7 +2,8 @@
 
 Command:   python -m benchmarks.curation_training        (with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory
-Time:      hours: 30 trainings, each of which says what the rest takes; a run that was stopped goes on
+Time:      two and a half hours of one core: 30 trainings, each of which says what the rest takes; a run that was
+           stopped goes on
 Result:    outputs/curation_training: report.md with steps and accuracy of every way, and their ratio to the whole
 
 The pairs are drawings of concepts that the teachers never saw, with their names. A share of them get another concept's
