@@ -68,8 +68,10 @@ class Pictures(torch.nn.Module):
 
 model = SentenceTransformer(modules=[Pictures()], device="cpu")
 paths = sorted(Path(photos).iterdir())
-rows = [model.encode([Image.open(path) for path in paths[start : start + 32]], batch_size=32, normalize_embeddings=True,
-                     show_progress_bar=False) for start in range(0, len(paths), 32)]
+rows = []
+for start in range(0, len(paths), 32):
+    photographs = [Image.open(path, formats=["JPEG"]) for path in paths[start : start + 32]]
+    rows.append(model.encode(photographs, batch_size=32, normalize_embeddings=True, show_progress_bar=False))
 np.save(output, np.concatenate(rows))
 """
 
@@ -133,10 +135,12 @@ def _processor_seconds(command: Sequence[str], folder: Path) -> float:
     """Return the processor time of a command and all its processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with (folder / "said.txt").open("w") as said:
+    with (folder / "said.txt").open("w", encoding="utf-8") as said:
         status = subprocess.run(command, env=environment, stdout=said, stderr=said, check=False).returncode  # noqa: S603
     if status:
-        raise SystemExit(f"{command[0]} failed: {(folder / 'said.txt').read_text(errors='replace')[-2000:]}")
+        raise SystemExit(
+            f"{command[0]} failed: {(folder / 'said.txt').read_text(encoding='utf-8', errors='replace')[-2000:]}"
+        )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -17,7 +17,11 @@ def test_searches_are_timed_and_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 100)
     found = measure_search(tmp_path, CollectionBenchSpec(num_vectors=500, num_centres=20, num_queries=5))
     assert found["recall of the graph"] == pytest.approx(1, abs=0.1)
+    assert found["GB of the vectors"] == pytest.approx(500 * 512 * 2 / 1e9)
+    assert found["GB of the graph, opened"] >= 0
     assert set(found) == {
+        "GB of the graph, opened",
+        "GB of the vectors",
         "seconds of making the graph",
         "ms, all compared",
         "ms, by the graph",
