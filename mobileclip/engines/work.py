@@ -72,7 +72,8 @@ class Worker(Protocol[UnitT_contra, EntryT_co]):
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
         """Make a unit, and return what finishes it and gives its entry, in another thread, while the next one is made.
 
-        What is called for the device belongs into the making; what reads back and uploads, into the finishing.
+        What is called for the device begins in the making, and may end beside the next one's; what reads back and
+        uploads belongs into the finishing.
 
         Raises:
             FatalError: if the run cannot go on.
