@@ -120,8 +120,8 @@ def _view_table(spec: EfficiencySpec) -> list[str]:
 
 def _part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]:
     lines = []
-    for share in (spec.shares[index] for index in part.shares):
-        for budget in (spec.budgets[index] for index in part.budgets):
+    for share, budgets in ((spec.shares[share], budgets) for share, budgets in part.budgets.items()):
+        for budget in (spec.budgets[index] for index in budgets):
             rows = []
             for name, variant in part.variants.items():
                 found = _by_seed(results, name, share, budget)

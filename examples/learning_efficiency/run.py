@@ -16,7 +16,7 @@ from examples.learning_efficiency.teachers import build_teachers, ensembles_of, 
 from mobileclip.terminal import say
 
 # On two cores without other work; trainings of the default size.
-_STEPS_PER_SECOND = 24
+_STEPS_PER_SECOND = 20
 
 
 def run(spec: EfficiencySpec) -> dict[Cell, Result]:

@@ -156,8 +156,8 @@ class EfficiencySpec:
             for part in map(PARTS.__getitem__, parts or self.parts)
             for name in part.variants
             if not self.variants or name in self.variants
-            for share in part.shares
-            for budget in part.budgets
+            for share, budgets in part.budgets.items()
+            for budget in budgets
             for seed in range(self.num_seeds)
         }
         order = list(VARIANTS)

@@ -91,19 +91,18 @@ class Part:
     Args:
         title: of its tables.
         variants: by name.
-        shares: the student's pictures, as indices into `EfficiencySpec.shares`.
-        budgets: as indices into `EfficiencySpec.budgets`.
+        budgets: of each share of the pictures; both are indices, into `EfficiencySpec.shares` and `.budgets`.
     """
 
     title: str
     variants: Mapping[str, Variant]
-    shares: tuple[int, ...]
-    budgets: tuple[int, ...]
+    budgets: Mapping[int, tuple[int, ...]]
 
 
 PARTS: Mapping[str, Part] = {
-    "ladder": Part(title="The ladder", variants=LADDER, shares=(0, 1, 2), budgets=(0, 1, 2)),
-    "strengths": Part(title="Strength of the views", variants=STRENGTHS, shares=(1,), budgets=(1, 2)),
-    "ablations": Part(title="One choice at a time", variants=ABLATIONS, shares=(1,), budgets=(1,)),
-    "long": Part(title="Long trainings", variants=LADDER, shares=(2,), budgets=(3,)),
+    # With the smallest share, the third budget would show each picture a thousand times.
+    "ladder": Part(title="The ladder", variants=LADDER, budgets={0: (0, 1), 1: (0, 1, 2), 2: (0, 1, 2)}),
+    "strengths": Part(title="Strength of the views", variants=STRENGTHS, budgets={1: (1, 2)}),
+    "ablations": Part(title="One choice at a time", variants=ABLATIONS, budgets={1: (1,)}),
+    "long": Part(title="Long trainings", variants=LADDER, budgets={2: (3,)}),
 }

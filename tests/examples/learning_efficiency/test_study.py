@@ -95,6 +95,8 @@ class TestSpec:
         assert [one.budget for one in cells] == sorted(one.budget for one in cells)
         assert set(spec.cells(["ladder"])) < set(cells)
         assert all(one.share == spec.shares[2] for one in spec.cells(["long"]))
+        # A thousand passes over a hundredth of the pictures would teach nothing more.
+        assert max(one.budget for one in cells if one.share == spec.shares[0]) == spec.budgets[1]
         few = attrs.evolve(spec, variants=("plain", "ensemble"))
         assert set(few.cells()) == {one for one in cells if one.variant in ("plain", "ensemble")}
         assert len({one.name for one in cells}) == len(cells)
