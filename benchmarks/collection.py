@@ -57,7 +57,8 @@ class CollectionBenchSpec:
         num_pictures: photographs, which are cut from those of the package.
         width: of a photograph in pixels; it is three quarters as high.
         num_vectors: that are searched.
-        num_centres: that the vectors lie around, as those of photographs do.
+        num_centres: that the vectors lie around, as those of photographs do. With 0, there are none, which is
+            harder for a graph: vectors vary in every direction, in some more than in others.
         num_queries: searches that are timed.
         seed: of all that is drawn.
     """
@@ -67,7 +68,7 @@ class CollectionBenchSpec:
     num_pictures: int = attrs.field(default=240, validator=validators.gt(1))
     width: int = attrs.field(default=2048, validator=validators.ge(64))
     num_vectors: int = attrs.field(default=250_000, validator=validators.gt(0))
-    num_centres: int = attrs.field(default=2000, validator=validators.gt(0))
+    num_centres: int = attrs.field(default=2000, validator=validators.ge(0))
     num_queries: int = attrs.field(default=50, validator=validators.gt(0))
     seed: int = 0
 
@@ -152,13 +153,17 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
 
 
 def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArray[np.float16]:
-    """Return vectors of unit length around centres."""
+    """Return vectors of unit length around centres, or without any."""
     centres = draw.standard_normal((spec.num_centres, _DIM), dtype=np.float32)
+    # As the lengths of principal components fall, about.
+    widths = 1 if spec.num_centres else np.arange(1, _DIM + 1, dtype=np.float32) ** -0.5
     vectors = np.empty((spec.num_vectors, _DIM), np.float16)
     for start in range(0, len(vectors), _DRAWN):
         part = vectors[start : start + _DRAWN]
-        noise = draw.standard_normal(part.shape, dtype=np.float32)
-        part[:] = unit_rows(centres[draw.integers(0, len(centres), len(part))] + noise)
+        rows = draw.standard_normal(part.shape, dtype=np.float32) * widths
+        if spec.num_centres:
+            rows += centres[draw.integers(0, spec.num_centres, len(part))]
+        part[:] = unit_rows(rows)
     return vectors
 
 

@@ -173,7 +173,7 @@ def _engine(
     if ray_address is not None or gpus:
         raise ValueError("--ray-address and --gpus-per-worker are of --engine ray")
     if name == "local":
-        return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,))
+        return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None
 
 

@@ -21,13 +21,16 @@ from mobileclip.collections.segments import COLUMNS, Row, read_segment, unpacked
 from mobileclip.collections.store import Place, Store
 from mobileclip.collections.units import IndexUnit, IndexWork, units_of
 from mobileclip.data.videos.formats import is_video_name
-from mobileclip.engines import Engine, Hold, Listener, Run, SetAside
+from mobileclip.data.workers import LostProcessError
+from mobileclip.engines import Engine, Hold, Listener, LocalEngine, Retries, Run, SetAside, read_set_aside
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
-from mobileclip.terminal import console
+from mobileclip.terminal import console, get_logger
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = get_logger(__name__)
 
 # A process takes seconds to start, and is not worth it for fewer.
 _EACH = 64
@@ -36,6 +39,12 @@ _MOST_LOADED = 4
 # As many as forms of a model are tried on.
 _EXAMPLES = 16
 _LOOKUP = ("path", "part", "size", "mtime_ns", "sha256", "problem")
+# Processes with a model each, where one that reads was lost.
+_MOST_APART = 4
+_AT_ONCE = Retries(tries=2, pause_seconds=0.0)
+MARK = "reading"
+"""An empty file, which is there while a job that reads in its own process has written nothing down yet."""
+
 GROUPS = "groups of files"
 """What the units of an engine are called."""
 
@@ -88,19 +97,13 @@ class _Update:
         engine: Engine | None,
     ) -> None:
         self.store, self.clip, self.found, self.options, self.engine = store, clip, found, options, engine
-        self.rows_of: dict[str, list[_KnownRow]] = defaultdict(list)
-        self.hashes_of_size: dict[int, list[str]] = defaultdict(list)
-        self.place_of_hash: dict[str, Place] = {}
-        self.video_of_hash: dict[str, str] = {}
-        self.finished_of_size: dict[int, list[str]] = defaultdict(list)
-        self.known = KnownContent(pictures=self.hashes_of_size, videos=self.video_of_hash)
         self._look_up()
         self.counts: Counter[str] = Counter()
         self.unreadable: list[str] = []
         self.uninstalled: Counter[str] = Counter()
         self.pending = Findings()
         self.written = time.monotonic()
-        self._to_replace: dict[str, dict[str | None, list[Place]]] = {}
+        self._mark = store.folder / MARK
         self._loaded: dict[str, tuple[pa.Table, NDArray[np.float16]]] = {}
 
     def run(self) -> IndexReport:
@@ -108,11 +111,7 @@ class _Update:
         files = self.found.files
         work = [file for file in files.values() if not self._is_as_before(file)]
         self.store.remember(self.found.inputs)
-        set_aside: tuple[SetAside, ...] = ()
-        if work and self.engine is None:
-            self._read_here(work)
-        elif work and self.engine is not None:
-            set_aside = self._share(work, self.engine)
+        set_aside = self._read(work) if work else ()
         gone = [path for path in self.rows_of if path not in files and self.found.covers(path)]
         removed = [row.place for path in gone for row in self.rows_of[path]]
         self.store.append((), removed=removed)
@@ -124,7 +123,7 @@ class _Update:
             num_unchanged=self.counts["unchanged"],
             num_removed=len(removed),
             num_unreadable=self.counts["unreadable before"],
-            unreadable=tuple(self.unreadable),
+            unreadable=tuple(dict.fromkeys(self.unreadable)),
             uninstalled=dict(self.uninstalled),
             left_out=self.found.left_out,
             set_aside=set_aside,
@@ -132,6 +131,13 @@ class _Update:
 
     def _look_up(self) -> None:
         """Enter what the index knows of files."""
+        self.rows_of: dict[str, list[_KnownRow]] = defaultdict(list)
+        self.hashes_of_size: dict[int, list[str]] = defaultdict(list)
+        self.place_of_hash: dict[str, Place] = {}
+        self.video_of_hash: dict[str, str] = {}
+        self.finished_of_size: dict[int, list[str]] = defaultdict(list)
+        self.known = KnownContent(pictures=self.hashes_of_size, videos=self.video_of_hash)
+        self._to_replace: dict[str, dict[str | None, list[Place]]] = {}
         self.finished = finished = {one.path: one for one in self.store.manifest.finished}
         for one in finished.values():
             self.finished_of_size[one.num_bytes].append(one.path)
@@ -178,6 +184,46 @@ class _Update:
             done=frozenset(row.part for row in known if row.mtime_ns == file.mtime_ns),
         )
 
+    def _read(self, work: list[FoundFile]) -> tuple[SetAside, ...]:
+        """Read and encode, and return what was set aside.
+
+        A file may end the process that reads it. Where one was lost, and where the last job was killed before it had
+        written anything down, processes that the job outlives do the rest, and find the file.
+        """
+        if self.engine is not None:
+            return self._share(work, self.engine)
+        suspects = {aside.unit for aside in read_set_aside(str(self.store.folder))}
+        if self._mark.exists():
+            logger.warning("the last job was killed before it had written anything down; files are read apart now")
+            apart, here = work, []
+        else:
+            apart = [file for file in work if file.path in suspects]
+            here = [file for file in work if file.path not in suspects]
+        try:
+            self._mark.touch()
+            if here:
+                self._read_here(here)
+        except LostProcessError as error:
+            logger.warning("%s. What is left is read apart now", str(error).partition(":")[0])
+            apart = self._left_of(work)
+        finally:
+            self._mark.unlink(missing_ok=True)
+        return self._share(apart, self._engine_apart()) if apart else ()
+
+    def _left_of(self, work: Iterable[FoundFile]) -> list[FoundFile]:
+        """Return the files that are not in the index yet, after some were written down."""
+        counts = self.counts.copy()
+        self._look_up()
+        left = [file for file in work if not self._is_as_before(file)]
+        self.counts = counts
+        return left
+
+    def _engine_apart(self) -> LocalEngine:
+        """Return an engine of few processes, since each has a model."""
+        device = str(next(self.clip().model.parameters()).device)
+        num_workers = min(self.options.num_workers, _MOST_APART)
+        return LocalEngine(num_workers=num_workers, devices=(device,), apart=True, retries=_AT_ONCE)
+
     def _read_here(self, work: list[FoundFile]) -> None:
         """Read and encode in this process, with those that decode beside it."""
         options = self.options
@@ -199,7 +245,7 @@ class _Update:
                     if self._is_due(reader.findings.num_rows):
                         self.pending.add(reader.take())
                         self._flush()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ValueError):
             self.pending.add(reader.take())
             self._flush()
             raise
@@ -209,9 +255,14 @@ class _Update:
     def _share(self, work: list[FoundFile], engine: Engine) -> tuple[SetAside, ...]:
         """Have an engine read and encode, and return what it has set aside."""
         total = _num_pictures(work)
-        units = units_of([self._task(file) for file in work], self._known_of, engine.most_workers(len(work)))
-        num_workers = engine.most_workers(len(units))
         manifest, folder = self.store.manifest, str(self.store.folder)
+        units = units_of(
+            [self._task(file) for file in work],
+            self._known_of,
+            engine.most_workers(len(work)),
+            suspects={aside.unit for aside in read_set_aside(folder)},
+        )
+        num_workers = engine.most_workers(len(units))
         job = IndexWork(
             source=manifest.model,
             identity=manifest.identity,
@@ -274,6 +325,7 @@ class _Update:
         renewed = chain(((row.path, row.part) for row in rows), _names(tables), found.gone)
         removed = [place for path, part in renewed for place in self._replaced(path, part)]
         self.store.append(rows, tables=tables, removed=removed, finished=found.finished)
+        self._mark.unlink(missing_ok=True)
         self.written = time.monotonic()
 
     def _replaced(self, path: str, part: str | None) -> list[Place]:
@@ -318,8 +370,8 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._job, self._bar = job, bar
 
     def advanced(self, count: int) -> None:
-        """Show it."""
-        self._bar.advance(count)
+        """Show it; what is tried again does not count beyond the whole."""
+        self._bar.advance(count if self._bar.total is None else min(count, self._bar.total - self._bar.done))
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:  # noqa: ARG002 - the entry names its files
         """Enter it."""

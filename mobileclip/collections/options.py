@@ -58,7 +58,7 @@ class IndexReport:
         uninstalled: what must be installed for other files, with the command that does, and how many files these are;
             they are tried again each time.
         left_out: files of folders that are no pictures.
-        set_aside: groups of files that an engine has given up; the next run tries them again.
+        set_aside: files that an engine has given up; the next run tries them again.
     """
 
     num_encoded: int
@@ -80,6 +80,5 @@ class IndexReport:
         unreadable = self.num_unreadable + len(self.unreadable)
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
         parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
-        aside = f"{len(self.set_aside):,} groups of files were set aside"
-        parts += [aside] if self.set_aside else []
+        parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
         return ", ".join(parts)

@@ -102,7 +102,7 @@ class FileReader:
             num_workers: processes that read and decode beside it; one reads in this process.
 
         Raises:
-            ValueError: if one of them ends abruptly.
+            LostProcessError: if one of them ends abruptly.
         """
         encoded = encode_pictures(
             clip,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import attrs
@@ -39,7 +39,10 @@ class IndexUnit:
 
 
 def units_of(
-    tasks: Sequence[FileTask], known_of: Callable[[FoundFile], KnownContent], num_workers: int
+    tasks: Sequence[FileTask],
+    known_of: Callable[[FoundFile], KnownContent],
+    num_workers: int,
+    suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
     """Return files as groups: some hundred pictures each, and shards and videos one by one.
 
@@ -47,26 +50,31 @@ def units_of(
         tasks: the files.
         known_of: says what need not be encoded of a file.
         num_workers: that share them.
+        suspects: paths of pictures that were set aside before, which come one by one.
     """
-    pictures = [task for task in tasks if task.file.kind == "picture"]
+    pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
     size = min(max(share, _LEAST_PICTURES), _MOST_PICTURES)
     groups = [tuple(pictures[start : start + size]) for start in range(0, len(pictures), size)]
-    groups += [(task,) for task in tasks if task.file.kind != "picture"]
+    groups += [(task,) for task in tasks if task.file.kind != "picture" or task.file.path in suspects]
     return [_unit(group, known_of) for group in groups]
 
 
 def _unit(group: tuple[FileTask, ...], known_of: Callable[[FoundFile], KnownContent]) -> IndexUnit:
-    first, num_others = group[0].file.path, len(group) - 1
     known = [known_of(task.file) for task in group]
     return IndexUnit(
-        name=f"{first} and {num_others:,} others" if num_others else first,
+        name=_name(group),
         tasks=group,
         known=KnownContent(
             pictures={size: hashes for one in known for size, hashes in one.pictures.items()},
             videos=frozenset(sha256 for one in known for sha256 in one.videos),
         ),
     )
+
+
+def _name(group: Sequence[FileTask]) -> str:
+    first, num_others = group[0].file.path, len(group) - 1
+    return f"{first} and {num_others:,} other{'s' if num_others > 1 else ''}" if num_others else first
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -104,6 +112,12 @@ class IndexWork(Work[IndexUnit, Findings]):
         )
         clip = quickened(clip, self.examples, self.num_pictures, precision=self.options.precision, show_progress=False)
         return partial(self._read, clip)
+
+    def split(self, unit: IndexUnit) -> list[IndexUnit]:
+        """Return the halves of a group of pictures, of which one may be what fails; none of a single file."""
+        middle = len(unit.tasks) // 2
+        halves = (unit.tasks[:middle], unit.tasks[middle:]) if middle else ()
+        return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
 
     def _read(self, clip: ImageTextModel, unit: IndexUnit, on_progress: OnProgress, /) -> Callable[[], Findings]:
         reader = FileReader(unit.tasks, unit.known, self.options, self.dim)

@@ -30,6 +30,10 @@ Result = TypeVar("Result")
 _LOOK_SECONDS = 1.0
 
 
+class LostProcessError(ValueError):
+    """A process has ended abruptly: what it was doing may have killed it."""
+
+
 class Mapper(Protocol):
     """Calls a function on items, here or in other processes."""
 
@@ -57,7 +61,8 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
         seconds: without a result of any process, after which the work ends: one may be stopped or stuck.
 
     Raises:
-        ValueError: if they take longer, or one is killed.
+        ValueError: if they take longer.
+        LostProcessError: if one is killed.
     """
     if num_workers == 1:
         yield _one_after_another
@@ -78,13 +83,13 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                 waiting.popleft()
                 try:
                     result = first.result()
+                    waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
                 except BrokenProcessPool:
-                    raise ValueError(
+                    raise LostProcessError(
                         f"a process ended abruptly while {doing} {printable(item)}, or one beside it: killed, often "
                         "for too much memory. Run this again, with fewer processes"
                     ) from None
                 yield result
-                waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
 
         with ending(pool):
             yield share

@@ -35,7 +35,7 @@ class InlineEngine(Engine):
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
         device = str(pick_device(self.device))
-        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.retries, listener)
+        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.retries, listener, work.split)
         with use_limits(self.stores):
             worker = work.open(Place(device=device, num_threads=self.num_threads or default_num_threads(device, 1)))
 

@@ -101,6 +101,11 @@ class Journal:
         with self._lock:
             self._under_way[unit.name] = (worker, time.monotonic())
 
+    def divide(self, num_parts: int) -> None:
+        """Count the parts that are tried in the place of a unit."""
+        with self._lock:
+            self._status = attrs.evolve(self._status, num_units=self._status.num_units + num_parts - 1)
+
     def give_back(self, unit: NamedUnit, what: str, *, num_done: int = 0, num_failed: int = 0) -> None:
         """Note what became of a unit, and log it."""
         with self._lock:
@@ -218,6 +223,13 @@ class Journaling(Listener[UnitT, EntryT], Generic[UnitT, EntryT]):
         logger.warning("%s failed and is tried again in %.0f s: %s", unit.name, pause_seconds, reason)
         self._journal.give_back(unit, f"failed: {reason}", num_failed=1)
         self._listener.failed(unit, reason, pause_seconds)
+
+    def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
+        """Note and log it."""
+        logger.warning("%s failed again and is tried in %d parts: %s", unit.name, len(parts), reason)
+        self._journal.divide(len(parts))
+        self._journal.give_back(unit, f"failed, and is tried in {len(parts)} parts: {reason}", num_failed=1)
+        self._listener.divided(unit, reason, parts)
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
         """Note and log it."""

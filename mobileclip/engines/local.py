@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ class LocalEngine(Engine):
         silence_seconds: without a sign of life, after which a worker that has begun counts as stopped.
         progress_seconds: without a step of a unit, after which a worker counts as stuck; it loads what it needs in this
             time, too.
+        apart: whether one worker alone runs in a process of its own, too, so that no unit ends this one.
         retries: how often a unit that fails is tried.
         stores: how long stores are waited for.
     """
@@ -53,6 +55,7 @@ class LocalEngine(Engine):
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     silence_seconds: float = attrs.field(default=120.0, validator=validators.gt(0))
     progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
+    apart: bool = False
     retries: Retries = attrs.field(factory=Retries)
     stores: StoreLimits = attrs.field(factory=StoreLimits)
 
@@ -133,14 +136,14 @@ class _KeptEngine(Engine):
             Place(device=device, num_threads=engine.num_threads or default_num_threads(device, num_workers))
             for device in (devices[index % len(devices)] for index in range(num_workers))
         ]
-        if num_workers == 1:
+        if not engine.apart and engine.most_workers(sys.maxsize) == 1:
             (place,) = places
             alone = InlineEngine(
                 device=place.device, num_threads=place.num_threads, retries=engine.retries, stores=engine.stores
             )
             alone.run(work, units, listener)
         else:
-            _Crew(self, work, places, UnitQueue(units, engine.retries, listener)).run()
+            _Crew(self, work, places, UnitQueue(units, engine.retries, listener, work.split)).run()
 
 
 class _Crew(Generic[UnitT, EntryT]):

@@ -6,7 +6,7 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Generic
 
@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 
 # Workers that are lost one after another, with no unit finished in between: it is not the units then.
 _MOST_LOST = 30
+# After so many tries of a unit that has parts, these are tried.
+_TRIES_WHOLE = 2
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -61,6 +63,9 @@ class Listener(Generic[UnitT, EntryT]):
     def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
         """A unit has failed, and is tried again after a pause."""
 
+    def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
+        """A unit has failed again, and smaller ones are tried in its place."""
+
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
         """A unit has failed too often, or of what no other try would change."""
 
@@ -72,12 +77,21 @@ class UnitQueue(Generic[UnitT, EntryT]):
         units: in the order in which they are begun.
         retries: how often each is tried.
         listener: who is told.
+        split: returns smaller units that one which keeps failing is tried as, see `Work`.
     """
 
-    def __init__(self, units: Iterable[UnitT], retries: Retries, listener: Listener[UnitT, EntryT]) -> None:
+    def __init__(
+        self,
+        units: Iterable[UnitT],
+        retries: Retries,
+        listener: Listener[UnitT, EntryT],
+        split: Callable[[UnitT], Sequence[UnitT]],
+    ) -> None:
         self._fresh = deque(units)
         self._retries = retries
         self._listener = listener
+        self._split = split
+        self._parts: set[str] = set()
         self._failed: list[tuple[float, int, UnitT]] = []
         self._order = count()
         self._num_failures: dict[str, int] = {}
@@ -159,12 +173,28 @@ class UnitQueue(Generic[UnitT, EntryT]):
         with self._lock:
             del self._under_way[unit.name]
             num_failed = self._num_failures[unit.name] = self._num_failures.get(unit.name, 0) + 1
-            if num_failed >= self._retries.tries or not failure.is_transient:
+            is_last = num_failed >= self._retries.tries or not failure.is_transient
+            # Of a unit that has failed twice, some part fails: that one is looked for without another pause.
+            is_known = is_last or num_failed == _TRIES_WHOLE or unit.name in self._parts
+            if is_known and (parts := self._split(unit)):
+                self._divide(unit, reason, parts)
+                return
+            if is_last:
                 self._listener.gave_up(unit, SetAside(unit=unit.name, reason=reason, tries=num_failed))
                 return
             pause = self._retries.pause(num_failed)
             heapq.heappush(self._failed, (time.monotonic() + pause, next(self._order), unit))
             self._listener.failed(unit, reason, pause)
+
+    def _divide(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
+        """Have the parts of a unit tried in its place, alone where it was."""
+        names = [part.name for part in parts]
+        self._parts.update(names)
+        if self.is_suspect(unit):
+            self._suspects.update(names)
+        for part in parts:
+            heapq.heappush(self._failed, (time.monotonic(), next(self._order), part))
+        self._listener.divided(unit, reason, parts)
 
     def lose(self, units: Sequence[UnitT], worker: str, how: str) -> None:
         """Take note of a worker that is gone, and of the units that it had: each of them may be what it died of.

@@ -125,7 +125,7 @@ class _KeptEngine(Engine):
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Do all units; see `Engine`."""
-        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.engine.retries, listener)
+        queue: UnitQueue[UnitT, EntryT] = UnitQueue(units, self.engine.retries, listener, work.split)
         _Pool(self, work, self.most_workers(len(units)), queue).run()
 
 

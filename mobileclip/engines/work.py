@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -95,6 +95,16 @@ class Work(ABC, Generic[UnitT, EntryT]):
         Raises:
             ValueError: if that cannot be loaded; the run ends.
         """
+
+    def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - of most kinds of work, a unit has no parts
+        """Return smaller units that a unit which keeps failing is tried as, with names of their own; none by default.
+
+        Where a unit is several things, the one that fails is set aside alone then, and the others are done.
+
+        Args:
+            unit: that has failed twice, or of what no other try would change.
+        """
+        return ()
 
 
 @attrs.frozen(kw_only=True)

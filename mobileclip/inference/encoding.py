@@ -198,7 +198,7 @@ def encode_pictures(
         choose: told what the model would see of each picture, in order; those that it does not choose are not encoded.
 
     Raises:
-        ValueError: if a process ends abruptly.
+        LostProcessError: if a process ends abruptly.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")

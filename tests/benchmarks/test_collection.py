@@ -13,9 +13,10 @@ def test_photographs_differ_and_have_their_size(tmp_path):
             assert image.size == (128, 96)
 
 
-def test_searches_are_timed_and_compared(tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_centres", [0, 20])
+def test_searches_are_timed_and_compared(tmp_path, monkeypatch, num_centres):
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 100)
-    found = measure_search(tmp_path, CollectionBenchSpec(num_vectors=500, num_centres=20, num_queries=5))
+    found = measure_search(tmp_path, CollectionBenchSpec(num_vectors=500, num_centres=num_centres, num_queries=5))
     assert found["recall of the graph"] == pytest.approx(1, abs=0.1)
     assert found["GB of the vectors"] == pytest.approx(500 * 512 * 2 / 1e9)
     assert found["GB of the graph, opened"] >= 0

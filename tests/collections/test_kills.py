@@ -1,5 +1,6 @@
 """A job that is killed at any moment loses nothing that it finished, and the next one does the rest."""
 
+import os
 import random
 import signal
 import subprocess
@@ -7,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.indexing import MARK
 from mobileclip.collections.manifest import read_manifest
+from mobileclip.engines import LocalEngine, Retries
 from tests.collections.pictures import contents, draw
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
@@ -66,6 +70,78 @@ def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
     report = Collection.open(index).add(photos, options=OPTIONS)
     assert (report.num_unchanged, report.num_encoded) == (kept, 120 - kept)
     assert_as_undisturbed(index, photos, telling_file, tmp_path)
+
+
+@pytest.fixture
+def killing(tmp_path, monkeypatch):
+    """Have every process that is started end when it opens a file of this name, as by a crash of a decoder."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def look(event, values):\n"
+        "    if event == 'open' and str(values[0]).endswith('killer.png'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(look)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    return "killer.png"
+
+
+def assert_alone_set_aside(report, killer):
+    (aside,) = report.set_aside
+    assert aside.unit == str(killer)
+    assert "ended with exit code -9" in aside.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_picture_that_kills_its_worker_is_set_aside_alone(tmp_path, telling_file, killing, num_workers):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(255):
+        draw(photos / f"{number:03d}.png", number)
+    killer = draw(photos / f"100-{killing}", 300)
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True, retries=Retries(pause_seconds=0.0))
+    report = collection.add(photos, options=OPTIONS, engine=engine)
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (255, 255)
+
+
+@pytest.mark.slow
+def test_without_an_engine_it_is_so_too_and_the_next_run_tries_it_apart(tmp_path, telling_file, killing):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(255):
+        draw(photos / f"{number:03d}.png", number)
+    killer = draw(photos / f"100-{killing}", 300)
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (255, 255)
+    draw(photos / "later.png", 400)
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, report.num_unchanged) == (1, 255)
+    # Whatever was wrong with it is mended.
+    killer.rename(photos / "harmless.png")
+    assert collection.add(photos, options=OPTIONS).num_encoded == 1
+
+
+@pytest.mark.slow
+def test_a_job_that_dies_of_a_picture_that_it_reads_itself_is_finished_by_the_next(tmp_path, telling_file, killing):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(40):
+        draw(photos / f"{number:03d}.png", number)
+    killer = draw(photos / f"020-{killing}", 300)
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    job = start(index, photos, 4096)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    assert num_rows(index) == 0
+    collection = Collection.open(index)
+    report = collection.add(photos, options=OPTIONS)
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (40, 40)
+    assert not (index / MARK).exists()
 
 
 @pytest.mark.slow

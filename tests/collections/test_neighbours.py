@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from usearch.index import Index
 
 from mobileclip.collections import neighbours
 from mobileclip.collections.neighbours import GRAPH, nearest_of, open_graph, renew_graph
@@ -68,6 +69,18 @@ def test_a_graph_finds_what_comparing_finds(vectors, tmp_path, from_200):
         hits += len(set(expected) & set(found))
         assert found_scores[0] == scores[0]
     assert hits >= 0.98 * 200
+
+
+def test_a_graph_that_was_made_with_the_cosine_is_used_and_added_to(vectors, tmp_path, from_200):
+    before = Index(ndim=24, metric="cos", dtype="i8")
+    before.add(np.arange(400, dtype=np.uint64), vectors[:400].astype(np.float32))
+    before.save(tmp_path / GRAPH)
+    assert open_graph(tmp_path, snapshot_of(vectors)).num_missing == 200
+    renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
+    graph = open_graph(tmp_path, snapshot_of(vectors))
+    assert graph.num_missing == 0
+    for place in (5, 399, 401, 599):
+        assert graph.nearest(vectors[place].astype(np.float32), 3)[0][0] == place
 
 
 def test_a_graph_knows_what_came_and_what_went_since(vectors, tmp_path, from_200):

@@ -76,7 +76,7 @@ def test_a_shard_that_changed_keeps_what_it_holds_still(make, tmp_path):
     assert sorted(index.snapshot.table["part"].to_pylist()) == ["0002", "0003", "0004"]
 
 
-def test_a_group_that_fails_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):
+def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):
     def failing(self, one):
         if one.picture.name.endswith("07.png"):
             raise RuntimeError("out of memory")
@@ -88,12 +88,15 @@ def test_a_group_that_fails_is_set_aside_and_the_next_run_does_it(make, photos, 
         report = index.add(photos, options=OPTIONS, engine=INLINE)
     (aside,) = report.set_aside
     assert (aside.tries, aside.reason) == (3, "RuntimeError: out of memory")
-    assert aside.unit == f"{photos / '00.png'} and 15 others"
-    assert report.num_encoded == 46 - 16
-    assert "1 groups of files were set aside" in str(report)
+    assert aside.unit == str(photos / "07.png")
+    assert report.num_encoded == 46 - 1
+    assert "1 set aside" in str(report)
     assert (index.path / SET_ASIDE).is_file()
+    shutil.copy(photos / "05.png", photos / "later.png")
     report = index.add(photos, options=OPTIONS, engine=INLINE)
-    assert (report.num_encoded, report.num_known, report.num_unchanged) == (15, 1, 30)  # one is a copy
+    assert (report.num_encoded, report.num_known, report.num_unchanged) == (1, 1, 45)
+    # What was set aside was by itself.
+    assert read_status(index.path).num_units == 2
     assert not (index.path / SET_ASIDE).exists()
 
 

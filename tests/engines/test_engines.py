@@ -111,6 +111,38 @@ def test_units_that_kill_their_worker_are_set_aside(tmp_path):
     assert workers_of_this_process() == before
 
 
+def test_of_a_unit_that_keeps_failing_the_part_that_does_is_set_aside_alone(engine, tmp_path):
+    names = [f"good-{number}" for number in range(16)]
+    names[5], names[11] = "raises-5", "fails-11"
+    told = run(engine, tmp_path, "+".join(names), "good-alone")
+    assert told.asides == {
+        "raises-5": ("KeyError: 'raises-5'", 3),
+        "fails-11": ("it is of no use, at s3://bucket/fails-11", 1),
+    }
+    done = [name for group in told.entries for name in group.split("+")]
+    assert sorted(done) == sorted({*names, "good-alone"} - {"raises-5", "fails-11"})
+    # A group is tried twice, a half of it once, and what has no parts three times.
+    assert num_tries(tmp_path)["+".join(names)] == 2
+    assert num_tries(tmp_path)["+".join(names[:8])] == 1
+    assert told.divisions.keys() > {"+".join(names), "+".join(names[:8])}
+    assert told.pauses.keys() == {"+".join(names), "raises-5"}
+
+
+def test_of_a_broken_unit_the_parts_are_tried_at_once(tmp_path):
+    told = run(ENGINES["inline"], tmp_path, "good-0+fails-1")
+    assert told.asides.keys() == {"fails-1"}
+    assert told.entries.keys() == {"good-0"}
+    assert (told.divisions, told.pauses) == ({"good-0+fails-1": 2}, {})
+
+
+def test_a_part_that_kills_its_worker_costs_the_others_nothing(tmp_path):
+    good = [f"good-{number}" for number in range(7)]
+    engine = LocalEngine(num_workers=2, devices=("cpu",), retries=Retries(tries=2, pause_seconds=0.0))
+    told = run(engine, tmp_path, "+".join([*good[:4], "kills-0", *good[4:]]), "good-7")
+    assert told.asides.keys() == {"kills-0"}
+    assert sorted(name for group in told.entries for name in group.split("+")) == [*good, "good-7"]
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_is_replaced(tmp_path):
     """It would hold its unit, and the run, for ever."""

@@ -62,6 +62,14 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert read_set_aside(output) == asides
 
 
+def test_parts_of_a_unit_are_counted_in_its_place(output, tmp_path):
+    _, asides = run(output, tmp_path / "work", "good-0+good-1+good-2+fails-3", "good-4")
+    assert [one.unit for one in asides] == ["fails-3"]
+    status = read_status(output)
+    assert (status.num_units, status.num_done, status.num_set_aside) == (4, 3, 1)
+    assert sum("failed, and is tried in 2 parts: it is of no use" in line for line in log_of(output)) == 2
+
+
 def test_a_run_of_several_kinds_of_work_has_one_list_and_one_log_and_says_what_comes_next(output, tmp_path):
     said = []
     with held(output) as hold, Run(ENGINE, output, hold) as runs:

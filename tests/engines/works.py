@@ -21,7 +21,7 @@ class Task:
     """A unit.
 
     Args:
-        name: its name; what it does is its first part, up to the first `-`.
+        name: its name; what it does is its first part, up to the first `-`. Several, joined by `+`, are done in turn.
     """
 
     name: str
@@ -48,6 +48,12 @@ class Counting(Work[Task, str]):
             raise ValueError("nowhere.safetensors does not exist")
         return self.Worker(self)
 
+    def split(self, unit: Task) -> list[Task]:
+        """Return the halves of a task that is several, joined by `+`."""
+        names = unit.name.split("+")
+        halves = (names[: len(names) // 2], names[len(names) // 2 :])
+        return tasks(*("+".join(half) for half in halves)) if len(names) > 1 else []
+
     class Worker:
         def __init__(self, work: Counting) -> None:
             self.work = work
@@ -59,23 +65,26 @@ class Counting(Work[Task, str]):
             num_tries = len(path.read_text().splitlines())
             time.sleep(self.work.seconds)
             on_progress(1)
-            match unit.name.partition("-")[0]:
+            for name in unit.name.split("+"):
+                self._do(name, num_tries)
+            return partial(self._finish, unit)
+
+        def _do(self, name: str, num_tries: int) -> None:
+            match name.partition("-")[0]:
                 case "fails":
-                    raise ValueError(f"it is\nof no use, at s3://key:secret@bucket/{unit.name}")
+                    raise ValueError(f"it is\nof no use, at s3://key:secret@bucket/{name}")
                 case "raises":
-                    raise KeyError(unit.name)
+                    raise KeyError(name)
                 case "away":
-                    raise StorageError(f"the store of {unit.name} is away")
+                    raise StorageError(f"the store of {name} is away")
                 case "late" if num_tries == 1:
-                    raise OSError(errno.EIO, "Input/output error", unit.name)
+                    raise OSError(errno.EIO, "Input/output error", name)
                 case "kills":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "fatal":
                     raise FatalError("the disk is full")
                 case "hangs":
                     time.sleep(600)
-
-            return partial(self._finish, unit)
 
         def _finish(self, unit: Task) -> str:
             time.sleep(self.work.seconds)
@@ -94,6 +103,7 @@ class Noting(Listener[Task, str]):
     asides: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     pauses: dict[str, list[float]] = attrs.field(factory=dict)
     reasons: dict[str, list[str]] = attrs.field(factory=dict)
+    divisions: dict[str, int] = attrs.field(factory=dict)
     begun_by: list[tuple[str, str]] = attrs.field(factory=list)
     num_steps: int = 0
     threads: set[str] = attrs.field(factory=set)
@@ -112,6 +122,10 @@ class Noting(Listener[Task, str]):
     def failed(self, unit, reason, pause_seconds):
         self.pauses.setdefault(unit.name, []).append(pause_seconds)
         self.reasons.setdefault(unit.name, []).append(reason)
+
+    def divided(self, unit, reason, parts):
+        assert reason
+        self.divisions[unit.name] = len(parts)
 
     def gave_up(self, unit, aside):
         assert aside.unit == unit.name
