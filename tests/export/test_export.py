@@ -16,8 +16,9 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.describing import origin_of
+from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
+from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.inference.layers import weighted_layers
 from mobileclip.reparam import reparameterize
@@ -255,3 +256,30 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
         export_model(MCI.build().eval(), ExportSpec(out=tmp_path / "none", target="torch", tower="image"), samples=torn)
     with pytest.raises(ValueError, match="come twice"):
         Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))
+
+
+class Unusual(torch.nn.Module):
+    """What no published tower computes, and others may."""
+
+    def forward(self, images):
+        bright = torch.logical_xor(images > 0.5, images.prod(1, keepdim=True) > 0.1)
+        y = torch.selu(images) % 0.7 + torch.nn.functional.softsign(images) + torch.tan(images)
+        return (y + bright).abs().sum((2, 3))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class UnusualExport(TowerExport):
+    def graph(self, dtype):
+        return Unusual().to(dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_whatever_only_computes_is_a_known_operation(convolutional, name, tmp_path):
+    target = targets.resolve(name)
+    spec = ExportSpec(out=tmp_path, target=name, tower="image", normalize=False)
+    export = UnusualExport(tower="image", encoder=convolutional.image_encoder, spec=spec, calibration=torch.empty(0))
+    path = tmp_path / f"image{target.suffix}"
+    run = target.open(path, tower_file(export, path.name, target.export(export, path)))
+    images = pixels(PIXELS)[:1]
+    torch.testing.assert_close(run(images)[0], Unusual()(images), rtol=1e-4, atol=1e-4)

@@ -21,10 +21,11 @@ _OPERATIONS = re.compile(
     "Abs|Add|And|ArgMax|ArgMin|AveragePool|BatchNormalization|Cast|Ceil|Clip|Concat|Conv|Cos|CumSum|"
     "DequantizeLinear|Div|Dropout|Elu|Equal|Erf|Exp|Expand|Flatten|Floor|Gather|GatherElements|GatherND|Gelu|"
     "Gemm|GlobalAveragePool|Greater|GreaterOrEqual|GroupNormalization|HardSigmoid|HardSwish|Identity|"
-    "InstanceNormalization|LayerNormalization|LeakyRelu|Less|LessOrEqual|Log|LogSoftmax|MatMul|Max|MaxPool|"
-    "Mean|Min|Mish|Mul|Neg|Not|Or|Pad|Pow|QuantizeLinear|Range|Reciprocal|ReduceL2|ReduceMax|ReduceMean|"
-    "ReduceMin|ReduceSum|Relu|Reshape|Resize|RMSNormalization|Round|Shape|Sigmoid|Sign|Sin|Slice|Softmax|"
-    "Softplus|Split|Sqrt|Squeeze|Sub|Sum|Tanh|Tile|Transpose|Trilu|Unsqueeze|Where"
+    "InstanceNormalization|LayerNormalization|LeakyRelu|Less|LessOrEqual|Log|LogSoftmax|MatMul|Max|MaxPool|Mean|"
+    "Min|Mish|Mod|Mul|Neg|Not|Or|PRelu|Pad|Pow|QuantizeLinear|Range|Reciprocal|ReduceL1|ReduceL2|ReduceMax|"
+    "ReduceMean|ReduceMin|ReduceProd|ReduceSum|ReduceSumSquare|Relu|Reshape|Resize|RMSNormalization|Round|Selu|"
+    "Shape|Sigmoid|Sign|Sin|Slice|Softmax|Softplus|Softsign|Split|Sqrt|Squeeze|Sub|Sum|Tan|Tanh|Tile|Transpose|"
+    "Trilu|Unsqueeze|Where|Xor"
 )
 # Numbers and texts; no graphs, and no tensors, which initializers hold.
 _ATTRIBUTES = ("FLOAT", "INT", "STRING", "FLOATS", "INTS", "STRINGS")

@@ -13,13 +13,14 @@ from mobileclip.storage import printable
 _MOST_BYTES, _MOST_LAYERS, _MOST_DEPTH, _CONSTANT = 2**26, 50_000, 12, "Const"
 # Those that give new values of what they are given: no loops, no branches, no chance, nothing of an extension.
 _LAYERS = re.compile(
-    "Abs|Add|AvgPool|Broadcast|Ceiling|Clamp|Concat|Const|Convert|ConvertLike|Convolution|CumSum|Divide|Elu|Equal|Erf|Exp|"
-    "FakeQuantize|Floor|Gather|GatherElements|GatherND|Gelu|Greater|GreaterEqual|GroupConvolution|GroupNormalization|"
-    "HSigmoid|HSwish|HardSigmoid|Interpolate|Less|LessEqual|Log|LogSoftmax|LogicalAnd|LogicalNot|LogicalOr|MVN|MatMul|"
-    "MaxPool|Maximum|Minimum|Mish|Multiply|Negative|NormalizeL2|NotEqual|PReLU|Pad|Parameter|Power|RMS|ReLU|Range|ReduceL2|"
-    "ReduceMax|ReduceMean|ReduceMin|ReduceSum|Reshape|Result|Round|ScaledDotProductAttention|Select|ShapeOf|Sigmoid|Sign|"
-    "Sin|Cos|Slice|SoftMax|SoftPlus|Softmax|Split|Sqrt|SquaredDifference|Squeeze|StridedSlice|Subtract|Swish|Tanh|Tile|TopK|"
-    "Transpose|Unsqueeze|VariadicSplit"
+    "Abs|Add|AvgPool|Broadcast|Ceiling|Clamp|Concat|Const|Convert|ConvertLike|Convolution|Cos|CumSum|Divide|Elu|Equal|"
+    "Erf|Exp|FakeQuantize|Floor|FloorMod|Gather|GatherElements|GatherND|Gelu|Greater|GreaterEqual|GroupConvolution|"
+    "GroupNormalization|HSigmoid|HSwish|HardSigmoid|Interpolate|Less|LessEqual|Log|LogSoftmax|LogicalAnd|LogicalNot|"
+    "LogicalOr|LogicalXor|MVN|MatMul|MaxPool|Maximum|Minimum|Mish|Mod|Multiply|Negative|NormalizeL2|NotEqual|PReLU|"
+    "Pad|Parameter|Power|RMS|ReLU|Range|ReduceL1|ReduceL2|ReduceLogicalAnd|ReduceLogicalOr|ReduceMax|ReduceMean|"
+    "ReduceMin|ReduceProd|ReduceSum|Reshape|Result|Round|ScaledDotProductAttention|Select|Selu|ShapeOf|Sigmoid|Sign|"
+    "Sin|Slice|SoftMax|SoftPlus|SoftSign|Softmax|Split|Sqrt|SquaredDifference|Squeeze|StridedSlice|Subtract|Swish|Tan|"
+    "Tanh|Tile|TopK|Transpose|Unsqueeze|VariadicSplit"
 )
 _OPSET = re.compile(r"opset\d{1,2}")
 _TYPES = "f64|f32|f16|bf16|i64|i32|i16|i8|i4|u64|u32|u16|u8|u4|boolean"
