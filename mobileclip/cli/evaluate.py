@@ -35,9 +35,10 @@ def evaluate(
     mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
 
     A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, a folder that
-    mobileclip hub save wrote, or hf-hub:OWNER/NAME; NAME=FILE where a file does not say which model known by NAME it
-    holds; or a model of open_clip, as open_clip:MODEL/TAG or open_clip:MODEL=FILE (extra `teachers`). LABEL= before any
-    of them says what the results call it: before=a/model.safetensors after=b/model.safetensors.
+    mobileclip hub save or mobileclip export wrote, or hf-hub:OWNER/NAME; NAME=FILE where a file does not say which
+    model known by NAME it holds; or a model of open_clip, as open_clip:MODEL/TAG or open_clip:MODEL=FILE (extra
+    `teachers`). LABEL= before any of them says what the results call it: before=a/model.safetensors
+    after=b/model.safetensors.
 
     DATA is a data set of your own, as --datasets takes it: a folder with a folder of images for each class, a folder of
     images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. With

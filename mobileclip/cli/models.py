@@ -60,8 +60,8 @@ def classify(
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
             cpu, or what its runtime has here.
-        trust: run an export for ExecuTorch, whose runtime believes what it reads: whoever made it could then run
-            anything on this machine.
+        trust: run an export for ExecuTorch, Core AI or LiteRT, whose runtimes believe what they read: whoever made it
+            could then run anything on this machine.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
@@ -121,7 +121,7 @@ def embed(
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
             cpu, or what its runtime has here.
-        trust: run an export for ExecuTorch; see mobileclip classify.
+        trust: run an export for ExecuTorch, Core AI or LiteRT; see mobileclip classify.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images beside the model.
         rows: how rows of .jsonl files and of tables are read.

@@ -113,7 +113,7 @@ class Attempts:
         try:
             outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)
         except NotRunHereError as error:
-            self._say(f"{self._name}: {error}")
+            self._say(str(error))
             return file, None
         return file, outputs
 

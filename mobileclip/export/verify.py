@@ -38,8 +38,9 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether whoever made the export may run anything here: files of ExecuTorch, whose runtime believes what
-            it reads, are run then too. All others are refused where they hold anything that is not known.
+        trust: whether whoever made the export may run anything here: files of ExecuTorch, Core AI and LiteRT,
+            whose runtimes believe what they read, are run then too. All others are refused where they hold anything
+            that is not known.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:

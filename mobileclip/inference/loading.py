@@ -60,7 +60,8 @@ def load(
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
-        trust: whether whoever made an export may run anything here, which one for ExecuTorch needs.
+        trust: whether whoever made an export may run anything here, which those for ExecuTorch, Core AI and LiteRT
+            need.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.

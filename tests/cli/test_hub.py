@@ -47,7 +47,8 @@ def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, 
     assert mobileclip.load("model").model.spec == mobileclip.load("small.safetensors").model.spec
     assert [one.name for one in map(open_candidate, ["model", "label=model"])] == ["model", "label"]
     (tmp_path / "data").mkdir()
-    assert divided(["model", "data"], EvaluationSpec())[0] == ("model",)
+    export = str(Path(__file__).parents[1] / "golden" / "litert" / "export")
+    assert divided(["model", "data", export], EvaluationSpec())[0] == ("model", export)
     status, _, err = run(capsys, "convert", "model", "model/model.safetensors", "--overwrite")
     assert (status, "would be replaced by what is made of it" in err) == (2, True)
     shutil.copy("small.safetensors", "model/other.safetensors")

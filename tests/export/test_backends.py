@@ -74,9 +74,16 @@ def test_the_contract_names_what_stays_outside_of_the_backend(vulkan):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="coremltools is not for it")
-def test_core_ml_computes_each_tower_whole(tmp_path):
+def test_core_ml_computes_each_tower_whole(tmp_path, capfd):
     spec = ExportSpec(out=tmp_path / "out", target="executorch", backend="coreml")
     folder = export_model(seeing(SHALLOW), spec)
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(" in ")[0].split(":")[0] for line in said] == [
+        "writing image.pte",
+        "image.pte is lowered, not run",
+        "writing text.pte",
+        "text.pte is lowered, not run",
+    ]
     for file in read_contract(folder).towers:
         assert (file.backend, file.outside) == ("coreml", ())
         assert read_pte(folder / file.file).delegates == ("CoreMLBackend",)

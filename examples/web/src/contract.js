@@ -23,7 +23,7 @@ export async function readContract(folder) {
     embeddingDim: written.embedding_dim,
     logitScale: written.logit_scale,
     files: written.files,
-    image: { ...tower(image), ...written.image.input, preprocess: written.image.preprocess },
+    image: { ...tower(image, written.image.input.size), ...written.image.input, preprocess: written.image.preprocess },
     text: {
       ...tower(text),
       contextLength: written.text.input.context_length,
@@ -109,12 +109,13 @@ function check(written) {
   }
 }
 
-function tower(written) {
+/** Returns a tower of one input at a time; a file that resizes is given pictures of the model's own size. */
+function tower(written, size) {
   return {
     file: written.file,
     inputName: written.input_name,
     dtype: written.input_dtype,
-    shape: written.input_shape.map((side) => side ?? 1),
+    shape: written.input_shape.map((side, axis) => side ?? (axis === 0 ? 1 : size)),
     outputName: written.output_name,
   };
 }

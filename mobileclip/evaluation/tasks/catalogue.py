@@ -12,6 +12,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.sources.opening import is_place, require_data_set
+from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
 from mobileclip.evaluation.tasks.aro.task import open_aro_task, require_tagger
@@ -122,7 +123,7 @@ def is_data_set(name: str) -> bool:
     """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
     if name.startswith(PROBE):
         return True
-    is_model = any(Path(name, weights).is_file() for weights in WEIGHTS)
+    is_model = is_export(name) or any(Path(name, weights).is_file() for weights in WEIGHTS)
     return name in evaluation_tasks or (is_place(name) and not is_model)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +47,8 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
     if half and not tower.spec.lowered_only:
         _normalize_in_float32(graph)
     largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
-    with quiet():
+    # Core ML's converter shows bars of its own.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         from executorch.exir import to_edge_transform_and_lower
 
         if tower.spec.precision == "int8":

@@ -94,7 +94,7 @@ class ExecuTorchTarget:
         """
         device_called(device, {CPU: CPU}, self.runtime)
         read_pte(path)
-        require_runnable(tower.backend, str(path))
+        require_runnable(tower.backend, path.name)
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1
 
