@@ -128,7 +128,7 @@ def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None)
         without=[one for one in asked.getlist("not") if one.strip()],
         where=[one for one in asked.getlist("where") if one.strip()],
         k=min(_MOST_FOUND, _number(asked, "k", 60, int)),
-        all_frames=True,
+        all_frames=_frames(asked) == "all",
     )
     return JSONResponse({"matches": [as_shown(match) for match in found], "version": served.version})
 
@@ -145,6 +145,13 @@ async def _read_picture(request: Request) -> bytes:
     if not data:
         raise HTTPException(400, "the picture is empty; choose another one")
     return bytes(data)
+
+
+def _frames(asked: QueryParams) -> str:
+    given = asked.get("frames", "best")
+    if given not in ("best", "all"):
+        raise HTTPException(400, f"frames is '{storage.printable(given)}', expected best or all")
+    return given
 
 
 def _number(asked: QueryParams, name: str, otherwise: float, kind: type[Any]) -> Any:

@@ -116,6 +116,7 @@ def test_pictures_are_made_small_and_without_notes(client, collection):
         ("", 400, "nothing to search for"),
         ("text=a&k=0", 400, "k is 0"),
         ("text=a&k=x", 400, "k is 'x', expected a number"),
+        ("text=a&frames=some", 400, "frames is 'some', expected best or all"),
         ("text=a&where=colour%3Dred", 400, "there is no column 'colour'"),
         ("like=999999", 400, "no picture of the id 999999"),
         (f"like={2**80}", 400, "no picture of the id"),
@@ -220,7 +221,9 @@ def test_frames_are_shown_and_their_video_is_sent(tmp_path, telling_file):
     index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
     index.add(tmp_path / "videos", options=attrs.evolve(OPTIONS, video_seconds=2))
     client = TestClient(build_application(index), base_url=ADDRESS)
-    frames = found(client, "text=a&where=time>=0")
+    (best,) = found(client, "text=a&where=time>=0")
+    frames = found(client, "text=a&where=time>=0&frames=all")
+    assert best == frames[0]
     assert sorted(one["time"] for one in frames) == [0, 2, 4]
     one = next(one for one in frames if one["time"] == 4)
     assert one["file"] == "clip.webm 0:04"

@@ -155,6 +155,25 @@ def test_a_video_opens_at_the_time_of_its_frame(tmp_path, telling_file):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+def test_a_video_is_found_once_or_by_every_frame(tmp_path, telling_file, width):
+    film(tmp_path / "videos/clip.webm", [1, 2, 3], codec="libvpx")
+    draw(tmp_path / "videos/0.png", 0)
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "videos", options=attrs.evolve(OPTIONS, video_seconds=2))
+    with running(index) as address, open_page(address, width=width) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 2")
+        page.evaluate("document.querySelector('details').open = true")
+        page.evaluate("document.getElementById('frames').click()")
+        page.wait_for(f"{TILES} === 4")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.screenshot(tmp_path / f"frames-{width}.png")
+        page.evaluate("document.getElementById('frames').click()")
+        page.wait_for(f"{TILES} === 2")
+        assert page.complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
 def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, width):
     empty = Collection.create(tmp_path / "empty", ModelSource(checkpoint=str(telling_file)))
     with running(empty) as address, open_page(address, width=width) as page:

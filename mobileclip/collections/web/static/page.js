@@ -107,6 +107,7 @@ function search() {
   if (like !== null) query.set('like', like);
   if (find('not').value.trim()) query.set('not', find('not').value.trim());
   for (const one of conditions(find('where').value)) query.append('where', one);
+  if (find('frames').checked) query.set('frames', 'all');
   if (!text && like === null && picture === null) {
     say('Say what the pictures show, or choose a picture.');
     return;
@@ -238,6 +239,9 @@ find('choose').addEventListener('click', () => find('picture').click());
 find('picture').addEventListener('change', () => {
   chooseFile(find('picture').files[0]);
   find('picture').value = '';
+});
+find('frames').addEventListener('change', () => {
+  if (shown.length) search();
 });
 find('unlike').addEventListener('click', () => {
   choose(null, null, '');
