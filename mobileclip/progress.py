@@ -52,6 +52,11 @@ class Progress:
         )
         self._task = self._bar.add_task(title, total=total, completed=done, state="")
 
+    def expect(self, total: int) -> None:
+        """Take note of how many steps there are in all, where that turns out on the way."""
+        self.total = total
+        self._bar.update(self._task, total=total)
+
     def advance(self, steps: int = 1, *, count: int | None = None, detail: str = "") -> None:
         """Count finished steps.
 
@@ -76,7 +81,7 @@ class Progress:
         """Speed and time left, as a person reads them."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
         speed = f"{self._count / elapsed:,.1f} {self.unit}/s"
-        if self.total is None:
+        if self.total is None or self.done == self._done_before:
             return speed
         seconds_left = elapsed / max(self.done - self._done_before, 1) * (self.total - self.done)
         return f"{speed}, {duration(seconds_left)} left"

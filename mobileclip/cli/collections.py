@@ -44,6 +44,7 @@ def search(
     """Find pictures by what they show, the most similar first.
 
     mobileclip search "a red bicycle in snow"
+
     mobileclip search "a beach" --image like.jpg --not people --where 'width>1000' 'taken>=2024' --sheet found.png
 
     Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
@@ -117,6 +118,7 @@ def dedup(
     """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
 
     mobileclip dedup photos/ --page duplicates.html
+
     mobileclip dedup --index photos.index
 
     The index of the pictures that are given is made first, or brought up to date, as by mobileclip index; without any,
@@ -179,6 +181,7 @@ def serve(
     """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
 
     mobileclip serve
+
     mobileclip serve --index photos.index --port 0
 
     The page is for this machine alone. It reads the index and the pictures in it, and changes neither. When

@@ -32,6 +32,7 @@ def evaluate(
     """Evaluate one or several models, and print their results in one table.
 
     mobileclip eval my_s2.pt my_classes/
+
     mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
 
     A MODEL is a name whose published weights are fetched once, such as mobileclip_s2; a file of weights, a folder that

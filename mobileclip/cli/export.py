@@ -99,6 +99,7 @@ def verify(
     """Run an export in its runtime, and measure it against the model that it was made of.
 
     mobileclip verify s0_onnx
+
     mobileclip verify s0_onnx --data wds_imagenetv2_test --checkpoint mobileclip_s0.pt
 
     The second also says what the export loses on a data set of any size: both are evaluated on it, and compared image

@@ -54,6 +54,7 @@ def index(
     """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
 
     mobileclip index photos/ --checkpoint mobileclip_s2.pt
+
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
     The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
@@ -216,7 +217,8 @@ def brought_up_to_date(
         say(f"left out {len(report.left_out):,} files of the folders:", error=True)
         for line in describe_left_out(report.left_out):
             say(f"  {line}", error=True)
-    report_skipped(report.unreadable, report.num_encoded + report.num_known + len(report.unreadable))
+    num_new = report.num_encoded + report.num_known + len(report.unreadable)
+    report_skipped(report.unreadable, num_new, called="new pictures and videos")
     for what, number in report.uninstalled.items():
         say(f"left out {number:,} files: {what}", error=True)
     for aside in report.set_aside[:_MOST_NAMED]:

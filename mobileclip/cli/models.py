@@ -178,15 +178,16 @@ def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOpti
     return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, rows=rows)
 
 
-def report_skipped(skipped: Sequence[str], num_images: int) -> None:
+def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
     """Name the pictures that were left out, the first hundred of them, and say why.
 
     Args:
         skipped: why each was, naming it.
         num_images: of all.
+        called: what they are.
     """
     if skipped:
-        say(f"left out {len(skipped)} of {num_images} images:", error=True)
+        say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
         for reason in skipped[:_MOST_NAMED]:
             say(f"  {reason}", error=True)
         if len(skipped) > _MOST_NAMED:

@@ -22,6 +22,7 @@ def train(recipe: Recipe, /) -> None:
     """Train by a recipe: `mobileclip recipes ls` lists them, and `mobileclip train NAME --help` has all its flags.
 
     mobileclip train s2 --tiny
+
     mobileclip train s2 --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar'
     torchrun --nproc-per-node 8 -m mobileclip.cli train my_recipe.py --data 'mine/{000..127}.tar'
 
@@ -35,6 +36,7 @@ def reinforce(recipe: Recipe, /) -> None:
     """Reinforce a data set by a recipe: synthetic captions and embeddings of teachers beside its pairs.
 
     mobileclip reinforce datacompdr12m --tiny
+
     mobileclip reinforce datacompdr12m --source DataComp-12M --output DataCompDR-12M --dry-run
 
     Args:
@@ -47,6 +49,7 @@ def finetune() -> None:
     """Fine-tune a checkpoint on pictures of your own, and see what it costs; `--help` has all flags.
 
     mobileclip finetune --tiny
+
     mobileclip finetune --checkpoint mobileclip_s2.pt --data flowers/ --old-tasks imagenet-val/
     """
     run("finetune", [])

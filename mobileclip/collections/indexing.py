@@ -227,7 +227,7 @@ class _Update:
     def _read_here(self, work: list[FoundFile]) -> None:
         """Read and encode in this process, with those that decode beside it."""
         options = self.options
-        total, num_about = _num_pictures(work), estimated_pictures(work)
+        num_about = estimated_pictures(work)
         clip = quickened(
             self.clip(),
             work,
@@ -239,8 +239,11 @@ class _Update:
         num_workers = min(options.num_workers, 1 + num_about // _EACH)
         self.written = time.monotonic()
         try:
-            with self._bar(total) as bar:
+            with self._bar(num_about) as bar:
                 for _ in reader.read(clip, num_workers):
+                    # A file that is being read may hold more than was expected.
+                    is_more = bar.done >= reader.num_expected
+                    bar.expect(bar.done + 2 if is_more else reader.num_expected)
                     bar.advance()
                     if self._is_due(reader.findings.num_rows):
                         self.pending.add(reader.take())
@@ -254,7 +257,6 @@ class _Update:
 
     def _share(self, work: list[FoundFile], engine: Engine) -> tuple[SetAside, ...]:
         """Have an engine read and encode, and return what it has set aside."""
-        total = _num_pictures(work)
         manifest, folder = self.store.manifest, str(self.store.folder)
         units = units_of(
             [self._task(file) for file in work],
@@ -273,7 +275,7 @@ class _Update:
             examples=tuple(islice((file for file in work if file.kind == "picture"), _EXAMPLES)),
         )
         # The store holds the folder for as long as it is written to.
-        with Run(engine, folder, Hold()) as run, self._bar(total) as bar:
+        with Run(engine, folder, Hold()) as run, self._bar(len(work)) as bar:
             run.begin("indexing", num_units=len(units), called=GROUPS)
             try:
                 run.do(job, units, _Entering(self, bar))
@@ -297,7 +299,7 @@ class _Update:
                     hashes[row.size].append(row.sha256)
         return KnownContent(pictures=dict(hashes))
 
-    def _bar(self, total: int | None) -> Progress:
+    def _bar(self, total: int) -> Progress:
         return Progress("indexing", total=total, unit="pictures", console=console(shown=self.options.show_progress))
 
     def _is_due(self, num_rows: int) -> bool:
@@ -370,18 +372,17 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._job, self._bar = job, bar
 
     def advanced(self, count: int) -> None:
-        """Show it; what is tried again does not count beyond the whole."""
-        self._bar.advance(count if self._bar.total is None else min(count, self._bar.total - self._bar.done))
+        """Show how fast pictures are read; a file counts when it is done."""
+        self._bar.advance(0, count=count)
 
-    def finished(self, unit: IndexUnit, entry: Findings) -> None:  # noqa: ARG002 - the entry names its files
+    def finished(self, unit: IndexUnit, entry: Findings) -> None:
         """Enter it."""
         self._job.enter(entry)
+        self._bar.advance(len(unit.tasks), count=0)
 
-
-def _num_pictures(work: Iterable[FoundFile]) -> int | None:
-    """Return how many pictures there are in files; None where some hold any number."""
-    kinds = Counter(file.kind for file in work)
-    return kinds["picture"] if kinds.keys() == {"picture"} else None
+    def gave_up(self, unit: IndexUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        """Show that no more is done for it."""
+        self._bar.advance(len(unit.tasks), count=0)
 
 
 def _names(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str | None]]:

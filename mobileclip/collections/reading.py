@@ -15,6 +15,7 @@ from mobileclip.collections.findings import Findings, Recognised
 from mobileclip.collections.manifest import FinishedFile
 from mobileclip.collections.options import IndexOptions
 from mobileclip.collections.pictures import picture_in
+from mobileclip.collections.quickening import estimated_pictures
 from mobileclip.collections.scanning import FoundFile
 from mobileclip.collections.segments import Row
 from mobileclip.collections.videos import SceneChooser, hash_file, look_at_video
@@ -78,6 +79,8 @@ class _Wanted:
 class FileReader:
     """Reads files, and keeps what it finds until it is taken.
 
+    `num_expected` says how many pictures they hold, as far as they were read, and about how many where they were not.
+
     Args:
         tasks: the files, in the order in which they are read.
         known: what need not be encoded.
@@ -88,6 +91,7 @@ class FileReader:
     def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions, dim: int) -> None:
         self._tasks, self._known, self._options, self._dim = tasks, known, options, dim
         self.findings = Findings()
+        self.num_expected = estimated_pictures(task.file for task in tasks)
         self._scenes = SceneChooser()
         self._torn: set[str] = set()
         self._asked: Counter[str] = Counter()
@@ -128,13 +132,12 @@ class FileReader:
     def _pictures(self) -> Iterator[Picture[_Wanted]]:
         for task in self._tasks:
             file = task.file
-            if file.kind == "shard":
-                yield from self._pictures_of_shard(task)
-            elif file.kind == "video":
-                yield from self._frames_of_video(file)
-            else:
+            if file.kind == "picture":
                 known = self._known.of_size(file.size)
                 yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
+                continue
+            yield from self._pictures_of_shard(task) if file.kind == "shard" else self._frames_of_video(file)
+            self.num_expected += self._asked[file.path] - estimated_pictures([file])
 
     def _pictures_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
         """Yield the pictures of a shard, but for those that a job has entered which did not come to its end."""

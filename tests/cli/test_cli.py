@@ -274,3 +274,8 @@ def test_help_explains_every_flag(capsys):
     status, out, _ = run(capsys, "classify", "--help")
     assert status == 0
     assert "the texts to choose among" in out
+
+
+def test_help_has_every_example_on_a_line_of_its_own(capsys):
+    _, out, _ = run(capsys, "serve", "--help")
+    assert {"mobileclip serve", "mobileclip serve --index photos.index --port 0"} < set(out.splitlines())

@@ -14,6 +14,7 @@ from pillow_heif import from_pillow
 import mobileclip
 from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, neighbours, reading
 from mobileclip.collections.pictures import small_pictures
+from mobileclip.data.images.files import describe_left_out
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
 from mobileclip.inference import encoding
@@ -307,4 +308,4 @@ def test_a_name_that_is_no_text_is_left_out(index, photos):
     os.rename(os.fsencode(photos / "0.png"), os.fsencode(photos) + b"/\xff.png")  # noqa: PTH104
     report = add(index, photos)
     assert report.num_encoded == 5
-    assert [skip.reason for skip in report.left_out] == ["name_not_utf8"]
+    assert describe_left_out(report.left_out) == ("1 names that are not UTF-8, and need others: .png (1)",)

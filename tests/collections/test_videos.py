@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.matches import clock
 from mobileclip.collections.pictures import small_pictures
 from mobileclip.collections.web_file import PROBES
+from mobileclip.engines import InlineEngine
 from tests.collections.pictures import draw
 from tests.data.videos.making import film, scene
 
@@ -109,6 +111,15 @@ def test_scenes_are_encoded_once(index, tmp_path):
     assert add(index, tmp_path / "videos", video_frames="scenes").num_unchanged == 4
 
 
+@pytest.mark.parametrize(("engine", "done"), [(None, "4/4"), (InlineEngine(device="cpu"), "2/2")])
+def test_how_long_it_takes_is_said_though_nobody_knows_how_many_frames_there_are(index, tmp_path, capsys, engine, done):
+    film(tmp_path / "photos/clip.mp4", [1, 2, 3])
+    draw(tmp_path / "photos/0.png", 0)
+    index.add(tmp_path / "photos", options=attrs.evolve(OPTIONS, show_progress=True), engine=engine)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("indexing: ")]
+    assert re.fullmatch(rf"indexing: {done}, [0-9.]+ pictures/s, 0:00 left", said[-1])
+
+
 def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path):
     path = film(tmp_path / "videos/clip.mp4", range(20), options={"movflags": "faststart"}.items())
     data = path.read_bytes()
@@ -126,6 +137,13 @@ def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path
     path.write_bytes(data[:100])
     report = add(index, tmp_path / "videos")
     assert (report.num_encoded, len(report.unreadable), len(index)) == (0, 1, 0)
+
+
+def test_what_ffmpeg_says_of_a_torn_video_is_said_in_a_line(index, tmp_path):
+    path = film(tmp_path / "videos/clip.mp4", range(3))
+    path.write_bytes(path.read_bytes()[:1000])  # what it holds is said at its end
+    (problem,) = add(index, tmp_path / "videos").unreadable
+    assert problem == f"video '{path}' cannot be decoded (Invalid data found when processing input); fetch it again"
 
 
 def test_videos_wait_for_their_extra(index, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ REASONS = {
     "linked_folder": "links to folders, which are not followed",
     "broken_link": "links that lead nowhere",
     "special_file": "pipes, sockets or devices",
+    "name_not_utf8": "names that are not UTF-8, and need others",
 }
 """What becomes of a file that is no image, and how a person is told."""
 

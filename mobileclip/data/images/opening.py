@@ -142,7 +142,9 @@ def image_error(error: Exception, name: str) -> ImageError:
             detail = f"{error}; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS too"
             return ImageError("too_large", f"{name} is too large ({detail})")
         case UnidentifiedImageError():
-            return ImageError("not_an_image", f"{name} begins like an image, but its header makes no sense")
+            return ImageError(
+                "not_an_image", f"{name} begins like an image, but its header makes no sense; convert it first"
+            )
         case MemoryError():
             return ImageError("out_of_memory", f"{name} takes more memory than there is ({type(error).__name__})")
         case _ if "truncated" in str(error).lower():

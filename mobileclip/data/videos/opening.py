@@ -232,7 +232,11 @@ def _refuse(*_: object) -> NoReturn:
 def _broken(error: Exception, name: str) -> ImageError:
     if isinstance(error, MemoryError):
         return ImageError("out_of_memory", f"{name} takes more memory than there is")
-    return ImageError("corrupt", f"{name} cannot be decoded ({type(error).__name__}: {error})")
+    from av import FFmpegError
+
+    # The rest is a number, and the path once more.
+    said = error.strerror if isinstance(error, FFmpegError) else error
+    return ImageError("corrupt", f"{name} cannot be decoded ({said}); fetch it again")
 
 
 def _text(stored: str) -> str:
