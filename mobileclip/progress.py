@@ -34,6 +34,7 @@ class Progress:
     ) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
         self.title = title = printable(title)
         self.total = total
@@ -45,7 +46,8 @@ class Progress:
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            # In a narrow terminal, the bar alone gives way.
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[state]}", markup=False),
             console=console,
             disable=console is None or not console.is_terminal,

@@ -105,7 +105,10 @@ def index(
     require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
     folder = index_folder or (default_index(inputs) if inputs else newest_index())
     if status:
-        say(read_status(str(folder)))
+        try:
+            say(read_status(str(folder)))
+        except ValueError as error:
+            raise ValueError(f"{error}; --status is of --engine local and ray") from None
         return
     options = IndexOptions(
         batch_size=batch_size,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -56,7 +59,8 @@ def find_duplicates(
     """Return the groups of pictures that show the same, those of the most pictures first.
 
     Every picture of a group is like its largest one. Up to 200,000 pictures are all compared with each other; of more,
-    each with its nearest 64. Frames of videos are left out: those of one video are alike.
+    each with its nearest 64. Frames of videos are left out: those of one video are alike. Several names of one file
+    (links) are no copies of it: whoever deletes some of them may delete the only copy. Its own name counts.
 
     Args:
         snapshot: of the collection.
@@ -118,8 +122,24 @@ def _compared(
 def _groups(snapshot: Snapshot, leader: NDArray[np.int64]) -> list[DuplicateGroup]:
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
-    groups = [_group(snapshot, members) for members in np.split(by_leader, starts[1:]) if len(members) > 1]
+    members = [one for one in np.split(by_leader, starts[1:]) if len(one) > 1]
+    groups = [_group(snapshot, files) for one in members if len(files := _files_apart(snapshot, one)) > 1]
     return sorted(groups, key=lambda group: (-len(group.others), group.best.name))
+
+
+def _files_apart(snapshot: Snapshot, members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return one of the pictures of every file: of several names for it, one that is no link where there is one."""
+    chosen: dict[tuple[object, ...], tuple[bool, int]] = {}
+    file: tuple[object, ...]
+    for place in members.tolist():
+        row = snapshot.row(place)
+        path, file, is_own = row["path"], (row["path"], row["part"]), False
+        with suppress(OSError):  # one that is gone is nobody else's
+            status = Path(path).stat()
+            file, is_own = (status.st_dev, status.st_ino, row["part"]), os.path.realpath(path) == path
+        if file not in chosen or (is_own and not chosen[file][0]):
+            chosen[file] = (is_own, place)
+    return np.array(sorted(place for _, place in chosen.values()), np.int64)
 
 
 def _group(snapshot: Snapshot, members: NDArray[np.int64]) -> DuplicateGroup:

@@ -50,6 +50,24 @@ def test_the_sharpest_of_the_largest_is_the_best_copy(collection):
     assert groups[1].others[0].score == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("name", ["a.png", "z.png"])
+def test_links_to_a_picture_are_no_copies_of_it(tmp_path, telling_file, name):
+    picture = draw(tmp_path / "photos/m.png", 1)
+    (tmp_path / "photos" / name).symlink_to(picture)
+    (tmp_path / "photos" / f"hard-{name}").hardlink_to(picture)
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "photos", tmp_path / "linked", options=IndexOptions(show_progress=False))
+    assert len(index) == 6
+    assert index.duplicates(show_progress=False) == []
+    shutil.copy(picture, tmp_path / "photos/copy.png")
+    index.add(tmp_path / "photos", options=IndexOptions(show_progress=False))
+    (group,) = index.duplicates(show_progress=False)
+    kept, other = group.best.path, [one.path for one in group.others]
+    assert {kept, *other} < {str(tmp_path / "photos" / one) for one in ("copy.png", "m.png", f"hard-{name}")}
+    assert len(other) == 1
+
+
 def test_every_picture_is_like_the_largest_of_its_group(collection):
     everything = collection.duplicates(threshold=0.01, show_progress=False)
     members = [match.name for group in everything for match in (group.best, *group.others)]

@@ -71,6 +71,17 @@ def test_a_live_bar_takes_no_markup(is_terminal):
     assert "y[/nothing]" in stream.getvalue()
 
 
+def test_a_narrow_terminal_shortens_the_bar_and_no_number():
+    from mobileclip.terminal.printing import _console_class
+
+    stream = io.StringIO()
+    screen = _console_class()(file=stream, force_terminal=True, width=80, markup=False, emoji=False)
+    with Progress("joining neighbours", total=1_000_000, unit="pictures", console=screen) as bar:
+        bar.advance(24_576)
+    assert "24576/1000000" in stream.getvalue()
+    assert re.search(r"pictures/s, [0-9:]+ left", stream.getvalue())
+
+
 def test_logs_are_one_line_without_secrets(caplog):
     logger = get_logger("mobileclip.test")
     assert get_logger("mobileclip.test") is logger
