@@ -14,7 +14,7 @@ from mobileclip.cli.checks import require_at_least, require_file
 from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, default_workers, opened
 from mobileclip.cli.models import Checkpoint, Device, Model
 from mobileclip.cli.sheets import require_sheet, write_sheet
-from mobileclip.storage import require_output
+from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Columns of a terminal.
 _THUMBNAIL = 32
+_LONGEST_NAME = 4096
 
 
 def search(
@@ -219,7 +220,8 @@ def _answer(
 
     texts = () if query is None else (query,)
     matches = collection.search(texts, image=image, without=without, where=where, k=k, all_frames=all_frames)
-    lines = [f"{match.score:6.3f}  {match.name}" for match in matches]
+    # A line break in a name would make another result of its rest.
+    lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
         say_json([match.known() for match in matches])
     elif not matches:

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_at_least
 from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.storage import require_output, require_output_folder
+from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_WORKERS = 16
 _MOST_NAMED = 10
+_LONGEST_NAME = 4096
 
 IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
 
@@ -211,6 +212,7 @@ def brought_up_to_date(
     from mobileclip.collections.scanning import scan
     from mobileclip.collections.store import Store
     from mobileclip.data.images.files import describe_left_out
+    from mobileclip.engines import SET_ASIDE
 
     found = scan(inputs or Store.open(folder).manifest.inputs)
     say(f"the index is {folder}")
@@ -225,7 +227,10 @@ def brought_up_to_date(
     for what, number in report.uninstalled.items():
         say(f"left out {number:,} files: {what}", error=True)
     for aside in report.set_aside[:_MOST_NAMED]:
-        say(f"set aside, and tried again the next time: {aside.unit}: {aside.reason}", error=True)
+        unit = printable(aside.unit, limit=_LONGEST_NAME)
+        say(f"set aside, and tried again the next time: {unit}: {aside.reason}", error=True)
+    if len(report.set_aside) > _MOST_NAMED:
+        say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
     return collection, report
 

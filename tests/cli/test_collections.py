@@ -41,6 +41,14 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
+def test_a_line_break_in_a_name_forges_no_result(capsys, photos, telling_file):
+    draw(photos / "a\n 0.999  forged\x1b[2J.png", 7)
+    assert run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)[0] == 0
+    _, out, _ = run(capsys, "search", "a cat")
+    assert len(out.splitlines()) == 5
+    assert "a\\n 0.999  forged\\x1b[2J.png" in out
+
+
 def test_three_commands_find_a_picture(capsys, photos, telling_file):
     status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
     assert status == 0
