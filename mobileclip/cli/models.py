@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
 from mobileclip.data.sources import RowOptions
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
@@ -97,6 +98,7 @@ def embed(
     trust: bool = False,
     batch_size: int = 32,
     num_workers: NumWorkers = 1,
+    precision: FastPrecision = "float32",
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
@@ -124,6 +126,8 @@ def embed(
         trust: run an export for ExecuTorch, Core AI or LiteRT; see mobileclip classify.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images beside the model.
+        precision: what the image tower may compute in on a processor, where there are hundreds of image files: its
+            fastest form that is exact enough is looked for; see mobileclip index. An export has its own.
         rows: how rows of .jsonl files and of tables are read.
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
@@ -148,7 +152,15 @@ def embed(
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
         before.model.require_same(identity, **names)
-    new, skipped = embed_inputs(clip, identity, chosen, before=before, batch_size=batch_size, num_workers=num_workers)
+    new, skipped = embed_inputs(
+        clip,
+        identity,
+        chosen,
+        before=before,
+        precision=precision,
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
     report_skipped(skipped, len(new.image_paths) + len(skipped))
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,15 +15,15 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.findings import Findings, Recognised
 from mobileclip.collections.options import IndexOptions, IndexReport
-from mobileclip.collections.quickening import estimated_pictures, quickened
 from mobileclip.collections.reading import FileReader, FileTask, KnownContent
-from mobileclip.collections.scanning import FoundFile, Scan
+from mobileclip.collections.scanning import FoundFile, Scan, estimated_pictures
 from mobileclip.collections.segments import COLUMNS, Row, read_segment, unpacked, vectors_of
 from mobileclip.collections.store import Place, Store
 from mobileclip.collections.units import IndexUnit, IndexWork, units_of
 from mobileclip.data.videos.formats import is_video_name
 from mobileclip.data.workers import LostProcessError
 from mobileclip.engines import Engine, Hold, Listener, LocalEngine, Retries, Run, SetAside, read_set_aside
+from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
@@ -230,7 +231,7 @@ class _Update:
         num_about = estimated_pictures(work)
         clip = quickened(
             self.clip(),
-            work,
+            (Path(file.path) for file in work if file.kind == "picture"),
             num_about,
             precision=options.precision,
             show_progress=options.show_progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,8 @@ EXPECTED = (
     "expected pictures, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
 )
 _SHARD = ".tar"
+# Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
+_BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +58,11 @@ class Scan:
     def covers(self, path: str) -> bool:
         """Return whether a file would have been found if it were still there."""
         return any(path == one or path.startswith(f"{one.rstrip(os.sep)}{os.sep}") for one in self.inputs)
+
+
+def estimated_pictures(files: Iterable[FoundFile]) -> int:
+    """Return about how many pictures there are in files."""
+    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str]) -> Scan:

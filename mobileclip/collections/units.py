@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 
 import attrs
 
 from mobileclip.collections.findings import Findings
 from mobileclip.collections.manifest import ModelSource
 from mobileclip.collections.options import IndexOptions
-from mobileclip.collections.quickening import quickened
 from mobileclip.collections.reading import FileReader, FileTask, KnownContent
 from mobileclip.collections.scanning import FoundFile
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.engines import OnProgress, Place, Work, Worker
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 
 # Pictures of a group: what takes a worker some seconds, and no more than its share.
@@ -110,7 +111,8 @@ class IndexWork(Work[IndexUnit, Findings]):
         self.identity.require_same(
             identity, here=f"the index {self.folder}", there="what a worker has loaded its model from"
         )
-        clip = quickened(clip, self.examples, self.num_pictures, precision=self.options.precision, show_progress=False)
+        examples = (Path(file.path) for file in self.examples)
+        clip = quickened(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:

@@ -11,9 +11,11 @@ import numpy as np
 
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources import RowOptions, as_source
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.archive import Embeddings, no_embeddings
 from mobileclip.inference.encoding import Picture, encode_pictures
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -54,6 +56,7 @@ def embed_inputs(
     inputs: EmbeddingInputs,
     *,
     before: Embeddings | None = None,
+    precision: FastPrecision = "float32",
     batch_size: int = 32,
     num_workers: int = 1,
 ) -> tuple[Embeddings, list[str]]:
@@ -64,11 +67,13 @@ def embed_inputs(
         model: what identifies it.
         inputs: what is to be embedded.
         before: embeddings that are there already; what is among them is not encoded again.
+        precision: what the image tower may compute in; see `quickened`, which hundreds of image files are worth.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images; see `encode_pictures`.
     """
     before = before or Embeddings(model=model)
     new, known = inputs.without(before), set(before.image_paths)
+    clip = quickened(clip, new.paths, len(new.paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
     gathered = (one for data in new.data for one in gathered_pictures(data, report, rows=new.rows))
     files: Iterator[tuple[str, Path | bytes]] = ((str(path), path) for path in new.paths)

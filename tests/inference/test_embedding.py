@@ -2,7 +2,11 @@
 
 import pytest
 
-from mobileclip.inference.embedding import read_texts
+from mobileclip.inference import embedding, quickening
+from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
+from mobileclip.inference.loading import load_identified
+from mobileclip.inference.measuring import LEAST_COSINE
+from tests.collections.pictures import draw
 
 
 def test_texts_are_lines_and_files_by_mistake_are_told(tmp_path):
@@ -18,3 +22,27 @@ def test_texts_are_lines_and_files_by_mistake_are_told(tmp_path):
     ):
         with pytest.raises((ValueError, OSError), match=message):
             read_texts(tmp_path / name)
+
+
+def test_many_image_files_are_embedded_by_a_faster_form(telling_file, tmp_path, monkeypatch):
+    clip, identity = load_identified(checkpoint=telling_file)
+    paths = tuple(draw(tmp_path / f"{number}.png", number) for number in range(4))
+    plain, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths))
+    monkeypatch.setattr(quickening, "WORTH_TRYING", 4)
+    encoders = []
+    monkeypatch.setattr(embedding, "encode_pictures", watched(embedding.encode_pictures, encoders))
+    fast, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), precision="bfloat16")
+    added, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), before=fast)
+    assert [one is clip for one in encoders] == [False, True]
+    assert (plain.image * fast.image).sum(axis=1).min() > LEAST_COSINE["bfloat16"]
+    assert added.image_paths == ()
+
+
+def watched(function, seen):
+    """The same function, which notes its first argument."""
+
+    def run(first, *others, **options):
+        seen.append(first)
+        return function(first, *others, **options)
+
+    return run

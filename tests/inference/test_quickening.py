@@ -5,12 +5,10 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.collections import quickening
-from mobileclip.collections.quickening import quickened
-from mobileclip.collections.scanning import scan
 from mobileclip.data.images.transform import load_image
-from mobileclip.inference import optimize_images
+from mobileclip.inference import optimize_images, quickening
 from mobileclip.inference.measuring import LEAST_COSINE
+from mobileclip.inference.quickening import quickened
 from tests.collections.pictures import draw
 
 
@@ -23,25 +21,11 @@ def test_few_pictures_are_encoded_by_the_model_as_it_is(telling_file):
 def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, tmp_path, num_readable):
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number}.png", number) for number in range(6)]
-    (tmp_path / "photos" / "0torn.png").write_bytes(b"torn")
-    files = [*scan([str(tmp_path / "photos")]).files.values()][: 1 + num_readable]
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    files = [tmp_path / "torn.png", *paths[:num_readable]]
     fast = quickened(clip, files, quickening.WORTH_TRYING, precision="float32", show_progress=False)
     assert fast.model is not clip.model
     np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
-
-
-def test_shards_and_videos_count_by_their_size(tmp_path):
-    draw(tmp_path / "0.png", 0)
-    with (tmp_path / "0.tar").open("wb") as file:
-        file.truncate(2**26)
-    with (tmp_path / "0.mp4").open("wb") as file:
-        file.truncate(2**26)
-    files = scan([str(tmp_path)]).files.values()
-    assert {file.kind: quickening.estimated_pictures([file]) for file in files} == {
-        "picture": 1,
-        "shard": 1025,
-        "video": 9,
-    }
 
 
 @pytest.mark.slow
@@ -56,8 +40,7 @@ def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeyp
     monkeypatch.setattr(quickening, "optimize_images", watched)
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
-    files = [*scan([str(tmp_path / "photos")]).files.values()]
-    fast = quickened(clip, files, quickening.WORTH_TRYING, precision="int8", show_progress=False)
+    fast = quickened(clip, paths, quickening.WORTH_TRYING, precision="int8", show_progress=False)
     torch.testing.assert_close(given[0], torch.stack([clip.transform(load_image(path)) for path in paths]))
     cosines = (fast.encode_image(paths) * clip.encode_image(paths)).sum(dim=1)
     assert cosines.min() > LEAST_COSINE["int8"]

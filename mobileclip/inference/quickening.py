@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mobileclip.collections.scanning import FoundFile
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import DualEncoder
@@ -26,18 +26,10 @@ WORTH_COMPILING = 1000
 # Pictures that forms are timed on; and those of int8: half for its ranges, half that it is measured on.
 _TIMED, _CALIBRATED = 16, 64
 
-# Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
-_BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
-
-
-def estimated_pictures(files: Iterable[FoundFile]) -> int:
-    """Return about how many pictures there are in files."""
-    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
-
 
 def quickened(
     clip: ImageTextModel,
-    files: Sequence[FoundFile],
+    pictures: Iterable[Path],
     num_pictures: int,
     *,
     precision: FastPrecision,
@@ -49,8 +41,8 @@ def quickened(
 
     Args:
         clip: the model.
-        files: that will be encoded, of which a few are tried.
-        num_pictures: about how many there are.
+        pictures: files that will be encoded, of which the first are tried.
+        num_pictures: about how many pictures will be encoded.
         precision: what may be computed in, where it is exact enough.
         show_progress: whether to show how far it is.
     """
@@ -59,7 +51,8 @@ def quickened(
         return clip
     compiling = num_pictures >= WORTH_COMPILING
     calibrating = compiling and precision == "int8"
-    seen = _seen(clip.transform, files, _CALIBRATED if calibrating else _TIMED)
+    tried = islice(pictures, _CALIBRATED if calibrating else _TIMED)
+    seen = [found for path in tried if (found := _readable(clip.transform, path)) is not None]
     ready = optimize_images(
         clip.model,
         _examples(clip.transform, seen),
@@ -69,12 +62,6 @@ def quickened(
         show_progress=show_progress,
     )
     return ImageTextModel(ready)
-
-
-def _seen(transform: ImageTransform, files: Sequence[FoundFile], most: int) -> list[Tensor]:
-    """Return the pixels of the first pictures that can be read."""
-    paths = [Path(file.path) for file in files if file.kind == "picture"][:most]
-    return [found for path in paths if (found := _readable(transform, path)) is not None]
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
