@@ -29,7 +29,6 @@ from PIL import Image
 from benchmarks.command_line import empty_table, main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
-from mobileclip.collections.quickening import quickened
 from mobileclip.collections.scanning import scan
 from mobileclip.collections.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
@@ -38,6 +37,7 @@ from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
 from mobileclip.inference.loading import load_identified
+from mobileclip.inference.quickening import quickened
 from mobileclip.terminal import print_table, say
 
 _QUALITY = 88
@@ -107,7 +107,7 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
     pixels: list[NDArray[np.uint8]] = []
     found = scan([str(folder / "photos")])
     options = IndexOptions(show_progress=False)
-    fast = quickened(clip, [*found.files.values()], len(paths), precision=options.precision, show_progress=False)
+    fast = quickened(clip, map(Path, found.files), len(paths), precision=options.precision, show_progress=False)
     collection = Collection.create(folder / "index", ModelSource(checkpoint=str(checkpoint)))
 
     def decode() -> None:

@@ -8,18 +8,29 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from benchmarks.exports.results import Cell, Loss, Measured, Outcome
 from benchmarks.exports.spec import ExportsBenchSpec
 from benchmarks.rivals import randomize
+from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.encoders.checkpoints import resolve_spec, save_model
 from mobileclip.evaluation.report.verdicts import compare
 from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
 from mobileclip.evaluation.summary import summarize
-from mobileclip.export import Contract, ExportSpec, export_model, load_export, read_contract, read_report
+from mobileclip.export import (
+    Contract,
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    load_export,
+    read_contract,
+    read_report,
+)
 from mobileclip.inference import processor
 from mobileclip.inference.measuring import times_in_turn
 from mobileclip.storage import printable
@@ -87,10 +98,26 @@ def _checkpoint(spec: ExportsBenchSpec, model: str) -> str:
     path = spec.output / f"{name}.safetensors"
     if not path.exists():
         torch.manual_seed(0)
-        built = resolve_spec(name).build().eval()
+        built = resolve_spec(name).build()
         randomize(built)
+        _fit_norms(cast("DualEncoder", built))
         save_model(built, path)
     return str(path)
+
+
+@torch.no_grad()
+def _fit_norms(model: DualEncoder) -> None:
+    """Give batch norms the statistics of the package's pictures: with others, all images have one embedding."""
+    transform = ImageTransform(model.spec.image.input)
+    images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # The mean of the batches there are, of which there is one.
+            module.momentum = None
+            module.reset_running_stats()
+    model.train()
+    model.encode_image(images)
+    model.eval()
 
 
 def _runtime_files(contract: Contract) -> list[str]:

@@ -15,8 +15,7 @@ from mobileclip.collections.findings import Findings, Recognised
 from mobileclip.collections.manifest import FinishedFile
 from mobileclip.collections.options import IndexOptions
 from mobileclip.collections.pictures import picture_in
-from mobileclip.collections.quickening import estimated_pictures
-from mobileclip.collections.scanning import FoundFile
+from mobileclip.collections.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.segments import Row
 from mobileclip.collections.videos import SceneChooser, hash_file, look_at_video
 from mobileclip.data.images.camera_notes import CameraNotes

@@ -19,6 +19,7 @@ from benchmarks.exports import (
     write_outcomes,
 )
 from benchmarks.exports.__main__ import run
+from mobileclip.inference.measuring import LEAST_COSINE
 
 CELL = Cell(model="icons", target="onnx", precision="int8")
 LOSS = Loss(dataset="drawings", metric="acc1", model=0.5, export=0.48, low=-0.03, high=-0.01, num_images=100)
@@ -110,3 +111,12 @@ def test_the_small_matrix_whole(tmp_path, capsys):
     run(spec)
     assert (tmp_path / "exports.jsonl").read_text() == written, "what is known is not measured again"
     assert "1 cells from before: 0 are left" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_random_weights_tell_pictures_and_texts_apart(tmp_path):
+    spec = ExportsBenchSpec(output=tmp_path, rounds=1)
+    outcome = measure(spec, Cell(model="random:mobileclip_s0", target="onnx", precision="float32"))
+    assert outcome.failure is None
+    assert (outcome.measured.failures, outcome.measured.loss) == ((), None)
+    assert min(outcome.measured.cosines) > LEAST_COSINE["float32"]
