@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -136,7 +135,7 @@ class _KeptEngine(Engine):
             Place(device=device, num_threads=engine.num_threads or default_num_threads(device, num_workers))
             for device in (devices[index % len(devices)] for index in range(num_workers))
         ]
-        if not engine.apart and engine.most_workers(sys.maxsize) == 1:
+        if num_workers == 1 and not engine.apart:
             (place,) = places
             alone = InlineEngine(
                 device=place.device, num_threads=place.num_threads, retries=engine.retries, stores=engine.stores

@@ -168,7 +168,9 @@ function open(place) {
   showVideo(one);
   find('one-name').textContent = one.name;
   find('one-facts').textContent = facts(one);
-  if (!dialog.open) dialog.showModal();
+  if (dialog.open) return;
+  dialog.showModal();
+  find('similar').focus();
 }
 
 // Where the arrow keys lead from one picture: to the next, or to the nearest of the row above or below.
