@@ -33,7 +33,7 @@ pytestmark = [
 
 LABELS = ("a face", "a wall", "many stones", "a rocket")
 # Of probabilities; the model in Python computes in float32.
-TOLERANCE = {"export": 1e-3, "half": 3e-3, "whole": 1e-3}
+TOLERANCE = {"export": 1e-3, "half": 3e-3, "whole": 1e-3, "immich": 1e-3}
 # What Chromium itself says of a machine without a graphics processor, whoever asks for one.
 NO_GRAPHICS = '"No available adapters."'
 SOFTWARE_GRAPHICS = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-unsafe-swiftshader")
@@ -55,17 +55,18 @@ RANKED = (
 @pytest.fixture(scope="module")
 def models():
     convolutional = seeing(CONVOLUTIONAL)
-    return {"export": convolutional, "half": seeing(TRANSFORMERS), "whole": convolutional}
+    return {"export": convolutional, "half": seeing(TRANSFORMERS), "whole": convolutional, "immich": convolutional}
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory, models):
-    """The built page, with one export where it looks for it and two others beside it."""
+    """The built page, with one export where it looks for it and others beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
     export_model(models["export"], ExportSpec(out=folder / "export"))
     half = ExportSpec(out=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True)
     export_model(models["half"], half)
     export_model(models["whole"], ExportSpec(out=folder / "whole", preprocess="picture", dynamic_batch=True))
+    export_model(models["immich"], ExportSpec(out=folder / "immich", layout="immich"))
     return folder
 
 
