@@ -22,7 +22,17 @@ from mobileclip.collections.store import Place, Store
 from mobileclip.collections.units import IndexUnit, IndexWork, units_of
 from mobileclip.data.videos.formats import is_video_name
 from mobileclip.data.workers import LostProcessError
-from mobileclip.engines import Engine, Hold, Listener, LocalEngine, Retries, Run, SetAside, read_set_aside
+from mobileclip.engines import (
+    Engine,
+    Hold,
+    Listener,
+    LocalEngine,
+    Retries,
+    Run,
+    SetAside,
+    read_set_aside,
+    write_set_aside,
+)
 from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -118,6 +128,7 @@ class _Update:
         self.store.append((), removed=removed)
         self.store.forget(gone)
         self.store.merge()
+        self._forget_set_aside()
         return IndexReport(
             num_encoded=self.counts["encoded"],
             num_known=self.counts["known"],
@@ -210,6 +221,14 @@ class _Update:
         finally:
             self._mark.unlink(missing_ok=True)
         return self._share(apart, self._engine_apart()) if apart else ()
+
+    def _forget_set_aside(self) -> None:
+        """Drop files that are gone from the list of those that were set aside."""
+        folder = str(self.store.folder)
+        listed = read_set_aside(folder)
+        kept = [one for one in listed if one.unit in self.found.files or not self.found.covers(one.unit)]
+        if kept != list(listed):
+            write_set_aside(folder, kept)
 
     def _left_of(self, work: Iterable[FoundFile]) -> list[FoundFile]:
         """Return the files that are not in the index yet, after some were written down."""

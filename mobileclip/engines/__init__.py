@@ -11,7 +11,7 @@ from mobileclip.engines.local import LocalEngine
 from mobileclip.engines.queue import Listener, Retries
 from mobileclip.engines.ray import RayEngine
 from mobileclip.engines.run import Run
-from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside
+from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside, write_set_aside
 from mobileclip.engines.status import RUN, Status, read_status
 from mobileclip.engines.work import (
     NO_ROOM,
@@ -54,4 +54,5 @@ __all__ = [
     "read_set_aside",
     "read_status",
     "reason_of",
+    "write_set_aside",
 ]

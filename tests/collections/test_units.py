@@ -92,6 +92,12 @@ def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it
     assert report.num_encoded == 46 - 1
     assert "1 set aside" in str(report)
     assert (index.path / SET_ASIDE).is_file()
+    gone = make("gone")
+    shutil.copy(index.path / SET_ASIDE, gone.path)
+    (photos / "07.png").rename(photos / "other.png")
+    assert gone.add(photos, options=OPTIONS).set_aside == ()
+    assert not (gone.path / SET_ASIDE).exists()
+    (photos / "other.png").rename(photos / "07.png")
     shutil.copy(photos / "05.png", photos / "later.png")
     report = index.add(photos, options=OPTIONS, engine=INLINE)
     assert (report.num_encoded, report.num_known, report.num_unchanged) == (1, 1, 45)
