@@ -6,6 +6,7 @@ their rows, proposes candidates, and can be made anew at any time. Scores are th
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _SPARE = 32
 _CANDIDATES, _LEAST_CANDIDATES = 4, 512
 _STALE = 0.2
 _ADDED = 4096
+_SECONDS_BETWEEN_WRITES = 600.0
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Places in a snapshot, the nearest first, and their cosine similarities."""
@@ -149,16 +151,27 @@ def renew_graph(folder: Path, snapshot: Snapshot, *, show_progress: bool = True)
         logger.warning("every search compares all of %d pictures: %s", len(snapshot), error)
         return
     new = np.flatnonzero(~np.isin(snapshot.ids, known))
-    if not len(new):
-        return
-    shown = console(shown=show_progress)
+    if len(new):
+        _join(index, snapshot, new, folder / GRAPH, show_progress=show_progress)
+
+
+def _join(index: Any, snapshot: Snapshot, new: NDArray[np.int64], path: Path, *, show_progress: bool) -> None:
+    """Add embeddings to a graph and write it, now and then on the way too: of millions, it takes hours."""
+    shown, written = console(shown=show_progress), time.monotonic()
     with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:
         for start in range(0, len(new), _ADDED):
             places = new[start : start + _ADDED]
             index.add(snapshot.ids[places].astype(np.uint64), snapshot.vectors[places].astype(np.float32))
             bar.advance(len(places))
-    with storage.atomic_file(folder / GRAPH) as path:
-        index.save(str(path))
+            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                _write(index, path)
+                written = time.monotonic()
+    _write(index, path)
+
+
+def _write(index: Any, path: Path) -> None:
+    with storage.atomic_file(path) as file:
+        index.save(str(file))
 
 
 def _empty(snapshot: Snapshot) -> Any:

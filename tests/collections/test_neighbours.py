@@ -83,6 +83,28 @@ def test_a_graph_that_was_made_with_the_cosine_is_used_and_added_to(vectors, tmp
         assert graph.nearest(vectors[place].astype(np.float32), 3)[0][0] == place
 
 
+def test_a_graph_that_was_not_finished_is_gone_on_with(vectors, tmp_path, from_200, monkeypatch):
+    monkeypatch.setattr(neighbours, "_ADDED", 100)
+    monkeypatch.setattr(neighbours, "_SECONDS_BETWEEN_WRITES", 0.0)
+    wrote, writes = neighbours._write, []
+
+    def killed(index, path):
+        wrote(index, path)
+        writes.append(len(index))
+        if len(index) == 300:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(neighbours, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
+    graph = open_graph(tmp_path, snapshot_of(vectors))
+    assert graph.num_missing == 300
+    assert graph.nearest(vectors[450].astype(np.float32), 3)[0][0] == 450
+    renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
+    assert writes[:4] == [100, 200, 300, 400]
+    assert open_graph(tmp_path, snapshot_of(vectors)).num_missing == 0
+
+
 def test_a_graph_knows_what_came_and_what_went_since(vectors, tmp_path, from_200):
     renew_graph(tmp_path, snapshot_of(vectors[:500]), show_progress=False)
     later = snapshot_of(vectors[100:], np.arange(100, 600))
