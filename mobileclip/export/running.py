@@ -157,7 +157,8 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     if not (target.vouched or trust):
         raise ValueError(
             f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
-            "run anything here; if you made it, or trust who did: --trust, or trust=True in Python"
+            "run anything here; if you made it, or trust who did: --trust of mobileclip classify, embed, eval and verify, "
+            "or trust=True in Python. An index takes exports for ONNX Runtime, OpenVINO and PyTorch"
         )
     target.check()
     check_versions(target.libraries, contract.versions)
