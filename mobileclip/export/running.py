@@ -157,7 +157,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     if not (target.vouched or trust):
         raise ValueError(
             f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
-            "run anything here; if you made it, or trust who did: --trust of mobileclip classify, embed, eval and verify, "
+            "run anything here; if you made it, or trust who did: --trust of classify, embed, eval and verify, "
             "or trust=True in Python. An index takes exports for ONNX Runtime, OpenVINO and PyTorch"
         )
     target.check()
