@@ -22,6 +22,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 # What a person is told in one message.
 _MAX_LINES = 12
+# Of what commands write: of each there is a file to keep, and a link that leads nowhere.
+WRITTEN = (".npz", ".safetensors", ".png", ".html", ".jsonl")
 
 
 @cache
@@ -148,12 +150,12 @@ def _texts(root: Path) -> None:
 
 
 def _outputs(root: Path) -> None:
-    for name in ("kept.npz", "kept.safetensors", "kept.pt", "kept.png", "kept.html"):
-        (root / name).write_bytes(b"the work of hours")
+    for suffix in (*WRITTEN, ".pt"):
+        (root / f"kept{suffix}").write_bytes(b"the work of hours")
     (root / "kept_folder").mkdir()
     (root / "kept_folder" / "thesis.txt").write_text("the work of years", encoding="utf-8")
     (root / "kept_export").mkdir()
     (root / "kept_export" / "mobileclip.json").write_text("{}", encoding="utf-8")
-    for suffix in ("npz", "safetensors", "png", "jpg", "html"):
-        (root / f"link.{suffix}").symlink_to("nowhere")
+    for suffix in (*WRITTEN, ".jpg"):
+        (root / f"link{suffix}").symlink_to("nowhere")
     (root / "loop").symlink_to("loop")

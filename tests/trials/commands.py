@@ -12,7 +12,7 @@ import torch
 # What commands import when they are called: once here, not in every process that tries one.
 from mobileclip.inference.archive import read_embeddings
 from tests.data.videos.making import film
-from tests.trials.command_world import accepted, contents, enter, refused, template
+from tests.trials.command_world import WRITTEN, accepted, contents, enter, refused, template
 from tests.trials.harness import Case, Outcome, run_command
 
 SMALL = ("-c", "small.safetensors")
@@ -146,6 +146,7 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         (".safetensors", ("index", "a.jpg", "-i", "new", *SMALL, "--web", "?")),
         (".png", ("data", "inspect", "reinforced.tar", "-o", "?")),
     ):
+        assert suffix in WRITTEN, f"there is no kept{suffix} to be replaced by mistake"
         lines += _in_turn([output.format(suffix) for output in OUTPUTS], line)
     lines += _in_turn(
         NUMBERS,
