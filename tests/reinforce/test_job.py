@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,19 +133,28 @@ class StoppedError(BaseException):
 
 
 class Interrupting:
-    """Lets an ensemble encode so many batches, then stops it, or counts them."""
+    """Lets an ensemble encode so many batches, then stops it once something has happened, or counts them."""
 
-    def __init__(self, teachers: TeacherEnsemble, limit: int | None = None) -> None:
-        self._ensemble, self.limit, self.num_batches = teachers, limit, 0
+    def __init__(self, teachers: TeacherEnsemble, limit: int | None = None, *, after=lambda: True) -> None:
+        self._ensemble, self.limit, self.num_batches, self._after = teachers, limit, 0, after
 
     def __getattr__(self, name):
         return getattr(self._ensemble, name)
 
     def encode_images(self, pixels):
         if self.num_batches == self.limit:
+            # What was encoded before is written by another thread.
+            end = time.monotonic() + 30
+            while not self._after() and time.monotonic() < end:
+                time.sleep(0.01)
             raise StoppedError
         self.num_batches += 1
         return self._ensemble.encode_images(pixels)
+
+
+def interrupted_after_one(teachers: TeacherEnsemble, out: Path | str) -> Interrupting:
+    """Encodes five samples of the first shard, their plain pictures, and some of the second's; the first is written."""
+    return Interrupting(teachers, limit=13, after=lambda: len(list(Manifest(out))) == 1)
 
 
 def files(directory: Path) -> list[str]:
@@ -159,9 +169,10 @@ def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, 
     whole = run(make_spec(shards, tmp_path / "whole", batch_size=1), teachers)
     out = tmp_path / "out"
     spec = make_spec(shards, out, batch_size=1)
-    # Five samples of the first shard, their plain pictures, and some of the second shard's.
     with pytest.raises(StoppedError):
-        run(spec, Interrupting(teachers, limit=13), num_threads=1)
+        run(
+            spec, Interrupting(teachers, limit=13, after=lambda: list(Manifest(out)) == ["00000000.tar"]), num_threads=1
+        )
     assert files(out) == ["00000000.tar", "manifest.jsonl", "reinforcement.json"]
     assert list(Manifest(out)) == ["00000000.tar"]
     counting = Interrupting(teachers)
@@ -326,7 +337,7 @@ def test_source_and_output_in_a_store(make_shards, teachers, tmp_path):
             stream.write(path.read_bytes())
     spec = make_spec("memory://bucket/plain/{00000000..00000002}.tar", "memory://bucket/out", batch_size=1)
     with pytest.raises(StoppedError):
-        run(spec, Interrupting(teachers, limit=13), num_threads=1)
+        run(spec, interrupted_after_one(teachers, "memory://bucket/out"), num_threads=1)
     assert list(Manifest("memory://bucket/out")) == ["00000000.tar"]
     report = run(spec, teachers, num_threads=1)
     assert report.num_done_before == 1
