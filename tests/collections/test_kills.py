@@ -87,6 +87,13 @@ def killing(tmp_path, monkeypatch):
     return "killer.png"
 
 
+def draw_around(photos, num_photos, killer):
+    """Draw so many pictures, and one of this name among them, whose path is returned."""
+    for number in range(num_photos):
+        draw(photos / f"{number:03d}.png", number)
+    return draw(photos / killer, 300)
+
+
 def assert_alone_set_aside(report, killer):
     (aside,) = report.set_aside
     assert aside.unit == str(killer)
@@ -97,9 +104,7 @@ def assert_alone_set_aside(report, killer):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_picture_that_kills_its_worker_is_set_aside_alone(tmp_path, telling_file, killing, num_workers):
     photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(255):
-        draw(photos / f"{number:03d}.png", number)
-    killer = draw(photos / f"100-{killing}", 300)
+    killer = draw_around(photos, 255, f"100-{killing}")
     collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
     engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True, retries=Retries(pause_seconds=0.0))
     report = collection.add(photos, options=OPTIONS, engine=engine)
@@ -110,9 +115,7 @@ def test_a_picture_that_kills_its_worker_is_set_aside_alone(tmp_path, telling_fi
 @pytest.mark.slow
 def test_without_an_engine_it_is_so_too_and_the_next_run_tries_it_apart(tmp_path, telling_file, killing):
     photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(255):
-        draw(photos / f"{number:03d}.png", number)
-    killer = draw(photos / f"100-{killing}", 300)
+    killer = draw_around(photos, 255, f"100-{killing}")
     collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
     report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
     assert_alone_set_aside(report, killer)
@@ -129,9 +132,7 @@ def test_without_an_engine_it_is_so_too_and_the_next_run_tries_it_apart(tmp_path
 @pytest.mark.slow
 def test_a_job_that_dies_of_a_picture_that_it_reads_itself_is_finished_by_the_next(tmp_path, telling_file, killing):
     photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(40):
-        draw(photos / f"{number:03d}.png", number)
-    killer = draw(photos / f"020-{killing}", 300)
+    killer = draw_around(photos, 40, f"020-{killing}")
     Collection.create(index, ModelSource(checkpoint=str(telling_file)))
     job = start(index, photos, 4096)
     job.communicate()
