@@ -9,11 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from mobileclip.collections.matches import Match
-from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.transform import LIMITS, load_image
-from mobileclip.data.shards.files import RawSample, read_shard
+from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.data.videos.opening import VideoFile
 
@@ -86,11 +85,6 @@ def make_small_frame(match: Match, side: int) -> Image.Image | None:
     return image
 
 
-def picture_in(raw: RawSample) -> bytes | None:
-    """Return the picture of a sample of a shard, as it is encoded; None where it has none."""
-    return next((content for extension, content in raw.members.items() if is_image_name(f".{extension}")), None)
-
-
 def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
     """Return the pictures that are in shards, by name."""
     wanted: dict[str, set[str]] = defaultdict(set)
@@ -101,9 +95,8 @@ def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
     found = {}
     for shard, parts in wanted.items():
         for raw in read_shard(shard, skips.append):
-            image = picture_in(raw)
-            if raw.key in parts and image is not None:
-                found[f"{shard}/{raw.key}"] = image
+            if raw.key in parts and raw.image is not None:
+                found[f"{shard}/{raw.key}"] = raw.image
                 parts.remove(raw.key)
             if not parts:
                 break

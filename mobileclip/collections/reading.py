@@ -14,7 +14,6 @@ from mobileclip import storage
 from mobileclip.collections.findings import Findings, Recognised
 from mobileclip.collections.manifest import FinishedFile
 from mobileclip.collections.options import IndexOptions
-from mobileclip.collections.pictures import picture_in
 from mobileclip.collections.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.segments import Row
 from mobileclip.collections.videos import SceneChooser, hash_file, look_at_video
@@ -144,7 +143,7 @@ class FileReader:
         skips = SkipReport(log=False)
         seen: set[str] = set()
         for raw in read_shard(file.path, skips.add):
-            image = picture_in(raw)
+            image = raw.image
             if image is None or raw.problem is not None or raw.key in seen:
                 detail = "no picture in it" if raw.problem is None else raw.problem.detail
                 skips.add(Skip(reason="no_image", key=raw.key, shard=file.path, detail=detail))

@@ -13,6 +13,7 @@ from typing import IO, TypeVar, cast
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.images.formats import is_image_name
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, sample_members
 from mobileclip.data.samples.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
@@ -52,6 +53,11 @@ class RawSample:
     members: dict[str, bytes] = attrs.field(factory=dict)
     problem: BadSampleError | None = None
     num_bytes: int = 0
+
+    @property
+    def image(self) -> bytes | None:
+        """The first image among the members, as it is encoded; None where there is none."""
+        return next((content for extension, content in self.members.items() if is_image_name(f".{extension}")), None)
 
     def enter(self, name: str, extension: str, content: bytes | None, limits: SampleLimits) -> None:
         """Enter a member, or note why the sample cannot be used; None is the content of one that is too large."""

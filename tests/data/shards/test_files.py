@@ -26,6 +26,7 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
+from mobileclip.data.shards.files import RawSample
 from mobileclip.data.skips import MAX_LOGGED, MAX_NAMED
 from tests.data.made_samples import golden, golden_members, make_sample, write_raw
 
@@ -80,6 +81,11 @@ class TestRead:
         )
         assert keys == [f"part/{KEYS[0]}"]
         assert report.num_skipped == 0
+
+    def test_the_image_of_a_sample_is_its_first_member_that_is_called_like_one(self):
+        members = {"json": b"{}", "seg.png": b"first", "jpg": b"second"}
+        assert RawSample(key="a", shard="a.tar", members=members).image == b"first"
+        assert RawSample(key="a", shard="a.tar", members={"json": b"{}", "txt": b"a cat"}).image is None
 
     def test_a_compressed_shard(self, tmp_path):
         path = tmp_path / "a.tar.gz"
