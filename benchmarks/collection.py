@@ -28,9 +28,9 @@ from PIL import Image
 
 from benchmarks.command_line import empty_table, main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
-from mobileclip.collections.scanning import scan
-from mobileclip.collections.snapshot import Snapshot
+from mobileclip.collections.reading.scanning import scan
+from mobileclip.collections.searching.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model

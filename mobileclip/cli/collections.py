@@ -68,7 +68,7 @@ def search(
         as_json: print a list of objects, with path, score and what else is known.
     """
     from mobileclip.collections import parse_condition
-    from mobileclip.collections.places import newest_index
+    from mobileclip.collections.store.places import newest_index
 
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
@@ -143,9 +143,9 @@ def dedup(
         quiet: show no progress.
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
-    from mobileclip.collections.duplicates import require_threshold
-    from mobileclip.collections.page import write_list, write_page
-    from mobileclip.collections.places import default_index, newest_index
+    from mobileclip.collections.searching.duplicates import require_threshold
+    from mobileclip.collections.store.places import default_index, newest_index
+    from mobileclip.collections.viewing.page import write_list, write_page
 
     workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
@@ -193,7 +193,7 @@ def serve(
         port: of 127.0.0.1, where the page is; 0 takes a free one.
         device: where to compute; see mobileclip index.
     """
-    from mobileclip.collections.places import newest_index
+    from mobileclip.collections.store.places import newest_index
     from mobileclip.extras import needed
 
     with needed("mobileclip serve", "collections"):
@@ -216,7 +216,7 @@ def _answer(
     as_json: bool,
 ) -> None:
     """Print what one query finds."""
-    from mobileclip.collections.pictures import small_pictures
+    from mobileclip.collections.searching.pictures import small_pictures
 
     texts = () if query is None else (query,)
     matches = collection.search(texts, image=image, without=without, where=where, k=k, all_frames=all_frames)
@@ -235,7 +235,7 @@ def _answer(
 
 
 def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:
-    from mobileclip.collections.sheet import draw_matches
+    from mobileclip.collections.viewing.sheet import draw_matches
 
     write_sheet(draw_matches(title, matches), path)
     say(f"wrote {path}", error=True)

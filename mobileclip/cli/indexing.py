@@ -99,7 +99,7 @@ def index(
         quiet: show no progress.
     """
     from mobileclip.collections import IndexOptions, ModelSource
-    from mobileclip.collections.places import default_index, newest_index
+    from mobileclip.collections.store.places import default_index, newest_index
     from mobileclip.engines import read_status
 
     workers = default_workers(num_workers)
@@ -154,8 +154,8 @@ def merge(
         quiet: show no progress.
     """
     from mobileclip.collections import Collection
-    from mobileclip.collections.manifest import MANIFEST
-    from mobileclip.collections.store import is_index
+    from mobileclip.collections.store.manifest import MANIFEST
+    from mobileclip.collections.store.store import is_index
 
     if not others:
         raise ValueError("there is nothing to merge; give the folders of other indexes")
@@ -209,8 +209,8 @@ def brought_up_to_date(
     Raises:
         ValueError, OSError: see `Collection.add`.
     """
-    from mobileclip.collections.scanning import scan
-    from mobileclip.collections.store import Store
+    from mobileclip.collections.reading.scanning import scan
+    from mobileclip.collections.store.store import Store
     from mobileclip.data.images.files import describe_left_out
     from mobileclip.engines import SET_ASIDE
 
@@ -238,7 +238,7 @@ def brought_up_to_date(
 def opened(folder: Path, device: str) -> Collection:
     """Return the index in a folder, with the device that its model is to compute on."""
     from mobileclip.collections import Collection
-    from mobileclip.collections.store import Store
+    from mobileclip.collections.store.store import Store
     from mobileclip.inference.loading import device_for
 
     store = Store.open(folder)
@@ -249,8 +249,8 @@ def opened(folder: Path, device: str) -> Collection:
 def opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.manifest import MANIFEST
-    from mobileclip.collections.store import Store, is_index
+    from mobileclip.collections.store.manifest import MANIFEST
+    from mobileclip.collections.store.store import Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
     if is_index(folder) and source == ModelSource():

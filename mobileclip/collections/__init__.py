@@ -4,12 +4,12 @@ What becomes of a person's pictures belongs here; how a model encodes them does 
 """
 
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.duplicates import DuplicateGroup
-from mobileclip.collections.filtering import Condition, parse_condition
-from mobileclip.collections.manifest import Manifest, ModelSource, Segment
-from mobileclip.collections.matches import Match
-from mobileclip.collections.merging import MergeReport
-from mobileclip.collections.options import IndexOptions, IndexReport
+from mobileclip.collections.reading.options import IndexOptions, IndexReport
+from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.filtering import Condition, parse_condition
+from mobileclip.collections.searching.matches import Match
+from mobileclip.collections.store.manifest import Manifest, ModelSource, Segment
+from mobileclip.collections.store.merging import MergeReport
 
 __all__ = [
     "Collection",

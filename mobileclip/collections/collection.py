@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections import web_file
-from mobileclip.collections.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
-from mobileclip.collections.filtering import Condition, parse_condition
-from mobileclip.collections.indexing import update
-from mobileclip.collections.manifest import Manifest, ModelSource
-from mobileclip.collections.matches import Match, first_of_videos, match_of
-from mobileclip.collections.merging import MergeReport, merge_stores
-from mobileclip.collections.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
-from mobileclip.collections.options import IndexOptions, IndexReport
-from mobileclip.collections.scanning import Scan, scan
-from mobileclip.collections.snapshot import Snapshot, take_snapshot
-from mobileclip.collections.store import Store
+from mobileclip.collections.indexing.update import update
+from mobileclip.collections.reading.options import IndexOptions, IndexReport
+from mobileclip.collections.reading.scanning import Scan, scan
+from mobileclip.collections.searching.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
+from mobileclip.collections.searching.filtering import Condition, parse_condition
+from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
+from mobileclip.collections.searching.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.store.manifest import Manifest, ModelSource
+from mobileclip.collections.store.merging import MergeReport, merge_stores
+from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
+from mobileclip.collections.store.store import Store
+from mobileclip.collections.viewing import web_file
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.collection import CollectionBenchSpec, draw_photographs, measure_search
-from mobileclip.collections import neighbours
+from mobileclip.collections.searching import neighbours
 
 
 def test_photographs_differ_and_have_their_size(tmp_path):

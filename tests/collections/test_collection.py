@@ -12,8 +12,10 @@ from PIL import Image
 from pillow_heif import from_pillow
 
 import mobileclip
-from mobileclip.collections import Collection, IndexOptions, ModelSource, collection, neighbours, reading
-from mobileclip.collections.pictures import small_pictures
+from mobileclip.collections import Collection, IndexOptions, ModelSource, collection
+from mobileclip.collections.reading import reader
+from mobileclip.collections.searching import neighbours
+from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.data.images.files import describe_left_out
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
@@ -131,7 +133,7 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
 
 
 def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_MOST_HASHES", 2)
+    monkeypatch.setattr(reader, "_MOST_HASHES", 2)
     for number in range(5):
         draw(tmp_path / "same" / f"{number}.bmp", number)
     assert len({path.stat().st_size for path in (tmp_path / "same").iterdir()}) == 1
@@ -199,17 +201,17 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    entered = reading.FileReader._enter
+    entered = reader.FileReader._enter
 
     def enter(self, one):
         entered(self, one)
         if sum(self._answered.values()) == 4:
             raise Killed
 
-    monkeypatch.setattr(reading.FileReader, "_enter", enter)
+    monkeypatch.setattr(reader.FileReader, "_enter", enter)
     with pytest.raises(Killed):
         add(index, tmp_path / "00.tar", segment_rows=2, batch_size=1)
-    monkeypatch.setattr(reading.FileReader, "_enter", entered)
+    monkeypatch.setattr(reader.FileReader, "_enter", entered)
     held = contents(Collection.open(index.path))
     assert 0 < len(held) < 5
     report = add(index, tmp_path / "00.tar")
@@ -219,14 +221,14 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
 
 
 def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
-    entered = reading.FileReader._enter
+    entered = reader.FileReader._enter
 
     def enter(self, one):
         entered(self, one)
         if self.findings.num_rows == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(reading.FileReader, "_enter", enter)
+    monkeypatch.setattr(reader.FileReader, "_enter", enter)
     with pytest.raises(KeyboardInterrupt):
         add(index, photos)
     assert len(contents(Collection.open(index.path))) == 4

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.duplicates import THRESHOLD
-from mobileclip.collections.matches import Match
+from mobileclip.collections.searching.duplicates import THRESHOLD
+from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
 from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of

@@ -10,10 +10,10 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.duplicates import DuplicateGroup
-from mobileclip.collections.manifest import MANIFEST
-from mobileclip.collections.matches import Match, match_of
-from mobileclip.collections.store import Store
+from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.matches import Match, match_of
+from mobileclip.collections.store.manifest import MANIFEST
+from mobileclip.collections.store.store import Store
 from mobileclip.collections.web.thumbnails import Indexed
 
 _LONGEST_TEXT = 4096

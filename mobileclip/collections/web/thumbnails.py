@@ -11,8 +11,8 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.collections.matches import Match
-from mobileclip.collections.pictures import make_small, make_small_frame, read_encoded
+from mobileclip.collections.searching.matches import Match
+from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded
 
 SIDES = {"small": 416, "large": 1600}
 """Of the square that a picture fits into, in pixels, by the name of its size."""

@@ -1,0 +1,98 @@
+"""Pictures that were found, with what is known of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip.collections.store.snapshot import Snapshot
+
+
+@attrs.frozen(kw_only=True)
+class Match:
+    """A picture that was found.
+
+    Args:
+        id: that its index knows it by, for good.
+        path: of the file that it is in.
+        part: key of its sample, where the file holds several.
+        score: cosine similarity with what was asked for, from -1 to 1.
+        size: of the picture as it is encoded, or of the video, in bytes.
+        width: in pixels.
+        height: in pixels.
+        camera: that took it, where it is known.
+        taken: when, where it is known, such as `2024-05-01T12:30:00`.
+        latitude: where, in degrees, where it is known.
+        longitude: where, in degrees, where it is known.
+        time: of a frame of a video, in seconds since its first one.
+    """
+
+    id: int
+    path: str
+    part: str | None
+    score: float
+    size: int
+    width: int
+    height: int
+    camera: str | None
+    taken: str | None
+    latitude: float | None
+    longitude: float | None
+    time: float | None
+
+    @property
+    def name(self) -> str:
+        """The path, with the part or the time behind it."""
+        if self.time is not None:
+            return f"{self.path} {clock(self.time)}"
+        return self.path if self.part is None else f"{self.path}/{self.part}"
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known of it, by name."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+
+def clock(seconds: float) -> str:
+    """Return a time as players show it.
+
+    Examples:
+        >>> clock(42.5), clock(3723)
+        ('0:42', '1:02:03')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def first_of_videos(snapshot: Snapshot, places: NDArray[np.int64]) -> list[int]:
+    """Return which of some pictures are left when only the first frame of each video counts.
+
+    Args:
+        snapshot: of the collection.
+        places: of the pictures in it, the nearest first.
+    """
+    columns = (snapshot.table[name].take(places).to_pylist() for name in ("path", "time"))
+    seen: set[str] = set()
+    chosen = []
+    for number, (path, time) in enumerate(zip(*columns, strict=True)):
+        if time is None or path not in seen:
+            chosen.append(number)
+        if time is not None:
+            seen.add(path)
+    return chosen
+
+
+def match_of(snapshot: Snapshot, place: int, score: float) -> Match:
+    """Return a picture of a snapshot as it is found.
+
+    Args:
+        snapshot: of the collection.
+        place: of the picture in it.
+        score: cosine similarity with what was asked for.
+    """
+    row = snapshot.row(place)
+    known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
+    return Match(score=round(score, 4), **known)

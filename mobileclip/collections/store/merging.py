@@ -1,0 +1,131 @@
+"""Indexes of one model joined: the rows of one are copied into another, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mobileclip.collections.store.segments import read_segment
+from mobileclip.collections.store.store import Place, Store
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LOOKUP = ("path", "mtime_ns", "problem")
+
+
+@attrs.frozen(kw_only=True)
+class MergeReport:
+    """What became of the rows of other indexes.
+
+    Args:
+        num_copied: rows that were copied.
+        num_replaced: rows that they took the place of.
+        num_left: rows that were not copied, since the index holds the same or a later state of their files.
+    """
+
+    num_copied: int = 0
+    num_replaced: int = 0
+    num_left: int = 0
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        parts = [f"{self.num_copied:,} rows copied"]
+        parts += [f"{self.num_replaced:,} older ones replaced"] if self.num_replaced else []
+        parts += [f"{self.num_left:,} known already"] if self.num_left else []
+        return ", ".join(parts)
+
+
+@attrs.define(eq=False)
+class _HeldFile:
+    """A file of which an index has rows.
+
+    Args:
+        state: decides between two indexes; the greater one is kept.
+        places: of its rows.
+    """
+
+    state: tuple[int, bool, bool]
+    places: list[Place]
+
+
+def merge_stores(target: Store, sources: list[Store], *, show_progress: bool = True) -> MergeReport:
+    """Copy the rows of indexes into another, which the caller holds; each is copied whole or not at all.
+
+    Of a file that two hold, the rows of its latest change are kept; of the same change, those of an index that has read
+    it to its end, then those that could be read, then those that are there first.
+
+    Args:
+        target: the index that is written to.
+        sources: the others, of the same model.
+        show_progress: whether to show how far it is.
+
+    Raises:
+        ValueError: if an index is damaged, or was written to meanwhile.
+        OSError: if one cannot be read, or nothing can be written.
+    """
+    report = MergeReport()
+    total = sum(segment.num_rows for source in sources for segment in source.manifest.segments)
+    with Progress("merging", total=total, unit="rows", console=console(shown=show_progress)) as bar:
+        for source in sources:
+            report = _merge_one(target, source, report, bar)
+    target.merge()
+    return report
+
+
+def _merge_one(target: Store, source: Store, report: MergeReport, bar: Progress) -> MergeReport:
+    theirs, ours = _held_files(source), _held_files(target)
+    wanted = {path: file for path, file in theirs.items() if path not in ours or file.state > ours[path].state}
+    removed = [place for path in wanted if path in ours for place in ours[path].places]
+    chosen: dict[str, list[int]] = {segment.name: [] for segment in source.manifest.segments}
+    for file in wanted.values():
+        for name, number in file.places:
+            chosen[name].append(number)
+
+    def tables() -> Iterator[pa.Table]:
+        for segment in source.manifest.segments:
+            if numbers := sorted(chosen[segment.name]):
+                try:
+                    yield read_segment(source.folder, segment, source.manifest.dim).take(numbers)
+                except FileNotFoundError:
+                    raise ValueError(
+                        f"{source.folder} was written to meanwhile; run this again when that is done: "
+                        "nothing was copied of it"
+                    ) from None
+            bar.advance(segment.num_rows)
+
+    target.adopt(
+        tables(),
+        removed=removed,
+        finished=[one for one in source.manifest.finished if one.path in wanted],
+        inputs=source.manifest.inputs,
+    )
+    num_copied = sum(map(len, chosen.values()))
+    return MergeReport(
+        num_copied=report.num_copied + num_copied,
+        num_replaced=report.num_replaced + len(removed),
+        num_left=report.num_left + sum(len(file.places) for file in theirs.values()) - num_copied,
+    )
+
+
+def _held_files(store: Store) -> dict[str, _HeldFile]:
+    """Return the files that an index holds rows of, by their paths."""
+    finished = {one.path for one in store.manifest.finished}
+    files: dict[str, _HeldFile] = {}
+    for segment, table in store.read(_LOOKUP):
+        removed = set(segment.removed)
+        columns = (table[name].to_pylist() for name in _LOOKUP)
+        for number, (path, mtime_ns, problem) in enumerate(zip(*columns, strict=True)):
+            if number in removed:
+                continue
+            state = (mtime_ns, path in finished, problem is None)
+            if path not in files:
+                files[path] = _HeldFile(state, [])
+            held = files[path]
+            held.state = max(held.state, state)
+            held.places.append((segment.name, number))
+    return files

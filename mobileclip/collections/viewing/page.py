@@ -1,0 +1,99 @@
+"""Duplicates as people look at them, and as programs read them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mobileclip import storage
+from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.matches import Match
+from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.extras import needed
+
+# More groups than that make a page that no browser likes.
+_MOST_GROUPS = 300
+_MOST_SHOWN = 24
+# Shown at half of that, so that they are sharp on a screen of two pixels to one.
+_SIDE = 416
+_QUALITY = 75
+_TEMPLATE = "duplicates.html"
+
+
+def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
+    """Write a line of JSON for every picture that is like a better one: `keep`, `duplicate` and `similarity`.
+
+    Args:
+        path: of the file.
+        groups: as they were found.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with storage.atomic_write(path) as stream:
+        for group in groups:
+            for other in group.others:
+                line = {"keep": group.best.name, "duplicate": other.name, "similarity": other.score}
+                stream.write(f"{json.dumps(line)}\n".encode())
+
+
+def write_page(path: Path, groups: Sequence[DuplicateGroup], *, threshold: float) -> None:
+    """Write a page that shows the groups side by side; it needs no other file, and runs no script.
+
+    Args:
+        path: of the page.
+        groups: as they were found.
+        threshold: that they were found with.
+
+    Raises:
+        ImportError: if jinja2 is not installed.
+        OSError: if it cannot be written.
+    """
+    with needed("the page of duplicates", "collections"):
+        from jinja2 import Environment, StrictUndefined
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A name cannot turn the direction in which the rest of the page is read.
+        finalize=lambda value: storage.printable(value, limit=2**24) if type(value) is str else value,
+    )
+    template = environment.from_string((files(__package__) / _TEMPLATE).read_text(encoding="utf-8"))
+    shown = groups[:_MOST_GROUPS]
+    text: str = template.render(
+        num_groups=len(groups),
+        num_others=sum(len(group.others) for group in groups),
+        threshold=f"{threshold:g}",
+        groups=[list(_cells([group.best, *islice(group.others, _MOST_SHOWN - 1)])) for group in shown],
+    )
+    with storage.atomic_write(path) as stream:
+        stream.write(f"{text}\n".encode())
+
+
+def _cells(matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
+    for match, picture in zip(matches, small_pictures(matches, _SIDE), strict=True):
+        facts = f"{match.width} x {match.height}, {match.size / 1000:,.0f} kB"
+        yield {
+            "name": match.name,
+            "score": f"{match.score:.3f}",
+            "facts": ", ".join(filter(None, (facts, match.taken, match.camera))),
+            "address": None if picture is None else _address(picture),
+            "width": 0 if picture is None else max(1, picture.width // 2),
+            "height": 0 if picture is None else max(1, picture.height // 2),
+        }
+
+
+def _address(picture: Image.Image) -> str:
+    """Return an address that holds the picture itself."""
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,89 @@
+"""Pictures of an index in one file, which the page of `examples/web` searches without a server of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.collections.searching.matches import match_of
+from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
+
+SUFFIXES = (".safetensors",)
+"""How the name of such a file ends."""
+
+PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
+"""Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
+
+_FORMAT = "mobileclip pictures 1"
+_SIDE = 320
+_QUALITY = 70
+
+
+def write_web_file(
+    path: Path, snapshot: Snapshot, clip: ImageTextModel, *, overwrite: bool = False, show_progress: bool = True
+) -> int:
+    """Write the pictures of an index with their embeddings and small copies, and return how many they are.
+
+    The file is safetensors: `embedding`, float16; `names`, a list of JSON; `thumbnails`, WebP files one behind another,
+    each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name is the path below the folder
+    that all pictures are in. A picture that cannot be read any more has a small copy of no bytes.
+
+    Args:
+        path: `*.safetensors`.
+        snapshot: of the collection.
+        clip: the model that it is of.
+        overwrite: whether a file that is there is replaced.
+        show_progress: whether to show how far it is.
+
+    Raises:
+        ValueError: if there are no pictures, or the name ends otherwise.
+        OSError: if the file is there already, or cannot be written.
+    """
+    from safetensors.numpy import save
+
+    storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
+    if not len(snapshot):
+        raise ValueError("there are no pictures in the index; add some with mobileclip index")
+    matches = [match_of(snapshot, place, 1.0) for place in range(len(snapshot))]
+    thumbnails, ends = bytearray(), []
+    with Progress(
+        "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
+    ) as bar:
+        for picture in small_pictures(matches, _SIDE):
+            if picture is not None:
+                picture.info.clear()
+                stream = io.BytesIO()
+                picture.save(stream, "WEBP", quality=_QUALITY)
+                thumbnails += stream.getvalue()
+            ends.append(len(thumbnails))
+            bar.advance()
+    names = json.dumps(_short([match.name for match in matches], [match.path for match in matches]))
+    content = save(
+        {
+            "embedding": snapshot.vectors,
+            "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
+            "names": np.frombuffer(names.encode(), np.uint8),
+            "ends": np.array(ends, np.int64),
+            "thumbnails": np.frombuffer(bytes(thumbnails), np.uint8),
+        },
+        metadata={"format": _FORMAT, "probes": json.dumps(PROBES)},
+    )
+    with storage.atomic_write(path) as file:
+        file.write(content)
+    return len(matches)
+
+
+def _short(names: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Return names without the folder that all of them are in: where it is on this machine is nobody's business."""
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120 - texts, of any number
+    return [storage.printable(os.path.relpath(name, folder), limit=4096) for name in names]

@@ -1,0 +1,178 @@
+"""A job that is killed at any moment loses nothing that it finished, and the next one does the rest."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.indexing.update import MARK
+from mobileclip.collections.store.manifest import read_manifest
+from mobileclip.engines import LocalEngine, Retries
+from tests.collections.pictures import contents, draw
+
+# Which form of a model is the fastest, and so the last digits, depends on the moment.
+OPTIONS = IndexOptions(precision="float32", show_progress=False)
+ROOT = Path(__file__).parents[3]
+JOB = """
+import sys
+from mobileclip.collections import Collection, IndexOptions
+print("ready", flush=True)
+options = IndexOptions(segment_rows=int(sys.argv[3]), batch_size=4, precision="float32", show_progress=False)
+Collection.open(sys.argv[1]).add(sys.argv[2], options=options)
+"""
+
+
+def start(index, photos, segment_rows):
+    return subprocess.Popen(
+        [sys.executable, "-c", JOB, str(index), str(photos), str(segment_rows)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def num_rows(index):
+    return sum(one.num_rows - len(one.removed) for one in read_manifest(index).segments)
+
+
+def assert_as_undisturbed(index, photos, checkpoint, tmp_path):
+    whole = Collection.create(tmp_path / "whole", ModelSource(checkpoint=str(checkpoint)))
+    whole.add(photos, options=OPTIONS)
+    expected, found = contents(whole), contents(Collection.open(index))
+    assert found.keys() == expected.keys()
+    for name, vector in expected.items():
+        np.testing.assert_allclose(found[name].astype(np.float32), vector.astype(np.float32), atol=2e-3)
+
+
+def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(120):
+        draw(photos / f"{number:03d}.png", number)
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    job = start(index, photos, 8)
+    job.stdout.readline()
+    while num_rows(index) < 24:
+        assert job.poll() is None
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    job.stdout.close()
+    kept = num_rows(index)
+    assert 24 <= kept < 120
+    report = Collection.open(index).add(photos, options=OPTIONS)
+    assert (report.num_unchanged, report.num_encoded) == (kept, 120 - kept)
+    assert_as_undisturbed(index, photos, telling_file, tmp_path)
+
+
+@pytest.fixture
+def killing(tmp_path, monkeypatch):
+    """Have every process that is started end when it opens a file of this name, as by a crash of a decoder."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def look(event, values):\n"
+        "    if event == 'open' and str(values[0]).endswith('killer.png'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(look)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    return "killer.png"
+
+
+def draw_around(photos, num_photos, killer):
+    """Draw so many pictures, and one of this name among them, whose path is returned."""
+    for number in range(num_photos):
+        draw(photos / f"{number:03d}.png", number)
+    return draw(photos / killer, 300)
+
+
+def assert_alone_set_aside(report, killer):
+    (aside,) = report.set_aside
+    assert aside.unit == str(killer)
+    assert "ended with exit code -9" in aside.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_picture_that_kills_its_worker_is_set_aside_alone(tmp_path, telling_file, killing, num_workers):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    killer = draw_around(photos, 255, f"100-{killing}")
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True, retries=Retries(pause_seconds=0.0))
+    report = collection.add(photos, options=OPTIONS, engine=engine)
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (255, 255)
+
+
+@pytest.mark.slow
+def test_without_an_engine_it_is_so_too_and_the_next_run_tries_it_apart(tmp_path, telling_file, killing):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    killer = draw_around(photos, 255, f"100-{killing}")
+    collection = Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (255, 255)
+    draw(photos / "later.png", 400)
+    report = collection.add(photos, options=attrs.evolve(OPTIONS, num_workers=2))
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, report.num_unchanged) == (1, 255)
+    # Whatever was wrong with it is mended.
+    killer.rename(photos / "harmless.png")
+    assert collection.add(photos, options=OPTIONS).num_encoded == 1
+
+
+@pytest.mark.slow
+def test_a_job_that_dies_of_a_picture_that_it_reads_itself_is_finished_by_the_next(tmp_path, telling_file, killing):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    killer = draw_around(photos, 40, f"020-{killing}")
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    job = start(index, photos, 4096)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    assert num_rows(index) == 0
+    collection = Collection.open(index)
+    report = collection.add(photos, options=OPTIONS)
+    assert_alone_set_aside(report, killer)
+    assert (report.num_encoded, len(collection)) == (40, 40)
+    assert not (index / MARK).exists()
+
+
+@pytest.mark.slow
+def test_twenty_kills_and_changed_files_lose_and_double_nothing(tmp_path, telling_file):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(3000):
+        draw(photos / f"{number % 7}" / f"{number:04d}.png", number)
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
+    chance = random.Random(0)
+    for kill in range(20):
+        before = num_rows(index)
+        job = start(index, photos, 16)
+        job.stdout.readline()
+        wanted = min(before + chance.randrange(1, 120), 2900)
+        deadline = time.monotonic() + 120
+        while num_rows(index) < wanted and job.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(chance.random() / 20)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        job.stdout.close()
+        assert num_rows(index) >= before
+        # Files change under it: one moves, one is drawn anew, one goes.
+        there = sorted(photos.rglob("*.png"))
+        moved, changed, gone = chance.sample(there, 3)
+        moved.rename(photos / f"moved{kill}.png")
+        draw(changed, 10_000 + kill)
+        gone.unlink()
+        if not (photos / "torn.png").exists():
+            (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Collection.open(index).add(photos, options=OPTIONS)
+    assert_as_undisturbed(index, photos, telling_file, tmp_path)

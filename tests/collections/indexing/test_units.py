@@ -1,0 +1,183 @@
+"""An index made by an engine: the same rows as in one process, whatever fails meanwhile."""
+
+import os
+import pickle
+import shutil
+import signal
+from functools import partial
+
+import attrs
+import pytest
+
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.indexing import units, update
+from mobileclip.collections.indexing.units import units_of
+from mobileclip.collections.reading import reader
+from mobileclip.collections.reading.scanning import scan
+from mobileclip.encoders import save_model
+from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, read_status
+from tests.collections.pictures import assert_same_rows, draw, pack, telling
+from tests.data.videos.making import film
+from tests.engines.works import workers_of_this_process
+
+OPTIONS = IndexOptions(precision="float32", video_seconds=2, show_progress=False)
+AT_ONCE = Retries(pause_seconds=0.0)
+INLINE = InlineEngine(device="cpu", retries=AT_ONCE)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(40):
+        draw(folder / f"{number:02d}.png", number)
+    shutil.copy(folder / "03.png", folder / "copy.png")
+    (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    pack(folder / "00.tar", 50, 51, 52)
+    film(folder / "clip.mp4", [60, 61])
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path, telling_file):
+    def made(name):
+        return Collection.create(tmp_path / name, ModelSource(checkpoint=str(telling_file)))
+
+    return made
+
+
+def test_an_engine_makes_the_rows_that_one_process_makes(make, photos):
+    alone, shared = make("alone"), make("shared")
+    expected = alone.add(photos, options=OPTIONS)
+    report = shared.add(photos, options=OPTIONS, engine=INLINE)
+    assert (report.num_encoded, report.set_aside) == (46, ())
+    assert report == expected
+    assert_same_rows(shared, alone)
+    assert str(read_status(shared.path)).splitlines()[1] == "indexing: 5 of 5 groups of files done"
+    # Everything that may change does.
+    draw(photos / "01.png", 100)
+    (photos / "02.png").unlink()
+    (photos / "04.png").rename(photos / "moved.png")
+    os.utime(photos / "05.png", ns=(5, 5))
+    (photos / "00.tar").rename(photos / "moved.tar")
+    pack(photos / "01.tar", 50, 70)
+    os.utime(photos / "clip.mp4", ns=(5, 5))
+    expected = alone.add(photos, options=OPTIONS)
+    assert (expected.num_encoded, expected.num_known, expected.num_removed) == (2, 8, 5)
+    assert shared.add(photos, options=OPTIONS, engine=INLINE) == expected
+    assert_same_rows(shared, alone)
+    assert shared.add(photos, options=OPTIONS, engine=INLINE).num_unchanged == len(shared)
+
+
+def test_a_shard_that_changed_keeps_what_it_holds_still(make, tmp_path):
+    pack(tmp_path / "00.tar", 1, 2, 3)
+    index = make("index")
+    index.add(tmp_path / "00.tar", options=OPTIONS, engine=INLINE)
+    pack(tmp_path / "00.tar", 2, 3, 4)
+    report = index.add(tmp_path / "00.tar", options=OPTIONS, engine=INLINE)
+    assert (report.num_encoded, report.num_known) == (1, 2)
+    assert sorted(index.snapshot.table["part"].to_pylist()) == ["0002", "0003", "0004"]
+
+
+def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):
+    def failing(self, one):
+        if one.picture.name.endswith("07.png"):
+            raise RuntimeError("out of memory")
+        entered(self, one)
+
+    index, entered = make("index"), reader.FileReader._enter
+    with monkeypatch.context() as patch:
+        patch.setattr(reader.FileReader, "_enter", failing)
+        report = index.add(photos, options=OPTIONS, engine=INLINE)
+    (aside,) = report.set_aside
+    assert (aside.tries, aside.reason) == (3, "RuntimeError: out of memory")
+    assert aside.unit == str(photos / "07.png")
+    assert report.num_encoded == 46 - 1
+    assert "1 set aside" in str(report)
+    assert (index.path / SET_ASIDE).is_file()
+    gone = make("gone")
+    shutil.copy(index.path / SET_ASIDE, gone.path)
+    (photos / "07.png").rename(photos / "other.png")
+    assert gone.add(photos, options=OPTIONS).set_aside == ()
+    assert not (gone.path / SET_ASIDE).exists()
+    (photos / "other.png").rename(photos / "07.png")
+    shutil.copy(photos / "05.png", photos / "later.png")
+    report = index.add(photos, options=OPTIONS, engine=INLINE)
+    assert (report.num_encoded, report.num_known, report.num_unchanged) == (1, 1, 45)
+    # What was set aside was by itself.
+    assert read_status(index.path).num_units == 2
+    assert not (index.path / SET_ASIDE).exists()
+
+
+def test_what_is_interrupted_is_kept(make, photos, monkeypatch):
+    index, entered = make("index"), update._Update.enter
+
+    def enter(self, found):
+        entered(self, found)
+        if self.pending.num_rows > 16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update._Update, "enter", enter)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(photos, options=OPTIONS, engine=INLINE)
+    kept = len(Collection.open(index.path))
+    assert 16 < kept < 47
+    assert index.add(photos, options=OPTIONS, engine=INLINE).num_unchanged == kept
+
+
+def test_workers_refuse_another_model(make, photos, telling_file, tmp_path):
+    copy = tmp_path / "model.safetensors"
+    shutil.copy(telling_file, copy)
+    index = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(copy)))
+    save_model(telling(seed=1), copy)
+    with pytest.raises(ValueError, match=r"other and what a worker has loaded its model from are of two models"):
+        index.add(photos, options=OPTIONS, engine=INLINE)
+
+
+@pytest.mark.parametrize(("num_workers", "num_groups"), [(1, 8), (4, 32), (1000, 63)])
+def test_groups_are_small_enough_for_every_worker(tmp_path, num_workers, num_groups):
+    draw(tmp_path / "photos" / "0.png", 0)
+    (file,) = scan([str(tmp_path / "photos")]).files.values()
+    tasks = [reader.FileTask(file=attrs.evolve(file, path=f"/p/{number}.png")) for number in range(1000)]
+    groups = units_of(tasks, lambda _: reader.KnownContent(), num_workers)
+    assert len(groups) == num_groups
+    assert [task for group in groups for task in group.tasks] == tasks
+    assert len({group.name for group in groups}) == num_groups
+
+
+def test_what_is_found_goes_from_one_process_to_another(make, photos, monkeypatch):
+    alone, shared = make("alone"), make("shared")
+    alone.add(photos, options=OPTIONS)
+    called = units.IndexWork._read
+    monkeypatch.setattr(
+        units.IndexWork,
+        "_read",
+        lambda self, clip, unit, on_progress: partial(
+            lambda finish: pickle.loads(pickle.dumps(finish())),
+            called(self, clip, pickle.loads(pickle.dumps(unit)), on_progress),
+        ),
+    )
+    shared.add(photos, options=OPTIONS, engine=INLINE)
+    assert_same_rows(Collection.open(shared.path), alone)
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make, photos, monkeypatch):
+    alone, shared = make("alone"), make("shared")
+    expected = alone.add(photos, options=OPTIONS)
+    killed = []
+
+    def kill_once(self, found):
+        if not killed:
+            killed.extend(workers_of_this_process()[:1])
+            os.kill(killed[0], signal.SIGKILL)
+        entered(self, found)
+
+    entered = update._Update.enter
+    monkeypatch.setattr(update._Update, "enter", kill_once)
+    monkeypatch.setattr(units, "_MOST_PICTURES", 4)
+    monkeypatch.setattr(units, "_LEAST_PICTURES", 4)
+    report = shared.add(photos, options=OPTIONS, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))
+    assert killed
+    assert report == expected
+    assert_same_rows(shared, alone)

@@ -1,0 +1,209 @@
+"""Videos in an index: their frames, with their times, and a video as one file for all else."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.searching.matches import clock
+from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.viewing.web_file import PROBES
+from mobileclip.engines import InlineEngine
+from tests.collections.pictures import draw
+from tests.data.videos.making import film, scene
+
+OPTIONS = IndexOptions(show_progress=False, video_seconds=2)
+
+
+@pytest.fixture
+def index(tmp_path, telling_file):
+    return Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+
+
+def add(index, *inputs, **choices):
+    return index.add(*inputs, options=attrs.evolve(OPTIONS, **choices))
+
+
+def held(index):
+    """Return the time and the embedding of every frame, by the video's name."""
+    rows = index.snapshot.table.select(["path", "time"]).to_pylist()
+    found = {}
+    for row, vector in zip(rows, index.snapshot.vectors, strict=True):
+        found.setdefault(Path(row["path"]).name, []).append((row["time"], vector))
+    return found
+
+
+def times(index):
+    return {name: [time for time, _ in frames] for name, frames in held(index).items()}
+
+
+def test_frames_are_found_with_their_times(index, tmp_path):
+    path = film(tmp_path / "photos/clip.mp4", [1, 2, 3], notes={"creation_time": "2024-05-01T12:30:00Z"})
+    picture = draw(tmp_path / "photos/0.png", 0)
+    report = add(index, tmp_path / "photos")
+    assert (report.num_encoded, report.unreadable) == (4, ())
+    assert times(index) == {"0.png": [None], "clip.mp4": [0, 2, 4]}
+    scene(2).save(tmp_path / "like.png")
+    best = index.search(image=tmp_path / "like.png", where=["time>=0"])[0]
+    assert (best.path, best.time, best.name) == (str(path), 2, f"{path} 0:02")
+    assert (best.width, best.height, best.size, best.taken) == (96, 64, path.stat().st_size, "2024-05-01T12:30:00")
+    assert best.known()["time"] == 2
+    assert "time" not in index.search(image=picture)[0].known()
+    (small,) = small_pictures([best], 48)
+    assert small.size == (48, 32)
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2, (48, 32)))).mean() < 8
+    assert index.export(tmp_path / "all.npz") == 4
+    assert index.export(tmp_path / "all.safetensors") == 4
+    written = load_file(tmp_path / "all.safetensors")
+    names = json.loads(written["names"].tobytes())
+    assert sorted(names) == ["0.png", "clip.mp4 0:00", "clip.mp4 0:02", "clip.mp4 0:04"]
+    place = names.index("clip.mp4 0:02")
+    start, end = np.concatenate([[0], written["ends"]])[place : place + 2]
+    small = Image.open(io.BytesIO(written["thumbnails"][start:end].tobytes()))
+    assert small.size == (96, 64)
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2))).mean() < 12
+    np.testing.assert_array_equal(written["embedding"], index.snapshot.vectors)
+    np.testing.assert_allclose(written["probes"], index.clip.encode_text(list(PROBES)).numpy(), atol=1e-6)
+    with pytest.raises(FileExistsError):
+        index.export(tmp_path / "all.safetensors")
+
+
+@pytest.mark.slow
+def test_frames_are_decoded_by_several_processes(index, tmp_path):
+    film(tmp_path / "videos/a.mp4", range(12))
+    film(tmp_path / "videos/b.mp4", range(12, 17))
+    report = add(index, tmp_path / "videos", num_workers=2, batch_size=3)
+    assert (report.num_encoded, report.unreadable) == (17, ())
+    assert times(index) == {"a.mp4": list(range(0, 24, 2)), "b.mp4": list(range(0, 10, 2))}
+
+
+def test_a_video_is_one_file(index, tmp_path):
+    folder = tmp_path / "videos"
+    for number in range(3):
+        film(folder / f"{number}.mp4", [number, number + 10])
+    add(index, folder)
+    before = held(index)
+    (folder / "0.mp4").rename(folder / "moved.mp4")
+    (folder / "1.mp4").unlink()
+    film(folder / "2.mp4", [7, 8, 9])
+    again = Collection.open(index.path)
+    report = add(again, folder)
+    assert (report.num_encoded, report.num_known, report.num_removed) == (3, 2, 4)
+    assert times(again) == {"moved.mp4": [0, 2], "2.mp4": [0, 2, 4]}
+    for (_, old), (_, new) in zip(before["0.mp4"], held(again)["moved.mp4"], strict=True):
+        np.testing.assert_array_equal(old, new)
+    report = add(Collection.open(index.path), folder)
+    assert (report.num_encoded, report.num_known, report.num_unchanged) == (0, 0, 5)
+
+
+def test_scenes_are_encoded_once(index, tmp_path):
+    film(tmp_path / "videos/clip.webm", [1, 1, 2, 2, 2, 3, 1], codec="libvpx")
+    add(index, tmp_path / "videos", video_frames="scenes")
+    assert times(index) == {"clip.webm": [0, 4, 10, 12]}
+    assert add(index, tmp_path / "videos", video_frames="scenes").num_unchanged == 4
+
+
+@pytest.mark.parametrize(("engine", "done"), [(None, "4/4"), (InlineEngine(device="cpu"), "2/2")])
+def test_how_long_it_takes_is_said_though_nobody_knows_how_many_frames_there_are(index, tmp_path, capsys, engine, done):
+    film(tmp_path / "photos/clip.mp4", [1, 2, 3])
+    draw(tmp_path / "photos/0.png", 0)
+    index.add(tmp_path / "photos", options=attrs.evolve(OPTIONS, show_progress=True), engine=engine)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("indexing: ")]
+    assert re.fullmatch(rf"indexing: {done}, [0-9.]+ pictures/s, 0:00 left", said[-1])
+
+
+def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path):
+    path = film(tmp_path / "videos/clip.mp4", range(20), options={"movflags": "faststart"}.items())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    report = add(index, tmp_path / "videos")
+    (problem,) = report.unreadable
+    assert problem.startswith(f"video '{path}' has no picture at ")
+    assert 5 < report.num_encoded < 15
+    assert len(held(index)["clip.mp4"]) == report.num_encoded
+    again = add(index, tmp_path / "videos")
+    assert (again.num_unreadable, again.num_unchanged, again.unreadable) == (1, report.num_encoded, ())
+    path.write_bytes(data)
+    assert add(index, tmp_path / "videos").num_encoded == 20
+    assert len(held(index)["clip.mp4"]) == 20
+    path.write_bytes(data[:100])
+    report = add(index, tmp_path / "videos")
+    assert (report.num_encoded, len(report.unreadable), len(index)) == (0, 1, 0)
+
+
+def test_what_ffmpeg_says_of_a_torn_video_is_said_in_a_line(index, tmp_path):
+    path = film(tmp_path / "videos/clip.mp4", range(3))
+    path.write_bytes(path.read_bytes()[:1000])  # what it holds is said at its end
+    (problem,) = add(index, tmp_path / "videos").unreadable
+    assert problem == f"video '{path}' cannot be decoded (Invalid data found when processing input); fetch it again"
+
+
+def test_videos_wait_for_their_extra(index, tmp_path, monkeypatch):
+    film(tmp_path / "photos/clip.mkv", [1])
+    draw(tmp_path / "photos/0.png", 0)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "av", None)
+        report = add(index, tmp_path / "photos")
+        assert report.uninstalled == {"reading videos needs av: pip install 'open-mobileclip[video]'": 1}
+        assert (report.num_encoded, report.unreadable) == (1, ())
+    assert add(index, tmp_path / "photos").num_encoded == 1
+
+
+def test_a_job_that_ends_within_a_video_begins_it_again(index, tmp_path, monkeypatch):
+    film(tmp_path / "videos/0.mp4", range(6))
+    film(tmp_path / "videos/1.mp4", range(10, 16))
+    store, append = index.store, index.store.append
+    calls = []
+
+    def stop(*given, **also):
+        append(*given, **also)
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(type(store), "append", lambda _, *given, **also: stop(*given, **also))
+    with pytest.raises(OSError, match="the disk is full"):
+        add(index, tmp_path / "videos", segment_rows=4, batch_size=1)
+    monkeypatch.undo()
+    again = Collection.open(index.path)
+    assert 6 < len(again) < 12
+    report = add(again, tmp_path / "videos")
+    assert report.num_encoded == 6
+    assert times(Collection.open(index.path)) == {"0.mp4": [0, 2, 4, 6, 8, 10], "1.mp4": [0, 2, 4, 6, 8, 10]}
+
+
+def test_a_video_is_found_once_by_its_nearest_frame(index, tmp_path):
+    film(tmp_path / "videos/0.mp4", range(12))
+    film(tmp_path / "videos/1.mp4", range(20, 23))
+    draw(tmp_path / "videos/0.png", 0)
+    add(index, tmp_path / "videos")
+    frames = index.search("a cat", k=99, all_frames=True)
+    assert len(frames) == 16
+    best = {}
+    for match in frames:
+        best.setdefault(match.path, match)
+    assert index.search("a cat", k=99) == list(best.values())
+    assert index.search("a cat", k=2) == list(best.values())[:2]
+    assert len(index.search("a cat", k=2, all_frames=True)) == 2
+
+
+def test_frames_are_no_duplicates(index, tmp_path):
+    film(tmp_path / "photos/clip.mp4", [1, 1, 1])
+    draw(tmp_path / "photos/0.png", 0)
+    draw(tmp_path / "photos/1.png", 0)
+    add(index, tmp_path / "photos")
+    (group,) = index.duplicates(show_progress=False)
+    assert {Path(one.path).name for one in (group.best, *group.others)} == {"0.png", "1.png"}
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (42.9, "0:42"), (600, "10:00"), (3661, "1:01:01")])
+def test_times_are_shown_as_players_do(seconds, shown):
+    assert clock(seconds) == shown

@@ -1,0 +1,120 @@
+"""Indexes joined: of each file the latest rows, of each index all or nothing."""
+
+import os
+
+import pytest
+
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.store import merging, store
+from tests.collections.pictures import assert_same_rows, draw, pack
+
+OPTIONS = IndexOptions(precision="float32", show_progress=False)
+
+
+@pytest.fixture
+def make(tmp_path, telling_file):
+    def made(name, *inputs):
+        index = Collection.create(tmp_path / name, ModelSource(checkpoint=str(telling_file)))
+        if inputs:
+            index.add(*inputs, options=OPTIONS)
+        return index
+
+    return made
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for number in range(6):
+        draw(tmp_path / "ab"[number % 2] / f"{number}.png", number)
+    pack(tmp_path / "a" / "00.tar", 10, 11)
+    (tmp_path / "b" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return tmp_path / "a", tmp_path / "b"
+
+
+def names(index):
+    return sorted(path.rsplit("/", 1)[1] for path in index.snapshot.table["path"].to_pylist())
+
+
+def test_joined_indexes_are_one_of_all_pictures(make, folders, tmp_path, monkeypatch):
+    first, second = make("first", folders[0]), make("second", folders[1])
+    joined = Collection.create_like(tmp_path / "joined", first)
+    report = joined.merge(first, second, show_progress=False)
+    assert str(report) == "9 rows copied"
+    assert_same_rows(joined, make("whole", *folders))
+    assert len(set(joined.snapshot.ids.tolist())) == 8
+    monkeypatch.setattr(ModelSource, "load", lambda *_: pytest.fail("nothing is new"))
+    report = joined.add(*folders, options=OPTIONS)
+    assert (report.num_unchanged, report.num_unreadable, report.num_removed) == (8, 1, 0)
+    assert str(joined.merge(first, second, show_progress=False)) == "0 rows copied, 9 known already"
+    assert len(first) == 5
+
+
+def test_of_a_file_that_two_hold_the_latest_rows_are_kept(make, folders, tmp_path):
+    old = make("old", folders[0])
+    draw(folders[0] / "0.png", 100, size=(60, 60))
+    os.utime(folders[0] / "0.png", ns=(2**62, 2**62))
+    new = make("new", folders[0])
+    joined = Collection.create_like(tmp_path / "joined", old)
+    assert str(joined.merge(old, new, show_progress=False)) == "6 rows copied, 1 older ones replaced, 4 known already"
+    assert_same_rows(joined, new)
+    backwards = Collection.create_like(tmp_path / "backwards", old)
+    backwards.merge(new, old, show_progress=False)
+    assert_same_rows(backwards, new)
+
+
+def test_a_shard_that_was_read_to_its_end_is_preferred(make, folders, tmp_path, monkeypatch):
+    whole = make("whole", folders[0] / "00.tar")
+    begun = make("begun")
+    with begun.store.writing():
+        row = whole.store.read()[0][1].slice(0, 1)
+        begun.store.append((), tables=[row])
+    for name, others in (("one", (begun, whole)), ("other", (whole, begun))):
+        joined = Collection.create_like(tmp_path / name, whole)
+        joined.merge(*others, show_progress=False)
+        assert_same_rows(joined, whole)
+        assert joined.store.manifest.finished == whole.store.manifest.finished
+
+
+def test_a_merge_that_is_stopped_has_copied_whole_indexes(make, folders, tmp_path, monkeypatch):
+    first, second = make("first", folders[0]), make("second", folders[1])
+    second.add(draw(tmp_path / "c" / "9.png", 9), options=OPTIONS)
+    joined = Collection.create_like(tmp_path / "joined", first)
+    write, written = store.write_segment, []
+
+    def stop(*given):
+        written.append(given)
+        if len(written) == 3:  # in the middle of the second one
+            raise OSError("the disk is full")
+        return write(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_segment", stop)
+        with pytest.raises(OSError, match="the disk is full"):
+            joined.merge(first, second, show_progress=False)
+    again = Collection.open(joined.path)
+    assert_same_rows(again, first)
+    assert str(again.merge(first, second, show_progress=False)) == "5 rows copied, 5 known already"
+    assert len(again) == 9
+    assert len(list(again.path.glob("*.parquet"))) == len(again.store.manifest.segments)
+
+
+def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, small_file):
+    index = make("index", folders[0])
+    other = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(small_file)))
+    with pytest.raises(ValueError, match=r"the index .*index and the index .*other are of two models \(weights "):
+        index.merge(other)
+    with pytest.raises(ValueError, match="cannot be merged with itself"):
+        index.merge(Collection.open(index.path))
+
+
+def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
+    index = make("index", folders[0])
+
+    def lost(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(merging, "read_segment", lost)
+    joined = Collection.create_like(tmp_path / "joined", index)
+    with pytest.raises(ValueError, match="index was written to meanwhile"):
+        joined.merge(index, show_progress=False)
+    assert len(Collection.open(joined.path)) == 0
