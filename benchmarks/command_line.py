@@ -19,11 +19,10 @@ def main(spec: type[Spec], run: Callable[[Spec], Any], description: str | None) 
         run: measures and prints.
         description: the module's docstring, which `--help` begins with.
     """
-    import tyro
-
     from mobileclip.recipes.command_line import described
+    from mobileclip.terminal.help import parse
 
-    run(tyro.cli(spec, description=described(description)))
+    run(parse(spec, description=described(description)))
 
 
 def empty_table(columns: Sequence[str], *, texts: Sequence[str] = (), title: str | None = None) -> Table:

@@ -22,11 +22,10 @@ def icons() -> IconDataSpec:
 
 
 if __name__ == "__main__":
-    import tyro
-
     from mobileclip.recipes.command_line import described, reported
+    from mobileclip.terminal.help import parse
     from mobileclip.terminal.printing import say
 
-    spec = tyro.cli(IconDataSpec, default=icons(), description=described(__doc__))
+    spec = parse(IconDataSpec, description=described(__doc__), default=icons())
     with reported("icons", None):
         say(build_dataset(spec).summary())

@@ -22,10 +22,9 @@ def learning_efficiency() -> EfficiencySpec:
 
 
 if __name__ == "__main__":
-    import tyro
-
     from mobileclip.recipes.command_line import described, reported
+    from mobileclip.terminal.help import parse
 
-    spec = tyro.cli(EfficiencySpec, default=learning_efficiency(), description=described(__doc__))
+    spec = parse(EfficiencySpec, description=described(__doc__), default=learning_efficiency())
     with reported("learning_efficiency", None):
         run(spec)

@@ -144,9 +144,8 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
 
 
 if __name__ == "__main__":
-    import tyro
-
     from mobileclip.recipes.command_line import described, reported
+    from mobileclip.terminal.help import parse
 
     with reported("learning_efficiency.model", None):
-        tyro.cli(main, description=described(__doc__))
+        parse(main, description=described(__doc__))

@@ -22,10 +22,9 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    import tyro
-
     from mobileclip.recipes.command_line import described, reported
+    from mobileclip.terminal.help import parse
 
-    spec = tyro.cli(QuickstartSpec, default=quickstart(), description=described(__doc__))
+    spec = parse(QuickstartSpec, description=described(__doc__), default=quickstart())
     with reported("quickstart", None):
         run(spec)

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from tyro.extras import SubcommandApp
-
-from mobileclip.cli import collections as collection_commands
-from mobileclip.cli import curation, models
-from mobileclip.cli import data as data_commands
-from mobileclip.cli import evaluate as evaluate_commands
-from mobileclip.cli import export as export_commands
-from mobileclip.cli import hub as hub_commands
-from mobileclip.cli import indexing as indexing_commands
-from mobileclip.cli import recipes as recipe_commands
+from mobileclip.cli import collections, curation, data, evaluate, export, hub, indexing, models, recipes
+from mobileclip.cli.commands import Commands
 from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
 from mobileclip.terminal import say
@@ -27,31 +19,51 @@ _KEPT = "what was finished is kept and nothing is half written; the same command
 
 _MOST = 1_600
 
-app = SubcommandApp()
-app.command(recipe_commands.train)
-app.command(recipe_commands.reinforce)
-app.command(recipe_commands.finetune)
-app.command(recipe_commands.app, name="recipes", help="List the published recipes, or copy one to change it.")
-app.command(recipe_commands.runs)
-app.command(models.classify)
-app.command(models.embed)
-app.command(indexing_commands.index)
-app.command(indexing_commands.merge)
-app.command(collection_commands.search)
-app.command(collection_commands.dedup)
-app.command(collection_commands.serve)
-app.command(models.convert)
-app.command(name="list")(models.list_models)
-app.command(models.info)
-app.command(export_commands.export)
-app.command(export_commands.verify)
-data_commands.app.command(curation.score)
-data_commands.app.command(name="filter")(curation.filter_)
-data_commands.app.command(curation.dedup)
-data_commands.app.command(curation.tune_scale)
-app.command(data_commands.app, name="data", help="Look into data sets, and join published ones with their images.")
-app.command(hub_commands.app, name="hub", help="Write models as open_clip and timm load them too, and push them.")
-app.command(evaluate_commands.app, name="eval", help="Evaluate models, and set results beside published ones.")
+COMMANDS = Commands(
+    __doc__,
+    {
+        "train": recipes.train,
+        "reinforce": recipes.reinforce,
+        "finetune": recipes.finetune,
+        "recipes": Commands(
+            "List the published recipes, or copy one to change it.", {"ls": recipes.list_recipes, "cp": recipes.copy}
+        ),
+        "runs": recipes.runs,
+        "classify": models.classify,
+        "embed": models.embed,
+        "index": indexing.index,
+        "merge": indexing.merge,
+        "search": collections.search,
+        "dedup": collections.dedup,
+        "serve": collections.serve,
+        "convert": models.convert,
+        "list": models.list_models,
+        "info": models.info,
+        "export": export.export,
+        "verify": export.verify,
+        "data": Commands(
+            "Look into data sets, and join published ones with their images.",
+            {
+                "join": data.join,
+                "urls": data.urls,
+                "inspect": data.inspect,
+                "count": data.count,
+                "verify": data.verify,
+                "score": curation.score,
+                "filter": curation.filter_,
+                "dedup": curation.dedup,
+                "tune-scale": curation.tune_scale,
+            },
+        ),
+        "hub": Commands(
+            "Write models as open_clip and timm load them too, and push them.", {"save": hub.save, "push": hub.push}
+        ),
+        "eval": Commands(
+            "Evaluate models, and set results beside published ones; `run` may be left out.",
+            {"run": evaluate.evaluate, "report": evaluate.report},
+        ),
+    },
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,15 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
         if typed == ["--version"]:
             say(f"mobileclip {VERSION}")
             return
-        if recipe_commands.is_run(typed):
-            recipe_commands.run(typed[0], typed[1:])
+        if recipes.is_run(typed):
+            recipes.run(typed[0], typed[1:])
             return
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
-            app.cli(
-                prog="mobileclip",
-                args=_with_default(typed),
-                description=__doc__,
-            )
+            COMMANDS.run("mobileclip", _with_default(typed))
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; nothing is left to say to it
     except (ValueError, OSError, ImportError) as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.models import Rows
@@ -17,10 +16,7 @@ from mobileclip.data.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
 
-app = SubcommandApp()
 
-
-@app.command
 def join(
     reinforced: Annotated[Positional[str], arg(metavar="REINFORCED")],
     images: Annotated[Positional[str], arg(metavar="IMAGES")],
@@ -114,7 +110,6 @@ def join(
         sys.exit(1)
 
 
-@app.command
 def urls(
     data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA")],
     /,
@@ -162,7 +157,6 @@ def urls(
         sys.exit(1)
 
 
-@app.command
 def inspect(
     shard: Annotated[Positional[str], arg(metavar="SHARD")],
     /,
@@ -198,7 +192,6 @@ def inspect(
         say(f"wrote {output}")
 
 
-@app.command
 def count(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
@@ -236,7 +229,6 @@ def count(
         sys.exit(1)
 
 
-@app.command
 def verify(
     directory: Annotated[Positional[str], arg(metavar="DIRECTORY")],
     /,

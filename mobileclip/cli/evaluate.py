@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
-from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_file
 from mobileclip.evaluation.printing import divided, evaluate_and_print
@@ -17,10 +16,7 @@ from mobileclip.terminal import print_table, say
 if TYPE_CHECKING:
     from mobileclip.evaluation import ComparisonRow, DatasetResult
 
-app = SubcommandApp()
 
-
-@app.command(name="run")
 def evaluate(
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATA...")],
     /,
@@ -60,7 +56,6 @@ def evaluate(
         sys.exit(1)
 
 
-@app.command
 def report(
     results: Annotated[Positional[Path | None], arg(metavar="RESULTS.jsonl")] = None,
     /,

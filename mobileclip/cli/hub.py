@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 from mobileclip.cli.checks import require_checkpoint, require_file
 from mobileclip.terminal import say
@@ -16,14 +15,11 @@ if TYPE_CHECKING:
 
     from mobileclip.evaluation import DatasetResult
 
-app = SubcommandApp()
-
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
 Licence = Annotated[str, arg(metavar="mit|cc-by-4.0|apple-amlr|...")]
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
-@app.command
 def save(
     source: Source,
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
@@ -66,7 +62,6 @@ def save(
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-@app.command
 def push(
     source: Source,
     repository: Annotated[Positional[str], arg(metavar="OWNER/NAME")],

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
-from tyro.extras import SubcommandApp
 
 from mobileclip.recipes.files import KINDS, copy_recipe, find_recipe, header_of, recipe_files, run_file
 from mobileclip.terminal import print_table, say
-
-app = SubcommandApp()
 
 Recipe = Annotated[Positional[str], arg(metavar="NAME|RECIPE.py [FLAGS]")]
 Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]
@@ -79,7 +76,6 @@ def run(command: str, arguments: Sequence[str]) -> None:
     run_file(find_recipe(name, command), rest, program=f"mobileclip {command} {name}")
 
 
-@app.command(name="ls")
 def list_recipes() -> None:
     """Print the published recipes: what each does, the command that runs it, and on what hardware."""
     from rich.table import Table
@@ -93,7 +89,6 @@ def list_recipes() -> None:
     say("Each has --tiny, which tries the whole path in a minute or two, and --help.")
 
 
-@app.command(name="cp")
 def copy(
     name: Annotated[Positional[str], arg(metavar="NAME")],
     output: Annotated[Positional[Path], arg(metavar="FILE|FOLDER")] = Path(),

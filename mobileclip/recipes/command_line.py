@@ -50,12 +50,11 @@ def typed(arguments: Sequence[str] | None) -> list[str]:
 
 def described(docstring: str | None) -> str:
     """Return what a recipe's `--help` begins with: its whole header, with the command that runs it here."""
-    text = read_header(docstring).description()
-    name = Path(sys.argv[0]).name
+    text, name = docstring or "", Path(sys.argv[0]).name
     if name.startswith("mobileclip "):
         text = re.sub(r"\bpython recipes/\w+\.py", name, text)
         text = re.sub(r"\brecipes/\w+\.py", f"-m mobileclip.cli{name.removeprefix('mobileclip')}", text)
-    return text
+    return read_header(text).description()
 
 
 def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[str]]:

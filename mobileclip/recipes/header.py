@@ -6,8 +6,9 @@ import re
 
 import attrs
 
+from mobileclip.terminal.help import command_lines, laid_out
+
 _ENTRY = re.compile(r"^([A-Z][a-z ]+):\s+", re.MULTILINE)
-_PROGRAMS = ("python ", "torchrun ", "mobileclip ", "make ")
 
 
 @attrs.frozen(kw_only=True)
@@ -25,9 +26,10 @@ class Header:
     entries: dict[str, str]
 
     def description(self) -> str:
-        """Return what `--help` begins with: everything, a paragraph for every command and entry."""
-        lines = [f"{name}: {line}" for name, text in self.entries.items() for line in text.splitlines()]
-        return "\n\n".join((self.title, *self.prose, *lines))
+        """Return what `--help` begins with: everything, as wide as the terminal, with every command in a line."""
+        width = max(map(len, self.entries), default=0) + len(":  ")
+        entries = (laid_out(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
+        return "\n\n".join((*map(laid_out, (self.title, *self.prose)), "\n".join(entries))).strip()
 
 
 def read_header(docstring: str | None) -> Header:
@@ -43,18 +45,8 @@ def read_header(docstring: str | None) -> Header:
     for block in blocks:
         if _ENTRY.match(block):
             _, *parts = _ENTRY.split(block)
-            entries |= {name: _text(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+            for name, text in zip(parts[::2], parts[1::2], strict=True):
+                entries[name] = "\n".join(command_lines(text.replace("\\\n", " ")))
         else:
             prose.append(" ".join(block.split()))
     return Header(title=" ".join(title.split()), prose=tuple(prose), entries=entries)
-
-
-def _text(entry: str) -> str:
-    """Return an entry with a line for every command in it, or in one line."""
-    found: list[str] = []
-    for line in map(str.strip, entry.replace("\\\n", " ").strip().splitlines()):
-        if found and not line.startswith(_PROGRAMS):
-            found[-1] += f" {line}"
-        else:
-            found.append(line)
-    return "\n".join(" ".join(line.split()) for line in found)

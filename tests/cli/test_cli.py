@@ -278,4 +278,6 @@ def test_help_explains_every_flag(capsys):
 
 def test_help_has_every_example_on_a_line_of_its_own(capsys):
     _, out, _ = run(capsys, "serve", "--help")
-    assert {"mobileclip serve", "mobileclip serve --index photos.index --port 0"} < set(out.splitlines())
+    assert {"mobileclip serve", "mobileclip serve --index photos.index --port 0"} < {
+        line.strip() for line in out.splitlines()
+    }

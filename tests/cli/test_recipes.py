@@ -30,8 +30,9 @@ def test_help_has_the_whole_header_and_the_command_that_runs_it(capsys):
     with pytest.raises(SystemExit):
         main(["train", "s2", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("usage: mobileclip train s2 [-h]")
+    assert out.startswith("Train MobileCLIP-S2 on DataCompDR-1B. Command:")
     for part in (
+        "usage: mobileclip train s2 [-h]",
         "Train MobileCLIP-S2 on DataCompDR-1B. Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --t",
         "Try it: mobileclip train s2 --tiny Hardware:",
         "Time:",

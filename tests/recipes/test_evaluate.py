@@ -16,7 +16,7 @@ def test_help(capsys):
     text = capsys.readouterr().out
     for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):
         assert flag in text
-    assert "Command: python recipes/evaluate.py mine" in text
+    assert "Command:  python recipes/evaluate.py mine" in text
 
 
 def test_errors_are_for_people(tmp_path):

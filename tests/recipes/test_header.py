@@ -29,13 +29,12 @@ def test_a_header_is_read_and_described():
         "Command": "torchrun --nproc-per-node 8 recipes/x.py --data a.tar\npython recipes/x.py --data b.tar",
         "Hardware": "a GPU; or two",
     }
-    assert header.description().split("\n\n") == [
-        "Do one thing well.",
-        "Prose in two lines.",
-        "More.",
-        "Command: torchrun --nproc-per-node 8 recipes/x.py --data a.tar",
-        "Command: python recipes/x.py --data b.tar",
-        "Hardware: a GPU; or two",
+    title, prose, more, entries = header.description().split("\n\n")
+    assert (title, prose, more) == ("Do one thing well.", "Prose in two lines.", "More.")
+    assert entries.splitlines() == [
+        "Command:   torchrun --nproc-per-node 8 recipes/x.py --data a.tar",
+        "           python recipes/x.py --data b.tar",
+        "Hardware:  a GPU; or two",
     ]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import attrs
-import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.evaluation import EvaluationSpec
 from mobileclip.evaluation.printing import divided, evaluate_and_print
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.evaluating.tiny import shrink
+from mobileclip.terminal.help import parse
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +52,7 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
     with reported("evaluate", arguments):
         written, rest = written_run(typed(arguments), Command)
         default = written or Command(spec=spec)
-        command = tyro.cli(Command, default=default, description=described(description), args=rest)
+        command = parse(Command, rest, description=described(description), default=default)
         if command.show:
             show(attrs.evolve(command, show=False))
             return

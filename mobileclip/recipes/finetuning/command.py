@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import attrs
-import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.finetuning.tiny import shrink
 from mobileclip.terminal import say
+from mobileclip.terminal.help import parse
 from mobileclip.training.finetuning.report import summary, table
 from mobileclip.training.finetuning.run import FinetuneSpec, finetune
 
@@ -45,9 +45,8 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
     """
     with reported("finetune", arguments):
         written, rest = written_run(typed(arguments), FinetuneSpec)
-        command = tyro.cli(
-            Command, default=Command(spec=written or spec), description=described(description), args=rest
-        )
+        default = Command(spec=written or spec)
+        command = parse(Command, rest, description=described(description), default=default)
         chosen = _shrunk(command.spec) if command.tiny and not command.show else command.spec
         if command.show:
             show(chosen)

@@ -32,6 +32,7 @@ from mobileclip.reinforce import (
 )
 from mobileclip.storage import join
 from mobileclip.terminal import say
+from mobileclip.terminal.help import parse
 
 TINY = Path("outputs") / "tiny"
 _MOST_NAMED = 10
@@ -115,7 +116,7 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
     """
     with reported(name, arguments):
         written, rest = written_run(typed(arguments), ReinforcementSpec)
-        command = tyro.cli(Command, description=described(description), args=rest)
+        command = parse(Command, rest, description=described(description))
         if command.status:
             say(read_status(_output(name, command, written)))
             return

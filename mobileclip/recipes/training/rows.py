@@ -15,6 +15,7 @@ from mobileclip.recipes.command_line import described, reported, show, typed, wr
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
 from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
+from mobileclip.terminal.help import describe, parse
 from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
 
 OUTPUTS = Path("outputs")
@@ -107,7 +108,8 @@ def run_as(
         elif rows:
             titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
             defaults = {row: (title, _defaults(kind, rows[row](), rest, row)) for row, title in titles.items()}
-            command = tyro.extras.overridable_config_cli(defaults, description=description, args=rest, config=_CONFIG)
+            describe(description, rest)
+            command = tyro.extras.overridable_config_cli(defaults, description="", args=rest, config=_CONFIG)
             chosen, name = rows[command.row](), f"{name}-{command.row}"
         else:
             assert not isinstance(recipe, Mapping), "several are rows"
@@ -142,7 +144,7 @@ def train_and_plot(
 
 def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
     default = _defaults(kind, chosen, arguments, "")
-    return tyro.cli(kind.command, default=default, description=description, args=arguments, config=_CONFIG)
+    return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
 
 
 def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:

@@ -1,0 +1,94 @@
+import inspect
+import shutil
+
+import pytest
+
+from mobileclip.cli import COMMANDS
+from mobileclip.cli.commands import Commands
+from mobileclip.terminal.help import PROGRAMS, laid_out, paragraphs, parse, readable
+
+WIDTH = 72
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def named(commands, *before):
+    for name, one in commands.members.items():
+        yield (*before, name)
+        if isinstance(one, Commands):
+            yield from named(one, *before, name)
+
+
+def helped(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        COMMANDS.run("mobileclip", [*arguments, "--help"])
+    assert not stopped.value.code
+    return capsys.readouterr().out
+
+
+def prose(text):
+    """Return the words of a text, without the frames around flags."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("arguments", [(), *named(COMMANDS)], ids=" ".join)
+def test_a_description_fits_the_terminal(capsys, arguments):
+    description = helped(capsys, *arguments).partition("usage: ")[0]
+    too_wide = [line for line in description.splitlines() if len(line) > WIDTH]
+    assert all(line.strip().startswith(PROGRAMS) for line in too_wide)
+
+
+def test_a_group_has_one_sentence_for_each_command(capsys):
+    out = prose(helped(capsys))
+    for command in (one for one in COMMANDS.members.values() if not isinstance(one, Commands)):
+        first, _, rest = inspect.cleandoc(command.__doc__).partition("\n\n")
+        assert prose(first) in out
+        assert prose(rest.partition("\n\n")[0]) not in out or not rest
+
+
+def test_an_argument_is_told_in_whole_lines(capsys):
+    def greet(*, name: str = "you", often: int | None = None):
+        """Greet.
+
+        Args:
+            name: of the person, which is said
+                aloud.
+            often: how many times.
+        """
+
+    with pytest.raises(SystemExit):
+        parse(readable(greet), ["--help"], description="Greet.")
+    out = capsys.readouterr().out
+    assert "of the person, which is said aloud. (default: you)" in out
+    assert "how many times.  " in out
+    assert "None)" not in out
+
+
+def test_a_readable_command_is_called_with_what_was_typed():
+    def add(first: int, /, *others: int, by: int = 1):
+        """Add."""
+        return first + sum(others) + by
+
+    assert parse(readable(add), ["1", "--others", "2", "3", "--by", "4"], description="") == 10
+
+
+def test_commands_stay_lines_and_prose_is_filled():
+    text = "Some\nprose.\n\npython a.py --data b\n  --more c\ntorchrun d.py"
+    assert paragraphs(text) == "Some prose.\n\n  python a.py --data b --more c\n  torchrun d.py"
+
+
+def test_further_lines_stand_below_the_text():
+    told = laid_out("word " * 30, heading="Time:  ")
+    first, *rest = told.splitlines()
+    assert first.startswith("Time:  word")
+    assert rest
+    assert all(line.startswith("       word") and len(line) <= WIDTH for line in rest)
+
+
+def test_a_wide_terminal_does_not_make_wide_prose(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert shutil.get_terminal_size().columns == 300
+    assert max(map(len, laid_out("word " * 200).splitlines())) <= 120
