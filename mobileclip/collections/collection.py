@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
+from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import update
-from mobileclip.collections.reading.options import IndexOptions, IndexReport
+from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition

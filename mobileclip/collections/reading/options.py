@@ -1,16 +1,13 @@
-"""How pictures are indexed, and what became of them."""
+"""How pictures are indexed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import attrs
 from attrs import validators
 
 from mobileclip.collections.reading.videos import Frames
-from mobileclip.data.skips import Skip
-from mobileclip.engines import SetAside
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.strict import strict
 
@@ -41,44 +38,3 @@ class IndexOptions:
     segment_rows: int = attrs.field(default=4096, validator=validators.gt(0))
     segment_seconds: float = attrs.field(default=10.0, validator=validators.gt(0))
     show_progress: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class IndexReport:
-    """What became of the pictures.
-
-    Args:
-        num_encoded: new or changed ones.
-        num_known: of new files or changed ones whose content had an embedding: moved files, copies, and files that
-            were touched.
-        num_unchanged: that were not looked at again.
-        num_removed: that are gone, or moved.
-        num_unreadable: files that could not be read before, and have not changed.
-        unreadable: why each file that could not be read now was not, naming it.
-        uninstalled: what must be installed for other files, with the command that does, and how many files these are;
-            they are tried again each time.
-        left_out: files of folders that are no pictures.
-        set_aside: files that an engine has given up; the next run tries them again.
-    """
-
-    num_encoded: int
-    num_known: int
-    num_unchanged: int
-    num_removed: int
-    num_unreadable: int
-    unreadable: tuple[str, ...]
-    uninstalled: Mapping[str, int]
-    left_out: tuple[Skip, ...]
-    set_aside: tuple[SetAside, ...] = ()
-
-    def __str__(self) -> str:
-        """Say it in a line."""
-        parts = [f"{self.num_encoded:,} encoded"]
-        parts += [f"{self.num_known:,} recognised by their content"] if self.num_known else []
-        parts += [f"{self.num_unchanged:,} as before"] if self.num_unchanged else []
-        parts += [f"{self.num_removed:,} gone from where they were"] if self.num_removed else []
-        unreadable = self.num_unreadable + len(self.unreadable)
-        parts += [f"{unreadable:,} cannot be read"] if unreadable else []
-        parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
-        parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
-        return ", ".join(parts)

@@ -15,8 +15,6 @@ from mobileclip.terminal import console
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LOOKUP = ("path", "mtime_ns", "problem")
-
 
 @attrs.frozen(kw_only=True)
 class MergeReport:
@@ -116,16 +114,11 @@ def _held_files(store: Store) -> dict[str, _HeldFile]:
     """Return the files that an index holds rows of, by their paths."""
     finished = {one.path for one in store.manifest.finished}
     files: dict[str, _HeldFile] = {}
-    for segment, table in store.read(_LOOKUP):
-        removed = set(segment.removed)
-        columns = (table[name].to_pylist() for name in _LOOKUP)
-        for number, (path, mtime_ns, problem) in enumerate(zip(*columns, strict=True)):
-            if number in removed:
-                continue
-            state = (mtime_ns, path in finished, problem is None)
-            if path not in files:
-                files[path] = _HeldFile(state, [])
-            held = files[path]
-            held.state = max(held.state, state)
-            held.places.append((segment.name, number))
+    for place, (path, mtime_ns, problem) in store.values(("path", "mtime_ns", "problem")):
+        state = (mtime_ns, path in finished, problem is None)
+        if path not in files:
+            files[path] = _HeldFile(state, [])
+        held = files[path]
+        held.state = max(held.state, state)
+        held.places.append(place)
     return files

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -120,6 +120,22 @@ class Store:
             return [(segment, read_segment(self.folder, segment, dim, columns)) for segment in segments]
         except FileNotFoundError:
             return None
+
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[Place, tuple[Any, ...]]]:
+        """Yield where each row is, but for those that were removed, with its values of some columns.
+
+        Args:
+            columns: that are read.
+
+        Raises:
+            ValueError, OSError: see `read`.
+        """
+        for segment, table in self.read(columns):
+            removed = set(segment.removed)
+            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+            for number, row in enumerate(rows):
+                if number not in removed:
+                    yield (segment.name, number), row
 
     def append(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing.update import MARK
+from mobileclip.collections.indexing.writing import MARK
 from mobileclip.collections.store.manifest import read_manifest
 from mobileclip.engines import LocalEngine, Retries
 from tests.collections.pictures import contents, draw

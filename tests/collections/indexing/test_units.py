@@ -10,8 +10,9 @@ import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing import units, update
+from mobileclip.collections.indexing import units
 from mobileclip.collections.indexing.units import units_of
+from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading import reader
 from mobileclip.collections.reading.scanning import scan
 from mobileclip.encoders import save_model
@@ -109,7 +110,7 @@ def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it
 
 
 def test_what_is_interrupted_is_kept(make, photos, monkeypatch):
-    index, entered = make("index"), update._Update.enter
+    index, entered = make("index"), FindingsWriter.add
 
     def enter(self, found):
         entered(self, found)
@@ -117,7 +118,7 @@ def test_what_is_interrupted_is_kept(make, photos, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(update._Update, "enter", enter)
+        patch.setattr(FindingsWriter, "add", enter)
         with pytest.raises(KeyboardInterrupt):
             index.add(photos, options=OPTIONS, engine=INLINE)
     kept = len(Collection.open(index.path))
@@ -173,8 +174,8 @@ def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make,
             os.kill(killed[0], signal.SIGKILL)
         entered(self, found)
 
-    entered = update._Update.enter
-    monkeypatch.setattr(update._Update, "enter", kill_once)
+    entered = FindingsWriter.add
+    monkeypatch.setattr(FindingsWriter, "add", kill_once)
     monkeypatch.setattr(units, "_MOST_PICTURES", 4)
     monkeypatch.setattr(units, "_LEAST_PICTURES", 4)
     report = shared.add(photos, options=OPTIONS, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))

@@ -1,0 +1,173 @@
+"""What an index knows of files: their rows, the embeddings of their content, and what was read to its end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip.collections.reading.findings import Recognised
+from mobileclip.collections.reading.reader import FileTask, KnownContent
+from mobileclip.collections.reading.scanning import FoundFile, Scan
+from mobileclip.collections.store.manifest import FinishedFile
+from mobileclip.collections.store.segments import COLUMNS, Row, read_segment, vectors_of
+from mobileclip.collections.store.store import Place, Store
+from mobileclip.data.videos.formats import is_video_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Segments in memory, of up to 100 MB, that embeddings of known pictures are copied from.
+_MOST_LOADED = 4
+
+
+@attrs.frozen(kw_only=True)
+class KnownRow:
+    """A row of an index, as far as it says whether a file is as before.
+
+    Args:
+        place: where it is.
+        part: key of its sample, where the file holds several.
+        size: of the picture or of the video, in bytes.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+        sha256: of the picture or of the video.
+        is_problem: whether the file could not be read.
+    """
+
+    place: Place
+    part: str | None
+    size: int
+    mtime_ns: int
+    sha256: str
+    is_problem: bool
+
+
+class KnownFiles:
+    """What an index knew of files when it was last looked up; `look_up` does that again.
+
+    Args:
+        store: of the index.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loaded: dict[str, tuple[pa.Table, NDArray[np.float16]]] = {}
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Enter what the index holds now.
+
+        Raises:
+            ValueError: if the index is damaged.
+            OSError: if it cannot be read.
+        """
+        self._rows: dict[str, list[KnownRow]] = defaultdict(list)
+        self._replaceable: dict[str, dict[str | None, list[Place]]] = {}
+        self._hashes_of_size: dict[int, list[str]] = defaultdict(list)
+        self._place_of_hash: dict[str, Place] = {}
+        self._video_of_hash: dict[str, str] = {}
+        self._finished: dict[str, FinishedFile] = {}
+        self._finished_of_size: dict[int, list[str]] = defaultdict(list)
+        for one in self._store.manifest.finished:
+            self._finished[one.path] = one
+            self._finished_of_size[one.num_bytes].append(one.path)
+        columns = ("path", "part", "size", "mtime_ns", "sha256", "problem")
+        for place, (path, part, size, mtime_ns, sha256, problem) in self._store.values(columns):
+            is_problem = problem is not None
+            self._rows[path].append(
+                KnownRow(place=place, part=part, size=size, mtime_ns=mtime_ns, sha256=sha256, is_problem=is_problem)
+            )
+            if is_video_name(path):
+                # Of one that was not read to its end, some frames are missing.
+                if path in self._finished:
+                    self._video_of_hash[sha256] = path
+            elif not is_problem and sha256 not in self._place_of_hash:
+                self._place_of_hash[sha256] = place
+                self._hashes_of_size[size].append(sha256)
+
+    def rows(self, path: str) -> Sequence[KnownRow]:
+        """Return the rows of a file."""
+        return self._rows.get(path, ())
+
+    def gone(self, found: Scan) -> list[str]:
+        """Return the paths of files that were looked for and not found."""
+        return [path for path in self._rows if path not in found.files and found.covers(path)]
+
+    def is_as_before(self, file: FoundFile) -> bool:
+        """Return whether nothing has to be read of a file."""
+        if file.kind == "picture":
+            return [(row.size, row.mtime_ns) for row in self.rows(file.path)] == [(file.size, file.mtime_ns)]
+        before = self._finished.get(file.path)
+        return before is not None and (before.num_bytes, before.mtime_ns) == (file.size, file.mtime_ns)
+
+    def task(self, file: FoundFile) -> FileTask:
+        """Return a file as it is to be read: of a shard, some may have been read from it as it is now."""
+        if file.kind != "shard":
+            return FileTask(file=file)
+        known = self.rows(file.path)
+        return FileTask(
+            file=file,
+            parts=frozenset(row.part for row in known),
+            done=frozenset(row.part for row in known if row.mtime_ns == file.mtime_ns),
+        )
+
+    def content(self) -> KnownContent:
+        """Return all that need not be encoded."""
+        return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
+
+    def content_like(self, file: FoundFile) -> KnownContent:
+        """Return what need not be encoded of a file: of a shard, what it held before, and shards as large as it is."""
+        if file.kind == "picture":
+            return KnownContent(pictures={file.size: self.content().of_size(file.size)})
+        alike = self._finished_of_size.get(file.size, [])
+        if file.kind == "video":
+            return KnownContent(videos=frozenset(row.sha256 for path in alike for row in self.rows(path)))
+        hashes: dict[int, list[str]] = defaultdict(list)
+        for path in {file.path, *alike}:
+            for row in self.rows(path):
+                if not row.is_problem:
+                    hashes[row.size].append(row.sha256)
+        return KnownContent(pictures=dict(hashes))
+
+    def take_replaced(self, path: str, part: str | None) -> list[Place]:
+        """Return the places of the rows that are replaced by one of this name; after the first time, none."""
+        if path not in self._rows:
+            return []
+        if path not in self._replaceable:
+            places: dict[str | None, list[Place]] = defaultdict(list)
+            for row in self._rows[path]:
+                places[row.part].append(row.place)
+            self._replaceable[path] = dict(places)
+        return self._replaceable[path].pop(part, [])
+
+    def copies(self, one: Recognised) -> list[Row]:
+        """Return the rows of a picture or a video whose content is in the index already."""
+        if one.file.kind != "video":
+            return [self._copy(one, self._place_of_hash[one.sha256])]
+        return [self._copy(one, row.place) for row in self.rows(self._video_of_hash[one.sha256])]
+
+    def _copy(self, one: Recognised, place: Place) -> Row:
+        name, number = place
+        if name not in self._loaded:
+            if len(self._loaded) == _MOST_LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            manifest = self._store.manifest
+            segment = next(one for one in manifest.segments if one.name == name)
+            table = read_segment(self._store.folder, segment, manifest.dim)
+            self._loaded[name] = table.select(COLUMNS), vectors_of(table, manifest.dim)
+        rows, vectors = self._loaded[name]
+        values = rows.slice(number, 1).to_pylist()[0] | {
+            "path": one.file.path,
+            "part": one.part,
+            "mtime_ns": one.file.mtime_ns,
+        }
+        del values["id"]
+        return Row(embedding=vectors[number], **values)

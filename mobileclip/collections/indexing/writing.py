@@ -1,0 +1,85 @@
+"""What was found in files, written to the index every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from mobileclip.collections.indexing.known import KnownFiles
+from mobileclip.collections.reading.findings import Findings
+from mobileclip.collections.reading.options import IndexOptions
+from mobileclip.collections.store.segments import unpacked
+from mobileclip.collections.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MARK = "reading"
+"""An empty file, which is there while a job that reads in its own process has written nothing down yet."""
+
+
+class FindingsWriter:
+    """Writes to an index what was found, and counts what it has written.
+
+    Args:
+        store: of the index, which the caller holds.
+        known: what the index knows of files.
+        options: after how many pictures and how many seconds something is written.
+    """
+
+    def __init__(self, store: Store, known: KnownFiles, options: IndexOptions) -> None:
+        self._store, self._known, self._options = store, known, options
+        self.mark = store.folder / MARK
+        self.pending = Findings()
+        self.num_encoded = self.num_known = self.num_unchanged = 0
+        self.unreadable: list[str] = []
+        self.uninstalled: Counter[str] = Counter()
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count the seconds to the next writing from now on."""
+        self._written = time.monotonic()
+
+    def is_due(self, num_rows: int) -> bool:
+        """Return whether it is time to write down so many rows."""
+        is_late = time.monotonic() - self._written > self._options.segment_seconds
+        return num_rows >= self._options.segment_rows or (is_late and num_rows > 0)
+
+    def add(self, found: Findings) -> None:
+        """Take what was found, and write it down if it is time.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.pending.add(found)
+        if self.is_due(self.pending.num_rows):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was found.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        found, self.pending = self.pending, Findings()
+        copies = [row for one in found.recognised for row in self._known.copies(one)]
+        rows = [*found.rows, *copies]
+        self.num_encoded += found.num_encoded
+        self.num_known += sum(row.problem is None for row in copies)
+        self.num_unchanged += found.num_unchanged
+        self.unreadable += found.unreadable
+        self.uninstalled.update(found.uninstalled)
+        tables = [unpacked(table) for table in found.tables]
+        renewed = chain(((row.path, row.part) for row in rows), _names(tables), found.gone)
+        removed = [place for path, part in renewed for place in self._known.take_replaced(path, part)]
+        self._store.append(rows, tables=tables, removed=removed, finished=found.finished)
+        self.mark.unlink(missing_ok=True)
+        self.start_clock()
+
+
+def _names(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str | None]]:
+    for table in tables:
+        yield from zip(table["path"].to_pylist(), table["part"].to_pylist(), strict=True)
