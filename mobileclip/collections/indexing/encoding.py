@@ -27,9 +27,6 @@ _EACH = 64
 # As many as forms of a model are tried on.
 _EXAMPLES = 16
 
-GROUPS = "groups of files"
-"""What the units of an engine are called."""
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class FileEncoder:
@@ -115,7 +112,7 @@ class FileEncoder:
         )
         # The store holds the folder for as long as it is written to.
         with Run(engine, job.folder, Hold()) as run, self._bar(len(files)) as bar:
-            run.begin("indexing", num_units=len(units), called=GROUPS)
+            run.begin("indexing", num_units=len(units), called="groups of files")
             try:
                 run.do(job, units, _Entering(self.writer, bar))
             except (KeyboardInterrupt, ValueError):
