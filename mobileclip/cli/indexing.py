@@ -262,7 +262,9 @@ def opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
     wanted = attrs.evolve(source, model=model)
     if not is_index(folder):
         return Collection.create(folder, wanted, device=place)
+    store = Store.open(folder)
+    Collection(store).require_source(wanted)
     clip, identity = wanted.load(place)
-    collection = Collection(Store.open(folder), clip=clip, device=place)
+    collection = Collection(store, clip=clip, device=place)
     collection.require(identity, "the model that was given")
     return collection

@@ -185,6 +185,23 @@ class Collection:
         """
         self._clip, self._snapshot = self.clip, self.snapshot
 
+    def require_source(self, source: ModelSource) -> None:
+        """Refuse a model whose name alone tells that it is another one; no weights are read, and none are fetched.
+
+        Args:
+            source: the model that is asked for.
+
+        Raises:
+            ValueError: if it is another one, or there is no such model.
+            FileNotFoundError: if there is no such file.
+        """
+        manifest = self.store.manifest
+        if manifest.is_known_to_be_of_another(source) and str(source) != str(manifest.model):
+            raise ValueError(
+                f"the index {self.path} is of {manifest.model}, and not of {source}: embeddings of two models cannot "
+                "be compared; leave the model out to go on with the index, or give another folder for another index"
+            )
+
     def refresh(self) -> None:
         """Read the index anew when it is next asked for."""
         self.store = Store.open(self.path)

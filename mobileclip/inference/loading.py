@@ -19,7 +19,9 @@ from mobileclip.encoders.checkpoints import (
     unpublished,
 )
 from mobileclip.encoders.checkpoints.exports import is_export
-from mobileclip.encoders.checkpoints.hub import local_checkpoint
+from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
+from mobileclip.encoders.checkpoints.published import PUBLISHED
+from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
@@ -173,6 +175,37 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
         resolve_spec(wanted)
     if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
         raise FileNotFoundError(f"no checkpoint at {found}: there is no such file")
+
+
+def spec_known_by_name(
+    model: str | Path | DualEncoderSpec | None,
+    checkpoint: str | Path | None = None,
+    *,
+    image_size: int | None = None,
+    context_length: int | None = None,
+) -> DualEncoderSpec | None:
+    """Return the spec of the model that `load` would return, as far as its name or its address on the hub tells.
+
+    Nothing is read, and nothing is fetched. None where only the weights tell. The layout that the weights are in may
+    decide some of it yet, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+        image_size: see `load`.
+        context_length: see `load`.
+
+    Raises:
+        ValueError, FileNotFoundError: see `load`.
+    """
+    wanted, found = _found(model, checkpoint)
+    if wanted is None and str(found).startswith(PREFIX):
+        repository = parsed(str(found)).repository
+        wanted = next((name for name, one in PUBLISHED.items() if one.repository == repository), None)
+    spec = resolve_spec(wanted) if isinstance(wanted, str) else wanted
+    if not isinstance(spec, DualEncoderSpec):
+        return None
+    return spec_of_size(spec, image_size=image_size, context_length=context_length)
 
 
 def device_for(model: str | Path | None, checkpoint: str | Path | None, device: str) -> str:

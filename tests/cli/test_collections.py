@@ -18,6 +18,7 @@ from PIL import Image
 import mobileclip
 from mobileclip.cli import main
 from mobileclip.collections import Collection
+from mobileclip.encoders.checkpoints import loading
 from tests.collections.pictures import draw
 from tests.data.videos.making import film
 
@@ -173,6 +174,19 @@ def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
     assert "the index made and the model that was given are of two models" in err
     assert run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet")[0] == 0
     assert len(Collection.open("made")) == 4
+
+
+def test_another_model_is_refused_by_name_before_its_weights_are_fetched(capsys, photos, telling_file, monkeypatch):
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    monkeypatch.setattr(loading, "fetched", lambda _: pytest.fail("weights are read"))
+    for arguments, named in (
+        (("-m", "mobileclip_s2"), "mobileclip_s2"),
+        (("-c", "hf-hub:apple/MobileCLIP-S1"), "hf-hub:apple/MobileCLIP-S1"),
+        (("-m", "mobileclip_b", "--image-size", 256), "mobileclip_b for images of 256 pixels"),
+    ):
+        status, _, err = run(capsys, "index", photos, "-i", "made", *arguments, "--quiet")
+        assert status == 2
+        assert f"the index made is of {telling_file}, and not of {named}: " in " ".join(err.split())
 
 
 def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):

@@ -6,20 +6,25 @@ import os
 import shutil
 import sys
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image
 from pillow_heif import from_pillow
 
 import mobileclip
-from mobileclip.collections import Collection, IndexOptions, ModelSource, collection
+from mobileclip.blocks import models
+from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource, collection
 from mobileclip.collections.reading import reader
 from mobileclip.collections.searching import neighbours
 from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.store.store import Store
 from mobileclip.data.images.files import describe_left_out
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
+from mobileclip.encoders.checkpoints import layouts
 from mobileclip.inference import encoding
+from mobileclip.serialization import to_json
 from tests.collections.pictures import contents, draw, pack, telling
 
 OPTIONS = IndexOptions(show_progress=False)
@@ -273,6 +278,51 @@ def test_another_model_is_refused_by_name(index, photos, tmp_path, telling_file)
     save_model(telling(seed=1), copy)
     with pytest.raises(ValueError, match=r"other and what its model was loaded from are of two models \(weights "):
         Collection.open(other.path).search("a cat")
+
+
+def named(tmp_path, layout):
+    """An empty index of MobileCLIP-B, as its weights are in a layout; the weights are nowhere."""
+    spec = attrs.evolve(models["mobileclip_b"], image=layouts[layout].adapted(models["mobileclip_b"].image, {}))
+    source = ModelSource(checkpoint="/somewhere/b.pt")
+    manifest = Manifest(weights_sha256="0" * 64, spec=to_json(spec), version="1", dim=512, model=source)
+    return Collection(Store.create(tmp_path / "index", manifest))
+
+
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"model": "mobileclip_s1"}, "mobileclip_s1"),
+        ({"model": "mobileclip_s1", "checkpoint": "a.pt"}, "mobileclip_s1 from a.pt"),
+        ({"model": "mobileclip_b", "image_size": 256}, "mobileclip_b for images of 256 pixels"),
+        ({"model": "mobileclip_b", "context_length": 32}, "mobileclip_b for texts of 32 ids"),
+        ({"checkpoint": "hf-hub:apple/MobileCLIP-S1"}, "hf-hub:apple/MobileCLIP-S1"),
+    ],
+)
+def test_a_name_alone_tells_of_another_model(tmp_path, layout, asked, said):
+    with pytest.raises(ValueError, match=rf"index is of /somewhere/b\.pt, and not of {said}: "):
+        named(tmp_path, layout).require_source(ModelSource(**asked))
+
+
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "mobileclip_b"},
+        {"model": "mobileclip_b", "checkpoint": "a.pt"},
+        {"model": "mobileclip_blt"},
+        {"checkpoint": "hf-hub:apple/MobileCLIP-B-LT"},
+        {"checkpoint": "hf-hub:someone/else"},
+        {"checkpoint": "a.pt"},
+    ],
+)
+def test_where_names_do_not_tell_the_weights_do(tmp_path, layout, asked):
+    named(tmp_path, layout).require_source(ModelSource(**asked))
+
+
+def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
+    manifest = Manifest(weights_sha256="0" * 64, spec='{"image": {"kind": "theirs"}}', version="1", dim=512)
+    Collection(Store.create(tmp_path / "index", manifest)).require_source(ModelSource(model="mobileclip_s1"))
 
 
 def test_an_index_with_many_pictures_is_searched_by_its_graph(index, photos, monkeypatch):

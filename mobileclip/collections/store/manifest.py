@@ -10,8 +10,10 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.loading import load_identified
+from mobileclip.inference.loading import load_identified, spec_known_by_name
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import repeated, strict
@@ -66,6 +68,22 @@ class ModelSource:
     checkpoint: str | None = None
     image_size: int | None = None
     context_length: int | None = None
+
+    def __str__(self) -> str:
+        """Say it as a person would: the model, and where its weights and sizes are other ones than its own."""
+        name = " from ".join(filter(None, (self.model, self.checkpoint)))
+        size = "" if self.image_size is None else f" for images of {self.image_size} pixels"
+        return name + size + ("" if self.context_length is None else f" for texts of {self.context_length} ids")
+
+    def known_spec(self) -> DualEncoderSpec | None:
+        """Return the spec of the model, as far as its name tells; nothing is read, and nothing is fetched.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+        """
+        return spec_known_by_name(
+            self.model, self.checkpoint, image_size=self.image_size, context_length=self.context_length
+        )
 
     def load(self, device: str) -> tuple[ImageTextModel, ModelIdentity]:
         """Return the model, and what identifies it.
@@ -146,6 +164,22 @@ class Manifest:
     def identity(self) -> ModelIdentity:
         """The model that the embeddings are of."""
         return ModelIdentity(weights_sha256=self.weights_sha256, spec=self.spec, version=self.version)
+
+    def is_known_to_be_of_another(self, source: ModelSource) -> bool:
+        """Return whether the name of a model alone tells that the embeddings are of another one.
+
+        Args:
+            source: the model; nothing of it is read, and nothing is fetched.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+        """
+        known = source.known_spec()
+        try:
+            own = from_json(self.spec, DualEncoderSpec)
+        except ValueError:  # of a kind that nobody has registered here
+            return False
+        return known is not None and is_other_model(known, own)
 
 
 def is_segment_name(name: str) -> bool:

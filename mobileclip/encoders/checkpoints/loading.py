@@ -160,6 +160,12 @@ def resolve_spec(name: str) -> ModelSpec:
     return cast("ModelSpec", named_spec(name))
 
 
+def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
+    """Return whether no checkpoint can hold both models: what its layout decides of a spec does not count."""
+    layout = layouts["official"]
+    return as_trained(_adapted(layout, spec, {})) != as_trained(_adapted(layout, other, {}))
+
+
 def _from_header(
     path: Path, tensors: dict[str, Tensor], header: native.Header, wanted: ModelSpec | None, tower: Tower | None
 ) -> Stored:

@@ -52,18 +52,39 @@ def resized(
     return only, weights
 
 
+def spec_of_size(
+    spec: DualEncoderSpec, *, image_size: int | None = None, context_length: int | None = None
+) -> DualEncoderSpec:
+    """Return the spec that `resized` gives, where no weights are at hand to say whether they can be had for that size.
+
+    Args:
+        spec: the model.
+        image_size: side of the images, in pixels; None for the spec's own.
+        context_length: ids per text; None for the spec's own.
+    """
+    return attrs.evolve(
+        spec, image=_image_of_size(spec.image, image_size), text=_text_of_length(spec.text, context_length)
+    )
+
+
+def _image_of_size(tower: ImageEncoderSpec, size: int | None) -> ImageEncoderSpec:
+    return tower if size is None else attrs.evolve(tower, input=attrs.evolve(tower.input, size=size))
+
+
+def _text_of_length(tower: TextEncoderSpec, length: int | None) -> TextEncoderSpec:
+    return tower if length is None else attrs.evolve(tower, input=attrs.evolve(tower.input, context_length=length))
+
+
 def _tower_resized(
     tower: TowerSpec, weights: dict[str, Tensor], *, image_size: int | None, context_length: int | None
 ) -> tuple[TowerSpec, Mapping[str, Tensor]]:
     if isinstance(tower, ImageEncoderSpec):
         if image_size is None:
             return tower, weights
-        other = attrs.evolve(tower, input=attrs.evolve(tower.input, size=image_size))
-        return other, tower.weights_for_size(weights, image_size)
+        return _image_of_size(tower, image_size), tower.weights_for_size(weights, image_size)
     if context_length is None:
         return tower, weights
-    shorter = attrs.evolve(tower, input=attrs.evolve(tower.input, context_length=context_length))
-    return shorter, tower.weights_for_context(weights, context_length)
+    return _text_of_length(tower, context_length), tower.weights_for_context(weights, context_length)
 
 
 def _check_shapes(tower: TowerSpec, form: Form, weights: Mapping[str, Tensor]) -> None:
