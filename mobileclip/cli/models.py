@@ -269,16 +269,17 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """
     from mobileclip.inference.catalogue import rows
 
+    known = rows()
     if as_json:
-        for row in rows():
+        for row in known:
             say_json(row)
         return
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for column in rows()[0]:
+    for column in known[0]:
         table.add_column(column, no_wrap=True)
-    for row in rows():
+    for row in known:
         table.add_row(*(value or "" for value in row.values()))
     print_table(table, min_width=110)
 
