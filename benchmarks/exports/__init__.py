@@ -1,7 +1,7 @@
 """Every model in every format and precision that is written and run here: size, agreement, accuracy lost, latency."""
 
 from benchmarks.exports.measuring import measure, measure_apart
-from benchmarks.exports.results import Cell, Loss, Measured, Outcome, read_outcomes, write_outcomes
+from benchmarks.exports.results import Cell, Loss, Measured, Outcome
 from benchmarks.exports.spec import ExportsBenchSpec, cells
 from benchmarks.exports.table import markdown
 
@@ -15,6 +15,4 @@ __all__ = [
     "markdown",
     "measure",
     "measure_apart",
-    "read_outcomes",
-    "write_outcomes",
 ]

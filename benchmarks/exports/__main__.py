@@ -18,7 +18,8 @@ from __future__ import annotations
 import attrs
 
 from benchmarks.command_line import main
-from benchmarks.exports import ExportsBenchSpec, cells, markdown, measure_apart, read_outcomes, write_outcomes
+from benchmarks.exports import ExportsBenchSpec, Outcome, cells, markdown, measure_apart
+from benchmarks.lines import read_lines, write_lines
 from mobileclip.progress import track
 from mobileclip.terminal import say
 
@@ -33,7 +34,7 @@ def run(spec: ExportsBenchSpec) -> None:
     spec = tiny(spec) if spec.tiny else spec
     spec.output.mkdir(parents=True, exist_ok=True)
     path, table = spec.output / "exports.jsonl", spec.output / "exports.md"
-    found = [one for one in read_outcomes(path) if not (spec.again and one.failure is not None)]
+    found = [one for one in read_lines(path, Outcome) if not (spec.again and one.failure is not None)]
     known = {outcome.cell for outcome in found}
     left = [cell for cell in cells(spec) if cell not in known]
     if known:
@@ -41,7 +42,7 @@ def run(spec: ExportsBenchSpec) -> None:
     outcomes = (measure_apart(spec, cell) for cell in left)
     for outcome in track(outcomes, total=len(left), title="exporting", unit="cells"):
         found.append(outcome)
-        write_outcomes(path, found)
+        write_lines(path, found)
     text = markdown(found)
     table.write_text(text, encoding="utf-8")
     say(text)

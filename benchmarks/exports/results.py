@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import attrs
 
 from mobileclip.hardware.precision import Precision
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import atomic_write
 
 
 @attrs.frozen(kw_only=True)
@@ -94,29 +89,3 @@ class Outcome:
     machine: str
     measured: Measured | None = None
     failure: str | None = None
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """Return what a file holds; nothing where there is none.
-
-    Raises:
-        ValueError: if it is no such file.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_outcome(text, f"{path}, line {number}") for number, text in enumerate(lines, start=1)]
-
-
-def _outcome(text: str, place: str) -> Outcome:
-    try:
-        return from_json(text, Outcome)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}; remove the file, or choose another --output") from error
-
-
-def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """Write a file anew, whole or not at all."""
-    with atomic_write(path) as file:
-        for outcome in outcomes:
-            file.write(f"{to_json(outcome)}\n".encode())

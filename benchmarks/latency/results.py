@@ -11,10 +11,9 @@ import torch
 from benchmarks.latency.exported import Runtime
 from benchmarks.latency.spec import LatencyBenchSpec
 from benchmarks.latency.ways import Latency
+from benchmarks.lines import read_lines, write_lines
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import processor
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import atomic_write
 
 
 @attrs.frozen(kw_only=True)
@@ -75,28 +74,19 @@ def read_results(path: Path, setting: Setting) -> list[Latency]:
     Raises:
         ValueError: if it was measured otherwise, or is not such a file.
     """
-    if not path.exists():
-        return []
-    found = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = from_json(text, Line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; remove the file, or choose another --output") from error
+    lines = read_lines(path, Line)
+    for line in lines:
         if line.setting != setting:
             raise ValueError(
                 f"{path} was measured otherwise: {_difference(line.setting, setting)}; "
                 "remove the file, or choose another --output"
             )
-        found.append(line.latency)
-    return found
+    return [line.latency for line in lines]
 
 
 def write_results(path: Path, setting: Setting, latencies: Iterable[Latency]) -> None:
     """Write a file anew, whole or not at all."""
-    with atomic_write(path) as file:
-        for latency in latencies:
-            file.write(f"{to_json(Line(setting=setting, latency=latency))}\n".encode())
+    write_lines(path, (Line(setting=setting, latency=latency) for latency in latencies))
 
 
 def _difference(then: Setting, now: Setting) -> str:

@@ -15,10 +15,9 @@ from benchmarks.exports import (
     markdown,
     measure,
     measure_apart,
-    read_outcomes,
-    write_outcomes,
 )
 from benchmarks.exports.__main__ import run
+from benchmarks.lines import read_lines, write_lines
 from mobileclip.inference.measuring import LEAST_COSINE
 
 CELL = Cell(model="icons", target="onnx", precision="int8")
@@ -58,16 +57,16 @@ def test_a_format_has_the_cells_of_its_precisions():
 
 def test_what_was_measured_is_read_again(tmp_path):
     path = tmp_path / "exports.jsonl"
-    assert read_outcomes(path) == []
+    assert read_lines(path, Outcome) == []
     outcomes = [
         Outcome(cell=CELL, machine="a processor", measured=MEASURED),
         Outcome(cell=attrs.evolve(CELL, target="torch"), machine="a processor", failure="it fell over"),
     ]
-    write_outcomes(path, outcomes)
-    assert read_outcomes(path) == outcomes
+    write_lines(path, outcomes)
+    assert read_lines(path, Outcome) == outcomes
     path.write_text("{}\n")
     with pytest.raises(ValueError, match=r"exports.jsonl, line 1: .*remove the file"):
-        read_outcomes(path)
+        read_lines(path, Outcome)
 
 
 def test_the_table_says_what_failed_and_why():
@@ -102,7 +101,7 @@ def test_a_crash_ends_one_cell():
 def test_the_small_matrix_whole(tmp_path, capsys):
     spec = ExportsBenchSpec(output=tmp_path, tiny=True)
     run(spec)
-    (outcome,) = read_outcomes(tmp_path / "exports.jsonl")
+    (outcome,) = read_lines(tmp_path / "exports.jsonl", Outcome)
     assert outcome.failure is None
     assert outcome.measured.failures == ()
     assert outcome.measured.megabytes > 1
