@@ -160,7 +160,9 @@ class _Pool(Generic[UnitT, EntryT]):
         except BaseException:
             _dismiss(self._ray, self._members)
             raise
-        self._kept.idle.extend(self._members)
+        # One that still loads would do so beside the next work's loading, and do the next with what it ends with.
+        _dismiss(self._ray, [member for member in self._members if not member.is_ready])
+        self._kept.idle.extend(member for member in self._members if member.is_ready)
 
     def _assign(self) -> None:
         """Ask for as many actors as there is work for, and give those that are ready units."""

@@ -54,6 +54,14 @@ def contents_of(output) -> dict[str, bytes]:
     return {name: content for name, content in files_of(output).items() if name != "join.json"}
 
 
+def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray_cluster, tmp_path):
+    names = [str(number) for number in range(40)]
+    with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
+        run(kept, tmp_path / "one", ["a", "b"], late_seconds=2.0)
+        run(kept, tmp_path / "next", names, seconds=0.2)
+    assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
+
+
 def test_it_does_what_one_process_does(ray_cluster, tmp_path):
     names = [*(f"good-{number}" for number in range(20)), "away-0", "late-0", "unwritten-0", "raises-0", "fails-0"]
     told = run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names)

@@ -36,16 +36,23 @@ class Counting(Work[Task, str]):
         seconds: of a unit's making and of its finishing.
         num_bytes: of an entry, beside its text.
         broken: whether workers cannot load what they need.
+        late_seconds: that all workers but the first take to load what they need.
     """
 
     folder: Path
     seconds: float = 0.0
     num_bytes: int = 0
     broken: bool = False
+    late_seconds: float = 0.0
 
     def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
         if self.broken:
             raise ValueError("nowhere.safetensors does not exist")
+        if self.late_seconds:
+            try:
+                (self.folder / "first worker").touch(exist_ok=False)
+            except FileExistsError:
+                time.sleep(self.late_seconds)
         return self.Worker(self)
 
     def split(self, unit: Task) -> list[Task]:
