@@ -58,7 +58,7 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
     names = [str(number) for number in range(40)]
     with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
         run(kept, tmp_path / "one", ["a", "b"], late_seconds=2.0)
-        run(kept, tmp_path / "next", names, seconds=0.2)
+        run(kept, tmp_path / "next", names, seconds=0.1)
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
 
 
@@ -94,6 +94,7 @@ class Removing(Noting):
         self.cluster.remove_node(self.node, allow_graceful=False)
 
 
+@pytest.mark.slow
 def test_a_result_that_goes_with_its_machine_is_a_failed_try_of_its_unit(ray_cluster, tmp_path):
     """A large one is kept where it was made until it is fetched, and Ray has no actor make it again."""
     (second,) = ray_cluster.worker_nodes
