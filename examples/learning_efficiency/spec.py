@@ -78,7 +78,7 @@ class EfficiencySpec:
         tiny: four sets of icons, small teachers and few steps, to see that it runs.
         parts: of the study; some of `ladder`, `strengths`, `ablations` and `long`.
         variants: the ways of training that are done of the parts; all of theirs if none is given.
-        num_seeds: how often every training is repeated.
+        num_seeds: how often every training is repeated; the longest are done once.
         budgets: four numbers of steps; each is a training of its own.
         shares: three fractions of the training pictures that students get.
         data: the icons; without a set whose licence asks for the same licence, so that a model may be given away.
@@ -158,7 +158,7 @@ class EfficiencySpec:
             if not self.variants or name in self.variants
             for share, budgets in part.budgets.items()
             for budget in budgets
-            for seed in range(self.num_seeds)
+            for seed in range(self.num_seeds)[: part.most_seeds]
         }
         order = list(VARIANTS)
         return sorted(every, key=lambda one: (one.budget, one.seed, one.share, order.index(one.variant)))

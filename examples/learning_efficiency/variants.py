@@ -92,11 +92,13 @@ class Part:
         title: of its tables.
         variants: by name.
         budgets: of each share of the pictures; both are indices, into `EfficiencySpec.shares` and `.budgets`.
+        most_seeds: more are not trained, however many are asked for; None for as many as are.
     """
 
     title: str
     variants: Mapping[str, Variant]
     budgets: Mapping[int, tuple[int, ...]]
+    most_seeds: int | None = None
 
 
 PARTS: Mapping[str, Part] = {
@@ -104,5 +106,5 @@ PARTS: Mapping[str, Part] = {
     "ladder": Part(title="The ladder", variants=LADDER, budgets={0: (0, 1), 1: (0, 1, 2), 2: (0, 1, 2)}),
     "strengths": Part(title="Strength of the views", variants=STRENGTHS, budgets={1: (1, 2)}),
     "ablations": Part(title="One choice at a time", variants=ABLATIONS, budgets={1: (1,)}),
-    "long": Part(title="Long trainings", variants=LADDER, budgets={2: (3,)}),
+    "long": Part(title="Long trainings", variants=LADDER, budgets={2: (3,)}, most_seeds=1),
 }
