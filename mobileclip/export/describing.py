@@ -128,7 +128,7 @@ def contract_of(
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
         text=None if text is None else _text_contract(text, spec),
         files={},
-        versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries))},
+        versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries)), **target.elsewhere(spec)},
         weights_sha256=weights_sha256(model.state_dict()),
         spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
         licence=origin.licence,

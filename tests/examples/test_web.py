@@ -293,9 +293,9 @@ def test_what_is_decoded_is_what_pillow_decodes(browser, address, models, tmp_pa
         assert page.evaluate(SCORES) == pytest.approx(expected, abs=1e-3)
 
 
-def changed_contract(dist, name, **changes):
+def changed_contract(dist, folder_name, /, **changes):
     """Write another export that says something else of itself."""
-    folder = dist / name
+    folder = dist / folder_name
     shutil.copytree(dist / "export", folder)
     contract = json.loads((folder / "mobileclip.json").read_text())
     (folder / "mobileclip.json").write_text(json.dumps(contract | changes))

@@ -22,6 +22,7 @@ from tests.export.test_verify import sign
 
 litert = pytest.importorskip("mobileclip.export.targets.litert.file")
 pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
+from mobileclip.export.targets.litert.convert import converter_version  # noqa: E402  what it imports may be missing
 from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits  # noqa: E402  what it imports may be missing
 
 TARGET = targets["litert"]
@@ -143,7 +144,7 @@ def test_int8_is_static(stored, tmp_path):
     assert not ROUNDING["int8"][0](weight).equal(weight), "the layer that is kept would have changed"
 
 
-def test_who_exports_is_told_how_to_get_the_converter(stored, tmp_path):
+def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
     spec = ExportSpec(out=tmp_path / "out", target="litert", tower="text")
     told = "python3 -m venv litert-converter && litert-converter/bin/pip install 'litert-torch"
     for python, message in (
@@ -152,9 +153,10 @@ def test_who_exports_is_told_how_to_get_the_converter(stored, tmp_path):
         (sys.executable, f"has no converter .*{told}"),
     ):
         with pytest.raises(ValueError, match=message):
-            export_model(stored, attrs.evolve(spec, converter=python), samples=few_samples(), show_progress=False)
+            # Before the model is read, which may have to be fetched.
+            export_model(tmp_path / "none.safetensors", attrs.evolve(spec, converter=python))
     with pytest.raises(ValueError, match="leave --dynamic-batch out"):
-        export_model(stored, attrs.evolve(spec, dynamic_batch=True), samples=few_samples(), show_progress=False)
+        export_model(tmp_path / "none.safetensors", attrs.evolve(spec, dynamic_batch=True))
 
 
 @needs_converter
@@ -168,6 +170,7 @@ def test_the_converter_writes_both_towers(precision, tmp_path):
     report = verify_export(folder, trust=True, show_progress=False)
     assert report.passed, report.failures
     assert report == read_report(folder)
+    assert read_contract(folder).versions["litert-torch"] == converter_version(converter())
 
 
 @needs_converter

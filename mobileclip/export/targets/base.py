@@ -64,6 +64,13 @@ class Target(Protocol):
             ImportError: if something is missing; the message has the command that installs it.
         """
 
+    def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
+        """Return the versions of what writes its files in another environment; none where this one does.
+
+        Raises:
+            ValueError: if the spec names no such environment, or asks for what that does not write.
+        """
+
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower, and return what it computes in.
 
@@ -100,6 +107,15 @@ class Target(Protocol):
         """
 
 
+class WrittenHere:
+    """Of formats that this environment writes."""
+
+    def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
+        """Return nothing."""
+        del spec
+        return {}
+
+
 class ComputedWhole:
     """Of formats whose runtime computes all of a file."""
 
@@ -117,7 +133,8 @@ def require_able(target: Target, spec: ExportSpec) -> None:
         spec: what is asked for.
 
     Raises:
-        ValueError: if it has other precisions, which the message names, or its files do not resize.
+        ValueError: if it has other precisions, which the message names, its files do not resize, or what writes them is
+            not there.
     """
     if spec.precision not in target.precisions:
         raise ValueError(
@@ -129,6 +146,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
             f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in the "
             "host, or another target"
         )
+    target.elsewhere(spec)
 
 
 class NotRunHereError(ValueError):

@@ -16,7 +16,15 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, ComputedWhole, Described, Run, check_signature, device_called
+from mobileclip.export.targets.base import (
+    CPU,
+    ComputedWhole,
+    Described,
+    Run,
+    WrittenHere,
+    check_signature,
+    device_called,
+)
 from mobileclip.export.targets.coreai.runtime import ENTRY, Function
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.extras import needed
@@ -33,7 +41,7 @@ _VALUE = re.compile(r"NDArray \((\w+), ([\d? ×]+)\)")
 
 
 @attrs.frozen
-class CoreAITarget(ComputedWhole):
+class CoreAITarget(ComputedWhole, WrittenHere):
     """Core AI from an exported program, by Apple's converter; run by Apple's runtime, on Linux as well as on Macs.
 
     float16 and bfloat16 are computed in as exported. Token ids are int32. The runtime compiles a model for the machine

@@ -22,6 +22,7 @@ from mobileclip.export.targets.base import (
     ComputedWhole,
     Described,
     Run,
+    WrittenHere,
     check_signature,
     device_called,
     not_finite,
@@ -36,7 +37,7 @@ _IS_MAC = sys.platform == "darwin"
 
 
 @attrs.frozen
-class CoreMLTarget(ComputedWhole):
+class CoreMLTarget(ComputedWhole, WrittenHere):
     """Core ML through coremltools; files are written anywhere, and run by Core ML on a Mac.
 
     Elsewhere `open` computes the file's program in PyTorch, operation by operation (`mil.py`), and the report says so.

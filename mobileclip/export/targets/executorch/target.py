@@ -14,7 +14,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, Run, device_called, not_finite
+from mobileclip.export.targets.base import CPU, Run, WrittenHere, device_called, not_finite
 from mobileclip.export.targets.executorch.backends import lowering, require_runnable
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
@@ -25,7 +25,7 @@ from mobileclip.hardware.precision import Precision
 
 
 @attrs.frozen
-class ExecuTorchTarget:
+class ExecuTorchTarget(WrittenHere):
     """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
 
     Programs for other backends are lowered, and run where the runtime has these (`backends`). float16 is computed in as

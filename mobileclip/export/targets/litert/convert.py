@@ -15,12 +15,35 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import printable
 
-INSTALL = "python3 -m venv litert-converter && litert-converter/bin/pip install 'litert-torch>=0.10'"
+CONVERTER = "litert-torch"
+"""The converter's distribution."""
+INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install '{CONVERTER}>=0.10'"
 """What makes an environment with the converter."""
 
+_VERSION = f"from importlib.metadata import version; print(version({CONVERTER!r}))"
 _SCRIPT = Path(__file__).with_name("converter.py")
 # Of the towers that are being exported: one is converted once, however many layers of it are rounded then.
 _converted: WeakKeyDictionary[nn.Module, tuple[ExportSpec, bytes]] = WeakKeyDictionary()
+
+
+def converter_version(python: Path | None) -> str:
+    """Return the version of the converter of an environment.
+
+    Args:
+        python: of that environment.
+
+    Raises:
+        ValueError: if there is none, or no converter in it; the message has the commands that make one.
+    """
+    if python is None:
+        raise ValueError(
+            "the target 'litert' is written by Google's converter, which wants an environment of its own. Make one: "
+            f"{INSTALL}; and name it: --converter litert-converter/bin/python"
+        )
+    found = _run([str(python), "-I", "-c", _VERSION])
+    if found.returncode:
+        raise ValueError(f"--converter {python} has no converter ({_last_words(found)}). Make one: {INSTALL}")
+    return found.stdout.strip()
 
 
 def converted(tower: TowerExport) -> bytes:
@@ -33,7 +56,7 @@ def converted(tower: TowerExport) -> bytes:
         tower: of a spec that names that Python.
 
     Raises:
-        ValueError: if the spec names none, it has no converter, or the converter fails; the message says what to do.
+        ValueError: if the converter fails; the message says what to do.
     """
     spec, known = _converted.get(tower.encoder, (None, b""))
     if spec != tower.spec:
@@ -43,20 +66,17 @@ def converted(tower: TowerExport) -> bytes:
 
 
 def _convert(tower: TowerExport) -> bytes:
-    if tower.spec.dynamic_batch:
-        raise ValueError(
-            "the target 'litert' takes one input at a time: its converter fixes the batch; leave --dynamic-batch out"
-        )
     python = tower.spec.converter
-    if python is None:
-        raise ValueError(
-            "the target 'litert' is written by Google's converter, which wants an environment of its own. Make one: "
-            f"{INSTALL}; and name it: --converter litert-converter/bin/python"
-        )
+    assert python is not None, "a spec without a converter is refused"
     with tempfile.TemporaryDirectory() as temporary:
         program, path = Path(temporary) / "tower.pt2", Path(temporary) / "tower.tflite"
         torch.export.save(_program(tower), program)
-        _run([str(python), "-I", str(_SCRIPT), str(program), str(path)])
+        done = _run([str(python), "-I", str(_SCRIPT), str(program), str(path)])
+        if done.returncode:
+            raise ValueError(
+                f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --converter {python}: pip "
+                f"install -U {CONVERTER}"
+            )
         return path.read_bytes()
 
 
@@ -82,26 +102,21 @@ class _Named(nn.Module):
         return dict(zip(self.names, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
 
 
-def _run(command: list[str]) -> None:
-    """Run the converter.
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the Python of the converter's environment; how it ended is for the caller.
 
     Raises:
-        ValueError: if it cannot be run or fails.
+        ValueError: if it cannot be run.
     """
-    python = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
+        return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
     except OSError as error:
         raise ValueError(
-            f"--converter {python} cannot be run ({error.strerror}); it is the Python of an environment with "
-            f"litert-torch. Make one: {INSTALL}"
+            f"--converter {command[0]} cannot be run ({error.strerror}); it is the Python of an environment with "
+            f"{CONVERTER}. Make one: {INSTALL}"
         ) from error
-    if done.returncode == 0:
-        return
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-    if "No module named" in said[-1]:
-        raise ValueError(f"--converter {python} has no converter ({printable(said[-1])}). Make one: {INSTALL}")
-    raise ValueError(
-        f"LiteRT's converter failed: {printable(said[-1], limit=300)}; try a newer one, in --converter {python}: pip "
-        "install -U litert-torch"
-    )
+    return printable(said[-1], limit=300)

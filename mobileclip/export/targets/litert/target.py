@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
-from mobileclip.export.spec import TextDtype
+from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, ComputedWhole, Run, check_signature, device_called, not_finite
-from mobileclip.export.targets.litert.convert import converted
+from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
 from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
@@ -52,11 +52,24 @@ class LiteRTTarget(ComputedWhole):
             for name in ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer"):
                 import_module(name)
 
+    def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
+        """Return the version of the converter.
+
+        Raises:
+            ValueError: if there is none where the spec says, or the batch is to be dynamic.
+        """
+        if spec.dynamic_batch:
+            raise ValueError(
+                "the target 'litert' takes one input at a time: its converter fixes the batch; leave --dynamic-batch "
+                "out"
+            )
+        return {CONVERTER: converter_version(spec.converter)}
+
     def export(self, tower: TowerExport, path: Path) -> Precision:
         """Write one tower.
 
         Raises:
-            ValueError: if there is no converter, it fails, or the batch is to be dynamic.
+            ValueError: if the converter fails.
         """
         precision, model = tower.spec.precision, converted(tower)
         path.write_bytes(model if precision == "float32" else with_fewer_bits(model, tower))

@@ -21,6 +21,7 @@ from mobileclip.export.targets.base import (
     ComputedWhole,
     Described,
     Run,
+    WrittenHere,
     check_signature,
     device_called,
     not_finite,
@@ -50,7 +51,7 @@ _LOG_ERRORS_ONLY = 3
 
 
 @attrs.frozen
-class OnnxTarget(ComputedWhole):
+class OnnxTarget(ComputedWhole, WrittenHere):
     """ONNX through `torch.onnx.export(dynamo=True)`.
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16

@@ -19,6 +19,7 @@ from mobileclip.export.targets.base import (
     ComputedWhole,
     Described,
     Run,
+    WrittenHere,
     check_signature,
     device_called,
     not_finite,
@@ -48,7 +49,7 @@ _TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 
 
 @attrs.frozen
-class OpenVINOTarget(ComputedWhole):
+class OpenVINOTarget(ComputedWhole, WrittenHere):
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host

@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, ComputedWhole, Run, device_called, not_finite
+from mobileclip.export.targets.base import CPU, ComputedWhole, Run, WrittenHere, device_called, not_finite
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
@@ -24,7 +24,7 @@ _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
 @attrs.frozen
-class TorchTarget(ComputedWhole):
+class TorchTarget(ComputedWhole, WrittenHere):
     """`torch.export.save` and `torch.export.load`; int8 is static, see `torch_int8`.
 
     torchao writes int8, and is not needed to load and run it. PyTorch runs it as it is, on values that are rounded to
