@@ -143,7 +143,8 @@ class TestCheckpointTeacher:
             CheckpointTeacher(checkpoint=path).build() for path in (s0_file, tmp_path / "ours.safetensors")
         )
         assert official.weights_sha256 == ours.weights_sha256
-        assert torch.equal(official.encode_texts(["a cat"]), ours.encode_texts(["a cat"]))
+        # Not to the last bit: on some processors that depends on where in memory the weights lie.
+        torch.testing.assert_close(official.encode_texts(["a cat"]), ours.encode_texts(["a cat"]))
 
     def test_bfloat16_is_near(self, files):
         spec = CheckpointTeacher(checkpoint=files / "vit.safetensors")

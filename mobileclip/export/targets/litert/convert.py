@@ -20,7 +20,7 @@ CONVERTER = "litert-torch"
 INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install '{CONVERTER}>=0.10'"
 """What makes an environment with the converter."""
 
-_VERSION = f"from importlib.metadata import version; print(version({CONVERTER!r}))"
+_VERSION = f"import sys, importlib.metadata; sys.stdout.write(importlib.metadata.version({CONVERTER!r}))"
 _SCRIPT = Path(__file__).with_name("converter.py")
 # Of the towers that are being exported: one is converted once, however many layers of it are rounded then.
 _converted: WeakKeyDictionary[nn.Module, tuple[ExportSpec, bytes]] = WeakKeyDictionary()
@@ -43,7 +43,7 @@ def converter_version(python: Path | None) -> str:
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
         raise ValueError(f"--converter {python} has no converter ({_last_words(found)}). Make one: {INSTALL}")
-    return found.stdout.strip()
+    return found.stdout
 
 
 def converted(tower: TowerExport) -> bytes:
