@@ -2,9 +2,9 @@
 
 Command:   python -m benchmarks.collection
 Hardware:  any CPU with nothing else to do; one core is measured
-Time:      ten minutes on one core, most of them for the graph of neighbours
+Time:      ten minutes on one core, most of them for graphs of neighbours
 Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
-           of a search among random vectors, all compared and by the graph, and the graph's recall
+           of a search among random vectors, all compared and by graphs, and the recall of these
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from PIL import Image
 from benchmarks.command_line import empty_table, main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.reading.scanning import scan
-from mobileclip.collections.searching.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of, open_graphs, renew_graphs
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
@@ -129,7 +129,7 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
 
 
 def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
-    """Return milliseconds of a search for ten pictures, the graph's recall, and the seconds that making it took."""
+    """Return milliseconds of a search for ten pictures, the graphs' recall, and the seconds that making them took."""
     draw = np.random.default_rng(spec.seed)
     vectors = draw_vectors(draw, spec)
     ids = np.arange(len(vectors))
@@ -137,18 +137,18 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
     start = time.process_time()
-    renew_graph(folder, snapshot, show_progress=True)
-    results = {"seconds of making the graph": time.process_time() - start}
+    renew_graphs(folder, snapshot, show_progress=True)
+    results = {"seconds of making the graphs": time.process_time() - start}
     before = _resident_bytes()
-    graph = open_graph(folder, snapshot)
+    graphs = open_graphs(folder, snapshot)
     results["GB of the vectors"] = vectors.nbytes / 1e9
-    results["GB of the graph, opened"] = (_resident_bytes() - before) / 1e9
+    results["GB of the graphs, opened"] = (_resident_bytes() - before) / 1e9
     exact, exact_ms = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
     results["ms, all compared"] = exact_ms
-    if isinstance(graph, NeighbourGraph):
-        by_graph, graph_ms = _searched(lambda query: graph.nearest(query, 10)[0], queries)
-        hits = sum(len(set(one) & set(other)) for one, other in zip(exact, by_graph, strict=True))
-        results |= {"ms, by the graph": graph_ms, "recall of the graph": hits / sum(map(len, exact))}
+    if isinstance(graphs, NeighbourGraphs):
+        by_graphs, graphs_ms = _searched(lambda query: graphs.nearest(query, 10)[0], queries)
+        hits = sum(len(set(one) & set(other)) for one, other in zip(exact, by_graphs, strict=True))
+        results |= {"ms, by the graphs": graphs_ms, "recall of the graphs": hits / sum(map(len, exact))}
     return results
 
 

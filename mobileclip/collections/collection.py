@@ -18,7 +18,7 @@ from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
-from mobileclip.collections.searching.neighbours import NeighbourGraph, nearest_of, open_graph, renew_graph
+from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of, open_graphs, renew_graphs
 from mobileclip.collections.store.manifest import Manifest, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
@@ -64,7 +64,7 @@ class Collection:
         self.device = device
         self._clip = clip
         self._snapshot: Snapshot | None = None
-        self._graph: NeighbourGraph | None = None
+        self._graphs: NeighbourGraphs | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "cpu") -> Collection:
@@ -168,14 +168,14 @@ class Collection:
         """What the index holds, as it was when it was read."""
         if self._snapshot is None:
             self._snapshot = take_snapshot(self.store)
-            self._graph = open_graph(self.path, self._snapshot)
+            self._graphs = open_graphs(self.path, self._snapshot)
         return self._snapshot
 
     @property
-    def graph(self) -> NeighbourGraph | None:
+    def graphs(self) -> NeighbourGraphs | None:
         """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
-        assert self.snapshot is not None, "reading the index opens its graph"
-        return self._graph
+        assert self.snapshot is not None, "reading the index opens its graphs"
+        return self._graphs
 
     def load(self) -> None:
         """Read the index and its model now, not when they are first asked for.
@@ -205,7 +205,7 @@ class Collection:
     def refresh(self) -> None:
         """Read the index anew when it is next asked for."""
         self.store = Store.open(self.path)
-        self._snapshot = self._graph = None
+        self._snapshot = self._graphs = None
 
     def add(
         self,
@@ -274,10 +274,10 @@ class Collection:
         return report
 
     def _renew(self, *, show_progress: bool) -> None:
-        """Read what was written, and bring the graph up to date with it."""
+        """Read what was written, and bring the graphs up to date with it."""
         self._snapshot = take_snapshot(self.store)
-        renew_graph(self.path, self._snapshot, show_progress=show_progress)
-        self._graph = open_graph(self.path, self._snapshot)
+        renew_graphs(self.path, self._snapshot, show_progress=show_progress)
+        self._graphs = open_graphs(self.path, self._snapshot)
 
     def search(
         self,
@@ -319,8 +319,8 @@ class Collection:
             places = np.flatnonzero(mask) if places is None else places[mask[places]]
         wanted = k
         while True:
-            if places is None and self.graph is not None:
-                found, scores = self.graph.nearest(query, wanted)
+            if places is None and self.graphs is not None:
+                found, scores = self.graphs.nearest(query, wanted)
             else:
                 found, scores = nearest_of(snapshot.vectors, places, query, wanted)
             chosen = range(len(found)) if all_frames else first_of_videos(snapshot, found)
@@ -339,7 +339,7 @@ class Collection:
         Raises:
             ValueError: if the threshold is not above 0 and at most 1.
         """
-        return find_duplicates(self.snapshot, self.graph, threshold=threshold, show_progress=show_progress)
+        return find_duplicates(self.snapshot, self.graphs, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
         """Write the embeddings to a file, and return how many there are.

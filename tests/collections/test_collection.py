@@ -325,10 +325,10 @@ def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
     Collection(Store.create(tmp_path / "index", manifest)).require_source(ModelSource(model="mobileclip_s1"))
 
 
-def test_an_index_with_many_pictures_is_searched_by_its_graph(index, photos, monkeypatch):
+def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
     add(index, photos)
-    assert (index.path / "neighbours.usearch").is_file()
+    assert (index.path / "neighbours-0000.usearch").is_file()
     monkeypatch.setattr(collection, "nearest_of", lambda *_: pytest.fail("all were compared"))
     reader = Collection.open(index.path)
     assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]

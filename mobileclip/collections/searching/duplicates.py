@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.neighbours import NeighbourGraph
+from mobileclip.collections.searching.neighbours import NeighbourGraphs
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.progress import Progress
@@ -54,7 +54,7 @@ def require_threshold(threshold: float) -> None:
 
 
 def find_duplicates(
-    snapshot: Snapshot, graph: NeighbourGraph | None, *, threshold: float = THRESHOLD, show_progress: bool = True
+    snapshot: Snapshot, graphs: NeighbourGraphs | None, *, threshold: float = THRESHOLD, show_progress: bool = True
 ) -> list[DuplicateGroup]:
     """Return the groups of pictures that show the same, those of the most pictures first.
 
@@ -64,7 +64,7 @@ def find_duplicates(
 
     Args:
         snapshot: of the collection.
-        graph: that proposes neighbours; None to compare all pictures.
+        graphs: that propose neighbours; None to compare all pictures.
         threshold: cosine similarity from which on two show the same; embeddings are rounded, so that copies have 0.999
             and more.
         show_progress: whether to show how far it is.
@@ -81,7 +81,7 @@ def find_duplicates(
     leader = np.full(len(snapshot), -1)
     shown = console(shown=show_progress)
     with Progress("comparing", total=len(order), unit="pictures", console=shown) as bar:
-        for places, neighbours in _near(snapshot, graph, order, threshold):
+        for places, neighbours in _near(snapshot, graphs, order, threshold):
             for place, near in zip(places, neighbours, strict=True):
                 if leader[place] < 0:
                     leader[near[(leader[near] < 0) & is_picture[near]]] = place
@@ -91,15 +91,15 @@ def find_duplicates(
 
 
 def _near(
-    snapshot: Snapshot, graph: NeighbourGraph | None, order: NDArray[np.int64], threshold: float
+    snapshot: Snapshot, graphs: NeighbourGraphs | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Yield pictures in order, each with those that are like it."""
     for start in range(0, len(order), _BLOCK):
         places = order[start : start + _BLOCK]
-        if graph is None:
+        if graphs is None:
             yield places, _compared(snapshot.vectors, places, order[start:], threshold)
         else:
-            found = (graph.nearest(snapshot.vectors[place].astype(np.float32), _MOST_NEIGHBOURS) for place in places)
+            found = (graphs.nearest(snapshot.vectors[place].astype(np.float32), _MOST_NEIGHBOURS) for place in places)
             yield places, [near[scores >= threshold] for near, scores in found]
 
 

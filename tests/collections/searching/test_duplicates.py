@@ -80,9 +80,9 @@ def test_every_picture_is_like_the_largest_of_its_group(collection):
 def test_a_graph_gives_the_same_groups(collection, monkeypatch):
     expected = collection.duplicates(threshold=0.99, show_progress=False)
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
-    neighbours.renew_graph(collection.path, collection.snapshot, show_progress=False)
+    neighbours.renew_graphs(collection.path, collection.snapshot, show_progress=False)
     reader = Collection.open(collection.path)
-    assert reader.graph.num_missing == 0
+    assert reader.graphs.num_missing == 0
     assert reader.duplicates(threshold=0.99, show_progress=False) == expected
 
 

@@ -3,16 +3,20 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from usearch.index import Index
+import torch
 
 from mobileclip.collections.searching import neighbours
-from mobileclip.collections.searching.neighbours import GRAPH, nearest_of, open_graph, renew_graph
+from mobileclip.collections.searching.neighbours import GRAPHS, nearest_of, open_graphs, renew_graphs
 from mobileclip.collections.store.snapshot import Snapshot
 
 
 def snapshot_of(vectors, ids=None):
     ids = np.arange(len(vectors)) if ids is None else ids
     return Snapshot(table=pa.table({"id": ids}), vectors=vectors, ids=ids, num_unreadable=0)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.glob(GRAPHS))
 
 
 @pytest.fixture
@@ -24,6 +28,14 @@ def vectors():
 @pytest.fixture
 def from_200(monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 200)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_the_nearest_come_first_with_their_cosines(vectors, monkeypatch):
@@ -59,74 +71,110 @@ def test_of_equal_ones_the_first_comes_first(vectors):
 
 def test_a_graph_finds_what_comparing_finds(vectors, tmp_path, from_200):
     snapshot = snapshot_of(vectors)
-    renew_graph(tmp_path, snapshot, show_progress=False)
-    graph = open_graph(tmp_path, snapshot)
-    assert graph.num_missing == 0
+    renew_graphs(tmp_path, snapshot, show_progress=False)
+    graphs = open_graphs(tmp_path, snapshot)
+    assert graphs.num_missing == 0
     hits = 0
     for query in vectors[:40].astype(np.float32):
         expected, scores = nearest_of(vectors, None, query, 5)
-        found, found_scores = graph.nearest(query, 5)
+        found, found_scores = graphs.nearest(query, 5)
         hits += len(set(expected) & set(found))
         assert found_scores[0] == scores[0]
     assert hits >= 0.98 * 200
 
 
-def test_a_graph_that_was_made_with_the_cosine_is_used_and_added_to(vectors, tmp_path, from_200):
-    before = Index(ndim=24, metric="cos", dtype="i8")
-    before.add(np.arange(400, dtype=np.uint64), vectors[:400].astype(np.float32))
-    before.save(tmp_path / GRAPH)
-    assert open_graph(tmp_path, snapshot_of(vectors)).num_missing == 200
-    renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
-    graph = open_graph(tmp_path, snapshot_of(vectors))
-    assert graph.num_missing == 0
-    for place in (5, 399, 401, 599):
-        assert graph.nearest(vectors[place].astype(np.float32), 3)[0][0] == place
-
-
-def test_a_graph_that_was_not_finished_is_gone_on_with(vectors, tmp_path, from_200, monkeypatch):
-    monkeypatch.setattr(neighbours, "_ADDED", 100)
-    monkeypatch.setattr(neighbours, "_SECONDS_BETWEEN_WRITES", 0.0)
+def test_graphs_that_were_not_finished_are_gone_on_with(vectors, tmp_path, from_200, monkeypatch):
+    monkeypatch.setattr(neighbours, "_LARGEST", 200)
     wrote, writes = neighbours._write, []
 
-    def killed(index, path):
-        wrote(index, path)
-        writes.append(len(index))
-        if len(index) == 300:
+    def killed(graph, path):
+        if len(writes) == 2:
             raise KeyboardInterrupt
+        wrote(graph, path)
+        writes.append((path.name, len(graph)))
 
     monkeypatch.setattr(neighbours, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
-    graph = open_graph(tmp_path, snapshot_of(vectors))
-    assert graph.num_missing == 300
-    assert graph.nearest(vectors[450].astype(np.float32), 3)[0][0] == 450
-    renew_graph(tmp_path, snapshot_of(vectors), show_progress=False)
-    assert writes[:4] == [100, 200, 300, 400]
-    assert open_graph(tmp_path, snapshot_of(vectors)).num_missing == 0
+        renew_graphs(tmp_path, snapshot_of(vectors[:550]), show_progress=False)
+    graphs = open_graphs(tmp_path, snapshot_of(vectors))
+    assert graphs.num_missing == 200
+    lost = ({*range(3)} - {int(name[11:15]) for name in files(tmp_path)}).pop()
+    place = 200 * lost + 50
+    assert graphs.nearest(vectors[place].astype(np.float32), 3)[0][0] == place
+    monkeypatch.setattr(neighbours, "_write", lambda graph, path: (wrote(graph, path), writes.append(path.name)))
+    renew_graphs(tmp_path, snapshot_of(vectors[:550]), show_progress=False)
+    assert writes[2:] == [f"neighbours-000{lost}.usearch"]
+    # One graph has room for 50 more, and gets them.
+    renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
+    assert len(writes) == 4
+    assert files(tmp_path) == [f"neighbours-000{number}.usearch" for number in range(3)]
+    assert open_graphs(tmp_path, snapshot_of(vectors)).num_missing == 0
+
+
+def test_every_row_of_every_graph_is_found(vectors, tmp_path, from_200, monkeypatch, two_threads):
+    monkeypatch.setattr(neighbours, "_LARGEST", 150)
+    monkeypatch.setattr(neighbours, "_LEAST_CANDIDATES", 64)
+    for attempt in range(10):
+        snapshot = snapshot_of(vectors, np.arange(600) + 1000 * attempt)
+        renew_graphs(tmp_path, snapshot, show_progress=False)
+        graphs = open_graphs(tmp_path, snapshot)
+        found = [graphs.nearest(query, 1)[0][0] for query in vectors.astype(np.float32)]
+        assert found == list(range(600))
+
+
+def test_several_graphs_find_what_comparing_finds(vectors, tmp_path, from_200, monkeypatch):
+    monkeypatch.setattr(neighbours, "_LARGEST", 150)
+    monkeypatch.setattr(neighbours, "_LEAST_CANDIDATES", 40)
+    renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
+    assert len(files(tmp_path)) == 4
+    graphs = open_graphs(tmp_path, snapshot_of(vectors))
+    hits = 0
+    for query in vectors[:40].astype(np.float32):
+        expected, scores = nearest_of(vectors, None, query, 5)
+        found, found_scores = graphs.nearest(query, 5)
+        hits += len(set(expected) & set(found))
+        assert found_scores[0] == scores[0]
+    assert hits >= 0.98 * 200
+
+
+def test_of_several_graphs_a_damaged_one_is_made_anew_alone(vectors, tmp_path, from_200, monkeypatch, caplog):
+    monkeypatch.setattr(neighbours, "_LARGEST", 200)
+    snapshot = snapshot_of(vectors)
+    renew_graphs(tmp_path, snapshot, show_progress=False)
+    kept = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    (tmp_path / "neighbours-0001.usearch").write_bytes(b"no graph")
+    graphs = open_graphs(tmp_path, snapshot)
+    assert graphs.num_missing == 200
+    assert "neighbours-0001.usearch is not used" in caplog.text
+    assert graphs.nearest(vectors[250].astype(np.float32), 3)[0][0] == 250
+    renew_graphs(tmp_path, snapshot, show_progress=False)
+    assert open_graphs(tmp_path, snapshot).num_missing == 0
+    for name in ("neighbours-0000.usearch", "neighbours-0002.usearch"):
+        assert (tmp_path / name).read_bytes() == kept[name]
 
 
 def test_a_graph_knows_what_came_and_what_went_since(vectors, tmp_path, from_200):
-    renew_graph(tmp_path, snapshot_of(vectors[:500]), show_progress=False)
+    renew_graphs(tmp_path, snapshot_of(vectors[:500]), show_progress=False)
     later = snapshot_of(vectors[100:], np.arange(100, 600))
-    graph = open_graph(tmp_path, later)
-    assert graph.num_missing == 100
+    graphs = open_graphs(tmp_path, later)
+    assert graphs.num_missing == 100
     for place in (0, 250, 499):
-        assert graph.nearest(later.vectors[place].astype(np.float32), 3)[0][0] == place
-    gone = graph.nearest(vectors[50].astype(np.float32), 500)[0]
+        assert graphs.nearest(later.vectors[place].astype(np.float32), 3)[0][0] == place
+    gone = graphs.nearest(vectors[50].astype(np.float32), 500)[0]
     assert len(set(gone.tolist())) == 500
-    renew_graph(tmp_path, later, show_progress=False)
-    assert open_graph(tmp_path, later).num_missing == 0
+    renew_graphs(tmp_path, later, show_progress=False)
+    assert open_graphs(tmp_path, later).num_missing == 0
 
 
 def test_few_pictures_need_no_graph_and_a_damaged_one_is_not_used(vectors, tmp_path, from_200, caplog):
     snapshot = snapshot_of(vectors)
-    assert open_graph(tmp_path, snapshot) is None
-    (tmp_path / GRAPH).write_bytes(b"no graph")
-    assert open_graph(tmp_path, snapshot) is None
+    assert open_graphs(tmp_path, snapshot) is None
+    (tmp_path / "neighbours-0000.usearch").write_bytes(b"no graph")
+    assert open_graphs(tmp_path, snapshot) is None
     assert "is not used" in caplog.text
-    renew_graph(tmp_path, snapshot, show_progress=False)
-    assert open_graph(tmp_path, snapshot).num_missing == 0
+    renew_graphs(tmp_path, snapshot, show_progress=False)
+    assert open_graphs(tmp_path, snapshot).num_missing == 0
     few = snapshot_of(vectors[:200])
-    assert open_graph(tmp_path, few) is None
-    renew_graph(tmp_path, few)
-    assert not (tmp_path / GRAPH).exists()
+    assert open_graphs(tmp_path, few) is None
+    renew_graphs(tmp_path, few)
+    assert files(tmp_path) == []
