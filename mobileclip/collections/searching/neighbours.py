@@ -3,8 +3,8 @@
 Graphs are files of usearch beside the segments, and nothing but a cache: they hold rounded embeddings by the ids of
 their rows, propose candidates, and can be made anew at any time. Scores are those of the stored embeddings.
 
-Each graph has some of the rows, and one thread makes it. A graph of all takes longer to make, and finds less where more
-pictures are alike than there are candidates.
+Each graph has some of the rows, and one thread makes it: of very many, a graph of all finds less where more pictures
+are alike than there are candidates.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ EXACT_ROWS = 200_000
 
 # Compared in 32 bits beside those that are wanted: in 16, neighbours may change places.
 _SPARE = 32
-# Candidates of a graph for every answer, and at least; the stored embeddings then say which are the nearest. Of 500,000
-# vectors without any clusters in five graphs, 256 found 98.3 % of the ten nearest, 128 found 95.6 % in 0.6 of the time.
-_CANDIDATES, _LEAST_CANDIDATES = 4, 256
-# The most rows of a graph. With two and a half times as many, searches take as long for as much, and making takes half
-# as long again.
-_LARGEST = 100_000
+# Candidates of a graph for every answer, and at least; the stored embeddings then say which are the nearest. With 512,
+# the ten nearest of 100,000 vectors without any clusters were found in 99.3 % of the cases, with 128 in 94.8 %.
+_CANDIDATES, _LEAST_CANDIDATES = 4, 512
+# The most rows of a graph. Half a million vectors are searched in 2.9 ms in one graph, in 6.6 ms in two, and in 14 ms
+# in five; it takes as long to make one as to make two.
+_LARGEST = 500_000
 _STALE = 0.2
 _ADDED = 4096
 
