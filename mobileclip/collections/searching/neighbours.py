@@ -182,7 +182,7 @@ def _shared_out(new: NDArray[np.int64], held: Mapping[Path, int], folder: Path) 
 
 
 def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, show_progress: bool) -> None:
-    """Add rows to graphs, several of these at once; what is stopped has the graphs that were written."""
+    """Add rows to graphs, several of these at once; whoever is stopped keeps what was added."""
     stop, lock = Event(), Lock()
     total = sum(len(places) for _, places in shares)
     shown = console(shown=show_progress and total > 0)
@@ -206,7 +206,7 @@ def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, show_progress: boo
 
 
 def _fill(path: Path, places: NDArray[np.int64], snapshot: Snapshot, advance: Callable[[int], bool]) -> None:
-    """Add rows to the graph in a file and write it, unless it is stopped."""
+    """Add rows to the graph in a file and write it, with some of them where it is stopped."""
     graph = _opened(path, snapshot) if path.exists() else None
     graph = _empty(snapshot) if graph is None else graph
     for start in range(0, len(places), _ADDED):
@@ -214,7 +214,7 @@ def _fill(path: Path, places: NDArray[np.int64], snapshot: Snapshot, advance: Ca
         # Where several threads add to a graph, some of its rows are never found (issue 735 of unum-cloud/usearch).
         graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
         if not advance(len(some)):
-            return
+            break
     _write(graph, path)
 
 

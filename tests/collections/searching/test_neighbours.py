@@ -1,5 +1,8 @@
 """The nearest of many embeddings: all compared, or proposed by a graph."""
 
+import time
+from concurrent.futures import Future
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -108,6 +111,24 @@ def test_graphs_that_were_not_finished_are_gone_on_with(vectors, tmp_path, from_
     renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
     assert len(writes) == 4
     assert files(tmp_path) == [f"neighbours-000{number}.usearch" for number in range(3)]
+    assert open_graphs(tmp_path, snapshot_of(vectors)).num_missing == 0
+
+
+def test_who_is_stopped_keeps_what_was_added(vectors, tmp_path, from_200, monkeypatch, two_threads):
+    monkeypatch.setattr(neighbours, "_LARGEST", 400)
+    monkeypatch.setattr(neighbours, "_ADDED", 50)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(neighbours.Progress, "advance", lambda *_: time.sleep(0.02))
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 200)
+    assert 0 < open_graphs(tmp_path, snapshot_of(vectors)).num_missing < 600
+    renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
     assert open_graphs(tmp_path, snapshot_of(vectors)).num_missing == 0
 
 
