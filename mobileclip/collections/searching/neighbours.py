@@ -113,8 +113,7 @@ class NeighbourGraphs:
         wanted = max(_CANDIDATES * k, _LEAST_CANDIDATES)
         found = [graph.search(query, min(wanted, len(graph))) for graph in self._graphs]
         ids = np.concatenate([matches.keys for matches in found]).astype(np.int64)
-        if len(found) > 1:
-            ids = ids[np.argsort(np.concatenate([matches.distances for matches in found]), kind="stable")[:wanted]]
+        ids = ids[np.argsort(np.concatenate([matches.distances for matches in found]), kind="stable")[:wanted]]
         places = np.searchsorted(self._snapshot.ids, ids)
         places = places[places < len(self._snapshot)]
         # Rows that were removed since are in the graphs still.
@@ -153,12 +152,13 @@ def renew_graphs(folder: Path, snapshot: Snapshot, *, show_progress: bool = True
         _remove(_files(folder))
         return
     try:
-        opened = ((file, _opened(file, snapshot)) for file in _files(folder))
+        files = _files(folder)
+        opened = ((file, _opened(file, snapshot)) for file in files)
         held = {file: _ids([graph]) for file, graph in opened if graph is not None}
         known = np.concatenate([np.empty(0, np.int64), *held.values()])
         if np.count_nonzero(~np.isin(known, snapshot.ids)) > _STALE * len(snapshot):
             held, known = {}, known[:0]
-        _remove(file for file in _files(folder) if file not in held)
+        _remove(file for file in files if file not in held)
         new = np.flatnonzero(~np.isin(snapshot.ids, known))
         shares = _shared_out(new, {file: len(ids) for file, ids in held.items()}, folder)
         _fill_all(shares, snapshot, show_progress=show_progress)
@@ -211,7 +211,7 @@ def _fill(path: Path, places: NDArray[np.int64], snapshot: Snapshot, advance: Ca
     graph = _empty(snapshot) if graph is None else graph
     for start in range(0, len(places), _ADDED):
         some = places[start : start + _ADDED]
-        # Where several threads add to a graph, some of its rows are never found (issue 735 of unum-cloud/usearch).
+        # Where several threads add to a graph of usearch, some of its rows are never found, which is known there.
         graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
         if not advance(len(some)):
             break

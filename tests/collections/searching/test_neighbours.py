@@ -22,6 +22,16 @@ def files(folder):
     return sorted(path.name for path in folder.glob(GRAPHS))
 
 
+def assert_found_as_by_comparing(graphs, vectors):
+    hits = 0
+    for query in vectors[:40].astype(np.float32):
+        expected, scores = nearest_of(vectors, None, query, 5)
+        found, found_scores = graphs.nearest(query, 5)
+        hits += len(set(expected) & set(found))
+        assert found_scores[0] == scores[0]
+    assert hits >= 0.98 * 200
+
+
 @pytest.fixture
 def vectors():
     rows = np.random.default_rng(0).normal(size=(600, 24)).astype(np.float32)
@@ -77,13 +87,7 @@ def test_a_graph_finds_what_comparing_finds(vectors, tmp_path, from_200):
     renew_graphs(tmp_path, snapshot, show_progress=False)
     graphs = open_graphs(tmp_path, snapshot)
     assert graphs.num_missing == 0
-    hits = 0
-    for query in vectors[:40].astype(np.float32):
-        expected, scores = nearest_of(vectors, None, query, 5)
-        found, found_scores = graphs.nearest(query, 5)
-        hits += len(set(expected) & set(found))
-        assert found_scores[0] == scores[0]
-    assert hits >= 0.98 * 200
+    assert_found_as_by_comparing(graphs, vectors)
 
 
 def test_graphs_that_were_not_finished_are_gone_on_with(vectors, tmp_path, from_200, monkeypatch):
@@ -149,13 +153,7 @@ def test_several_graphs_find_what_comparing_finds(vectors, tmp_path, from_200, m
     renew_graphs(tmp_path, snapshot_of(vectors), show_progress=False)
     assert len(files(tmp_path)) == 4
     graphs = open_graphs(tmp_path, snapshot_of(vectors))
-    hits = 0
-    for query in vectors[:40].astype(np.float32):
-        expected, scores = nearest_of(vectors, None, query, 5)
-        found, found_scores = graphs.nearest(query, 5)
-        hits += len(set(expected) & set(found))
-        assert found_scores[0] == scores[0]
-    assert hits >= 0.98 * 200
+    assert_found_as_by_comparing(graphs, vectors)
 
 
 def test_of_several_graphs_a_damaged_one_is_made_anew_alone(vectors, tmp_path, from_200, monkeypatch, caplog):
