@@ -7,37 +7,25 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from mobileclip import storage
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import update
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
-from mobileclip.collections.searching.filtering import Condition, parse_condition
-from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
-from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of, open_graphs, renew_graphs
+from mobileclip.collections.searching.filtering import Condition
+from mobileclip.collections.searching.matches import Match, match_of
+from mobileclip.collections.searching.neighbours import NeighbourGraphs, open_graphs, renew_graphs
+from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
 from mobileclip.collections.store.manifest import Manifest, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.viewing import web_file
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import LIMITS
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
-
-Vector = NDArray[np.float32]
-
-# What is not wanted turns a query away from it, by less than what is wanted turns it there.
-_AWAY = 0.5
-# Times as many are looked for when frames of few videos fill the first places.
-_MORE = 8
 
 
 class Collection:
@@ -283,7 +271,7 @@ class Collection:
         self,
         text: str | Sequence[str] = (),
         *,
-        image: str | Path | bytes | Sequence[str | Path | bytes] = (),
+        image: Picture | Sequence[Picture] = (),
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
         where: Sequence[Condition | str] = (),
@@ -309,25 +297,14 @@ class Collection:
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        images: list[str | bytes] = [one if isinstance(one, bytes) else str(one) for one in _several(image)]
-        texts, unwanted = ([str(one) for one in _several(given)] for given in (text, without))
-        query = self._query(texts, images, like, unwanted)
-        snapshot, places = self.snapshot, None
-        for condition in where:
-            parsed = parse_condition(condition) if isinstance(condition, str) else condition
-            mask = parsed.mask(snapshot.table)
-            places = np.flatnonzero(mask) if places is None else places[mask[places]]
-        wanted = k
-        while True:
-            if places is None and self.graphs is not None:
-                found, scores = self.graphs.nearest(query, wanted)
-            else:
-                found, scores = nearest_of(snapshot.vectors, places, query, wanted)
-            chosen = range(len(found)) if all_frames else first_of_videos(snapshot, found)
-            if len(chosen) >= k or len(found) < wanted:
-                break
-            wanted *= _MORE
-        return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
+        query = direction_of(
+            lambda: self.clip,
+            texts=[str(one) for one in _several(text)],
+            pictures=_several(image),
+            known=[self.snapshot.vectors[self.snapshot.place(one)].astype(np.float32) for one in like],
+            without=[str(one) for one in _several(without)],
+        )
+        return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> list[DuplicateGroup]:
         """Return the groups of pictures that show the same; see `find_duplicates`.
@@ -365,30 +342,6 @@ class Collection:
         write_embeddings(Path(output), embeddings, overwrite=overwrite)
         return len(names)
 
-    def _query(
-        self, texts: Sequence[str], images: Sequence[str | bytes], like: Sequence[int], unwanted: Sequence[str]
-    ) -> Vector:
-        if not any(text.strip() for text in texts) and not images and not like:
-            raise ValueError("there is nothing to search for; give a text, or a picture")
-        known = (self.snapshot.vectors[self.snapshot.place(one)].astype(np.float32) for one in like)
-        wanted = [*self._texts(texts), *map(self._image, images), *known]
-        query = np.mean(wanted, axis=0)
-        if unwanted:
-            query = query - _AWAY * np.mean(self._texts(unwanted), axis=0)
-        unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
-        return unit
 
-    def _texts(self, texts: Sequence[str]) -> list[Vector]:
-        return list(self.clip.encode_text(list(texts)).numpy()) if texts else []
-
-    def _image(self, image: str | bytes) -> Vector:
-        """Return the embedding of a picture, which is read as those of the index are."""
-        name = "the picture" if isinstance(image, bytes) else f"image {image!r}"
-        data = image if isinstance(image, bytes) else read_image_file(storage.local_path(image), LIMITS, name)
-        pixels = read_tower_image(data, self.clip.transform, reduced=True, name=name).pixels
-        embedding: Vector = self.clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
-        return embedding
-
-
-def _several(given: str | Path | bytes | Sequence[str | Path | bytes]) -> Sequence[str | Path | bytes]:
+def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given

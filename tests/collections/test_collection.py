@@ -14,9 +14,9 @@ from pillow_heif import from_pillow
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource, collection
+from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
 from mobileclip.collections.reading import reader
-from mobileclip.collections.searching import neighbours
+from mobileclip.collections.searching import neighbours, queries
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.collections.store.store import Store
 from mobileclip.data.images.files import describe_left_out
@@ -329,7 +329,7 @@ def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, mo
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
     add(index, photos)
     assert (index.path / "neighbours-0000.usearch").is_file()
-    monkeypatch.setattr(collection, "nearest_of", lambda *_: pytest.fail("all were compared"))
+    monkeypatch.setattr(queries, "nearest_of", lambda *_: pytest.fail("all were compared"))
     reader = Collection.open(index.path)
     assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
 

@@ -1,0 +1,113 @@
+"""What is asked for as one direction, and the pictures that are nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.searching.filtering import Condition, parse_condition
+from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
+from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of
+from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.data.images.opening import read_image_file
+from mobileclip.data.images.reading import read_tower_image
+from mobileclip.data.images.transform import LIMITS
+from mobileclip.inference.zero_shot import ImageTextModel
+
+Vector = NDArray[np.float32]
+Picture = str | Path | bytes
+
+# What is not wanted turns a query away from it, by less than what is wanted turns it there.
+_AWAY = 0.5
+# Times as many are looked for when frames of few videos fill the first places.
+_MORE = 8
+
+
+def direction_of(
+    clip: Callable[[], ImageTextModel],
+    *,
+    texts: Sequence[str],
+    pictures: Sequence[Picture],
+    known: Sequence[Vector],
+    without: Sequence[str],
+) -> Vector:
+    """Return the direction between all that is wanted, turned away from what is not.
+
+    Shape:
+        (dim,), of length 1.
+
+    Args:
+        clip: gives the model of the index, which embeddings alone need not wait for.
+        texts: what pictures show.
+        pictures: what they are like: paths, or the bytes of files.
+        known: embeddings of what they are like, of shape (dim,).
+        without: what they do not show.
+
+    Raises:
+        ValueError: if nothing is wanted.
+        ImageError: if a picture cannot be read.
+    """
+    if not any(text.strip() for text in texts) and not pictures and not known:
+        raise ValueError("there is nothing to search for; give a text, or a picture")
+    wanted = [*_of_texts(clip, texts), *(_of_picture(clip(), one) for one in pictures), *known]
+    query = np.mean(wanted, axis=0)
+    if without:
+        query = query - _AWAY * np.mean(_of_texts(clip, without), axis=0)
+    unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
+    return unit
+
+
+def nearest_matches(
+    snapshot: Snapshot,
+    graphs: NeighbourGraphs | None,
+    query: Vector,
+    k: int,
+    *,
+    where: Sequence[Condition | str],
+    all_frames: bool,
+) -> list[Match]:
+    """Return the pictures that are nearest to a direction, the nearest first.
+
+    Args:
+        snapshot: what the index holds.
+        graphs: what proposes neighbours; None where all are compared, as they are where there are conditions.
+        query: the direction, of shape (dim,).
+        k: how many, at most.
+        where: what is known of them; all of it holds.
+        all_frames: whether a video may be found by several of its frames.
+
+    Raises:
+        ValueError: if a condition is none.
+    """
+    places = None
+    for condition in where:
+        mask = (parse_condition(condition) if isinstance(condition, str) else condition).mask(snapshot.table)
+        places = np.flatnonzero(mask) if places is None else places[mask[places]]
+    wanted = k
+    while True:
+        if places is None and graphs is not None:
+            found, scores = graphs.nearest(query, wanted)
+        else:
+            found, scores = nearest_of(snapshot.vectors, places, query, wanted)
+        chosen = range(len(found)) if all_frames else first_of_videos(snapshot, found)
+        if len(chosen) >= k or len(found) < wanted:
+            return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
+        wanted *= _MORE
+
+
+def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:
+    return list(clip().encode_text(list(texts)).numpy()) if texts else []
+
+
+def _of_picture(clip: ImageTextModel, picture: Picture) -> Vector:
+    """Return the embedding of a picture, which is read as those of the index are."""
+    name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
+    data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
+    pixels = read_tower_image(data, clip.transform, reduced=True, name=name).pixels
+    embedding: Vector = clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
+    return embedding
