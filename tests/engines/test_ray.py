@@ -24,6 +24,7 @@ def run(engine, folder, names, *, listener=None, **choices):
     return listener
 
 
+@pytest.mark.slow
 def test_join_writes_what_one_process_writes(ray_cluster, tmp_path):
     data = Data(tmp_path)
     alone = data.join()
@@ -54,6 +55,7 @@ def contents_of(output) -> dict[str, bytes]:
     return {name: content for name, content in files_of(output).items() if name != "join.json"}
 
 
+@pytest.mark.slow
 def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray_cluster, tmp_path):
     names = [str(number) for number in range(40)]
     with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
@@ -137,6 +139,7 @@ def test_five_thousand_units_end_alike_on_every_engine(ray_cluster, tmp_path):
         assert all(count == (3 if unit in killing else 1) for unit, count in tries.items()), name
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_its_actor_is_set_aside_and_a_machine_that_goes_costs_no_unit(ray_cluster, tmp_path):
     """This test comes last: the machine stays away."""
     (second,) = ray_cluster.worker_nodes
