@@ -25,6 +25,9 @@ THRESHOLD = 0.95
 _BLOCK = 2048
 # Of a picture that stands there a million times, so many copies are found by each.
 _MOST_NEIGHBOURS = 64
+# Candidates of each graph. Among a million vectors, copies with a cosine of 0.96 were all found with 256, 99.6 % with
+# 128 and 96 % with 64.
+_CANDIDATES = 256
 # Pictures are compared for sharpness at one size, at which a blurred one still differs.
 _SHARPNESS_SIDE = 768
 
@@ -99,7 +102,8 @@ def _near(
         if graphs is None:
             yield places, _compared(snapshot.vectors, places, order[start:], threshold)
         else:
-            found = (graphs.nearest(snapshot.vectors[place].astype(np.float32), _MOST_NEIGHBOURS) for place in places)
+            queries = snapshot.vectors[places].astype(np.float32)
+            found = graphs.nearest_to_each(queries, _MOST_NEIGHBOURS, num_candidates=_CANDIDATES)
             yield places, [near[scores >= threshold] for near, scores in found]
 
 

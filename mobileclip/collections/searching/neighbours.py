@@ -110,10 +110,32 @@ class NeighbourGraphs:
             query: of unit length.
             k: how many.
         """
-        wanted = max(_CANDIDATES * k, _LEAST_CANDIDATES)
-        found = [graph.search(query, min(wanted, len(graph))) for graph in self._graphs]
-        ids = np.concatenate([matches.keys for matches in found]).astype(np.int64)
-        ids = ids[np.argsort(np.concatenate([matches.distances for matches in found]), kind="stable")[:wanted]]
+        return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, _LEAST_CANDIDATES))[0]
+
+    def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
+        """Return the nearest embeddings of several queries, which are looked for in as many threads as PyTorch has.
+
+        Shape:
+            queries: (queries, dim).
+
+        Args:
+            queries: of unit length.
+            k: how many for each.
+            num_candidates: how many the graphs propose for each; with more, less is missed, and it takes longer.
+        """
+        found = [
+            graph.search(queries, min(num_candidates, len(graph)), threads=torch.get_num_threads())
+            for graph in self._graphs
+        ]
+        # Of one query, usearch gives rows. Places that it has nothing for are at the greatest distance.
+        ids = np.concatenate([np.atleast_2d(one.keys) for one in found], axis=1).astype(np.int64)
+        distances = np.concatenate([np.atleast_2d(one.distances) for one in found], axis=1)
+        nearest_first = np.argsort(distances, axis=1, kind="stable")[:, :num_candidates]
+        chosen = np.take_along_axis(ids, nearest_first, axis=1)
+        return [self._best(row, query, k) for row, query in zip(chosen, queries, strict=True)]
+
+    def _best(self, ids: NDArray[np.int64], query: NDArray[np.float32], k: int) -> Found:
+        """Return the nearest among the candidates that graphs propose, and what is in no graph."""
         places = np.searchsorted(self._snapshot.ids, ids)
         places = places[places < len(self._snapshot)]
         # Rows that were removed since are in the graphs still.

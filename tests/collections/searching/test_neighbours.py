@@ -156,6 +156,19 @@ def test_several_graphs_find_what_comparing_finds(vectors, tmp_path, from_200, m
     assert_found_as_by_comparing(graphs, vectors)
 
 
+def test_several_queries_at_once_find_what_each_finds_alone(vectors, tmp_path, from_200, monkeypatch):
+    monkeypatch.setattr(neighbours, "_LARGEST", 250)
+    monkeypatch.setattr(neighbours, "_LEAST_CANDIDATES", 120)
+    renew_graphs(tmp_path, snapshot_of(vectors[:580]), show_progress=False)
+    # The last graph has fewer rows than there are candidates, and 20 rows are in none.
+    graphs = open_graphs(tmp_path, snapshot_of(vectors))
+    queries = vectors[560:].astype(np.float32)
+    for query, (places, scores) in zip(queries, graphs.nearest_to_each(queries, 5, num_candidates=120), strict=True):
+        expected, expected_scores = graphs.nearest(query, 5)
+        assert places.tolist() == expected.tolist()
+        assert scores.tolist() == expected_scores.tolist()
+
+
 def test_of_several_graphs_a_damaged_one_is_made_anew_alone(vectors, tmp_path, from_200, monkeypatch, caplog):
     monkeypatch.setattr(neighbours, "_LARGEST", 200)
     snapshot = snapshot_of(vectors)
