@@ -41,7 +41,7 @@ from mobileclip.progress import track
 from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
-from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.objectives.objective import ImageTextObjective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.spec import COMPILED, Compile
 

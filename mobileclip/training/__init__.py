@@ -3,18 +3,18 @@
 What takes steps, keeps them and goes on belongs here; losses belong in `losses`, command lines in `recipes`.
 """
 
-from mobileclip.training.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.loop import TrainingResult, train
-from mobileclip.training.metrics import MetricLog, last_metrics, read_metrics
-from mobileclip.training.objective import ImageTextObjective, Objective, build_objective
+from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
+from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
+from mobileclip.training.objectives.selection import SelectionSpec
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
-from mobileclip.training.plots import plot_curves
+from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
+from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
-from mobileclip.training.selection import SelectionSpec
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [

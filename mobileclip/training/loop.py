@@ -20,16 +20,16 @@ from mobileclip.losses import DistillingLossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
-from mobileclip.training.checkpoint import CheckpointFolder, RunState
+from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
+from mobileclip.training.checkpoints.writing import BackgroundWriter
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.feeding import Feed
-from mobileclip.training.metrics import MetricLog
-from mobileclip.training.objective import Objective, build_objective
+from mobileclip.training.objectives.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
+from mobileclip.training.records.metrics import MetricLog
+from mobileclip.training.records.skipped import FOLDER, SkippedFolder
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
-from mobileclip.training.skipped import FOLDER, SkippedFolder
-from mobileclip.training.writing import BackgroundWriter
 
 if TYPE_CHECKING:
     from rich.console import Console

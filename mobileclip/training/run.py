@@ -19,9 +19,9 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.terminal.interruption import postponed
-from mobileclip.training.classification import CrossEntropySpec
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import train
+from mobileclip.training.objectives.classification import CrossEntropySpec
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
 

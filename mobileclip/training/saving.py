@@ -14,12 +14,12 @@ from mobileclip.training.finetuning.lora import merged
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource
-    from mobileclip.training.checkpoint import CheckpointFolder, RunState
+    from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
+    from mobileclip.training.checkpoints.writing import BackgroundWriter
     from mobileclip.training.distributed import World
-    from mobileclip.training.metrics import MetricLog
-    from mobileclip.training.skipped import SkippedFolder
+    from mobileclip.training.records.metrics import MetricLog
+    from mobileclip.training.records.skipped import SkippedFolder
     from mobileclip.training.spec import TrainingSpec
-    from mobileclip.training.writing import BackgroundWriter
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""

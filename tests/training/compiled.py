@@ -6,7 +6,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mobileclip.training import World, connected
-from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.objectives.objective import ImageTextObjective
 from tests.training.runs import new_model, share_of, training_spec
 from tests.training.test_objective import relative_error
 

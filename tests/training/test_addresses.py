@@ -13,8 +13,8 @@ from safetensors.torch import load
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
-from mobileclip.training.comparison import compare_runs
-from mobileclip.training.state_file import digest
+from mobileclip.training.checkpoints.state_file import digest
+from mobileclip.training.records.comparison import compare_runs
 from tests.stores import s3_server
 from tests.training.program import descendants, environment_of, kill_all, run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, new_model, training_spec

@@ -242,7 +242,7 @@ def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
         saved.append((step, Clock.monotonic()))
 
     monkeypatch.setattr("mobileclip.training.saving.time", Clock)
-    monkeypatch.setattr("mobileclip.training.checkpoint.RunState.snapshot", snapshot)
+    monkeypatch.setattr("mobileclip.training.checkpoints.checkpoint.RunState.snapshot", snapshot)
     spec = training_spec(16, checkpoint_every_steps=100)
     assert spec.checkpoint_every_minutes == 10
     spec = attrs.evolve(spec, checkpoint_every_minutes=0.2 / 60)

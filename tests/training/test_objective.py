@@ -14,7 +14,7 @@ from mobileclip.encoders import TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import World, decay_groups
 from mobileclip.training.cpu import quicken
-from mobileclip.training.objective import ImageTextObjective
+from mobileclip.training.objectives.objective import ImageTextObjective
 from mobileclip.training.spec import COMPILED
 from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec
 

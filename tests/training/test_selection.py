@@ -16,8 +16,8 @@ from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.losses.formulas import similarity_logits
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import SelectionSpec, TrainingSpec, World, read_metrics, train
-from mobileclip.training.objective import ImageTextObjective
-from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
+from mobileclip.training.objectives.objective import ImageTextObjective
+from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
 from tests.training.runs import TEACHER_DIMS, Batches, KilledError, batch_of, new_model, training_spec
 
 HALF = SelectionSpec(share=0.5, num_chunks=2)

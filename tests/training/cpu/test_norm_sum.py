@@ -17,7 +17,7 @@ from mobileclip.blocks import (
 )
 from mobileclip.training.cpu import quick, quicken
 from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
-from mobileclip.training.recompute import recomputed
+from mobileclip.training.objectives.recompute import recomputed
 from tests.blocks.filling import filled, noise
 
 BLOCKS = {

@@ -19,8 +19,8 @@ from mobileclip.losses import LossSpec, LossTerms
 from mobileclip.losses.specs import PairLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
-from mobileclip.training.recompute import recompute, recomputed
-from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
+from mobileclip.training.objectives.recompute import recompute, recomputed
+from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import RangeAugment

@@ -13,7 +13,7 @@ from mobileclip.data import Batch, LabelledBatch, MixingSpec
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, losses
 from mobileclip.strict import strict
-from mobileclip.training.objective import Objective, Rows, build_objective, wide, with_mean
+from mobileclip.training.objectives.objective import Objective, Rows, build_objective, wide, with_mean
 
 if TYPE_CHECKING:
     from mobileclip.data.augmentation.mixing import Mixture

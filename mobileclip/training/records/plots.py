@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mobileclip import storage
 from mobileclip.extras import needed
-from mobileclip.training.metrics import read_metrics
+from mobileclip.training.records.metrics import read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

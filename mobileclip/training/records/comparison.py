@@ -11,7 +11,7 @@ import attrs
 
 from mobileclip.storage import AnyPath, join, read_if_there
 from mobileclip.strict import parse_json
-from mobileclip.training.metrics import read_metrics
+from mobileclip.training.records.metrics import read_metrics
 
 SEEDS = ("training.seed", "data.seed")
 # Of a step's batch, these say how it went and not how good the model is; the curves show them.

@@ -21,14 +21,14 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 from mobileclip.terminal import get_logger
+from mobileclip.training.checkpoints.state_file import DIGEST, FORMAT, DamagedError, StateFile, digest, mark, read_state
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.state_file import DIGEST, FORMAT, DamagedError, StateFile, digest, mark, read_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mobileclip.training.objective import Objective
+    from mobileclip.training.objectives.objective import Objective
     from mobileclip.training.spec import TrainingSpec
 
 logger = get_logger(__name__)
