@@ -12,11 +12,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
-from tyro.conf import arg
 
+from mobileclip.terminal.flags import told, told_of_specs
 from mobileclip.terminal.printing import say
 
 T = TypeVar("T")
@@ -41,9 +41,17 @@ def parse(target: Callable[..., T], arguments: Sequence[str] | None = None, *, d
         SystemExit: with 0 after `--help`, 2 if the command line is wrong.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    choices.setdefault("prog", _program())
     describe(description, given)
-    parsed: T = tyro.cli(target, args=given, description="", **choices)
+    with told_of_specs():
+        parsed: T = tyro.cli(target, args=given, description="", **choices)
     return parsed
+
+
+def _program() -> str:
+    """Return what was typed to start this process, which for `python -m` is not the path that Python made of it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def describe(description: str, arguments: Sequence[str]) -> None:
@@ -105,6 +113,5 @@ def readable(command: Callable[..., T]) -> Callable[..., T]:
     called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
     called.__annotations__ = get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
-        if parameter.default in (None, (), inspect.Parameter.empty):
-            called.__annotations__[name] = Annotated[called.__annotations__[name], arg(help_behavior_hint="")]
+        called.__annotations__[name] = told(called.__annotations__[name], parameter.default)
     return called

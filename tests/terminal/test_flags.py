@@ -1,0 +1,107 @@
+"""What the help says of a flag's values, and that it is read as before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import attrs
+import pytest
+
+from mobileclip.terminal.help import parse
+
+
+@attrs.frozen(kw_only=True)
+class Oven:
+    """The choices of an oven.
+
+    Args:
+        degrees: how hot it is.
+    """
+
+    degrees: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Cake:
+    """The choices of a cake.
+
+    Args:
+        layers: how many; none for one by itself.
+        sugar: in grams; None for another sweetness.
+        fruits: what is in it.
+        letters: on top.
+        recipe: a file.
+        kind: which.
+        warm: whether it is eaten warm.
+        glazed: whether it shines.
+        oven: where it is baked.
+    """
+
+    layers: int | None = None
+    sugar: float | None = 80.0
+    fruits: tuple[str, ...] = ()
+    letters: str = ""
+    recipe: Path | None = None
+    kind: Literal["round", "square"] = "round"
+    warm: bool = False
+    glazed: bool = True
+    oven: Oven = attrs.field(factory=Oven)
+
+
+@pytest.fixture
+def helped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse(Cake, ["--help"], description="Bakes.")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--layers INT",
+        "--sugar FLOAT|None",
+        "--fruits STR...",
+        "--letters STR",
+        "--recipe PATH",
+        "--kind {round,square}",
+        "--oven.degrees FLOAT",
+    ],
+)
+def test_what_goes_behind_a_flag_is_a_word(helped, flag):
+    assert flag in [" ".join(line.strip("│ ").split("  ")[0].split()) for line in helped.splitlines()]
+
+
+def test_a_default_is_told_where_it_is_anything(helped):
+    told = " ".join(helped.replace("│", " ").split())
+    assert told.count("(default: ") == 3
+    for said in ("(default: 80.0)", "(default: round)", "(default: True)"):
+        assert said in told
+
+
+def test_flags_are_read_as_ever():
+    assert parse(Cake, [], description="") == Cake()
+    given = ["--layers", "3", "--sugar", "None", "--fruits", "plum", "pear", "--warm", "--oven.degrees", "180"]
+    expected = Cake(layers=3, sugar=None, fruits=("plum", "pear"), warm=True, oven=Oven(degrees=180.0))
+    assert parse(Cake, given, description="") == expected
+    known = Cake(recipe=Path("a.txt"), oven=Oven(degrees=90.0))
+    assert parse(Cake, ["--letters", "hello"], description="", default=known) == attrs.evolve(known, letters="hello")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (None, "usage: recipes/bake.py ["),
+        (SimpleNamespace(name="kitchen.bake"), "usage: python -m kitchen.bake ["),
+        (SimpleNamespace(name="kitchen.__main__"), "usage: python -m kitchen ["),
+    ],
+)
+def test_the_usage_has_what_was_typed(capsys, monkeypatch, spec, said):
+    monkeypatch.setattr(sys, "argv", ["recipes/bake.py"])
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=spec))
+    with pytest.raises(SystemExit):
+        parse(Cake, ["--help"], description="")
+    assert said in capsys.readouterr().out
