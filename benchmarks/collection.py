@@ -77,7 +77,9 @@ def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
     """Write JPEGs that are cut from photographs, enlarged, and given the grain of a camera."""
     draw = np.random.default_rng(spec.seed)
     sources = sorted(
-        str(path) for path in (files("mobileclip.inference") / "pictures").iterdir() if path.name.endswith("jpg")
+        str(path)
+        for path in (files("mobileclip.inference.comparison") / "pictures").iterdir()
+        if path.name.endswith("jpg")
     )
     size = (spec.width, spec.width * 3 // 4)
     paths = []

@@ -32,7 +32,7 @@ from mobileclip.export import (
     read_report,
 )
 from mobileclip.inference import processor
-from mobileclip.inference.measuring import times_in_turn
+from mobileclip.inference.comparison.measuring import times_in_turn
 from mobileclip.storage import printable
 
 RANDOM = "random:"

@@ -20,7 +20,7 @@ from benchmarks.latency.spec import LatencyBenchSpec
 from benchmarks.latency.ways import Case, Latency, Side, sides
 from benchmarks.rivals import PUBLISHED, example, randomize, rivals
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.inference.measuring import largest_error, median_ratio, orders, smallest_cosine, turn
+from mobileclip.inference.comparison.measuring import largest_error, median_ratio, orders, smallest_cosine, turn
 
 _SHORT_CAPTION = 10
 _FEWEST_ROUNDS = 5

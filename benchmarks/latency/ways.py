@@ -16,7 +16,7 @@ from benchmarks.rivals import Size, Tower
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import optimize_tower, prepared_tower
-from mobileclip.inference.optimizing import ENGINES
+from mobileclip.inference.optimization.optimizing import ENGINES
 from mobileclip.reparam import reparameterize
 
 Way = Literal[

@@ -12,7 +12,7 @@ from mobileclip.export.running import load_export
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.verify import verify_export
-from mobileclip.inference.samples import Samples, bundled_samples
+from mobileclip.inference.comparison.samples import Samples, bundled_samples
 
 __all__ = [
     "Contract",

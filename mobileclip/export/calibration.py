@@ -8,8 +8,8 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export.graph import input_of
 from mobileclip.export.measured import as_taken
 from mobileclip.export.spec import Preprocess
-from mobileclip.inference.calibration import NUM_CROPS, calibration_crops
-from mobileclip.inference.samples import Samples
+from mobileclip.inference.comparison.calibration import NUM_CROPS, calibration_crops
+from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
 
 

@@ -25,9 +25,9 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import require_able
 from mobileclip.export.verify import report_of_none, report_on
 from mobileclip.export.working_folder import working_folder
+from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.loading import holds_weights
-from mobileclip.inference.samples import Samples, bundled_samples
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mobileclip.export.weights import rounded_to
 from mobileclip.hardware.precision import WEIGHT_PRECISIONS, Precision
-from mobileclip.inference.layers import is_grouped, weighted_layers
+from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max

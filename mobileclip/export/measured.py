@@ -20,7 +20,7 @@ from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_nam
 from mobileclip.export.graph import TowerExport, input_of
 from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.spec import Tower
-from mobileclip.inference.samples import Samples
+from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import Tower
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.measuring import LEAST_AGREEMENT, LEAST_COSINE, first_results
+from mobileclip.inference.comparison.measuring import LEAST_AGREEMENT, LEAST_COSINE, first_results
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.layers import is_grouped
+from mobileclip.inference.optimization.layers import is_grouped
 
 Bits = Literal[8, 4]
 BLOCK = 32

@@ -4,9 +4,15 @@ What uses a model as it is belongs here; what trains, evaluates or exports one d
 """
 
 from mobileclip.inference.forms import by_length, prepared, prepared_tower
-from mobileclip.inference.optimizing import OptimizedDualEncoder, optimize, optimize_images, optimize_tower, processor
-from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
-from mobileclip.inference.towers import Engine, Form, OptimizedTower
+from mobileclip.inference.optimization.optimizing import (
+    OptimizedDualEncoder,
+    optimize,
+    optimize_images,
+    optimize_tower,
+    processor,
+)
+from mobileclip.inference.optimization.report import OptimizationReport, TowerReport, Trial
+from mobileclip.inference.optimization.towers import Engine, Form, OptimizedTower
 
 __all__ = [
     "Engine",

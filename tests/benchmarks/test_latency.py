@@ -30,7 +30,7 @@ from benchmarks.latency.exported import exported
 from benchmarks.latency.plot import accuracies
 from mobileclip.encoders import specs
 from mobileclip.evaluation.report.figures import LIGHT, to_png
-from mobileclip.inference.measuring import largest_error
+from mobileclip.inference.comparison.measuring import largest_error
 from mobileclip.reparam import reparameterize
 from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
 

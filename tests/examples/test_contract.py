@@ -144,7 +144,7 @@ def test_only_the_librarys_formats_are_opened(contract, tmp_path):
 
 def test_constants_are_the_librarys(contract):
     from mobileclip.export import contract as written
-    from mobileclip.inference.measuring import LEAST_COSINE
+    from mobileclip.inference.comparison.measuring import LEAST_COSINE
 
     assert contract.LEAST_COSINE == LEAST_COSINE
     assert contract.FORMAT_VERSION == written.FORMAT_VERSION

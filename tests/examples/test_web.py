@@ -17,7 +17,7 @@ from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
-from mobileclip.inference.measuring import LEAST_COSINE
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.tensor_files import file_sha256
 from tests.browser import CHROMIUM, open_page
 from tests.examples.running import write_pictures

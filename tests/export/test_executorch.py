@@ -28,9 +28,9 @@ from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.export.targets.executorch.pte import read_pte
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.measuring import LEAST_COSINE
+from mobileclip.inference.optimization.layers import weighted_layers
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from tests.export.models import MCI, PIXELS, SHALLOW, TOKENS, pixels, seeing

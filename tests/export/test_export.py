@@ -20,7 +20,7 @@ from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
-from mobileclip.inference.layers import weighted_layers
+from mobileclip.inference.optimization.layers import weighted_layers
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files.weights import weights_sha256
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels

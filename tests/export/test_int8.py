@@ -17,7 +17,7 @@ from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.targets import targets
-from mobileclip.inference.layers import weighted_layers
+from mobileclip.inference.optimization.layers import weighted_layers
 from tests.export.models import PIXELS, SHALLOW, TOKENS, TRANSFORMERS, few_samples, int8_export, pixels, seeing
 
 tower_export = partial(int8_export, target="onnx", every=12)

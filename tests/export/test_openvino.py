@@ -16,7 +16,7 @@ from mobileclip.export.fallback import fallbacks
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.openvino_quiet import import_quietly
+from mobileclip.inference.optimization.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels, unusual
 

@@ -12,8 +12,8 @@ import pytest
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.targets import targets
-from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.openvino_quiet import import_quietly
+from mobileclip.inference.optimization.layers import weighted_layers
+from mobileclip.inference.optimization.openvino_quiet import import_quietly
 from tests.export.models import few_samples, int8_export
 
 pytestmark = pytest.mark.slow  # half a minute; that of ONNX, whose layers are chosen alike, runs by default

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
-from mobileclip.inference.measuring import LEAST_COSINE
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
 
 
 def embeddings(count=9, dim=5, seed=0):

@@ -11,7 +11,7 @@ import torch
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_pt2
-from mobileclip.inference.layers import weighted_layers
+from mobileclip.inference.optimization.layers import weighted_layers
 from tests.export.models import TRANSFORMERS, few_samples, int8_export, seeing
 
 QUANTIZED = torch.ops.quantized_decomposed

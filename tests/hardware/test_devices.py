@@ -8,7 +8,7 @@ import torch
 from mobileclip.evaluation.metrics.ranking import hit_probability
 from mobileclip.hardware import devices
 from mobileclip.hardware.devices import all_devices, in_float64, pick_device
-from mobileclip.inference.measuring import largest_error, smallest_cosine
+from mobileclip.inference.comparison.measuring import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl
 from mobileclip.reparam import reparameterize
 from mobileclip.training import connected, train

@@ -3,9 +3,9 @@
 import pytest
 
 from mobileclip.inference import embedding, quickening
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
 from mobileclip.inference.loading import load_identified
-from mobileclip.inference.measuring import LEAST_COSINE
 from tests.collections.pictures import draw
 
 

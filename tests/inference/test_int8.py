@@ -6,10 +6,10 @@ import torch
 
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.inference import Form, OptimizedTower, optimize, optimize_images
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison.samples import bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
-from mobileclip.inference.int8 import Calibration, Int8Model, calibrations
-from mobileclip.inference.measuring import LEAST_COSINE
-from mobileclip.inference.samples import bundled_samples
+from mobileclip.inference.optimization.int8 import Calibration, Int8Model, calibrations
 from mobileclip.reparam import reparameterize
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 
@@ -142,7 +142,7 @@ def test_the_quantiser_is_named_where_it_is_missing(model, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("mobileclip.inference.openvino_int8.import_quietly", missing)
+    monkeypatch.setattr("mobileclip.inference.optimization.openvino_int8.import_quietly", missing)
     tower = OptimizedTower(reparameterize(model.image_encoder), form=INT8)
     int8 = tower.int8_model(Calibration.of_package(PIXELS))
     with pytest.raises(ImportError, match=r"int8 needs nncf: pip install 'open-mobileclip\[openvino\]'"):

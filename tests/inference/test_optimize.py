@@ -15,7 +15,7 @@ from torch import nn
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
-from mobileclip.inference.measuring import (
+from mobileclip.inference.comparison.measuring import (
     LEAST_COSINE,
     largest_error,
     median_ratio,
@@ -24,8 +24,8 @@ from mobileclip.inference.measuring import (
     times_in_turn,
     turn,
 )
-from mobileclip.inference.openvino_quiet import import_quietly
-from mobileclip.inference.programs import openvino_program
+from mobileclip.inference.optimization.openvino_quiet import import_quietly
+from mobileclip.inference.optimization.programs import openvino_program
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import is_folded, reparameterize
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
@@ -45,7 +45,7 @@ def without_openvino(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("mobileclip.inference.programs.import_quietly", missing)
+    monkeypatch.setattr("mobileclip.inference.optimization.programs.import_quietly", missing)
 
 
 def example(spec, batch):
@@ -92,7 +92,7 @@ def test_the_report_has_every_form_and_uses_the_fastest():
 def test_what_is_not_exact_enough_is_not_used(monkeypatch):
     """bfloat16 is refused by a gate of one, float32 by a gate of zero; then the folded towers stay as they are."""
     monkeypatch.setitem(LEAST_COSINE, "bfloat16", 1.1)
-    monkeypatch.setattr("mobileclip.inference.optimizing.LARGEST_ERROR_FP32", -1.0)
+    monkeypatch.setattr("mobileclip.inference.optimization.optimizing.LARGEST_ERROR_FP32", -1.0)
     model = randomised(SMALL)
     fast = optimize(model, precision="bfloat16", compiled=False, rounds=1)
     for tower in (fast.report.image, fast.report.text):
@@ -133,7 +133,7 @@ def test_without_a_compiler_the_rest_is_used(without_openvino):
 
 @pytest.mark.slow
 def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
-    monkeypatch.setattr("mobileclip.inference.programs._HINTS", {"float32": "f32", "fp8": "f8"})
+    monkeypatch.setattr("mobileclip.inference.optimization.programs._HINTS", {"float32": "f32", "fp8": "f8"})
     tower = reparameterize(randomised(SMALL).image_encoder)
     with pytest.raises(RuntimeError, match="the processor does not compute in fp8"):
         openvino_program(tower, example(SMALL, 1)[0], lengths=False, precision="fp8")

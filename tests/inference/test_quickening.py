@@ -7,7 +7,7 @@ import torch
 import mobileclip
 from mobileclip.data.images.transform import load_image
 from mobileclip.inference import optimize_images, quickening
-from mobileclip.inference.measuring import LEAST_COSINE
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.quickening import quickened
 from tests.collections.pictures import draw
 

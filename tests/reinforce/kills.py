@@ -23,7 +23,7 @@ import attrs
 from benchmarks.object_store import ObjectStore, object_store
 from mobileclip.data import AugmentationSpec
 from mobileclip.engines import RUN
-from mobileclip.inference.optimizing import processor
+from mobileclip.inference.optimization.optimizing import processor
 from mobileclip.reinforce import ReinforcementSpec
 from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import STAGING

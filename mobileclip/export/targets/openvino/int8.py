@@ -7,8 +7,8 @@ from typing import Any
 from mobileclip.export.fallback import stored_layers
 from mobileclip.export.graph import TowerExport
 from mobileclip.export.weights import BLOCK, bits_of
-from mobileclip.inference.openvino_int8 import TABLE, WEIGHTED, in_int8, layers_of, quantiser
-from mobileclip.inference.openvino_quiet import import_quietly
+from mobileclip.inference.optimization.openvino_int8 import TABLE, WEIGHTED, in_int8, layers_of, quantiser
+from mobileclip.inference.optimization.openvino_quiet import import_quietly
 
 
 def quantized(model: Any, tower: TowerExport) -> Any:

@@ -28,7 +28,7 @@ from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
-from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
+from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,

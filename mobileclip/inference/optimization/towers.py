@@ -21,8 +21,8 @@ from mobileclip.inference.forms import (
     with_depthwise_convs,
     with_one_token,
 )
-from mobileclip.inference.int8 import Calibration, Int8Model
-from mobileclip.inference.programs import Program, openvino_program, torch_program
+from mobileclip.inference.optimization.int8 import Calibration, Int8Model
+from mobileclip.inference.optimization.programs import Program, openvino_program, torch_program
 
 Engine = Literal["eager", "compiled", "openvino"]
 

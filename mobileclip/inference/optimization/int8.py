@@ -13,11 +13,11 @@ from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
-from mobileclip.inference.calibration import calibration_crops
-from mobileclip.inference.layers import is_grouped, weighted_layers
-from mobileclip.inference.measuring import LEAST_AGREEMENT, first_results
-from mobileclip.inference.openvino_quiet import openvino_model
-from mobileclip.inference.samples import bundled_samples
+from mobileclip.inference.comparison.calibration import calibration_crops
+from mobileclip.inference.comparison.measuring import LEAST_AGREEMENT, first_results
+from mobileclip.inference.comparison.samples import bundled_samples
+from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
+from mobileclip.inference.optimization.openvino_quiet import openvino_model
 from mobileclip.inputs import ImageInput, TextInput
 
 _FEWEST, _FEW = 4, 16
@@ -102,7 +102,7 @@ class Int8Model:
             ImportError: if OpenVINO or its quantiser is not installed; the message has the command that installs them.
         """
         with needed("int8", "openvino"):
-            from mobileclip.inference.openvino_int8 import in_int8
+            from mobileclip.inference.optimization.openvino_int8 import in_int8
 
             model = openvino_model(self._tower, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
             model.reshape([1, *self._ranges.shape[1:]])

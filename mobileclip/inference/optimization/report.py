@@ -6,7 +6,7 @@ import json
 
 import attrs
 
-from mobileclip.inference.towers import Form
+from mobileclip.inference.optimization.towers import Form
 
 
 @attrs.frozen(kw_only=True)

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
-from mobileclip.inference.forms import ReadyDualEncoder, reads_text
-from mobileclip.inference.int8 import Calibration, Int8Model, calibrations
-from mobileclip.inference.measuring import (
+from mobileclip.inference.comparison.measuring import (
     LEAST_COSINE,
     largest_error,
     median_ratio,
     smallest_cosine,
     times_in_turn,
 )
-from mobileclip.inference.report import OptimizationReport, TowerReport, Trial
-from mobileclip.inference.towers import Engine, Form, OptimizedTower
+from mobileclip.inference.forms import ReadyDualEncoder, reads_text
+from mobileclip.inference.optimization.int8 import Calibration, Int8Model, calibrations
+from mobileclip.inference.optimization.report import OptimizationReport, TowerReport, Trial
+from mobileclip.inference.optimization.towers import Engine, Form, OptimizedTower
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 

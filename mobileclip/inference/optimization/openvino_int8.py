@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.openvino_quiet import import_quietly, quiet
+from mobileclip.inference.optimization.layers import weighted_layers
+from mobileclip.inference.optimization.openvino_quiet import import_quietly, quiet
 
 TABLE = "Gather"
 """What OpenVINO calls looking up rows of a table."""

@@ -42,7 +42,7 @@ class Samples:
 
 def bundled_samples() -> Samples:
     """Return the twelve pictures that come with the package, with two captions each; all may be used freely."""
-    folder = resources.files("mobileclip.inference") / _FOLDER
+    folder = resources.files("mobileclip.inference.comparison") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
         name="bundled",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inference.int8 import Int8Model
-from mobileclip.inference.openvino_quiet import PROCESSOR_OPTIONS, import_quietly, openvino_model
+from mobileclip.inference.optimization.int8 import Int8Model
+from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly, openvino_model
 
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
