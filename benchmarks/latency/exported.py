@@ -15,7 +15,7 @@ from benchmarks.rivals import Tower
 from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import encoder_for
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
 
 Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]

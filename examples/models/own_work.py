@@ -23,9 +23,9 @@ from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
 from mobileclip.export import targets
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.base import Run
 from mobileclip.export.targets.torch import TorchTarget
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
 from mobileclip.losses import LossSpec, LossTerms, losses
 

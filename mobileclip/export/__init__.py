@@ -6,12 +6,12 @@ What holds for every format belongs here; what one format alone needs, in `expor
 from mobileclip.export.contract import Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.export import export_model
 from mobileclip.export.layouts import Layout, layouts
-from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.running import load_export
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.verify import verify_export
+from mobileclip.export.verification.parity import Gate, Ranking, Report, TowerParity
+from mobileclip.export.verification.verify import verify_export
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 
 __all__ = [

@@ -16,11 +16,11 @@ from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
-from mobileclip.export.graph import TowerExport, input_of, output_dim
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import versions_of
+from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
 from mobileclip.extras import VERSION
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput

@@ -13,17 +13,17 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.attempts import Attempts
-from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.contract import NOT_RUN, REPORT, Contract
 from mobileclip.export.describing import contract_of, origin_of
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.layouts import fitted, layouts
-from mobileclip.export.measured import Measured, measure_model, towers_of
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import require_able
-from mobileclip.export.verify import report_of_none, report_on
+from mobileclip.export.towers.calibration import calibration_inputs
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.attempts import Attempts
+from mobileclip.export.verification.measured import Measured, measure_model, towers_of
+from mobileclip.export.verification.verify import report_of_none, report_on
 from mobileclip.export.working_folder import working_folder
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token

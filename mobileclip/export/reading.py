@@ -15,7 +15,7 @@ from mobileclip.export.contract import (
     Contract,
     TowerFile,
 )
-from mobileclip.export.parity import Report
+from mobileclip.export.verification.parity import Report
 from mobileclip.extras import UPDATE
 from mobileclip.serialization import from_json
 from mobileclip.storage import printable, read_bytes

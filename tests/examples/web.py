@@ -20,7 +20,7 @@ from PIL import Image
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.data.text.tokenizer_file import read_text_input
-from mobileclip.export.measured import as_taken
+from mobileclip.export.verification.measured import as_taken
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts

@@ -16,8 +16,8 @@ from mobileclip.encoders import (
 )
 from mobileclip.export import ExportSpec, bundled_samples
 from mobileclip.export.export import tower_export
-from mobileclip.export.fallback import Fallback
 from mobileclip.export.targets import targets
+from mobileclip.export.verification.fallback import Fallback
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.reparam import reparameterize
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export.attention import set_attention, written_out_attention
+from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.reparam import reparameterize

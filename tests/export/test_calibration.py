@@ -6,7 +6,7 @@ import torch
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import Samples, bundled_samples
-from mobileclip.export.calibration import calibration_inputs
+from mobileclip.export.towers.calibration import calibration_inputs
 from tests.export.models import PIXELS, TOKENS, pixels
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.fallback import Fallback
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.coreml.convert import LARGEST_BATCH
 from mobileclip.export.targets.coreml.mil import quiet, read_program
+from mobileclip.export.towers.calibration import calibration_inputs
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.fallback import Fallback
 from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual

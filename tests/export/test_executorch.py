@@ -21,13 +21,13 @@ from mobileclip.export import (
     read_report,
     verify_export,
 )
-from mobileclip.export.calibration import calibration_inputs
 from mobileclip.export.describing import tower_file
-from mobileclip.export.fallback import Fallback
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.export.targets.executorch.pte import read_pte
+from mobileclip.export.towers.calibration import calibration_inputs
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.fallback import Fallback
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.optimization.layers import weighted_layers

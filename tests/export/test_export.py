@@ -18,8 +18,8 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.inference.optimization.layers import weighted_layers
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files.weights import weights_sha256

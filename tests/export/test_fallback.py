@@ -7,7 +7,7 @@ import torch
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import bundled_samples
-from mobileclip.export.fallback import ROUNDING, fallbacks, keep_in_float32, most_affected
+from mobileclip.export.verification.fallback import ROUNDING, fallbacks, keep_in_float32, most_affected
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.optimization.layers import weighted_layers
 from mobileclip.reparam import reparameterize

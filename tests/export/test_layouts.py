@@ -16,8 +16,8 @@ import mobileclip
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.graph import with_end
 from mobileclip.export.layouts import fitted
+from mobileclip.export.towers.graph import with_end
 from mobileclip.reparam import reparameterize
 from tests.browser import CHROMIUM, open_page
 from tests.examples.web import NPM, OFFLINE, run_npm, served

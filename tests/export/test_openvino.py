@@ -11,10 +11,10 @@ import torch
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.calibration import calibration_inputs
-from mobileclip.export.fallback import fallbacks
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets import targets
+from mobileclip.export.towers.calibration import calibration_inputs
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.fallback import fallbacks
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.optimization.openvino_quiet import import_quietly
 from mobileclip.reparam import reparameterize

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mobileclip.export.parity import Report, compare_rankings, compare_tower, gates_of
+from mobileclip.export.verification.parity import Report, compare_rankings, compare_tower, gates_of
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 import mobileclip
 from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
-from mobileclip.export.resizing import check_resizing, resized
 from mobileclip.export.targets import targets
+from mobileclip.export.towers.resizing import check_resizing, resized
 from mobileclip.inputs import ImageInput
 from tests.export.models import PIXELS, few_samples
 

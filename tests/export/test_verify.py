@@ -209,7 +209,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
 import os, signal
 from pathlib import Path
 from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.measured import Measured
+from mobileclip.export.verification.measured import Measured
 from tests.export.models import TRANSFORMERS, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))

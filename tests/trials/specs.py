@@ -26,8 +26,8 @@ from mobileclip.engines import Lease, Retries, SetAside, Status
 from mobileclip.engines.journal import UnderWay
 from mobileclip.evaluation.runner import EvaluationSpec
 from mobileclip.export.contract import FeatureMap, ImageContract, TextContract, TowerFile
-from mobileclip.export.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.export.spec import ExportSpec
+from mobileclip.export.verification.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.inputs import ImageInput, TextInput, TokenizerFile
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.losses.sigmoid import ReinforcedSigmoidLossSpec, SigmoidLossSpec

@@ -11,8 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import ExportSpec, TextDtype
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
 

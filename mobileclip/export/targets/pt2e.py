@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.towers.graph import TowerExport
 
 if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer

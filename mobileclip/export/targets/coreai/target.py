@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -27,6 +26,7 @@ from mobileclip.export.targets.base import (
 )
 from mobileclip.export.targets.coreai.runtime import ENTRY, Function
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

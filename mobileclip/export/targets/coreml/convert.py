@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.coreml.mil import quiet
+from mobileclip.export.towers.graph import TowerExport
 
 # Core ML wants a bound on everything that may vary.
 LARGEST_BATCH = 64

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.coreml.mil import quiet
 from mobileclip.export.targets.pt2e import is_layer, layer_of, rounded_program
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -30,6 +29,7 @@ from mobileclip.export.targets.base import (
 from mobileclip.export.targets.coreml.convert import convert
 from mobileclip.export.targets.coreml.int8 import quantized_program
 from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

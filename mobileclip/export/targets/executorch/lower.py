@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mobileclip.export.attention import set_attention, written_out_attention
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
+from mobileclip.export.towers.attention import set_attention, written_out_attention
+from mobileclip.export.towers.graph import TowerExport
 
 if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer

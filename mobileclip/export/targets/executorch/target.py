@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Run, WrittenHere, device_called, not_finite
 from mobileclip.export.targets.executorch.backends import lowering, require_runnable
@@ -20,6 +19,7 @@ from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.attention import set_attention, written_out_attention
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import ExportSpec
+from mobileclip.export.towers.attention import set_attention, written_out_attention
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.storage import printable
 
 CONVERTER = "litert-torch"

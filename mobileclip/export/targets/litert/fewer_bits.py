@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.fallback import stored_layers
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
 from mobileclip.export.targets.native_stderr import kept_stderr
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.fallback import stored_layers
 from mobileclip.hardware.precision import Precision
 
 _TABLE = "EMBEDDING_LOOKUP"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, ComputedWhole, Run, check_signature, device_called, not_finite
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
 from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from mobileclip.export.graph import TowerExport
+from mobileclip.export.towers.graph import TowerExport
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -29,6 +28,7 @@ from mobileclip.export.targets.base import (
 from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx, without_weights
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
 from mobileclip.export.targets.onnx.weights import store_in_few_bits
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
 from mobileclip.storage import printable

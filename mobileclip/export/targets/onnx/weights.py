@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.onnx.int8 import layers_of_weights
-from mobileclip.export.weights import Bits, RoundedWeight, bits_of, round_weight
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.weights import Bits, RoundedWeight, bits_of, round_weight
 
 if TYPE_CHECKING:
     import onnx

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mobileclip.export.fallback import stored_layers
-from mobileclip.export.graph import TowerExport
-from mobileclip.export.weights import BLOCK, bits_of
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.weights import BLOCK, bits_of
+from mobileclip.export.verification.fallback import stored_layers
 from mobileclip.inference.optimization.openvino_int8 import TABLE, WEIGHTED, in_int8, layers_of, quantiser
 from mobileclip.inference.optimization.openvino_quiet import import_quietly
 

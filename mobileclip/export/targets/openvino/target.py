@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import (
     CPU,
@@ -26,6 +25,7 @@ from mobileclip.export.targets.base import (
 )
 from mobileclip.export.targets.openvino.checks import check_cost, check_openvino
 from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 
 if TYPE_CHECKING:

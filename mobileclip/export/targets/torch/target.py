@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.graph import TowerExport
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, ComputedWhole, Run, WrittenHere, device_called, not_finite
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
+from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import NOT_RUN, Contract, TowerFile
-from mobileclip.export.measured import Measured, Outputs, as_taken, read_measured
-from mobileclip.export.parity import (
+from mobileclip.export.reading import read_contract, read_report
+from mobileclip.export.running import runnable_target
+from mobileclip.export.spec import Tower
+from mobileclip.export.targets import Target
+from mobileclip.export.targets.base import EXAMPLE_BATCH
+from mobileclip.export.towers.resizing import check_resizing
+from mobileclip.export.verification.measured import Measured, Outputs, as_taken, read_measured
+from mobileclip.export.verification.parity import (
     Gate,
     Ranking,
     Report,
@@ -20,12 +26,6 @@ from mobileclip.export.parity import (
     compare_tower,
     gates_of,
 )
-from mobileclip.export.reading import read_contract, read_report
-from mobileclip.export.resizing import check_resizing
-from mobileclip.export.running import runnable_target
-from mobileclip.export.spec import Tower
-from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import EXAMPLE_BATCH
 from mobileclip.hardware.precision import Precision
 from mobileclip.progress import track
 from mobileclip.storage import printable

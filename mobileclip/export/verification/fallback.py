@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.weights import rounded_to
+from mobileclip.export.towers.weights import rounded_to
 from mobileclip.hardware.precision import WEIGHT_PRECISIONS, Precision
 from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
 from mobileclip.progress import track

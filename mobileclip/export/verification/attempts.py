@@ -10,14 +10,14 @@ import attrs
 
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.describing import tower_file
-from mobileclip.export.fallback import Fallback, fallbacks
-from mobileclip.export.graph import TowerExport
-from mobileclip.export.measured import Measured, Outputs
-from mobileclip.export.parity import RANKING_GATE, Report
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import NotRunHereError
-from mobileclip.export.verify import report_on, run_tower
+from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.verification.fallback import Fallback, fallbacks
+from mobileclip.export.verification.measured import Measured, Outputs
+from mobileclip.export.verification.parity import RANKING_GATE, Report
+from mobileclip.export.verification.verify import report_on, run_tower
 from mobileclip.terminal import console
 
 _TRIAL = "trial"

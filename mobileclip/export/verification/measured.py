@@ -17,9 +17,9 @@ from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, Model
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
-from mobileclip.export.graph import TowerExport, input_of
-from mobileclip.export.parity import CONSTANT, spread_of
 from mobileclip.export.spec import Tower
+from mobileclip.export.towers.graph import TowerExport, input_of
+from mobileclip.export.verification.parity import CONSTANT, spread_of
 from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors

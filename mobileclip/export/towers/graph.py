@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.features import feature_encoder
-from mobileclip.export.attention import set_attention
 from mobileclip.export.contract import feature_name
-from mobileclip.export.fallback import Fallback, keep_in_float32
 from mobileclip.export.layouts import layouts
-from mobileclip.export.resizing import resized, sides_of_pictures
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
+from mobileclip.export.towers.attention import set_attention
+from mobileclip.export.towers.resizing import resized, sides_of_pictures
+from mobileclip.export.verification.fallback import Fallback, keep_in_float32
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
 

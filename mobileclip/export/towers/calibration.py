@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export.graph import input_of
-from mobileclip.export.measured import as_taken
 from mobileclip.export.spec import Preprocess
+from mobileclip.export.towers.graph import input_of
+from mobileclip.export.verification.measured import as_taken
 from mobileclip.inference.comparison.calibration import NUM_CROPS, calibration_crops
 from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
