@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
 from tyro.conf import arg
@@ -60,11 +60,18 @@ def _named(kind: Any, default: object) -> Any:
     """Return a type of one value or of several with a word for these; `None` is one where it is not the default."""
     whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     parts = get_args(whole)
+    name = None
     if get_origin(whole) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
-        name = _NAMES.get(parts[0])
+        name = _word(parts[0])
         name = f"{name}|None" if name and default is not None else name
     elif get_origin(whole) is tuple and parts[1:] == (...,):
-        name = f"{_NAMES[parts[0]]}..." if parts[0] in _NAMES else None
-    else:
-        name = None
+        name = _word(parts[0])
+        name = f"{name}..." if name else None
     return Annotated[kind, arg(metavar=name)] if name else kind
+
+
+def _word(kind: Any) -> str | None:
+    """Return what stands for a value: its type, or all that it may be."""
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    return _NAMES.get(kind)

@@ -35,6 +35,8 @@ class Cake:
         letters: on top.
         recipe: a file.
         kind: which.
+        shapes: of what is on top.
+        cut: how; None for a cake that stays whole.
         warm: whether it is eaten warm.
         glazed: whether it shines.
         oven: where it is baked.
@@ -46,6 +48,8 @@ class Cake:
     letters: str = ""
     recipe: Path | None = None
     kind: Literal["round", "square"] = "round"
+    shapes: tuple[Literal["star", "heart"], ...] = ("star",)
+    cut: Literal["halves", "thirds"] | None = None
     warm: bool = False
     glazed: bool = True
     oven: Oven = attrs.field(factory=Oven)
@@ -68,6 +72,8 @@ def helped(capsys, monkeypatch):
         "--letters STR",
         "--recipe PATH",
         "--kind {round,square}",
+        "--shapes {star,heart}...",
+        "--cut {halves,thirds}",
         "--oven.degrees FLOAT",
     ],
 )
@@ -77,15 +83,39 @@ def test_what_goes_behind_a_flag_is_a_word(helped, flag):
 
 def test_a_default_is_told_where_it_is_anything(helped):
     told = " ".join(helped.replace("│", " ").split())
-    assert told.count("(default: ") == 3
-    for said in ("(default: 80.0)", "(default: round)", "(default: True)"):
+    assert told.count("(default: ") == 4
+    for said in ("(default: 80.0)", "(default: round)", "(default: star)", "(default: True)"):
         assert said in told
 
 
 def test_flags_are_read_as_ever():
     assert parse(Cake, [], description="") == Cake()
-    given = ["--layers", "3", "--sugar", "None", "--fruits", "plum", "pear", "--warm", "--oven.degrees", "180"]
-    expected = Cake(layers=3, sugar=None, fruits=("plum", "pear"), warm=True, oven=Oven(degrees=180.0))
+    given = [
+        "--layers",
+        "3",
+        "--sugar",
+        "None",
+        "--fruits",
+        "plum",
+        "pear",
+        "--warm",
+        "--cut",
+        "halves",
+        "--shapes",
+        "heart",
+        "star",
+        "--oven.degrees",
+        "180",
+    ]
+    expected = Cake(
+        layers=3,
+        sugar=None,
+        fruits=("plum", "pear"),
+        warm=True,
+        cut="halves",
+        shapes=("heart", "star"),
+        oven=Oven(degrees=180.0),
+    )
     assert parse(Cake, given, description="") == expected
     known = Cake(recipe=Path("a.txt"), oven=Oven(degrees=90.0))
     assert parse(Cake, ["--letters", "hello"], description="", default=known) == attrs.evolve(known, letters="hello")
