@@ -50,7 +50,7 @@ def test_embeddings_equal_the_public_codes(parity):
     assert relative_error(folded.encode_text(TEXTS), outputs["text_embedding"]) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["s0", "s1", pytest.param("s2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["s0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s1", "s2"))])
 @torch.inference_mode()
 def test_every_stage_has_the_public_codes_statistics(name, tmp_path):
     """Where a difference starts: after the stem, and after each entry of the release's `network`."""
@@ -67,7 +67,9 @@ def test_every_stage_has_the_public_codes_statistics(name, tmp_path):
     assert f"network_{len(parts)}_mean" not in outputs
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 5e-2), (torch.float16, 8e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.bfloat16, 5e-2), pytest.param(torch.float16, 8e-3, marks=pytest.mark.slow)]
+)
 @torch.inference_mode()
 def test_half_precision_runs_end_to_end(dtype, bound, s0_file):
     outputs = golden("apple_mobileclip_s0").outputs()

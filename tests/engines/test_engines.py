@@ -135,6 +135,7 @@ def test_of_a_broken_unit_the_parts_are_tried_at_once(tmp_path):
     assert (told.divisions, told.pauses) == ({"good-0+fails-1": 2}, {})
 
 
+@pytest.mark.slow
 def test_a_part_that_kills_its_worker_costs_the_others_nothing(tmp_path):
     good = [f"good-{number}" for number in range(7)]
     engine = LocalEngine(num_workers=2, devices=("cpu",), retries=Retries(tries=2, pause_seconds=0.0))

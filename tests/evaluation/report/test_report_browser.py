@@ -18,7 +18,10 @@ def report(tmp_path_factory):
     return written(tmp_path_factory.mktemp("report"))
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (390, True), (320, False)])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(1280, False), (390, True), *(pytest.param(width, False, marks=pytest.mark.slow) for width in (390, 320))],
+)
 def test_it_fits_and_is_quiet(report, tmp_path, width, dark):
     path, _, _ = report
     with open_page(path, width=width, dark=dark) as page:
