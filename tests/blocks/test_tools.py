@@ -104,7 +104,9 @@ def test_double_backward_in_evaluation(module, name):
     torch.testing.assert_close((second * step).sum(), (moved[0] - moved[1]) / 2, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
+)
 @pytest.mark.parametrize(
     "name", [name if name.startswith("tower_") else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
 )

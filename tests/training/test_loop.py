@@ -80,7 +80,7 @@ def test_the_loss_falls(tmp_path, reinforced):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         # What draws random numbers while it trains, and what has parameters beside the student's.
         {"range_augment": RangeAugmentSpec(), "loss": SigmoidLossSpec(), "micro_batch_size": 4},
     ],
