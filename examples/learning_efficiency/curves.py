@@ -158,8 +158,8 @@ def describe(interval: Interval, *, limits: Sequence[float], digits: int = 0) ->
 
     def one(value: float) -> str:
         if value == 0:
-            return f"< {limits[0]:.{digits}f}"
-        return f"> {limits[1]:.{digits}f}" if math.isinf(value) else f"{value:.{digits}f}"
+            return f"< {limits[0]:,.{digits}f}"
+        return f"> {limits[1]:,.{digits}f}" if math.isinf(value) else f"{value:,.{digits}f}"
 
     if interval.low == interval.high == interval.value:
         return one(interval.value)

@@ -11,7 +11,7 @@ from examples.learning_efficiency.stores import Store, card_of, store_of
 from examples.learning_efficiency.tables import (
     Results,
     difference_table,
-    equivalent_tables,
+    equivalent_table,
     ladder_curves,
     ladder_table,
     part_tables,
@@ -56,8 +56,8 @@ def write_report(
         *ladder_table(spec, results),
         "\nDifferences of top-5 on unseen drawings, seed by seed:\n",
         *difference_table(spec, results),
-        "",
-        *equivalent_tables(spec, results),
+        "\nSteps that give the same top-5 on unseen drawings:\n",
+        *equivalent_table(spec, results),
     ]
     text = "\n".join([*lines, "\n![curves](curves.png)"])
     write_text(spec.output / "report.md", text + "\n")
@@ -116,6 +116,6 @@ def _view_table(spec: EfficiencySpec) -> list[str]:
             continue
         if found is not None:
             cells = (f"{100 * value:.0f}" for value in (found.plain_accuracy, found.view_accuracy, found.agreement))
-            rows.append([store.view, f"{store.share:.0%}", str(store.num_views), *cells])
+            rows.append([store.view, f"{100 * store.share:.0f} %", str(store.num_views), *cells])
     head = ["views", "of the pictures", "stored", "plain picture recognised", "view recognised", "taken for the same"]
     return table(head, rows)

@@ -14,7 +14,7 @@ from examples.learning_efficiency.variants import LADDER, VARIANTS, Part
 
 METRICS = {"top1": "top-1", "top5": "top-5", "retrieval": "name → picture R@1"}
 # What budgets are counted in: plain training, and what the same captions give without a teacher.
-BASELINES = {"plain": "plain training", "captions": "training with synthetic captions, without a teacher"}
+BASELINES = {"plain": "plain training", "captions": "training with synthetic captions alone"}
 # What the ladder's table has, as held-out parts and scores.
 LADDER_SCORES = (*((TEST_PICTURES, metric) for metric in METRICS), (TEST_SET, "top5"), (TEST_NAMES, "top5"))
 # Whose differences are told: each rung of the ladder less the one below it, and the teacher less plain training.
@@ -26,7 +26,7 @@ Results = Mapping[Cell, Result]
 
 
 def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]:
-    """Return a part's scores on unseen drawings, a table for each share and budget.
+    """Return a part's scores on unseen drawings, a table for each share and budget that has any of its own.
 
     Args:
         spec: the choices.
@@ -34,8 +34,11 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
         results: the trainings that are finished.
     """
     lines = []
+    own = set(part.variants) - set(LADDER)
     for share, budgets in ((spec.shares[share], budgets) for share, budgets in part.budgets.items()):
         for budget in (spec.budgets[index] for index in budgets):
+            if not any(_by_seed(results, name, share, budget) for name in own):
+                continue
             reference = _by_seed(results, _REFERENCE, share, budget)
             rows = []
             for name, variant in part.variants.items():
@@ -43,9 +46,8 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
                 if found:
                     less = "" if name == _REFERENCE else _difference(found, reference)
                     rows.append([variant.title, str(len(found)), *_cells(found), less])
-            if rows:
-                head = ["unseen drawings", "seeds", *METRICS.values(), "top-5 less the ladder's one teacher, by seed"]
-                lines += [f"{share:.0%} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
+            head = ["unseen drawings", "seeds", *METRICS.values(), "top-5 less the ladder's one teacher, by seed"]
+            lines += [f"{_percent(share)} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
     return lines
 
 
@@ -57,7 +59,6 @@ def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
         results: the trainings that are finished.
     """
     columns = _measured(spec, results)
-    head = [f"{share:.0%}, {budget:,} steps" for share, budget in columns]
     rows: list[list[str]] = []
     for part, metric in LADDER_SCORES:
         rows.append([f"**{METRICS[metric]}, {TITLES[part]}**", *[""] * len(columns)])
@@ -69,7 +70,7 @@ def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
                     for seeds in found
                 ]
                 rows.append([variant.title, *cells])
-    return table(["", *head], rows)
+    return table(["", *_heads(columns)], rows)
 
 
 def difference_table(spec: EfficiencySpec, results: Results) -> list[str]:
@@ -86,31 +87,49 @@ def difference_table(spec: EfficiencySpec, results: Results) -> list[str]:
             _difference(_by_seed(results, upper, *column), _by_seed(results, lower, *column)) for column in columns
         ]
         if any(cells):
-            rows.append([f"{VARIANTS[upper].title}, less {VARIANTS[lower].title}", *cells])
-    return table(["", *(f"{share:.0%}, {budget:,} steps" for share, budget in columns)], rows)
+            titles = (VARIANTS[name].title.removeprefix("+ ") for name in (upper, lower))
+            rows.append([", less ".join(titles), *cells])
+    return table(["", *_heads(columns)], rows)
 
 
-def equivalent_tables(spec: EfficiencySpec, results: Results) -> list[str]:
-    """Return how many steps of the baselines give what the ladder's rungs give, a table for each share and baseline.
+def equivalent_table(spec: EfficiencySpec, results: Results) -> list[str]:
+    """Return how many steps of the baselines give the top-5 on unseen drawings that the ladder's rungs give.
 
     Args:
         spec: the choices.
         results: the trainings that are finished.
+
+    Returns:
+        A group of rows for each share and baseline; nothing where no two rungs have two budgets each.
     """
-    lines = []
-    for share in spec.shares:
-        curves = ladder_curves(results, share, TEST_PICTURES, "top5")
+    curves = {share: ladder_curves(results, share, TEST_PICTURES, "top5") for share in spec.shares}
+    budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
+    rows: list[list[str]] = []
+    for share, of_share in curves.items():
         for baseline, title in BASELINES.items():
-            if baseline in curves and len(curves) > 1:
-                about = f"{share:.0%} of the pictures; steps of {title} that give the same top-5 on unseen drawings:\n"
-                lines += [about, *_equivalent_table(spec, curves, baseline), ""]
-    return lines
+            if baseline in of_share and len(of_share) > 1:
+                rows.append([f"**{_percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)])
+                rows += _equivalent_rows(budgets, of_share, baseline)
+    return table(["steps", *(f"{one:,}" for one in budgets), "times fewer steps to its best"], rows) if rows else []
 
 
 def _measured(spec: EfficiencySpec, results: Results) -> list[tuple[float, int]]:
     """Return the shares and budgets that any training of the ladder has finished."""
     found = {(cell.share, cell.budget) for cell in results if cell.variant in LADDER}
     return [(share, budget) for share in spec.shares for budget in spec.budgets if (share, budget) in found]
+
+
+def _heads(columns: Sequence[tuple[float, int]]) -> list[str]:
+    """Return the heads of columns: the share stands over the first of its budgets."""
+    shares = [None, *(share for share, _ in columns)]
+    return [
+        f"{budget:,}" if share == before else f"{_percent(share)}, {budget:,} steps"
+        for (share, budget), before in zip(columns, shares, strict=False)
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _by_seed(results: Results, variant: str, share: float, budget: int) -> dict[int, Result]:
@@ -163,13 +182,13 @@ def ladder_curves(results: Results, share: float, part: str, metric: str) -> dic
     return curves
 
 
-def _equivalent_table(spec: EfficiencySpec, curves: Mapping[str, Curve], baseline: str) -> list[str]:
+def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseline: str) -> list[list[str]]:
     reference = curves[baseline]
     limits = (reference.steps[0], reference.steps[-1])
     rows = []
-    for name, curve in curves.items():
-        if name == baseline:
-            continue
+    names = list(curves)
+    for name in names[names.index(baseline) + 1 :]:
+        curve = curves[name]
         cells = {
             int(steps): describe(interval, limits=limits)
             for steps, interval in zip(curve.steps, equivalents(reference, curve), strict=True)
@@ -177,8 +196,8 @@ def _equivalent_table(spec: EfficiencySpec, curves: Mapping[str, Curve], baselin
         # The least and the greatest ratio that the budgets can show.
         ratios = (reference.steps[0] / curve.steps[-1], reference.steps[-1] / curve.steps[0])
         faster = describe(speedup(reference, curve), limits=ratios, digits=1)
-        rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in spec.budgets), faster])
-    return table(["steps", *(f"{one:,}" for one in spec.budgets), "times fewer steps to its best"], rows)
+        rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets), faster])
+    return rows
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -25,21 +25,27 @@ ENTERING = """
 import os, sys, time
 from pathlib import Path
 from mobileclip import storage
-folder, end = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
-entered = double = 0
-while time.monotonic() < end:
-    try:
-        with storage.exclusive(folder):
-            entered += 1
-            try:
-                os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                double += 1
-                continue
-            os.unlink(folder / "inside")
-    except ValueError:
-        pass
-print(entered, double)
+
+def enter(folder, end):
+    entered = double = 0
+    while time.monotonic() < end:
+        try:
+            with storage.exclusive(folder):
+                entered += 1
+                try:
+                    os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    double += 1
+                    continue
+                os.unlink(folder / "inside")
+        except ValueError:
+            pass
+    os.write(1, f"{entered} {double}\\n".encode())
+
+for _ in range(int(sys.argv[2])):
+    if os.fork() == 0:
+        enter(Path(sys.argv[1]), time.monotonic() + 1)
+        os._exit(0)
 """
 
 
@@ -69,11 +75,11 @@ def closed(tmp_path):
 
 class TestExclusive:
     def test_many_processes_never_enter_together(self, tmp_path):
-        processes = [
-            subprocess.Popen([sys.executable, "-c", ENTERING, str(tmp_path), "1"], stdout=subprocess.PIPE, text=True)
-            for _ in range(4)
-        ]
-        counts = [tuple(map(int, process.communicate()[0].split())) for process in processes]
+        command = [sys.executable, "-c", ENTERING, str(tmp_path), "4"]
+        # Their output ends when the last of them has: the one that imported for all does not wait.
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        counts = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+        assert len(counts) == 4
         assert sum(entered for entered, _ in counts) > 50
         assert sum(double for _, double in counts) == 0
         assert [path.name for path in tmp_path.iterdir()] == [".lock"], "whoever waits must wait for this file"

@@ -1,22 +1,38 @@
-"""Finished trainings are kept beside the documentation's page: they are those of the plan, and the page counts them."""
+"""Finished trainings are kept beside the documentation's page: of the plan, counted there, and in its tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
+from examples.learning_efficiency.tables import difference_table, ladder_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "learning_efficiency.md"
+SPEC = EfficiencySpec()
 
 
-def test_every_training_that_is_kept_is_of_the_plan(tmp_path):
-    kept, spec = PAGE.with_suffix(".jsonl").read_bytes(), EfficiencySpec()
-    # Reading cuts off a last line that is not whole.
-    copy = tmp_path / "results.jsonl"
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The trainings that are kept; of a copy, as reading cuts off a last line that is not whole."""
+    kept, copy = PAGE.with_suffix(".jsonl").read_bytes(), tmp_path_factory.mktemp("kept") / "results.jsonl"
     copy.write_bytes(kept)
-    results = read_results(copy, study=spec.study)
+    found = read_results(copy, study=SPEC.study)
     assert copy.read_bytes() == kept
-    assert len(results) == kept.count(b"\n")
-    assert set(results) <= set(spec.cells())
-    assert f"{len(results)} of {len(spec.cells())} trainings" in PAGE.read_text(encoding="utf-8")
+    assert len(found) == kept.count(b"\n")
+    return found
+
+
+def test_every_training_that_is_kept_is_of_the_plan(results):
+    assert set(results) <= set(SPEC.cells())
+    assert f"{len(results)} of {len(SPEC.cells())} trainings" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("made", [ladder_table, difference_table])
+def test_a_table_says_what_was_trained(results, made):
+    lines = made(SPEC, results)
+    assert len(lines) > 4
+    missing = [line for line in lines if line not in PAGE.read_text(encoding="utf-8").splitlines()]
+    assert not missing, "\n".join(["the page lacks lines of this table:", *lines])
