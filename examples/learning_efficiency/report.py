@@ -1,25 +1,26 @@
-"""The tables and the picture, from whatever has been trained so far."""
+"""The report: the tables and the picture, from whatever has been trained so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
+from examples.learning_efficiency.picture import draw
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.stores import Store, card_of, store_of
 from examples.learning_efficiency.tables import (
     Results,
     difference_table,
     equivalent_table,
-    ladder_curves,
     ladder_table,
     part_tables,
+    percent,
     table,
 )
 from examples.learning_efficiency.teachers import TeacherScores
-from examples.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
+from examples.learning_efficiency.variants import FIRST, LADDER, PARTS
 from examples.quickstart.emoji import DrawnDataset
+from mobileclip.evaluation.report.figures import to_png
 from mobileclip.storage import write_text
 
 
@@ -61,39 +62,8 @@ def write_report(
     ]
     text = "\n".join([*lines, "\n![curves](curves.png)"])
     write_text(spec.output / "report.md", text + "\n")
-    draw(spec, results, spec.output / "curves.png")
+    (spec.output / "curves.png").write_bytes(to_png(draw(spec, results)))
     return text
-
-
-def draw(spec: EfficiencySpec, results: Results, path: Path) -> None:
-    """Draw the ladder's top-5 on unseen drawings over the steps, a panel for each share of the pictures.
-
-    A line is the mean over seeds, its band one standard deviation.
-
-    Args:
-        spec: the choices.
-        results: the trainings that are finished.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
-
-    figure = Figure(figsize=(4.4 * len(spec.shares), 4.0), layout="constrained")
-    for axes, share in zip(figure.subplots(1, len(spec.shares), squeeze=False)[0], spec.shares, strict=True):
-        for name, curve in ladder_curves(results, share, TEST_PICTURES, "top5").items():
-            (line,) = axes.plot(curve.steps, curve.mean, marker="o", markersize=3, label=VARIANTS[name].title)
-            low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
-            axes.fill_between(curve.steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-        axes.set_xscale("log")
-        axes.set_xticks(list(spec.budgets))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.minorticks_off()
-        axes.set_xlabel("training steps")
-        axes.set_title(f"{share:.0%} of the pictures: top-5, %")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def _teacher_table(teachers: Sequence[TeacherScores]) -> list[str]:
@@ -116,6 +86,6 @@ def _view_table(spec: EfficiencySpec) -> list[str]:
             continue
         if found is not None:
             cells = (f"{100 * value:.0f}" for value in (found.plain_accuracy, found.view_accuracy, found.agreement))
-            rows.append([store.view, f"{100 * store.share:.0f} %", str(store.num_views), *cells])
+            rows.append([store.view, percent(store.share), str(store.num_views), *cells])
     head = ["views", "of the pictures", "stored", "plain picture recognised", "view recognised", "taken for the same"]
     return table(head, rows)

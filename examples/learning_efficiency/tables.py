@@ -47,7 +47,7 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
                     less = "" if name == _REFERENCE else _difference(found, reference)
                     rows.append([variant.title, str(len(found)), *_cells(found), less])
             head = ["unseen drawings", "seeds", *METRICS.values(), "top-5 less the ladder's one teacher, by seed"]
-            lines += [f"{_percent(share)} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
+            lines += [f"{percent(share)} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
     return lines
 
 
@@ -108,7 +108,7 @@ def equivalent_table(spec: EfficiencySpec, results: Results) -> list[str]:
     for share, of_share in curves.items():
         for baseline, title in BASELINES.items():
             if baseline in of_share and len(of_share) > 1:
-                rows.append([f"**{_percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)])
+                rows.append([f"**{percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)])
                 rows += _equivalent_rows(budgets, of_share, baseline)
     return table(["steps", *(f"{one:,}" for one in budgets), "times fewer steps to its best"], rows) if rows else []
 
@@ -123,13 +123,9 @@ def _heads(columns: Sequence[tuple[float, int]]) -> list[str]:
     """Return the heads of columns: the share stands over the first of its budgets."""
     shares = [None, *(share for share, _ in columns)]
     return [
-        f"{budget:,}" if share == before else f"{_percent(share)}, {budget:,} steps"
+        f"{budget:,}" if share == before else f"{percent(share)}, {budget:,} steps"
         for (share, budget), before in zip(columns, shares, strict=False)
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _by_seed(results: Results, variant: str, share: float, budget: int) -> dict[int, Result]:
@@ -198,6 +194,11 @@ def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseli
         faster = describe(speedup(reference, curve), limits=ratios, digits=1)
         rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets), faster])
     return rows
+
+
+def percent(share: float) -> str:
+    """Return a share as it stands in a heading."""
+    return f"{100 * share:.0f} %"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -84,7 +84,7 @@ def rule_axes(axes: Axes, ticks: Sequence[float], theme: Theme) -> None:
 
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.tick_params(colors=theme.faint, labelsize=9, length=3)
     axes.grid(color=theme.rule, linewidth=0.6)
     axes.set_axisbelow(True)
