@@ -18,7 +18,7 @@ from mobileclip.reparam import LayerScale
 
 Tower = Literal["image", "text"]
 Rival = Literal["timm", "open_clip"]
-Size = Literal["s0", "s1", "s2", "b"]
+Size = Literal["s0", "s1", "s2", "b", "s3", "s4", "l14"]
 
 
 @attrs.frozen
@@ -41,6 +41,9 @@ PUBLISHED: dict[Size, Published] = {
     "s1": Published(specs.mobileclip_s1, "MobileCLIP-S1", "fastvit_mci1"),
     "s2": Published(specs.mobileclip_s2, "MobileCLIP-S2", "fastvit_mci2"),
     "b": Published(specs.mobileclip2_b, "MobileCLIP2-B", "vit_base_mci_224"),
+    "s3": Published(specs.mobileclip2_s3, "MobileCLIP2-S3", "fastvit_mci3"),
+    "s4": Published(specs.mobileclip2_s4, "MobileCLIP2-S4", "fastvit_mci4"),
+    "l14": Published(specs.mobileclip2_l14, "MobileCLIP2-L-14", "vit_large_patch14_clip_224"),
 }
 
 
