@@ -8,7 +8,7 @@ import pytest
 
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import difference_table, ladder_table
+from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "learning_efficiency.md"
 SPEC = EfficiencySpec()
@@ -30,7 +30,7 @@ def test_every_training_that_is_kept_is_of_the_plan(results):
     assert f"{len(results)} of {len(SPEC.cells())} trainings" in PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("made", [ladder_table, difference_table])
+@pytest.mark.parametrize("made", [ladder_table, difference_table, equivalent_table])
 def test_a_table_says_what_was_trained(results, made):
     lines = made(SPEC, results)
     assert len(lines) > 4
