@@ -330,8 +330,8 @@ def test_every_step_leaves_what_it_promises(finished):
     report = (spec.output / "report.md").read_text(encoding="utf-8")
     assert f"{len(results)} of {len(results)} trainings" in report
     assert all(f"| {variant.title} |" in report for variant in VARIANTS.values())
-    assert f"| {WEAK} | 60% | 10 |" in report
-    assert f"| {STRONG} | 60% | 10 |" in report
+    assert f"| {WEAK} | 60 % | 10 |" in report
+    assert f"| {STRONG} | 60 % | 10 |" in report
     assert not list((spec.output / "runs").glob("**/checkpoints"))
 
 
