@@ -100,16 +100,15 @@ def equivalent_table(spec: EfficiencySpec, results: Results) -> list[str]:
         results: the trainings that are finished.
 
     Returns:
-        A group of rows for each share and baseline; nothing where no two rungs have two budgets each.
+        A group of rows for each share and baseline that a further rung is trained for; nothing where there is none.
     """
     curves = {share: ladder_curves(results, share, TEST_PICTURES, "top5") for share in spec.shares}
     budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
     rows: list[list[str]] = []
     for share, of_share in curves.items():
         for baseline, title in BASELINES.items():
-            if baseline in of_share and len(of_share) > 1:
-                rows.append([f"**{percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)])
-                rows += _equivalent_rows(budgets, of_share, baseline)
+            if baseline in of_share and (found := _equivalent_rows(budgets, of_share, baseline)):
+                rows += [[f"**{percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)], *found]
     return table(["steps", *(f"{one:,}" for one in budgets), "times fewer steps to its best"], rows) if rows else []
 
 
