@@ -32,7 +32,7 @@ def test_every_training_that_is_kept_is_of_the_plan(results):
 
 @pytest.mark.parametrize("made", [ladder_table, difference_table, equivalent_table])
 def test_a_table_says_what_was_trained(results, made):
-    lines = made(SPEC, results)
+    lines, page = made(SPEC, results), PAGE.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 4
-    missing = [line for line in lines if line not in PAGE.read_text(encoding="utf-8").splitlines()]
+    missing = [line for line in lines if line not in page]
     assert not missing, "\n".join(["the page lacks lines of this table:", *lines])
