@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mobileclip.evaluation.report.table import Cell
     from mobileclip.evaluation.runner import Run
 
+# Characters that the names of rows have at least, where they are as long: the other columns fold first.
+_NAME_WIDTH = 32
+
 
 def evaluate_and_print(
     models: Sequence[str], spec: EvaluationSpec, *, beside: Sequence[str] = (), report: bool = False
@@ -85,9 +88,13 @@ def _print_table(table: Table) -> None:
     from rich.table import Table as Printed
 
     printed = Printed(title=table.title, box=None)
-    for column in table.columns:
+    longest = max((len(row[0].text) for row in table.rows), default=0)
+    for number, column in enumerate(table.columns):
         printed.add_column(
-            "\n".join(filter(None, (column.title, column.small))), justify="right" if column.is_number else "left"
+            "\n".join(filter(None, (column.title, column.small))),
+            justify="right" if column.is_number else "left",
+            overflow="fold",
+            min_width=None if number else min(longest, _NAME_WIDTH),
         )
     for row in table.rows:
         printed.add_row(*(_printed(cell, is_first=number == 0) for number, cell in enumerate(row)))

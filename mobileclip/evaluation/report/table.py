@@ -57,6 +57,20 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"row {number} of {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
 
+    def turned(self, corner: str) -> Table:
+        """Return the table with its rows as columns, all of them numbers.
+
+        Args:
+            corner: what the rows are now, which stands above their names.
+        """
+        names, *others = zip(*self.rows, strict=True)
+        heads = (Column(title=corner, is_number=False), *(Column(title=one.text, small=one.small) for one in names))
+        rows = (
+            (Cell(text=column.title, small=column.small), *cells)
+            for column, cells in zip(self.columns[1:], others, strict=True)
+        )
+        return attrs.evolve(self, columns=heads, rows=tuple(rows))
+
 
 def per_cent(value: float | None, *, digits: int = 1) -> str:
     """Return a fraction of one in per cent, and nothing for None."""

@@ -19,6 +19,7 @@ _ROBUSTNESS_NOTE = (
     "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models in one column, "
     "not columns. The mean is over the data sets in the table, or there is none."
 )
+_MOST_SIDE_BY_SIDE = 4
 _RESULTS_NOTE = (
     "Main metrics in per cent, below them where the true one lies with 95 % confidence. Intervals of two models may "
     "overlap where a paired test tells them apart: whether one is better, the verdicts say."
@@ -86,7 +87,10 @@ def robustness_table(models: Sequence[ModelResults]) -> Table | None:
 
 
 def results_table(models: Sequence[ModelResults]) -> Table:
-    """Return the main metric of every model on every data set, those of the suite first."""
+    """Return the main metric of every model on every data set, those of the suite first.
+
+    A data set is a row, unless there are more models than stand side by side, and fewer data sets than models.
+    """
     known = {key: result for model in reversed(models) for key, result in model.results.items()}
     keys = [entry.key for entry in SUITE if entry.key in known] + sorted(key for key in known if key not in _NAMES)
     rows = []
@@ -98,7 +102,7 @@ def results_table(models: Sequence[ModelResults]) -> Table:
     if any(average is not None for average in averages):
         cells = [Cell(text=per_cent(one)) for one in averages]
         rows.append((Cell(text="average of 38"), *cells))
-    return Table(
+    table = Table(
         title="All results",
         columns=(
             Column(title="data set", is_number=False),
@@ -107,6 +111,7 @@ def results_table(models: Sequence[ModelResults]) -> Table:
         rows=tuple(rows),
         notes=(_RESULTS_NOTE,),
     )
+    return table.turned("model") if len(models) > max(_MOST_SIDE_BY_SIDE, len(keys)) else table
 
 
 def verdict_table(comparison: Comparison) -> Table:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
+from mobileclip.evaluation.printing import _print_table
 from mobileclip.evaluation.report import (
     Cell,
     Column,
@@ -33,7 +34,7 @@ from mobileclip.evaluation.report import (
 )
 from mobileclip.evaluation.report.origins import coverage_table, provenance_table
 from mobileclip.evaluation.report.plots import latency_panels, pareto_front
-from mobileclip.evaluation.report.table import points
+from mobileclip.evaluation.report.table import per_cent, points
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
 PUBLISHED = {
@@ -203,6 +204,28 @@ class TestResults:
         assert [cell.text for cell in rows["MNIST"][1:]] == ["85.0", "99.0"]
         assert [cell.text for cell in rows["Zebras"][1:]] == ["", "50.0"]
         assert [cell.text for cell in rows["average of 38"][1:]] == ["59.7", ""]
+
+    def test_many_models_have_a_row_each(self):
+        models = [model(f"export {n}", {"mnist": n / 10, "zebras": 0.5}) for n in range(5)]
+        table = results_table(models)
+        assert [column.title for column in table.columns] == ["model", "MNIST", "Zebras"]
+        assert [column.small for column in table.columns] == ["", "top-1 accuracy", "top-1 accuracy"]
+        assert [column.is_number for column in table.columns] == [False, True, True]
+        assert texts(table) == [[f"export {n}", per_cent(n / 10), "50.0"] for n in range(5)]
+        assert table.rows[0][0].small == "measured"
+        upright = results_table(models[:4])
+        assert [column.title for column in upright.columns] == ["data set", *(f"export {n}" for n in range(4))]
+
+    def test_the_models_of_the_suite_stand_side_by_side(self):
+        table = results_table([published_model(name) for name in list(published_models())[:6]])
+        assert len(table.columns) == 7
+
+    def test_names_are_printed_whole(self, capsys):
+        better, worse = model("openvino_int8-weights", {"emoji-test_renderings": 0.6}), model("m", {"mnist": 0.1})
+        _print_table(results_table([better, worse]))
+        printed = capsys.readouterr().out
+        assert "openvino_int8-weights" in printed
+        assert "Emoji-Test_Renderings" in printed
 
     def test_a_row_has_a_cell_for_every_column(self):
         with pytest.raises(ValueError, match="row 1 of 't' has 1 cells for 2 columns"):
