@@ -52,32 +52,34 @@ LADDER = {
 }
 # Whether stronger views pay once the teachers read them, with one teacher, with two, and with none.
 STRENGTHS = {
-    "captions": LADDER["captions"],
+    "captions": attrs.evolve(LADDER["captions"], title="no teacher, weak views"),
     "captions-medium": Variant(title="no teacher, medium views", view=MEDIUM),
     "captions-strong": Variant(title="no teacher, strong views", view=STRONG),
-    "distillation": LADDER["distillation"],
-    "augmentation": LADDER["augmentation"],
+    "distillation": attrs.evolve(LADDER["distillation"], title="one teacher, weak views"),
+    "augmentation": attrs.evolve(LADDER["augmentation"], title="one teacher, medium views"),
     "distillation-strong": Variant(title="one teacher, strong views", teachers=(FIRST,), view=STRONG),
     "ensemble-weak": Variant(title="two teachers, weak views", teachers=(FIRST, SECOND)),
-    "ensemble": LADDER["ensemble"],
+    "ensemble": attrs.evolve(LADDER["ensemble"], title="two teachers, medium views"),
     "ensemble-strong": Variant(title="two teachers, strong views", teachers=(FIRST, SECOND), view=STRONG),
     "other": Variant(title="the other kind of teacher, weak views", teachers=(OTHER,)),
     "kinds": Variant(title="two kinds of teachers, weak views", teachers=(FIRST, OTHER)),
 }
-_ONE = attrs.evolve(LADDER["distillation"], title="one teacher, as in the ladder")
+_ONE = attrs.evolve(LADDER["distillation"], title="one teacher, 10 augmentations, 4 captions, weight 1")
 # One choice at a time, away from one teacher with weak views.
 ABLATIONS = {
-    "captions": LADDER["captions"],
-    "distillation": LADDER["distillation"],
-    **{f"views-{n}": attrs.evolve(_ONE, title=f"{n} stored augmentations", num_views=n) for n in (1, 2, 5, 30)},
-    **{f"captions-{n}": attrs.evolve(_ONE, title=f"{n} synthetic captions", num_captions=n) for n in (1, 2, 3)},
-    "captions-0": attrs.evolve(_ONE, title="no synthetic captions", synthetic_captions=False),
+    "captions": attrs.evolve(LADDER["captions"], title="no teacher"),
+    "distillation": _ONE,
+    "views-1": attrs.evolve(_ONE, title="1 stored augmentation", num_views=1),
+    **{f"views-{n}": attrs.evolve(_ONE, title=f"{n} stored augmentations", num_views=n) for n in (2, 5, 30)},
+    "captions-1": attrs.evolve(_ONE, title="1 synthetic caption", num_captions=1),
+    **{f"captions-{n}": attrs.evolve(_ONE, title=f"{n} synthetic captions", num_captions=n) for n in (2, 3)},
+    "captions-0": attrs.evolve(_ONE, title="a teacher, no synthetic captions", synthetic_captions=False),
     **{
         f"weight-{n}": attrs.evolve(_ONE, title=f"distillation weight {n}", distill_weight=n) for n in (0.25, 0.5, 0.75)
     },
     **{f"scale-{n}": attrs.evolve(_ONE, title=f"teacher's scale times {n}", scale_factor=n) for n in (0.5, 2, 4)},
     "unmatched": attrs.evolve(_ONE, title="the teacher saw another augmentation", matched=False),
-    "unmatched-strong": attrs.evolve(_ONE, title="the same with strong views", matched=False, view=STRONG),
+    "unmatched-strong": attrs.evolve(_ONE, title="another augmentation, strong views", matched=False, view=STRONG),
     "siglip": attrs.evolve(LADDER["captions"], title="SigLIP's loss, no teacher", sigmoid=True),
     "siglip-distillation": attrs.evolve(_ONE, title="SigLIP's loss with a teacher", sigmoid=True),
 }

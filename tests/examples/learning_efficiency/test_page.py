@@ -8,7 +8,8 @@ import pytest
 
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table
+from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table, part_tables
+from examples.learning_efficiency.variants import PARTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "learning_efficiency.md"
 SPEC = EfficiencySpec()
@@ -32,7 +33,16 @@ def test_every_training_that_is_kept_is_of_the_plan(results):
 
 @pytest.mark.parametrize("made", [ladder_table, difference_table, equivalent_table])
 def test_a_table_says_what_was_trained(results, made):
-    lines, page = made(SPEC, results), PAGE.read_text(encoding="utf-8").splitlines()
+    assert_on_the_page(made(SPEC, results))
+
+
+@pytest.mark.parametrize("part", ["ablations"])
+def test_a_part_has_its_tables(results, part):
+    assert_on_the_page(part_tables(SPEC, PARTS[part], results))
+
+
+def assert_on_the_page(lines):
+    lines, page = "\n".join(lines).splitlines(), PAGE.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 4
     missing = [line for line in lines if line not in page]
     assert not missing, "\n".join(["the page lacks lines of this table:", *lines])

@@ -294,7 +294,7 @@ def test_an_unfinished_study_has_a_report_of_whole_curves(spec, tmp_path):
     assert not missing
     assert faster.startswith("2.0 (")
     # Seed by seed, one stored view gives -1.0 and -0.8 points of top-5.
-    assert "| 1 stored augmentations | 2 | 3.0 ± 0.8 | 6.1 ± 1.6 | 1.5 ± 0.4 | -0.9 ± 0.1 |" in text
+    assert "| 1 stored augmentation | 2 | 3.0 ± 0.8 | 6.1 ± 1.6 | 1.5 ± 0.4 | -0.9 ± 0.1 |" in text
     # Of the other part, whose rows the ladder has too, nothing of its own is trained.
     assert text.count("| unseen drawings | seeds |") == 1
     with Image.open(tmp_path / "curves.png") as picture:
