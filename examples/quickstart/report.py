@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 import mobileclip
+from examples.quickstart.commands import command
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.evaluate import Scores
@@ -157,7 +158,7 @@ def _differences(results: Results, split: str) -> Iterator[list[str]]:
 
 def _published_lines(results: Results, model_path: Path, benchmarks: Path) -> Iterator[str]:
     yield "\nThe saved model on the test pictures, in the layout in which the field shares data sets:\n"
-    yield f"```\nmobileclip eval run {model_path} --datasets {benchmarks}/wds_*\n```\n"
+    yield f"```\n{command()} eval {model_path} {benchmarks}/wds_*\n```\n"
     yield "| data set | " + " | ".join(_PUBLISHED.values()) + " |"
     yield "|" + "---|" * (1 + len(_PUBLISHED))
     for folder, metrics in results.published.items():

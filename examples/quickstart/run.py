@@ -13,6 +13,7 @@ import attrs
 
 import mobileclip
 from examples.quickstart.benchmarks import as_benchmarks
+from examples.quickstart.commands import command
 from examples.quickstart.emoji import DrawnDataset, build_dataset, build_teachers
 from examples.quickstart.evaluate import Findings, evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.report import Results, print_results, write_report
@@ -111,7 +112,7 @@ def run(spec: QuickstartSpec) -> Results:
     _write(finished, to_json(results, indent=1))
     print_results(results)
     say(f"The report, the pictures and the model are in {spec.output}. Search the pictures that training never saw:")
-    say(f'  mobileclip search "a red heart" --index {index} --sheet found.png')
+    say(f'  {command()} search "a red heart" --index {index} --sheet found.png')
     return results
 
 

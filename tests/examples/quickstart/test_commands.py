@@ -1,0 +1,70 @@
+"""What the quickstart tells people to type next runs where its own packages are installed, and nothing else is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from examples.quickstart import commands
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+
+ROOT = Path(__file__).parents[3]
+# Packages that the platform brings are in no lock.
+PLATFORM = ("torch", "torchvision", "triton", "nvidia", "cuda")
+# Runs the command, and lets nothing be imported that comes from a package other than those that are named.
+WITHOUT_OTHERS = """
+import re, sys
+from importlib.metadata import packages_distributions
+
+allowed, owners = set(sys.argv.pop(1).split()), packages_distributions()
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        found = {re.sub("[-_.]+", "-", owner).lower() for owner in owners.get(name.partition(".")[0], ())}
+        if found and not found & allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+from mobileclip.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
+    index = Collection.create(tmp_path / "held_out.index", ModelSource(model="icons"))
+    (tmp_path / "pictures").mkdir()
+    # So few that all are compared exactly need no package for it.
+    for grey in range(200):
+        Image.new("L", (32, 32), grey).save(tmp_path / "pictures" / f"{grey}.png")
+    index.add(tmp_path / "pictures", options=IndexOptions(show_progress=False))
+    lock = (ROOT / "requirements" / "quickstart.lock").read_text(encoding="utf-8")
+    allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, "open-mobileclip"))
+    arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OTHERS, allowed, *arguments, "--sheet", str(tmp_path / "found.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(tmp_path / "pictures")) == 3
+    with Image.open(tmp_path / "found.png") as sheet:
+        sheet.load()
+
+
+def test_a_command_that_the_shell_does_not_know_has_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commands.command() == str(Path(".venv") / "bin" / "mobileclip")
+    program = tmp_path / "mobileclip"
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert commands.command() == "mobileclip"
