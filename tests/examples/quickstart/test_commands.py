@@ -39,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
     index = Collection.create(tmp_path / "held_out.index", ModelSource(model="icons"))
     (tmp_path / "pictures").mkdir()
-    # So few that all are compared exactly need no package for it.
+    # More than are all compared in any case, for which the package that searches is not asked.
     for grey in range(200):
         Image.new("L", (32, 32), grey).save(tmp_path / "pictures" / f"{grey}.png")
     index.add(tmp_path / "pictures", options=IndexOptions(show_progress=False))
@@ -59,12 +59,16 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
         sheet.load()
 
 
-def test_a_command_that_the_shell_does_not_know_has_its_path(tmp_path, monkeypatch):
+def test_a_command_that_the_shell_does_not_find_has_its_path(tmp_path, monkeypatch):
+    own, other = tmp_path / ".venv" / "bin", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+        (folder / "mobileclip").write_text("#!/bin/sh\n", encoding="utf-8")
+        (folder / "mobileclip").chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert commands.command() == str(Path(".venv") / "bin" / "mobileclip")
-    program = tmp_path / "mobileclip"
-    program.write_text("#!/bin/sh\n", encoding="utf-8")
-    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    for path in (tmp_path, other):
+        monkeypatch.setenv("PATH", str(path))
+        assert commands.command() == str(Path(".venv") / "bin" / "mobileclip")
+    monkeypatch.setenv("PATH", str(own))
     assert commands.command() == "mobileclip"
