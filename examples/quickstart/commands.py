@@ -11,7 +11,7 @@ _NAME = "mobileclip"
 
 
 def command() -> str:
-    """Return what starts the command of this environment: its name, or its path where the shell finds none or another."""
+    """Return what starts this environment's command: its name, or its path where the shell finds none or another."""
     own = Path(sys.executable).parent / _NAME
     found = shutil.which(_NAME)
     return _NAME if found is not None and Path(found) == own else os.path.relpath(own)
