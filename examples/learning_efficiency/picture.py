@@ -40,8 +40,12 @@ def draw(spec: EfficiencySpec, results: Results) -> Figure:
         axes.set_title(f"{percent(share)} of the pictures", loc="left", color=LIGHT.ink, fontsize=10)
         axes.set_xlabel("training steps", color=LIGHT.faint, fontsize=9)
     panels[0].set_ylabel("top-5 on unseen drawings, %", color=LIGHT.faint, fontsize=9)
-    lines, titles = panels[-1].get_legend_handles_labels()
-    panels[-1].legend(lines[::-1], titles[::-1], loc="upper left", fontsize=8.5, frameon=False, labelcolor=LIGHT.ink)
+    # A rung that is trained with some shares alone is named as well.
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels)
+    lines = {title: line for pair in pairs for line, title in pair}
+    titles = [variant.title for variant in reversed(LADDER.values()) if variant.title in lines]
+    named = [lines[title] for title in titles]
+    panels[-1].legend(named, titles, loc="upper left", fontsize=8.5, frameon=False, labelcolor=LIGHT.ink)
     figure.tight_layout()
     return figure
 

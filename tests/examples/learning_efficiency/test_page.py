@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from examples.learning_efficiency.picture import draw
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table, part_tables
-from examples.learning_efficiency.variants import PARTS
+from examples.learning_efficiency.variants import LADDER, PARTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "learning_efficiency.md"
 SPEC = EfficiencySpec()
@@ -36,7 +37,7 @@ def test_a_table_says_what_was_trained(results, made):
     assert_on_the_page(made(SPEC, results))
 
 
-@pytest.mark.parametrize("part", ["ablations"])
+@pytest.mark.parametrize("part", ["strengths", "ablations"])
 def test_a_part_has_its_tables(results, part):
     assert_on_the_page(part_tables(SPEC, PARTS[part], results))
 
@@ -46,3 +47,10 @@ def assert_on_the_page(lines):
     assert len(lines) > 4
     missing = [line for line in lines if line not in page]
     assert not missing, "\n".join(["the page lacks lines of this table:", *lines])
+
+
+def test_every_line_of_the_picture_is_named(results):
+    panels = draw(SPEC, results).axes
+    named = {text.get_text() for text in panels[-1].get_legend().get_texts()}
+    assert named == {LADDER[cell.variant].title for cell in results if cell.variant in LADDER}
+    assert named == {line.get_label() for axes in panels for line in axes.lines}
