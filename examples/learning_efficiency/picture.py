@@ -41,11 +41,9 @@ def draw(spec: EfficiencySpec, results: Results) -> Figure:
         axes.set_xlabel("training steps", color=LIGHT.faint, fontsize=9)
     panels[0].set_ylabel("top-5 on unseen drawings, %", color=LIGHT.faint, fontsize=9)
     # A rung that is trained with some shares alone is named as well.
-    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels)
-    lines = {title: line for pair in pairs for line, title in pair}
-    titles = [variant.title for variant in reversed(LADDER.values()) if variant.title in lines]
-    named = [lines[title] for title in titles]
-    panels[-1].legend(named, titles, loc="upper left", fontsize=8.5, frameon=False, labelcolor=LIGHT.ink)
+    lines = {line.get_label(): line for axes in panels for line in axes.lines}
+    named = [lines[variant.title] for variant in reversed(LADDER.values()) if variant.title in lines]
+    panels[-1].legend(handles=named, loc="upper left", fontsize=8.5, frameon=False, labelcolor=LIGHT.ink)
     figure.tight_layout()
     return figure
 
