@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import statistics
 import time
@@ -17,7 +18,7 @@ from examples.quickstart.commands import command
 from examples.quickstart.emoji import DrawnDataset, build_dataset, build_teachers
 from examples.quickstart.evaluate import Findings, evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.report import Results, print_results, write_report
-from examples.quickstart.search import index_held_out
+from examples.quickstart.search import INDEX, index_held_out
 from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
 from examples.quickstart.students import MODEL, Student, seconds_per_step, train_students
 from mobileclip.evaluation import Benchmark
@@ -59,7 +60,8 @@ def run(spec: QuickstartSpec) -> Results:
     if finished.exists():
         results = from_json(finished.read_text(encoding="utf-8"), Results)
         print_results(results)
-        say(f"This run is done already; its results are in {spec.output}. For a new one, delete it or give --output.")
+        say("This run is done already. For a new one, delete its folder or give --output.")
+        _say_what_is_left(spec.output)
         return results
 
     clock = Clock()
@@ -87,7 +89,7 @@ def run(spec: QuickstartSpec) -> Results:
         model = spec.output / "quickstart.safetensors"
         shutil.copyfile(trained, model)
         published = evaluate_as_published(mobileclip.load(model), benchmarks)
-        index = index_held_out(spec.output, [shard for split in dataset.tests for shard in split.shards], model)
+        index_held_out(spec.output, [shard for split in dataset.tests for shard in split.shards], model)
     results = Results(
         scores={name: [dict(one.scores) for one in known[name]] for name in TITLES},
         titles={split.name: split.title for split in dataset.tests},
@@ -111,9 +113,13 @@ def run(spec: QuickstartSpec) -> Results:
     )
     _write(finished, to_json(results, indent=1))
     print_results(results)
-    say(f"The report, the pictures and the model are in {spec.output}. Search the pictures that training never saw:")
-    say(f'  {command()} search "a red heart" --index {index} --sheet found.png')
+    _say_what_is_left(spec.output)
     return results
+
+
+def _say_what_is_left(output: Path) -> None:
+    say(f"The report, the pictures and the model are in {output}. Search the pictures that training never saw:")
+    say(f'  {command()} search "a red heart" --index {shlex.quote(str(output / INDEX))} --sheet found.png')
 
 
 def _findings_of_teachers(

@@ -11,8 +11,8 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource
 INDEX = "held_out.index"
 
 
-def index_held_out(output: Path, shards: Sequence[Path], model: Path) -> Path:
-    """Make the pictures that training never saw ready to be searched, and return the folder of the index.
+def index_held_out(output: Path, shards: Sequence[Path], model: Path) -> None:
+    """Make the pictures that training never saw ready to be searched: `INDEX` in the folder of the run.
 
     Args:
         output: folder of the run.
@@ -24,4 +24,3 @@ def index_held_out(output: Path, shards: Sequence[Path], model: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     collection = Collection.create(folder, ModelSource(checkpoint=str(model)))
     collection.add(*shards, options=IndexOptions(show_progress=False))
-    return folder

@@ -49,7 +49,9 @@ def test_a_finished_run_says_so_and_is_not_repeated(tmp_path, capsys):
     (tmp_path / "spec.json").write_text(to_json(spec, indent=1))
     (tmp_path / "results.json").write_text(to_json(results(), indent=1))
     assert run(spec) == results()
-    assert "done already" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "done already" in printed
+    assert f"--index {tmp_path / 'held_out.index'}" in printed
     assert from_json((tmp_path / "results.json").read_text(), Results) == results()
 
 
