@@ -12,7 +12,7 @@ from examples.learning_efficiency.report import write_report
 from examples.learning_efficiency.results import Result, read_results
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.stores import make_stores
-from examples.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles
+from examples.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
 from mobileclip.terminal import say
 
 # On two cores without other work; trainings of the default size.
@@ -30,9 +30,9 @@ def run(spec: EfficiencySpec) -> dict[Cell, Result]:
     results = read_results(path, study=spec.study)
     cells = spec.cells()
     waiting = [cell for cell in cells if cell not in results]
-    _announce(cells, waiting)
-    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
     ensembles = ensembles_of(cells)
+    say(what_is_left(cells, waiting, untrained(spec, ensembles)))
+    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
     teachers = build_teachers(spec, dataset, ensembles)
     scores = score_ensembles(spec, dataset, teachers, ensembles)
     for one in scores:
@@ -52,10 +52,17 @@ def run(spec: EfficiencySpec) -> dict[Cell, Result]:
     return results
 
 
-def _announce(cells: Sequence[Cell], waiting: Sequence[Cell]) -> None:
+def what_is_left(cells: Sequence[Cell], waiting: Sequence[Cell], teachers: Sequence[str]) -> str:
+    """Return how much is to be done before a study is whole, and how long that takes.
+
+    Args:
+        cells: all trainings that were asked for.
+        waiting: those that are not finished.
+        teachers: who is to be trained first.
+    """
     steps = sum(cell.budget for cell in waiting)
-    say(
+    first = f" Before that, an hour or so for each of the teachers: {', '.join(teachers)}." if teachers else ""
+    return (
         f"{len(waiting):,} of {len(cells):,} trainings are to be done: {steps:,} steps, about "
-        f"{steps / _STEPS_PER_SECOND / 3600:.1f} hours of two cores, and about an hour and a half for a teacher that "
-        "is not there yet. It may be stopped at any moment."
+        f"{steps / _STEPS_PER_SECOND / 3600:.1f} hours of two cores.{first} It may be stopped at any moment."
     )

@@ -38,6 +38,12 @@ def ensembles_of(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
     return sorted(needed, key=lambda names: (len(names), names))
 
 
+def untrained(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return the members of ensembles whose files are not there yet."""
+    needed = {name for names in ensembles for name in names}
+    return [one.name for one in spec.teachers if one.name in needed and not _file(spec, one.name).exists()]
+
+
 def build_teachers(
     spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Iterable[tuple[str, ...]]
 ) -> dict[str, FineTunedTeacher]:
@@ -49,12 +55,11 @@ def build_teachers(
     ]
     groups = [*map(all_captions, dataset.train.samples()), *prompts]
     texts = list(dict.fromkeys(text for group in groups for text in group))
-    folder = spec.output / "teachers"
-    trunk = text_trunk(texts, folder / "texts.safetensors")
+    trunk = text_trunk(texts, _file(spec, "texts"))
     teachers = {}
     for one in spec.teachers:
         if one.name in needed:
-            path = folder / f"{one.name}.safetensors"
+            path = _file(spec, one.name)
             if not path.exists():
                 fine_tune(one, dataset.train, trunk, path)
             teachers[one.name] = load_teacher(path, trunk)
@@ -82,3 +87,7 @@ def score_ensembles(
 
 def _read(path: Path) -> TeacherScores:
     return from_json(path.read_text(encoding="utf-8"), TeacherScores)
+
+
+def _file(spec: EfficiencySpec, name: str) -> Path:
+    return spec.output / "teachers" / f"{name}.safetensors"

@@ -18,12 +18,12 @@ from examples.learning_efficiency.__main__ import learning_efficiency
 from examples.learning_efficiency.model import make_model
 from examples.learning_efficiency.report import write_report
 from examples.learning_efficiency.results import Result, append, read_results
-from examples.learning_efficiency.run import run
+from examples.learning_efficiency.run import run, what_is_left
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_embeddings, score_student
 from examples.learning_efficiency.spec import Cell
 from examples.learning_efficiency.stores import belongs, cell_batches, store_of
 from examples.learning_efficiency.students import train_student
-from examples.learning_efficiency.teachers import TeacherScores
+from examples.learning_efficiency.teachers import TeacherScores, ensembles_of, untrained
 from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
 from examples.learning_efficiency.views import STRONG, WEAK
 from examples.quickstart.emoji import DataSplit, DrawnDataset
@@ -114,6 +114,22 @@ class TestSpec:
     def test_bad_choices_say_what_is_expected(self, change, message):
         with pytest.raises(ValueError, match=message):
             attrs.evolve(learning_efficiency(), **change)
+
+    def test_what_is_left_is_said_beforehand(self, tmp_path):
+        spec = attrs.evolve(learning_efficiency(), output=tmp_path, parts=("long",))
+        cells = spec.cells()
+        (tmp_path / "teachers").mkdir()
+        for names, told in (
+            (("first", "second"), "the teachers: first, second."),
+            (("second",), "the teachers: second."),
+        ):
+            missing = untrained(spec, ensembles_of(cells))
+            assert missing == list(names)
+            text = what_is_left(cells, cells[1:], missing)
+            assert "4 of 5 trainings are to be done: 102,400 steps, about 1.4 hours of two cores." in text
+            assert told in text
+            (tmp_path / "teachers" / f"{names[0]}.safetensors").touch()
+        assert "teachers" not in what_is_left(cells, cells, untrained(spec, ensembles_of(cells)))
 
 
 class TestStores:
