@@ -121,8 +121,8 @@ def speedup(baseline: Curve, other: Curve) -> Interval:
     """Return how many times fewer steps another variant needs for the best score of the baseline.
 
     The best score is the highest mean of a budget, and its steps are the fewest that reach it. Where the other
-    variant's first budget is good enough already, the value is infinite: it is at least as many times fewer as the
-    budgets can show. Where none is, it is zero.
+    variant's first budget is good enough already, the value is infinite, and where none is, it is zero:
+    `speedup_limits` says more or less than what that means.
     """
 
     def ratio(one: Array, two: Array) -> float:
@@ -131,6 +131,12 @@ def speedup(baseline: Curve, other: Curve) -> Interval:
         return float(baseline.steps[best] / needed) if needed > 0 else math.inf
 
     return _estimate(baseline, other, ratio)
+
+
+def speedup_limits(baseline: Curve, other: Curve) -> tuple[float, float]:
+    """Return the least and the greatest value of `speedup` that the budgets of the other variant can show."""
+    needed = baseline.steps[int(np.argmax(baseline.mean))]
+    return float(needed / other.steps[-1]), float(needed / other.steps[0])
 
 
 def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:

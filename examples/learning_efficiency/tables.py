@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
-from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup
+from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup, speedup_limits
 from examples.learning_efficiency.results import Result
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.variants import LADDER, VARIANTS, Part
@@ -188,9 +188,7 @@ def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseli
             int(steps): describe(interval, limits=limits)
             for steps, interval in zip(curve.steps, equivalents(reference, curve), strict=True)
         }
-        # The least and the greatest ratio that the budgets can show.
-        ratios = (reference.steps[0] / curve.steps[-1], reference.steps[-1] / curve.steps[0])
-        faster = describe(speedup(reference, curve), limits=ratios, digits=1)
+        faster = describe(speedup(reference, curve), limits=speedup_limits(reference, curve), digits=1)
         rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets), faster])
     return rows
 

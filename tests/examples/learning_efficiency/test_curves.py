@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup, steps_to_reach
+from examples.learning_efficiency.curves import (
+    Curve,
+    describe,
+    equivalents,
+    make_curve,
+    speedup,
+    speedup_limits,
+    steps_to_reach,
+)
 
 STEPS = np.array([100.0, 200.0, 400.0, 800.0])
 
@@ -38,9 +46,17 @@ class TestCurves:
     def test_no_more_is_claimed_than_the_budgets_can_show(self):
         plain, other = curve(1, 2, 3, 4), curve(9, 10)
         assert speedup(plain, other).value == math.inf
-        assert describe(speedup(plain, other), limits=(0.125, 8.0), digits=1) == "> 8.0"
+        assert describe(speedup(plain, other), limits=speedup_limits(plain, other), digits=1) == "> 8.0"
         assert speedup(other, plain).value == 0
         assert describe(equivalents(other, plain)[0], limits=(100, 200)) == "< 100"
+
+    def test_limits_are_what_the_best_score_of_the_baseline_took(self):
+        # It needs 800 steps, and 400 of the other way are not enough, so that these are less than twice as few.
+        plain, short = curve(1, 2, 3, 4), curve(1, 2, 3)
+        assert describe(speedup(plain, short), limits=speedup_limits(plain, short), digits=1) == "< 2.0"
+        # Its best score came with 200 steps already.
+        peak, better = curve(1, 5, 4, 3), curve(6, 7)
+        assert describe(speedup(peak, better), limits=speedup_limits(peak, better), digits=1) == "> 2.0"
 
     def test_a_spread_as_large_as_the_difference_makes_a_wide_interval(self):
         narrow, wide = (
