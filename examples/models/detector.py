@@ -41,10 +41,11 @@ def detector(
     return RetinaNet(backbone, num_classes, anchor_generator=anchors, min_size=size, max_size=2 * size, **pixels)
 
 
-def main(encoder: nn.Module, *, size: int = 256, steps: int = 3, lr: float = 1e-4) -> tuple[RetinaNet, nn.Module]:
+def main(encoder: nn.Module, *, size: int = 128, steps: int = 30, lr: float = 2e-4) -> tuple[RetinaNet, nn.Module]:
     """Train a detector on a white square, fold it, and detect."""
     stages = tuple(range(len(encoder.dims)))[-3:]
     model = detector(encoder, num_classes=2, stages=stages, size=size).train()
+    encoder.eval()  # two images are too few to normalise by
     image, box = torch.zeros(3, size, size), [size // 4, size // 4, size // 2, size // 2]
     image[:, box[1] : box[3], box[0] : box[2]] = 1.0
     target = {"boxes": torch.tensor([box], dtype=torch.float32), "labels": torch.tensor([1])}
@@ -53,12 +54,14 @@ def main(encoder: nn.Module, *, size: int = 256, steps: int = 3, lr: float = 1e-
         losses = model([image, image], [target, target])
         optimizer.zero_grad()
         sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         print(f"step {step}:", {name: round(float(loss.detach()), 3) for name, loss in losses.items()})
     folded = reparameterize(model.eval())  # the encoder's branches, norms and scales; torchvision's parts stay
     with torch.inference_mode():
         (found,) = folded([image])
-    print(f"{len(found['boxes'])} boxes found; the best, {found['boxes'][:1].tolist()}, should be {box}")
+    best = [round(side) for side in found["boxes"][:1].flatten().tolist()]
+    print(f"{len(found['boxes'])} boxes found; the best, {best}, should be {box}")
     return model, folded
 
 

@@ -1,6 +1,6 @@
 """A token mixer and an image encoder of one's own: from a checkpoint to another runtime, as the library's own parts.
 
-    python examples/models/own_parts.py out/
+    python examples/models/own_parts.py              # writes into outputs/own_parts, or the folder that is named
 
 The decorators register both where this module is imported. An installed package is found without that, by entry points:
 
@@ -66,9 +66,9 @@ def main(out: Path) -> None:
         images = torch.rand(4, 3, 64, 64)
         with torch.inference_mode():
             errors = [(each.encode_image(images) - model.encode_image(images)).abs().max() for each in (folded, fast)]
-        print(f"{name}: error folded and optimised {float(max(errors)):.0e}")
+        print(f"{out / name}: error folded and optimised {float(max(errors)):.0e}")
         export_model(model, ExportSpec(out=out / name, target="torch", tower="image"), show_progress=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if sys.argv[1:] else Path("outputs/own_parts"))

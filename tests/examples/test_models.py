@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from mobileclip import specs
+from mobileclip.blocks import build_model
 from mobileclip.cli import main
 from mobileclip.data import ImageTransform
 from mobileclip.encoders import (
@@ -71,6 +72,17 @@ def test_a_detector_learns_and_folds(script, capsys):
         (ours,), (plain,) = folded([image]), model([image])
     assert len(ours["boxes"])
     torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_detector_finds_what_it_was_shown(script):
+    torch.manual_seed(0)
+    _, folded = script("detector").main(build_model("mci2"))
+    image = torch.zeros(3, 128, 128)
+    image[:, 32:64, 32:64] = 1.0
+    with torch.inference_mode():
+        (found,) = folded([image])
+    torch.testing.assert_close(found["boxes"][0], torch.tensor([32.0, 32.0, 64.0, 64.0]), rtol=0, atol=3)
 
 
 def test_maps_of_a_detector_come_from_the_encoder(script):
