@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from examples.learning_efficiency.finetune import FineTunedTeacher, class_prompts, fine_tune, load_teacher
+from examples.learning_efficiency.finetune import FineTunedTeacher, FineTuneSpec, class_prompts, fine_tune, load_teacher
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.texts import text_trunk
@@ -40,15 +40,13 @@ def ensembles_of(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
 
 def untrained(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> list[str]:
     """Return the members of ensembles whose files are not there yet."""
-    needed = {name for names in ensembles for name in names}
-    return [one.name for one in spec.teachers if one.name in needed and not _file(spec, one.name).exists()]
+    return [one.name for one in _members(spec, ensembles) if not _file(spec, one.name).exists()]
 
 
 def build_teachers(
     spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Iterable[tuple[str, ...]]
 ) -> dict[str, FineTunedTeacher]:
     """Return the members of ensembles by name, trained where their files are not there yet."""
-    needed = {name for names in ensembles for name in names}
     prompts = [
         *class_prompts(dataset.train.class_names),
         *(row for part in dataset.tests for row in class_prompts(part.class_names)),
@@ -57,12 +55,11 @@ def build_teachers(
     texts = list(dict.fromkeys(text for group in groups for text in group))
     trunk = text_trunk(texts, _file(spec, "texts"))
     teachers = {}
-    for one in spec.teachers:
-        if one.name in needed:
-            path = _file(spec, one.name)
-            if not path.exists():
-                fine_tune(one, dataset.train, trunk, path)
-            teachers[one.name] = load_teacher(path, trunk)
+    for one in _members(spec, ensembles):
+        path = _file(spec, one.name)
+        if not path.exists():
+            fine_tune(one, dataset.train, trunk, path)
+        teachers[one.name] = load_teacher(path, trunk)
     return teachers
 
 
@@ -87,6 +84,11 @@ def score_ensembles(
 
 def _read(path: Path) -> TeacherScores:
     return from_json(path.read_text(encoding="utf-8"), TeacherScores)
+
+
+def _members(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> list[FineTuneSpec]:
+    needed = {name for names in ensembles for name in names}
+    return [one for one in spec.teachers if one.name in needed]
 
 
 def _file(spec: EfficiencySpec, name: str) -> Path:
