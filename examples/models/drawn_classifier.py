@@ -60,13 +60,15 @@ def main(
         load_backbone(model, checkpoint)
     transform, losses = ImageTransform(mci0.input), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(steps):
+    for step in range(steps):
         images, labels = batch(batch_size, transform, generator)
         loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+        if step % 5 == 0:
+            print(f"step {step} of {steps}: loss {losses[-1]:.3f}")
     # Averages of batch norms lag behind weights that moved fast: what is folded in are those of the final weights.
     update_bn([batch(batch_size, transform, generator)[0] for _ in range(8)], model)
     folded = reparameterize(model.eval())

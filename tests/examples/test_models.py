@@ -129,7 +129,9 @@ def test_mci0_is_a_classifier_from_a_step_of_training_to_a_file(script, tmp_path
     images, _ = drawn.batch(4, ImageTransform(loaded.spec.image.input), random.Random(1))
     with torch.inference_mode():
         torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-4)
-    assert "10.89M parameters as trained, 10.83M folded" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"step 0 of 1: loss {losses[0]:.3f}" in said
+    assert "10.89M parameters as trained, 10.83M folded" in said
 
 
 @pytest.mark.slow
