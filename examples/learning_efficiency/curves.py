@@ -13,6 +13,7 @@ Array = npt.NDArray[np.float64]
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.9
+_FEWEST_BUDGETS = 2
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -20,11 +21,11 @@ class Curve:
     """A score of one variant over budgets and seeds.
 
     Shape:
-        steps: (budgets,), increasing; scores: (budgets, seeds).
+        steps: (budgets,), increasing; scores: for each budget, (its seeds,).
     """
 
     steps: Array
-    scores: Array
+    scores: tuple[Array, ...]
 
     @property
     def mean(self) -> Array:
@@ -33,20 +34,16 @@ class Curve:
         Shape:
             (budgets,).
         """
-        means: Array = self.scores.mean(1)
-        return means
+        return np.array([one.mean() for one in self.scores])
 
     @property
     def deviation(self) -> Array:
-        """Standard deviations over the seeds; zero where there is one.
+        """Standard deviations over the seeds; not a number where there is one.
 
         Shape:
             (budgets,).
         """
-        if self.scores.shape[1] == 1:
-            return np.zeros(len(self.steps))
-        deviations: Array = self.scores.std(1, ddof=1)
-        return deviations
+        return np.array([one.std(ddof=1) if len(one) > 1 else np.nan for one in self.scores])
 
 
 @attrs.frozen(kw_only=True)
@@ -65,29 +62,17 @@ class Interval:
 
 
 def make_curve(scores: Mapping[tuple[int, int], float]) -> Curve | None:
-    """Return a curve of the budgets and seeds that are complete, or None if fewer than two budgets are.
-
-    Seeds that a longer budget lacks are left out of the shorter ones, so that all points are means over the same seeds;
-    budgets that no seed has finished are left out. Of the choices that this leaves, the one with most trainings is
-    taken, the longer where two have as many.
+    """Return a curve of the budgets that any seed has finished, or None if these are fewer than two.
 
     Args:
         scores: by budget and seed.
     """
-    budgets = sorted({budget for budget, _ in scores})
-    best: tuple[int, list[int], list[int]] | None = None
-    for count in range(2, len(budgets) + 1):
-        kept = budgets[:count]
-        seeds = sorted({seed for _, seed in scores if all((budget, seed) in scores for budget in kept)})
-        if seeds and (best is None or count * len(seeds) >= best[0]):
-            best = (count * len(seeds), kept, seeds)
-    if best is None:
+    by_budget: dict[int, list[float]] = {}
+    for (budget, _), score in sorted(scores.items()):
+        by_budget.setdefault(budget, []).append(score)
+    if len(by_budget) < _FEWEST_BUDGETS:
         return None
-    _, kept, seeds = best
-    return Curve(
-        steps=np.array(kept, dtype=np.float64),
-        scores=np.array([[scores[budget, seed] for seed in seeds] for budget in kept]),
-    )
+    return Curve(steps=np.array([*by_budget], dtype=np.float64), scores=tuple(map(np.array, by_budget.values())))
 
 
 def steps_to_reach(score: float, steps: Array, means: Array) -> float:
@@ -148,9 +133,13 @@ def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array],
 
 
 def _resampled(curve: Curve, rng: np.random.Generator) -> Array:
-    count = curve.scores.shape[1]
-    means: Array = curve.scores[:, rng.integers(count, size=count)].mean(1)
-    return means
+    """Return means of seeds that are drawn anew; a single one is as far off as one of the next shorter budget's."""
+    means, offsets = [], np.zeros(1)
+    for scores in curve.scores:
+        if len(scores) > 1:
+            offsets = scores - scores.mean()
+        means.append(scores.mean() + offsets[rng.integers(len(offsets), size=len(scores))].mean())
+    return np.array(means)
 
 
 def describe(interval: Interval, *, limits: Sequence[float], digits: int = 0) -> str:

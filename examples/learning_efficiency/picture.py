@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from examples.icons.splits import TEST_PICTURES
 from examples.learning_efficiency.curves import Curve
 from examples.learning_efficiency.spec import EfficiencySpec
@@ -22,7 +24,7 @@ _COLOURS = dict(zip(LADDER, (LIGHT.faint, "#e69f00", "#0072b2", "#009e73", "#d55
 def draw(spec: EfficiencySpec, results: Results) -> Figure:
     """Return the ladder's top-5 on unseen drawings over the steps, a panel for each share of the pictures.
 
-    A line is the mean over seeds, its band one standard deviation.
+    A line is the mean over seeds, its band one standard deviation. A hollow point is a single training.
 
     Args:
         spec: the choices.
@@ -53,3 +55,5 @@ def _add_line(axes: Axes, curve: Curve, name: str) -> None:
     axes.plot(curve.steps, curve.mean, "o-", color=colour, markersize=3.5, linewidth=1.4, label=LADDER[name].title)
     low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
     axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, linewidth=0)
+    single = np.isnan(curve.deviation)
+    axes.scatter(curve.steps[single], curve.mean[single], s=14, facecolors=LIGHT.paper, edgecolors=colour, zorder=3)

@@ -22,7 +22,7 @@ STEPS = np.array([100.0, 200.0, 400.0, 800.0])
 
 def curve(*means, spread=0.0, num_seeds=5):
     offsets = spread * np.linspace(-1, 1, num_seeds)
-    return Curve(steps=STEPS[: len(means)], scores=np.array(means)[:, None] + offsets)
+    return Curve(steps=STEPS[: len(means)], scores=tuple(mean + offsets for mean in means))
 
 
 class TestCurves:
@@ -67,16 +67,22 @@ class TestCurves:
         assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
         assert describe(narrow, limits=(100, 800)).count("to") == 1
 
-    def test_points_of_a_curve_are_means_over_the_same_seeds(self):
+    def test_every_finished_training_is_in_a_point_of_its_curve(self):
         scores = {(budget, seed): float(budget + seed) for budget in (10, 20, 40) for seed in range(3)}
-        whole = make_curve(scores)
-        assert whole.scores.tolist() == [[10, 11, 12], [20, 21, 22], [40, 41, 42]]
-        del scores[40, 2]
-        assert make_curve(scores).scores.tolist() == [[10, 11], [20, 21], [40, 41]]
-        del scores[40, 1]
-        assert make_curve(scores).scores.tolist() == [[10, 11, 12], [20, 21, 22]]
-        assert make_curve({(10, 0): 1.0}) is None
+        del scores[40, 0], scores[40, 1]
+        made = make_curve(dict(reversed(scores.items())))
+        assert made.steps.tolist() == [10, 20, 40]
+        assert [one.tolist() for one in made.scores] == [[10, 11, 12], [20, 21, 22], [42]]
+        assert make_curve({(10, 0): 1.0, (10, 1): 2.0}) is None
 
     def test_one_seed_has_no_spread(self):
-        assert curve(1, 2, num_seeds=1).deviation.tolist() == [0, 0]
+        assert np.isnan(curve(1, 2, num_seeds=1).deviation).all()
         assert curve(1, 2, spread=1.0).deviation == pytest.approx([0.7906, 0.7906], abs=1e-4)
+
+    def test_a_single_training_is_as_uncertain_as_one_of_the_next_shorter_budget(self):
+        whole, other = curve(1, 2, 4, spread=0.5), curve(3, 3.1)
+        single = Curve(steps=whole.steps, scores=(*whole.scores[:2], np.array([4.0])))
+        of_whole, of_single = (equivalents(one, other)[0] for one in (whole, single))
+        assert of_whole.value == of_single.value
+        assert of_single.high - of_single.low > of_whole.high - of_whole.low > 0
+        assert equivalents(curve(1, 2, 4, num_seeds=1), other)[0].low == of_single.value
