@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import attrs
 import pytest
@@ -44,12 +45,13 @@ def test_every_step_leaves_what_it_promises(finished):
             assert all(0 <= value <= 100 for scores in splits.values() for value in attrs.astuple(scores))
     # Whoever was trained on these drawings knows more of their like than chance would, one of some fifteen.
     assert results.scores["teachers"][0]["test_renderings"].top5 > 50
-    for name in ("curves.png", "sheet.png", "example.png"):
+    for name in ("curves.png", "sheet.png"):
         with Image.open(spec.output / name) as picture:
             picture.load()
     report = (spec.output / "report.md").read_text(encoding="utf-8")
     assert "| plain CLIP |" in report
     assert "| reinforced - plain |" in report
+    assert re.search(r"of \d+ test pictures taken by chance: plain \d+, reinforced \d+, teachers \d+\n", report)
     assert f"{results.agreement}" in report
     assert "±" in report
     written = {path.name for path in (spec.output / "benchmarks").glob("wds_*")}
@@ -76,7 +78,7 @@ def test_the_students_differ_by_synthetic_captions_and_by_what_the_teachers_said
 def test_the_model_classifies_through_the_public_api(finished):
     spec, _ = finished
     clip = mobileclip.load(spec.output / "quickstart.safetensors")
-    scores = clip.classify(spec.output / "example.png", ["red circle", "blue square"], template="an emoji of {}")
+    scores = clip.classify(spec.output / "sheet.png", ["red circle", "blue square"], template="an emoji of {}")
     assert sum(scores.values()) == pytest.approx(1)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in clip.model.modules())
 
