@@ -127,19 +127,25 @@ def speedup_limits(baseline: Curve, other: Curve) -> tuple[float, float]:
 def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:
     """Return a statistic of two curves' means, and the interval of its values when the seeds are drawn anew."""
     rng = np.random.default_rng(0)
-    values = sorted(statistic(_resampled(baseline, rng), _resampled(other, rng)) for _ in range(NUM_RESAMPLES))
+    drawn = zip(_resampled(baseline, rng), _resampled(other, rng), strict=True)
+    values = sorted(statistic(one, two) for one, two in drawn)
     cut = round((1 - CONFIDENCE) / 2 * (NUM_RESAMPLES - 1))
     return Interval(value=statistic(baseline.mean, other.mean), low=values[cut], high=values[-1 - cut])
 
 
 def _resampled(curve: Curve, rng: np.random.Generator) -> Array:
-    """Return means of seeds that are drawn anew; a single one is as far off as one of the next shorter budget's."""
+    """Return means of seeds that are drawn anew; a single one is as far off as one of the next shorter budget's.
+
+    Shape:
+        (resamples, budgets).
+    """
     means, offsets = [], np.zeros(1)
     for scores in curve.scores:
         if len(scores) > 1:
             offsets = scores - scores.mean()
-        means.append(scores.mean() + offsets[rng.integers(len(offsets), size=len(scores))].mean())
-    return np.array(means)
+        drawn = rng.integers(len(offsets), size=(NUM_RESAMPLES, len(scores)))
+        means.append(scores.mean() + offsets[drawn].mean(1))
+    return np.stack(means, 1)
 
 
 def describe(interval: Interval, *, limits: Sequence[float], digits: int = 0) -> str:
