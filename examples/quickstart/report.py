@@ -11,7 +11,7 @@ import attrs
 from examples.quickstart.commands import command
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.evaluate import Scores
-from examples.quickstart.sheet import NUM_PICTURES, draw_sheet
+from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
 from examples.quickstart.spec import TEACHERS, TITLES
 from mobileclip.data import ViewAgreement
 from mobileclip.terminal import print_table, say
@@ -100,9 +100,10 @@ def write_report(
     plot_curves(runs, output / "curves.png")
     split = dataset.splits["test_renderings"]
     sheet = {name: answers[name][split.name] for name in _ON_SHEET}
-    num_right = draw_sheet(split, sheet, output / "sheet.png", seed=seed)
-    count, counts = min(NUM_PICTURES, split.num_samples), ", ".join(f"{name} {num_right[name]}" for name in _ON_SHEET)
-    on_sheet = f"Right answers on sheet.png, of {count} test pictures taken by chance: {counts}"
+    chosen = choose_pictures(list(split.samples()), seed=seed)
+    draw_sheet(chosen, sheet, output / "sheet.png")
+    counts = ", ".join(f"{name} {number}" for name, number in count_right(chosen, sheet).items())
+    on_sheet = f"Right answers on sheet.png, of {len(chosen)} test pictures taken by chance: {counts}"
     lines = [
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",

@@ -6,34 +6,26 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.quickstart.emoji import DataSplit
 from mobileclip.data import ImageTextSample, decode_image
 
 _COLUMNS = 4
 _ROWS = 3
-NUM_PICTURES = _COLUMNS * _ROWS
 _LETTERS = 26
 _RIGHT, _WRONG = "tab:green", "tab:red"
 
 
-def draw_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> dict[str, int]:
+def draw_sheet(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping[str, str]], path: Path) -> None:
     """Draw test pictures with the truth and the answers below, right ones green and wrong ones red.
 
     Args:
-        split: where the pictures come from.
+        samples: the pictures, as `choose_pictures` returns them.
         answers: by what gave them, then by the picture's key.
         path: of the PNG.
-        seed: of the choice of pictures, which depends on nothing else but the split.
-
-    Returns:
-        How many answers are right, by what gave them.
     """
     from matplotlib.figure import Figure
 
-    chosen = choose_pictures(list(split.samples()), seed=seed)
-    num_right = dict.fromkeys(answers, 0)
     figure = Figure(figsize=(3.3 * _COLUMNS, (2.3 + 0.22 * (1 + len(answers))) * _ROWS), layout="constrained")
-    for axes, sample in zip(figure.subplots(_ROWS, _COLUMNS).flat, chosen, strict=False):
+    for axes, sample in zip(figure.subplots(_ROWS, _COLUMNS).flat, samples, strict=False):
         assert sample.image is not None, "the data set stores every picture"
         axes.imshow(decode_image(sample.image))
         axes.set(xticks=[], yticks=[])
@@ -41,7 +33,6 @@ def draw_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path:
         axes.set_xlabel(_shortened(truth), fontsize=12, fontweight="bold")
         for line, (name, given) in enumerate(answers.items(), 1):
             answer = given[sample.key]
-            num_right[name] += answer == truth
             axes.annotate(
                 f"{name}: {_shortened(answer)}",
                 xy=(0.5, 0),
@@ -54,12 +45,16 @@ def draw_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path:
                 color=_RIGHT if answer == truth else _WRONG,
             )
     figure.savefig(path, dpi=100)
-    return num_right
+
+
+def count_right(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return how many answers are the truth, by what gave them; see `draw_sheet`."""
+    return {name: sum(given[one.key] == one.metadata["label"] for one in samples) for name, given in answers.items()}
 
 
 def choose_pictures(samples: Sequence[ImageTextSample], *, seed: int) -> list[ImageTextSample]:
     """Return as many pictures as a sheet holds, or all where there are fewer, drawn by chance."""
-    return random.Random(seed).sample(samples, min(NUM_PICTURES, len(samples)))  # noqa: S311  nothing secret
+    return random.Random(seed).sample(samples, min(_COLUMNS * _ROWS, len(samples)))  # noqa: S311  nothing secret
 
 
 def _shortened(name: str) -> str:

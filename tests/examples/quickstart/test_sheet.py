@@ -7,7 +7,7 @@ import re
 import pytest
 
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
-from examples.quickstart.sheet import choose_pictures, draw_sheet
+from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
 from tests.examples.quickstart.drawings import write_packages
 
 pytest.importorskip("resvg_py", reason="the quickstart's packages are an extra")
@@ -33,10 +33,10 @@ def test_pictures_are_drawn_by_chance_and_again_by_the_same_seed(split):
 def test_truth_and_answers_stand_below_each_picture(split, tmp_path):
     truth = {sample.key: sample.metadata["label"] for sample in split.samples()}
     wrong = dict.fromkeys(truth, "a name that is too long to stand below a picture")
-    num_right = draw_sheet(split, {"plain": wrong, "teachers": truth}, tmp_path / "sheet.svg", seed=0)
+    shown, answers = choose_pictures(list(split.samples()), seed=0), {"plain": wrong, "teachers": truth}
+    draw_sheet(shown, answers, tmp_path / "sheet.svg")
     written = re.findall(r"<!-- (.*?) -->", (tmp_path / "sheet.svg").read_text(encoding="utf-8"))
-    shown = choose_pictures(list(split.samples()), seed=0)
     for sample in shown:
         assert written.count(truth[sample.key]) == written.count(f"teachers: {truth[sample.key]}") == 1
     assert written.count("plain: a name that is too long t…") == len(shown)
-    assert num_right == {"plain": 0, "teachers": len(shown)}
+    assert count_right(shown, answers) == {"plain": 0, "teachers": len(shown)}
