@@ -33,7 +33,7 @@ from benchmarks.curation import CurationBenchSpec, Planted, planted
 from examples.learning_efficiency.scoring import HeldOut, score_student
 from examples.quickstart.spec import student
 from examples.quickstart.stored import StoredBatches, StoredSamples, store_samples
-from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, decode_image, write_shards
+from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, write_shards
 from mobileclip.data.curation import (
     DuplicatesSpec,
     FilterSpec,
@@ -311,14 +311,14 @@ def prepared(spec: CurationTrainingSpec) -> Material:
     )
     score_shards(ScoreSpec(shards=made.shards, output=spec.output / "scores", vectors=True))
     transform = ImageTransform(student().image.input)
-    pixels = [transform.pixels(decode_image(one.image)) for one in tests if one.image is not None]
+    pixels = [transform.pixels(one.image) for one in tests if one.image is not None]
     return Material(
         samples=store_samples(
             made.shards, augmentation=crop_augmentation(transform.image_input.size), student=student()
         ),
         keys=curated(spec, truth),
         test=HeldOut(
-            pixels={transform.image_input.size: torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)},
+            pixels={transform.image_input: torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)},
             labels=torch.tensor(split.class_indices(tests)),
             class_names=split.class_names,
         ),

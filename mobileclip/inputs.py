@@ -16,6 +16,11 @@ from attrs import validators
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
+HIDDEN = "hidden"
+"""The background that is none: the colour below transparent pixels shows, as it is stored."""
 
 MAX_SIZE = 16384
 MAX_VOCABULARY = 1 << 22
@@ -23,23 +28,45 @@ MAX_VOCABULARY = 1 << 22
 MAX_TOKENIZER_BYTES = 1 << 25
 """Largest `tokenizer.json` that is read."""
 
+_NAMED_COLORS = {"white": "#ffffff", "black": "#000000"}
+_COLOR_NAMES = {color: name for name, color in _NAMED_COLORS.items()}
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def _one_name(value: object) -> object:
+    """Return a colour as it is called everywhere, so that equal backgrounds make equal contracts."""
+    return _COLOR_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+def _is_background(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if value not in (HIDDEN, *_NAMED_COLORS) and not _COLOR.fullmatch(value):
+        raise ValueError(
+            f"{attribute.name} is {value[:80]!r}, expected 'hidden', 'white', 'black' or a colour such as '#fbfaf8'"
+        )
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageInput:
-    """The image contract: resize the shorter side, centre-crop, scale to [0, 1], then `(pixel - mean) / std`.
+    """The image contract: put on the background, resize the shorter side, centre-crop, then `(pixel - mean) / std`.
+
+    Pixels are in [0, 1] when the mean is subtracted.
 
     Args:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
         mean: per RGB channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted.
         std: per RGB channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
+        background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
+            transparency, so that the stored colour below it shows, mostly black. The published models were trained so.
 
     Examples:
-        >>> ImageInput(size=256)  # pixels in [0, 1], nothing subtracted
-        ImageInput(size=256, interpolation='bilinear', mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        >>> ImageInput(size=256).background  # pixels in [0, 1], nothing subtracted
+        'hidden'
+        >>> ImageInput(size=32, background="#FFFFFF").background
+        'white'
     """
 
     size: int = attrs.field(validator=[validators.gt(0), validators.le(MAX_SIZE)])
@@ -52,6 +79,17 @@ class ImageInput:
         default=(1.0, 1.0, 1.0),
         validator=validators.deep_iterable(validators.and_(validators.ge(1e-6), validators.le(1e3))),
     )
+    background: str = attrs.field(
+        default=HIDDEN, converter=_one_name, validator=_is_background, metadata=LEFT_OUT_AT_DEFAULT
+    )
+
+    @property
+    def background_color(self) -> Color | None:
+        """The colour of the background; None of `hidden`, which has none."""
+        if self.background == HIDDEN:
+            return None
+        red, green, blue = bytes.fromhex(_NAMED_COLORS.get(self.background, self.background)[1:])
+        return red, green, blue
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -85,7 +85,7 @@ def _open(spec: EfficiencySpec) -> None:
     save_for_parent()
     # One core for each training: small networks do not fill two.
     torch.set_num_threads(1)
-    _held["material"] = spec, held_out(load_finished(spec.output / "data", TITLES), [spec.image_size])
+    _held["material"] = spec, held_out(load_finished(spec.output / "data", TITLES), [spec.student.image.input])
 
 
 def _measure(cell: Cell) -> Result:

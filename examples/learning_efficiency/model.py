@@ -43,10 +43,11 @@ clip = mobileclip.load("{name}")
 clip.classify("drawing.png", ["a heart", "a tree", "an arrow"])
 ```
 
-**Good for** icons, emoji and other plain drawings on a light ground, with English names of one to four words: to try
-the library, to test a program, to search a folder of icons.
+**Good for** icons of user interfaces, with English names of one to four words: to try the library, to test a program,
+to search a folder of icons. Transparent ones are put on white, as it learned them.
 
-**Not for** photographs, faces, texts in pictures or sentences: it has seen none.
+**Not good for** drawings by hands that it never saw, and worse for clip art and cartoons. **Not for** photographs,
+faces, texts in pictures or sentences: it has seen none.
 
 ## How good it is
 
@@ -104,7 +105,7 @@ def make_model(spec: EfficiencySpec, output: Path) -> Path:
 
 def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -> str:
     """Return the card of a model, whose file is measured for it."""
-    parts = held_out(dataset, [spec.image_size])
+    parts = held_out(dataset, [spec.student.image.input])
     scores = score_student(mobileclip.load(path).model, parts)
     rows = [
         f"| {TITLES[name]} | {len(part.labels):,} | {len(part.class_names):,} "

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
 from examples.learning_efficiency.finetune import PROMPTS
 from examples.quickstart.emoji import DataSplit, DrawnDataset
-from mobileclip.data import ImageTransform, Tokenizer, decode_image
+from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
 from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.reinforce.agreement import plain_augmentation, plain_views
 
 _BATCH = 64
 
@@ -41,28 +42,32 @@ class HeldOut:
     """A part of the held-out drawings.
 
     Shape:
-        pixels: (samples, 3, size, size) uint8 by size; labels: (samples,).
+        pixels: (samples, 3, size, size) uint8 by contract; labels: (samples,).
 
     Args:
-        pixels: the whole pictures.
+        pixels: the pictures as models of these contracts see them.
         labels: their classes.
         class_names: what classification chooses from.
     """
 
-    pixels: Mapping[int, Tensor]
+    pixels: Mapping[ImageInput, Tensor]
     labels: Tensor
     class_names: tuple[str, ...]
 
 
-def held_out(dataset: DrawnDataset, sizes: Sequence[int]) -> dict[str, HeldOut]:
-    """Return the held-out parts by name, each picture whole, at several sizes in pixels."""
-    return {split.name: _held_out(split, sizes) for split in dataset.tests if split.num_samples}
+def held_out(dataset: DrawnDataset, contracts: Iterable[ImageInput]) -> dict[str, HeldOut]:
+    """Return the held-out parts by name, each picture as models of these contracts see it."""
+    transforms = [ImageTransform(contract) for contract in dict.fromkeys(contracts)]
+    return {split.name: _held_out(split, transforms) for split in dataset.tests if split.num_samples}
 
 
-def _held_out(split: DataSplit, sizes: Sequence[int]) -> HeldOut:
+def _held_out(split: DataSplit, transforms: Sequence[ImageTransform]) -> HeldOut:
     samples = list(split.samples())
-    images = [decode_image(sample.image) for sample in samples if sample.image is not None]
-    pixels = {size: plain_views(images, plain_augmentation(size)) for size in sizes}
+    images = [sample.image for sample in samples if sample.image is not None]
+    pixels = {
+        transform.image_input: torch.from_numpy(np.stack([transform.pixels(image) for image in images])).movedim(-1, 1)
+        for transform in transforms
+    }
     return HeldOut(pixels=pixels, labels=torch.tensor(split.class_indices(samples)), class_names=split.class_names)
 
 
@@ -72,7 +77,7 @@ def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str,
 
     Args:
         model: in evaluation mode.
-        parts: the drawings, by the name of the part, at the student's size.
+        parts: the drawings, by the name of the part, as the student's contract has them.
     """
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     encode_text = partial(model.encode_text, normalize=True)
@@ -83,13 +88,12 @@ def score_student(model: DualEncoder, parts: Mapping[str, HeldOut]) -> dict[str,
         return ensemble_prompts(rows.reshape(len(names), -1, rows.shape[-1]))
 
     known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
-    size = model.spec.image.input.size
     return {
         name: score_embeddings(
             torch.cat(
                 [
                     model.encode_image(transform.normalize(pixels.permute(0, 2, 3, 1)), normalize=True)
-                    for pixels in torch.split(part.pixels[size], _BATCH)
+                    for pixels in torch.split(part.pixels[model.spec.image.input], _BATCH)
                 ]
             ),
             known[part.class_names],
@@ -104,7 +108,7 @@ def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> d
 
     Args:
         ensemble: the teachers.
-        parts: the drawings, by the name of the part, at the teachers' sizes.
+        parts: the drawings, by the name of the part, as the teachers' contracts have them.
     """
 
     def classes(names: tuple[str, ...]) -> Tensor:
@@ -116,7 +120,7 @@ def score_teachers(ensemble: TeacherEnsemble, parts: Mapping[str, HeldOut]) -> d
     known = {names: classes(names) for names in {part.class_names for part in parts.values()}}
     return {
         name: score_embeddings(
-            ensemble.encode_images({size: part.pixels[size] for size in ensemble.image_sizes}),
+            ensemble.encode_images({one.image.size: part.pixels[one.image] for one in ensemble.teachers}),
             known[part.class_names],
             part.labels,
         )

@@ -14,8 +14,9 @@ from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
 from examples.learning_efficiency.finetune import FineTuneSpec
 from examples.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
+from examples.quickstart.emoji import drawing_input
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inputs import TextInput
 from mobileclip.losses import (
     ContrastiveLossSpec,
     LossSpec,
@@ -210,7 +211,7 @@ class EfficiencySpec:
                     StageSpec(dim=96, depth=2, mixer=AttentionSpec()),
                 ),
                 embedding_dim=256,
-                input=ImageInput(size=self.image_size),
+                input=drawing_input(self.image_size),
             ),
             text=TextTransformerSpec(
                 width=64,

@@ -75,7 +75,7 @@ def score_ensembles(
     for names in ensembles:
         path = spec.output / "teachers" / f"{'-'.join(names)}.json"
         if not path.exists():
-            parts = parts or held_out(dataset, sorted({one.image.size for one in teachers.values()}))
+            parts = parts or held_out(dataset, [one.image for one in teachers.values()])
             scores = score_teachers(TeacherEnsemble([teachers[name] for name in names]), parts)
             write_text(path, to_json(TeacherScores(names=names, scores=scores), indent=1) + "\n")
         found.append(_read(path))

@@ -84,10 +84,11 @@ def read_export(folder: Path, *, target: str) -> Export:
     return Export(folder, contract)
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Return a picture in RGB, upright.
+def read_picture(export: Export, path: Path) -> Image.Image:
+    """Return a picture in RGB, upright, and 16 bits a channel scaled to 8.
 
-    Transparency is dropped, not blended, and 16 bits a channel are scaled to 8, as the models were trained.
+    What is transparent is put on the background that the contract names. Without one its transparency is dropped, so
+    that the stored colour below it shows, as the published models were trained.
 
     Pictures from strangers may cost a lot of time and memory: limit what you take before you call this.
 
@@ -100,6 +101,11 @@ def read_picture(path: Path) -> Image.Image:
         if picture.mode.startswith("I"):
             values = np.asarray(picture).astype(np.uint32)
             return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        background = export.contract["image"]["input"].get("background", "hidden")
+        if background != "hidden" and picture.has_transparency_data:
+            below = Image.new("RGBA", picture.size, background)
+            below.alpha_composite(picture.convert("RGBA"))
+            return below.convert("RGB")
         return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 

@@ -49,7 +49,7 @@ def _compare(export: Export, paths: Sequence[Path], texts: Sequence[str], open_t
     encoders = {name: open_tower(export, export.tower(name)) for name in ("image", "text")}
     for name, encode in encoders.items():
         print(f"golden vectors of the {name} tower: least cosine {check_golden(export, name, encode):.6f}")
-    pixels = np.concatenate([preprocess(export, read_picture(path)) for path in paths])
+    pixels = np.concatenate([preprocess(export, read_picture(export, path)) for path in paths])
     images, captions = encode_each(encoders["image"], pixels), encode_each(encoders["text"], tokenize(export, texts))
     cosines = images @ captions.T
     likely = probabilities(export, cosines)

@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mobileclip.data import ImageTextSample, decode_image
+from mobileclip.data import ImageTextSample
+from mobileclip.data.viewing.paper import load_shown
 
 _COLUMNS = 4
 _ROWS = 3
@@ -27,7 +28,7 @@ def draw_sheet(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping
     figure = Figure(figsize=(3.3 * _COLUMNS, (2.3 + 0.22 * (1 + len(answers))) * _ROWS), layout="constrained")
     for axes, sample in zip(figure.subplots(_ROWS, _COLUMNS).flat, samples, strict=False):
         assert sample.image is not None, "the data set stores every picture"
-        axes.imshow(decode_image(sample.image))
+        axes.imshow(load_shown(sample.image))
         axes.set(xticks=[], yticks=[])
         truth = sample.metadata["label"]
         axes.set_xlabel(_shortened(truth), fontsize=12, fontweight="bold")

@@ -8,10 +8,10 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, emoji_augmentation
+from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, drawing_input, emoji_augmentation
 from mobileclip.data import AugmentationSpec, crop_augmentation
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inputs import TextInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, ReinforcedLossSpec
 from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
@@ -142,7 +142,7 @@ def student() -> DualEncoderSpec:
                 StageSpec(dim=96, depth=2, mixer=AttentionSpec()),
             ),
             embedding_dim=256,
-            input=ImageInput(size=48),
+            input=drawing_input(48),
         ),
         text=MCtSpec(
             width=64,

@@ -25,6 +25,7 @@ from mobileclip.data import (
     read_reinforced_samples,
 )
 from mobileclip.encoders import DualEncoderSpec
+from mobileclip.inputs import Color
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -182,13 +183,22 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
     Args:
         shards: reinforced shards.
         augmentation: the policy at the student's size.
-        student: whose texts are made into ids.
+        student: whose texts are made into ids, and whose contract says how pictures are resized.
+
+    Raises:
+        ValueError: if the student will see pictures resized in another way than in training.
     """
+    image = student.image.input
+    if (augmentation.size, augmentation.interpolation) != (image.size, image.interpolation):
+        raise ValueError(
+            f"the student learns from {augmentation.interpolation} views of {augmentation.size} pixels, and its spec "
+            f"says {image.interpolation} and {image.size}; give both the same"
+        )
     samples = list(read_reinforced_samples(shards))
     tokenizer = Tokenizer(student.text.input)
     return StoredSamples(
         keys=tuple(sample.key for sample in samples),
-        pixels=torch.stack([_replayed(sample, augmentation) for sample in samples]),
+        pixels=torch.stack([_replayed(sample, augmentation, image.background_color) for sample in samples]),
         real=_stored_captions([sample.captions for sample in samples], tokenizer),
         synthetic=_stored_captions([sample.syn_captions["syn_text"] for sample in samples], tokenizer),
         teachers=(stored_teacher(samples),),
@@ -204,9 +214,9 @@ def stored_teacher(samples: Sequence[ReinforcedSample]) -> StoredTeacher:
     )
 
 
-def _replayed(sample: ReinforcedSample, augmentation: AugmentationSpec) -> Tensor:
+def _replayed(sample: ReinforcedSample, augmentation: AugmentationSpec, background: Color | None) -> Tensor:
     assert sample.image is not None, "the data set stores every picture"
-    image = decode_image(sample.image)
+    image = decode_image(sample.image, orient=False, background=background)
     views = [np.asarray(augmentation.apply(image, params)) for params in sample.augmentations]
     return torch.from_numpy(np.stack(views))
 

@@ -71,12 +71,12 @@ def classify(
 
     require_labels(labels, template)
     require_file(image, "an image file")
-    picture = load_image(image)
+    load_image(image)  # what cannot be read is said before weights are fetched
     name = model or (None if checkpoint else DEFAULT_MODEL)
     place = device_for(name, checkpoint, device)
     require_model(name, checkpoint)
     clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust)
-    scores = clip.classify(picture, labels, template=template)
+    scores = clip.classify(image, labels, template=template)
     if as_json:
         say_json(scores)
         return

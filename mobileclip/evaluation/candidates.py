@@ -13,6 +13,7 @@ import attrs
 import torch
 
 from mobileclip.blocks import models
+from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_models
@@ -58,8 +59,8 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
-        """What embeddings depend on: a hash of the weights and of what is done to images and texts."""
-        return hashlib.sha256(f"{self.weights_sha256} {self.input}".encode()).hexdigest()
+        """What embeddings depend on: a hash of the weights, of how pictures are read, and of both input contracts."""
+        return hashlib.sha256(f"{READING} {self.weights_sha256} {self.input}".encode()).hexdigest()
 
 
 @attrs.frozen(kw_only=True)

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.data import ImageError, ImageTransform
+from mobileclip.data import ImageTransform
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
-from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.shards.files import Shards, parse
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.sources.opening import name_of
 from mobileclip.encoders import Classifier
 from mobileclip.evaluation.encoding.decoding import decode_ahead
+from mobileclip.evaluation.encoding.embedding import model_input, read_picture
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
@@ -70,12 +70,12 @@ def _evaluated(
     parser = LabelParser(num_classes=len(numbers), class_names=data.class_names or model.class_names)
     samples = _samples(data.reader, parser, report)
     transform = ImageTransform(model.spec.image.input)
-    decoded = _decoded(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
+    pixels = _pixels(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
     folded, device = reparameterize(model), next(model.parameters()).device
     hits: list[Hits] = []
     labels: list[Tensor] = []
     with torch.inference_mode():
-        while batch := list(islice(decoded, batch_size)):
+        while batch := list(islice(pixels, batch_size)):
             logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
             labels.append(numbers[[sample.label for sample, _ in batch]])
             hits.append(_hits(logits, labels[-1]))
@@ -152,7 +152,7 @@ def _samples(reader: ShardReader, parser: LabelParser, report: SkipReport) -> It
                 yield sample
 
 
-def _decoded(
+def _pixels(
     samples: Iterator[LabelledSample],
     transform: ImageTransform,
     report: SkipReport,
@@ -163,10 +163,7 @@ def _decoded(
     """Yield samples with their pixels, in order, decoded by threads; broken ones are reported."""
 
     def decode(sample: LabelledSample) -> Tensor:
-        try:
-            return transform(decode_image(sample.image))
-        except ImageError as error:
-            raise BadSampleError(f"image_{error.reason}", error.message) from None
+        return model_input(read_picture(sample.image, transform), transform)
 
     for sample, outcome in decode_ahead(samples, decode, ahead=ahead, num_threads=num_threads):
         if isinstance(outcome, BadSampleError):

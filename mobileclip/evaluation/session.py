@@ -32,7 +32,7 @@ class Session:
 
     Args:
         model: evaluated in evaluation mode, and left in the mode it came in.
-        transform: from a picture, RGB and not turned by its EXIF orientation, to the model's input.
+        transform: from a picture, RGB and upright, to the model's input.
         tokenize: from texts to the model's ids.
         batch_size: images, or texts, encoded at once, at least 1.
         num_threads: that decode images beside the model; by default one per core, eight at most.
@@ -92,6 +92,7 @@ class Session:
                 self._ready = fastest_form(self.model)
             yield Encoders(
                 model=self._ready,
+                transform=self.transform,
                 tokenize=self.tokenize,
                 device=device,
                 dtype=dtype,
@@ -123,7 +124,7 @@ class Session:
     def _encoded(self, benchmark: Benchmark, class_texts: Tensor | None) -> tuple[Features, SkipReport]:
         report = SkipReport()
         with self.encoding() as encoders:
-            features = extract_features(encoders, benchmark, report, transform=self.transform, class_texts=class_texts)
+            features = extract_features(encoders, benchmark, report, class_texts=class_texts)
         return features, report
 
     def _class_texts(self, benchmark: Benchmark) -> Tensor | None:

@@ -130,7 +130,7 @@ class PictureReader:
 
     def _read(self, picture: Picture[None], source: Path | bytes) -> PictureRead:
         name = f"image {picture.name!r}"
-        data = source if isinstance(source, bytes) else read_image_file(source, LIMITS, name)
+        data = read_image_file(source, LIMITS, name)
         digest = hashlib.sha256(data).hexdigest()
         if digest in picture.known:
             return PictureRead(sha256=digest, num_bytes=len(data))

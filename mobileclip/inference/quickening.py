@@ -74,6 +74,6 @@ def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
 
 def _readable(transform: ImageTransform, path: Path) -> Tensor | None:
     try:
-        return torch.from_numpy(transform.read_pixels(path))
+        return torch.from_numpy(transform.pixels(path))
     except ImageError:
         return None

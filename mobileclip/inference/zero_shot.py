@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ class ImageTextModel:
         `softmax(logit_scale * cosine(image, label))` over the labels.
 
         Args:
-            image: a Pillow image, a path, the bytes of a file, or an open file.
+            image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
             labels: texts to choose among, at least one, no two equal.
             template: the sentence that each label is put into, such as `a photo of a {}`.
             batch_size: texts encoded at once.
@@ -75,7 +77,7 @@ class ImageTextModel:
 
     def encode_image(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         normalize: bool = True,
         batch_size: int = 32,
@@ -87,22 +89,26 @@ class ImageTextModel:
             B images to `(B, embedding_dim)`, float32 on the CPU; one image counts as B = 1.
 
         Args:
-            images: Pillow images, paths, bytes of files or open files; they are read batch by batch.
+            images: Pillow images, paths, bytes of files, open files or arrays, see `load_image`: one, or any iterable
+                of them, which is drawn from batch by batch.
             normalize: whether embeddings are scaled to unit length.
             batch_size: images encoded at once.
             progress: whether to show a bar with the rate and the time left.
 
         Raises:
-            ImageError: if an image cannot be read; the message names it.
+            ImageError: if an image cannot be read; the message names it, or says which of the images it is.
         """
-        several = list(images) if isinstance(images, Sequence) and not isinstance(images, (str, bytes)) else [images]
+        from mobileclip.data.images.transform import is_one_image, name_of
 
-        def encode(batch: Sequence[object]) -> Tensor:
-            sources = cast("Sequence[ImageSource]", batch)
-            pixels = [torch.from_numpy(self.transform.read_pixels(source)) for source in sources]
-            return self.encode_pixels(torch.stack(pixels), normalize=normalize)
+        several = [images] if is_one_image(images) else images
 
-        return self._in_batches(several, encode, batch_size=batch_size, unit="images", progress=progress)
+        def encode(batch: Sequence[tuple[int, ImageSource]]) -> Tensor:
+            pixels = [self.transform.pixels(source, name=name_of(source, number)) for number, source in batch]
+            return self.encode_pixels(torch.from_numpy(np.stack(pixels)), normalize=normalize)
+
+        numbered = enumerate(cast("Iterable[ImageSource]", several), 1)
+        total = len(several) if isinstance(several, Sized) else None
+        return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
@@ -149,7 +155,7 @@ class ImageTextModel:
             return ready.encode_text(torch.stack(list(rows)).to(self._like.device), normalize=normalize)
 
         ordered = self._in_batches(
-            tokens[order].unbind(), encode, batch_size=batch_size, unit="texts", progress=progress
+            tokens[order].unbind(), encode, total=len(order), batch_size=batch_size, unit="texts", progress=progress
         )
         return torch.empty_like(ordered).index_copy_(0, order, ordered)
 
@@ -160,19 +166,19 @@ class ImageTextModel:
     @torch.inference_mode()
     def _in_batches(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item],
         encode: Callable[[Sequence[Item]], Tensor],
         *,
+        total: int | None,
         batch_size: int,
         unit: str,
         progress: bool,
     ) -> Tensor:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        done = []
-        with Progress(f"encoding {unit}", total=len(items), unit=unit, console=console(shown=progress)) as bar:
-            for start in range(0, len(items), batch_size):
-                batch = items[start : start + batch_size]
+        done, remaining = [], iter(items)
+        with Progress(f"encoding {unit}", total=total, unit=unit, console=console(shown=progress)) as bar:
+            while batch := list(islice(remaining, batch_size)):
                 done.append(encode(batch).float().cpu())
                 bar.advance(len(batch))
         return torch.cat(done) if done else torch.zeros(0, self.model.spec.image.embedding_dim)

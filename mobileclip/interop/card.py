@@ -14,7 +14,7 @@ from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
 from mobileclip.encoders.families import TextEncoderSpec
 from mobileclip.extras import install
 from mobileclip.inference.catalogue import num_parameters, type_of
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inputs import HIDDEN, ImageInput, TextInput
 from mobileclip.storage import printable
 
 _MAIN, _COUNT = "main_metric", "count_"
@@ -157,6 +157,8 @@ def _contract(tower: TowerSpec) -> str:
 def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
     yield "size", f"{image.size} x {image.size} pixels, RGB: the shorter side is resized, the middle cut out"
     yield "interpolation", f"{image.interpolation}, antialiased"
+    if image.background != HIDDEN:
+        yield "transparent pictures", f"put on {image.background} first, which open_clip and timm leave to you"
     yield "values", "pixels in [0, 1], then (pixel - mean) / std"
     yield "mean", ", ".join(map(str, image.mean))
     yield "std", ", ".join(map(str, image.std))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import attrs
 import numpy as np
@@ -100,9 +101,10 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
         attrs.evolve(plain_augmentation(size), interpolation=spec.augmentation.interpolation)
         for size in teachers.image_sizes
     ]
+    raw = partial(decode_image, orient=False, background=teachers.background, limits=spec.limits)
     parts = []
     for start in range(0, len(images), spec.batch_size):
-        decoded = [decode_image(one, limits=spec.limits) for one in images[start : start + spec.batch_size]]
+        decoded = [raw(one) for one in images[start : start + spec.batch_size]]
         pixels = {policy.size: plain_views(decoded, policy) for policy in policies}
         parts.append(teachers.encode_images(pixels).numpy())
     return np.concatenate(parts)

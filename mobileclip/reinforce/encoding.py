@@ -83,14 +83,17 @@ class BatchEncoder:
             if sample.image is None:
                 raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
             check_layout(sample, self.spec.layout)
-            return _Decoded(sample=sample, image=decode_image(sample.image, limits=self.spec.limits))
+            background = None if self.teachers is None else self.teachers.background
+            image = decode_image(sample.image, orient=False, background=background, limits=self.spec.limits)
+            return _Decoded(sample=sample, image=image)
 
         return made_or_skip(decoded, key=sample.key, shard=self.shard)
 
     def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner, name: str) -> list[_Decoded | Skip]:
         decoded = [result for result in results if isinstance(result, _Decoded)]
         try:
-            captions = iter(captioner.caption([one.image for one in decoded], [self._seed(one) for one in decoded]))
+            pictures = [self._upright(one) for one in decoded]
+            captions = iter(captioner.caption(pictures, [self._seed(one) for one in decoded]))
             return [
                 result if isinstance(result, Skip) else self._captioned(result, next(captions), name)
                 for result in results
@@ -104,7 +107,7 @@ class BatchEncoder:
 
     def _caption_alone(self, one: _Decoded, captioner: Captioner, name: str) -> _Decoded | Skip:
         try:
-            (texts,) = captioner.caption([one.image], [self._seed(one)])
+            (texts,) = captioner.caption([self._upright(one)], [self._seed(one)])
         except ImageError as error:
             reason, key = f"image_{error.reason}", one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
@@ -120,6 +123,11 @@ class BatchEncoder:
             captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])
         except Exception as error:
             raise FatalError(f"the captioner cannot caption a plain picture either: {reason_of(error)}") from error
+
+    def _upright(self, one: _Decoded) -> Image.Image:
+        """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
+        assert one.sample.image is not None, "it was decoded"
+        return decode_image(one.sample.image, limits=self.spec.limits)
 
     def _seed(self, one: _Decoded) -> int:
         return random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS)

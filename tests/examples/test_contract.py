@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -57,21 +58,22 @@ def pictures():
     yield from zip((f"{name}.jpg" for name in samples.image_names), samples.images, strict=True)
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("choices", [*product(("bilinear", "bicubic"), ("hidden", "white", "#102030"))])
 @pytest.mark.parametrize("preprocess", ["host", "uint8", "float32"])
-def test_preprocessing_is_the_librarys(contract, folder, tmp_path, preprocess, interpolation):
+def test_preprocessing_is_the_librarys(contract, folder, tmp_path, preprocess, choices):
+    interpolation, background = choices
     described = json.loads((folder / "mobileclip.json").read_text())
     described["image"]["preprocess"] = preprocess
-    described["image"]["input"]["interpolation"] = interpolation
+    described["image"]["input"] |= {"interpolation": interpolation, "background": background}
     export = contract.Export(folder, described)
     transform = ImageTransform(from_json(json.dumps(described["image"]["input"]), ImageInput))
     for name, data in pictures():
         (tmp_path / name).write_bytes(data)
-        ours = contract.preprocess(export, contract.read_picture(tmp_path / name))
+        ours = contract.preprocess(export, contract.read_picture(export, tmp_path / name))
         if preprocess == "host":
-            expected = transform(load_image(data)).numpy()
+            expected = transform(data).numpy()
         else:
-            expected = transform.pixels(load_image(data)).transpose(2, 0, 1).astype(preprocess)
+            expected = transform.pixels(data).transpose(2, 0, 1).astype(preprocess)
         assert ours.dtype == expected.dtype
         assert ours.flags.c_contiguous
         assert np.array_equal(ours, expected[None]), name
@@ -134,12 +136,12 @@ def test_what_is_no_export_is_refused(contract, folder, tmp_path):
         contract.read_export(copied, target="torch").tower("text")
 
 
-def test_only_the_librarys_formats_are_opened(contract, tmp_path):
+def test_only_the_librarys_formats_are_opened(contract, folder, tmp_path):
     assert [kind.name for kind in IMAGE_FORMATS] == list(contract.IMAGE_FORMATS)
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(UnidentifiedImageError):
-        contract.read_picture(path)
+        contract.read_picture(contract.read_export(folder, target="torch"), path)
 
 
 def test_constants_are_the_librarys(contract):

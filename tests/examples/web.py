@@ -17,7 +17,7 @@ import tokenizers
 import torch
 from PIL import Image
 
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.data.text.tokenizer_file import read_text_input
 from mobileclip.export.verification.measured import as_taken
@@ -70,6 +70,7 @@ def served(folder):
 def write_values(folder):
     """Write what Pillow, `tokenizers` and the library give, for the page's own tests."""
     (folder / "resampled.json").write_text(json.dumps(resampled()))
+    (folder / "composited.json").write_text(json.dumps(composited()))
     (folder / "inputs.json").write_text(json.dumps(inputs()))
     (folder / "tokens.json").write_text(json.dumps([clip_tokens(), *(own_tokens(folder, kind) for kind in KINDS)]))
 
@@ -93,6 +94,18 @@ def resampled():
                         "expected": as_base64(cropped(Image.fromarray(pixels), contract)),
                     }
                 )
+    return cases
+
+
+def composited():
+    """Every alpha with colours of all kinds, put on backgrounds by Pillow."""
+    colours = np.random.default_rng(1).integers(0, 256, (256, 20, 4), dtype=np.uint8)
+    colours[..., 3] = np.arange(256)[:, None]
+    cases = []
+    for background in ("hidden", "white", "black", "#fa8072"):
+        color = ImageInput(size=SIDE, background=background).background_color
+        expected = np.asarray(load_image(colours, background=color))
+        cases.append({"background": background, "pixels": as_base64(colours), "expected": as_base64(expected)})
     return cases
 
 

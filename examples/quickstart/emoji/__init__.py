@@ -2,7 +2,13 @@
 
 from examples.quickstart.emoji.dataset import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
-from examples.quickstart.emoji.teachers import EmojiTeacher, EmojiTeacherSpec, build_teachers, emoji_augmentation
+from examples.quickstart.emoji.teachers import (
+    EmojiTeacher,
+    EmojiTeacherSpec,
+    build_teachers,
+    drawing_input,
+    emoji_augmentation,
+)
 
 __all__ = [
     "DataSplit",
@@ -12,5 +18,6 @@ __all__ = [
     "EmojiTeacherSpec",
     "build_dataset",
     "build_teachers",
+    "drawing_input",
     "emoji_augmentation",
 ]

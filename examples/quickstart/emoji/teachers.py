@@ -40,6 +40,15 @@ def emoji_augmentation(size: int) -> AugmentationSpec:
     return AugmentationSpec(size=size, scale=(0.3, 1.0), reference_size=224, scale_translations=True)
 
 
+def drawing_input(size: int) -> ImageInput:
+    """Return the contract of a student of drawings: resized as in its training, on the white that they were drawn on.
+
+    Args:
+        size: side of its pictures, in pixels.
+    """
+    return ImageInput(size=size, interpolation=emoji_augmentation(size).interpolation, background="white")
+
+
 @attrs.frozen(kw_only=True)
 class EmojiTeacherSpec:
     """The choices of the ensemble.

@@ -6,7 +6,7 @@ import { makeResampler } from "./resample.js";
 
 // What is read from the canvas at once; phones have little memory.
 const PIXELS_AT_ONCE = 2 ** 21;
-// The stored numbers are what models were trained on: no colour profile, and the colour below transparency.
+// The stored numbers are what models were trained on: no colour profile, and no colour multiplied by its alpha.
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
 
 /**
@@ -27,10 +27,10 @@ export async function decode(blob, name) {
 /**
  * Returns the pixels that a model sees, red, green and blue of each.
  * @param {ImageBitmap} bitmap a picture.
- * @param {{size: number, interpolation: string}} contract of the image tower.
+ * @param {{size: number, interpolation: string, background?: string}} contract of the image tower.
  */
-export function pixelsOf(bitmap, { size, interpolation }) {
-  const plan = { ...planCrop(bitmap, size), interpolation };
+export function pixelsOf(bitmap, { size, interpolation, background = "hidden" }) {
+  const plan = { ...planCrop(bitmap, size), interpolation, background };
   return (
     resampled(plan, canvasReader(bitmap), { opaque: true }) ??
     resampled(plan, textureReader(bitmap) ?? canvasReader(bitmap), { opaque: false })
@@ -80,9 +80,27 @@ function resampled(plan, read, { opaque }) {
   for (let row = resampler.firstRow; row < resampler.endRow; row += most) {
     const rgba = read(row, Math.min(most, resampler.endRow - row));
     if (opaque && !isOpaque(rgba)) return null;
-    resampler.addRows(rgba);
+    resampler.addRows(opaque ? rgba : putOn(rgba, plan.background));
   }
   return resampler.finish();
+}
+
+/**
+ * Returns pixels on a background, in place.
+ * @param {Uint8Array | Uint8ClampedArray} rgba red, green, blue and alpha of each.
+ * @param {string} background as the contract has it: `hidden` drops the transparency, so that the colour below it shows.
+ */
+export function putOn(rgba, background) {
+  if (background === "hidden") return rgba;
+  const hex = { white: "#ffffff", black: "#000000" }[background] ?? background;
+  const color = [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
+  for (let i = 0; i < rgba.length; i += 4) {
+    const alpha = rgba[i + 3];
+    for (let channel = 0; channel < 3; channel++) {
+      rgba[i + channel] = Math.round((rgba[i + channel] * alpha + color[channel] * (255 - alpha)) / 255);
+    }
+  }
+  return rgba;
 }
 
 function isOpaque(rgba) {

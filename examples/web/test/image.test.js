@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { planCrop } from "../src/geometry.js";
-import { inputOf, pixelsOfInput } from "../src/image.js";
+import { inputOf, pixelsOfInput, putOn } from "../src/image.js";
 import { makeResampler } from "../src/resample.js";
 import { bytes, values } from "./values.js";
 
@@ -20,6 +20,16 @@ for (const { width, height, size, interpolation, pixels, expected } of values("r
       resampler.addRows(rgba.subarray(row * width * 4, end * width * 4));
     }
     assert.deepEqual(new Uint8Array(resampler.finish()), bytes(expected));
+  });
+}
+
+for (const { background, pixels, expected } of values("composited.json")) {
+  test(`transparent pictures on ${background}: Pillow's pixels to the bit`, () => {
+    const rgba = putOn(bytes(pixels), background);
+    assert.deepEqual(
+      rgba.filter((_, i) => i % 4 !== 3),
+      bytes(expected),
+    );
   });
 }
 

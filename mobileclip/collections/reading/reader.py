@@ -19,7 +19,7 @@ from mobileclip.collections.store.manifest import FinishedFile
 from mobileclip.collections.store.segments import Row
 from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.transform import Pixels
+from mobileclip.data.images.resize import Pixels
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.inference.encoding import Encoded, Moment, Picture, PictureRead, encode_pictures

@@ -11,10 +11,11 @@ from PIL import Image
 from mobileclip.collections.searching.matches import Match
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.transform import LIMITS, load_image
+from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.data.videos.opening import VideoFile
+from mobileclip.data.viewing.paper import load_shown
 
 _REDUCTIONS = (8, 4, 2)
 
@@ -61,7 +62,7 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
     shorter = min(match.width, match.height)
     reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
     try:
-        image = load_image(data, reduce=reduce)
+        image = load_shown(data, reduce=reduce)
     except ImageError:
         return None
     image.thumbnail((side, side))

@@ -14,7 +14,7 @@ from mobileclip.data.randomness import random_index, uniform
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
-    from mobileclip.data.images.transform import Pixels
+    from mobileclip.data.images.resize import Pixels
 
 # Of ImageNet's pixels, per RGB channel, in levels of 255.
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255

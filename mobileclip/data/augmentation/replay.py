@@ -11,6 +11,7 @@ from attrs import validators
 from PIL import Image
 
 from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
+from mobileclip.data.images.resize import resize
 from mobileclip.data.randomness import random_index, seeded_rng, uniform
 from mobileclip.inputs import MAX_SIZE, Interpolation
 from mobileclip.registry import Registry
@@ -238,7 +239,7 @@ class AugmentationSpec:
 
     def resize(self, crop: Image.Image) -> Image.Image:
         """Return what was cropped, RGB, resized to `size` x `size`."""
-        return crop.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
+        return resize(crop, (self.size, self.size), self.interpolation)
 
     def operate(self, image: Image.Image, operations: Iterable[tuple[int, float]]) -> Image.Image:
         """Return the cropped image after the operations, pairs of index and magnitude, in their order."""

@@ -10,11 +10,25 @@ from PIL import Image
 
 from mobileclip.data.curation.filtering import FilterReport, FilterSpec
 from mobileclip.data.curation.scores import Scores
+from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.members import parse_sample
-from mobileclip.data.samples.sample import ImageTextSample, decode_image
+from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import parse, read_shard
-from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.data.viewing.paper import ALARM, BAR, COLUMNS, FAINT, INK, INNER, MARGIN, RULE, TILE, Sheet, Tile
+from mobileclip.data.skips import Skip
+from mobileclip.data.viewing.paper import (
+    ALARM,
+    BAR,
+    COLUMNS,
+    FAINT,
+    INK,
+    INNER,
+    MARGIN,
+    RULE,
+    TILE,
+    Sheet,
+    Tile,
+    load_shown,
+)
 
 _HEIGHT = 180
 # Whether its samples are kept, and whether they are the most similar ones of these.
@@ -129,8 +143,8 @@ def _draw_row(sheet: Sheet, row: Sequence[_Found], samples: dict[tuple[str, str]
 
 def _picture(data: bytes) -> Image.Image | None:
     try:
-        image = decode_image(data)
-    except BadSampleError:
+        image = load_shown(data)
+    except ImageError:
         return None
     image.thumbnail((TILE, TILE))
     return image

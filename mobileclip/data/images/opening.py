@@ -54,12 +54,18 @@ class OpenedImage:
         return self.prepared.exif or _exif(self.image)
 
 
-def read_image_file(source: str | Path | BinaryIO, limits: ImageLimits, name: str) -> bytes:
+EncodedImage = str | Path | bytes | bytearray | memoryview | BinaryIO
+"""An image as a file holds it: the path, the content, or a file that is opened for reading bytes."""
+
+
+def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
         ImageError: if it is missing, no regular file, cannot be read, or has more bytes than the limits allow.
     """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
     try:
         if isinstance(source, (str, Path)):
             data = _read_regular(Path(source), limits.num_file_bytes + 1)

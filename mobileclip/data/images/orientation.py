@@ -7,7 +7,9 @@ import struct
 
 from PIL import Image
 
-_TAG = 0x0112
+ORIENTATION = 0x0112
+"""The tag of the notes that says it."""
+
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _TURNS = {
@@ -56,6 +58,6 @@ def _from_exif(exif: bytes) -> int | None:
     (count,) = struct.unpack_from(f"{order}H", exif, start)
     for place in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, num_values = struct.unpack_from(f"{order}HHI", exif, place)
-        if tag == _TAG and num_values == 1 and kind in _INTEGERS:
+        if tag == ORIENTATION and num_values == 1 and kind in _INTEGERS:
             return int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", exif, place + 8)[0])
     return None

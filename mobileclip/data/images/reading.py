@@ -46,7 +46,7 @@ def read_tower_image(
         transform: to the tower's input.
         reduced: whether a JPEG is decoded at a half, a quarter or an eighth where it still has as many pixels as the
             tower takes: it costs a fraction of the time, and embeddings differ in the third digit. Without, the pixels
-            are those of `ImageTransform.read_pixels`, to the bit.
+            are those of `ImageTransform.pixels`, to the bit.
         name: of the image, for messages.
         limits: of the work and memory that it may cost.
 
@@ -58,7 +58,7 @@ def read_tower_image(
     frame = read_frame(data, limits.num_parts)
     if frame is not None:
         return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)
-    image = load_image(data, limits=limits, name=name)
+    image = load_image(data, background=transform.image_input.background_color, limits=limits, name=name)
     exif = open_image(data, limits, name).exif
     return TowerImage(pixels=transform.pixels(image, name=name), width=image.width, height=image.height, exif=exif)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
 import attrs
 import numpy as np
@@ -12,30 +11,40 @@ import torch
 from PIL import Image
 
 from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images.modes import in_rgb
 from mobileclip.data.images.normalize import normalize_pixels
-from mobileclip.data.images.opening import image_error, open_image, read_image_file
-from mobileclip.data.images.orientation import turned
-from mobileclip.inputs import ImageInput
+from mobileclip.data.images.opening import EncodedImage, image_error, open_image, read_image_file
+from mobileclip.data.images.orientation import ORIENTATION, turned
+from mobileclip.data.images.resize import Pixels, resize
+from mobileclip.inputs import Color, ImageInput
 
-__all__ = ["ImageError", "ImageLimits", "ImageSource", "ImageTransform", "Pixels", "load_image"]
-
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+__all__ = [
+    "ImageError",
+    "ImageLimits",
+    "ImageSource",
+    "ImageTransform",
+    "Pixels",
+    "is_one_image",
+    "load_image",
+    "name_of",
+]
 
 # What Pillow holds between resize and crop: half a gigabyte, reached by images about 2000 times as long as wide.
 _MAX_RESIZED_PIXELS = 2**27
-# Images of 16 bits are scaled so many pixels at a time.
-_STRIP_PIXELS = 2**20
 
-ImageSource = str | Path | bytes | BinaryIO | Image.Image
-Pixels = npt.NDArray[np.uint8]
+ImageSource = EncodedImage | Image.Image | Pixels
 LIMITS = ImageLimits()
+
+READING = 2
+"""How files become pixels. What was kept of another reading is computed anew: 1 did not turn pictures upright."""
 
 
 @attrs.frozen
 class ImageTransform:
-    """Turn an image into the input of an image tower.
+    """Turn an image into the input of an image tower: the one reading of a picture that all of the library uses.
 
-    Resize the shorter side to `size` (antialiased), crop the centre, then `(pixel / 255 - mean) / std`.
+    Upright by its EXIF orientation, transparency on the contract's background, the shorter side resized to `size`
+    (antialiased), the centre cropped, then `(pixel / 255 - mean) / std`.
 
     Shape: an image of any size -> (3, size, size), float32.
 
@@ -43,39 +52,42 @@ class ImageTransform:
         image_input: the contract of the model.
 
     Source: the release's torchvision transform, to the bit.
-    Differs: an image in another mode becomes RGB first, not last; one about 2000 times as long as wide is refused.
+    Differs: the release ignores the EXIF orientation. An image in another mode becomes RGB first, not last; one about
+        2000 times as long as wide is refused.
     """
 
     image_input: ImageInput = attrs.field(validator=attrs.validators.instance_of(ImageInput))
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Return the input for one image.
+    def __call__(self, source: ImageSource) -> torch.Tensor:
+        """Return the input for one image, as `load_image` reads it.
 
         Shape: an image -> (3, size, size), float32.
 
         Raises:
-            ImageError: if the image cannot be made RGB, or has no pixels or an extreme shape.
+            ImageError: if it cannot be read, or has no pixels or an extreme shape; the message names it.
         """
-        return self.normalize(self.pixels(image))
+        return self.normalize(self.pixels(source))
 
-    def pixels(self, image: Image.Image, *, name: str | None = None) -> Pixels:
-        """Return the resized and cropped pixels.
+    def pixels(self, source: ImageSource, *, name: str | None = None, limits: ImageLimits = LIMITS) -> Pixels:
+        """Return the resized and cropped pixels of an image, as `load_image` reads it.
 
         Shape: an image -> (size, size, 3), uint8.
 
         Args:
-            image: a PIL image.
+            source: see `load_image`.
             name: of the image, for messages; by default what it says itself.
+            limits: of the work and memory that it may cost.
 
         Raises:
-            ImageError: if the image cannot be made RGB, or has no pixels or an extreme shape.
+            ImageError: if it cannot be read, or has no pixels or an extreme shape; the message names it.
         """
-        if not isinstance(image, Image.Image):
-            raise ValueError(
-                f"expected a PIL image, got {type(image).__name__}; load_image opens paths, bytes and files, "
-                "PIL.Image.fromarray takes arrays"
-            )
-        return self._pixels(image, name or _name(image))
+        name = name or name_of(source)
+        image = load_image(source, background=self.image_input.background_color, limits=limits, name=name)
+        size = self.image_input.size
+        width, height = _resized(image.size, size, name)
+        resized = resize(image, (width, height), self.image_input.interpolation)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return np.array(resized.crop((left, top, left + size, top + size)))
 
     def resize_reduced(self, image: Image.Image, size: tuple[int, int], *, reduce: int, name: str) -> Image.Image:
         """Return an image that was decoded at a part of its size, at the size that the whole one is resized to.
@@ -93,28 +105,7 @@ class ImageTransform:
         """
         # What was rounded up is no part of the picture.
         box = (0.0, 0.0, size[0] / reduce, size[1] / reduce)
-        return image.resize(_resized(size, self.image_input.size, name), _FILTERS[self.image_input.interpolation], box)
-
-    def read_pixels(self, source: ImageSource, *, limits: ImageLimits = LIMITS) -> Pixels:
-        """Return the resized and cropped pixels of an image that is read as `load_image` does, upright.
-
-        Shape: an image -> (size, size, 3), uint8.
-
-        Args:
-            source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image.
-            limits: of the work and memory that it may cost.
-
-        Raises:
-            ImageError: if it cannot be read or has an extreme shape; the message names the source.
-        """
-        return self._pixels(load_image(source, limits=limits), _name(source))
-
-    def _pixels(self, image: Image.Image, name: str) -> Pixels:
-        size = self.image_input.size
-        width, height = _resized(image.size, size, name)
-        resized = load_image(image).resize((width, height), _FILTERS[self.image_input.interpolation])
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return np.array(resized.crop((left, top, left + size, top + size)))
+        return resize(image, _resized(size, self.image_input.size, name), self.image_input.interpolation, box)
 
     def normalize(self, pixels: Pixels | torch.Tensor) -> torch.Tensor:
         """Return pixels as the tower takes them, on the device where they are.
@@ -138,21 +129,24 @@ def load_image(
     source: ImageSource,
     *,
     orient: bool = True,
+    background: Color | None = None,
     reduce: int = 1,
     limits: ImageLimits = LIMITS,
     name: str | None = None,
 ) -> Image.Image:
-    """Return an image in RGB, decoded to its end, the first frame of several.
+    """Return an image in RGB, upright, decoded to its end, the first frame of several.
 
-    Gray and CMYK are converted and 16 bits a channel scaled to 8. Transparency is dropped, not blended: the colour
-    below it shows, which is what the models were trained on.
+    Gray and CMYK are converted and 16 bits a channel scaled to 8. What is returned says nothing of an orientation.
 
     Args:
-        source: a path, the bytes of a file, a file opened for reading bytes, or a PIL image. Files are JPEG, PNG, WebP,
-            GIF, BMP, TIFF, AVIF or HEIF (HEIC; extra `heif`), or raw files of cameras (DNG, CR2, NEF, ARW, ORF, RW2;
-            extra `raw`), of which the picture in them is read.
-        orient: turn the image as its EXIF orientation says, where it is read from a file or bytes; orientation that
-            cannot be read turns nothing. A PIL image is taken as it stands. TIFF and HEIF are always turned.
+        source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, or an array of uint8,
+            (height, width) or (height, width, 3 or 4). Files are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF (HEIC;
+            extra `heif`), or raw files of cameras (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), of which the picture in
+            them is read.
+        orient: turn the image as its EXIF orientation says; orientation that cannot be read turns nothing. TIFF and
+            HEIF files are always turned.
+        background: colour that a transparent image is put on. None drops the transparency: the stored colour below it
+            shows, which is what the published models were trained on.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up, which is faster; others ignore it.
         limits: of the work and memory that an image may cost; a PIL image was opened by someone else.
         name: of the image, for messages; by default what the source says.
@@ -162,21 +156,30 @@ def load_image(
 
     Differs: the release ignores the orientation (`orient=False`), and turns 16-bit images all but white.
     """
-    name = name or _name(source)
+    name = name or name_of(source)
     try:
+        if isinstance(source, np.ndarray):
+            source = _from_array(source, name)
         if isinstance(source, Image.Image):
-            return _rgb(source, name)
-        data = source if isinstance(source, bytes) else read_image_file(source, limits, name)
-        opened = open_image(data, limits, name)
-        with opened.image as image:
-            if reduce > 1 and opened.kind.name == "JPEG":
-                image.draft(None, (image.width // reduce, image.height // reduce))
-            image.load()
-            converted = _rgb(image, name)
-            if converted is image and opened.kind.num_held:
-                # Its decoder would live as long as the image does.
-                converted = image.copy()
-        return turned(converted, opened.orientation) if orient else converted
+            source.load()
+            orientation, converted = _orientation_of(source), in_rgb(source, background, name)
+            if converted is source:
+                if orientation == 1:
+                    return source
+                converted = source.copy()
+        else:
+            opened = open_image(read_image_file(source, limits, name), limits, name)
+            with opened.image as image:
+                if reduce > 1 and opened.kind.name == "JPEG":
+                    image.draft(None, (image.width // reduce, image.height // reduce))
+                image.load()
+                orientation, converted = opened.orientation, in_rgb(image, background, name)
+                if converted is image and opened.kind.num_held:
+                    # Its decoder would live as long as the image does.
+                    converted = image.copy()
+        # What still said how it is turned would have it turned again by the next reader.
+        converted.info = {}
+        return turned(converted, orientation) if orient else converted
     except ImageError:
         raise
     except Exception as error:
@@ -184,50 +187,56 @@ def load_image(
         raise image_error(error, name) from error
 
 
-def _name(source: ImageSource) -> str:
-    if isinstance(source, bytes):
-        return f"image of {len(source)} bytes"
+def is_one_image(source: object) -> bool:
+    """Return whether something is one image that `load_image` reads, and not several of them."""
+    if isinstance(source, np.ndarray):
+        return source.ndim <= 3
+    return isinstance(source, (str, Path, bytes, bytearray, memoryview, Image.Image)) or hasattr(source, "read")
+
+
+def name_of(source: object, number: int | None = None) -> str:
+    """Return what an image is called in messages.
+
+    Args:
+        source: the image.
+        number: which of several it is, from 1; what has a name of its own is called by that.
+
+    Raises:
+        ImageError: if it is nothing that `load_image` reads.
+    """
+    which = "image" if number is None else f"image {number}"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{which} of {len(source)} bytes"
     if isinstance(source, (str, Path)):
         return f"image {str(source)!r}"
-    if not isinstance(source, Image.Image) and not hasattr(source, "read"):
-        raise ValueError(
-            f"expected a path, bytes, a file opened for reading bytes or a PIL image, got {type(source).__name__}"
+    if isinstance(source, np.ndarray):
+        return f"{which} of shape {source.shape}"
+    if not is_one_image(source):
+        raise ImageError(
+            "not_an_image",
+            f"{which} is {type(source).__name__}, expected a path, bytes, a file opened for reading bytes, a PIL image "
+            "or an array of uint8 (height, width, 3); tensors of pixels are for encode_pixels, or for the model itself",
         )
     name = getattr(source, "filename", None) or getattr(source, "name", None)
-    return f"image {str(name)!r}" if name else f"image from {type(source).__name__}"
+    return f"image {str(name)!r}" if name else f"{which} from {type(source).__name__}"
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode.startswith("I"):
-        return _from_16_bit(image, name)
-    if image.mode == "F":
-        raise ImageError("unsupported_mode", f"{name} holds floats of unknown range; scale it to 8 bits first")
-    if image.mode == "P":
-        image = image.convert("RGBA")
+def _from_array(pixels: npt.NDArray[np.generic], name: str) -> Image.Image:
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        raise ImageError(
+            "unsupported_mode",
+            f"{name} is {pixels.dtype}, expected uint8 of shape (height, width) or (height, width, 3 or 4); scale it "
+            "to 0 to 255 and put the channels last",
+        )
+    return Image.fromarray(pixels)
+
+
+def _orientation_of(image: Image.Image) -> int:
+    """Return how an image that somebody else opened is turned, as Pillow says it."""
     try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ImageError("unsupported_mode", f"{name} has mode {image.mode!r}, which has no RGB ({error})") from error
-
-
-def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
-    """Scale [0, 65535] to [0, 255], rounded to the nearest."""
-    scaled = Image.new("RGB", image.size)
-    num_rows = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, num_rows):
-        values = np.asarray(image.crop((0, top, image.width, min(top + num_rows, image.height))))
-        if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ImageError(
-                "unsupported_mode",
-                f"{name} holds integers from {values.min()} to {values.max()}, more than 16 bits; scale it to 8 bits "
-                "first",
-            )
-        strip = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        scaled.paste(Image.fromarray(strip).convert("RGB"), (0, top))
-    return scaled
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  notes that cannot be read turn nothing
+        return 1
 
 
 def _resized(whole: tuple[int, int], size: int, name: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from mobileclip.data.images.transform import Pixels
+from mobileclip.data.images.resize import Pixels
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:

@@ -72,7 +72,7 @@ def check_joined(
         likeness = compare({**stated, **own}, sha256, stated_of(beside, limits))
     if likeness == "other" and not keep_other:
         raise BadSampleError("other_image", "neither it nor its download has the hash and size that are stated")
-    width, height = decode_image(image).size if decode else _size(image)
+    width, height = decode_image(image, orient=False).size if decode else _size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
         raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")

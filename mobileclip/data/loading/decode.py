@@ -9,12 +9,14 @@ import numpy as np
 from PIL import Image
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec
-from mobileclip.data.images.jpeg import cut_below, read_frame
-from mobileclip.data.images.resize import resized_crop
-from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, Pixels
+from mobileclip.data.images.jpeg import bare_jpeg, cut_below, read_frame
+from mobileclip.data.images.orientation import read_orientation
+from mobileclip.data.images.resize import Pixels, resized_crop
+from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits
 from mobileclip.data.images.turbojpeg import decode_jpeg
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError
+from mobileclip.inputs import Color
 
 Decode = Literal["exact", "fast"]
 DECODES: tuple[Decode, ...] = ("exact", "fast")
@@ -29,21 +31,29 @@ class SourceImage:
     Args:
         data: the encoded image.
         limits: of the work and memory that it may cost.
+        orient: whether crops are of the upright image, as those that are sampled afresh; stored ones are not.
+        background: see `decode_image`.
 
     Raises:
         BadSampleError: as `decode_image` does, here or when it is replayed.
     """
 
-    def __init__(self, data: bytes, limits: ImageLimits = LIMITS) -> None:
+    def __init__(
+        self, data: bytes, limits: ImageLimits = LIMITS, *, orient: bool = False, background: Color | None = None
+    ) -> None:
         self._data = data
         self._limits = limits
         self._frame = read_frame(data, limits.num_parts)
-        if self._frame is not None:
-            try:
+        try:
+            if self._frame is not None:
                 self._frame.check(data, limits, "the image")
-            except ImageError as error:
-                raise BadSampleError(f"image_{error.reason}", error.message) from None
-        self._image = decode_image(data, limits=limits) if self._frame is None else None
+                if orient and _is_turned(data, limits):
+                    self._frame = None
+        except ImageError as error:
+            raise BadSampleError(f"image_{error.reason}", error.message) from None
+        self._image = (
+            decode_image(data, orient=orient, background=background, limits=limits) if self._frame is None else None
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,7 +102,14 @@ class SourceImage:
         data, height = cut_below(self._data, self._frame, bottom)
         # What is cut ends in bytes that belong to no row.
         pixels = decode_jpeg(data, (self._frame.width, height), reduce=factor, strict=height == self._frame.height)
-        return decode_image(data, reduce=factor, limits=self._limits) if pixels is None else pixels
+        if pixels is None:
+            return decode_image(data, orient=False, reduce=factor, limits=self._limits)
+        return pixels
+
+
+def _is_turned(data: bytes, limits: ImageLimits) -> bool:
+    bare = bare_jpeg(data, limits, "the image")
+    return read_orientation(bare.exif, bare.xmp) != 1
 
 
 def _cut(image: Image.Image | Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:

@@ -12,7 +12,7 @@ import torch
 from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
-from mobileclip.data.images.transform import Pixels
+from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.decode import SourceImage
 from mobileclip.data.loading.memory import stack_pixels
@@ -161,7 +161,12 @@ class ExampleMaker:
         if sample.image is None:
             raise BadSampleError("no_image", "there is no image; join the data set with the one that has the images")
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
-        source = SourceImage(sample.image, self._spec.limits)
+        source = SourceImage(
+            sample.image,
+            self._spec.limits,
+            orient=not isinstance(sample, StoredSample),
+            background=self._spec.image.background_color,
+        )
         index, params = self._augmentation(sample, source, rng)
         caption, syn_caption = self._captions(sample, rng)
         return Example(

@@ -11,7 +11,7 @@ from attrs import validators
 
 from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
-from mobileclip.data.images.transform import Pixels
+from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch
 from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.decode import SourceImage
@@ -132,7 +132,7 @@ class LabelledMaker:
             BadSampleError: if the image cannot be used.
         """
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
-        source = SourceImage(sample.image, self._spec.limits)
+        source = SourceImage(sample.image, self._spec.limits, orient=True, background=self._spec.image.background_color)
         params = self._augmentation.sample(rng, source.size)
         (pixels,) = source.replay((self._augmentation,), params, self._spec.decode)
         if rng.random() < self._spec.flip_probability:

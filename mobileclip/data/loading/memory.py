@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 if TYPE_CHECKING:
-    from mobileclip.data.images.transform import Pixels
+    from mobileclip.data.images.resize import Pixels
 
 
 def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:

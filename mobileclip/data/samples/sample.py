@@ -17,6 +17,7 @@ from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
 from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, as_float32
 from mobileclip.data.skips import BadSampleError
+from mobileclip.inputs import Color
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -339,13 +340,21 @@ def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, i
         raise BadSampleError("wrong_image", str(error)) from None
 
 
-def decode_image(data: bytes, *, reduce: int = 1, limits: ImageLimits = LIMITS) -> Image.Image:
-    """Return the image in RGB, as the public data sets' augmentations saw it.
-
-    EXIF orientation is not applied: stored crops refer to the pixels as they are encoded.
+def decode_image(
+    data: bytes,
+    *,
+    orient: bool = True,
+    background: Color | None = None,
+    reduce: int = 1,
+    limits: ImageLimits = LIMITS,
+) -> Image.Image:
+    """Return the image in RGB, upright.
 
     Args:
         data: the encoded image.
+        orient: whether it is turned as its EXIF orientation says. Not for stored augmentations: their crops refer to
+            the pixels as they are encoded, as the public data sets' do.
+        background: see `load_image`; a model's is `ImageInput.background_color`.
         reduce: 2, 4 or 8 to decode a JPEG at that part of its size, rounded up; other formats ignore it.
         limits: of the work and memory that it may cost.
 
@@ -356,6 +365,6 @@ def decode_image(data: bytes, *, reduce: int = 1, limits: ImageLimits = LIMITS) 
         # Pillow warns of damaged metadata, which nothing here reads, once per image and worker.
         warnings.simplefilter("ignore")
         try:
-            return load_image(data, orient=False, reduce=reduce, limits=limits)
+            return load_image(data, orient=orient, background=background, reduce=reduce, limits=limits)
         except ImageError as error:
             raise BadSampleError(f"image_{error.reason}", error.message) from None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image, ImageDraw
 
 from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
+from mobileclip.data.images.resize import resize
 from mobileclip.data.viewing.inspection import Caption, Inspection, describe_crop, describe_operations
 from mobileclip.data.viewing.paper import (
     ALARM,
@@ -22,10 +23,10 @@ from mobileclip.data.viewing.paper import (
     RULE,
     TILE,
     WIDTH,
-    Color,
     Sheet,
     font_of,
 )
+from mobileclip.inputs import Color
 
 _IMAGE_BOX = (3 * TILE + 2 * GAP, 460)
 _MAX_OUTLINED = 12
@@ -58,7 +59,7 @@ def _draw_source(sheet: Sheet, inspection: Inspection) -> None:
     left, top = MARGIN, sheet.y
     sheet.room(shown[1])
     if image is not None:
-        sheet.paste(image.resize(shown, Image.Resampling.LANCZOS), (left, top))
+        sheet.paste(resize(image, shown, "lanczos"), (left, top))
     draw = sheet.room(shown[1])
     if image is None:
         draw.rectangle((left, top, left + shown[0] - 1, top + shown[1] - 1), EMPTY, RULE)
@@ -162,7 +163,7 @@ def _replay(inspection: Inspection, params: AugmentationParams) -> Image.Image:
     policy = inspection.card.augmentation if inspection.card is not None else None
     assert inspection.image is not None, "what has no image is not replayed"
     tile = (policy or datacompdr_augmentation(TILE)).apply(inspection.image, params)
-    return tile if tile.size == (TILE, TILE) else tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    return tile if tile.size == (TILE, TILE) else resize(tile, (TILE, TILE), "lanczos")
 
 
 def _draw_captions(sheet: Sheet, inspection: Inspection) -> None:

@@ -12,18 +12,19 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.augmentation.replay import AugmentationParams
+from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.embeddings import Embeddings
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
 from mobileclip.data.samples.sample import (
     ImageTextSample,
     ReinforcedSample,
     check_source_image,
-    decode_image,
     hash_image,
 )
 from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.data.viewing.paper import load_shown
 from mobileclip.registry import nearest
 from mobileclip.terminal import print_table, shown
 
@@ -199,9 +200,9 @@ def _decode(sample: ImageTextSample) -> tuple[Image.Image | None, str]:
     if sample.image is None:
         return None, "there is no image here; `mobileclip data join` brings it from the shards that have the images"
     try:
-        image = decode_image(sample.image)
-    except BadSampleError as error:
-        return None, error.detail
+        image = load_shown(sample.image, orient=not isinstance(sample, ReinforcedSample))
+    except ImageError as error:
+        return None, error.message
     if isinstance(sample, ReinforcedSample):
         try:
             check_source_image(sample, sample.image, image.size)

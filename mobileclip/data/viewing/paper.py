@@ -9,6 +9,9 @@ from functools import cache
 import attrs
 from PIL import Image, ImageDraw, ImageFont
 
+from mobileclip.data.images.transform import ImageSource, load_image
+from mobileclip.inputs import Color
+
 TILE = 224
 COLUMNS = 5
 GAP = 16
@@ -17,6 +20,7 @@ INNER = COLUMNS * TILE + (COLUMNS - 1) * GAP
 WIDTH = INNER + 2 * MARGIN
 
 PAPER = (252, 251, 248)
+"""The colour of everything that people look at, below transparent pictures too."""
 INK = (28, 30, 34)
 FAINT = (112, 116, 124)
 RULE = (222, 220, 214)
@@ -27,8 +31,21 @@ BAR = (58, 110, 165)
 _LINE = 1.35
 _SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf", "arial.ttf")
 
-Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
+    """Return a picture as a person looks at it: on paper where it is transparent.
+
+    Args:
+        source: see `load_image`.
+        orient: see `load_image`; not where stored crops are drawn on it.
+        reduce: see `load_image`.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    return load_image(source, orient=orient, background=PAPER, reduce=reduce)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from mobileclip.data.images.transform import ImageError, ImageTransform
+from mobileclip.data.samples.sample import decode_image
+from mobileclip.data.skips import BadSampleError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,10 +45,40 @@ class Tokenize(Protocol):
 
 
 class Transform(Protocol):
-    """A picture, RGB and not turned by its EXIF orientation, to the model's input `(3, size, size)`."""
+    """A picture, RGB and upright, to the model's input `(3, size, size)`."""
 
     def __call__(self, image: Image.Image, /) -> Tensor:
         """Return the pixels."""
+
+
+def read_picture(data: bytes, transform: Transform, *, orient: bool = True) -> Image.Image:
+    """Return a picture in RGB, on the background of the model that the transform is of.
+
+    Args:
+        data: the encoded picture.
+        transform: to the model's input.
+        orient: whether it is turned upright; stored boxes are of the pixels as they are encoded.
+
+    Raises:
+        BadSampleError: if it cannot be decoded; the reason starts with `image_`.
+    """
+    background = transform.image_input.background_color if isinstance(transform, ImageTransform) else None
+    return decode_image(data, orient=orient, background=background)
+
+
+def model_input(picture: Image.Image, transform: Transform) -> Tensor:
+    """Return a picture as a model takes it.
+
+    Shape:
+        result: `(3, size, size)`.
+
+    Raises:
+        BadSampleError: if it is out of all shape; the reason starts with `image_`.
+    """
+    try:
+        return transform(picture)
+    except ImageError as error:
+        raise BadSampleError(f"image_{error.reason}", error.message) from None
 
 
 @contextmanager

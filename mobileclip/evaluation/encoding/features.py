@@ -8,10 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
-from mobileclip.evaluation.encoding.embedding import Transform
 from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.suite import suite_entry
 
@@ -70,7 +68,6 @@ def extract_features(
     benchmark: Benchmark,
     report: SkipReport,
     *,
-    transform: Transform,
     class_texts: Tensor | None,
 ) -> Features:
     """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
@@ -82,27 +79,24 @@ def extract_features(
         encoders: of the model.
         benchmark: the data set.
         report: see `Benchmark.samples`; reasons for images that cannot be decoded start with `image_`.
-        transform: to the model's input.
         class_texts: embeddings of every class in every template; None where there are captions.
 
     Raises:
         ValueError: if no image can be used; the message says why.
     """
-    samples: list[BenchmarkSample] = []
-    embeddings: list[Tensor] = []
-    encoded = encoders.encode_pictures(
+
+    def skip(sample: BenchmarkSample, error: BadSampleError) -> None:
+        report.num_read -= 1
+        report.add(Skip(reason=error.reason, key=sample.key, shard=benchmark.name, detail=error.detail))
+
+    samples, embeddings = encoders.embed_pictures(
         benchmark.samples(report),
-        lambda sample: [transform(decode_image(sample.image))],
+        lambda sample: sample.image,
+        keep=lambda sample: attrs.evolve(sample, image=b""),
+        skip=skip,
         title=benchmark.name,
         total=num_images(benchmark) or None,
     )
-    for sample, found in encoded:
-        if isinstance(found, BadSampleError):
-            report.num_read -= 1
-            report.add(Skip(reason=found.reason, key=sample.key, shard=benchmark.name, detail=found.detail))
-        else:
-            samples.append(attrs.evolve(sample, image=b""))
-            embeddings += [embedding for embedding in found if embedding is not None]
     if not samples:
         raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
     retrieval = class_texts is None
@@ -110,7 +104,7 @@ def extract_features(
         class_texts = encoders.encode_texts([caption for sample in samples for caption in sample.captions])
     return Features(
         keys=tuple(sample.key for sample in samples),
-        image=torch.stack(embeddings),
+        image=embeddings,
         text=class_texts,
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,

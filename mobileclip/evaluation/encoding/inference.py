@@ -14,7 +14,7 @@ from torch import Tensor
 from mobileclip.data.skips import BadSampleError
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import decode_ahead
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.inputs import TextInput
@@ -30,6 +30,7 @@ _FEW_TEXTS = 256
 KnownTexts = dict[str, Tensor]
 
 Item = TypeVar("Item")
+Kept = TypeVar("Kept")
 Views = Sequence[Tensor | None]
 """Pixels `(3, size, size)`, or embeddings `(dim,)`, of the parts of a picture; None for one that is not there."""
 
@@ -40,6 +41,7 @@ class Encoders:
 
     Args:
         model: in evaluation mode.
+        transform: from a picture to the model's input.
         tokenize: from texts to the model's ids.
         device: where its weights are.
         dtype: of its weights.
@@ -51,6 +53,7 @@ class Encoders:
     """
 
     model: ImageTextModel
+    transform: Transform
     tokenize: Tokenize
     device: torch.device
     dtype: torch.dtype
@@ -71,6 +74,43 @@ class Encoders:
             most = len(pixels) if isinstance(self.model, ReadyDualEncoder) else MOST_IMAGES_ON_CPU
             return torch.cat(list(self._encode(self.model.encode_image, pixels, most=most)))
         return self.model.encode_image(pixels.to(self.device, self.dtype)).float().cpu()
+
+    def embed_pictures(
+        self,
+        items: Iterable[Item],
+        content: Callable[[Item], bytes],
+        *,
+        keep: Callable[[Item], Kept],
+        skip: Callable[[Item, BadSampleError], None],
+        title: str,
+        total: int | None = None,
+    ) -> tuple[list[Kept], Tensor]:
+        """Return what is kept of the items whose pictures can be used, in order, and the embeddings (not normalised).
+
+        Shape:
+            embeddings: `(items that are kept, dim)`; `(0,)` where there is none.
+
+        Args:
+            items: drawn from in the caller's thread.
+            content: the encoded picture of an item; called in several threads. A `BadSampleError` leaves the item out.
+            keep: what is returned of an item, without its picture.
+            skip: told of every item that is left out, and why.
+            title: of the bar.
+            total: number of items, where it is known.
+        """
+        kept: list[Kept] = []
+        rows: list[Tensor] = []
+
+        def views(item: Item) -> Views:
+            return [model_input(read_picture(content(item), self.transform), self.transform)]
+
+        for item, found in self.encode_pictures(items, views, title=title, total=total):
+            if isinstance(found, BadSampleError):
+                skip(item, found)
+            else:
+                kept.append(keep(item))
+                rows += [row for row in found if row is not None]
+        return kept, torch.stack(rows) if rows else torch.empty(0)
 
     def encode_pictures(
         self,

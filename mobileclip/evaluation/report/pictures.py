@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 from PIL import Image
 
-from mobileclip.data.samples.sample import decode_image
-from mobileclip.data.skips import BadSampleError, SkipReport
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.skips import SkipReport
+from mobileclip.data.viewing.paper import load_shown
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 
 # On a page they are shown at half of that, so that they are sharp on a screen of two pixels to one.
@@ -33,7 +34,7 @@ class Picture:
 
     def pixels(self) -> Image.Image:
         """Return the picture in RGB."""
-        return decode_image(self.data)
+        return load_shown(self.data)
 
 
 @attrs.frozen(kw_only=True)
@@ -90,8 +91,8 @@ def find_images(
             continue
         if number in wanted_pictures:
             try:
-                found[number] = thumbnail(decode_image(sample.image))
-            except BadSampleError:
+                found[number] = thumbnail(load_shown(sample.image))
+            except ImageError:
                 # A broken image was not evaluated: one of the same name is still to come.
                 continue
         if number in wanted_captions:

@@ -22,7 +22,6 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
@@ -73,25 +72,19 @@ class LongCaptionTask(FolderTask):
             OSError: if the images cannot be read.
         """
         report = SkipReport()
-        kept, embeddings = [], []
+
+        def skip(pair: _Pair, error: BadSampleError) -> None:
+            report.add(Skip(reason=error.reason, key=pair.key, shard=self.path, detail=error.detail))
+
         with session.encoding() as encoders:
-            encoded = encoders.encode_pictures(
-                self.pairs,
-                lambda pair: [session.transform(decode_image(_read(pair)))],
-                title=self.name,
-                total=len(self.pairs),
+            kept, image = encoders.embed_pictures(
+                self.pairs, _read, keep=lambda pair: pair, skip=skip, title=self.name, total=len(self.pairs)
             )
-            for pair, found in encoded:
-                if isinstance(found, BadSampleError):
-                    report.add(Skip(reason=found.reason, key=pair.key, shard=self.path, detail=found.detail))
-                else:
-                    kept.append(pair)
-                    embeddings += [embedding for embedding in found if embedding is not None]
             if not kept:
                 raise ValueError(f"no image of {self.name} can be evaluated: {report}")
             text = encoders.encode_texts([pair.caption for pair in kept])
         report.num_read = len(kept)
-        image, counts = torch.stack(embeddings), [1] * len(kept)
+        counts = [1] * len(kept)
         keys = tuple(pair.key for pair in kept)
         metrics = retrieval_metrics(Features(keys=keys, image=image, text=text, num_captions=torch.tensor(counts)))
         return Evaluation(

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.evaluation.encoding.embedding import Transform
 from mobileclip.evaluation.encoding.inference import Encoders
 
 _MAX_IMAGE_BYTES = 1 << 28
@@ -29,7 +27,7 @@ class Picture:
 
 
 def embed_named(
-    encoders: Encoders, images: str, names: Sequence[str], report: SkipReport, *, transform: Transform, title: str
+    encoders: Encoders, images: str, names: Sequence[str], report: SkipReport, *, title: str
 ) -> dict[str, Tensor]:
     """Return the embeddings of the images of these names that can be used, each encoded once.
 
@@ -41,27 +39,24 @@ def embed_named(
         images: see `read_pictures`.
         names: which are wanted, each once.
         report: reasons are those of `read_pictures`, and for images that cannot be decoded they start with `image_`.
-        transform: to the model's input.
         title: of the bar.
 
     Raises:
         ValueError, OSError: see `read_pictures`.
     """
-    embeddings: dict[str, Tensor] = {}
-    encoded = encoders.encode_pictures(
+
+    def skip(picture: Picture, error: BadSampleError) -> None:
+        report.add(Skip(reason=error.reason, key=picture.name, shard=images, detail=error.detail))
+
+    found, embeddings = encoders.embed_pictures(
         read_pictures(images, names, report),
-        lambda picture: [transform(decode_image(picture.content))],
+        lambda picture: picture.content,
+        keep=lambda picture: picture.name,
+        skip=skip,
         title=title,
         total=len(names),
     )
-    for picture, found in encoded:
-        if isinstance(found, BadSampleError):
-            report.add(Skip(reason=found.reason, key=picture.name, shard=images, detail=found.detail))
-        else:
-            (embedding,) = found
-            assert embedding is not None, "a whole picture is there"
-            embeddings[picture.name] = embedding
-    return embeddings
+    return dict(zip(found, embeddings.unbind(), strict=True))
 
 
 def read_pictures(images: str, names: Sequence[str], report: SkipReport) -> Iterator[Picture]:

@@ -80,7 +80,7 @@ class SugarCrepeTask(FolderTask):
         report = SkipReport()
         with session.encoding() as encoders:
             names = tuple(dict.fromkeys(case.picture for case in self.cases))
-            image = embed_named(encoders, self.images, names, report, transform=session.transform, title=self.name)
+            image = embed_named(encoders, self.images, names, report, title=self.name)
             cases = [case for case in self.cases if case.picture in image]
             if not cases:
                 raise ValueError(f"no image of {self.name} can be evaluated: {report}")

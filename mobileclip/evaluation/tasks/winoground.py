@@ -67,7 +67,7 @@ class WinogroundTask(FolderTask):
         report = SkipReport()
         with session.encoding() as encoders:
             names = tuple(dict.fromkeys(chain.from_iterable(one.pictures for one in self.examples)))
-            image = embed_named(encoders, self.images, names, report, transform=session.transform, title=self.name)
+            image = embed_named(encoders, self.images, names, report, title=self.name)
             whole = [one for one in self.examples if all(picture in image for picture in one.pictures)]
             if not whole:
                 raise ValueError(f"no example of {self.name} can be evaluated: {report}")

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.images.transform import ImageError, ImageTransform, load_image
+from mobileclip.data.images.transform import ImageError, ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
@@ -294,7 +294,7 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
     pixels, names, skipped = [], [], Counter[str]()
     for name, data in zip(samples.image_names, samples.images, strict=True):
         try:
-            image = transform.pixels(load_image(data))
+            image = transform.pixels(data)
         except ImageError as error:
             skipped[error.reason] += 1
             continue

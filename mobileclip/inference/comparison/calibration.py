@@ -35,16 +35,16 @@ def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
     each = math.ceil(NUM_CROPS / len(images))
-    readable = filter(None, map(_readable, images[:NUM_CROPS]))
+    readable = (found for data in images[:NUM_CROPS] if (found := _readable(data, contract)) is not None)
     crops = [transform.pixels(_cropped(image, generator)) for image in readable for _ in range(each)]
     if not crops:
         return torch.empty(0, 3, contract.size, contract.size, dtype=torch.uint8)
     return torch.stack([torch.from_numpy(crop).movedim(-1, 0) for crop in crops])
 
 
-def _readable(data: bytes) -> Image.Image | None:
+def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
     try:
-        return load_image(data)
+        return load_image(data, background=contract.background_color)
     except ImageError:
         return None
 

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data.images.transform import ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
@@ -60,7 +60,7 @@ class Calibration:
             return cls.of(Tokenizer(contract)(samples.captions), others)
         transform = ImageTransform(contract)
         crops = calibration_crops(samples.images[::2], contract)
-        whole = torch.stack([transform(load_image(data)) for data in samples.images[1::2]])
+        whole = torch.stack([transform(data) for data in samples.images[1::2]])
         return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole, others=others)
 
     def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
@@ -123,7 +123,7 @@ def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tup
     """
     if given is None:
         samples, transform = bundled_samples(), ImageTransform(model.spec.image.input)
-        images = torch.stack([transform(load_image(data)) for data in samples.images])
+        images = torch.stack([transform(data) for data in samples.images])
         tokens = Tokenizer(model.spec.text.input)(samples.captions)
     else:
         images, tokens = given

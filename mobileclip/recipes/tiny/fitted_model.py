@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileclip.data import ImageTransform, Tokenizer, decode_image
+from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 
 _BATCH = 32
@@ -37,7 +37,7 @@ def fitted_model(
         seed: of the towers.
     """
     transform, tokenize = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
-    pixels = torch.stack([transform(decode_image(image)) for image in images])
+    pixels = torch.stack([transform(image) for image in images])
     tokens = tokenize([text for group in texts for text in group])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

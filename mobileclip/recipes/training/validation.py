@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from mobileclip.data import ImageTextSample, ImageTransform, RowOptions, Tokenizer, decode_image, read_samples
+from mobileclip.data import ImageTransform, RowOptions, Tokenizer, read_samples
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
@@ -61,8 +62,9 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
 
     def images() -> Iterator[Tensor]:
-        for start in range(0, len(samples), _BATCH_SIZE):
-            yield _stacked(samples[start : start + _BATCH_SIZE], transform)
+        pixels = (transform(sample.image) for sample in samples if sample.image is not None)
+        while batch := list(itertools.islice(pixels, _BATCH_SIZE)):
+            yield torch.stack(batch)
 
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:
         assert isinstance(student, DualEncoder), "a run trains a dual encoder"
@@ -76,9 +78,3 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
         }
 
     return evaluate
-
-
-def _stacked(samples: list[ImageTextSample], transform: ImageTransform) -> Tensor:
-    import torch
-
-    return torch.stack([transform(decode_image(sample.image)) for sample in samples if sample.image is not None])

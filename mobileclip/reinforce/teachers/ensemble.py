@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobileclip.inputs import Color
 from mobileclip.reinforce.teachers.protocol import Teacher
 
 
@@ -28,7 +29,7 @@ class TeacherEnsemble:
         teachers: at least one, with different names.
 
     Raises:
-        ValueError: if there is none, or a name comes twice.
+        ValueError: if there is none, a name comes twice, or they put transparent pictures on different backgrounds.
 
     Source: section 4 of the paper.
     """
@@ -40,6 +41,12 @@ class TeacherEnsemble:
             raise ValueError("an ensemble needs at least one teacher")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"teachers must have different names, but these are {', '.join(self.names)}")
+        backgrounds = dict.fromkeys(teacher.image.background for teacher in self.teachers)
+        if len(backgrounds) > 1:
+            raise ValueError(
+                f"teachers see transparent pictures on one background, but these are for {', '.join(backgrounds)}; "
+                "reinforce the data set once for each"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,6 +72,11 @@ class TeacherEnsemble:
     def image_sizes(self) -> tuple[int, ...]:
         """Every size, in pixels, at which a teacher wants its images."""
         return tuple(sorted({teacher.image.size for teacher in self.teachers}))
+
+    @property
+    def background(self) -> Color | None:
+        """The colour that transparent images are put on; None where their transparency is dropped."""
+        return self.teachers[0].image.background_color
 
     def encode_images(self, pixels: Mapping[int, Tensor]) -> Tensor:
         """Return the concatenated embeddings of images.

@@ -163,13 +163,14 @@ class FinetuneSpec:
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
         """Return the pipeline of one process: pictures barely cropped, a caption each, drawn anew every epoch."""
+        image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,
             batch_size=batch_size,
-            image=model.image.input,
+            image=image,
             text=model.text.input,
             reinforced=False,
-            augmentation=crop_augmentation(model.image.input.size),
+            augmentation=attrs.evolve(crop_augmentation(image.size), interpolation=image.interpolation),
             seed=self.seed,
             num_workers=self.num_workers,
             num_samples=num_samples,

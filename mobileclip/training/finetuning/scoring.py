@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 
 import attrs
 import torch
-from torch import Tensor
 
-from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer, decode_image
+from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session
-from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
 from mobileclip.training.finetuning.tasks import Task, label_of
-
-_BATCH = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -59,46 +53,35 @@ def evaluate_task(
     report = SkipReport()
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     session = Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
-    stream = _Decoded(task, transform, report)
-    image = session.embed_images(stream.batches())
+
+    def skip(sample: ImageTextSample, error: BadSampleError) -> None:
+        report.add(Skip(reason=error.reason, key=sample.key, shard=task.name, detail=error.detail))
+
+    with session.encoding() as encoders:
+        samples, image = encoders.embed_pictures(
+            task.samples(report),
+            _picture,
+            keep=lambda sample: attrs.evolve(sample, image=None),
+            skip=skip,
+            title=task.name,
+        )
+    if not samples:
+        raise ValueError("there are no images to evaluate on; check the path or the split")
     found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
     if task.kind == "classes":
-        labels = [label_of(sample) for sample in stream.samples]
+        labels = [label_of(sample) for sample in samples]
         names = sorted({*class_names, *labels})
         place = {name: index for index, name in enumerate(names)}
         classes = session.embed_classes(names, templates)
         targets = torch.tensor([place[label] for label in labels])
         hits = classification_hits(image, classes, targets).top1.tolist()
         return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
-    text = session.embed_texts([caption for sample in stream.samples for caption in sample.captions])
-    hits = caption_hits(image, text, [len(sample.captions) for sample in stream.samples]).tolist()
+    text = session.embed_texts([caption for sample in samples for caption in sample.captions])
+    hits = caption_hits(image, text, [len(sample.captions) for sample in samples]).tolist()
     return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 
 
-class _Decoded:
-    """Batches of a task's preprocessed pictures; `samples` are those that could be decoded, without their pictures."""
-
-    def __init__(self, task: Task, transform: ImageTransform, report: SkipReport) -> None:
-        self.task = task
-        self.transform = transform
-        self.report = report
-        self.samples: list[ImageTextSample] = []
-
-    def batches(self) -> Iterator[Tensor]:
-        pictures = self._pictures()
-        while group := list(islice(pictures, _BATCH)):
-            yield torch.stack(group)
-
-    def _pictures(self) -> Iterator[Tensor]:
-        for sample, outcome in decode_ahead(self.task.samples(self.report), self._decoded, ahead=2 * _BATCH):
-            if isinstance(outcome, BadSampleError):
-                skip = Skip(reason=outcome.reason, key=sample.key, shard=self.task.name, detail=outcome.detail)
-                self.report.add(skip)
-                continue
-            self.samples.append(attrs.evolve(sample, image=None))
-            yield outcome
-
-    def _decoded(self, sample: ImageTextSample) -> Tensor:
-        if sample.image is None:
-            raise BadSampleError("no_image", "there is a text alone")
-        return self.transform(decode_image(sample.image))
+def _picture(sample: ImageTextSample) -> bytes:
+    if sample.image is None:
+        raise BadSampleError("no_image", "there is a text alone")
+    return sample.image

@@ -147,10 +147,28 @@ def test_normalize_refuses_other_pixels(pixels):
         ImageTransform(PLAIN).normalize(pixels)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), "cat.jpg", None])
-def test_transform_takes_pil_images_only(image):
-    with pytest.raises(ValueError, match=r"expected a PIL image, got .*; load_image opens paths"):
-        ImageTransform(PLAIN)(image)
+def test_every_source_of_a_picture_gives_the_same_pixels(tmp_path):
+    image = noise(24, 16)
+    data, transform, path = encoded(image, "PNG"), ImageTransform(PLAIN), tmp_path / "a.png"
+    path.write_bytes(data)
+    sources = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), image, np.asarray(image)]
+    for source in sources:
+        np.testing.assert_array_equal(transform.pixels(source), transform.pixels(data))
+        assert torch.equal(transform(source), transform(data))
+
+
+@pytest.mark.parametrize(
+    ("array", "named"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\)"),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(array, named):
+    with pytest.raises(ImageError, match=named) as caught:
+        ImageTransform(PLAIN)(array)
+    assert caught.value.reason in ("unsupported_mode", "not_an_image")
 
 
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (0, 10), (10, 0)])
@@ -216,7 +234,10 @@ def test_orientation(orientation):
     assert np.array_equal(upright, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
     assert upright.shape[:2] == ((24, 16) if orientation >= 5 else (16, 24))
     assert np.array_equal(rgb(load_image(data, orient=False)), np.asarray(image))
-    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)))), np.asarray(image))
+    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)))), upright), "an image that somebody opened"
+    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)).convert("RGB"))), upright)
+    for once in (load_image(data), load_image(data, orient=False), load_image(Image.open(io.BytesIO(data)))):
+        assert np.array_equal(rgb(load_image(once)), rgb(once)), "what was read is not turned again"
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
@@ -417,10 +438,11 @@ def test_the_limit_is_one_of_the_spec():
     assert np.array_equal(rgb(load_image(image, limits=ImageLimits(num_pixels=1))), np.asarray(image))
 
 
-@pytest.mark.parametrize("source", [None, 3, np.zeros((4, 4, 3), np.uint8)])
+@pytest.mark.parametrize("source", [None, 3, ["a.jpg"], torch.zeros(3, 4, 4)])
 def test_not_a_source(source):
-    with pytest.raises(ValueError, match="expected a path, bytes, a file opened for reading bytes or a PIL image"):
+    with pytest.raises(ImageError, match=f"is {type(source).__name__}, expected a path, bytes") as caught:
         load_image(source)
+    assert caught.value.reason == "not_an_image"
 
 
 def test_errors_survive_the_way_out_of_a_worker():

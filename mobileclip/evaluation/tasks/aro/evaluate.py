@@ -8,8 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.evaluation.encoding.embedding import model_input, read_picture
 from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
@@ -86,9 +86,9 @@ def _views(session: Session, encoders: Encoders, aro: Aro, report: SkipReport) -
     """Return what was encoded, in order; cases without are taken out of the report's count and named there."""
 
     def parts(picture: Picture) -> list[Tensor | None]:
-        image = decode_image(picture.read())
+        image = read_picture(picture.read(), session.transform, orient=picture.boxes == (None,))
         return [
-            session.transform(image if box is None else image.crop(box))
+            model_input(image if box is None else image.crop(box), session.transform)
             if box is None or _overlaps(box, image.size)
             else None
             for box in picture.boxes

@@ -54,9 +54,7 @@ def evaluate_winogavil(session: Session, winogavil: WinoGavil) -> Evaluation:
     """
     report = SkipReport()
     with session.encoding() as encoders:
-        image = embed_named(
-            encoders, winogavil.images, winogavil.names, report, transform=session.transform, title="WinoGAViL"
-        )
+        image = embed_named(encoders, winogavil.images, winogavil.names, report, title="WinoGAViL")
         complete = [instance for instance in winogavil.instances if _is_complete(instance, image, winogavil, report)]
         report.num_read = len(complete)
         if not any(_GROUPS[_MAIN](len(instance.candidates)) for instance in complete):

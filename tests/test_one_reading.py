@@ -1,0 +1,234 @@
+"""One reading of a picture: whatever a command does with a file, the model sees the same pixels of it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mobileclip
+from mobileclip.cli.__main__ import main
+from mobileclip.collections import Collection
+from mobileclip.collections.searching.matches import Match
+from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.data import (
+    AugmentationParams,
+    ImageTextSample,
+    ReinforcedPipelineSpec,
+    SkipReport,
+    crop_augmentation,
+    write_shards,
+)
+from mobileclip.data.images.transform import ImageError, ImageTransform
+from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.loading.labelled import LabelledPipelineSpec
+from mobileclip.data.viewing.inspection import inspect_sample
+from mobileclip.data.viewing.paper import PAPER
+from mobileclip.evaluation import Session, candidate_of, open_benchmark
+from mobileclip.export.verification.measured import measure_model
+from mobileclip.inference.archive import read_embeddings as read_archive
+from mobileclip.inference.comparison.calibration import calibration_crops
+from mobileclip.inference.comparison.samples import Samples
+from mobileclip.inputs import ImageInput
+from mobileclip.training.finetuning.tasks import open_task
+from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned
+
+ROOT = Path(mobileclip.__file__).parent
+# What an index keeps is in half precision.
+HALF = 2.5e-4
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return mobileclip.load("icons")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two folders of classes with all pictures, those that cannot be read among them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (name, data) in enumerate((readable() | broken()).items()):
+        (folder / f"class{number % 2}").mkdir(exist_ok=True)
+        (folder / f"class{number % 2}" / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(clip):
+    """Embeddings of the pictures, given as Pillow images that are upright and on white already."""
+    rows = {}
+    for name, data in readable().items():
+        with Image.open(io.BytesIO(data)) as opened:
+            rows[name] = clip.encode_image(by_hand(opened))[0].numpy()
+    return rows
+
+
+def by_hand(opened: Image.Image) -> Image.Image:
+    """What a careful person makes of a picture for a model that wants white below transparent pictures."""
+    opened.load()
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+    number = opened.getexif().get(0x0112, 1) if opened.format != "TIFF" else 1
+    if opened.mode.startswith("I"):
+        return Image.fromarray(np.round(np.asarray(opened) / 257).astype(np.uint8)).convert("RGB")
+    rgba = opened.convert("RGB").convert("RGBA") if opened.mode == "CMYK" else opened.convert("RGBA")
+    plain = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    plain.info = {}
+    return plain.transpose(Image.Transpose(turns[number])) if number in turns else plain
+
+
+def test_python_reads_a_path_bytes_files_images_and_arrays_alike(clip, folder, expected):
+    for path in sorted(folder.glob("*/*")):
+        if path.name not in expected:
+            with pytest.raises(ImageError, match=path.name):
+                clip.encode_image(path)
+            continue
+        data = path.read_bytes()
+        opened = Image.open(io.BytesIO(data))
+        sources = [path, str(path), data, bytearray(data), io.BytesIO(data), opened]
+        sources += [np.asarray(opened)] if opened.mode in ("RGB", "RGBA") and not opened.getexif() else []
+        found = clip.encode_image(iter(sources)).numpy()
+        np.testing.assert_allclose(found, np.broadcast_to(expected[path.name], found.shape), 0, 1e-5, path.name)
+
+
+def run(*arguments: str) -> None:
+    """Run a command; what cannot be read is there on purpose, whatever the exit status says of it."""
+    with suppress(SystemExit):
+        main(list(arguments))
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for name, row in found.items():
+        np.testing.assert_allclose(row, expected[name], rtol=0, atol=atol, err_msg=name)
+
+
+def test_embed(folder, expected, tmp_path):
+    run("embed", str(folder), "-c", "icons", "-o", str(tmp_path / "all.npz"))
+    archive = read_archive(tmp_path / "all.npz")
+    same({Path(path).name: row for path, row in zip(archive.image_paths, archive.image, strict=True)}, expected)
+
+
+def test_index(folder, expected, tmp_path):
+    run("index", str(folder), "-i", str(tmp_path / "index"), "-c", "icons", "--decode", "exact")
+    snapshot = Collection.open(tmp_path / "index").snapshot
+    rows = zip(snapshot.table.to_pylist(), snapshot.vectors, strict=True)
+    same({Path(row["path"]).name: vector for row, vector in rows if not row["problem"]}, expected, HALF)
+
+
+def test_classify(clip, folder, expected, capsys):
+    names = ("a circle", "a bar", "a house")
+    texts = clip.encode_text(names)
+    scale = clip.model.logit_scale.exp()
+    for path in sorted(folder.glob("*/*")):
+        if path.name in expected:
+            main(["classify", str(path), *names, "-c", "icons", "--json"])
+            scores = (scale * torch.from_numpy(expected[path.name]) @ texts.T).softmax(-1).tolist()
+            assert json.loads(capsys.readouterr().out) == pytest.approx(dict(zip(names, scores, strict=True)), abs=1e-4)
+
+
+def test_eval_and_fine_tuning(clip, folder, expected):
+    session = Session.of(candidate_of(clip.model, name="icons"), show_progress=False)
+    features, report = session.features(open_benchmark(str(folder)))
+    rows = torch.nn.functional.normalize(features.image, dim=-1).numpy()
+    same({key.rpartition("/")[2]: row for key, row in zip(features.keys, rows, strict=True)}, by_stem(expected))
+    assert report.num_skipped == len(broken())
+    task = open_task(str(folder), "classes", ("{}",))
+    with session.encoding() as encoders:
+        kept, rows = encoders.embed_pictures(
+            task.samples(SkipReport()),
+            lambda sample: sample.image,
+            keep=lambda sample: sample.key.rpartition("/")[2],
+            skip=lambda *_: None,
+            title="",
+        )
+    same(dict(zip(kept, torch.nn.functional.normalize(rows, dim=-1).numpy(), strict=True)), by_stem(expected))
+
+
+def by_stem(expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.rpartition(".")[0]: row for name, row in expected.items()}
+
+
+def test_export_and_calibration(clip):
+    files = readable()
+    samples = Samples(name="odd", image_names=tuple(files), images=tuple(files.values()), captions=("a", "b"))
+    measured = measure_model(clip.model, samples, normalize=True)
+    crops = calibration_crops([stamp_png := encoded(stamp(), "PNG")], clip.transform.image_input)
+    for pixels, data in zip(measured.inputs["image"], files.values(), strict=True):
+        assert np.array_equal(pixels.movedim(0, -1).numpy(), clip.transform.pixels(data))
+    assert crops[:, :, 0].max() == 255, "the white that it stands on"
+    assert clip.transform.pixels(stamp_png).max() == 255
+
+
+@pytest.mark.parametrize("kind", ["pairs", "classes"])
+@pytest.mark.parametrize("decode", ["exact", "fast"])
+def test_training_without_stored_augmentations(tmp_path, kind, decode):
+    """Views of a picture of one colour above another tell how it was turned; a whole one is what an evaluation sees."""
+    contract = ImageInput(size=16, interpolation="bicubic", background="white")
+    square = drawing(size=(64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {"turned": encoded(square, "JPEG", exif=exif), "stamp": encoded(stamp(), "PNG")}
+    for name, data in pictures.items():
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        (tmp_path / "classes" / name / f"{name}.{'jpg' if name == 'turned' else 'png'}").write_bytes(data)
+    whole = attrs.evolve(crop_augmentation(16), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    choices = {"batch_size": 2, "image": contract, "augmentation": whole, "decode": decode, "num_readers": 1}
+    if kind == "pairs":
+        samples = [ImageTextSample(key=name, captions=("x",), image=data) for name, data in pictures.items()]
+        (shard,) = write_shards(tmp_path, samples, samples_per_shard=2)
+        (batch,) = ReinforcedPipelineSpec(shards=str(shard), reinforced=False, **choices).build()
+    else:
+        spec = LabelledPipelineSpec(shards=str(tmp_path / "classes"), num_classes=2, flip_probability=0, **choices)
+        (batch,) = spec.build()
+    for key, pixels in zip(batch.keys, batch.image, strict=True):
+        (name,) = (name for name in pictures if name in key)
+        seen = ImageTransform(contract).pixels(pictures[name]).astype(int)
+        assert np.abs(pixels.movedim(0, -1).numpy().astype(int) - seen).max() <= (0 if decode == "exact" else 3), name
+
+
+def test_stored_augmentations_are_of_the_pixels_as_they_are_encoded():
+    """Their crops were drawn on these; the background is the model's all the same."""
+    params = AugmentationParams(crop=(0, 0, 40, 60), operations=(), image_size=(60, 40))
+    (raw,) = SourceImage(turned("JPEG", 6)).replay([crop_augmentation(16)], params)
+    (upright,) = SourceImage(turned("JPEG", 1)).replay([crop_augmentation(16)], params)
+    assert np.array_equal(raw, upright)
+    params = AugmentationParams(crop=(0, 0, 48, 48), operations=(), image_size=(48, 48))
+    (white,) = SourceImage(encoded(stamp(), "PNG"), background=(255, 255, 255)).replay([crop_augmentation(16)], params)
+    assert tuple(white[0, 0]) == (255, 255, 255)
+
+
+def test_pictures_for_people_stand_on_paper(tmp_path):
+    path = tmp_path / "stamp.png"
+    path.write_bytes(encoded(stamp(), "PNG"))
+    unknown = dict.fromkeys(("part", "camera", "taken", "latitude", "longitude", "time"))
+    match = Match(id=1, score=1.0, path=str(path), width=48, height=48, size=path.stat().st_size, **unknown)
+    (shown,) = small_pictures([match], 48)
+    assert shown.getpixel((0, 0)) == PAPER
+    (sample,) = [ImageTextSample(key="stamp", captions=("a disc",), image=path.read_bytes())]
+    (shard,) = write_shards(tmp_path / "shards", [sample], samples_per_shard=1)
+    assert inspect_sample(str(shard)).image.getpixel((0, 0)) == PAPER
+
+
+def calls(name: str) -> list[str]:
+    """Where a method or function of this name is called in the library, file by file."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted(ROOT.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name)
+    ]
+
+
+def test_one_place_opens_pictures_and_one_resizes_them():
+    assert calls("Image.open") == ["data/images/opening.py"]
+    assert calls("image.resize") == ["data/images/resize.py"]
+    assert not calls("crop.resize") + calls("tile.resize") + calls("picture.resize") + calls("exif_transpose")
+    assert calls("Image.Resampling.LANCZOS") == []
