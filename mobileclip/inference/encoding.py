@@ -22,6 +22,7 @@ from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
 from mobileclip.data.videos.opening import VideoFile
 from mobileclip.data.workers import workers
+from mobileclip.inference.batching import encode_in_batches
 from mobileclip.inference.zero_shot import ImageTextModel
 
 Key = TypeVar("Key")
@@ -200,19 +201,22 @@ def encode_pictures(
     Raises:
         LostProcessError: if a process ends abruptly.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
-    waiting: list[tuple[Picture[Key], PictureRead | ImageError]] = []
-    num_decoded = 0
-    for picture, read in _read_ahead(pictures, PictureReader(transform=clip.transform, reduced=reduced), num_workers):
-        if choose is not None and (seen := _pixels_of(read)) is not None and not choose(picture, seen):
-            read = _without_pixels(read)  # noqa: PLW2901
-        waiting.append((picture, read))
-        num_decoded += _pixels_of(read) is not None
-        if num_decoded == batch_size:
-            yield from _encoded(clip, waiting)
-            waiting, num_decoded = [], 0
-    yield from _encoded(clip, waiting)
+    reader = PictureReader(transform=clip.transform, reduced=reduced)
+
+    def wanted() -> Iterator[tuple[tuple[Picture[Key], PictureRead | ImageError], list[Pixels]]]:
+        for picture, read in _read_ahead(pictures, reader, num_workers):
+            seen = None if isinstance(read, ImageError) else read.pixels
+            is_chosen = seen is not None and (choose is None or choose(picture, seen))
+            # A caller who keeps what was read would keep the pixels of all pictures.
+            kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
+            yield (picture, kept), [seen] if seen is not None and is_chosen else []
+
+    def encode(pixels: list[Pixels]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy()
+        return rows
+
+    for (picture, read), rows in encode_in_batches(wanted(), encode, batch_size=batch_size):
+        yield Encoded(picture=picture, read=read, embedding=rows[0] if rows else None)
 
 
 def _read_ahead(
@@ -229,22 +233,3 @@ def _read_ahead(
     with workers(num_workers) as share:
         for found in share(reader, chunks(), doing="reading"):
             yield from zip(sent.popleft(), found, strict=True)
-
-
-def _encoded(
-    clip: ImageTextModel, waiting: list[tuple[Picture[Key], PictureRead | ImageError]]
-) -> Iterator[Encoded[Key]]:
-    pixels = [pixels for _, read in waiting if (pixels := _pixels_of(read)) is not None]
-    rows = iter(clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy() if pixels else ())
-    for picture, read in waiting:
-        embedding = None if _pixels_of(read) is None else next(rows)
-        # A caller who keeps what was read would keep the pixels of all pictures.
-        yield Encoded(picture=picture, read=_without_pixels(read), embedding=embedding)
-
-
-def _without_pixels(read: PictureRead | ImageError) -> PictureRead | ImageError:
-    return read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
-
-
-def _pixels_of(read: PictureRead | ImageError) -> Pixels | None:
-    return None if isinstance(read, ImageError) else read.pixels

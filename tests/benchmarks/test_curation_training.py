@@ -58,7 +58,9 @@ def material():
     return Material(
         samples=samples,
         keys=keys,
-        test=HeldOut(pixels={48: pixels[:8, 0].permute(0, 3, 1, 2)}, labels=labels[:8], class_names=NAMES),
+        test=HeldOut(
+            pixels={student().image.input: pixels[:8, 0].permute(0, 3, 1, 2)}, labels=labels[:8], class_names=NAMES
+        ),
         dims=(4, 2),
         logit_scales=(20.0, 20.0),
     )

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import attrs
 import numpy as np
 import onnxruntime
 import pytest
@@ -134,6 +135,16 @@ def test_what_a_place_does_not_run_is_refused(options, message, tmp_path):
     with pytest.raises((ValueError, KeyError), match=message):
         export_model(seeing(SHALLOW), spec)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["immich", "transformers.js"])
+def test_a_background_that_a_host_does_not_know_is_told(tmp_path, caplog, layout):
+    white = attrs.evolve(SHALLOW.image.input, background="white")
+    model = seeing(attrs.evolve(SHALLOW, image=attrs.evolve(SHALLOW.image, input=white)))
+    export_model(model, ExportSpec(out=tmp_path / "out", layout=layout), samples=few_samples())
+    assert "was trained with them on white: put transparent ones on it before" in caplog.text
+    contract = json.loads((tmp_path / "out" / "mobileclip.json").read_text())
+    assert contract["image"]["input"]["background"] == "white"
 
 
 def test_cut_rows_are_ended():

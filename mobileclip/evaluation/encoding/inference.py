@@ -16,6 +16,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
 from mobileclip.inference import by_length, prepared
+from mobileclip.inference.batching import encode_in_batches
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
@@ -132,19 +133,19 @@ class Encoders:
             weigh: how many views an item has, about.
         """
         decoded = decode_ahead(items, views, ahead=2 * self.batch_size, weigh=weigh, num_threads=self.num_threads)
-        bar = Progress(title, total=total, unit="images", console=console(shown=self.show_progress))
-        with bar as progress:
-            while group := list(_with_views(decoded, self.batch_size)):
-                pixels = [
-                    view for _, found in group if isinstance(found, Sequence) for view in found if view is not None
-                ]
-                encoded = (row for part in _parts(pixels, self.batch_size) for row in self.encode_images(part))
-                for item, found in group:
-                    if isinstance(found, BadSampleError):
-                        yield item, found
-                    else:
-                        yield item, [None if view is None else next(encoded) for view in found]
-                progress.advance(len(group))
+        inputs = (((item, found), _pixels_of(found)) for item, found in decoded)
+
+        def encode(pixels: list[Tensor]) -> Tensor:
+            return self.encode_images(torch.stack(pixels))
+
+        with Progress(title, total=total, unit="images", console=console(shown=self.show_progress)) as progress:
+            for (item, found), rows in encode_in_batches(inputs, encode, batch_size=self.batch_size):
+                if isinstance(found, BadSampleError):
+                    yield item, found
+                else:
+                    remaining = iter(rows)
+                    yield item, [None if view is None else next(remaining) for view in found]
+                progress.advance()
 
     def encode_texts(self, texts: Sequence[str], *, show_progress: bool | None = None) -> Tensor:
         """Return the embeddings, as the model gives them (not normalised); every text is encoded once.
@@ -212,18 +213,8 @@ class EncodingThreads:
         return self.pool.map(encoded, batches)
 
 
-def _with_views(
-    decoded: Iterator[tuple[Item, Views | BadSampleError]], num_views: int
-) -> Iterator[tuple[Item, Views | BadSampleError]]:
-    """Yield as many items as have so many views that are there, or the last of them."""
-    while num_views > 0 and (one := next(decoded, None)) is not None:
-        if not isinstance(one[1], BadSampleError):
-            num_views -= sum(view is not None for view in one[1])
-        yield one
-
-
-def _parts(pixels: list[Tensor], batch_size: int) -> Iterator[Tensor]:
-    return (torch.stack(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size))
+def _pixels_of(found: Views | BadSampleError) -> list[Tensor]:
+    return [] if isinstance(found, BadSampleError) else [view for view in found if view is not None]
 
 
 @contextmanager

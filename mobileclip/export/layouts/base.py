@@ -9,10 +9,14 @@ from typing import Any, Protocol
 
 import attrs
 
-from mobileclip.export.contract import Contract
+from mobileclip.export.contract import Contract, ImageContract
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import Precision
+from mobileclip.inputs import HIDDEN
 from mobileclip.registry import Registry
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +113,17 @@ def require_onnx(spec: ExportSpec) -> None:
         raise ValueError(
             f"the layout {spec.layout!r} is for a host that scales and normalises pixels, and --preprocess "
             f"{spec.preprocess} is for one that does not; leave it out"
+        )
+
+
+def warn_of_background(image: ImageContract, host: str) -> None:
+    """Say what a host does not know of a model's pictures."""
+    if image.input.background != HIDDEN:
+        logger.warning(
+            "%s drops the transparency of pictures, and this model was trained with them on %s: put transparent ones "
+            "on it before",
+            host,
+            image.input.background,
         )
 
 

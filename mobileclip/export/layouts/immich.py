@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from mobileclip.export.contract import Contract
-from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_config, write_json
+from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_config, warn_of_background, write_json
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import PRECISIONS, Precision
 
@@ -46,6 +46,7 @@ class ImmichLayout:
         language: dict[str, Any] = {}
         if contract.image is not None:
             image = contract.image.input
+            warn_of_background(contract.image, "Immich")
             vision = {"image_size": image.size}
             content = {
                 "size": [image.size, image.size],

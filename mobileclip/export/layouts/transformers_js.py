@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from mobileclip.export.contract import TOKENIZER, Contract, ImageContract
-from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_config, write_json
+from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_config, warn_of_background, write_json
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import Precision
 
@@ -66,6 +66,7 @@ class TransformersJsLayout:
             config["logit_scale_init_value"] = math.log(contract.logit_scale)
         if contract.image is not None:
             config["vision_config"] = {"model_type": "clip_vision_model", "image_size": contract.image.input.size}
+            warn_of_background(contract.image, "transformers.js")
             write_json(folder / "preprocessor_config.json", _preprocessor_config(contract.image))
         texts = tokenizer_config(folder, contract)
         if texts is not None:

@@ -25,7 +25,7 @@ from examples.learning_efficiency.stores import belongs, cell_batches, store_of
 from examples.learning_efficiency.students import train_student
 from examples.learning_efficiency.teachers import TeacherScores, ensembles_of, untrained
 from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
-from examples.learning_efficiency.views import STRONG, WEAK
+from examples.learning_efficiency.views import STRONG, WEAK, view_augmentation
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from examples.quickstart.emoji.on_disk import load_finished
 from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
@@ -185,8 +185,8 @@ def samples(spec):
 
 
 @pytest.fixture(scope="module")
-def parts(samples):
-    pixels = {32: samples.pixels[:, 0].permute(0, 3, 1, 2)}
+def parts(samples, spec):
+    pixels = {spec.student.image.input: samples.pixels[:, 0].permute(0, 3, 1, 2)}
     return {TEST_PICTURES: HeldOut(pixels=pixels, labels=torch.arange(len(NAMES)), class_names=NAMES)}
 
 
@@ -379,8 +379,16 @@ def test_the_model_that_ships_is_a_file_with_its_measured_card(finished, tmp_pat
     assert whole.spec == spec.student
     assert {tensor.dtype for tensor in read_tensors(path)[0].values()} == {torch.float16, torch.int64}
     card = path.with_suffix(".md").read_text(encoding="utf-8")
-    parts = held_out(load_finished(spec.output / "data", TITLES), [spec.image_size])
+    parts = held_out(load_finished(spec.output / "data", TITLES), [whole.spec.image.input])
     for name, one in score_student(mobileclip.load(path).model, parts).items():
         figures = f"| {one.top1:.1f} | {one.top5:.1f} | {one.retrieval:.1f} |"
         assert f"| {TITLES[name]} | {len(parts[name].labels):,} | {len(parts[name].class_names):,} {figures}" in card
     assert "| Lucide |" in card
+
+
+def test_the_packaged_model_is_the_studys_student():
+    """What it learned from was resized by the filter, and stood on the white, that its file names."""
+    packaged = mobileclip.load("icons").model.spec
+    assert packaged == learning_efficiency().student
+    assert packaged.image.input.interpolation == view_augmentation(WEAK, 32).interpolation
+    assert packaged.image.input.background == "white"

@@ -61,7 +61,7 @@ def shard(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(shard):
-    return store_samples([shard], augmentation=emoji_augmentation(64), student=student())
+    return store_samples([shard], augmentation=emoji_augmentation(48), student=student())
 
 
 def batches(stored, *, batch_size, seed, **choices):
@@ -72,11 +72,18 @@ def stream(stored, first=0, **choices):
     return batches(stored, **choices).stream(StreamPosition(first_batch=first))
 
 
+@pytest.mark.parametrize("choices", [{"interpolation": "bilinear"}, {"size": 64}])
+def test_a_student_sees_pictures_as_it_learned_them(shard, choices):
+    other = attrs.evolve(emoji_augmentation(48), **choices)
+    with pytest.raises(ValueError, match=r"the student learns from .* and its spec says bicubic and 48; give both"):
+        store_samples([shard], augmentation=other, student=student())
+
+
 def test_what_belongs_together_stays_together(shard, stored):
     model = student()
     known = {sample.key: sample for sample in read_reinforced_samples([str(shard)])}
     tokenizer = Tokenizer(model.text.input)
-    policy = emoji_augmentation(64)
+    policy = emoji_augmentation(48)
     views, captions = set(), set()
     for batch in islice(stream(stored, batch_size=5, seed=3), 40):
         for index, key in enumerate(batch.keys):
