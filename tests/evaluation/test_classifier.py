@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+
 import attrs
 import pytest
 import torch
+from PIL import Image
 
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.encoders import ClassifierSpec
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
+from tests.data.images.test_transform import noise
 from tests.data.made_samples import encoded, write_raw
 from tests.encoders.small import IMAGE, randomised
 
+# What turns an upright picture into the one that is stored, by its orientation.
+UNTURNED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 SPEC = ClassifierSpec(image=IMAGE.without_projection(), num_classes=6, class_names=NAMES)
 
@@ -49,6 +64,23 @@ def test_accuracies_are_those_of_the_logits(shard, model):
     assert found.result.top5 == pytest.approx(float((expected < 5).float().mean()))
     assert found.result.num_images == 24
     assert not model.training
+
+
+@torch.inference_mode()
+def test_photos_are_classified_upright(tmp_path, model):
+    upright, transform = noise(70, 80), ImageTransform(model.spec.image.input)
+    lying = [upright if back is None else upright.transpose(back) for back in UNTURNED.values()]
+    model = copy.deepcopy(model)
+    logits = model(torch.stack([transform(one) for one in lying]))
+    model.head.bias -= logits.mean(0)  # so that what is predicted depends on how a picture lies
+    predicted = (logits - logits.mean(0)).argmax(dim=1).tolist()
+    assert len(set(predicted)) > 1
+    (tmp_path / NAMES[predicted[0]]).mkdir()
+    for orientation, image in zip(UNTURNED, lying, strict=True):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / NAMES[predicted[0]] / f"{orientation}.png", exif=exif)
+    assert evaluate_classifier(model, tmp_path).result.top1 == 1
 
 
 def test_a_folder_of_some_classes_is_matched_by_names(tmp_path, model):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
 from mobileclip.cli.__main__ import main
@@ -54,6 +54,21 @@ def test_it_tells_plain_drawings_apart(clip, drawings):
     assert next(iter(clip.classify(ring, names))) == "circle"
 
 
+def test_it_names_drawings_on_nothing_as_those_on_white(clip, drawings, tmp_path):
+    """Drawing programs save black below what is transparent."""
+    names = ("arrow right", "circle", "cat", "house", "cloud")
+    for drawing in drawings:
+        ink = ImageOps.invert(Image.open(drawing).convert("L"))
+        for mode in ("RGBA", "LA", "P"):
+            path = tmp_path / f"{drawing.stem}_{mode}.png"
+            nothing = Image.new("RGB", ink.size).convert("RGBA")
+            nothing.putalpha(ink)
+            (nothing.quantize(256) if mode == "P" else nothing.convert(mode)).save(path)
+            scores, expected = clip.classify(path, names), clip.classify(drawing, names)
+            assert next(iter(scores)) == next(iter(expected)), path.name
+            assert scores == pytest.approx(expected, abs=0.02), path.name
+
+
 def test_commands_take_its_name(drawings, capsys):
     arrow = str(drawings[0])
     for given in (["--model", "icons"], ["--checkpoint", "icons"]):
@@ -70,7 +85,7 @@ def test_what_is_said_of_it():
 def test_its_card_has_figures_for_every_part_and_names_whoever_drew():
     card = PACKAGED["icons"].with_suffix(".md").read_text(encoding="utf-8")
     figures = re.findall(r"^\| .+ \| [\d,]+ \| [\d,]+ \| (\d+\.\d) \| (\d+\.\d) \| (\d+\.\d) \|$", card, re.MULTILINE)
-    assert len(figures) == 4
+    assert len(figures) == 5
     assert all(0 < float(first) < float(five) < 100 for first, five, _ in figures)
     drawn = re.findall(
         r"^\| (.+) \| \[.+\]\(https?://.+\) \| (.+) \| `@iconify-json/.+@[\d.]+` \|$", card, re.MULTILINE
