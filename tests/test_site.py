@@ -18,7 +18,7 @@ from repository_pages import MOVED, path_of, relinked
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.encoders.checkpoints.published import PRETRAINED, of_same_architecture
+from mobileclip.encoders.checkpoints.published import PRETRAINED
 from mobileclip.evaluation.report import published_model
 from mobileclip.serialization import to_json
 from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
@@ -138,8 +138,7 @@ def test_every_model_known_by_name_has_a_page():
 def test_what_is_kept_of_a_model_is_what_the_library_says():
     kept = json.loads(FILE.read_text(encoding="utf-8"))
     for name, spec in models.items():
-        assert kept[name]["weights"] == PRETRAINED.get(name)
-        assert kept[name]["built_like"] == ([] if name in PRETRAINED else list(of_same_architecture(name)))
+        assert kept[name]["weights"] == PRETRAINED[name]
         published = published_model(name).num_parameters
         assert sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values()) == pytest.approx(
             published, rel=2e-3
@@ -186,7 +185,7 @@ def _until_blank(lines: list[str]) -> list[str]:
 def test_the_table_of_models_in_the_readme_says_what_the_site_says():
     said = table_of((ROOT / "README.md").read_text(encoding="utf-8"), "model")
     known = table_of(model_pages()["models/index.md"], "model")
-    assert set(said) == {title_of(name) for name in models if name in PRETRAINED}
+    assert set(said) == {title_of(name) for name in models}
     latency = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
     measured = table_of(latency.replace("| | the release", "| model | the release", 1), "model")
     for title, row in said.items():

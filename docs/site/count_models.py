@@ -22,7 +22,6 @@ def model_values(name: str) -> dict[str, Any]:
     described = describe(name)
     return {
         "weights": described["published weights"],
-        "built_like": list(described.get("built like", ())),
         "towers": {
             tower: {
                 "kind": described["spec"][tower]["kind"],

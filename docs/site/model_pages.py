@@ -90,7 +90,6 @@ mobileclip info mobileclip_s2    # one of them: spec, parameters, what it expect
   38 data sets. [Evaluation](../evaluation.md) measures them.
 - Latencies are published: {_latencies()["device"]}. [Latency in Python](../latency.md) has what was measured here.
 - The code is MIT. The weights' licence is Apple's: read it first.
-- A model without published weights is built like one that has some; it can be trained, and its results are published.
 """
 
 
@@ -99,11 +98,10 @@ def _row(name: str) -> str:
     latency = _latencies()["models"][name]
     parameters = " + ".join(f"{tower['parameters']['folded'] / 1e6:.1f}" for tower in towers.values())
     macs = " + ".join(f"{tower['macs'] / 1e9:.1f}" for tower in towers.values())
-    weights = _models()[name]["weights"]
     return (
         f"| [{title_of(name)}]({name}.md) | {parameters} | {macs} | {100 * _published(name)[_IMAGENET]['acc1']:.1f} "
         f"| {average(name):.1f} | {latency['image_ms']} + {latency['text_ms']} "
-        f"| {'`apple-amlr`' if weights else 'no weights published'} |"
+        "| `apple-amlr` |"
     )
 
 
@@ -115,14 +113,6 @@ def _page(name: str) -> str:
 
 def _use(name: str) -> str:
     weights = _models()[name]["weights"]
-    if weights is None:
-        alike = _models()[name]["built_like"]
-        links = " and ".join(f"[{title_of(one)}]({one}.md)" for one in alike)
-        return f"""```python
-model = mobileclip.build_model("{name}")  # fresh weights, to be trained
-```
-
-No weights of it are published. {links} is built alike, and its weights are published."""
     return f"""```
 mobileclip classify photo.jpg "a cat" "a dog" -m {name}
 ```
@@ -184,13 +174,10 @@ def _accuracy(name: str) -> str:
         f"    | {entry.name} | `{entry.main_metric}` | {100 * results[entry.key]['main_metric']:.1f} |"
         for entry in _suite()
     )
-    measure = (
-        f"mobileclip eval {name} --suite quick" if _models()[name]["weights"] else f"mobileclip eval report -m {name}"
-    )
     return f"""## Accuracy, as published
 
 ```
-{measure}
+mobileclip eval {name} --suite quick
 ```
 
 Zero-shot, in per cent: {100 * results[_IMAGENET]["acc1"]:.2f} top-1 on ImageNet-1k, and {average(name):.2f} as the mean

@@ -244,9 +244,7 @@ def _found(
         else:
             spec_called(model)
     if checkpoint is None:
-        raise ValueError(
-            unpublished("this model" if model is None or isinstance(model, DualEncoderSpec) else str(model))
-        )
+        raise ValueError(unpublished(None if model is None or isinstance(model, DualEncoderSpec) else str(model)))
     return str(model) if isinstance(model, Path) else model, checkpoint
 
 

@@ -258,7 +258,7 @@ def test_info_of_a_name_and_of_a_file(capsys, small_file):
         (("info", "mobileclip_s22"), "did you mean 'mobileclip_s2'"),
         (("classify", "nothing.jpg", "a", "-c", "{small}"), "nothing.jpg"),
         (("classify", f"{IMAGES}/coffee.png", "a", "-c", "nothing.pt"), "no checkpoint at nothing.pt"),
-        (("classify", f"{IMAGES}/coffee.png", "a", "-m", "mobileclip_s4"), "no published weights"),
+        (("classify", f"{IMAGES}/coffee.png", "a", "-m", "mci0"), "no published weights"),
         (("convert", "{small}", "out.pt"), "safetensors"),
     ],
 )

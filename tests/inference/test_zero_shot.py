@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 import mobileclip
+from mobileclip.blocks import models
 from mobileclip.data import ImageError, ImageTransform, Tokenizer
 from mobileclip.encoders import save_model
+from mobileclip.inference import catalogue
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import relative_error
@@ -132,10 +134,17 @@ class TestLoad:
     def test_unknown_names_and_missing_weights(self):
         with pytest.raises(ValueError, match="did you mean 'mobileclip_s2'"):
             mobileclip.load("mobileclip_s22")
-        with pytest.raises(ValueError, match=r"no published weights for 'mobileclip_s4'; mobileclip2_s4 has the same"):
-            mobileclip.load("mobileclip_s4")
-        with pytest.raises(ValueError, match=r"a checkpoint \(checkpoint="):
+        with pytest.raises(ValueError, match=r"no published weights for 'mci0'; models with published weights: "):
+            mobileclip.load("mci0")
+        with pytest.raises(ValueError, match=r"no published weights for this model; .*a checkpoint \(checkpoint="):
             mobileclip.load()
+
+    def test_a_model_without_weights_names_those_that_are_built_like_it(self, monkeypatch):
+        monkeypatch.setitem(models._values, "a_twin", mobileclip.specs.mobileclip2_s4())
+        with pytest.raises(ValueError, match=r"'a_twin'; mobileclip_s4 and mobileclip2_s4 have the same architecture"):
+            mobileclip.load("a_twin")
+        row = next(row for row in catalogue.rows() if row["name"] == "a_twin")
+        assert row["weights"] == "none; built like mobileclip_s4, mobileclip2_s4"
 
     def test_one_tower_cannot_classify(self, tmp_path):
         save_model(randomised(SMALL).text_encoder, tmp_path / "text.safetensors")

@@ -28,7 +28,7 @@ NO_CHECKPOINTS = (
     "lost.pt", "empty.pt", "text.pt", "torn.safetensors", "photos", "", "tower.safetensors", "hf-hub:", "hf-hub:x",
     "/dev/null", "/dev/zero", "pipe", "loop", "a.jpg", "kept.npz", "captions.txt", f"{LONG}.pt", "\udcff.pt",
 )  # fmt: skip
-NO_MODELS = ("mobileclip_s22", "MobileCLIP_S0", "mobileclip-s0", "mobileclip_l14", "mci0", " ", "mobileclip_s0 ")
+NO_MODELS = ("mobileclip_s22", "MobileCLIP_S0", "mobileclip-s0", "vit_l14", "mci0", " ", "mobileclip_s0 ")
 NUMBERS = ("0", "-1", "1e9", "nan", "inf", "ten", "", "1.5", "0x10")
 DEVICES = ("gpu", "cuda:99", "cuda:-1", "", "cud a", "meta", "mps:7", "xla", "cpu:x")
 OUTPUTS = (

@@ -69,6 +69,9 @@ PUBLISHED = {
         file="mobileclip_blt.pt",
         sha256="670844f7a886dd6eff7a9285adfc53f3d3c889c03bfc8354010cb5c6bf27441a",
     ),
+    "mobileclip_s3": Published(repository="apple/MobileCLIP-S3", file="mobileclip_s3.pt"),
+    "mobileclip_s4": Published(repository="apple/MobileCLIP-S4", file="mobileclip_s4.pt"),
+    "mobileclip_l14": Published(repository="apple/MobileCLIP-L-14", file="mobileclip_l14.pt"),
     "mobileclip2_s0": Published(
         repository="timm/MobileCLIP2-S0-OpenCLIP",
         file=_SAFETENSORS,
@@ -114,7 +117,7 @@ def licence_of(checkpoint: str | Path) -> str:
 
 
 def of_same_architecture(name: str) -> tuple[str, ...]:
-    """Return the models with published weights that are built like a model without any."""
+    """Return the published models with the architecture of a model that has no published weights."""
     spec = models.get(name)
     return tuple(other for other in PUBLISHED if spec is not None and models.get(other) == spec)
 
