@@ -54,7 +54,7 @@ from mobileclip.data import (
 from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.loading.decode import DECODES, Decode
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import track
 from mobileclip.terminal import print_table
@@ -128,7 +128,7 @@ def require_rivals() -> None:
     missing = [name for name in ("torchvision", "open_clip") if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library('test')}")
 
 
 def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:

@@ -49,7 +49,7 @@ from mobileclip.evaluation import (
     open_benchmark,
     write_benchmark,
 )
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.recipes.tiny.fitted_model import fitted_model
 from mobileclip.terminal import print_table
 
@@ -282,7 +282,7 @@ def compare(spec: EvaluateBenchSpec) -> Iterator[Comparison]:
 def run(spec: EvaluateBenchSpec) -> None:
     """Compare, and print the table."""
     if importlib.util.find_spec("clip_benchmark") is None:
-        raise SystemExit(f"CLIP_benchmark cannot be imported: {install('test', 'quickstart')}")
+        raise SystemExit(f"CLIP_benchmark cannot be imported: {install_library('test', 'quickstart')}")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights

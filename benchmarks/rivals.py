@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.reparam import LayerScale
 
 Tower = Literal["image", "text"]
@@ -64,7 +64,7 @@ def require_rivals() -> None:
     missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
     if missing:
         names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install('test')}")
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library('test')}")
 
 
 def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_stored_sample, sample_members
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
@@ -152,7 +152,7 @@ def stored_data(spec: StorageBenchSpec, directory: Path) -> Data:
 def drawn_data(spec: StorageBenchSpec) -> Data:
     """Return reinforced scenes, of teachers that are made for it."""
     if importlib.util.find_spec("open_clip") is None:
-        raise SystemExit(f"open_clip cannot be imported: {install('test')}, or give --reinforced DIRECTORY")
+        raise SystemExit(f"open_clip cannot be imported: {install_library('test')}, or give --reinforced DIRECTORY")
     from mobileclip.recipes.tiny.scenes import SceneTeacherSpec, scene_samples
 
     specs = (

@@ -1,31 +1,67 @@
 """The distribution: its name and version, and what to install for what is missing. No other place knows them.
 
-It is `open-mobileclip` on PyPI; what is imported, and the command, are called `mobileclip`. What is heavy, or needed by
-some alone, is an extra of it.
+What is heavy, or needed by some alone, is an extra. What is imported, and the command, are called `mobileclip`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 DISTRIBUTION = "open-mobileclip"
+IS_REGISTERED = False
+"""Whether the distribution can be installed by its name. Until then the name may become anybody's, and nobody is told
+to install it: commands name what an extra brings. A release changes this line, and the pages."""
+_CLONE = "in a clone of mobileclip's repository"
+UPDATE = f"pip install -U {DISTRIBUTION}" if IS_REGISTERED else f"git pull && pip install . {_CLONE}"
 VERSION = "0.1.0"
-UPDATE = f"pip install -U {DISTRIBUTION}"
+
+_MARKER_OF_EXTRA = re.compile(r"""(?:^| and )extra == ['"]([^'"]+)['"]$""")
 
 
 def install(*extras: str) -> str:
-    """Return the command that installs extras.
+    """Return the command that adds extras to what is installed; it can be pasted into a shell.
 
-    >>> install("onnx", "int8")
-    "pip install 'open-mobileclip[onnx,int8]'"
+    >>> install("hub", "heif")
+    "pip install 'huggingface-hub>=1.0' 'pillow-heif>=1.1'"
     """
-    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
+    packages = () if IS_REGISTERED else _packages(extras)
+    return " ".join(["pip install", *(f"'{one}'" for one in packages)]) if packages else install_library(*extras)
+
+
+def install_library(*extras: str) -> str:
+    """Return how the library itself is installed, with extras.
+
+    >>> install_library("hub")
+    "pip install '.[hub]' in a clone of mobileclip's repository"
+    """
+    named = f"[{','.join(extras)}]" if extras else ""
+    if IS_REGISTERED:
+        return f"pip install '{DISTRIBUTION}{named}'"
+    return f"pip install '.{named}' {_CLONE}"
+
+
+def _packages(extras: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the requirements of extras as the installed distribution states them; none where it does not."""
+    try:
+        stated = metadata.requires(DISTRIBUTION) or ()
+    except metadata.PackageNotFoundError:  # the source tree alone
+        return ()
+    found: dict[str, list[str]] = {extra: [] for extra in extras}
+    for requirement in stated:
+        package, _, marker = (part.strip() for part in requirement.partition(";"))
+        extra = _MARKER_OF_EXTRA.search(marker)
+        if extra and extra[1] in found:
+            others = marker[: extra.start()].replace("'", '"')
+            found[extra[1]].append(f"{package}; {others}" if others else package)
+    return tuple(dict.fromkeys(one for extra in extras for one in found[extra])) if all(found.values()) else ()
 
 
 @contextmanager
 def needed(what: str, *extras: str) -> Iterator[None]:
-    """Import here what extras bring: whoever lacks it is told what needs it, and the command that installs it.
+    """Import here what extras bring; an error names who needs what is missing, and the command that installs it.
 
     Args:
         what: who needs it, as a sentence begins: "the target 'onnx'".

@@ -3,28 +3,84 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import mobileclip
+from mobileclip import extras
 from mobileclip.cli import main
-from mobileclip.extras import DISTRIBUTION, VERSION, needed
+from mobileclip.extras import DISTRIBUTION, IS_REGISTERED, UPDATE, VERSION, install, install_library, needed
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("mobileclip", "recipes", "benchmarks", "examples")
 PROGRAMS = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "extras.py"]
+EXTRAS = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra")
+not_registered = pytest.mark.skipif(IS_REGISTERED, reason="the distribution is installed by its name")
+
+
+def read(*folders: str) -> dict[str, str]:
+    """Return the texts of all programs and pages, those of the root included."""
+    kinds = ("py", "md", "html", "js", "toml", "yml", "json")
+    paths = [path for room in folders for kind in kinds for path in (ROOT / room).rglob(f"*.{kind}")]
+    paths += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "mkdocs.yml"]
+    inside = [path for path in paths if "node_modules" not in path.parts]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in inside}
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
-    with (
-        pytest.raises(
-            ModuleNotFoundError, match=r"^a thing needs nothing_like_it: pip install 'open-mobileclip\[a,b\]'$"
-        ),
-        needed("a thing", "a", "b"),
-    ):
+    told = re.escape(f"a thing needs nothing_like_it: {install('onnx', 'int8')}")
+    with pytest.raises(ModuleNotFoundError, match=f"^{told}$"), needed("a thing", "onnx", "int8"):
         import nothing_like_it.inside  # noqa: F401
+
+
+@not_registered
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_command_names_the_packages_of_an_extra_and_survives_a_shell(extra):
+    command, verb, *named = shlex.split(install(extra))
+    stated = [Requirement(line) for line in metadata.requires(DISTRIBUTION)]
+    wanted = [one for one in stated if one.marker and one.marker.evaluate({"extra": extra})]
+    assert (command, verb) == ("pip", "install")
+    here = [one for one in map(Requirement, named) if one.marker is None or one.marker.evaluate()]
+    assert {(one.name, str(one.specifier)) for one in here} == {(one.name, str(one.specifier)) for one in wanted}
+
+
+@not_registered
+def test_several_extras_name_what_they_share_once():
+    named = shlex.split(install("executorch", "int8", "int8"))[2:]
+    assert sorted(Requirement(one).name for one in named) == ["executorch", "torchao"]
+
+
+@not_registered
+def test_where_nothing_is_known_of_the_packages_a_clone_is_told():
+    assert install("no-such-extra") == install_library("no-such-extra")
+    assert install("onnx", "no-such-extra") == install_library("onnx", "no-such-extra")
+    code = f"import runpy; print(runpy.run_path({str(ROOT / 'mobileclip' / 'extras.py')!r})['install']('onnx'))"
+    alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout == "pip install '.[onnx]' in a clone of mobileclip's repository\n"
+
+
+def test_with_a_registered_distribution_commands_name_it(monkeypatch):
+    monkeypatch.setattr(extras, "IS_REGISTERED", True)
+    assert install("onnx", "int8") == install_library("onnx", "int8") == f"pip install '{DISTRIBUTION}[onnx,int8]'"
+    assert install_library() == f"pip install '{DISTRIBUTION}'"
+
+
+@not_registered
+def test_nothing_names_a_distribution_that_anybody_could_register():
+    told = [UPDATE, install_library("onnx"), *(install(extra) for extra in EXTRAS)]
+    assert [text for text in told if DISTRIBUTION in text] == []
+    texts = read(*ROOMS, "docs", "tests")
+    assert len(texts) > 900
+    assert sorted(path for path, text in texts.items() if DISTRIBUTION in text) == [
+        "mobileclip/extras.py",
+        "pyproject.toml",
+    ]
 
 
 def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
@@ -38,11 +94,11 @@ def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
 
 
 def test_every_extra_that_is_asked_for_exists():
-    asked = re.compile(r"\b(?:needed\((?:f?\"[^\"]*\"), |install\()([^)]*)\)")
+    asked = re.compile(r"\b(?:needed\((?:f?\"[^\"]*\"), |install(?:_library)?\()([^)]*)\)")
     text = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAMS)
     named = {name for found in asked.findall(text) for name in re.findall(r"[\"']([a-z0-9-]+)[\"']", found)}
     assert len(named) > 10
-    assert named <= set(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra"))
+    assert named <= set(EXTRAS)
 
 
 def test_no_other_place_writes_an_install_command():
@@ -53,15 +109,8 @@ def test_no_other_place_writes_an_install_command():
 def test_nothing_names_the_distribution_of_somebody_else():
     """`mobileclip` on PyPI is not this package."""
     wrong = re.compile(r"install[^\n]*[ '\"`]mobileclip(\[|['\"`\s]*$)", re.MULTILINE)
-    inside = [
-        path
-        for room in (*ROOMS, "docs", "tests")
-        for kind in ("py", "md", "html")
-        for path in (ROOT / room).rglob(f"*.{kind}")
-    ]
-    paths = [*inside, *ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"]
-    assert len(paths) > 500
-    assert [path for path in paths if wrong.search(path.read_text(encoding="utf-8"))] == []
+    texts = read(*ROOMS, "docs", "tests")
+    assert [path for path, text in texts.items() if wrong.search(text)] == []
 
 
 def test_there_is_one_version(capsys):

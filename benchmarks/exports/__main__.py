@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks.exports --data DATA --converter litert-converter/bin/python     (needs the extra `test`)
            python -m benchmarks.exports --models random:mobileclip_s0 --targets onnx openvino --precisions float32
-Hardware:  any CPU; close what else computes
+Hardware:  any CPU, with nothing else running on it
 Time:      half a minute a cell for a small model, minutes for MobileCLIP-S0 in 8 bits
 Result:    a table in OUTPUT/exports.md, and the same in OUTPUT/exports.jsonl, one line a cell. Cells that lie there are
            not measured again: what was stopped goes on

@@ -108,7 +108,7 @@ def verify(
 
     Args:
         folder: that `mobileclip export` wrote.
-        trust: run files of ExecuTorch, Core AI and LiteRT, whose runtimes believe what they read: whoever made the
+        trust: run files of ExecuTorch, Core AI and LiteRT, whose runtimes do not validate files: whoever made the
             export could then run anything on this machine. Files of other targets need no trust; what is not known in
             them is refused.
         data: a data set, as mobileclip eval takes it.

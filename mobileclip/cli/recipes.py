@@ -24,7 +24,7 @@ def train(recipe: Recipe, /) -> None:
     torchrun --nproc-per-node 8 -m mobileclip.cli train my_recipe.py --data 'mine/{000..127}.tar'
 
     Args:
-        recipe: a published one, such as s2 or mobileclip2_s4, or a file of your own; then what it is told.
+        recipe: a published one, such as s2 or mobileclip2_s4, or a file of your own; then its own flags.
     """
     run("train", [recipe])
 
@@ -37,7 +37,7 @@ def reinforce(recipe: Recipe, /) -> None:
     mobileclip reinforce datacompdr12m --source DataComp-12M --output DataCompDR-12M --dry-run
 
     Args:
-        recipe: a published one, such as datacompdr12m, or a file of your own; then what it is told.
+        recipe: a published one, such as datacompdr12m, or a file of your own; then its own flags.
     """
     run("reinforce", [recipe])
 

@@ -116,7 +116,7 @@ def load_export(folder: str | Path, *, device: str = "cpu", trust: bool = False)
         device: where its runtime computes: `cpu`, or what the runtime has beside it on this machine, such as `cuda`,
             `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
         trust: whether whoever made the export may run anything here: files of ExecuTorch, Core AI and LiteRT,
-            whose runtimes believe what they read, are run then too.
+            whose runtimes do not validate files, are run then too.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.

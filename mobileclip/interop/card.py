@@ -12,7 +12,7 @@ from mobileclip.encoders.checkpoints import ModelSpec, native
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
 from mobileclip.encoders.families import TextEncoderSpec
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.inference.catalogue import num_parameters, type_of
 from mobileclip.inputs import HIDDEN, ImageInput, TextInput
 from mobileclip.storage import printable
@@ -215,7 +215,7 @@ def _ours(spec: ModelSpec, form: Form, place: str) -> str:
     else:
         name = "classifier" if isinstance(spec, ClassifierSpec) else "encoder"
         lines = f"from mobileclip.interop import from_pretrained\n\n{name} = from_pretrained({quoted})"
-    return f"In mobileclip (`{install('hub')}`):\n\n```python\n{lines}{again}\n```"
+    return f"In mobileclip ({install_library('hub')}):\n\n```python\n{lines}{again}\n```"
 
 
 def _licensed(licence: str) -> str:

@@ -69,7 +69,7 @@ class AdamWSpec(OptimizerSpec):
     Source: MobileCLIP, table 12.
 
     Differs: The released scripts leave out what has one dimension, and what is called like a norm or a bias. They so
-        decay positions, class tokens of timm's towers, and layer scales of the research code's towers.
+        decay positions, class tokens of timm's towers, and layer scales, which have several dimensions.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -124,7 +124,7 @@ def decay_groups(
     """Return the trainable parameters by name: those that weight decay applies to, and the others.
 
     By default, matrices and kernels are decayed alone. Norms, biases, scales (one number per channel, or one at all),
-    class tokens and positional embeddings are not: pulling them to zero says nothing about complexity.
+    class tokens and positional embeddings are not: weight decay is not a useful regulariser of them.
 
     Args:
         model: any module.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 
 import attrs
 import numpy as np
@@ -22,6 +23,7 @@ from benchmarks.data import (
     samples,
 )
 from mobileclip.data import write_shard
+from mobileclip.extras import install_library
 
 SMALL = DataBenchSpec(num_samples=6, rounds=2, batch_size=4, size=64, num_augmentations=4, dim=24, photo_side=100)
 # webdataset leaves closing its files to the interpreter.
@@ -77,7 +79,7 @@ def test_pixels_that_differ_are_not_timed(tmp_path, monkeypatch):
 
 def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchvision" else name)
-    with pytest.raises(SystemExit, match=r"torchvision cannot be imported, .*: pip install 'open-mobileclip\[test\]'"):
+    with pytest.raises(SystemExit, match=rf"torchvision cannot be imported, .*: {re.escape(install_library('test'))}"):
         run(DataBenchSpec(tiny=True))
 
 

@@ -1,6 +1,7 @@
 """The comparison with timm and open_clip: honest about what it compares, on models small enough for a test."""
 
 import importlib.util
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from benchmarks.models import ModelBenchSpec, compare, measure
 from benchmarks.rivals import PUBLISHED, example, randomize
 from mobileclip.encoders import MCiSpec, StageSpec
+from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.reparam import LayerScale, reparameterize
 
@@ -79,7 +81,7 @@ def test_texts_have_one_start_and_one_end_and_padding():
 
 def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else name)
-    with pytest.raises(SystemExit, match=r"open_clip cannot be imported, .*: pip install 'open-mobileclip\[test\]'"):
+    with pytest.raises(SystemExit, match=rf"open_clip cannot be imported, .*: {re.escape(install_library('test'))}"):
         next(measure(ModelBenchSpec(models=("s0",))))
 
 

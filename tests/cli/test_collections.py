@@ -269,7 +269,7 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     assert out.splitlines()[1] == "indexing: 1 of 1 groups of files done"
     status, _, err = run(capsys, *given, "--ray-address", "auto")
     assert status == 2
-    assert "--ray-address and --gpus-per-worker are of --engine ray" in err
+    assert "--ray-address and --gpus-per-worker require --engine ray" in err
 
 
 def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):

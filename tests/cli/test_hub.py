@@ -14,6 +14,7 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult, EvaluationSpec, write_results
 from mobileclip.evaluation.candidates import open_candidate
 from mobileclip.evaluation.printing import divided
+from mobileclip.extras import install
 from mobileclip.interop import from_pretrained
 from tests.cli.test_cli import IMAGES, run
 
@@ -76,7 +77,7 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--licence", "mit")
     assert status == 2
-    assert err.endswith("needs huggingface_hub: pip install 'open-mobileclip[hub]'\n")
+    assert err.endswith(f"needs huggingface_hub: {install('hub')}\n")
     assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--licence", "mit")[0] == 0
     assert from_pretrained(tmp_path / "model", fold=False).spec == read_checkpoint(small_file).spec
 

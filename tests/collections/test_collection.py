@@ -23,6 +23,7 @@ from mobileclip.data.images.files import describe_left_out
 from mobileclip.data.images.limits import ImageError
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
+from mobileclip.extras import install
 from mobileclip.inference import encoding
 from mobileclip.serialization import to_json
 from tests.collections.pictures import contents, draw, pack, telling
@@ -127,7 +128,7 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
         without.setitem(sys.modules, "pillow_heif", None)
         report = add(index, photos)
     assert (report.num_encoded, report.unreadable) == (6, ())
-    assert report.uninstalled == {"reading HEIF files needs pillow_heif: pip install 'open-mobileclip[heif]'": 2}
+    assert report.uninstalled == {f"reading HEIF files needs pillow_heif: {install('heif')}": 2}
     assert str(report) == "6 encoded, 2 wait for an extra"
     report = add(index, photos)
     assert (report.num_encoded, report.num_unchanged, report.uninstalled) == (2, 6, {})

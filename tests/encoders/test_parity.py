@@ -1,4 +1,4 @@
-"""Every published model against the outputs of the public code, unfolded and folded."""
+"""Every published layout, filled with random numbers, against the outputs of the public code, unfolded and folded."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """Core ML packages: what is in them, and, where this is no Mac, what our reading of their programs gives."""
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from mobileclip.export.targets.coreml.mil import quiet, read_program
 from mobileclip.export.towers.calibration import calibration_inputs
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.fallback import Fallback
+from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
 from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual
@@ -287,10 +289,10 @@ def test_what_core_ml_cannot_hold(convolutional, tmp_path):
 def test_a_missing_extra_names_its_command(plain, transformers, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "coremltools", None)
-        with pytest.raises(ImportError, match=r"needs coremltools: pip install 'open-mobileclip\[coreml\]'"):
+        with pytest.raises(ImportError, match=re.escape(f"needs coremltools: {install('coreml')}")):
             verify_export(plain)
     monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantize_pt2e", None)
-    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[coreml,int8\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("coreml", "int8"))):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="coreml", precision="int8"))
 
 

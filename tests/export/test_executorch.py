@@ -1,6 +1,7 @@
 """ExecuTorch: what the files hold, that the runtime computes the model's embeddings with them, and damaged ones."""
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from mobileclip.export.targets.executorch.pte import read_pte
 from mobileclip.export.towers.calibration import calibration_inputs
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.fallback import Fallback
+from mobileclip.extras import install
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.optimization.layers import weighted_layers
@@ -270,7 +272,7 @@ def test_bfloat16_is_refused(transformers, tmp_path):
 def test_a_missing_extra_names_its_command(transformers, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     name = missing.partition(".")[0]
-    with pytest.raises(ImportError, match=rf"needs {name}: pip install 'open-mobileclip\[executorch\]'"):
+    with pytest.raises(ImportError, match=re.escape(f"needs {name}: {install('executorch')}")):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="executorch"))
     assert not (tmp_path / "out").exists()
 

@@ -1,5 +1,6 @@
 """OpenVINO: what its files take and give, read with the runtime itself, and how `open` asks for what was exported."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from mobileclip.export.targets import targets
 from mobileclip.export.towers.calibration import calibration_inputs
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.fallback import fallbacks
+from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly
 from mobileclip.reparam import reparameterize
@@ -196,9 +198,9 @@ def test_weights_that_are_not_finite_are_refused(plain, tmp_path, value):
 @pytest.mark.parametrize("missing", ["openvino", "nncf"])
 def test_a_missing_extra_names_its_command(plain, transformers, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"needs {missing}: pip install 'open-mobileclip\[openvino\]'"):
+    with pytest.raises(ImportError, match=re.escape(f"needs {missing}: {install('openvino')}")):
         export_model(transformers, ExportSpec(out=tmp_path / "out", target="openvino"))
-    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[openvino\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("openvino"))):
         verify_export(plain)
     assert not (tmp_path / "out").exists()
 

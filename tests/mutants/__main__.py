@@ -1,9 +1,9 @@
 """How many slips of one token the tests notice: each is made in a copy of the tree, and its room's tests run.
 
 cosmic-ray says where and how a program can be changed. Its own runs know one command for all files, all changes or
-none, and no limit of memory; here each change runs against its room's tests, the likeliest first, in a process that
-has imported PyTorch before, and a sample is drawn by seed, the same number from each room. A test that fails is run
-again, with the change and without: where it fails without or passes with, chance or the machine may have failed it.
+none, and no limit of memory; here each change runs against its room's tests, the likeliest first, in processes that
+have PyTorch imported, and a sample is drawn by seed, the same number from each room. A test that fails is run again,
+with the change and, once, without any: where it fails without or passes with, chance or the machine may have failed it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ from itertools import chain, islice, zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import attrs
+
 from mobileclip.progress import duration
 from tests.mutants.equal import FIELDS, equal_programs
-from tests.mutants.running import Trial, Verdict, confirmed, copied, files_with_tests
-from tests.mutants.sites import Mutant, places
+from tests.mutants.rooms import files, in_turns, own_tests, rooms
+from tests.mutants.running import Trial, Verdict, confirmed, copied
+from tests.mutants.sites import Mutant, Place, places
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("losses", "reparam", "blocks", "encoders", "inference", "storage", "data", "evaluation", "training")
+ROOMS = rooms(ROOT)
+UNKNOWN_SECONDS = 30.0
+"""What a test file is taken to need until it has run."""
 
 
 def main() -> int:
@@ -45,7 +50,7 @@ def main() -> int:
     started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with choices.output.open("w", encoding="utf-8") as lines:
-        for mutant, verdict in tried(mutants, choices.processes, choices.tests):
+        for mutant, verdict in tried(mutants, choices.processes, choices.tests, choices.output.with_suffix(".seconds")):
             outcomes[verdict.outcome] += 1
             done = outcomes.total() - outcomes["equal"]
             seconds += verdict.seconds
@@ -75,6 +80,7 @@ def _choices() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make mutants ARGS=...", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
     parser.add_argument("--count", type=int, default=60, help="mutants in the sample (default 60)")
+    parser.add_argument("--count-per-room", type=int, help="mutants of each room, in place of --count")
     parser.add_argument("--all", action="store_true", help="every mutant of every place: a night or more")
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS, help="where to change the program")
     parser.add_argument("--only", default="", help="files whose path has this in it")
@@ -87,23 +93,22 @@ def _choices() -> argparse.Namespace:
 
 def drawn(choices: argparse.Namespace) -> list[Mutant]:
     """Return the mutants of a run: all, or a sample with the same number from each room, as far as it has so many."""
-    rooms = [
-        list(chain.from_iterable(places(ROOT, file) for file in _files(room, choices.only))) for room in choices.rooms
-    ]
+    found = {room: [file for file in files(ROOT, room) if choices.only in file] for room in choices.rooms}
+    sites = {room: [place for file in found[room] for place in places(ROOT, file)] for room in choices.rooms}
     if choices.all:
-        return [mutant for room in rooms for place in room for mutant in place.mutants()]
-    rng = random.Random(choices.seed)
-    samples = []
-    for room in rooms:
-        rng.shuffle(room)
-        samples.append(rng.choice(mutants) for place in room if (mutants := place.mutants()))
-    in_turns = (mutant for mutants in zip_longest(*samples) for mutant in mutants if mutant is not None)
-    return list(islice(in_turns, choices.count))
+        return [mutant for room in choices.rooms for place in sites[room] for mutant in place.mutants()]
+    samples = [_sample(room, sites[room], choices) for room in choices.rooms]
+    if choices.count_per_room is not None:
+        return [mutant for sample in samples for mutant in islice(sample, choices.count_per_room)]
+    by_turns = (mutant for mutants in zip_longest(*samples) for mutant in mutants if mutant is not None)
+    return list(islice(by_turns, choices.count))
 
 
-def _files(room: str, only: str) -> list[str]:
-    files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "mobileclip" / room).rglob("*.py"))]
-    return [file for file in files if only in file]
+def _sample(room: str, sites: list[Place], choices: argparse.Namespace) -> Iterator[Mutant]:
+    """Yield one mutant of each place of a room in an order that depends on seed and room alone."""
+    rng = random.Random(f"{choices.seed} {room}")
+    rng.shuffle(sites)
+    return (rng.choice(mutants) for place in sites if (mutants := place.mutants()))
 
 
 def again(output: Path) -> list[Mutant]:
@@ -114,49 +119,68 @@ def again(output: Path) -> list[Mutant]:
     return [mutant for place in found for mutant in place.mutants() if mutant.key in keys]
 
 
-def tried(mutants: list[Mutant], processes: int, only: list[str]) -> Iterator[tuple[Mutant, Verdict]]:
-    """Run the tests of each mutant's room and yield what they said, as they end.
+@attrs.frozen(kw_only=True)
+class Started:
+    """A mutant whose tests run.
 
-    Raises:
-        SystemExit: if the tests of a room fail without any change.
+    Args:
+        trial: that runs now.
+        later: the tests after these, in their groups.
+        seconds: how long the groups before took.
+    """
+
+    trial: Trial
+    later: list[list[str]]
+    seconds: float = 0.0
+
+
+def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -> Iterator[tuple[Mutant, Verdict]]:
+    """Run the tests of each mutant's room, group by group until one fails, and yield what they said, as they end.
+
+    Args:
+        mutants: to try.
+        processes: how many at a time.
+        only: test files, in place of all of the room.
+        times: a file that keeps how long test files take.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     _import_what_tests_import()
+    file_seconds: dict[str, float] = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
+    sound: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         trees = [copied(ROOT, Path(folder, str(number))) for number in range(processes)]
         waiting = list(reversed(mutants))
-        usual: dict[str, Verdict] = {}
-        running: dict[int, Trial] = {}
+        running: dict[int, Started] = {}
+
+        def start(tree: Path, mutant: Mutant, groups: list[list[str]], seconds: float = 0.0) -> None:
+            needed = sum(file_seconds.get(file, UNKNOWN_SECONDS) for file in groups[0])
+            trial = Trial(tree, groups[0], mutant, 60 + 5 * needed)
+            running[trial.process.sentinel] = Started(trial=trial, later=groups[1:], seconds=seconds)
+
         try:
             while waiting or running:
                 while waiting and trees:
                     mutant = waiting.pop()
-                    room = Path(mutant.file).parts[1]
-                    if room not in usual:
-                        usual[room] = _unchanged(trees[-1], room, only)
-                    tests = only or files_with_tests(trees[-1], room, mutant.file, usual[room].file_seconds)
-                    trial = Trial(trees.pop(), tests, mutant, 30 + 5 * usual[room].seconds)
-                    running[trial.process.sentinel] = trial
-                ready = wait(list(running), min(trial.seconds_left for trial in running.values()))
-                late = [sentinel for sentinel, trial in running.items() if trial.seconds_left == 0]
+                    tests = only or own_tests(ROOT, mutant.file, mutant.function, file_seconds)
+                    start(trees.pop(), mutant, in_turns(tests))
+                ready = wait(list(running), min(started.trial.seconds_left for started in running.values()))
+                late = [sentinel for sentinel, started in running.items() if started.trial.seconds_left == 0]
                 for sentinel in {*ready, *late}:
-                    trial = running.pop(sentinel)
-                    verdict = confirmed(trial, trial.finish())
+                    started = running.pop(sentinel)
+                    trial, verdict = started.trial, started.trial.finish()
+                    verdict = attrs.evolve(verdict, seconds=verdict.seconds + started.seconds)
+                    if verdict.passed:
+                        file_seconds |= verdict.file_seconds
+                        times.write_text(json.dumps(file_seconds, indent=1), encoding="utf-8")
+                    if verdict.passed and started.later:
+                        start(trial.tree, trial.mutant, started.later, verdict.seconds)
+                        continue
+                    verdict = confirmed(trial, verdict, sound)
                     trees.append(trial.tree)
                     yield trial.mutant, verdict
         finally:
-            for trial in running.values():
-                trial.stop()
-
-
-def _unchanged(tree: Path, room: str, only: list[str]) -> Verdict:
-    trial = Trial(tree, only or files_with_tests(tree, room), None, 3600)
-    verdict = trial.finish()
-    if not verdict.passed:
-        print((tree / ".log").read_text(errors="replace")[-4000:])
-        raise SystemExit(f"the tests of {room} fail without any change: {verdict.failed}")
-    print(f"{room}: the tests of the unchanged program take {duration(verdict.seconds)}", flush=True)
-    return verdict
+            for started in running.values():
+                started.trial.stop()
 
 
 def _import_what_tests_import() -> None:

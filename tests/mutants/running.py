@@ -65,25 +65,6 @@ def copied(root: Path, folder: Path) -> Path:
     return folder
 
 
-def files_with_tests(root: Path, room: str, changed: str = "", seconds: dict[str, float] | None = None) -> list[str]:
-    """Return the test files of a room and that of defaults, the one that is likeliest to notice a change first.
-
-    That is the one of the same name, then those that name the module oftenest for the time that they take.
-    """
-    folder = root / "tests" / room
-    found = sorted(folder.rglob("test_*.py")) if folder.is_dir() else sorted((root / "tests").glob(f"test_{room}*.py"))
-    module = Path(changed).stem
-    known = seconds or {}
-    elsewhere = [root / "tests" / "test_defaults.py", root / "tests" / f"test_{module}.py"]
-    found += [path for path in dict.fromkeys(elsewhere) if path.is_file() and path not in found]
-
-    def rank(path: Path) -> tuple[bool, float]:
-        mentions = path.read_text(encoding="utf-8").count(module) if module else 0
-        return path.stem != f"test_{module}", -mentions / (1 + known.get(path.relative_to(root).as_posix(), 0))
-
-    return [path.relative_to(root).as_posix() for path in sorted(found, key=rank)]
-
-
 class Trial:
     """Tests that run in a copy of the tree.
 
@@ -141,20 +122,25 @@ class Trial:
             self._original.replace(self.tree / self.mutant.file)
 
 
-def confirmed(trial: Trial, verdict: Verdict) -> Verdict:
+def confirmed(trial: Trial, verdict: Verdict, sound: set[str]) -> Verdict:
     """Run the test that failed again, with the change and without it, and return the verdict that says what came out.
 
     Without a test that could be named, since the process died or took too long, the verdict stays as it is.
+
+    Args:
+        trial: that ended.
+        verdict: of it.
+        sound: tests that are known to pass without a change; the one that failed is added if it does.
     """
     file = verdict.failed.partition("::")[0]
     if verdict.passed or not (trial.tree / file).is_file():
         return verdict
     started = time.monotonic()
-    with_change, without = (
-        Trial(trial.tree, [verdict.failed], mutant, trial.seconds).finish() for mutant in (trial.mutant, None)
-    )
+    fails_again = not Trial(trial.tree, [verdict.failed], trial.mutant, trial.seconds).finish().passed
+    if verdict.failed not in sound and Trial(trial.tree, [verdict.failed], None, trial.seconds).finish().passed:
+        sound.add(verdict.failed)
     seconds = verdict.seconds + time.monotonic() - started
-    return attrs.evolve(verdict, confirmed=without.passed and not with_change.passed, seconds=seconds)
+    return attrs.evolve(verdict, confirmed=fails_again and verdict.failed in sound, seconds=seconds)
 
 
 class _Report:
@@ -192,10 +178,8 @@ def _test(tree: Path, tests: list[str], answer: Path) -> None:
     # pytest minds that what we have imported before its time was not rewritten.
     options = ["-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:cacheprovider", f"--rootdir={tree}"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    # Alone first, since to collect the tests of a whole room takes longer than most mutants live.
-    status = pytest.main([*options, tests[0]], plugins=[report])
-    if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and tests[1:]:
-        status = pytest.main([*options, *tests[1:]], plugins=[report])
-    verdict = {"passed": status == 0, "failed": report.failed or str(status), "file_seconds": report.seconds}
+    status = pytest.main([*options, *tests], plugins=[report])
+    passed = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    verdict = {"passed": passed, "failed": report.failed or str(status), "file_seconds": report.seconds}
     answer.write_text(json.dumps(verdict), encoding="utf-8")
     os._exit(0)

@@ -242,10 +242,11 @@ RELEASED = {
     "data.shuffle_buffer": 5_000,
     "training.ema_decay": None,
     "training.min_logit_scale": 1.0,
-    "training.optimizer.decayed": ["weights", "positions", "class_tokens"],
+    "training.optimizer.decayed": ["weights", "positions", "layer_scales", "class_tokens"],
     "training.schedule.final": 0.0,
     "training.schedule.warmup_steps": 1_000,
 }
+OWN_VIT = {"training.optimizer.decayed": ["weights", "positions", "layer_scales"]}
 ABLATION = {name: value for name, value in RELEASED.items() if name != "training.schedule.warmup_steps"}
 
 
@@ -255,7 +256,10 @@ ABLATION = {name: value for name, value in RELEASED.items() if name != "training
         ("train_b", RELEASED | {"training.max_gradient_norm": 1.0}),
         ("train_b_lt", RELEASED | {"training.max_gradient_norm": 1.0}),
         ("train_mobileclip2_s0", RELEASED | {"data.caption_sets": "^syn_text_dfn_mscoco38k$"}),
-        ("train_vit_b16_12m ensemble", ABLATION | {"training.optimizer.decayed": ["weights", "positions"]}),
+        (
+            "train_vit_b16_12m ensemble",
+            ABLATION | OWN_VIT,
+        ),
         ("train_b_dfndr12m all_sets", ABLATION),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mobileclip.data import ImageTransform
+from mobileclip.extras import install
 from mobileclip.interop.open_clip_models import image_input
 from mobileclip.recipes.tiny.models import CONFIGS, write_tiny_models
 from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
@@ -208,5 +210,5 @@ def test_what_the_image_contract_cannot_say_is_refused():
 
 def test_without_open_clip_the_command_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[teachers\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("teachers"))):
         tiny.teachers[0].build()

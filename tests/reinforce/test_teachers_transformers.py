@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.interop.transformers_models import image_input
 from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, TeacherSpec, TransformersTeacher, build_ensemble
@@ -183,7 +185,7 @@ def test_nothing_is_said_on_the_way(siglip, capfd):
 
 def test_without_transformers_the_command_is_named(siglip, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'open-mobileclip\[transformers\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("transformers"))):
         TransformersTeacher(model=siglip).build()
 
 

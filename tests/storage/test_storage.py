@@ -20,6 +20,7 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
+from mobileclip.extras import install
 from mobileclip.storage import StorageError, StoreLimits
 from tests.stores import s3_server, web_server
 
@@ -164,9 +165,7 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
         ).stdout.splitlines()
         assert len(lines) == 4
-        assert all(
-            "gs://bucket/a.tar needs" in line and "pip install 'open-mobileclip[remote]'" in line for line in lines
-        )
+        assert all("gs://bucket/a.tar needs" in line and install("remote") in line for line in lines)
 
     def test_importing_brings_no_package_along(self):
         code = (

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import builtins
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mobileclip.extras import install
 from mobileclip.training import MetricLog, plot_curves
 
 
@@ -94,5 +96,5 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path, runs, monke
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[report\]'"):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(install("report"))):
         plot_curves(runs, tmp_path / "no.png")

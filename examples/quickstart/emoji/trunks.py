@@ -18,7 +18,7 @@ from examples.quickstart.emoji.efficientnet import MEAN, STD, EfficientNetLite0,
 from examples.quickstart.emoji.minilm import DIM as TEXT_DIM
 from examples.quickstart.emoji.minilm import SentenceEncoder
 from mobileclip.data import normalize_pixels
-from mobileclip.extras import install
+from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import read_tensors
 
@@ -164,7 +164,7 @@ def packaged(package: str, path: str) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the teachers need the package {package.replace('_', '-')}: {install('quickstart')}")
+        raise ValueError(f"the teachers need the package {package.replace('_', '-')}: {install_library('quickstart')}")
     return Path(spec.submodule_search_locations[0]) / path
 
 

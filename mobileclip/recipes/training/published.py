@@ -171,7 +171,7 @@ def as_released(run: RunSpec) -> RunSpec:
         training,
         schedule=attrs.evolve(training.schedule, final=0.0, warmup_steps=1_000),
         optimizer=attrs.evolve(
-            training.optimizer, decayed=("weights", "positions", *(() if own else ("class_tokens",)))
+            training.optimizer, decayed=("weights", "positions", "layer_scales", *(() if own else ("class_tokens",)))
         ),
         max_gradient_norm=1.0,
         min_logit_scale=1.0,

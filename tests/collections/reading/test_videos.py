@@ -17,6 +17,7 @@ from mobileclip.collections.searching.matches import clock
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.collections.viewing.web_file import PROBES
 from mobileclip.engines import InlineEngine
+from mobileclip.extras import install
 from tests.collections.pictures import draw
 from tests.data.videos.making import film, scene
 
@@ -152,7 +153,7 @@ def test_videos_wait_for_their_extra(index, tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "av", None)
         report = add(index, tmp_path / "photos")
-        assert report.uninstalled == {"reading videos needs av: pip install 'open-mobileclip[video]'": 1}
+        assert report.uninstalled == {f"reading videos needs av: {install('video')}": 1}
         assert (report.num_encoded, report.unreadable) == (1, ())
     assert add(index, tmp_path / "photos").num_encoded == 1
 

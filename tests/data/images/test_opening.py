@@ -34,6 +34,7 @@ from mobileclip.data.images.formats import IMAGE_FORMATS
 from mobileclip.data.images.jpeg import bare_jpeg, read_frame
 from mobileclip.data.images.opening import open_image
 from mobileclip.data.loading.decode import DECODES, Decode, SourceImage
+from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import make_sample
@@ -277,7 +278,7 @@ class TestBarrier:
             open_image(data, ImageLimits(), "x")
         again = pickle.loads(pickle.dumps(caught.value))
         assert (again.reason, str(again)) == ("missing_package", str(caught.value))
-        assert again.install == "reading HEIF files needs pillow_heif: pip install 'open-mobileclip[heif]'"
+        assert again.install == f"reading HEIF files needs pillow_heif: {install('heif')}"
 
     @pytest.mark.parametrize("place", ["pipe", "folder"])
     def test_what_never_ends_is_not_read(self, tmp_path, place):

@@ -15,6 +15,7 @@ from mobileclip.data.images.opening import open_image
 from mobileclip.data.images.raw import raw_preview
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import ImageTransform
+from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from tests.trials.image_files import encoded, noise, raw, tiff
 
@@ -86,4 +87,4 @@ def test_what_is_missing_is_named(monkeypatch):
         load_image(raw(PREVIEW, preview_size=SIZE))
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.reason == "missing_package"
-    assert again.install == "reading raw files of cameras needs rawpy: pip install 'open-mobileclip[raw]'"
+    assert again.install == f"reading raw files of cameras needs rawpy: {install('raw')}"

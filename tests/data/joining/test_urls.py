@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ from mobileclip.data.joining.urls import COLUMNS, write_urls
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.engines import LocalEngine
+from mobileclip.extras import install
 from tests.cli.test_cli import run
 from tests.data.joining.world import AT_ONCE
 from tests.data.made_samples import encoded, write_raw
@@ -161,6 +163,6 @@ def test_mistakes(capsys, tmp_path, arguments, message):
 
 def test_parquet_without_arrow(release, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"urls\.parquet needs pyarrow: pip install 'open-mobileclip\[parquet\]'"):
+    with pytest.raises(ImportError, match=re.escape(f"urls.parquet needs pyarrow: {install('parquet')}")):
         write(release.captions, tmp_path / "urls.parquet")
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 
 import pytest
@@ -19,6 +20,7 @@ from mobileclip import storage
 from mobileclip.data import RowOptions, SkipReport, TableSource, as_source, open_data_set, read_samples, write_shard
 from mobileclip.data.samples.uids import uid_of
 from mobileclip.data.sources import Source, delimited, records
+from mobileclip.extras import install
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded
 from tests.data.sources.reading import JPEG, PNG, names, read
@@ -383,7 +385,7 @@ class TestUnits:
     def test_without_arrow(self, tmp_path, monkeypatch):
         path = write_table(tmp_path / "a.parquet", [{"path": "0.png", "caption": "x"}])
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(ModuleNotFoundError, match=r"needs pyarrow: pip install 'open-mobileclip\[parquet\]'"):
+        with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: {install('parquet')}")):
             TableSource(tables=path).units()
 
     def test_json_round_trip(self):

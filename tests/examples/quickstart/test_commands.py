@@ -11,6 +11,7 @@ from PIL import Image
 
 from examples.quickstart import commands
 from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.extras import DISTRIBUTION
 
 ROOT = Path(__file__).parents[3]
 # Packages that the platform brings are in no lock.
@@ -44,7 +45,7 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
         Image.new("L", (32, 32), grey).save(tmp_path / "pictures" / f"{grey}.png")
     index.add(tmp_path / "pictures", options=IndexOptions(show_progress=False))
     lock = (ROOT / "requirements" / "quickstart.lock").read_text(encoding="utf-8")
-    allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, "open-mobileclip"))
+    allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, DISTRIBUTION))
     arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_OTHERS, allowed, *arguments, "--sheet", str(tmp_path / "found.png")],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 import torch
 
+from mobileclip.extras import install
 from mobileclip.reparam import is_folded, reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training.finetuning import FinetuningSpec, FrozenBatchNorm2d, LoraSpec, add_lora
@@ -35,7 +37,7 @@ def test_a_prepared_model_is_ordinary_again_when_finished(batch_norm):
 
 def test_adapters_need_their_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=r"adapters needs peft: pip install 'open-mobileclip\[lora\]'"):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"adapters needs peft: {install('lora')}")):
         add_lora(fresh(SMALL), LoraSpec())
 
 
