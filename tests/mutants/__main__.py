@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice, zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -27,7 +27,7 @@ import attrs
 
 from mobileclip.progress import duration
 from tests.mutants.equal import FIELDS, equal_programs
-from tests.mutants.rooms import files, in_turns, own_tests, rooms
+from tests.mutants.rooms import files, in_turns, own_tests, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
 
@@ -42,38 +42,74 @@ def main() -> int:
     choices = _choices()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or else copies and tests would stay behind
     equal = equal_programs()
-    mutants = again(choices.output) if choices.again else drawn(choices)
-    known = [mutant for mutant in mutants if mutant.key in equal]
-    mutants = [mutant for mutant in mutants if mutant.key not in equal]
-    outcomes: Counter[str] = Counter(equal=len(known))
-    survivors = []
+    drawn_now = again(choices.output) if choices.again else drawn(choices)
+    entries = {mutant.key: Entry(mutant, "equal") for mutant in drawn_now if mutant.key in equal}
+    kept = read(choices.output) if choices.go_on else {}
+    entries |= {mutant.key: Entry(mutant, *kept[mutant.key]) for mutant in drawn_now if mutant.key in kept}
+    mutants = [mutant for mutant in drawn_now if mutant.key not in entries]
     started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
-    with choices.output.open("w", encoding="utf-8") as lines:
-        for mutant, verdict in tried(mutants, choices.processes, choices.tests, choices.output.with_suffix(".seconds")):
-            outcomes[verdict.outcome] += 1
-            done = outcomes.total() - outcomes["equal"]
+    with choices.output.open("a" if choices.go_on else "w", encoding="utf-8") as lines:
+        times = choices.output.with_suffix(".seconds")
+        for done, (mutant, verdict) in enumerate(tried(mutants, choices.processes, choices.tests, times), 1):
+            entries[mutant.key] = entry = Entry(mutant, verdict.outcome, verdict.failed)
             seconds += verdict.seconds
             seconds_left = seconds / done * (len(mutants) - done) / choices.processes
-            said = {"lived": "LIVED", "caught": f"caught by {verdict.failed}"}
-            what = said.get(verdict.outcome, f"UNCONFIRMED, {verdict.failed} failed by chance or without the change")
-            print(f"[{done}/{len(mutants)}, {duration(seconds_left)} left] {mutant.file}:{mutant.number} {what}")
+            print(f"[{done}/{len(mutants)}, {duration(seconds_left)} left] {mutant.file}:{mutant.number} {entry}")
             print(f"    - {mutant.line}\n    + {mutant.becomes}", flush=True)
-            named = dict(zip(FIELDS, mutant.key, strict=True))
-            entry = named | {"outcome": verdict.outcome, "failed": verdict.failed}
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(entry.named | {"outcome": entry.outcome, "failed": entry.failed}) + "\n")
             lines.flush()
-            if verdict.outcome == "lived":
-                survivors.append(named | {"reason": ""})
+    survivors = [entry.named | {"reason": ""} for entry in entries.values() if entry.outcome == "lived"]
     print(json.dumps(survivors, indent=2, ensure_ascii=False))
-    different = outcomes["caught"] + outcomes["lived"]
-    print(
-        f"{outcomes.total()} mutants (seed {choices.seed}): {outcomes['caught']} caught, "
-        f"{outcomes['lived']} lived, {outcomes['equal']} equal programs, {outcomes['unconfirmed']} unconfirmed; "
-        f"{outcomes['caught'] / max(different, 1):.1%} of those that differ are caught; "
-        f"{duration(time.monotonic() - started)}"
-    )
-    return min(outcomes["lived"], 1)
+    print(table(entries.values()))
+    print(f"seed {choices.seed}, {duration(time.monotonic() - started)}")
+    return min(len(survivors), 1)
+
+
+@attrs.frozen
+class Entry:
+    """A mutant and what became of it.
+
+    Args:
+        mutant: that was tried.
+        outcome: caught, lived, equal or unconfirmed.
+        failed: the test that failed.
+    """
+
+    mutant: Mutant
+    outcome: str
+    failed: str = ""
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What names the mutant."""
+        return dict(zip(FIELDS, self.mutant.key, strict=True))
+
+    def __str__(self) -> str:
+        said = {"lived": "LIVED", "caught": f"caught by {self.failed}"}
+        return said.get(self.outcome, f"UNCONFIRMED, {self.failed} failed by chance or without the change")
+
+
+def read(output: Path) -> dict[tuple[str, ...], tuple[str, str]]:
+    """Return what became of the mutants of earlier runs, and the tests that failed."""
+    lines = output.read_text(encoding="utf-8").splitlines() if output.is_file() else []
+    entries = [json.loads(line) for line in lines]
+    return {tuple(entry[field] for field in FIELDS): (entry["outcome"], entry["failed"]) for entry in entries}
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """Return how many mutants of each room had which outcome, and the share that was caught of those that differ."""
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        for name in (room_of(entry.mutant.file), "all"):
+            counts.setdefault(name, Counter())[entry.outcome] += 1
+    kinds = ("caught", "lived", "equal", "unconfirmed")
+    rows = ["| room | tried | " + " | ".join(kinds) + " | caught of those that differ |", "|---" * 7 + "|"]
+    for name, found in sorted(counts.items(), key=lambda item: (item[0] == "all", item[0])):
+        share = found["caught"] / max(found["caught"] + found["lived"], 1)
+        cells = (name, str(found.total()), *(str(found[kind]) for kind in kinds), f"{share:.0%}")
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
 
 
 def _choices() -> argparse.Namespace:
@@ -86,6 +122,7 @@ def _choices() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="files whose path has this in it")
     parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the room")
     parser.add_argument("--again", action="store_true", help="those that the last run did not catch")
+    parser.add_argument("--go-on", action="store_true", help="leave out those that the output has already")
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
     return parser.parse_args()
@@ -113,8 +150,7 @@ def _sample(room: str, sites: list[Place], choices: argparse.Namespace) -> Itera
 
 def again(output: Path) -> list[Mutant]:
     """Return those that lived in the last run, or whose catch was not confirmed."""
-    entries = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    keys = [tuple(entry[field] for field in FIELDS) for entry in entries if entry["outcome"] != "caught"]
+    keys = [key for key, (outcome, _) in read(output).items() if outcome != "caught"]
     found = chain.from_iterable(places(ROOT, file) for file in dict.fromkeys(key[0] for key in keys))
     return [mutant for place in found for mutant in place.mutants() if mutant.key in keys]
 

@@ -38,6 +38,12 @@ def files(root: Path, room: str) -> list[str]:
     return [path.relative_to(root).as_posix() for path in sorted(found)]
 
 
+def room_of(file: str) -> str:
+    """Return the room of a file of the library."""
+    _, room, *inside = Path(file).parts
+    return room if inside else LOOSE
+
+
 def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, float] | None = None) -> list[str]:
     """Return the test files of a file's room, and others that import it, the likeliest to notice a change first.
 
