@@ -30,7 +30,7 @@ def show_pictures(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
     """
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2, 1, 0))
+    table = Table.grid(padding=(0, 2, 1, 0), collapse_padding=False)
     table.add_column()
     table.add_column(overflow="fold")
     for picture, text in rows:

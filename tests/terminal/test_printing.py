@@ -42,6 +42,19 @@ def test_what_a_stream_cannot_encode_is_escaped(monkeypatch):
     assert stream.buffer.getvalue() == b"text \\u2192 image\n"
 
 
+def test_a_stream_that_names_no_encoding_gets_every_character(monkeypatch):
+    stream = io.StringIO()
+    assert stream.encoding is None
+    monkeypatch.setattr(sys, "stdout", stream)
+    say("text → image")
+    assert stream.getvalue() == "text → image\n"
+
+
+def test_a_line_is_cut_where_it_is_longer_than_any_of_ours():
+    assert shown("x" * 10_000) == "x" * 10_000
+    assert shown(f"a\n{'x' * 10_001}") == f"a\n{'x' * 10_000}... (10,001 characters)"
+
+
 def test_tables_hold_no_markup(capsys):
     from rich.table import Table
 

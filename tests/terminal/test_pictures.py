@@ -1,0 +1,63 @@
+"""Pictures in half blocks: the upper pixel is the letter's colour, the lower one that of the paper."""
+
+import io
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from mobileclip.terminal.pictures import can_show_pictures, show_pictures
+
+CELL = re.compile(r"\x1b\[38;2;(\d+;\d+;\d+)(?:;48;2;(\d+;\d+;\d+))?m▀")
+RED, GREEN, BLUE, GREY = "255;0;0", "0;128;0", "0;0;255", "128;128;128"
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("TERM", "xterm-256color")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def picture(*rows):
+    image = Image.new("RGB", (len(rows[0]), len(rows)))
+    image.putdata([tuple(map(int, colour.split(";"))) for row in rows for colour in row])
+    return image
+
+
+def test_a_cell_shows_two_pixels_and_the_last_row_of_an_odd_height_one(colours, capsys):
+    rows = picture([RED, GREEN], [BLUE, GREY], [GREY, RED])
+    show_pictures([(rows, "a drawing")])
+    first, second = capsys.readouterr().out.rstrip().splitlines()
+    assert CELL.findall(first) == [(RED, BLUE), (GREEN, GREY)]
+    assert CELL.findall(second) == [(GREY, ""), (RED, "")]
+    assert first.endswith("a drawing")
+
+
+def test_the_last_row_of_an_even_height_is_shown(colours, capsys):
+    show_pictures([(picture([RED], [BLUE], [GREY], [GREEN]), "")])
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert [CELL.findall(line) for line in lines] == [[(RED, BLUE)], [(GREY, GREEN)]]
+
+
+def test_a_picture_that_is_not_there_leaves_its_text_and_an_empty_line_lies_between_two(capsys):
+    show_pictures([(None, "gone"), (picture([RED]), "here")])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["gone", "", "▀  here"]
+
+
+def test_a_long_text_goes_on_in_the_next_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    show_pictures([(picture([RED]), "x" * 60)])
+    lines = [line.strip("▀ ") for line in capsys.readouterr().out.splitlines()]
+    assert "".join(lines) == "x" * 60
+    assert len(lines[0]) > 30
+
+
+def test_pictures_need_a_terminal_with_colours_and_half_blocks(colours, monkeypatch):
+    assert can_show_pictures()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    assert not can_show_pictures()
+    monkeypatch.undo()
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert not can_show_pictures()
