@@ -12,7 +12,7 @@ LOOSE = "loose"
 
 # Rooms and files without a folder of tests, or with more tests in others.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "strict": ("test_serialization.py", "trials", "engines/test_run.py", "losses/test_contract.py"),
+    "strict": ("test_serialization.py", "trials"),
     "recipes": ("test_walk.py",),
     "cli": ("test_extras.py", "evaluation/test_own_data.py", "export/test_cli.py"),
     "__init__": ("test_import.py", "test_extras.py"),
