@@ -18,7 +18,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "__init__": ("test_import.py", "test_extras.py"),
     "__main__": ("test_extras.py",),
     "inputs": ("test_input_sizes.py", "test_own_tokenizer.py", "data/images", "test_serialization.py"),
-    "progress": ("terminal", "evaluation/test_pace.py", "data/joining/test_matching.py"),
+    "progress": ("terminal/test_printing.py", "evaluation/test_pace.py"),
     "registry": ("test_foreign_towers.py",),
 }
 _LIKELIEST = (1, 3)

@@ -180,6 +180,10 @@ def _test(tree: Path, tests: list[str], answer: Path) -> None:
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     status = pytest.main([*options, *tests], plugins=[report])
     passed = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    verdict = {"passed": passed, "failed": report.failed or str(status), "file_seconds": report.seconds}
+    verdict = {
+        "passed": passed,
+        "failed": report.failed or pytest.ExitCode(status).name,
+        "file_seconds": report.seconds,
+    }
     answer.write_text(json.dumps(verdict), encoding="utf-8")
     os._exit(0)

@@ -1,0 +1,95 @@
+"""How far, how fast and how long: numbers of a clock that the test moves."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from mobileclip import progress
+from mobileclip.progress import SECONDS_BETWEEN_LINES, Progress, track
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    moved = Clock()
+    monkeypatch.setattr(progress, "time", moved)
+    return moved
+
+
+@pytest.fixture
+def screen():
+    return Console(file=io.StringIO(), force_terminal=False, width=80)
+
+
+def lines(screen):
+    return screen.file.getvalue().splitlines()
+
+
+def test_speed_and_time_left_are_those_of_what_was_done_here(clock):
+    with Progress("embedding", total=20, done=5, console=None) as bar:
+        assert bar.state == "0.0 samples/s"
+        clock.now += 10
+        bar.advance(5)
+        assert (bar.done, bar.state) == (10, "0.5 samples/s, 0:20 left")
+        clock.now += 10
+        bar.advance(10)
+        assert bar.state == "0.8 samples/s, 0:00 left"
+
+
+def test_a_step_of_several_units_counts_all_of_them_for_the_speed_alone(clock):
+    with Progress("training", total=4, unit="images", console=None) as bar:
+        clock.now += 2
+        bar.advance(count=3000)
+        assert (bar.done, bar.state) == (1, "1,500.0 images/s, 0:06 left")
+
+
+def test_without_a_total_there_is_no_time_left_until_there_is_one(clock):
+    with Progress("reading", total=None, console=None) as bar:
+        clock.now += 4
+        bar.advance(2)
+        assert bar.state == "0.5 samples/s"
+        bar.expect(6)
+        assert bar.state == "0.5 samples/s, 0:08 left"
+
+
+def test_elsewhere_than_in_a_terminal_a_line_comes_now_and_then_and_at_the_end(clock, screen):
+    with Progress("indexing", total=4, console=screen) as bar:
+        clock.now += SECONDS_BETWEEN_LINES
+        bar.advance()
+        assert lines(screen) == []
+        clock.now += 1
+        bar.advance(detail="loss 0.5")
+        assert lines(screen) == ["indexing: 2/4, loss 0.5, 0.1 samples/s, 0:16 left"]
+        clock.now += 1
+        bar.advance()
+        assert len(lines(screen)) == 1
+        bar.advance()
+    assert lines(screen)[1:] == ["indexing: 4/4, 0.2 samples/s, 0:00 left"]
+
+
+def test_without_a_total_a_line_has_none(clock, screen):
+    with Progress("indexing", total=None, console=screen) as bar:
+        clock.now += 2 * SECONDS_BETWEEN_LINES
+        bar.advance(3)
+    assert lines(screen) == ["indexing: 3, 0.1 samples/s"]
+
+
+def test_items_are_counted_as_they_are_worked_through(capsys, clock):
+    worked = []
+    for item in track("abc", total=3, title="reading", unit="shards"):
+        clock.now += 1
+        worked.append(item)
+    assert worked == ["a", "b", "c"]
+    assert capsys.readouterr().err == "reading: 3/3, 1.0 shards/s, 0:00 left\n"
+    assert list(track("abc", total=3, title="reading", shown=False)) == worked
+    assert capsys.readouterr().err == ""
