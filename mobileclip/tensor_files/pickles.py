@@ -191,7 +191,7 @@ def _called(function: Any, arguments: Any) -> Any:
         return _called(arguments[0], arguments[2])
     if name.startswith("torch._utils _rebuild_") or name == "torch._tensor _rebuild_from_type_v2":
         kind = name.rpartition(" _rebuild_")[2].removesuffix("_tensor")
-        return Unsupported({"v3": "of a type without a storage", "qtensor": "quantized"}.get(kind, kind))
+        return Unsupported({"tensor_v3": "of a type without a storage", "qtensor": "quantized"}.get(kind, kind))
     raise CheckpointError(f"it holds more than tensors: it calls {shown(name)}, which could run anything")
 
 
