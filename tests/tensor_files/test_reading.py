@@ -63,6 +63,25 @@ def test_a_modules_state_comes_back(archive, reading):
         assert torch.equal(found[name], tensor)
 
 
+WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+COUNTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+@pytest.mark.parametrize("dtype", [*WEIGHTS, *COUNTS], ids=str)
+@pytest.mark.parametrize("write", [save, written, lambda value: written(value, archive=False)])
+def test_every_type_of_weights_comes_back(dtype, write, reading):
+    tensor = torch.arange(3).to(dtype)
+    found = reading(write({"a": tensor}))["a"]
+    assert found.dtype == dtype
+    assert torch.equal(found, tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.uint64], ids=str)
+def test_other_types_of_safetensors_are_no_weights(dtype, reading):
+    with pytest.raises(CheckpointError, match="the tensor 'a' holds '[FU][0-9]+.*', which is no type of weights"):
+        reading(save({"a": torch.zeros(2, dtype=torch.uint8).to(dtype)}))
+
+
 def test_tied_weights_are_read_where_they_are():
     # Two names of one storage are twice its size, and no more is allowed.
     tied = torch.rand(1000)
