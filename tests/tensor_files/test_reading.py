@@ -78,7 +78,7 @@ def test_every_type_of_weights_comes_back(dtype, write, reading):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.uint64], ids=str)
 def test_other_types_of_safetensors_are_no_weights(dtype, reading):
-    with pytest.raises(CheckpointError, match="the tensor 'a' holds '[FU][0-9]+.*', which is no type of weights"):
+    with pytest.raises(CheckpointError, match=r"the tensor 'a' holds '[FU][0-9]+.*', which is no type of weights"):
         reading(save({"a": torch.zeros(2, dtype=torch.uint8).to(dtype)}))
 
 
