@@ -49,7 +49,7 @@ def main() -> int:
     mutants = [mutant for mutant in drawn_now if mutant.key not in entries]
     started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
-    with choices.output.open("a" if choices.go_on else "w", encoding="utf-8") as lines:
+    with choices.output.open("a" if choices.go_on or choices.again else "w", encoding="utf-8") as lines:
         times = choices.output.with_suffix(".seconds")
         for done, (mutant, verdict) in enumerate(tried(mutants, choices.processes, choices.tests, times), 1):
             entries[mutant.key] = entry = Entry(mutant, verdict.outcome, verdict.failed)
