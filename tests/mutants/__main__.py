@@ -182,7 +182,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
     os.environ["OMP_NUM_THREADS"] = "1"
     _import_what_tests_import()
     file_seconds: dict[str, float] = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
-    sound: set[str] = set()
+    sound: dict[str, bool] = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         trees = [copied(ROOT, Path(folder, str(number))) for number in range(processes)]
         waiting = list(reversed(mutants))
@@ -190,14 +190,15 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
 
         def start(tree: Path, mutant: Mutant, groups: list[list[str]], seconds: float = 0.0) -> None:
             needed = sum(file_seconds.get(file, UNKNOWN_SECONDS) for file in groups[0])
-            trial = Trial(tree, groups[0], mutant, 60 + 5 * needed)
+            left_out = [test for test, passes in sound.items() if not passes]
+            trial = Trial(tree, groups[0], mutant, 60 + 5 * needed, left_out)
             running[trial.process.sentinel] = Started(trial=trial, later=groups[1:], seconds=seconds)
 
         try:
             while waiting or running:
                 while waiting and trees:
                     mutant = waiting.pop()
-                    tests = only or own_tests(ROOT, mutant.file, mutant.function, file_seconds)
+                    tests = only or own_tests(trees[-1], mutant.file, mutant.function, file_seconds)
                     start(trees.pop(), mutant, in_turns(tests))
                 ready = wait(list(running), min(started.trial.seconds_left for started in running.values()))
                 late = [sentinel for sentinel, started in running.items() if started.trial.seconds_left == 0]
@@ -211,7 +212,11 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
                     if verdict.passed and started.later:
                         start(trial.tree, trial.mutant, started.later, verdict.seconds)
                         continue
+                    is_known = verdict.failed in sound
                     verdict = confirmed(trial, verdict, sound)
+                    if not is_known and not sound.get(verdict.failed, True):  # again, without that test
+                        start(trial.tree, trial.mutant, [trial.tests, *started.later], verdict.seconds)
+                        continue
                     trees.append(trial.tree)
                     yield trial.mutant, verdict
         finally:

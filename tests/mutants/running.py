@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from multiprocessing import get_context
@@ -73,10 +74,14 @@ class Trial:
         tests: files in their order.
         mutant: what to put in place; None for the program as it is.
         seconds: after which they have failed.
+        left_out: tests that do not run.
     """
 
-    def __init__(self, tree: Path, tests: list[str], mutant: Mutant | None, seconds: float) -> None:
+    def __init__(
+        self, tree: Path, tests: list[str], mutant: Mutant | None, seconds: float, left_out: Sequence[str] = ()
+    ) -> None:
         self.tree = tree
+        self.tests = tests
         self.mutant = mutant
         self.seconds = seconds
         self._original = tree / ".original"
@@ -89,7 +94,8 @@ class Trial:
             os.utime(tree / mutant.file, (moment, moment))
         self._started = time.monotonic()
         self._deadline = self._started + seconds
-        self.process: BaseProcess = get_context("fork").Process(target=_test, args=(tree, tests, self._answer))
+        chosen = [*tests, *(f"--deselect={test}" for test in left_out)]
+        self.process: BaseProcess = get_context("fork").Process(target=_test, args=(tree, chosen, self._answer))
         self.process.start()
 
     @property
@@ -122,7 +128,7 @@ class Trial:
             self._original.replace(self.tree / self.mutant.file)
 
 
-def confirmed(trial: Trial, verdict: Verdict, sound: set[str]) -> Verdict:
+def confirmed(trial: Trial, verdict: Verdict, sound: dict[str, bool]) -> Verdict:
     """Run the test that failed again, with the change and without it, and return the verdict that says what came out.
 
     Without a test that could be named, since the process died or took too long, the verdict stays as it is.
@@ -130,17 +136,17 @@ def confirmed(trial: Trial, verdict: Verdict, sound: set[str]) -> Verdict:
     Args:
         trial: that ended.
         verdict: of it.
-        sound: tests that are known to pass without a change; the one that failed is added if it does.
+        sound: which tests pass without a change, as far as that is known; the one that failed is added.
     """
     file = verdict.failed.partition("::")[0]
     if verdict.passed or not (trial.tree / file).is_file():
         return verdict
     started = time.monotonic()
     fails_again = not Trial(trial.tree, [verdict.failed], trial.mutant, trial.seconds).finish().passed
-    if verdict.failed not in sound and Trial(trial.tree, [verdict.failed], None, trial.seconds).finish().passed:
-        sound.add(verdict.failed)
+    if verdict.failed not in sound:
+        sound[verdict.failed] = Trial(trial.tree, [verdict.failed], None, trial.seconds).finish().passed
     seconds = verdict.seconds + time.monotonic() - started
-    return attrs.evolve(verdict, confirmed=fails_again and verdict.failed in sound, seconds=seconds)
+    return attrs.evolve(verdict, confirmed=fails_again and sound[verdict.failed], seconds=seconds)
 
 
 class _Report:
@@ -177,7 +183,7 @@ def _test(tree: Path, tests: list[str], answer: Path) -> None:
     report = _Report()
     # pytest minds that what we have imported before its time was not rewritten.
     options = ["-x", "-q", "--no-header", "--hypothesis-seed=0", "-p", "no:cacheprovider", f"--rootdir={tree}"]
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-W", "ignore:rawpy is being used in a process"]
     status = pytest.main([*options, *tests], plugins=[report])
     passed = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     verdict = {

@@ -34,5 +34,5 @@ def test_a_failure_by_chance_or_without_the_change_is_no_catch(tmp_path, test, o
         mutant for place in places(tmp_path, "program.py") for mutant in place.mutants() if "/" in mutant.becomes
     )
     trial = Trial(tmp_path, ["test_program.py"], mutant, 60)
-    assert confirmed(trial, trial.finish(), set()).outcome == outcome
+    assert confirmed(trial, trial.finish(), {}).outcome == outcome
     assert (tmp_path / "program.py").read_text() == PROGRAM
