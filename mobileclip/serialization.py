@@ -104,8 +104,8 @@ def _converter() -> Converter:
     for scalar in (int, float, str, bool):
         # By the class itself: cattrs asks its own hooks for these before any predicate, and they convert.
         converter.register_structure_hook(scalar, fitting)
+    converter.register_structure_hook(Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_func(_is_plain, fitting)
-    converter.register_structure_hook_func(lambda cls: cls is Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_factory(_is_optional, lambda cls: _optional_hook(converter, cls))
     converter.register_structure_hook_factory(
         lambda cls: _origin(cls) is tuple, lambda cls: _tuple_hook(converter, cls)

@@ -1,4 +1,8 @@
 import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -114,6 +118,62 @@ def test_infinity_is_not_written():
 
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json(Anything(value=float("inf")))
+
+
+@attrs.frozen(kw_only=True)
+class Everything:
+    """A field of each kind that specs have."""
+
+    either: int | str = 1
+    choice: Literal["a", "b"] | None = None
+    part: ImageInput | None = None
+    parts: tuple[ImageInput, ...] = ()
+    pair: tuple[int, str] = (1, "a")
+    sizes: Mapping[str, int] = attrs.field(factory=dict)
+    inputs: Mapping[str, ImageInput] = attrs.field(factory=dict)
+    anything: Mapping[str, Any] = attrs.field(factory=dict)
+    place: Path | None = None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"either": "x"},
+        {"choice": "b"},
+        {"part": ImageInput(size=8)},
+        {"parts": (ImageInput(size=8), ImageInput(size=9))},
+        {"pair": (2, "b")},
+        {"sizes": {"a": 1}, "inputs": {"b": ImageInput(size=8)}, "anything": {"c": [1, {"d": None}]}},
+        {"place": Path("a/b")},
+    ],
+)
+def test_every_kind_of_field_comes_back(changes):
+    spec = Everything(**changes)
+    found = from_json(to_json(spec), Everything)
+    assert found == spec
+    for name, value in changes.items():
+        assert type(getattr(found, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"either": 1.5}', "must be a whole number, but is 1.5 (float); or must be a text, but is 1.5 (float)"),
+        ('{"choice": "c"}', "must be one of 'a', 'b', but is 'c' (str)"),
+        ('{"part": 3}', "must be an object, but is a int"),
+        ('{"parts": {"size": 8}}', "must be a list, but is a dict"),
+        ('{"parts": [{"size": 8}, {"size": 0}]}', "'size' must be > 0"),
+        ('{"pair": [1]}', "must have 2 values, but has 1"),
+        ('{"pair": [1, 2]}', "must be a text, but is 2 (int)"),
+        ('{"sizes": [1]}', "must be an object, but is a list"),
+        ('{"sizes": {"a": "1"}}', "must be a whole number, but is '1' (str)"),
+        ('{"inputs": {"a": 1}}', "must be an object, but is a int"),
+        ('{"place": 3}', "must be a text, but is 3 (int)"),
+    ],
+)
+def test_every_kind_of_field_is_held_to_its_annotation(text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        from_json(text, Everything)
 
 
 JSON = st.recursive(
