@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
@@ -23,6 +24,9 @@ Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 
 NUMBERS = ("size", "width", "height", "latitude", "longitude", "time")
 TEXTS = ("path", "part", "camera", "taken", "sha256")
+DATE = "taken"
+"""The text that is a moment."""
+
 _FUNCTIONS = {
     "=": "equal",
     "!=": "not_equal",
@@ -31,6 +35,10 @@ _FUNCTIONS = {
     ">": "greater",
     ">=": "greater_equal",
 }
+_DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?")
+_SEPARATORS = ("", "-", "-", "T", ":", ":")
+# Behind all digits and separators of a moment.
+_END = "~"
 _CONDITION = re.compile(r"\s*([A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 _EXPECTED = "expected a column, a comparison and a value, such as width>1000, taken>=2024-05 or path~holiday"
 
@@ -41,9 +49,11 @@ class Condition:
 
     Args:
         column: one of `NUMBERS` and `TEXTS`.
-        comparison: `~` finds a text within a text, whatever the case of its letters; texts are compared letter by
-            letter, so that times such as `2024-05-01T12:30:00` can be.
-        value: what the column is compared with.
+        comparison: `~` finds a text within a text, whatever the case of its letters; other texts are compared letter by
+            letter. A date stands for all of its moments: `2024-06` from the first second of June to the last. A picture
+            is `=` a date if it was taken within it, `<` before all of it, `>` after all of it, `<=` before its end, and
+            `>=` from its beginning on.
+        value: what the column is compared with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or its beginning.
 
     Raises:
         ValueError: if there is no such column or comparison, or the value does not fit the column.
@@ -60,6 +70,8 @@ class Condition:
             raise ValueError(f"{self.column} is compared with {kind}, not with {self.value!r}")
         if self.comparison == "~" and self.column not in TEXTS:
             raise ValueError(f"~ looks for a text, and {self.column} is a number; use one of {', '.join(_FUNCTIONS)}")
+        if self.column == DATE and self.comparison != "~":
+            _date(str(self.value))
 
     def mask(self, table: pa.Table) -> NDArray[np.bool_]:
         """Return for every row whether it meets the condition.
@@ -73,6 +85,8 @@ class Condition:
         column = table[self.column]
         if self.comparison == "~":
             found = pc.match_substring(column, str(self.value), ignore_case=True)
+        elif self.column == DATE:
+            found = _compared_with_date(column, self.comparison, _date(str(self.value)))
         else:
             found = pc.call_function(_FUNCTIONS[self.comparison], [column, self.value])
         mask: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy()
@@ -108,3 +122,31 @@ def _number(column: str, text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{column} is a number, and '{storage.printable(text)}' is none; {_EXPECTED}")
     return value
+
+
+def _date(text: str) -> str:
+    """Return a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`."""
+    match = _DATE.fullmatch(text.strip())
+    parts = [part for part in match.groups() if part is not None] if match else []
+    numbers = [int(part) for part in parts]
+    try:
+        # The first month and the first day where there are none.
+        datetime(*numbers, *(1, 1)[max(len(numbers) - 1, 0) :], tzinfo=timezone.utc)  # type: ignore[misc]
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{DATE} is a date, and '{storage.printable(text)}' is none; expected one such as 2024, 2024-06, "
+            "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
+        ) from None
+    return "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
+
+
+def _compared_with_date(column: pa.ChunkedArray, comparison: Comparison, date: str) -> pa.ChunkedArray:
+    """Return for every moment how it lies to the interval from the first moment of a date to its end."""
+    import pyarrow.compute as pc
+
+    first, end = date, date + _END
+    if comparison in ("=", "!="):
+        within = pc.and_(pc.greater_equal(column, first), pc.less(column, end))
+        return within if comparison == "=" else pc.invert(within)
+    bound = first if comparison in ("<", ">=") else end
+    return pc.less(column, bound) if comparison in ("<", "<=") else pc.greater_equal(column, bound)

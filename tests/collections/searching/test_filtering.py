@@ -1,7 +1,11 @@
 """Conditions in a person's words."""
 
+from datetime import datetime, timedelta, timezone
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mobileclip.collections import parse_condition
 
@@ -47,6 +51,10 @@ def test_pictures_meet_conditions(text, places):
         ("embedding>3", "there is no column 'embedding'"),
         ("width>wide", "width is a number, and 'wide' is none"),
         ("width>nan", "width is a number"),
+        ("taken>=yesterday", "taken is a date, and 'yesterday' is none; expected one such as 2024, 2024-06"),
+        ("taken=2024-13", "taken is a date"),
+        ("taken<2024-02-30", "taken is a date"),
+        ("taken<=2024-06-01T25", "taken is a date"),
         ("width~3", "~ looks for a text, and width is a number"),
     ],
 )
@@ -58,3 +66,62 @@ def test_what_is_no_condition_is_told(text, message):
 def test_control_characters_of_a_condition_are_shown_as_escapes():
     with pytest.raises(ValueError, match=r"'\\x1b\[2J' is no condition"):
         parse_condition("\x1b[2J")
+
+
+NOON = pa.table({"taken": ["2024-06-01T12:30:05"]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "taken<=2024",
+        "taken=2024",
+        "taken<=2024-06-01",
+        "taken>=2024-06",
+        "taken=2024-06-01T12:30:05",
+        "taken<=2024-06-01T12:30",
+        "taken<2024-06-01 12:31",
+        "taken>2024-5",
+        "taken!=2024-06-02",
+        "taken~06-01",
+    ],
+)
+def test_a_photo_is_found_by_its_date(text):
+    assert parse_condition(text).mask(NOON).tolist() == [True]
+
+
+@pytest.mark.parametrize("text", ["taken<2024", "taken>2024", "taken!=2024-06", "taken>2024-06-01T12", "taken=2024-07"])
+def test_a_photo_is_not_found_by_another_date(text):
+    assert parse_condition(text).mask(NOON).tolist() == [False]
+
+
+FORMS = ("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+MOMENTS = st.integers(-30_000_000_000, 200_000_000_000).map(lambda second: START + timedelta(seconds=second))
+START = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def bounds(moment, form):
+    """Return the first moment of a date, and the first one behind it."""
+    first = moment.replace(**dict(list({"month": 1, "day": 1, "hour": 0, "minute": 0, "second": 0}.items())[form:]))
+    if form < 2:
+        months = first.year * 12 + first.month - 1 + (12, 1)[form]
+        return first, first.replace(year=months // 12, month=months % 12 + 1)
+    return first, first + timedelta(**{("days", "hours", "minutes", "seconds")[form - 2]: 1})
+
+
+@given(taken=MOMENTS, asked=MOMENTS, form=st.integers(0, len(FORMS) - 1), near=st.none() | st.integers(-90_000, 90_000))
+def test_a_date_is_compared_as_all_of_its_moments(taken, asked, form, near):
+    first, end = bounds(asked, form)
+    # Moments around a boundary decide, and are seldom drawn.
+    taken = taken if near is None else end + timedelta(seconds=near)
+    date, table = asked.strftime(FORMS[form]), pa.table({"taken": [taken.strftime(FORMS[-1]), None]})
+    expected = {
+        "<": taken < first,
+        "<=": taken < end,
+        "=": first <= taken < end,
+        "!=": not first <= taken < end,
+        ">=": taken >= first,
+        ">": taken >= end,
+    }
+    for comparison, holds in expected.items():
+        assert parse_condition(f"taken{comparison}{date}").mask(table).tolist() == [holds, False]
