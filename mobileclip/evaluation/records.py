@@ -64,7 +64,7 @@ def read_records(path: Path) -> dict[str, Record]:
         return {}
     more: dict[str, dict[str, Any]] = {}
     results = read_results(path)
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         if line.strip():
             values = json.loads(line)
             more[values["key"]] = {name: values.get(name) for name in _FIELDS}

@@ -75,7 +75,8 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
         OSError: if the file cannot be read.
     """
     results = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    # A name may hold what else counts as the end of a line, such as U+2028.
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -94,7 +94,7 @@ def read_texts(path: Path) -> list[str]:
         OSError: if it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}; expected one text a line") from None
     except IsADirectoryError:

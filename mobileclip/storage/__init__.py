@@ -33,7 +33,7 @@ from mobileclip.storage.files import (
     write_text_if,
 )
 from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
-from mobileclip.storage.listing import find_files, find_sizes, list_files
+from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
 from mobileclip.storage.outputs import require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
 
@@ -58,6 +58,7 @@ __all__ = [
     "find_sizes",
     "fingerprint",
     "is_directory",
+    "is_hidden",
     "is_remote",
     "is_same",
     "is_transient",

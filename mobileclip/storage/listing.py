@@ -9,6 +9,8 @@ from pathlib import Path
 from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
 from mobileclip.storage.backend import Info, attempt
 
+_MAC_ARCHIVE, _FOLDER = "__MACOSX", "folder"
+
 
 def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
     """Return the paths of the files in a directory, sorted; none where there is no such directory.
@@ -31,14 +33,18 @@ def find_files(
 ) -> dict[str, str]:
     """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
 
+    What lies below and cannot be looked at does not end the search: it is passed over, and what vanishes meanwhile is
+    as if it had never been there.
+
     Args:
         directory: path or address.
-        recursive: with those in the directories below; links to directories are not followed.
-        passed_over: called with the name of everything else that is there, and with what it is: `linked_folder`,
-            `broken_link` or `special_file`.
+        recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
+            followed.
+        passed_over: called with the name of everything else that is there, and with what it is: `hidden_folder`,
+            `linked_folder`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
 
     Raises:
-        OSError: if it cannot be listed.
+        OSError: if the directory itself cannot be listed.
         ValueError: if the address is a web server's, which lists nothing.
     """
     found = _find(directory, passed_over, recursive=recursive)
@@ -60,40 +66,65 @@ def find_sizes(directory: AnyPath) -> dict[str, int | None]:
     return {name: info.size for name, info in _find(directory, None, recursive=False).items()}
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or a folder of this name is hidden, or the shadow of one in an archive of macOS."""
+    return name.startswith(".") or name == _MAC_ARCHIVE
+
+
 def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> dict[str, Info]:
+    tell = passed_over or (lambda *_: None)
     if is_remote(directory):
-        return attempt(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
+        found = attempt(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
+        hidden = {name: folder for name in found if (folder := _hidden_folder(name))}
+        for folder in dict.fromkeys(hidden.values()):
+            tell(folder, "hidden_folder")
+        return {name: info for name, info in found.items() if name not in hidden}
     top = local_path(directory)
-    return dict(_walk(top, passed_over, recursive=recursive)) if top.is_dir() else {}
+    return dict(_walk(top, tell, recursive=recursive)) if top.is_dir() else {}
 
 
-def _walk(top: Path, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> Iterator[tuple[str, Info]]:
+def _walk(top: Path, passed_over: Callable[[str, str], None], *, recursive: bool) -> Iterator[tuple[str, Info]]:
     waiting = [(top, "")]
     while waiting:
         directory, prefix = waiting.pop()
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = f"{prefix}{entry.name}"
-                kind = _kind(entry)
-                if kind == "folder":
-                    if recursive:
-                        waiting.append((Path(entry.path), f"{name}/"))
-                elif kind == "file":
-                    status = entry.stat()
-                    yield name, Info(size=status.st_size, version=str(status.st_mtime_ns))
-                elif passed_over is not None:
-                    passed_over(name, kind)
+        try:
+            with os.scandir(directory) as entries:
+                listed = list(entries)
+        except OSError as error:
+            if not prefix:
+                raise
+            if not isinstance(error, FileNotFoundError):
+                passed_over(prefix.rstrip("/"), "unreadable_folder")
+            continue
+        for entry in listed:
+            name, found = f"{prefix}{entry.name}", _look_at(entry)
+            if isinstance(found, Info):
+                yield name, found
+            elif found != _FOLDER:
+                passed_over(name, found)
+            elif recursive:
+                waiting.append((Path(entry.path), f"{name}/"))
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def _look_at(entry: os.DirEntry[str]) -> Info | str:
+    """Return what a listing says of a file, or what else it is; what has vanished is a folder without anything."""
     try:
         if entry.is_dir(follow_symlinks=False):
-            return "folder"
+            return "hidden_folder" if is_hidden(entry.name) else _FOLDER
         if entry.is_file():
-            return "file"
+            status = entry.stat()
+            return Info(size=status.st_size, version=str(status.st_mtime_ns))
         if not entry.is_symlink():
             return "special_file"
         return "linked_folder" if entry.is_dir() else "special_file" if Path(entry.path).exists() else "broken_link"
+    except FileNotFoundError:
+        return _FOLDER
     except OSError:
-        # A link to itself.
-        return "broken_link"
+        # Of a link: it leads to itself.
+        return "broken_link" if entry.is_symlink() else "unreadable_file"
+
+
+def _hidden_folder(name: str) -> str:
+    """Return the first hidden folder that a file of a store lies in; nothing where it lies in none."""
+    parts = name.split("/")
+    return next(("/".join(parts[: place + 1]) for place, part in enumerate(parts[:-1]) if is_hidden(part)), "")

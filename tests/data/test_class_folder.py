@@ -91,7 +91,7 @@ def test_what_is_no_image_of_a_class_is_left_out(folder):
     (folder / ".hidden").mkdir()
     shutil.copyfile(IMAGES / "coffee.png", folder / ".hidden" / "1.png")
     samples, report = read(ClassFolderSource(path=folder))
-    assert report.counts == {"no_class": 1, "other_file": 2, "hidden_file": 1}
+    assert report.counts == {"no_class": 1, "other_file": 2, "hidden_folder": 1}
     assert all(sample.captions == (f"a photo of a {sample.metadata['label']}.",) for sample in samples)
     assert {sample.key for sample in samples} >= {"cat/1", "cat/2", "cat/more/3"}
     assert not any("hidden" in sample.key for sample in samples)

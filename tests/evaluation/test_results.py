@@ -18,6 +18,7 @@ from mobileclip.evaluation import (
     suite_average,
     write_results,
 )
+from mobileclip.evaluation.records import Record, add_record, read_records
 
 # As the papers' tables print them.
 AVERAGES = {
@@ -65,6 +66,15 @@ class TestFiles:
         results = published_results("mobileclip2_s0")
         write_results(tmp_path / "r.jsonl", results.values())
         assert read_results(tmp_path / "r.jsonl") == results
+
+    @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n"])
+    def test_a_name_may_hold_what_ends_a_line_elsewhere(self, tmp_path, odd):
+        one = DatasetResult(key=f"a{odd}b", dataset=f"A{odd}B", metrics={"main_metric": 0.5})
+        record = Record(result=one, left_out={odd: 1}, absent_classes=(odd,), evaluated={}, interval=None)
+        add_record(tmp_path / "results.jsonl", record)
+        add_record(tmp_path / "results.jsonl", attrs.evolve(record, result=attrs.evolve(one, key="c")))
+        assert read_results(tmp_path / "results.jsonl") == {one.key: one, "c": attrs.evolve(one, key="c")}
+        assert read_records(tmp_path / "results.jsonl")[one.key] == record
 
     def test_what_was_left_out_is_written_beside_where_it_is_known(self, tmp_path):
         published = DatasetResult(key="a", dataset="A", metrics={"main_metric": 0.5})

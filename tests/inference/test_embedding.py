@@ -12,6 +12,8 @@ from tests.collections.pictures import draw
 def test_texts_are_lines_and_files_by_mistake_are_told(tmp_path):
     (tmp_path / "good.txt").write_text("\ufeffa cat\n\n ein Café \n", encoding="utf-8")
     assert read_texts(tmp_path / "good.txt") == ["a cat", " ein Café "]
+    (tmp_path / "odd.txt").write_bytes("one\u2028two\x0bthree\r\nfour".encode())
+    assert read_texts(tmp_path / "odd.txt") == ["one\u2028two\x0bthree", "four"]
     (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
     (tmp_path / "long.txt").write_text("short\n" + "x" * 10_001, encoding="utf-8")
     for name, message in (

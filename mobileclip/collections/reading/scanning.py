@@ -121,21 +121,18 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
 
 
 def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None:
+    folder, name = os.path.split(path)
     try:
         path.encode()
         status = os.stat(path)  # noqa: PTH116 - once for each of very many
     except UnicodeEncodeError:
-        folder, name = os.path.split(path)
-        left_out.append(
-            Skip(
-                reason="name_not_utf8",
-                key=os.fsencode(name).decode(errors="replace"),
-                shard=folder,
-                detail="its name is not UTF-8; give it another one",
-            )
-        )
+        detail, key = "its name is not UTF-8; give it another one", os.fsencode(name).decode(errors="replace")
+        left_out.append(Skip(reason="name_not_utf8", key=key, shard=folder, detail=detail))
         return
     except FileNotFoundError:
+        return
+    except OSError as error:
+        left_out.append(Skip(reason="unreadable_file", key=name, shard=folder, detail=str(error.strerror)))
         return
     found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, kind=_kind(path))
 

@@ -1,8 +1,8 @@
 """Which files of a folder are images, by their names, and why the others are not: one policy for every command.
 
-Hidden files and folders, whose names begin with a dot, and the shadow files of macOS archives (`__MACOSX`) are left
-out. Links to files are followed, links to folders are not, as they may lead anywhere and round in circles. Pipes,
-sockets and devices are left out. Every file that is left out is counted and named.
+Hidden files, whose names begin with a dot, are left out. Hidden folders and the shadows of macOS archives (`__MACOSX`)
+are not entered. Links to files are followed, links to folders are not, as they may lead anywhere and round in circles.
+Pipes, sockets and devices are left out, and so are folders that cannot be read. All of it is counted and named.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from mobileclip.data.skips import Skip
 HIDDEN, OTHER = "hidden_file", "other_file"
 REASONS = {
     HIDDEN: "hidden",
+    "hidden_folder": "hidden folders, which are not entered",
+    "unreadable_folder": "folders that cannot be read",
+    "unreadable_file": "files that cannot be looked at",
     OTHER: "no images by their names",
     "linked_folder": "links to folders, which are not followed",
     "broken_link": "links that lead nowhere",
@@ -29,8 +32,6 @@ REASONS = {
     "name_not_utf8": "names that are not UTF-8, and need others",
 }
 """What becomes of a file that is no image, and how a person is told."""
-
-_MAC_ARCHIVE = "__MACOSX"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,10 +73,11 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
     place = os.fspath(path)
     passed_over: list[tuple[str, str]] = []
     found = storage.find_files(place, passed_over=lambda name, reason: passed_over.append((name, reason)))
-    passed_over += ((name, HIDDEN) for name in found if _hidden(name))
+    hidden = {name for name in found if storage.is_hidden(posixpath.basename(name))}
+    passed_over += ((name, HIDDEN) for name in hidden)
     return FolderFiles(
         path=place,
-        files={name: mark for name, mark in found.items() if not _hidden(name)},
+        files={name: mark for name, mark in found.items() if name not in hidden},
         passed_over=tuple(_skip(place, name, reason) for name, reason in sorted(passed_over)),
     )
 
@@ -115,10 +117,6 @@ def printable_name(name: str) -> str:
     """Return a file's name as text: names on disk may hold bytes that are none, and line breaks."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "_" for letter in text)
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == _MAC_ARCHIVE for part in name.split("/"))
 
 
 def _skip(place: str, name: str, reason: str) -> Skip:

@@ -221,8 +221,7 @@ def _shards_in(folder: str) -> tuple[str, ...]:
     if shards or not storage.exists(storage.join(folder, CARD)):
         return shards
     # What a reinforcement has under way is in a hidden folder.
-    names = sorted(name for name in storage.find_files(folder) if name.endswith(".tar") and not name.startswith("."))
-    return tuple(storage.join(folder, name) for name in names)
+    return storage.list_files(folder, ".tar", recursive=True)
 
 
 def require_data_set(text: str) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -70,12 +74,74 @@ def test_everything_that_is_left_out_is_named(tmp_path):
         "linked_folder": ["again"],
         "broken_link": ["gone.jpg", "loop.jpg"],
         "special_file": ["pipe.jpg"],
-        "hidden_file": [".DS_Store", "__MACOSX/e.jpg", "b/.cache/d.jpg"],
+        "hidden_file": [".DS_Store"],
+        "hidden_folder": ["__MACOSX", "b/.cache"],
         "other_file": ["b/c.PSD", "notes.txt"],
     }
     assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.PSD"]
     assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
     assert "2 no images by their names: .psd (1), .txt (1)" in describe_left_out(found.left_out())
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Let permissions count, also where the tests are run by root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_what_cannot_be_entered_or_looked_at_is_counted_and_the_rest_goes_on():
+    with TemporaryDirectory() as place:
+        base = filled(Path(place), "a.jpg", "lost+found/b.jpg", ".Trash-0/c.jpg", "listed/d.jpg", "e/f.jpg")
+        base.chmod(0o755)
+        (base / "lost+found").chmod(0)
+        (base / "listed").chmod(0o744)
+        (base / ".Trash-0").chmod(0)
+        with unprivileged():
+            found = list_folder(base)
+            images, left_out = find_images(base)
+            (unit,) = FolderSource(path=base).units()
+            with pytest.raises(PermissionError):
+                list_folder(base / "lost+found")
+        for one in ("lost+found", ".Trash-0", "listed"):
+            (base / one).chmod(0o755)
+    assert found.images == ("a.jpg", "e/f.jpg")
+    assert [str(path) for path in images] == [f"{place}/a.jpg", f"{place}/e/f.jpg"]
+    assert [item.image for item in unit.items] == ["a.jpg", "e/f.jpg"]
+    expected = {
+        "hidden_folder": [".Trash-0"],
+        "unreadable_folder": ["lost+found"],
+        "unreadable_file": ["listed/d.jpg"],
+    }
+    assert reasons(found.left_out()) == reasons(left_out) == reasons(unit.left_out) == expected
+    assert "1 folders that cannot be read: lost+found (1)" in describe_left_out(left_out)
+
+
+def test_what_vanishes_while_a_folder_is_listed_was_never_there(tmp_path, monkeypatch):
+    filled(tmp_path, "a.jpg", "b/c.jpg", "d.jpg")
+    listed = os.scandir
+
+    def vanish(folder):
+        if folder != tmp_path:
+            return listed(folder)
+        with listed(folder) as found:
+            entries = list(found)
+        # The folder and the file go after they were listed, and before they are looked at.
+        shutil.rmtree(tmp_path / "b")
+        (tmp_path / "d.jpg").unlink()
+        return nullcontext(entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", vanish)
+        found = list_folder(tmp_path)
+    assert found.images == ("a.jpg",)
+    assert found.left_out() == ()
 
 
 def test_a_folder_and_the_command_leave_out_the_same(tmp_path):

@@ -54,7 +54,8 @@ class TestFolder:
         )
         samples, report = read(FolderSource(path=tmp_path))
         assert names(report) == {
-            "hidden_file": [".hidden.jpg", ".hidden.txt", ".thumbnails/t.jpg", "__MACOSX/b/one.jpg"],
+            "hidden_file": [".hidden.jpg", ".hidden.txt"],
+            "hidden_folder": [".thumbnails", "__MACOSX"],
             "other_file": ["notes.md"],
         }
         assert [(sample.key, sample.captions) for sample in samples] == [
