@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Columns of a terminal.
 _THUMBNAIL = 32
 _LONGEST_NAME = 4096
+_MOST_NAMED = 10
 
 
 def search(
@@ -126,7 +127,9 @@ def dedup(
     an index is looked at as it is. Frames of videos are left out.
 
     The list has a line of JSON for every picture that is like a better one: keep, duplicate and similarity. The best
-    copy has the most pixels, is the sharpest of these, and has the most bytes of these.
+    copy has the most pixels, is the sharpest of these, and has the most bytes of these. Both are read for it: they are
+    there, as they were indexed. Pictures of one colour, or nearly, are like each other whatever they are of: they are
+    named, and none is proposed.
 
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
@@ -169,6 +172,17 @@ def dedup(
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page(page, groups, threshold=threshold)
+    if groups.num_left_out:
+        say(f"left out {groups.num_left_out:,} pictures that are gone, or not as they were indexed", error=True)
+    if groups.blank:
+        say(
+            f"{len(groups.blank):,} pictures of one colour, or nearly, are like others, and none is proposed:",
+            error=True,
+        )
+        for match in groups.blank[:_MOST_NAMED]:
+            say(f"  {printable(match.name, limit=_LONGEST_NAME)}", error=True)
+        if len(groups.blank) > _MOST_NAMED:
+            say(f"  and {len(groups.blank) - _MOST_NAMED:,} others", error=True)
     num_others = sum(len(group.others) for group in groups)
     say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {output}")
 

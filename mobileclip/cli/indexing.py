@@ -44,6 +44,7 @@ def index(
     ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None,
     gpus_per_worker: Annotated[float, arg(metavar="GPUS")] = 0.0,
     status: bool = False,
+    forget: Annotated[tuple[str, ...], arg(metavar="FOLDER...")] = (),
     decode: Literal["fast", "exact"] = "fast",
     video_frames: Literal["seconds", "scenes"] = "seconds",
     video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
@@ -85,6 +86,8 @@ def index(
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
         status: print what the engine that writes to the index does now, and how far it is, and stop.
+        forget: drop this folder from the index, and stop; no file is touched. A folder that is not there is kept and
+            not shown, in case its disk comes back.
         decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
             of the whole photograph; exact decodes all of it.
         video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
@@ -98,7 +101,7 @@ def index(
         overwrite: replace such a file that is there.
         quiet: show no progress.
     """
-    from mobileclip.collections import IndexOptions, ModelSource
+    from mobileclip.collections import Collection, IndexOptions, ModelSource
     from mobileclip.collections.store.places import default_index, newest_index
     from mobileclip.engines import read_status
 
@@ -110,6 +113,12 @@ def index(
             say(read_status(str(folder)))
         except ValueError as error:
             raise ValueError(f"{error}; --status is of --engine local and ray") from None
+        return
+    if forget:
+        if inputs:
+            raise ValueError("--forget drops folders from an index and stops; leave out what is to be indexed")
+        count = Collection.open(folder).forget(*forget)
+        say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
         return
     options = IndexOptions(
         batch_size=batch_size,
@@ -214,7 +223,7 @@ def brought_up_to_date(
     from mobileclip.data.images.files import describe_left_out
     from mobileclip.engines import SET_ASIDE
 
-    found = scan(inputs or Store.open(folder).manifest.inputs)
+    found = scan(inputs or Store.open(folder).manifest.inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
     collection = opened_for(folder, source, device)
     report = collection.add_found(found, options, engine)
@@ -222,6 +231,13 @@ def brought_up_to_date(
         say(f"left out {len(report.left_out):,} files of the folders:", error=True)
         for line in describe_left_out(report.left_out):
             say(f"  {line}", error=True)
+    for path, count in report.missing.items():
+        name = printable(path, limit=_LONGEST_NAME)
+        say(
+            f"{name} is not there, or holds no pictures: {count:,} are kept and not shown. If it has moved: mobileclip "
+            f"index NEW_PLACE --index {folder}; to drop it: mobileclip index --forget {name} --index {folder}",
+            error=True,
+        )
     num_new = report.num_encoded + report.num_known + len(report.unreadable)
     report_skipped(report.unreadable, num_new, called="new pictures and videos")
     for what, number in report.uninstalled.items():

@@ -6,7 +6,7 @@ What becomes of a person's pictures belongs here; how a model encodes them does 
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.reading.options import IndexOptions
-from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.store.manifest import Manifest, ModelSource, Segment
@@ -16,6 +16,7 @@ __all__ = [
     "Collection",
     "Condition",
     "DuplicateGroup",
+    "Duplicates",
     "IndexOptions",
     "IndexReport",
     "Manifest",

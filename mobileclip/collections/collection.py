@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import attrs
 import numpy as np
 
 from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.update import update
+from mobileclip.collections.indexing.update import forget, update
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
-from mobileclip.collections.searching.duplicates import THRESHOLD, DuplicateGroup, find_duplicates
+from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.neighbours import NeighbourGraphs, open_graphs, renew_graphs
@@ -203,8 +204,9 @@ class Collection:
     ) -> IndexReport:
         """Bring the index up to date with pictures, folders and shards, and return what became of them.
 
-        New and changed pictures are encoded, those that moved are recognised by their content, and those of these
-        folders that are gone are dropped. What is finished is kept, whatever ends this; the same call does the rest.
+        New and changed pictures are encoded, those that moved are recognised by their content, wherever they were, and
+        those of these folders that are gone are dropped. What is finished is kept, whatever ends this; the same call
+        does the rest.
 
         Args:
             inputs: pictures, folders with pictures, and tar shards, see `scan`.
@@ -237,6 +239,22 @@ class Collection:
             report = update(self.store, lambda: self.clip, found, options, engine)
             self._renew(show_progress=options.show_progress)
         return report
+
+    def forget(self, *folders: str | Path) -> int:
+        """Drop folders, or files, from the index, and return how many pictures it had of them; no file is touched.
+
+        Args:
+            folders: what the index is of, or a folder around it; it need not be there any more.
+
+        Raises:
+            ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
+            OSError: if the index cannot be written.
+        """
+        places = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
+        with self.store.writing():
+            count = forget(self.store, places)
+            self._renew(show_progress=False)
+        return count
 
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
         """Copy the pictures of other indexes of the same model into this one, and return what became of them.
@@ -306,7 +324,7 @@ class Collection:
         )
         return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
 
-    def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> list[DuplicateGroup]:
+    def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
         """Return the groups of pictures that show the same; see `find_duplicates`.
 
         Args:

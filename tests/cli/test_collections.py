@@ -87,6 +87,48 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
     assert "4 as before, 1 cannot be read" in out
 
 
+def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos, telling_file, tmp_path):
+    for number in range(10, 13):
+        draw(tmp_path / "more" / f"{number}.png", number)
+    run(capsys, "index", "photos", "more", "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    (tmp_path / "more").rename(tmp_path / "away")
+    draw(photos / "new.png", 9)
+    status, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
+    assert status == 0
+    assert "8 pictures in the index: 1 encoded, 4 as before, 3 kept of what is not there now" in out
+    assert f"{tmp_path}/more is not there, or holds no pictures: 3 are kept and not shown" in err
+    _, out, _ = run(capsys, "search", "a cat", "-i", "made", "-k", 3)
+    assert len(out.splitlines()) == 3
+    _, out, _ = run(capsys, "search", "--image", tmp_path / "away/10.png", "-i", "made", "--json")
+    assert {str(Path(one["path"]).parent) for one in json.loads(out)} == {str(photos)}
+    assert len(json.loads(out)) == 5
+    assert run(capsys, "dedup", "-i", "made", "--threshold", 0.01, "--quiet")[0] == 0
+    assert "more" not in Path("duplicates.jsonl").read_text(encoding="utf-8")
+    status, out, _ = run(capsys, "index", "-i", "made", "--web", "made.safetensors", "--quiet", "-j", 1)
+    assert (status, "wrote 5 pictures to made.safetensors" in out) == (0, True)
+    # The folder comes back.
+    (tmp_path / "away").rename(tmp_path / "more")
+    _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
+    assert "8 pictures in the index: 0 encoded, 8 as before" in out
+    assert err == ""
+    shutil.rmtree(tmp_path / "more")
+    (tmp_path / "more").mkdir()
+    _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
+    assert "3 are kept and not shown" in err
+    for arguments, message in (
+        (("--forget", "photos/0.png"), f"photos/0.png is a part of {photos}, which the index is of"),
+        (("--forget", "lost"), "the index has nothing of "),
+        (("photos", "--forget", "more"), "leave out what is to be indexed"),
+    ):
+        status, _, err = run(capsys, "index", *arguments, "-i", "made")
+        assert (status, message in err) == (2, True), err
+    status, out, err = run(capsys, "index", "--forget", "more", "-i", "made")
+    assert (status, out, err) == (0, "forgot 3 pictures of more; the index is made\n", "")
+    _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
+    assert "5 pictures in the index: 0 encoded, 5 as before\n" in out
+    assert err == ""
+
+
 def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
     draw(photos / "\x1b[2Jred.png", 7)
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
@@ -193,7 +235,8 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     Image.new("RGB", (90, 30), (200, 30, 40)).save(photos / "\x1b[2Jred.png")
     (photos / "3.png").unlink()
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
-    (photos / "2.png").unlink()
+    (photos / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (photos / "1.png").unlink()
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("COLUMNS", "300")
@@ -205,7 +248,8 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     assert "\\x1b[2Jred.png" in out
     lines = [line for line in out.splitlines() if "▀" in line]
     assert max(line.count("▀") for line in lines) == 32
-    assert "2.png" in out, "a picture that is gone is named"
+    assert "2.png" in out, "a picture that cannot be read any more is named"
+    assert "1.png" not in out, "a picture that is gone is no hit"
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
     assert status == 2
     assert "--sheet FILE.png draws a file" in err

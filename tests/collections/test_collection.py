@@ -16,6 +16,7 @@ import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
 from mobileclip.collections.reading import reader
+from mobileclip.collections.reading.scanning import scan
 from mobileclip.collections.searching import neighbours, queries
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.collections.store.store import Store
@@ -181,6 +182,66 @@ def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
     draw(tmp_path / "others" / "b.png", 31)
     assert add(index, other.parent).num_removed == 1
     assert sorted(index.store.manifest.inputs) == sorted([str(photos), str(other.parent)])
+
+
+def test_a_moved_folder_takes_its_rows_along_without_being_encoded(index, photos, tmp_path):
+    pack(photos / "00.tar", 20, 21, 22)
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    kept = draw(tmp_path / "kept" / "a.png", 30)
+    add(index, photos, kept.parent)
+    before = contents(index)
+    photos.rename(tmp_path / "albums")
+    report = add(index, tmp_path / "albums")
+    assert (report.num_encoded, report.num_known, len(report.unreadable)) == (0, 9, 1)
+    after = contents(index)
+    moved = {path.replace(str(photos), str(tmp_path / "albums")): vector for (path, _), vector in before.items()}
+    assert {path for path, _ in after} == set(moved)
+    for (path, part), vector in before.items():
+        np.testing.assert_array_equal(after[path.replace(str(photos), str(tmp_path / "albums")), part], vector)
+    # A bare `mobileclip index` looks at what the index is of; the old place goes, with what could not be read there.
+    again = index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS)
+    assert (again.num_unchanged, again.num_removed, again.missing) == (10, 1, {})
+    assert index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS).num_removed == 0
+    assert sorted(index.store.manifest.inputs) == sorted([str(tmp_path / "albums"), str(kept.parent)])
+
+
+def test_a_shard_that_is_gone_is_kept_where_a_part_of_it_is_elsewhere(index, tmp_path):
+    (tmp_path / "disk").mkdir()
+    pack(tmp_path / "disk" / "00.tar", 20, 21, 22)
+    add(index, tmp_path / "disk")
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    draw(tmp_path / "found" / "0020.png", 20)
+    report = add(index, tmp_path / "found")
+    assert (report.num_known, report.num_removed, len(index)) == (1, 0, 4)
+
+
+def test_what_was_given_by_its_name_stays_as_long_as_it_is_there(index, photos, tmp_path):
+    draw(tmp_path / "elsewhere" / "linked.png", 60)
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    hidden, plain = draw(photos / ".hidden.png", 61), draw(photos / "picture.png", 62).rename(photos / "picture")
+    deep = draw(photos / ".cache" / "a.png", 63)
+    by_hand = (hidden, plain, deep, photos / "link" / "linked.png")
+    add(index, photos, *by_hand)
+    assert len(index) == 10
+    report = add(index, photos)
+    assert (report.num_removed, len(index)) == (0, 10)
+    hidden.unlink()
+    deep.unlink()
+    report = add(index, photos)
+    assert (report.num_removed, len(index)) == (2, 8)
+
+
+def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path, monkeypatch):
+    gone = [draw(tmp_path / "gone" / f"{number}.png", 1) for number in range(20)]
+    add(index, photos, tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    assert len(index) == 26
+    assert names(index.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
+    assert len(index.search(image=photos / "deep/er/1.png", k=30)) == 6
+    assert not {str(path) for path in gone} & {one.path for one in index.search("a cat", k=30)}
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
+    neighbours.renew_graphs(index.path, index.snapshot, show_progress=False)
+    assert names(Collection.open(index.path).search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
 
 
 def test_pictures_of_shards_are_indexed_by_their_keys(index, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,6 +14,7 @@ from mobileclip.collections.reading.findings import Recognised
 from mobileclip.collections.reading.reader import FileTask, KnownContent
 from mobileclip.collections.reading.scanning import FoundFile, Scan
 from mobileclip.collections.store.manifest import FinishedFile
+from mobileclip.collections.store.presence import Presence, lies_in
 from mobileclip.collections.store.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store.store import Place, Store
 from mobileclip.data.videos.formats import is_video_name
@@ -97,9 +98,26 @@ class KnownFiles:
         """Return the rows of a file."""
         return self._rows.get(path, ())
 
-    def gone(self, found: Scan) -> list[str]:
-        """Return the paths of files that were looked for and not found."""
-        return [path for path in self._rows if path not in found.files and found.covers(path)]
+    def gone(self, found: Scan, recognised: Collection[str] = ()) -> list[str]:
+        """Return the paths of files that are not there any more, and that nothing else may come back with.
+
+        A file that is there stays, whatever a folder says of it: hidden ones and those of linked folders are in an
+        index where they were given by their names.
+
+        Args:
+            found: what was looked at; what was missing of it is kept.
+            recognised: hashes of what was found elsewhere, which takes the rows of such files along.
+        """
+        there = Presence()
+        return [
+            path
+            for path, rows in self._rows.items()
+            if path not in found.files and (found.covers(path) or _is_elsewhere(rows, recognised)) and path not in there
+        ]
+
+    def below(self, folder: str) -> list[str]:
+        """Return the paths of the files that the index has of a folder."""
+        return [path for path in self._rows if lies_in(path, folder)]
 
     def is_as_before(self, file: FoundFile) -> bool:
         """Return whether nothing has to be read of a file."""
@@ -171,3 +189,9 @@ class KnownFiles:
         }
         del values["id"]
         return Row(embedding=vectors[number], **values)
+
+
+def _is_elsewhere(rows: Sequence[KnownRow], recognised: Collection[str]) -> bool:
+    """Return whether all that could be read of a file was found in another one."""
+    hashes = {row.sha256 for row in rows if not row.is_problem}
+    return bool(hashes) and hashes.issubset(recognised)

@@ -26,6 +26,7 @@ class IndexReport:
             they are tried again each time.
         left_out: files of folders that are no pictures.
         set_aside: files that an engine has given up; the next run tries them again.
+        missing: how many pictures are kept of each folder or file of the index that is not there now.
     """
 
     num_encoded: int
@@ -37,6 +38,7 @@ class IndexReport:
     uninstalled: Mapping[str, int]
     left_out: tuple[Skip, ...]
     set_aside: tuple[SetAside, ...] = ()
+    missing: Mapping[str, int] = attrs.field(factory=dict)
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -48,4 +50,6 @@ class IndexReport:
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
         parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
         parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
+        kept = sum(self.missing.values())
+        parts += [f"{kept:,} kept of what is not there now"] if kept else []
         return ", ".join(parts)

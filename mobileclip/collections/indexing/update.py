@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from mobileclip.collections.indexing.encoding import FileEncoder
 from mobileclip.collections.indexing.known import KnownFiles, KnownRow
@@ -10,6 +11,7 @@ from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import FoundFile, Scan
+from mobileclip.collections.store.presence import lies_in
 from mobileclip.collections.store.store import Store
 from mobileclip.data.workers import LostProcessError
 from mobileclip.engines import Engine, LocalEngine, Retries, SetAside, read_set_aside, write_set_aside
@@ -60,10 +62,13 @@ def update(
     if work:
         encoder = FileEncoder(store=store, known=known, writer=writer, options=options)
         set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
-    gone = known.gone(found)
+    gone = known.gone(found, writer.recognised)
+    missing, moved = _missing(known, found, gone)
+    # What moved away whole leaves nothing but files that could not be read.
+    gone += [path for folder in moved for path in known.below(folder) if path not in gone]
     removed = [row.place for path in gone for row in known.rows(path)]
     store.append((), removed=removed)
-    store.forget(gone)
+    store.forget(gone, inputs=moved)
     store.merge()
     _forget_set_aside(store, found)
     num_unreadable = sum(row.is_problem for row in kept)
@@ -77,7 +82,46 @@ def update(
         uninstalled=dict(writer.uninstalled),
         left_out=found.left_out,
         set_aside=set_aside,
+        missing=missing,
     )
+
+
+def forget(store: Store, folders: Sequence[str]) -> int:
+    """Drop folders from an index, and return how many pictures it had of them; whoever calls it holds the index.
+
+    Args:
+        store: of the index.
+        folders: in full; files and shards do too.
+
+    Raises:
+        ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
+        OSError: if the index cannot be written.
+    """
+    known, before = KnownFiles(store), store.manifest.inputs
+    for folder in folders:
+        around = [one for one in before if one != folder and lies_in(folder, one)]
+        if around and Path(folder).exists():
+            raise ValueError(f"{folder} is a part of {around[0]}, which the index is of, and would be found again")
+        if not known.below(folder) and not any(lies_in(one, folder) for one in before):
+            raise ValueError(f"the index has nothing of {folder}; it is of {', '.join(before) or 'nothing'}")
+    inputs = [one for one in before if any(lies_in(one, folder) for folder in folders)]
+    gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
+    rows = [row for path in gone for row in known.rows(path)]
+    store.append((), removed=[row.place for row in rows])
+    store.forget(gone, inputs=inputs)
+    store.merge()
+    return sum(not row.is_problem for row in rows)
+
+
+def _missing(known: KnownFiles, found: Scan, gone: Collection[str]) -> tuple[dict[str, int], list[str]]:
+    """Return how many pictures are kept of each input that is missing, and those that moved away whole."""
+    away = set(gone)
+    kept = {
+        folder: sum(not row.is_problem for path in known.below(folder) if path not in away for row in known.rows(path))
+        for folder in found.missing
+    }
+    moved = [folder for folder, count in kept.items() if not count and not Path(folder).exists()]
+    return {folder: count for folder, count in kept.items() if folder not in moved}, moved
 
 
 def _encode_apart_if_lost(

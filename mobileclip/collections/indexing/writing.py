@@ -37,6 +37,7 @@ class FindingsWriter:
         self.num_encoded = self.num_known = self.num_unchanged = 0
         self.unreadable: list[str] = []
         self.uninstalled: Counter[str] = Counter()
+        self.recognised: set[str] = set()
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -65,6 +66,7 @@ class FindingsWriter:
             OSError: if it cannot be written.
         """
         found, self.pending = self.pending, Findings()
+        self.recognised |= {one.sha256 for one in found.recognised}
         copies = [row for one in found.recognised for row in self._known.copies(one)]
         rows = [*found.rows, *copies]
         self.num_encoded += found.num_encoded

@@ -10,6 +10,7 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
+from mobileclip.collections.store.presence import lies_in
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.shards.files import expand_shards
@@ -47,6 +48,7 @@ class Scan:
 
     Args:
         inputs: what was looked at, in full.
+        missing: inputs that are not there, or are folders without pictures, as those of a disk that is not mounted.
         files: by their paths, sorted.
         left_out: files of the folders that are neither pictures nor videos, or cannot be named in an index.
     """
@@ -54,10 +56,11 @@ class Scan:
     inputs: tuple[str, ...]
     files: dict[str, FoundFile]
     left_out: tuple[Skip, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
-        """Return whether a file would have been found if it were still there."""
-        return any(path == one or path.startswith(f"{one.rstrip(os.sep)}{os.sep}") for one in self.inputs)
+        """Return whether a path lies in what was looked at."""
+        return any(lies_in(path, one) for one in self.inputs)
 
 
 def estimated_pictures(files: Iterable[FoundFile]) -> int:
@@ -65,7 +68,7 @@ def estimated_pictures(files: Iterable[FoundFile]) -> int:
     return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
 
 
-def scan(inputs: Sequence[str]) -> Scan:
+def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
     """Return the pictures, videos and shards that files, folders and patterns stand for.
 
     A folder is looked through with those below it. Hidden files, links to folders and what is called neither like a
@@ -73,23 +76,37 @@ def scan(inputs: Sequence[str]) -> Scan:
 
     Args:
         inputs: paths and brace patterns.
+        may_be_missing: whether the others are looked at where one is not there, or is a folder without pictures; by
+            default that is an error. A disk that is not mounted looks like either.
 
     Raises:
-        ValueError: if one is an address, or a folder holds no pictures: a disk that is not mounted looks like that.
+        ValueError: if one is an address, or a folder holds no pictures.
         OSError: if one is not there.
     """
     found: dict[str, FoundFile] = {}
     left_out: list[Skip] = []
     places: list[str] = []
+    missing: list[str] = []
     for given in inputs:
         for path in _expanded(given):
+            try:
+                names, others = _files_at(path)
+            except (ValueError, OSError):
+                if not may_be_missing:
+                    raise
+                missing.append(path)
+                continue
             places.append(path)
-            names, others = _files_at(path)
             left_out += others
             for name in names:
                 _enter(name, found, left_out)
     files = dict(sorted(found.items()))
-    return Scan(inputs=tuple(dict.fromkeys(places)), files=files, left_out=tuple(left_out))
+    return Scan(
+        inputs=tuple(dict.fromkeys(places)),
+        files=files,
+        left_out=tuple(left_out),
+        missing=tuple(dict.fromkeys(missing)),
+    )
 
 
 def _expanded(given: str) -> list[str]:

@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import overload
 
 import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mobileclip.collections.searching.matches import Match, match_of
+from mobileclip.collections.searching.looks import Look, look_at, sharpness, unchanged
+from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.neighbours import NeighbourGraphs
-from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -28,8 +30,6 @@ _MOST_NEIGHBOURS = 64
 # Candidates of each graph. Among a million vectors, copies with a cosine of 0.96 were all found with 256, 99.6 % with
 # 128 and 96 % with 64.
 _CANDIDATES = 256
-# Pictures are compared for sharpness at one size, at which a blurred one still differs.
-_SHARPNESS_SIDE = 768
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +46,46 @@ class DuplicateGroup:
     others: tuple[Match, ...]
 
 
+@attrs.frozen(kw_only=True)
+class Duplicates(Sequence[DuplicateGroup]):
+    """What was found among the pictures of a collection: a sequence of its groups.
+
+    Args:
+        groups: those of the most pictures first.
+        blank: pictures of one colour, or nearly, that are like others: they say nothing of each other, and are in no
+            group.
+        num_left_out: pictures that are not where they were, or have changed since they were indexed.
+    """
+
+    groups: tuple[DuplicateGroup, ...] = ()
+    blank: tuple[Match, ...] = ()
+    num_left_out: int = 0
+
+    def __len__(self) -> int:
+        """Return how many groups there are."""
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, place: int) -> DuplicateGroup: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[DuplicateGroup]: ...
+
+    def __getitem__(self, place: int | slice) -> DuplicateGroup | Sequence[DuplicateGroup]:
+        """Return a group, or some of them."""
+        return self.groups[place]
+
+    def still_there(self) -> Duplicates:
+        """Return them without what has gone since they were found."""
+        there = Presence()
+        groups = [
+            attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
+            for group in self.groups
+            if group.best.path in there
+        ]
+        return attrs.evolve(self, groups=tuple(group for group in groups if group.others))
+
+
 def require_threshold(threshold: float) -> None:
     """Check a cosine similarity from which on two pictures show the same.
 
@@ -58,12 +98,13 @@ def require_threshold(threshold: float) -> None:
 
 def find_duplicates(
     snapshot: Snapshot, graphs: NeighbourGraphs | None, *, threshold: float = THRESHOLD, show_progress: bool = True
-) -> list[DuplicateGroup]:
+) -> Duplicates:
     """Return the groups of pictures that show the same, those of the most pictures first.
 
-    Every picture of a group is like its largest one. Up to 200,000 pictures are all compared with each other; of more,
-    each with its nearest 64. Frames of videos are left out: those of one video are alike. Several names of one file
-    (links) are no copies of it: whoever deletes some of them may delete the only copy. Its own name counts.
+    Every picture of a group is like the best one of it, and all are read for that: they are there, with the content
+    that was indexed. Up to 200,000 pictures are all compared with each other; of more, each with its nearest 64. Frames
+    of videos are left out: those of one video are alike. Several names of one file (links) are no copies of it: whoever
+    deletes some of them may delete the only copy. Its own name counts.
 
     Args:
         snapshot: of the collection.
@@ -79,18 +120,22 @@ def find_duplicates(
     table = snapshot.table
     pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
     order = np.lexsort((snapshot.ids, -table["size"].to_numpy(), -pixels))
-    is_picture = table["time"].is_null().to_numpy()
-    order = order[is_picture[order]]
+    order = order[table["time"].is_null().to_numpy()[order]]
+    num_pictures = len(order)
+    order = unchanged(snapshot, order)
+    is_compared = np.zeros(len(snapshot), bool)
+    is_compared[order] = True
     leader = np.full(len(snapshot), -1)
     shown = console(shown=show_progress)
     with Progress("comparing", total=len(order), unit="pictures", console=shown) as bar:
         for places, neighbours in _near(snapshot, graphs, order, threshold):
             for place, near in zip(places, neighbours, strict=True):
                 if leader[place] < 0:
-                    leader[near[(leader[near] < 0) & is_picture[near]]] = place
+                    leader[near[(leader[near] < 0) & is_compared[near]]] = place
                     leader[place] = place
             bar.advance(len(places))
-    return _groups(snapshot, leader)
+    groups, blank, num_changed = _groups(snapshot, leader, threshold)
+    return Duplicates(groups=groups, blank=blank, num_left_out=num_pictures - len(order) + num_changed)
 
 
 def _near(
@@ -123,12 +168,24 @@ def _compared(
     return np.split(like[by_row], np.searchsorted(of[by_row], np.arange(1, len(places))))
 
 
-def _groups(snapshot: Snapshot, leader: NDArray[np.int64]) -> list[DuplicateGroup]:
+def _groups(
+    snapshot: Snapshot, leader: NDArray[np.int64], threshold: float
+) -> tuple[tuple[DuplicateGroup, ...], tuple[Match, ...], int]:
+    """Return the groups, the pictures without content, and how many pictures have changed."""
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
-    members = [one for one in np.split(by_leader, starts[1:]) if len(one) > 1]
-    groups = [_group(snapshot, files) for one in members if len(files := _files_apart(snapshot, one)) > 1]
-    return sorted(groups, key=lambda group: (-len(group.others), group.best.name))
+    groups: list[DuplicateGroup] = []
+    blank: list[Match] = []
+    num_changed = 0
+    for members in np.split(by_leader, starts[1:]):
+        files = _files_apart(snapshot, members) if len(members) > 1 else members
+        if len(files) > 1:
+            looks = look_at(snapshot, files)
+            num_changed += len(files) - len(looks)
+            blank += [look.match for look in looks if look.is_blank]
+            groups += _grouped(snapshot, [look for look in looks if not look.is_blank], threshold)
+    groups.sort(key=lambda group: (-len(group.others), group.best.name))
+    return tuple(groups), tuple(sorted(blank, key=lambda match: match.name)), num_changed
 
 
 def _files_apart(snapshot: Snapshot, members: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -146,36 +203,27 @@ def _files_apart(snapshot: Snapshot, members: NDArray[np.int64]) -> NDArray[np.i
     return np.array(sorted(place for _, place in chosen.values()), np.int64)
 
 
-def _group(snapshot: Snapshot, members: NDArray[np.int64]) -> DuplicateGroup:
-    matches = [match_of(snapshot, int(place), 1.0) for place in members]
-    most = max(match.width * match.height for match in matches)
-    largest = [number for number, match in enumerate(matches) if match.width * match.height == most]
-    sharp = _sharpness([matches[number] for number in largest])
-    best = max(zip(largest, sharp, strict=True), key=lambda one: (one[1], matches[one[0]].size, -one[0]))[0]
-    vectors = snapshot.vectors[members].astype(np.float32)
-    scores = vectors @ vectors[best]
-    others = [
-        attrs.evolve(match, score=round(float(score), 4))
-        for number, (match, score) in enumerate(zip(matches, scores, strict=True))
-        if number != best
-    ]
-    others.sort(key=lambda match: (-match.score, match.name))
-    return DuplicateGroup(best=matches[best], others=tuple(others))
+def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Iterator[DuplicateGroup]:
+    """Yield groups of pictures, each of which is itself like the best of its group; what is like none is left."""
+    sharp: dict[int, float] = {}
+    while len(looks) > 1:
+        best = _best(looks, sharp)
+        places = [look.place for look in looks]
+        scores = snapshot.vectors[places].astype(np.float32) @ snapshot.vectors[best.place].astype(np.float32)
+        near = [(look, float(score)) for look, score in zip(looks, scores, strict=True) if score >= threshold]
+        others = [attrs.evolve(look.match, score=round(score, 4)) for look, score in near if look is not best]
+        if others:
+            others.sort(key=lambda match: (-match.score, match.name))
+            yield DuplicateGroup(best=best.match, others=tuple(others))
+        done = {best.place, *(look.place for look, _ in near)}
+        looks = [look for look in looks if look.place not in done]
 
 
-def _sharpness(matches: Sequence[Match]) -> list[float]:
-    """Return how much neighbouring pixels differ in each picture; of one alone, and of one that is gone, zero.
-
-    The variance of the Laplacian of the brightness, which is small where edges are blurred.
-    """
-    if len(matches) == 1:
-        return [0.0]
-    found = []
-    for image in small_pictures(matches, _SHARPNESS_SIDE):
-        if image is None or min(image.size) < 3:
-            found.append(0.0)
-            continue
-        grey = np.asarray(image.convert("L"), np.float32)
-        sides = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        found.append(float((sides - 4 * grey[1:-1, 1:-1]).var()))
-    return found
+def _best(looks: Sequence[Look], sharp: dict[int, float]) -> Look:
+    """Return the copy that is worth keeping; `sharp` keeps how sharp pictures were found to be."""
+    most = max(look.match.width * look.match.height for look in looks)
+    largest = [look for look in looks if look.match.width * look.match.height == most]
+    if len(largest) > 1:
+        unknown = [look for look in largest if look.place not in sharp]
+        sharp |= zip((look.place for look in unknown), sharpness([look.match for look in unknown]), strict=True)
+    return max(largest, key=lambda look: (sharp.get(look.place, 0.0), look.match.size, -look.place))

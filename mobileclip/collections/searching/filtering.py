@@ -128,10 +128,10 @@ def _date(text: str) -> str:
     """Return a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`."""
     match = _DATE.fullmatch(text.strip())
     parts = [part for part in match.groups() if part is not None] if match else []
-    numbers = [int(part) for part in parts]
+    numbers: Any = [int(part) for part in parts]
     try:
         # The first month and the first day where there are none.
-        datetime(*numbers, *(1, 1)[max(len(numbers) - 1, 0) :], tzinfo=timezone.utc)  # type: ignore[misc]
+        datetime(*numbers, *(1, 1)[max(len(numbers) - 1, 0) :], tzinfo=timezone.utc)
     except (ValueError, TypeError):
         raise ValueError(
             f"{DATE} is a date, and '{storage.printable(text)}' is none; expected one such as 2024, 2024-06, "

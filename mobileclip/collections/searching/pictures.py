@@ -36,19 +36,22 @@ def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image 
         yield None if data is None else make_small(data, match, side)
 
 
-def read_encoded(match: Match) -> bytes | None:
-    """Return a picture as it is encoded; None if it cannot be read any more.
+def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
+    """Yield pictures as they are encoded; None for one that cannot be read any more.
 
     Args:
-        match: the picture.
+        matches: the pictures, none of which is a frame; each shard is read once.
     """
-    assert match.time is None, "a frame is not encoded by itself"
-    if match.part is not None:
-        return _read_parts([match]).get(match.name)
-    try:
-        return read_image_file(match.path, LIMITS, "the picture")
-    except ImageError:
-        return None
+    in_shards = _read_parts(matches)
+    for match in matches:
+        if match.part is not None:
+            yield in_shards.get(match.name)
+            continue
+        try:
+            data = read_image_file(match.path, LIMITS, "the picture")
+        except ImageError:
+            data = None
+        yield data
 
 
 def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:

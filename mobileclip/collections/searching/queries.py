@@ -13,6 +13,7 @@ from mobileclip import storage
 from mobileclip.collections.searching.filtering import Condition, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of
+from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
@@ -71,7 +72,7 @@ def nearest_matches(
     where: Sequence[Condition | str],
     all_frames: bool,
 ) -> list[Match]:
-    """Return the pictures that are nearest to a direction, the nearest first.
+    """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
 
     Args:
         snapshot: what the index holds.
@@ -88,16 +89,23 @@ def nearest_matches(
     for condition in where:
         mask = (parse_condition(condition) if isinstance(condition, str) else condition).mask(snapshot.table)
         places = np.flatnonzero(mask) if places is None else places[mask[places]]
-    wanted = k
+    wanted, there = k, Presence()
     while True:
         if places is None and graphs is not None:
             found, scores = graphs.nearest(query, wanted)
         else:
             found, scores = nearest_of(snapshot.vectors, places, query, wanted)
-        chosen = range(len(found)) if all_frames else first_of_videos(snapshot, found)
+        candidates = _those_there(snapshot, found, there)
+        chosen = candidates if all_frames else candidates[first_of_videos(snapshot, found[candidates])]
         if len(chosen) >= k or len(found) < wanted:
             return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
         wanted *= _MORE
+
+
+def _those_there(snapshot: Snapshot, places: NDArray[np.int64], there: Presence) -> NDArray[np.int64]:
+    """Return which of some pictures have their files where the index has them."""
+    paths = snapshot.table["path"].take(places).to_pylist()
+    return np.flatnonzero(np.fromiter((path in there for path in paths), bool, len(paths)))
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:

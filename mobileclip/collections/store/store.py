@@ -213,10 +213,16 @@ class Store:
         """Keep what was indexed, beside what was before."""
         self._commit(attrs.evolve(self.manifest, inputs=tuple(dict.fromkeys((*self.manifest.inputs, *inputs)))))
 
-    def forget(self, paths: Collection[str]) -> None:
-        """Drop files of many pictures from those that are finished."""
-        kept = tuple(one for one in self.manifest.finished if one.path not in paths)
-        self._commit(attrs.evolve(self.manifest, finished=kept))
+    def forget(self, paths: Collection[str], *, inputs: Collection[str] = ()) -> None:
+        """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
+        before, dropped = self.manifest, set(paths)
+        self._commit(
+            attrs.evolve(
+                before,
+                finished=tuple(one for one in before.finished if one.path not in dropped),
+                inputs=tuple(one for one in before.inputs if one not in inputs),
+            )
+        )
 
     def merge(self) -> None:
         """Write many small segments, and those with many removed rows, anew as few large ones."""

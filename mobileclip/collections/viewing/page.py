@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.extras import needed
@@ -45,7 +45,7 @@ def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
                 stream.write(f"{json.dumps(line)}\n".encode())
 
 
-def write_page(path: Path, groups: Sequence[DuplicateGroup], *, threshold: float) -> None:
+def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
     """Write a page that shows the groups side by side; it needs no other file, and runs no script.
 
     Args:
@@ -73,6 +73,8 @@ def write_page(path: Path, groups: Sequence[DuplicateGroup], *, threshold: float
         num_groups=len(groups),
         num_others=sum(len(group.others) for group in groups),
         threshold=f"{threshold:g}",
+        blank=[match.name for match in groups.blank[:_MOST_GROUPS]],
+        num_blank=len(groups.blank),
         groups=[list(_cells([group.best, *islice(group.others, _MOST_SHOWN - 1)])) for group in shown],
     )
     with storage.atomic_write(path) as stream:

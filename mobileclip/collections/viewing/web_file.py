@@ -13,6 +13,7 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.collections.searching.matches import match_of
 from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -36,7 +37,8 @@ def write_web_file(
 
     The file is safetensors: `embedding`, float16; `names`, a list of JSON; `thumbnails`, WebP files one behind another,
     each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name is the path below the folder
-    that all pictures are in. A picture that cannot be read any more has a small copy of no bytes.
+    that all pictures are in. A picture that cannot be read any more has a small copy of no bytes; one that is gone is
+    left out.
 
     Args:
         path: `*.safetensors`.
@@ -46,7 +48,7 @@ def write_web_file(
         show_progress: whether to show how far it is.
 
     Raises:
-        ValueError: if there are no pictures, or the name ends otherwise.
+        ValueError: if there are no pictures, or none is where it was, or the name ends otherwise.
         OSError: if the file is there already, or cannot be written.
     """
     from safetensors.numpy import save
@@ -54,7 +56,12 @@ def write_web_file(
     storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
     if not len(snapshot):
         raise ValueError("there are no pictures in the index; add some with mobileclip index")
-    matches = [match_of(snapshot, place, 1.0) for place in range(len(snapshot))]
+    there = Presence()
+    paths = snapshot.table["path"].to_pylist()
+    places = [place for place, path in enumerate(paths) if path in there]
+    if not places:
+        raise ValueError("the pictures of the index are not where they were; bring it up to date with mobileclip index")
+    matches = [match_of(snapshot, place, 1.0) for place in places]
     thumbnails, ends = bytearray(), []
     with Progress(
         "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
@@ -70,7 +77,7 @@ def write_web_file(
     names = json.dumps(_short([match.name for match in matches], [match.path for match in matches]))
     content = save(
         {
-            "embedding": snapshot.vectors,
+            "embedding": snapshot.vectors[places],
             "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
             "names": np.frombuffer(names.encode(), np.uint8),
             "ends": np.array(ends, np.int64),

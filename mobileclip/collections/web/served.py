@@ -10,7 +10,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.searching.duplicates import DuplicateGroup
+from mobileclip.collections.searching.duplicates import Duplicates
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.store.manifest import MANIFEST
 from mobileclip.collections.store.store import Store
@@ -24,12 +24,12 @@ class UnreadableIndexError(Exception):
 
 
 @attrs.define(eq=False)
-class _Duplicates:
-    """Groups that were found, for whoever asks again."""
+class _Kept:
+    """Duplicates that were found, for whoever asks again."""
 
     collection: Collection | None = None
     threshold: float = 0.0
-    groups: list[DuplicateGroup] = attrs.field(factory=list)
+    found: Duplicates = Duplicates()
 
 
 class ServedCollection:
@@ -46,7 +46,7 @@ class ServedCollection:
         self._collection = collection
         self._stamp: tuple[int, ...] | None = None
         self._reading = threading.Lock()
-        self._duplicates = _Duplicates()
+        self._kept = _Kept()
         self._comparing = threading.Lock()
         self.version = 0
 
@@ -69,7 +69,7 @@ class ServedCollection:
                 raise UnreadableIndexError(str(error)) from error
             return self._collection
 
-    def duplicates(self, threshold: float) -> list[DuplicateGroup]:
+    def duplicates(self, threshold: float) -> Duplicates:
         """Return the groups of pictures that show the same; what was found last is kept.
 
         Args:
@@ -81,11 +81,11 @@ class ServedCollection:
         """
         collection = self.current()
         with self._comparing:
-            kept = self._duplicates
+            kept = self._kept
             if kept.collection is not collection or kept.threshold != threshold:
-                groups = collection.duplicates(threshold=threshold, show_progress=False)
-                kept = self._duplicates = _Duplicates(collection=collection, threshold=threshold, groups=groups)
-            return kept.groups
+                found = collection.duplicates(threshold=threshold, show_progress=False)
+                kept = self._kept = _Kept(collection=collection, threshold=threshold, found=found)
+            return kept.found.still_there()
 
 
 def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:

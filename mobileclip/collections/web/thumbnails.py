@@ -102,7 +102,7 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
         picture = make_small_frame(match, side) if is_same else None
     else:
-        data = read_encoded(match)
+        (data,) = read_encoded([match])
         is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
         picture = make_small(data, match, side) if data is not None and is_same else None
     if picture is None:

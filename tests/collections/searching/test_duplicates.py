@@ -1,16 +1,18 @@
 """Pictures that show the same: grouped around the best copy, listed and shown, and never touched."""
 
 import json
+import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.searching import neighbours
 from mobileclip.collections.viewing.page import write_list, write_page
-from tests.collections.pictures import draw
+from tests.collections.pictures import contents, draw
 
 EVIL = "a<script>alert(1)<!script>\"'\x1b[2J\u202e.png"
 
@@ -60,7 +62,7 @@ def test_links_to_a_picture_are_no_copies_of_it(tmp_path, telling_file, name):
     index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
     index.add(tmp_path / "photos", tmp_path / "linked", options=IndexOptions(show_progress=False))
     assert len(index) == 6
-    assert index.duplicates(show_progress=False) == []
+    assert not index.duplicates(show_progress=False)
     shutil.copy(picture, tmp_path / "photos/copy.png")
     index.add(tmp_path / "photos", options=IndexOptions(show_progress=False))
     (group,) = index.duplicates(show_progress=False)
@@ -88,7 +90,7 @@ def test_a_graph_gives_the_same_groups(collection, monkeypatch):
 
 def test_an_empty_collection_has_none(tmp_path, telling_file):
     empty = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
-    assert empty.duplicates(show_progress=False) == []
+    assert not empty.duplicates(show_progress=False)
 
 
 def test_the_list_is_read_by_programs_and_the_page_by_people(collection, photos, tmp_path):
@@ -116,3 +118,102 @@ def test_what_is_gone_is_shown_as_gone(collection, photos, tmp_path):
     write_page(tmp_path / "page.html", groups, threshold=0.99)
     shutil.move(tmp_path / "away.png", photos / "1small.png")
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("cannot be read any more") == 1
+
+
+@pytest.fixture
+def own(tmp_path, telling_file):
+    """A collection of two copies of a picture, of different sizes, and of others; and the folder of these."""
+    folder = tmp_path / "photos"
+    for seed in range(4):
+        draw(folder / f"{seed}.png", seed, size=(192, 160))
+    with Image.open(folder / "1.png") as image:
+        image.resize((96, 80), Image.Resampling.NEAREST).save(folder / "1small.png")
+    made = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    made.add(folder, options=IndexOptions(show_progress=False))
+    return made, folder
+
+
+def found_in(collection, threshold=0.99):
+    return collection.duplicates(threshold=threshold, show_progress=False)
+
+
+@pytest.mark.parametrize("name", ["1.png", "1small.png"])
+def test_nothing_is_said_of_a_picture_that_is_gone(own, name):
+    collection, folder = own
+    assert grouped(found_in(collection)) == {"1.png": ["1small.png"]}
+    (folder / name).unlink()
+    found = found_in(collection)
+    assert (grouped(found), found.num_left_out) == ({}, 1)
+
+
+@pytest.mark.parametrize("name", ["1.png", "1small.png"])
+def test_nothing_is_said_of_a_picture_whose_content_is_another(own, name):
+    collection, folder = own
+    before, content = (folder / name).stat(), (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-20] + bytes(20))
+    found = found_in(collection)
+    assert (grouped(found), found.num_left_out) == ({}, 1)
+    # Neither the size nor the time tells it.
+    os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = found_in(collection)
+    assert (grouped(found), found.num_left_out) == ({}, 1)
+
+
+def test_a_copy_in_place_of_the_best_one_that_is_gone_is_found(own):
+    collection, folder = own
+    shutil.copy(folder / "1small.png", folder / "1again.png")
+    collection.add(folder, options=IndexOptions(show_progress=False))
+    (folder / "1.png").unlink()
+    (group,) = found_in(collection)
+    assert {name_of(group.best), name_of(group.others[0])} == {"1small.png", "1again.png"}
+
+
+def test_what_goes_after_it_was_found_is_named_no_more(own):
+    collection, folder = own
+    found = found_in(collection)
+    assert len(found.still_there()) == 1
+    (folder / "1small.png").unlink()
+    assert len(found.still_there()) == 0
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.8, 0.85, 0.9, 0.95])
+def test_every_pair_that_is_listed_is_as_similar_as_was_asked_for(tmp_path, telling_file, threshold):
+    # All of one size, so that the sharpest is the best, and not the one that the others were found with.
+    for seed in range(24):
+        draw(tmp_path / "photos" / f"{seed:02d}.png", seed)
+    made = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    made.add(tmp_path / "photos", options=IndexOptions(show_progress=False))
+    vectors = {path: vector.astype(np.float32) for (path, _), vector in contents(made).items()}
+    found = found_in(made, threshold)
+    assert len(found) > 0
+    listed = [one.path for group in found for one in (group.best, *group.others)]
+    assert len(set(listed)) == len(listed)
+    for group in found:
+        for other in group.others:
+            similarity = float(vectors[group.best.path] @ vectors[other.path])
+            assert similarity >= threshold
+            assert other.score == pytest.approx(similarity, abs=1e-4)
+
+
+def test_pictures_without_content_are_named_apart_and_never_proposed(own, tmp_path):
+    collection, folder = own
+    noise = np.random.default_rng(0).integers(-3, 4, (80, 96, 3))
+    Image.new("RGB", (96, 80), "white").save(folder / "white.png")
+    Image.new("RGB", (192, 160), "white").save(folder / "large.png")
+    Image.new("RGB", (96, 80), (250, 252, 249)).save(folder / "nearly.jpg")
+    Image.fromarray((240 + noise).astype(np.uint8)).save(folder / "noisy.png")
+    Image.new("RGB", (96, 80), (200, 30, 40)).save(folder / "red.png")
+    Image.new("RGB", (96, 80), (200, 30, 40)).save(folder / "red2.bmp")
+    collection.add(folder, options=IndexOptions(show_progress=False))
+    for threshold in (0.5, 0.9, 0.99):
+        found = found_in(collection, threshold)
+        named = {name_of(one) for group in found for one in (group.best, *group.others)}
+        assert named.isdisjoint({"white.png", "large.png", "nearly.jpg", "noisy.png", "red.png", "red2.bmp"})
+    assert grouped(found) == {"1.png": ["1small.png"]}
+    assert {"white.png", "large.png", "red.png", "red2.bmp"} <= {name_of(one) for one in found.blank}
+    write_list(tmp_path / "list.jsonl", found)
+    write_page(tmp_path / "page.html", found, threshold=0.99)
+    assert "white.png" not in (tmp_path / "list.jsonl").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "pictures of one colour, or nearly" in page
+    assert f"{folder}/white.png" in page

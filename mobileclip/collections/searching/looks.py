@@ -1,0 +1,88 @@
+"""Pictures looked at before one of them is called a copy: whether they are as indexed, show anything, and are sharp."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip.collections.searching.matches import Match, match_of
+from mobileclip.collections.searching.pictures import make_small, read_encoded, small_pictures
+from mobileclip.collections.store.snapshot import Snapshot
+
+# Of a picture of one colour, or nearly: how far its pixels lie around their mean, of 255, once noise is averaged away.
+_FLAT, _FLAT_SIDE = 5.0, 64
+# Pictures are compared for sharpness at one size, at which a blurred one still differs.
+_SHARPNESS_SIDE = 768
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """A picture that is what was indexed.
+
+    Args:
+        place: in the snapshot.
+        match: the picture.
+        is_blank: whether it shows nothing: one colour, or nearly.
+    """
+
+    place: int
+    match: Match
+    is_blank: bool
+
+
+def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return those of some pictures whose files are there, with the times and sizes that were indexed."""
+    columns = (snapshot.table[name].take(places).to_pylist() for name in ("path", "part", "size", "mtime_ns"))
+    stamps: dict[str, tuple[int, int] | None] = {}
+    kept = []
+    for place, path, part, size, mtime_ns in zip(places.tolist(), *columns, strict=True):
+        if path not in stamps:
+            stamps[path] = _stamp(path)
+        stamp = stamps[path]
+        if stamp is not None and stamp[0] == mtime_ns and (part is not None or stamp[1] == size):
+            kept.append(place)
+    return np.array(kept, np.int64)
+
+
+def look_at(snapshot: Snapshot, places: NDArray[np.int64]) -> list[Look]:
+    """Return those of some pictures that can be read and have the content that was indexed."""
+    matches = [match_of(snapshot, int(place), 1.0) for place in places]
+    hashes = snapshot.table["sha256"].take(places).to_pylist()
+    looks = []
+    for place, match, sha256, data in zip(places.tolist(), matches, hashes, read_encoded(matches), strict=True):
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            continue
+        small = make_small(data, match, _FLAT_SIDE)
+        if small is not None:
+            spread = np.asarray(small.convert("RGB"), np.float32).std(axis=(0, 1)).max()
+            looks.append(Look(place=place, match=match, is_blank=bool(spread < _FLAT)))
+    return looks
+
+
+def sharpness(matches: Sequence[Match]) -> list[float]:
+    """Return how much neighbouring pixels differ in each picture; of one that cannot be read any more, zero.
+
+    The variance of the Laplacian of the brightness, which is small where edges are blurred.
+    """
+    found = []
+    for image in small_pictures(matches, _SHARPNESS_SIDE):
+        if image is None or min(image.size) < 3:
+            found.append(0.0)
+            continue
+        grey = np.asarray(image.convert("L"), np.float32)
+        sides = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+        found.append(float((sides - 4 * grey[1:-1, 1:-1]).var()))
+    return found
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
