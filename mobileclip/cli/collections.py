@@ -17,6 +17,7 @@ from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.pictures import can_show_pictures, show_pictures
+from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, Condition, Match
@@ -115,6 +116,7 @@ def dedup(
     output: Annotated[Path, arg(aliases=["-o"], metavar="LIST.jsonl")] = Path("duplicates.jsonl"),
     page: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     overwrite: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
@@ -143,6 +145,7 @@ def dedup(
         output: the list to write.
         page: a page to look at, which shows the groups side by side.
         overwrite: replace a list or a page that is there.
+        strict: end with status 1 in place of 0 if a picture cannot be read, is gone or has changed.
         quiet: show no progress.
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
@@ -163,9 +166,10 @@ def dedup(
     if inputs:
         options = IndexOptions(num_workers=workers, show_progress=not quiet)
         source = ModelSource(model=model, checkpoint=checkpoint)
-        collection, _ = brought_up_to_date(inputs, folder, source, device, options)
+        collection, report = brought_up_to_date(inputs, folder, source, device, options)
+        num_left_out = report.num_left_out
     else:
-        collection = Collection.open(folder)
+        collection, num_left_out = Collection.open(folder), 0
     groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_list(output, groups)
@@ -185,6 +189,7 @@ def dedup(
             say(f"  and {len(groups.blank) - _MOST_NAMED:,} others", error=True)
     num_others = sum(len(group.others) for group in groups)
     say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {output}")
+    conclude(left_out=num_left_out + groups.num_left_out, strict=strict)
 
 
 def serve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from mobileclip.cli.sharing import Shared, Sharing
 from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.storage import require_output
 from mobileclip.terminal import print_table, say
+from mobileclip.terminal.status import conclude
 
 # Every other scale that was tried is shown: each is 26 % above the last.
 _SHOWN_STEP = 2
@@ -27,6 +27,7 @@ def score(
     vectors: bool = False,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     status: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
@@ -37,7 +38,7 @@ def score(
     key, and per teacher the cosine similarity with the real caption, the mean over the synthetic ones and the best of
     these. A run that was stopped goes on; shards that have scores are not read again.
 
-    The exit status is 1 if a shard could not be read to its end; it is named, and the next run tries it again.
+    A shard that cannot be read to its end is named, and the next run tries it again.
 
     Args:
         shards: reinforced tar files: paths, addresses or brace patterns.
@@ -45,6 +46,7 @@ def score(
         vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
         sharing: how the work is shared.
         status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
+        strict: end with status 1 in place of 0 if a shard could not be read to its end.
         quiet: show no progress.
     """
     from mobileclip.data.curation import ScoreSpec, score_shards
@@ -65,7 +67,7 @@ def score(
         say(f"  {count:,} left out: {reason}")
     if report.failed:
         say(f"{len(report.failed):,} shards could not be read to their end, the first: {report.failed[0][1]}")
-        sys.exit(1)
+    conclude(left_out=report.failed, strict=strict, done=report.num_samples)
 
 
 def filter_(

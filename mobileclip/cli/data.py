@@ -15,6 +15,7 @@ from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.data.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
+from mobileclip.terminal.status import conclude
 
 
 def join(
@@ -34,6 +35,7 @@ def join(
     go_on: bool = False,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     status: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -47,8 +49,8 @@ def join(
     Images are compared with what the samples state of them: the SHA-256 of the download, its size, the crops.
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
-    The exit status is 1 if a shard could not be read, or if fewer samples were joined than --min-share; the join stops
-    after the first shard if no sample of it is joined. A shard that fails is set aside, after several tries where
+    The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
+    sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
 
     Args:
@@ -70,6 +72,7 @@ def join(
         go_on: join the other shards even if no sample of the first one is joined.
         sharing: how the work is shared.
         status: print what the join in OUTPUT does now, how far it is and how long the rest takes, and stop.
+        strict: end with status 1 in place of 0 if a shard could not be read.
         quiet: show no progress.
     """
     from mobileclip.data.joining.join import join_images
@@ -106,8 +109,7 @@ def join(
     )
     report = join_images(spec, engine=engine, show_progress=not quiet)
     say(report)
-    if not report.is_good:
-        sys.exit(1)
+    conclude(left_out=not report.complete, strict=strict, done=report.is_enough)
 
 
 def urls(
@@ -118,6 +120,7 @@ def urls(
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """Write the table of URLs that img2dataset downloads.
@@ -127,7 +130,7 @@ def urls(
     Its columns are url, caption, uid and sha256, as far as the data state them: shards by url.txt, txt and json, tables
     by their columns. The uid joins the pictures with reinforced shards, and the sha256 tells whether they are the same.
 
-    The exit status is 1 if a shard breaks off, or samples have no URL; the others are in the table.
+    A shard that breaks off, and samples without a URL, are counted; the others are in the table.
 
     Args:
         data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, addresses or
@@ -136,6 +139,7 @@ def urls(
         rows: which columns of tables hold what.
         sharing: how the work is shared.
         overwrite: replace a table that is there.
+        strict: end with status 1 in place of 0 if a shard breaks off, or samples have no URL.
         quiet: show no progress.
     """
     from mobileclip.data.joining.urls import SUFFIXES, write_urls
@@ -153,8 +157,7 @@ def urls(
         show_progress=not quiet,
     )
     say(report)
-    if not report.is_good:
-        sys.exit(1)
+    conclude(left_out=report.skips.counts, strict=strict, done=report.num_rows)
 
 
 def inspect(
@@ -198,6 +201,7 @@ def count(
     *,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     again: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
@@ -207,12 +211,13 @@ def count(
     Training with sampling `epoch` reads it. On a local disk only headers are read, through a network whole shards. What
     is written already is not counted again, so a run that was stopped goes on.
 
-    The exit status is 1 if a shard breaks off or cannot be read; it is named and left out.
+    A shard that breaks off or cannot be read is named and left out.
 
     Args:
         shards: tar files: paths, addresses or brace patterns.
         sharing: how the work is shared.
         again: count all of them anew, where shards have changed.
+        strict: end with status 1 in place of 0 if a shard was left out.
         quiet: show no progress.
     """
     from mobileclip.data.viewing.counting import count_shards
@@ -226,7 +231,7 @@ def count(
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
         say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")
-        sys.exit(1)
+    conclude(left_out=counted.unreadable, strict=strict, done=counted.num_shards)
 
 
 def verify(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +15,7 @@ from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Devi
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
+from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, IndexOptions, IndexReport, ModelSource
@@ -51,6 +51,7 @@ def index(
     precision: FastPrecision = "bfloat16",
     web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
+    strict: bool = False,
     quiet: bool = False,
 ) -> None:
     """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
@@ -61,8 +62,7 @@ def index(
 
     The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
     stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
-    by their content. Pictures that cannot be read are named, and tried again when they change; the exit status is 1
-    when there are new ones.
+    by their content. Pictures that cannot be read are named and counted, and tried again when they change.
 
     Args:
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
@@ -99,6 +99,7 @@ def index(
         web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
             examples/web opens it.
         overwrite: replace such a file that is there.
+        strict: end with status 1 in place of 0 if something cannot be read now, is set aside, or is not there.
         quiet: show no progress.
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
@@ -138,8 +139,7 @@ def index(
         web.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
         say(f"wrote {written:,} pictures to {web}")
-    if report.unreadable or report.set_aside:
-        sys.exit(1)
+    conclude(left_out=report.num_left_out, strict=strict, done=len(collection))
 
 
 def merge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +13,7 @@ from mobileclip.data.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
+from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.data.skips import Skip
@@ -102,6 +102,7 @@ def embed(
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
+    strict: bool = False,
 ) -> None:
     """Write the unit-length embeddings of images and texts to a NumPy archive.
 
@@ -109,7 +110,7 @@ def embed(
 
     The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
     as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
-    that cannot be read are named, counted and left out; the exit status is then 1.
+    that cannot be read are named, counted and left out.
 
     Args:
         inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder or not
@@ -132,6 +133,7 @@ def embed(
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
+        strict: end with status 1 in place of 0 if an image was left out.
     """
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
@@ -165,12 +167,12 @@ def embed(
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:
         say("not one image could be embedded; nothing was written", error=True)
-        sys.exit(1)
+        conclude(left_out=skipped, strict=strict, done=False)
+        return
     write_embeddings(output, embeddings, overwrite=overwrite or append)
     done = "wrote" if before is None else "added"
     say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
-    if skipped:
-        sys.exit(1)
+    conclude(left_out=skipped, strict=strict)
 
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:

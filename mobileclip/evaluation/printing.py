@@ -11,6 +11,7 @@ from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
 from mobileclip.evaluation.tasks.catalogue import is_data_set
 from mobileclip.terminal import console, print_table, say
+from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.evaluation.report import ModelResults, Table
@@ -22,17 +23,24 @@ _NAME_WIDTH = 32
 
 
 def evaluate_and_print(
-    models: Sequence[str], spec: EvaluationSpec, *, beside: Sequence[str] = (), report: bool = False
-) -> bool:
-    """Evaluate models, print verdicts and results, and return whether all of them could be evaluated on everything.
+    models: Sequence[str],
+    spec: EvaluationSpec,
+    *,
+    beside: Sequence[str] = (),
+    report: bool = False,
+    strict: bool = False,
+) -> None:
+    """Evaluate models, and print verdicts and results.
 
     Args:
         models: as `evaluate_models` takes them.
         spec: the data sets, and how.
         beside: published models that stand in the table too.
         report: write a page and its plots as well.
+        strict: whether it counts as a failure that something could not be evaluated.
 
     Raises:
+        SystemExit: with 1 if nothing could be evaluated, or not all where that counts, see `conclude`.
         ValueError: if a model or a data set cannot be used, or there is no published model of a name.
         ModuleNotFoundError: if a report needs what is not installed; the message says how to install it.
     """
@@ -55,7 +63,7 @@ def evaluate_and_print(
     for failure in run.failures:
         what = f"{failure.model} on {failure.task}" if failure.task else failure.model
         say(f"not evaluated: {what}: {failure.message}", error=True)
-    return not run.failures
+    conclude(left_out=run.failures, strict=strict, done=any(model.records for model in run.models))
 
 
 def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:

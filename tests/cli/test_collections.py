@@ -79,7 +79,7 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
     (photos / "0.png").unlink()
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     status, out, err = run(capsys, "index", "--quiet", "-j", 1)
-    assert status == 1
+    assert status == 0
     assert "4 pictures in the index: 1 encoded, 3 as before, 1 gone from where they were, 1 cannot be read" in out
     assert "torn.png" in err
     status, out, err = run(capsys, "index", "photos/", "--quiet", "-j", 1)
@@ -127,6 +127,22 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert "5 pictures in the index: 0 encoded, 5 as before\n" in out
     assert err == ""
+
+
+def test_one_picture_that_cannot_be_read_is_counted_and_stops_no_script(capsys, photos, telling_file):
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    given = ("-c", telling_file, "--quiet", "-j", 1)
+    status, out, err = run(capsys, "index", photos, "-i", "made", *given)
+    assert (status, "4 encoded, 1 cannot be read" in out, "torn.png" in err) == (0, True, True)
+    assert run(capsys, "index", photos, "-i", "other", *given, "--strict")[0] == 1
+    assert run(capsys, "dedup", photos, "-i", "third", *given, "--strict", "-o", "a.jsonl")[0] == 1
+    assert run(capsys, "dedup", photos, "-i", "fourth", *given, "-o", "b.jsonl")[0] == 0
+    (photos / "3.png").unlink()
+    assert run(capsys, "dedup", "-i", "made", "-o", "c.jsonl")[0] == 0
+    assert run(capsys, "dedup", "-i", "made", "-o", "d.jsonl", "--strict")[0] == 1
+    (photos.parent / "none").mkdir()
+    (photos / "torn.png").rename(photos.parent / "none" / "torn.png")
+    assert run(capsys, "index", "none", "-i", "fifth", *given)[0] == 1
 
 
 def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
@@ -304,7 +320,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
 def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling_file):
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     given = ("index", photos, "-i", "made", "-c", telling_file, "--quiet")
-    status, out, err = run(capsys, *given, "--engine", "local", "-j", 1)
+    status, out, err = run(capsys, *given, "--engine", "local", "-j", 1, "--strict")
     assert status == 1
     assert "4 pictures in the index: 4 encoded, 1 cannot be read" in out
     assert "torn.png" in err

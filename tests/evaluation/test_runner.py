@@ -438,6 +438,11 @@ class TestCommand:
         )  # fmt: skip
         assert status == 1
         assert "not evaluated: model0 on Oxford-IIIT Pet" in err
+        given = ("eval", root / "model0.safetensors", "--data", root, "--output", root / "out", "--datasets")
+        both = ("vtab/pets", SUITE[30].key)
+        status, out, err = command(capsys, *given, *both)
+        assert (status, "Flickr" in out, "not evaluated: model0 on Oxford-IIIT Pet" in err) == (0, True, True)
+        assert command(capsys, *given, *both, "--strict")[0] == 1
 
     def test_report(self, root, capsys):
         status, out, _ = command(

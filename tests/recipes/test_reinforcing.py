@@ -78,7 +78,7 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
 
 
-def test_a_shard_that_is_set_aside_is_named_and_the_status_is_1(here, capsys):
+def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here, capsys):
     """The others are done, and the next run tries it again."""
     (here / "plain").mkdir()
     shards = plain_shards(here / "plain", 2, 2)
@@ -92,7 +92,7 @@ def test_a_shard_that_is_set_aside_is_named_and_the_status_is_1(here, capsys):
         num_augmentations=1,
     )
     (here / "run.json").write_text(to_json(spec))
-    command = ["--run", "run.json", "--pause-seconds", "0", "--tries", "2"]
+    command = ["--run", "run.json", "--pause-seconds", "0", "--tries", "2", "--strict"]
     with pytest.raises(SystemExit) as ended:
         run_recipe(reinforce_dfndr2b, "x", None, command)
     assert ended.value.code == 1

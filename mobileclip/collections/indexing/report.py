@@ -40,6 +40,11 @@ class IndexReport:
     set_aside: tuple[SetAside, ...] = ()
     missing: Mapping[str, int] = attrs.field(factory=dict)
 
+    @property
+    def num_left_out(self) -> int:
+        """How much could not be read now, was set aside, or is not there now."""
+        return len(self.unreadable) + len(self.set_aside) + len(self.missing)
+
     def __str__(self) -> str:
         """Say it in a line."""
         parts = [f"{self.num_encoded:,} encoded"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timezone
+from datetime import date, time
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
@@ -128,23 +128,24 @@ def _date(text: str) -> str:
     """Return a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`."""
     match = _DATE.fullmatch(text.strip())
     parts = [part for part in match.groups() if part is not None] if match else []
-    numbers: Any = [int(part) for part in parts]
+    moment = "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
     try:
         # The first month and the first day where there are none.
-        datetime(*numbers, *(1, 1)[max(len(numbers) - 1, 0) :], tzinfo=timezone.utc)
-    except (ValueError, TypeError):
+        date.fromisoformat(f"{moment[:10]}-01-01"[:10])
+        time.fromisoformat(moment[11:] or "00")
+    except ValueError:
         raise ValueError(
             f"{DATE} is a date, and '{storage.printable(text)}' is none; expected one such as 2024, 2024-06, "
             "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
         ) from None
-    return "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
+    return moment
 
 
-def _compared_with_date(column: pa.ChunkedArray, comparison: Comparison, date: str) -> pa.ChunkedArray:
+def _compared_with_date(column: pa.ChunkedArray, comparison: Comparison, moment: str) -> pa.ChunkedArray:
     """Return for every moment how it lies to the interval from the first moment of a date to its end."""
     import pyarrow.compute as pc
 
-    first, end = date, date + _END
+    first, end = moment, moment + _END
     if comparison in ("=", "!="):
         within = pc.and_(pc.greater_equal(column, first), pc.less(column, end))
         return within if comparison == "=" else pc.invert(within)

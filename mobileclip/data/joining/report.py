@@ -131,8 +131,13 @@ class JoinReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether all shards could be read and enough samples were joined, one at least."""
-        return self.complete and self.joined > 0 and self.joined >= self.min_share * self.samples
+        """Whether all shards could be read and enough samples were joined."""
+        return self.complete and self.is_enough
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether enough samples were joined, one at least, and the join was not stopped."""
+        return self.stopped is None and self.joined > 0 and self.joined >= self.min_share * self.samples
 
     @property
     def complete(self) -> bool:

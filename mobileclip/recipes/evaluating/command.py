@@ -26,6 +26,7 @@ class Command:
         spec: the data sets, and how.
         beside: published models that stand in the table too; one that is evaluated by its name always does.
         report: write report.html, and its plots as PNG files.
+        strict: end with status 1 in place of 0 if something could not be evaluated.
         show: print the choices as JSON and stop; --run reads them back.
         run: a file that --show has written: its choices in place of the recipe's.
         tiny: the first samples of the data sets that are named, or a few drawn scenes without; a shallow model with
@@ -36,6 +37,7 @@ class Command:
     spec: Annotated[OmitArgPrefixes[EvaluationSpec], arg(name="")]
     beside: tuple[str, ...] = ()
     report: bool = False
+    strict: bool = False
     show: bool = False
     run: Path | None = None
     tiny: bool = False
@@ -60,5 +62,4 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
         models = models or Command(spec=spec).models
         if command.tiny:
             models, chosen = shrink(None if models == Command(spec=spec).models else models, chosen)
-        if not evaluate_and_print(models, chosen, beside=command.beside, report=command.report):
-            raise SystemExit(1)
+        evaluate_and_print(models, chosen, beside=command.beside, report=command.report, strict=command.strict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from mobileclip.reinforce import (
 from mobileclip.storage import join
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
+from mobileclip.terminal.status import conclude
 
 TINY = Path("outputs") / "tiny"
 _MOST_NAMED = 10
@@ -73,6 +73,7 @@ class Command:
             views; 0 measures nothing.
         seed: of augmentations and captions.
         status: print what the run in the output does now, how far it is and how long the rest takes, and stop.
+        strict: end with status 1 in place of 0 if a shard was set aside.
         dry_run: measure the beginning of the first shard, print what everything will take, and stop.
         show: print the run's choices as JSON and stop; --run reads them back.
         run: a file that --show has written: its choices in place of the recipe's.
@@ -99,6 +100,7 @@ class Command:
     num_compared: int | None = None
     seed: int | None = None
     status: bool = False
+    strict: bool = False
     dry_run: bool = False
     show: bool = False
     run: Path | None = None
@@ -137,7 +139,7 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
             f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; "
             "the same command tries them again"
         )
-        sys.exit(1)
+    conclude(left_out=report.set_aside, strict=command.strict, done=report.num_samples)
 
 
 def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementSpec | None = None) -> ReinforcementSpec:

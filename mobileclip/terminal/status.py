@@ -1,0 +1,23 @@
+"""The exit status of a command that leaves out what it cannot use, and counts it: one rule for all of them."""
+
+from __future__ import annotations
+
+import sys
+
+
+def conclude(*, left_out: object, strict: bool, done: object = True) -> None:
+    """End with status 1 where nothing was done, or where something was left out and that is to count as a failure.
+
+    One picture of a thousand that cannot be read does not stop `mobileclip index photos/ && mobileclip search ...`: it
+    was told, and the status is 0. `--strict` is for scripts that must not go on then.
+
+    Args:
+        left_out: whether something was; a count or a list does too.
+        strict: whether that is a failure.
+        done: whether anything was done, the same way.
+
+    Raises:
+        SystemExit: with 1 in either case.
+    """
+    if not done or (strict and left_out):
+        sys.exit(1)
