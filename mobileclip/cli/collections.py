@@ -33,9 +33,9 @@ def search(
     /,
     *,
     index_folder: IndexFolder = None,
-    image: Annotated[tuple[str, ...], arg(metavar="IMAGE...")] = (),
-    without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT...")] = (),
-    where: Annotated[tuple[str, ...], arg(metavar="CONDITION...")] = (),
+    image: Annotated[tuple[str, ...], arg(metavar="IMAGE")] = (),
+    without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = (),
+    where: Annotated[tuple[str, ...], arg(metavar="CONDITION")] = (),
     k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10,
     all_frames: bool = False,
     thumbnails: bool = False,
@@ -48,7 +48,7 @@ def search(
 
     mobileclip search "a red bicycle in snow"
 
-    mobileclip search "a beach" --image like.jpg --not people --where 'width>1000' 'taken>=2024' --sheet found.png
+    mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' --sheet found.png
 
     Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
     similarities: compare those of one query, not those of texts with those of pictures.
@@ -56,9 +56,9 @@ def search(
     Args:
         query: what the pictures show, in words.
         index_folder: where the index is; by default the one in the user's cache that was written last.
-        image: pictures that they are like, beside the text or in place of it.
-        without: what they do not show.
-        where: what is known of them: a column, a comparison and a value, all of which hold. Columns are path, part,
+        image: a picture that they are like, beside the text or in place of it; several times for several.
+        without: what they do not show; several times for several.
+        where: what is known of them: a column, a comparison and a value; of several, all hold. Columns are path, part,
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
             >= and ~, which finds a text within a text.
         k: how many, at most.
@@ -70,10 +70,17 @@ def search(
         as_json: print a list of objects, with path, score and what else is known.
     """
     from mobileclip.collections import parse_condition
+    from mobileclip.collections.searching.filtering import is_condition
     from mobileclip.collections.store.places import newest_index
 
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
+    if query is not None and where and is_condition(query):
+        raise ValueError(
+            f"{printable(query)} is a condition, and stands where the TEXT does: write --where before each"
+        )
+    if query is not None and image and Path(query).is_file():
+        raise ValueError(f"{printable(query)} is a file, and stands where the TEXT does: write --image before each")
     for path in image:
         require_file(path, "an image file")
     require_sheet(sheet, overwrite=overwrite)

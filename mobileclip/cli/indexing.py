@@ -44,7 +44,7 @@ def index(
     ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None,
     gpus_per_worker: Annotated[float, arg(metavar="GPUS")] = 0.0,
     status: bool = False,
-    forget: Annotated[tuple[str, ...], arg(metavar="FOLDER...")] = (),
+    forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
     decode: Literal["fast", "exact"] = "fast",
     video_frames: Literal["seconds", "scenes"] = "seconds",
     video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,

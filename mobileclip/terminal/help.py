@@ -18,6 +18,7 @@ import tyro
 
 from mobileclip.terminal.flags import told, told_of_specs
 from mobileclip.terminal.printing import say
+from mobileclip.terminal.several import in_order
 
 T = TypeVar("T")
 
@@ -43,8 +44,13 @@ def parse(target: Callable[..., T], arguments: Sequence[str] | None = None, *, d
     given = sys.argv[1:] if arguments is None else arguments
     choices.setdefault("prog", _program())
     describe(description, given)
+    try:
+        ordered = in_order(target, given, choices.get("default"))
+    except ValueError as error:
+        say(f"{choices['prog']}: {error}", error=True)
+        sys.exit(2)
     with told_of_specs():
-        parsed: T = tyro.cli(target, args=given, description="", **choices)
+        parsed: T = tyro.cli(target, args=ordered, description="", **choices)
     return parsed
 
 

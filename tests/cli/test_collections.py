@@ -67,6 +67,13 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
     assert len(lines) == 2
     assert lines[0].endswith("photos/2.png")
     assert float(lines[0].split()[0]) > 0.99
+    for line in (
+        ("--not", "people", "--not", "dogs", "a cat"),
+        ("--where", "width>1", "a cat"),
+        ("--not", "x", "a cat"),
+    ):
+        status, out, _ = run(capsys, "search", *line)
+        assert (status, len(out.splitlines())) == (0, 4)
     status, out, _ = run(capsys, "search", "a cat", "--where", "width>1", "path~photos/3", "--json")
     (found,) = json.loads(out)
     assert (found["path"], found["width"], found["height"]) == (str(photos / "3.png"), 96, 80)
@@ -280,6 +287,9 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("index",), "there is no index in"),
         (("search", "a cat", "-i", "photos"), "photos is no index: there is no manifest.json"),
         (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
+        (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file, and stands where the TEXT"),
+        (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
+        (("search", "--not", "people", "dogs", "a cat"), "a flag takes one value, and is given again for the next"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
         (("search", "--sheet", "a.png"), "--sheet draws what one query finds"),

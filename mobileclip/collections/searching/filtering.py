@@ -114,6 +114,15 @@ def parse_condition(text: str) -> Condition:
     return Condition(column=column, comparison=known["=" if comparison == "==" else comparison], value=value)
 
 
+def is_condition(text: str) -> bool:
+    """Return whether a text states a condition."""
+    try:
+        parse_condition(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(column: str, text: str) -> float:
     try:
         value = float(text)
