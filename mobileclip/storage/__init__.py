@@ -34,7 +34,7 @@ from mobileclip.storage.files import (
 )
 from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
-from mobileclip.storage.outputs import require_output, require_output_folder
+from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "find_files",
     "find_sizes",
     "fingerprint",
+    "holds_anything",
     "is_directory",
     "is_hidden",
     "is_remote",

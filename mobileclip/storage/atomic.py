@@ -108,6 +108,11 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file or a folder of this name is one that is being written, or was when its process ended."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
 def _move_folder(source: Path, target: Path) -> None:
     """Rename a folder, or leave what another process has put there meanwhile."""
     try:
@@ -158,7 +163,7 @@ def _sweep(folder: Path) -> None:
     now = time.time()
     with suppress(OSError):
         for entry in os.scandir(folder):
-            if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
+            if is_temporary(entry.name):
                 with suppress(OSError):
                     if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
                         remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mobileclip.storage.addresses import AnyPath, is_remote, local_path
+from mobileclip.storage.atomic import is_temporary
+from mobileclip.storage.exclusive import LOCK
 
 _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 
@@ -57,7 +59,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         return
     if not place.is_dir():
         raise NotADirectoryError(f"{path} is a file; give the name of a folder")
-    if any(place.iterdir()):
+    if holds_anything(place):
         if not overwrite:
             raise FileExistsError(f"{path} is there already; choose another folder, or replace it with --overwrite")
         if not (place / marker).is_file():
@@ -65,6 +67,11 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
                 f"{path} holds other files and no {marker}, and is not replaced; choose another folder"
             )
     _require_writable(place)
+
+
+def holds_anything(folder: Path) -> bool:
+    """Return whether there is anything in a folder but what a job leaves that was stopped before it wrote anything."""
+    return any(path.name != LOCK and not is_temporary(path.name) for path in folder.iterdir())
 
 
 def _local(path: AnyPath) -> Path:

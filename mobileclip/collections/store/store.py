@@ -72,7 +72,7 @@ class Store:
             OSError: if nothing can be written there.
         """
         arrow()
-        if folder.exists() and any(path.name != storage.LOCK for path in folder.iterdir()):
+        if folder.exists() and storage.holds_anything(folder):
             raise FileExistsError(f"{folder} holds something already; open it, or choose another folder")
         with storage.exclusive(folder):
             write_manifest(folder, manifest)

@@ -16,6 +16,7 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.indexing.writing import MARK
 from mobileclip.collections.store.manifest import read_manifest
 from mobileclip.engines import LocalEngine, Retries
+from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
@@ -85,6 +86,34 @@ def killing(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     return "killer.png"
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(tmp_path, telling_file, event):
+    photos, index = tmp_path / "photos", tmp_path / "index"
+    for number in range(3):
+        draw(photos / f"{number}.png", number)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def look(event, values):\n"
+        f"    if event == {event!r} and '{index}/.mobileclip-' in str(values[0]):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(look)\n"
+    )
+    command = [sys.executable, "-m", "mobileclip.cli", "index", photos, "-i", index, "-c", telling_file, "--quiet"]
+    paths = [str(tmp_path / "site"), str(ROOT)]
+    killed = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (index / LOCK).exists()
+    assert not (index / "manifest.json").exists()
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert "3 pictures in the index: 3 encoded" in done.stdout
+    assert not [path for path in index.iterdir() if path.name.startswith(".mobileclip-")]
 
 
 def draw_around(photos, num_photos, killer):
