@@ -14,6 +14,7 @@ from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible
+from mobileclip.terminal.streams import give_up_output, open_standard_streams
 
 _KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
+    open_standard_streams()
     try:
         typed = with_parts(sys.argv[1:] if arguments is None else arguments)
         if typed == ["--version"]:
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             COMMANDS.run("mobileclip", _with_default(typed))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing is left to say to it
+        give_up_output()
     except (ValueError, OSError, ImportError) as error:
         say(f"mobileclip: {_bounded(str(error))}", error=True)
         sys.exit(2)

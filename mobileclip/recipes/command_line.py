@@ -14,6 +14,7 @@ from mobileclip.registry import taken, with_parts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import shown
 from mobileclip.terminal.interruption import interruptible
+from mobileclip.terminal.streams import give_up_output, open_standard_streams
 
 GOES_ON = "what was finished is kept; the same command goes on from there"
 RUN = "--run"
@@ -34,11 +35,12 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         SystemExit: with 1 and the error's message, 130 after Ctrl-C, 143 after SIGTERM, or 75 after
             SIGUSR1.
     """
+    open_standard_streams()
     try:
         with interruptible(name, kept, is_program=arguments is None):
             yield
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing is left to say to it
+        give_up_output()
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         raise SystemExit(f"error: {shown(error)}") from None
 

@@ -101,4 +101,7 @@ def _console_class() -> type[Console]:
         def render_str(self, text: str, *arguments: Any, **choices: Any) -> Text:
             return super().render_str(shown(text), *arguments, **choices)
 
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     return SafeConsole
