@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -22,16 +22,13 @@ from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
 from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
+from mobileclip.collections.web.uploads import Uploads
 from mobileclip.data.videos.formats import named_format
-
-MOST_PICTURE_BYTES = 2**25
-"""Of a picture that is searched with."""
 
 _MOST_FOUND = 200
 _MOST_GROUPS = 100
 _MOST_SHOWN = 24
 _LONGEST_MESSAGE = 500
-_PICTURE_TYPE = "application/octet-stream"
 _FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -60,10 +57,6 @@ def build_application(collection: Collection) -> Starlette:
                 "version": served.version,
             }
         )
-
-    async def search(request: Request) -> Response:
-        picture = await _read_picture(request) if request.method == "POST" else None
-        return await run_in_threadpool(_search, served, request.query_params, picture)
 
     def duplicates(request: Request) -> Response:
         threshold = _number(request.query_params, "threshold", THRESHOLD, float)
@@ -97,7 +90,7 @@ def build_application(collection: Collection) -> Starlette:
         routes=[
             *(Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()),
             Route("/api/collection", about),
-            Route("/api/search", search, methods=["GET", "POST"]),
+            Route("/api/search", _searching(served), methods=["GET", "POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/videos/{number:int}", video),
@@ -105,6 +98,7 @@ def build_application(collection: Collection) -> Starlette:
         middleware=[Middleware(Guard)],
         exception_handlers={
             HTTPException: _refused,
+            ClientDisconnect: lambda *_: Response(status_code=400),  # which nobody reads
             UnreadableIndexError: _unreadable,
             ValueError: _wrong,
             OSError: _unreadable,
@@ -119,6 +113,18 @@ def _found(served: ServedCollection, request: Request) -> tuple[Match, Indexed]:
         raise HTTPException(404, str(error)) from None
 
 
+def _searching(served: ServedCollection) -> Callable[[Request], Awaitable[Response]]:
+    uploads = Uploads()
+
+    async def search(request: Request) -> Response:
+        if request.method != "POST":
+            return await run_in_threadpool(_search, served, request.query_params, None)
+        async with uploads.received(request) as picture:
+            return await uploads.in_turn(lambda: _search(served, request.query_params, picture))
+
+    return search
+
+
 def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None) -> Response:
     text = asked.get("text", "").strip()
     found = served.current().search(
@@ -131,20 +137,6 @@ def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None)
         all_frames=_frames(asked) == "all",
     )
     return JSONResponse({"matches": [as_shown(match) for match in found], "version": served.version})
-
-
-async def _read_picture(request: Request) -> bytes:
-    # Forms of other sites cannot send this type.
-    if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
-        raise HTTPException(415, f"a picture is sent as its bytes, with the content type {_PICTURE_TYPE}")
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MOST_PICTURE_BYTES:
-            raise HTTPException(413, f"the picture is larger than {MOST_PICTURE_BYTES >> 20} MiB; make it smaller")
-    if not data:
-        raise HTTPException(400, "the picture is empty; choose another one")
-    return bytes(data)
 
 
 def _frames(asked: QueryParams) -> str:
@@ -169,13 +161,14 @@ def _file(name: str, kind: str) -> _Endpoint:
     return lambda _: Response(data, media_type=kind)
 
 
-def _told(message: object, status: int) -> Response:
-    return JSONResponse({"error": storage.printable(message, limit=_LONGEST_MESSAGE)}, status_code=status)
+def _told(message: object, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    told = {"error": storage.printable(message, limit=_LONGEST_MESSAGE)}
+    return JSONResponse(told, status_code=status, headers=headers)
 
 
 def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "the handler is for it"
-    return _told(error.detail, error.status_code)
+    return _told(error.detail, error.status_code, error.headers)
 
 
 def _unreadable(_: Request, error: Exception) -> Response:

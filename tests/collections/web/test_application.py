@@ -1,10 +1,17 @@
 """What the server of an index answers, and whom it refuses."""
 
 import io
+import json
 import os
 import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import attrs
 import numpy as np
 import pytest
@@ -12,12 +19,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mobileclip.collections import Collection, ModelSource
-from mobileclip.collections.web import application
+from mobileclip.collections.web import application, uploads
 from mobileclip.collections.web.application import build_application
 from mobileclip.collections.web.served import picture_of
 from mobileclip.collections.web.thumbnails import Thumbnails
+from mobileclip.collections.web.uploads import MOST_PICTURE_BYTES, Uploads
 from tests.collections.pictures import draw, pack
-from tests.collections.web.served import OPTIONS, make_index
+from tests.collections.web.served import OPTIONS, make_index, running
 from tests.data.videos.making import film, scene
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -135,7 +143,7 @@ def test_threshold_that_is_none_is_refused(client):
 
 
 def test_pictures_that_are_none_are_refused(client, monkeypatch):
-    monkeypatch.setattr(application, "MOST_PICTURE_BYTES", 1 << 20)
+    monkeypatch.setattr(uploads, "MOST_PICTURE_BYTES", 1 << 20)
     for content, headers, status in (
         (b"no picture \x1b[31m", BYTES, 400),
         (b"", BYTES, 400),
@@ -285,3 +293,67 @@ def test_small_pictures_are_kept_within_a_bound(collection):
     again = [thumbnails.get(*one, 64) for one in pictures[1:]]
     assert all(one is other for one, other in zip(kept, again, strict=True))
     assert thumbnails.get(*pictures[0], 64) is not data[0]
+
+
+@contextmanager
+def sending(address, num_bytes):
+    """Hold an upload whose last byte has not come yet."""
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /api/search HTTP/1.1\r\nHost: {host}\r\nContent-Length: {num_bytes + 1}\r\n"
+        connection.sendall(f"{head}Content-Type: application/octet-stream\r\n\r\n".encode())
+        connection.sendall(bytes(num_bytes))
+        yield
+
+
+def asked_with(address, data):
+    request = urllib.request.Request(f"{address}api/search", data=data, headers=BYTES)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())["error"]
+
+
+def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_again(collection, monkeypatch, caplog):
+    picture, held = (photos(collection) / "2.png").read_bytes(), Uploads()
+    monkeypatch.setattr(application, "Uploads", lambda: held)
+    with running(collection) as address:
+        with sending(address, MOST_PICTURE_BYTES - 10), sending(address, MOST_PICTURE_BYTES - 10):
+            wait_for(lambda: held.num_free == 20)
+            assert asked_with(address, picture) == (
+                503,
+                "too many pictures are searched with at once; try again in a moment",
+            )
+        # Both went away before they had sent all of it.
+        wait_for(lambda: held.num_free == 2 * MOST_PICTURE_BYTES)
+        assert asked_with(address, picture)[0] == 200
+    assert held.num_free == 2 * MOST_PICTURE_BYTES
+    assert "Traceback" not in caplog.text
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_one_picture_is_decoded_after_another():
+    now, most, waiting = 0, 0, Uploads()
+
+    def work():
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.01)
+        now -= 1
+
+    async def several():
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(waiting.in_turn, work)
+
+    anyio.run(several)
+    assert (now, most) == (0, 1)
