@@ -11,7 +11,16 @@ import attrs
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least
-from mobileclip.cli.models import DEFAULT_MODEL, Checkpoint, ContextLength, Device, ImageSize, Model, report_skipped
+from mobileclip.cli.models import (
+    DEFAULT_MODEL,
+    Checkpoint,
+    ContextLength,
+    Device,
+    ImageSize,
+    Model,
+    report_left_out,
+    report_skipped,
+)
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
@@ -220,17 +229,13 @@ def brought_up_to_date(
     """
     from mobileclip.collections.reading.scanning import scan
     from mobileclip.collections.store.store import Store
-    from mobileclip.data.images.files import describe_left_out
     from mobileclip.engines import SET_ASIDE
 
     found = scan(inputs or Store.open(folder).manifest.inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
     collection = opened_for(folder, source, device)
     report = collection.add_found(found, options, engine)
-    if report.left_out:
-        say(f"left out {len(report.left_out):,} files of the folders:", error=True)
-        for line in describe_left_out(report.left_out):
-            say(f"  {line}", error=True)
+    report_left_out(report.left_out)
     for path, count in report.missing.items():
         name = printable(path, limit=_LONGEST_NAME)
         say(

@@ -208,6 +208,16 @@ def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "im
             say(f"  and {len(skipped) - _MOST_NAMED:,} others", error=True)
 
 
+def report_left_out(skips: Sequence[Skip]) -> None:
+    """Count what was left out of folders, by the reason and the kind of file."""
+    from mobileclip.data.images.files import describe_left_out
+
+    if skips:
+        say(f"left out {len(skips):,} files of the folders:", error=True)
+        for line in describe_left_out(skips):
+            say(f"  {line}", error=True)
+
+
 def convert(
     source: Annotated[Positional[str], arg(metavar="SOURCE")],
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")],
@@ -300,7 +310,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
 
 
 def _images_at(inputs: list[str]) -> list[Path]:
-    from mobileclip.data.images.files import describe_left_out, find_images
+    from mobileclip.data.images.files import find_images
 
     images: list[Path] = []
     left_out: list[Skip] = []
@@ -310,8 +320,5 @@ def _images_at(inputs: list[str]) -> list[Path]:
         found, others = find_images(Path(given))
         images += found
         left_out += others
-    if left_out:
-        say(f"left out {len(left_out):,} files of the folders:", error=True)
-        for line in describe_left_out(left_out):
-            say(f"  {line}", error=True)
+    report_left_out(left_out)
     return without_repeats(images)

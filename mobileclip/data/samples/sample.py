@@ -37,7 +37,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
 # What would break a row of a report, end a name or turn the direction of writing.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
-_MAX_KEY_BYTES = 1024
+MAX_KEY_BYTES = 1024
+"""Of a key, in UTF-8."""
+
 # A text tower reads some 77 tokens; what is longer than a chapter would only cost time.
 _MAX_CAPTION_BYTES = 2**16
 _MAX_CAPTIONS = 10_000
@@ -84,8 +86,8 @@ def check_key(key: str) -> None:
         num_bytes = len(key.encode(errors="surrogateescape"))
     except UnicodeEncodeError:
         raise BadSampleError("bad_key", f"key {printable(key)!r} has half a character") from None
-    if num_bytes > _MAX_KEY_BYTES:
-        raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {_MAX_KEY_BYTES:,}")
+    if num_bytes > MAX_KEY_BYTES:
+        raise BadSampleError("bad_key", f"a key has {num_bytes:,} bytes, more than {MAX_KEY_BYTES:,}")
 
 
 def is_showable(text: str) -> bool:

@@ -17,7 +17,7 @@ from mobileclip import storage
 from mobileclip.data.images.files import FolderFiles, list_folder, printable_name
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.samples.members import json_captions
-from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
@@ -27,6 +27,8 @@ from mobileclip.strict import strict
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
 _SIDECARS = (".txt", ".json")
+# Characters of a key that would be too long, before the digest of all of it.
+_KEPT_OF_LONG = 200
 
 
 @attrs.frozen(kw_only=True)
@@ -245,7 +247,10 @@ def _key(stem: str) -> str:
     """Return a path without its suffix as a key: dots separate a key from the extension, and `__` marks no sample."""
     directory, _, name = printable_name(stem).replace(".", "_").rpartition("/")
     key = f"{directory}/{name}" if directory else name
-    return f"_{key.lstrip('_')}" if key.startswith("__") else key
+    key = f"_{key.lstrip('_')}" if key.startswith("__") else key
+    if len(key.encode(errors="surrogateescape")) <= MAX_KEY_BYTES:
+        return key
+    return f"{key[:_KEPT_OF_LONG]}-{blake2b(os.fsencode(stem), digest_size=8).hexdigest()}"
 
 
 def _digest(items: Iterable[FolderItem], files: Mapping[str, str], stray: Iterable[Skip]) -> str:

@@ -22,6 +22,7 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
+from mobileclip.data.images.files import describe_left_out
 from tests.data.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
 
 
@@ -174,6 +175,24 @@ class TestFolder:
         with tarfile.open(base / "new.tar") as tar:
             assert len(tar.getnames()) == 3 * len(visible)
         assert [sample.key for sample in read_samples(base / "new.tar")] == [sample.key for sample in samples]
+
+    def test_paths_of_any_length_make_samples_that_can_be_stored(self, tmp_path):
+        folders = ["d" * 240, "e" * 240, "\N{CAT FACE}" * 60, "g" * 240]
+        for depth in range(1, 5):
+            for seed, name in enumerate((f"{'x' * 200}.jpg", f"{'x' * 199}y.jpg")):
+                place = tmp_path.joinpath("photos", *folders[:depth], *["h" * 200] * (depth == 4), name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(JPEG)
+                place.with_suffix(".txt").write_text(f"{depth} {seed}")
+        place.with_name("notes.md").write_text("x")
+        samples, report = read(FolderSource(path=tmp_path / "photos"))
+        assert names(report).keys() == {"other_file"}
+        assert len({sample.key for sample in samples}) == len(samples) == 8
+        write_shard(tmp_path / "new.tar", samples)
+        stored = list(read_samples(tmp_path / "new.tar"))
+        assert [(one.key, one.captions) for one in stored] == [(one.key, one.captions) for one in samples]
+        left_out = [skip for unit in FolderSource(path=tmp_path / "photos").units() for skip in unit.left_out]
+        assert describe_left_out(left_out) == ("1 no images by their names: .md (1)",)
 
     def test_units_and_fingerprints(self, tmp_path):
         files = {f"{number}.jpg": JPEG for number in range(5)} | {f"{number}.txt": "x" for number in range(5)}
