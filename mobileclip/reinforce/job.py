@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -23,7 +23,7 @@ from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.provenance import refuse_other_choices
+from mobileclip.reinforce.provenance import close_card, refuse_other_choices
 from mobileclip.reinforce.resume import pending_units, refuse_own_input
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
@@ -115,7 +115,7 @@ def reinforce(
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
         num_done_before = len(units) - len(pending)
-        with Run(engine, spec.output, hold) as run:
+        with _unless_empty(spec, manifest, hold, is_new=not is_known), Run(engine, spec.output, hold) as run:
             run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)
             done = _do(run, work, pending, manifest=manifest, hold=hold, show_progress=show_progress)
         entries = [manifest[name] for name in units if name in manifest]
@@ -131,10 +131,31 @@ def reinforce(
             set_aside=run.set_aside,
         )
         if not report.num_samples:
+            if not is_known:
+                close_card(spec)
             why = "".join(f"; {aside.unit}: {aside.reason}" for aside in run.set_aside[:1])
             raise ValueError(f"not one sample of {len(units)} shards can be reinforced: {report}{why}")
         _count(spec.output, report)
     return report
+
+
+@contextmanager
+def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, hold: Hold, *, is_new: bool) -> Iterator[None]:
+    """Remove the card, which has claimed an output, where an error leaves no sample: other choices may go there then.
+
+    Args:
+        spec: the choices.
+        manifest: of the output.
+        hold: of the output.
+        is_new: whether there was no card before.
+    """
+    try:
+        yield
+    except BaseException:
+        if is_new and hold.is_sure and not any(entry.num_samples for entry in manifest.entries()):
+            with suppress(OSError):  # what ended the run says more
+                close_card(spec)
+        raise
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data import (
     CaptionerEntry,
     ReinforcementCard,
@@ -17,6 +18,7 @@ from mobileclip.data import (
     find_card,
     write_card,
 )
+from mobileclip.data.shards.card import CARD
 from mobileclip.extras import VERSION
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -41,6 +43,11 @@ def open_card(
         return card
     _refuse_difference(spec.output, found, card)
     return found
+
+
+def close_card(spec: ReinforcementSpec) -> None:
+    """Remove the card of an output in which nothing is: it is free for other choices then."""
+    storage.remove(storage.join(spec.output, CARD))
 
 
 def refuse_other_choices(spec: ReinforcementSpec) -> bool:

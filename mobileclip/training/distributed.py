@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.processes import ProcessPlace, this_process
+from mobileclip.terminal.interruption import postponed
 from mobileclip.training.pulse import Pulse
 
 T = TypeVar("T")
@@ -115,6 +116,12 @@ class World:
             dist.broadcast(there, src=0, group=self.group)
             received[name] = there.cpu()
         return received
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Keep signals while others would wait for this process if it left; one that is alone may leave at any time."""
+        with nullcontext() if self.group is None else postponed():
+            yield
 
     def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
         """Let the others know what this process does, for the case that it is not heard of again.

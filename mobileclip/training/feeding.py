@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -11,6 +12,7 @@ import attrs
 import torch
 
 from mobileclip.data import Batch
+from mobileclip.terminal.interruption import Interrupted
 
 BatchType = TypeVar("BatchType", bound=Batch)
 
@@ -22,30 +24,39 @@ class _OnTheWay(Generic[BatchType]):
     Args:
         batch: on the device, and complete there after the event; None where the source has ended.
         copied: the event; None where there is nothing to wait for.
-        error: that the source raised.
+        error: that the source raised, or the signal that ended the waiting for it.
     """
 
     batch: BatchType | None = None
     copied: torch.cuda.Event | None = None
-    error: Exception | None = None
+    error: Exception | Interrupted | None = None
 
 
 class Feed(Generic[BatchType]):
     """Hands out the batches of a source on a device.
 
-    To a CUDA device a batch is copied from page-locked memory on a stream of its own, while the device computes on the
-    batch before: `advance` starts that, and by then the source is one batch ahead of what was handed out. It is asked
-    for no batch beyond `count`. To other devices batches go when they are taken.
+    The source is one batch ahead of what was handed out: `advance` waits for it. To a CUDA device it is copied from
+    page-locked memory on a stream of its own, while the device computes on the batch before. The source is asked for no
+    batch beyond `count`.
 
     Args:
         source: of batches.
         count: batches that will be taken.
         device: where they go.
+        waiting: entered for as long as the source is waited for; a signal may be raised there.
     """
 
-    def __init__(self, source: Iterator[BatchType], *, count: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: Iterator[BatchType],
+        *,
+        count: int,
+        device: torch.device,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._source = islice(source, count)
         self._device = device
+        self._waiting = waiting
         is_ahead = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if is_ahead else None  # type: ignore[no-untyped-call]
         self._next: _OnTheWay[BatchType] | None = None
@@ -53,14 +64,14 @@ class Feed(Generic[BatchType]):
         """Since the last `take` began, for which this process waited for batches."""
 
     def advance(self) -> None:
-        """Start to copy the next batch, where batches go ahead; call this when the work for a step is queued.
+        """Wait for the next batch, and start to copy it; call this when the work for a step is queued.
 
-        An error of the source is raised by the `take` whose batch it is.
+        An error of the source, or a signal meanwhile, is raised by the `take` whose batch it is.
         """
-        if self._stream is None or self._next is not None:
+        if self._next is not None:
             return
         started = time.perf_counter()
-        self._next = self._fetch(self._stream)
+        self._next = self._fetch()
         self.seconds_waiting += time.perf_counter() - started
 
     def take(self) -> BatchType | None:
@@ -68,34 +79,34 @@ class Feed(Generic[BatchType]):
 
         Raises:
             Exception: whatever the source does.
+            Interrupted: if a signal has ended the waiting.
         """
         started = time.perf_counter()
-        batch = self._plain() if self._stream is None else self._copied(self._stream)
+        batch = self._copied()
         self.seconds_waiting = time.perf_counter() - started
         return batch
 
-    def _plain(self) -> BatchType | None:
-        batch = next(self._source, None)
-        return None if batch is None else batch.to(self._device)
-
-    def _fetch(self, stream: torch.cuda.Stream) -> _OnTheWay[BatchType]:
+    def _fetch(self) -> _OnTheWay[BatchType]:
         try:
-            batch = next(self._source, None)
-        except Exception as error:  # noqa: BLE001 - raised when its turn comes
+            with self._waiting():
+                batch = next(self._source, None)
+        except (Exception, Interrupted) as error:  # noqa: BLE001 - raised when its turn comes
             return _OnTheWay(error=error)
         if batch is None:
             return _OnTheWay()
-        with torch.cuda.stream(stream):
+        if self._stream is None:
+            return _OnTheWay(batch=batch.to(self._device))
+        with torch.cuda.stream(self._stream):
             # Page-locked memory is used again when the copy from it has ended: PyTorch sees to that.
             there = batch.pin_memory().to(self._device, non_blocking=True)
-            return _OnTheWay(batch=there, copied=stream.record_event())
+            return _OnTheWay(batch=there, copied=self._stream.record_event())
 
-    def _copied(self, stream: torch.cuda.Stream) -> BatchType | None:
-        found, self._next = self._next or self._fetch(stream), None
+    def _copied(self) -> BatchType | None:
+        found, self._next = self._next or self._fetch(), None
         if found.error is not None:
             raise found.error
         if found.batch is None or found.copied is None:
-            return None
+            return found.batch
         computing = torch.cuda.current_stream(self._device)
         computing.wait_event(found.copied)
         # Its memory belongs to the stream that copied: not before this one has used it may it be used again.

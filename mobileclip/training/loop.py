@@ -136,7 +136,6 @@ def _train(
     first, position = state.resume(checkpoints)
     world.from_first(lambda: skipped.forget_after(first))
     steps = range(first, spec.total_steps)
-    feed = Feed(batches.stream(position) if steps else iter(()), count=len(steps), device=world.device)
     minimised = _shared(objective, world)
     state.require_same(first)
 
@@ -163,9 +162,12 @@ def _train(
         kept = model if average is None else average.module
         if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
             saving.stop(first, warned=signals.warned)
+        source = batches.stream(position) if steps else iter(())
+        feed = Feed(source, count=len(steps), device=world.device, waiting=signals.not_now)
         stepping = _Stepping(
             spec=spec, state=state, minimised=minimised, feed=feed, saving=saving, output=output, progress=progress
         )
+        stepping.begin(first)
         for step in steps:
             wishes = stepping.make(step)
             saving.after_step(step + 1, wishes)
@@ -199,6 +201,22 @@ class _Stepping:
     output: storage.AnyPath
     progress: Progress
 
+    def begin(self, done: int) -> None:
+        """Wait for the first batch, and end the run where a process has heard a signal: later a step tells of it.
+
+        Args:
+            done: steps done.
+
+        Raises:
+            Interrupted: if one has.
+        """
+        world = self.state.world
+        world.tell(f"waiting for the batch of step {done + 1}", done)
+        self.feed.advance()
+        wishes = world.gather(self.saving.wishes)
+        if any(one.stop for one in wishes):
+            self.saving.stop(done, warned=any(one.warned for one in wishes))
+
     def make(self, step: int) -> Wishes:
         """Make a step; return what any process wishes behind it.
 
@@ -208,14 +226,12 @@ class _Stepping:
         """
         spec, state, feed, world = self.spec, self.state, self.feed, self.state.world
         started = time.perf_counter()
-        world.tell(f"waiting for the batch of step {step + 1}", step)
         batch = _next_batch(feed, step, spec)
-
         world.tell(f"in step {step + 1}", step + 0.5)
         set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
         terms, norm = _gradient(self.minimised, batch, spec, state.optimizer, step / spec.total_steps)
         world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
-        feed.advance()  # while a GPU computes; what follows waits for it
+        feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
         world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
         values, wishes = _agreed(terms, norm, self.saving.wishes, world, state.objective.term_names)
         _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)

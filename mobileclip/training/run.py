@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,19 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ColumnPipelineSpec, LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard
+from mobileclip.data import (
+    ColumnPipelineSpec,
+    LabelledPipelineSpec,
+    ReinforcedPipelineSpec,
+    ReinforcementCard,
+    read_samples,
+)
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
-from mobileclip.terminal.interruption import postponed
+from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.classification import CrossEntropySpec
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 SPEC = "run.json"
 MODEL = "model.safetensors"
 _MAX_SPEC_BYTES = 1 << 26
+# Of data whose card names no captioner: the source may have had synthetic captions before.
+_SAMPLES_LOOKED_AT = 64
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -164,25 +174,26 @@ def run(
     Args:
         spec: the run.
         output: folder, or address such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
-            end, `model.safetensors`. A folder is kept from a second run; an address is not.
+            end, `model.safetensors`. A folder is kept from a second run; an address is not. One that is left without a
+            checkpoint is free for other choices.
         evaluate: makes what is called between epochs, from the model's spec; see `train`.
         device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
 
     Raises:
-        ValueError: if the folder holds another run, the batch can't be divided among the processes, or whatever the
-            data, the checkpoint and the loop refuse.
+        ValueError: if the folder holds another run, the batch can't be divided among the processes, the data has no
+            synthetic captions and the run asks for some, or whatever the data, the checkpoint and the loop refuse.
         FloatingPointError: if the loss is not finite.
         TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
     spec = spec.resolved
     with connected(device, collective_seconds=spec.training.collective_seconds) as world:
-        world.from_first(lambda: _claim(spec, output))
+        world.from_first(lambda: _check(spec, output))
         batches = attrs.evolve(spec.data, batch_size=_share(spec.data.batch_size, world)).build()
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
-        with postponed():  # a process that left here would be waited for
+        with _claimed(spec, output, world), world.awaited():
             result = train(
                 spec.training,
                 model=model,
@@ -212,18 +223,74 @@ def _share(batch_size: int, world: World) -> int:
     return batch_size // world.size
 
 
-def _claim(spec: AnyRunSpec, output: storage.AnyPath) -> None:
-    """Mark the folder as this run's, or refuse one that holds another."""
+def _check(spec: AnyRunSpec, output: storage.AnyPath) -> None:
+    """Refuse, before anything is written or loaded, what could not train."""
+    _refuse_other(spec, output)
+    if isinstance(spec, RunSpec):
+        _refuse_missing_captions(spec.data, spec.card)
+
+
+def _refuse_missing_captions(data: ReinforcedPipelineSpec, card: ReinforcementCard | None) -> None:
+    """Refuse a run that needs synthetic captions on data whose card and whose first samples have none."""
+    if card is None or data.captions not in ("both", "synthetic"):
+        return
+    wanted = re.compile(data.caption_sets or "")
+    there = {entry.caption_set for entry in card.captioners}
+    if not any(map(wanted.match, there)):
+        for sample in islice(read_samples(data.shards), _SAMPLES_LOOKED_AT):
+            there.update(sample.syn_captions)
+    if any(map(wanted.match, there)):
+        return
+    called = f" called like {data.caption_sets!r}, only {', '.join(sorted(there))}" if there else ""
+    raise ValueError(
+        f"captions is {data.captions!r}, and the data has no synthetic captions{called}: so say its card and its first "
+        "samples. Give --pipeline.captions real (captions='real'), or reinforce the images with a captioner"
+    )
+
+
+@contextmanager
+def _claimed(spec: AnyRunSpec, output: storage.AnyPath, world: World) -> Iterator[None]:
+    """Mark the folder as this run's; one that an error leaves without a checkpoint is given back, for other choices."""
+    is_new = world.from_first(lambda: _claim(spec, output))
+    try:
+        yield
+    except BaseException:
+        if is_new and world.is_first:
+            with suppress(OSError, ValueError):  # what ended the run says more
+                _give_back(output)
+        raise
+
+
+def _claim(spec: AnyRunSpec, output: storage.AnyPath) -> bool:
+    """Mark the folder as this run's, or refuse one that holds another; return whether it was nobody's."""
+    with _held(output):
+        is_new = _refuse_other(spec, output)
+        if is_new:
+            storage.write_text(storage.join(output, SPEC), to_json(spec, indent=1) + "\n")
+    return is_new
+
+
+def _give_back(output: storage.AnyPath) -> None:
+    with _held(output):
+        if CheckpointFolder(storage.join(output, "checkpoints"), keep=1).newest() is None:
+            storage.remove(storage.join(output, SPEC))
+
+
+def _held(output: storage.AnyPath) -> AbstractContextManager[None]:
+    return nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output))
+
+
+def _refuse_other(spec: AnyRunSpec, output: storage.AnyPath) -> bool:
+    """Refuse a folder that holds another run; return whether it holds none."""
     path = storage.join(output, SPEC)
-    with nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output)):
-        content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
-        if content is None:
-            storage.write_text(path, to_json(spec, indent=1) + "\n")
-            return
-        there = from_json(content.decode(), type(spec))
+    content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
+    if content is None:
+        return True
+    there = from_json(content.decode(), type(spec))
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
             f"{output} holds a run with another choice of {' and '.join(changed)} ({path}); choose another output "
             "folder, or delete it to start over"
         )
+    return False

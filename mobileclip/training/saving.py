@@ -112,10 +112,12 @@ class Saving:
         if done != self.saved_step:
             self._save(done)
         self.finish()
-        self.signals.stop(
+        kept = (
             f"stopped after step {done} of {self.spec.total_steps}, whose state is in {self.checkpoints.path}; the "
-            "same command goes on from there",
-            warned=warned,
+            "same command goes on from there"
+        )
+        self.signals.stop(
+            kept if done else "stopped before the first step; the same command starts again", warned=warned
         )
 
     def finish(self) -> None:

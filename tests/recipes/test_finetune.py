@@ -171,6 +171,29 @@ def test_captions_train_and_are_tested_by_retrieval(spec, world):
     assert logged[-1] == pytest.approx(results.after.new.value)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 1e30}, {"checkpoint": "other.safetensors", "batch_size": 7}], ids=["step", "share"]
+)
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mended_choices(
+    spec, tmp_path, monkeypatch, wrong
+):
+    """A score of the model that it began with is not taken for the next one's either."""
+    spec = attrs.evolve(spec, old_tasks=(), alphas=())
+    if "checkpoint" in wrong:
+        wrong["checkpoint"] = str(tmp_path / wrong["checkpoint"])
+        save_model(randomised(load_model(spec.checkpoint, fold=False).spec), wrong["checkpoint"])
+        monkeypatch.setattr("mobileclip.training.finetuning.steps._share", lambda *_: refuse())
+    with pytest.raises((FloatingPointError, ValueError)):
+        run(attrs.evolve(spec, **wrong))
+    monkeypatch.undo()
+    before = run(spec).before
+    assert before == run(attrs.evolve(spec, output=tmp_path / "fresh")).before
+
+
+def refuse():
+    raise ValueError("the batch cannot be divided")
+
+
 def test_a_killed_run_gives_the_same_model(spec, monkeypatch):
     spec = attrs.evolve(spec, old_tasks=(), alphas=(), epochs=2)
     run(spec)

@@ -311,6 +311,22 @@ def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, teachers, t
         run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
 
 
+def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shards, teachers, tmp_path):
+    shards, good = make_shards(1), teachers.teachers[1].model.image_head.bias.detach().clone()
+    with torch.no_grad():
+        teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="second gave NaN"):
+        run(make_spec(shards, tmp_path / "out"), teachers)
+    with torch.no_grad():
+        teachers.teachers[1].model.image_head.bias.copy_(good)
+    broken = tmp_path / "broken.tar"
+    write_shard(broken, [attrs.evolve(plain_sample("one", 1), image=b"not an image")])
+    with pytest.raises(ValueError, match="not one sample"):
+        run(make_spec([broken], tmp_path / "out", seed=8), teachers)
+    run(make_spec(shards, tmp_path / "out", seed=9), teachers)
+    assert read_card(tmp_path / "out").seed == 9
+
+
 def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_path):
     shards = make_shards(1)
     with pytest.raises(ValueError, match="does not exist"):

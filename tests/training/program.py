@@ -36,7 +36,7 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def run_spec(data: Path, *, num_steps: int, num_workers: int) -> RunSpec:
+def run_spec(data: Path | str, *, num_steps: int, num_workers: int) -> RunSpec:
     image, text = ImageInput(size=32), TextInput(context_length=12)
     return RunSpec(
         model=DualEncoderSpec(
@@ -44,7 +44,7 @@ def run_spec(data: Path, *, num_steps: int, num_workers: int) -> RunSpec:
             text=MCtSpec(width=32, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=text),
         ),
         data=ReinforcedPipelineSpec(
-            shards=str(data / "{00000000..00000003}.tar"),
+            shards=f"{data}/{{00000000..00000003}}.tar",
             batch_size=4,
             image=image,
             text=text,
@@ -62,7 +62,7 @@ def run_spec(data: Path, *, num_steps: int, num_workers: int) -> RunSpec:
 
 
 def start(
-    data: Path,
+    data: Path | str,
     output: str | Path,
     *,
     num_steps: int,
@@ -164,7 +164,7 @@ def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
     """Train as a command does."""
     torch.set_num_threads(1)
     with interruptible("training", "nothing is lost"):
-        spec = run_spec(Path(data), num_steps=int(num_steps), num_workers=int(num_workers))
+        spec = run_spec(data, num_steps=int(num_steps), num_workers=int(num_workers))
         run(spec, output, evaluate=measuring, device="cpu")
 
 

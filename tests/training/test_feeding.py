@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from contextlib import contextmanager
 from itertools import count
 
 import attrs
 import pytest
 import torch
 
+from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training.feeding import Feed
 from tests.training.runs import KilledError, batch_of
 
@@ -46,7 +49,7 @@ def test_batches_come_in_order_and_end_where_the_run_does(device):
         assert batch.image.stride() == expected.image.stride()
         feed.advance()
         feed.advance()
-        assert source.given == min(3, number + 1 + (device.type == "cuda"))
+        assert source.given == min(3, number + 2)
     assert feed.take() is None
 
 
@@ -58,6 +61,23 @@ def test_an_error_is_of_the_batch_it_stands_for(device):
         feed.advance()
     with pytest.raises(KilledError):
         feed.take()
+
+
+def test_a_signal_while_the_source_is_waited_for_is_of_the_batch_that_did_not_come():
+    @contextmanager
+    def interrupted():
+        if source.given == 2:
+            raise Interrupted(signal.SIGTERM)
+        yield
+
+    source = Source()
+    feed = Feed(iter(source), count=9, device=CPU, waiting=interrupted)
+    for number in range(2):
+        assert feed.take().keys == batch_of(number).keys
+        feed.advance()
+    with pytest.raises(Interrupted):
+        feed.take()
+    assert source.given == 2
 
 
 def test_on_the_cpu_batches_are_handed_out_as_they_are():

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, run, train
 from tests.training.program import (
+    SECONDS,
     are_gone,
     descendants,
     environment_of,
@@ -90,25 +92,54 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, nu
     assert_same(parts, whole)
 
 
-@pytest.mark.slow
-def test_a_second_signal_leaves_at_once(data, tmp_path):
-    """While the first one waits for a batch that never comes."""
-    write_data(tmp_path / "data")
-    process = start(tmp_path / "data", tmp_path / "run", num_steps=NUM_STEPS, num_workers=1)
+def end_by(process, number: signal.Signals) -> str:
+    """Send a signal to a program alone, and return what it says, which must not take long."""
+    started = time.monotonic()
     try:
-        wait_for_steps(process, tmp_path / "run", 1)
         below = descendants(process.pid)
-        for pid in below:
-            os.kill(pid, signal.SIGSTOP)
-        for _ in range(2):
-            time.sleep(1.5)
-            os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=90)
     finally:
         kill_all(process)
-    assert process.returncode == 130
+    assert process.returncode == (75 if number == signal.SIGUSR1 else 128 + number), errors
+    assert time.monotonic() - started < 25  # of the 30 that Kubernetes gives, from the signal to the end
     assert "Traceback" not in errors
     assert are_gone(below)
+    return errors.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_a_signal_ends_the_waiting_for_workers_that_never_deliver(data, tmp_path, number):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    process = start(data, parts, num_steps=NUM_STEPS, num_workers=1)
+    wait_for_steps(process, parts, 3)
+    for pid in descendants(process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)
+    said = end_by(process, number)
+    done = num_logged(parts)
+    assert 3 <= done < NUM_STEPS
+    assert said.startswith(LINE.format(name=number.name, done=done, folder=parts / "checkpoints"))
+    finish(data, parts, num_workers=1)
+    finish(data, whole, num_workers=0)
+    assert_same(parts, whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_signal_ends_the_waiting_for_a_store_that_never_answers(tmp_path, num_workers):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SECONDS)
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = start(place, tmp_path / "run", num_steps=NUM_STEPS, num_workers=num_workers)
+        try:
+            connection, _ = silent.accept()
+        except TimeoutError:
+            kill_all(process)
+            raise
+        with connection:
+            time.sleep(1)
+            said = end_by(process, signal.SIGTERM)
+    assert said.startswith("training: interrupted by SIGTERM; ")
 
 
 @pytest.mark.slow
@@ -175,33 +206,54 @@ def test_torchrun_starts_again_what_lost_a_process_and_the_run_ends_as_one_that_
     assert_same(lost, whole)
 
 
-@pytest.fixture
-def interrupted_at():
-    """Batches in the middle of which Ctrl-C comes, once."""
+def interrupted_in(step: int):
+    """Return a model in whose step, from 1, Ctrl-C comes."""
+    model, calls = new_model(), itertools.count(1)
 
-    def batches(step: int) -> Batches:
-        def make(number: int):
-            if number == step:
-                signal.raise_signal(signal.SIGINT)
-            return batch_of(number)
+    def interrupt(*_):
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGINT)
 
-        return Batches(make=make)
-
-    return batches
+    model.text_encoder.norm.register_forward_hook(interrupt)
+    return model
 
 
-def test_ctrl_c_outside_of_a_command_saves_too(tmp_path, interrupted_at):
+def test_ctrl_c_outside_of_a_command_saves_too(tmp_path):
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(training_spec(8), model=new_model(), batches=interrupted_at(4), output=tmp_path)
+        train(
+            training_spec(8, reinforced=False, ema_decay=None),
+            model=interrupted_in(5),
+            batches=Batches(),
+            output=tmp_path,
+        )
     assert stopped.value.kept.startswith(f"stopped after step 5 of 8, whose state is in {tmp_path / 'checkpoints'};")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3
+    spec = training_spec(8, reinforced=False, ema_decay=None)
+    assert train(spec, model=new_model(), batches=Batches(), output=tmp_path).num_steps == 3
 
 
-def test_a_signal_at_the_last_step_leaves_nothing_undone(tmp_path, interrupted_at):
+def test_a_signal_while_a_batch_is_waited_for_saves_the_step_before(tmp_path):
+    """The wait, which may have no end, is over: its batch is made anew by the run that goes on."""
+
+    def make(number: int):
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+        return batch_of(number)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(training_spec(8), model=new_model(), batches=Batches(make=make), output=tmp_path / "cut")
+    assert stopped.value.kept.startswith("stopped after step 4 of 8, ")
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path / "cut").num_steps == 4
+    train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path / "whole")
+    cut, whole = (without_times(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("cut", "whole"))
+    assert cut == whole
+
+
+def test_a_signal_at_the_last_step_leaves_nothing_undone(tmp_path):
+    spec = training_spec(8, reinforced=False, ema_decay=None)
     with pytest.raises(Interrupted):
-        train(training_spec(8), model=new_model(), batches=interrupted_at(7), output=tmp_path)
-    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 0
+        train(spec, model=interrupted_in(8), batches=Batches(), output=tmp_path)
+    assert train(spec, model=new_model(), batches=Batches(), output=tmp_path).num_steps == 0
 
 
 @pytest.mark.parametrize("step", [3, 5, 8])

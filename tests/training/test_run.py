@@ -139,6 +139,82 @@ def test_another_run_in_the_folder_is_refused(folder):
         run(other, folder / "run", device="cpu")
 
 
+class StoppedError(Exception):
+    """Stands for what ends a run."""
+
+
+def stop_at(step):
+    """Return an evaluation that ends the run after a step."""
+
+    def evaluate(_, done):
+        if done == step:
+            raise StoppedError
+        return {}
+
+    return lambda _: evaluate
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "evaluate"),
+    [
+        ({"loss": ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)}, ValueError, None),
+        ({"schedule": CosineSchedule(peak=1e30, warmup_steps=0, total_steps=6)}, FloatingPointError, None),
+        ({"seed": 5, "evaluate_every_steps": 1}, StoppedError, stop_at(1)),
+    ],
+    ids=["before the first step", "in a step", "in an evaluation"],
+)
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mended_choices(
+    folder, wrong, error, evaluate
+):
+    every = {"checkpoint_every_steps": 6}
+    with pytest.raises(error):
+        run(spec(folder, **every, **wrong), folder / "run", evaluate=evaluate, device="cpu")
+    run(spec(folder, **every), folder / "run", device="cpu")
+    assert from_json((folder / "run" / "run.json").read_text(), RunSpec) == spec(folder, **every)
+
+
+def test_a_run_that_fails_behind_a_checkpoint_keeps_its_folder(folder):
+    own = spec(folder, evaluate_every_steps=1)
+    with pytest.raises(StoppedError):
+        run(own, folder / "run", evaluate=stop_at(3), device="cpu")
+    with pytest.raises(ValueError, match="holds a run with another choice of training"):
+        run(spec(folder, seed=5), folder / "run", device="cpu")
+    run(own, folder / "run", device="cpu")
+
+
+def without_captions(folder, sets=()):
+    """The shards without synthetic captions, and what the card says of them."""
+    for index in range(4):
+        samples = [make_sample(6 * index + one) for one in range(6)]
+        plain = [
+            attrs.evolve(
+                sample,
+                syn_captions=dict.fromkeys(sets, sample.syn_captions["syn_text"]),
+                syn_text_emb=dict.fromkeys(sets, sample.syn_text_emb["syn_text"]),
+            )
+            for sample in samples
+        ]
+        write_shard(folder / "data" / f"{index:08d}.tar", plain)
+
+
+def test_data_without_synthetic_captions_is_refused_before_anything_is_done(folder):
+    without_captions(folder)
+    own = spec(folder)
+    with pytest.raises(ValueError, match=r"no synthetic captions: .* Give --pipeline\.captions real"):
+        run(own, folder / "run", device="cpu")
+    assert not (folder / "run").exists()
+    run(attrs.evolve(own, data=attrs.evolve(own.data, captions="real")), folder / "run", device="cpu")
+
+
+def test_data_without_the_asked_captions_is_refused(folder):
+    without_captions(folder, sets=("syn_text_other",))
+    own = spec(folder)
+    asked = attrs.evolve(own, data=attrs.evolve(own.data, caption_sets="syn_text_own$"))
+    with pytest.raises(ValueError, match=r"called like 'syn_text_own\$', only syn_text_other: "):
+        run(asked, folder / "run", device="cpu")
+    run(own, folder / "run", device="cpu")  # captions that the source had: the card knows of no captioner
+
+
 def test_mistakes_are_named(folder):
     loss = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)
     with pytest.raises(ValueError, match=rf"give the loss teacher_dims=\({DIMS[0]}, {DIMS[1]}\)"):

@@ -19,7 +19,8 @@ class BackgroundWriter:
     """Writes in a thread of its own; leaving its context waits for the last write.
 
     Raises:
-        Exception: what the last write raised, unless another error ends the context, behind which it is logged.
+        Exception: what the last write raised, unless another error ends the context, behind which it is logged; a
+            signal is none.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class BackgroundWriter:
         try:
             self.wait()
         except Exception as failed:
-            if error is None:
+            if error is None or isinstance(error, KeyboardInterrupt):
                 raise
             logger.warning("%s", failed)
         finally:

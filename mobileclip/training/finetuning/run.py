@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from mobileclip.encoders import save_model
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
-from mobileclip.training import connected
+from mobileclip.training import World, connected
+from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
 from mobileclip.training.finetuning.interpolation import interpolate_weights
 from mobileclip.training.finetuning.report import Results, table, write_report
 from mobileclip.training.finetuning.run_spec import FinetuneSpec
-from mobileclip.training.finetuning.steps import Steps, load
+from mobileclip.training.finetuning.steps import FINETUNED, RUN, SCORES, Steps, load
 from mobileclip.training.finetuning.tasks import (
     Task,
     open_task,
@@ -57,14 +61,14 @@ def finetune(spec: FinetuneSpec) -> Results | None:
         model = steps.prepare()
 
         def begin() -> None:
-            _claim(spec, train_part)
             before = steps.scores(0.0, lambda: original, world.device)
             say(f"\n{table((before,))}\n")
 
-        world.from_first(begin)
-        started = time.monotonic()
-        finetuned = steps.finetune(model, training, world)
-        seconds = time.monotonic() - started
+        with _claimed(spec, train_part, world):
+            world.from_first(begin)
+            started = time.monotonic()
+            finetuned = steps.finetune(model, training, world)
+            seconds = time.monotonic() - started
     if not world.is_first:
         return None
     rows = tuple(
@@ -92,10 +96,30 @@ def _refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
         )
 
 
+@contextmanager
+def _claimed(spec: FinetuneSpec, task: Task, world: World) -> Iterator[None]:
+    """Mark the output folder as made with `spec`; one that is left without a checkpoint is free for other choices."""
+    world.from_first(lambda: _claim(spec, task))
+    try:
+        yield
+    except BaseException:
+        if world.is_first:
+            with suppress(OSError):  # what ended the run says more
+                _give_back(spec)
+        raise
+
+
 def _claim(spec: FinetuneSpec, task: Task) -> None:
-    """Mark the output folder as made with `spec`; not before all is there that the choices could be wrong about."""
     write_text(spec.output / TRAINED_ON, task.fingerprint)
     write_text(spec.output / CHOICES, to_json(spec, indent=1))
+
+
+def _give_back(spec: FinetuneSpec) -> None:
+    checkpoints = CheckpointFolder(spec.output / RUN / "checkpoints")
+    if checkpoints.newest() is None and not (spec.output / FINETUNED).exists():
+        for name in (CHOICES, TRAINED_ON):
+            (spec.output / name).unlink(missing_ok=True)
+        shutil.rmtree(spec.output / SCORES, ignore_errors=True)  # of a model that need not be the next one's
 
 
 def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:

@@ -16,7 +16,6 @@ from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
-from mobileclip.terminal.interruption import postponed
 from mobileclip.training import TrainingSpec, World, train
 from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
 from mobileclip.training.finetuning.report import Scores
@@ -25,6 +24,8 @@ from mobileclip.training.finetuning.scoring import evaluate_task
 from mobileclip.training.finetuning.tasks import Task, TrainingData
 
 FINETUNED = "finetuned.safetensors"
+RUN, SCORES = "run", "scores"
+"""Folders of an output."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,12 +75,12 @@ class Steps:
             assert isinstance(finished, DualEncoder), "it was saved as one"
             return finished
         batch_size = _share(spec.batch_of(self.data.num_samples, world.size), world)
-        with postponed():  # a process that left here would be waited for
+        with world.awaited():
             result = train(
                 training,
                 model=model,
                 batches=self._batches(model, batch_size=batch_size),
-                output=spec.output / "run",
+                output=spec.output / RUN,
                 world=world,
                 evaluate=self._watch if spec.evaluate_every_steps is not None else None,
                 title="fine-tuning",
@@ -94,7 +95,7 @@ class Steps:
         """Return how well the model at `alpha` does every task; what an earlier run found is read."""
         tested_on = "\0".join(task.fingerprint for task in (self.test, *self.old))
         mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
-        path = self.spec.output / "scores" / f"{alpha:g}-{mark}.json"
+        path = self.spec.output / SCORES / f"{alpha:g}-{mark}.json"
         if path.exists():
             return from_json(path.read_text(encoding="utf-8"), Scores)
         folded = reparameterize(model().eval()).to(device)
