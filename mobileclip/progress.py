@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,50 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
+# Steps within so small a part of the time that was waited for them came together, such as a batch of results.
+_TOGETHER = 0.1
+# As a part of all time: marks that are nearer tell no more.
+_APART = 0.005
+_FEWEST_BURSTS = 3
+
+
+class _Pace:
+    """How long a step takes, by the later half of the job: loading and compiling, at its beginning, are no pace.
+
+    Results come in bursts. Time is taken from the end of one to the end of another; the one under way has no end yet.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._started = self._burst_began = self._waited_from = self._last = now
+        self._done = self._num_bursts = 0
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def advance(self, steps: int, now: float) -> None:
+        """Take note of finished steps."""
+        together = max(_TOGETHER * (self._burst_began - self._waited_from), _APART * (now - self._started))
+        if self._done == 0:
+            self._burst_began = now
+        elif now - self._burst_began >= together and now > self._last:
+            self._marks.append((self._last, self._done))
+            self._num_bursts += 1
+            self._waited_from, self._burst_began = self._last, now
+            self._forget()
+        self._done += steps
+        self._last = now
+
+    def seconds(self, steps: int) -> float | None:
+        """Return how long so many steps take; None where too little was seen."""
+        if self._num_bursts < _FEWEST_BURSTS:
+            return None
+        (began, done_before), (ended, done) = self._marks[0], self._marks[-1]
+        return steps * (ended - began) / (done - done_before)
+
+    def _forget(self) -> None:
+        ended, done = self._marks[-1]
+        while len(self._marks) > 2 and (
+            self._marks[0][0] < (self._started + ended) / 2 or self._marks[0][1] < done / 2
+        ):
+            self._marks.popleft()
 
 
 class Progress:
@@ -39,10 +84,11 @@ class Progress:
         self.title = title = printable(title)
         self.total = total
         self.unit = unit
-        self.done = self._done_before = done
+        self.done = done
         self._count = 0
         self._console = console
         self._started = self._last_line = time.monotonic()
+        self._pace = _Pace(self._started)
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -69,6 +115,8 @@ class Progress:
         """
         self.done += steps
         self._count += steps if count is None else count
+        if steps:
+            self._pace.advance(steps, time.monotonic())
         state = ", ".join(filter(None, (detail, self.state)))
         self._bar.update(self._task, completed=self.done, state=state)
         now = time.monotonic()
@@ -80,13 +128,11 @@ class Progress:
 
     @property
     def state(self) -> str:
-        """Speed and time left, as a person reads them."""
+        """Speed and, once that can be told, time left, as a person reads them."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
         speed = f"{self._count / elapsed:,.1f} {self.unit}/s"
-        if self.total is None or self.done == self._done_before:
-            return speed
-        seconds_left = elapsed / max(self.done - self._done_before, 1) * (self.total - self.done)
-        return f"{speed}, {duration(seconds_left)} left"
+        seconds_left = None if self.total is None else self._pace.seconds(self.total - self.done)
+        return speed if seconds_left is None else f"{speed}, {duration(seconds_left)} left"
 
     def __enter__(self) -> Progress:  # noqa: PYI034 - `Self` needs Python 3.11
         self._bar.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import attrs
 import numpy as np
@@ -159,6 +160,16 @@ def test_a_part_of_the_teachers_has_no_such_figure(measured):
     assert card.in_columns((0, 24)) == card
     assert card.in_columns((0, 24)).agreement == card.agreement
     assert card.in_columns((0, 12)).agreement is None
+
+
+def test_what_is_said_of_teachers_that_know_nothing_is_that():
+    """With 128 pictures one is recognised by guessing; of that, the views' share may be any, and says nothing."""
+    found = ViewAgreement(
+        num_samples=128, num_views=1280, agreement=0.02, plain_accuracy=0.009375, view_accuracy=0.0125
+    )
+    text = str(found)
+    assert "0.9% of the plain pictures and for 1.2% of the views, where guessing gives 0.8%" in text
+    assert max(float(share) for share in re.findall(r"([\d.]+)%", text)) <= 100
 
 
 def test_a_share_is_one():

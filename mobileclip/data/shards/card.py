@@ -94,11 +94,11 @@ class ViewAgreement:
         return self.view_accuracy / self.plain_accuracy if self.plain_accuracy else None
 
     def __str__(self) -> str:
-        ratio = "" if self.ratio is None else f", {self.ratio:.0%} of it"
         return (
             f"teachers take {self.agreement:.0%} of the stored views for the same as the plain picture "
             f"({self.num_views:,} views of {self.num_samples:,} pictures); the nearest caption is their own for "
-            f"{self.plain_accuracy:.0%} of the plain pictures and for {self.view_accuracy:.0%} of the views{ratio}"
+            f"{self.plain_accuracy:.1%} of the plain pictures and for {self.view_accuracy:.1%} of the views, where "
+            f"guessing gives {1 / self.num_samples:.1%}"
         )
 
 
