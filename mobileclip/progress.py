@@ -50,6 +50,8 @@ class _Pace:
 
     def seconds(self, steps: int) -> float | None:
         """Return how long so many steps take; None where too little was seen."""
+        if steps <= 0:
+            return 0.0
         if self._num_bursts < _FEWEST_BURSTS:
             return None
         (began, done_before), (ended, done) = self._marks[0], self._marks[-1]

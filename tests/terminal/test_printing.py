@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import time
 
 import pytest
 
@@ -90,7 +91,9 @@ def test_a_narrow_terminal_shortens_the_bar_and_no_number():
     stream = io.StringIO()
     screen = _console_class()(file=stream, force_terminal=True, width=80, markup=False, emoji=False)
     with Progress("joining neighbours", total=1_000_000, unit="pictures", console=screen) as bar:
-        bar.advance(24_576)
+        for _ in range(6):
+            time.sleep(0.02)
+            bar.advance(4_096)
     assert "24576/1000000" in stream.getvalue()
     assert re.search(r"pictures/s, [0-9:]+ left", stream.getvalue())
 

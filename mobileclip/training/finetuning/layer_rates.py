@@ -69,17 +69,17 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
     """Return for every parameter of `model` what its learning rate is multiplied with: `decay^(layers above it)`.
 
     In each tower on its own: the head has 1, the layer below `decay`, and so on down to the stem or the token
-    embedding. What belongs to no tower, such as the logit scale or a classifier's linear layer, has 1.
+    embedding. What belongs to no tower, such as the logit scale, a classifier's linear layer or a detector's pyramid,
+    has 1.
 
     Args:
-        model: an image-text model or a classifier, or what it is a part of.
+        model: a tower, an image-text model, a classifier, or what any of these is a part of, such as a detector.
         decay: in (0, 1]; 1 gives all one rate. Per layer, so a deep tower wants one nearer to 1: the 46 layers of MCi2
             take 0.9 to 0.009 at the stem.
         by: what counts as a layer of an MCi tower: a `block`, or a whole `stage`. Layers of transformers are one each.
 
     Raises:
-        ValueError: if the decay is out of its range, there is no such model, or the order of a tower's layers is not
-            known.
+        ValueError: if the decay is out of its range, there is no tower, or the order of a tower's layers is not known.
 
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", section 3.2; Bao et al., "BEiT", appendix G, for
         image towers.
@@ -87,27 +87,34 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
     if not 0 < decay <= 1:
         raise ValueError(f"the decay of learning rates per layer lies in (0, 1], got {decay}")
     scales = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
+    towers = _towers(model)
+    if not towers:
+        raise ValueError(
+            f"learning rates by layer need a tower of this library, alone or as a part, and {type(model).__name__} has "
+            "none; register another tower's layers with mobileclip.training.finetuning.tower_layers.register"
+        )
+    for prefix, tower in towers.items():
+        layers = _layers(tower, by)
+        for parameter, depth in _depths(tower, layers):
+            scales[f"{prefix}.{parameter}" if prefix else parameter] = decay ** (len(layers) - 1 - depth)
+    return scales
+
+
+def _towers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the towers in a module, itself maybe, by name: those of a model, and those on their own."""
     kinds: dict[type[nn.Module], tuple[str, ...]] = {
         DualEncoder: ("image_encoder", "text_encoder"),
         Classifier: ("image_encoder",),
     }
-    encoders = [
-        (prefix, module, names)
-        for prefix, module in model.named_modules()
-        for kind, names in kinds.items()
-        if isinstance(module, kind)
-    ]
-    if not encoders:
-        raise ValueError(
-            f"learning rates by layer need a DualEncoder or a Classifier with its towers, got {type(model).__name__}"
-        )
-    for prefix, encoder, names in encoders:
-        for name in names:
-            tower = f"{prefix}.{name}" if prefix else name
-            layers = _layers(encoder.get_submodule(name), by)
-            for parameter, depth in _depths(encoder.get_submodule(name), layers):
-                scales[f"{tower}.{parameter}"] = decay ** (len(layers) - 1 - depth)
-    return scales
+    found: dict[str, nn.Module] = {}
+    for prefix, module in model.named_modules():
+        for name in next((names for kind, names in kinds.items() if isinstance(module, kind)), ()):
+            found[f"{prefix}.{name}" if prefix else name] = module.get_submodule(name)
+        is_known = tower_layers.dispatch(type(module)) is not tower_layers.dispatch(object)
+        # What a tower is made of, should it be of such a class, has the order of the tower.
+        if is_known and not any(prefix.startswith(f"{one}.") or not one for one in found):
+            found[prefix] = module
+    return found
 
 
 def _layers(tower: nn.Module, by: Granularity) -> list[list[str]]:
@@ -132,24 +139,33 @@ def layer_rate_groups(
     model: nn.Module,
     decay: float,
     *,
+    lr: float,
     weight_decay: float = 0.0,
     decayed: Collection[Kind] = WEIGHTS_ALONE,
     by: Granularity = "block",
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
 
-    A group has `params`, `rate_scale` (what multiplies the schedule's learning rate) and `weight_decay`: one group for
-    each rate and for what is decayed and what is not (see `decay_groups`).
+    A group has `params`, its own `lr`, which optimisers and schedules of PyTorch start from, `weight_decay`, and
+    `rate_scale`, what multiplies the schedule's rate in `mobileclip.training.train`: one group for each rate and for what
+    is decayed and what is not (see `decay_groups`).
 
     Args:
         model: as `rate_scales` takes it.
         decay: as `rate_scales` takes it.
+        lr: learning rate of the layers nearest to the output; a group's is this times its `rate_scale`.
         weight_decay: of the parameters that are decayed.
         decayed: what weight decay applies to.
         by: as `rate_scales` takes it.
 
     Raises:
         ValueError: see `rate_scales`; or if nothing requires a gradient.
+
+    Examples:
+        >>> tower = mobileclip.build_model("mci0")
+        >>> optimizer = torch.optim.AdamW(layer_rate_groups(tower, 0.5, lr=1e-4, by="stage"))
+        >>> sorted({group["lr"] for group in optimizer.param_groups})[-2:]
+        [5e-05, 0.0001]
     """
     scales = rate_scales(model, decay, by=by)
     groups: dict[tuple[float, float], list[Tensor]] = {}
@@ -159,7 +175,7 @@ def layer_rate_groups(
     if not groups:
         raise ValueError("no parameter of the model requires a gradient, so there is nothing to train")
     return [
-        {"params": groups[scale, own_decay], "rate_scale": scale, "weight_decay": own_decay}
+        {"params": groups[scale, own_decay], "lr": lr * scale, "rate_scale": scale, "weight_decay": own_decay}
         for scale, own_decay in sorted(groups)
     ]
 
@@ -193,6 +209,6 @@ class LayerDecayAdamWSpec(AdamWSpec):
             ValueError: see `layer_rate_groups`.
         """
         groups = layer_rate_groups(
-            model, self.rate_decay, weight_decay=self.weight_decay, decayed=self.decayed, by=self.rate_layers
+            model, self.rate_decay, lr=0.0, weight_decay=self.weight_decay, decayed=self.decayed, by=self.rate_layers
         )
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

@@ -10,7 +10,6 @@ from attrs import validators
 from torch import nn
 
 from mobileclip.blocks import Attention, ConvFFN, FeedForward
-from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
 from mobileclip.strict import strict
 
@@ -22,6 +21,9 @@ _PARTS: dict[type[nn.Module], tuple[str, ...]] = {
     FeedForward: ("fc1", "fc2"),
     ConvFFN: ("fc1", "fc2"),
 }
+
+
+_DEFAULT_EXTRAS = ("logit_scale",)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -36,7 +38,7 @@ class LoraSpec:
         alpha: `s` is `alpha / rank`; by default twice the rank.
         dropout: share of the inputs of `A` that is zeroed in training.
         extras: what is trained beside the adapters: names of parameters, or of modules with all below them, such as
-            `image_encoder.head.project`.
+            `image_encoder.head.project`. The default is left out where there is no logit scale, as in a lone tower.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -51,17 +53,17 @@ class LoraSpec:
     rank: int = attrs.field(default=8, validator=validators.gt(0))
     alpha: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     dropout: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
-    extras: tuple[str, ...] = ("logit_scale",)
+    extras: tuple[str, ...] = _DEFAULT_EXTRAS
 
 
-def add_lora(model: DualEncoder, spec: LoraSpec) -> None:
+def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
     """Put adapters into `model`; nothing but them and the extras requires a gradient afterwards.
 
     `B` begins at zero, so the model's outputs do not change yet; `A` is drawn from torch's random numbers.
 
     Args:
-        model: changed in place.
-        spec: the adapters.
+        model: an image-text model, a tower, or what has one as a part; changed in place.
+        spec: the adapters; None for the default ones.
 
     Raises:
         ValueError: if the model has adapters already, an extra is no part of it, or nothing in it can be adapted.
@@ -71,6 +73,7 @@ def add_lora(model: DualEncoder, spec: LoraSpec) -> None:
         from peft import inject_adapter_in_model
     if any(".lora_A." in name for name, _ in model.named_parameters()):
         raise ValueError("the model has adapters already; merge them with merge_lora first")
+    spec = LoraSpec() if spec is None else spec
     extras = _extras(model, spec.extras)
     inject_adapter_in_model(_config(spec, _targets(model)), model)
     for parameter in extras:
@@ -114,7 +117,7 @@ def _adapted(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(getattr(module, "lora_A", None), nn.Module)]
 
 
-def _targets(model: DualEncoder) -> list[str]:
+def _targets(model: nn.Module) -> list[str]:
     """Return the names of the layers that can be adapted and are not frozen."""
     targets = []
     for name, module in model.named_modules():
@@ -144,12 +147,12 @@ def _config(spec: LoraSpec, targets: list[str]) -> LoraConfig:
     )
 
 
-def _extras(model: DualEncoder, names: tuple[str, ...]) -> list[nn.Parameter]:
+def _extras(model: nn.Module, names: tuple[str, ...]) -> list[nn.Parameter]:
     parameters = dict(model.named_parameters())
     chosen: list[nn.Parameter] = []
     for extra in names:
         found = [parameter for name, parameter in parameters.items() if name == extra or name.startswith(f"{extra}.")]
-        if not found:
+        if not found and names != _DEFAULT_EXTRAS:
             raise ValueError(
                 f"the model has no part {extra!r} to train beside the adapters; expected the name of a parameter or a "
                 f"module, such as 'logit_scale' or 'text_encoder.project'"

@@ -8,7 +8,13 @@ from torch import nn
 
 from mobileclip import specs
 from mobileclip.training import AdamWSpec, decay_groups
-from mobileclip.training.finetuning import LayerDecayAdamWSpec, freeze_tower, layer_rate_groups, rate_scales
+from mobileclip.training.finetuning import (
+    LayerDecayAdamWSpec,
+    freeze_tower,
+    layer_rate_groups,
+    rate_scales,
+    tower_layers,
+)
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT
 from tests.training.finetuning.models import fresh
 
@@ -66,7 +72,7 @@ def test_every_published_model_has_an_order(name):
 def test_groups_hold_every_trainable_parameter_once_with_its_own_rate_and_decay():
     model = fresh(SMALL_MCT)
     freeze_tower(model, "text")
-    groups = layer_rate_groups(model, 0.8, weight_decay=0.1)
+    groups = layer_rate_groups(model, 0.8, lr=1e-3, weight_decay=0.1)
     names = {parameter: name for name, parameter in model.named_parameters()}
     decayed, _ = decay_groups(model)
     scales = rate_scales(model, 0.8)
@@ -102,6 +108,82 @@ def test_without_decay_the_step_is_adamw_s():
         torch.testing.assert_close(steps["steep"][key], scales[key] * step, rtol=1e-3, atol=1e-7)
 
 
+class Detector(nn.Module):
+    """What a detector is: a backbone of whatever name, and what stands on its maps."""
+
+    def __init__(self, tower):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"body": tower})
+        self.pyramid = nn.Conv2d(tower.dims[-1], 4, 1)
+
+    def forward(self, images):
+        (coarsest,) = self.backbone["body"].features(images, (len(self.backbone["body"].dims) - 1,))
+        return self.pyramid(coarsest)
+
+
+def alone(model):
+    return model.image_encoder, "", "head."
+
+
+def in_a_detector(model):
+    return Detector(model.image_encoder), "backbone.body.", "pyramid."
+
+
+def whole(model):
+    return model, "image_encoder.", "image_encoder.head."
+
+
+@pytest.mark.parametrize("part", [alone, in_a_detector, whole])
+def test_a_plain_loop_of_pytorch_moves_every_layer_at_its_own_rate(part):
+    """With AdamW's first step each weight moves by its learning rate; a schedule of PyTorch keeps the proportions."""
+    model, prefix, top = part(fresh(SMALL))
+    optimizer = torch.optim.AdamW(layer_rate_groups(model, 0.5, lr=1e-3), lr=0.1, eps=1e-30)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+    moved = {}
+    for factor in (1.0, 0.5):
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        schedule.step()
+        moved = {name: float((before[name] - one.detach()).abs().max()) for name, one in model.named_parameters()}
+        rates = {name: 1e-3 * factor * scale for name, scale in rate_scales(model, 0.5).items()}
+        assert moved == pytest.approx(rates, rel=0.02)
+    stem = moved[f"{prefix}stem.0.branches.0.conv.weight"]
+    assert stem < moved[f"{prefix}stages.1.blocks.0.ffn.fc1.bias"] < moved[f"{prefix}stages.1.blocks.1.ffn.fc1.bias"]
+    above = [value for name, value in moved.items() if name.startswith(top)]
+    assert above == pytest.approx([stem * 2**5] * len(above), rel=0.05)
+
+
+def test_a_detector_s_backbone_trains_with_the_rates_of_its_layers():
+    detector = Detector(fresh(SMALL).image_encoder)
+    optimizer = torch.optim.AdamW(layer_rate_groups(detector, 0.8, lr=1e-2))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(8):
+        loss = (detector(images) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_another_s_tower_joins_by_its_class():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.low, self.high = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    around = nn.Sequential(Own())
+    with pytest.raises(ValueError, match="Sequential has none; register another tower's layers"):
+        rate_scales(around, 0.5)
+    tower_layers.register(Own, lambda _: [["low", "low"], ["high", "high"]])
+    assert rate_scales(around, 0.5) == {
+        "0.low.weight": 0.5, "0.low.bias": 0.5, "0.high.weight": 1.0, "0.high.bias": 1.0
+    }  # fmt: skip
+
+
 def test_a_model_inside_of_a_module_is_found():
     model = fresh(SMALL)
     around = nn.ModuleDict({"model": model, "loss": nn.Linear(2, 2)})
@@ -117,10 +199,10 @@ def test_mistakes_are_named():
         rate_scales(model, 0)
     with pytest.raises(ValueError, match="'rate_decay' must be <= 1"):
         LayerDecayAdamWSpec(rate_decay=1.5)
-    with pytest.raises(ValueError, match="need a DualEncoder or a Classifier with its towers, got Linear"):
+    with pytest.raises(ValueError, match="need a tower of this library, alone or as a part, and Linear has none"):
         LayerDecayAdamWSpec().build(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="nothing to train"):
-        layer_rate_groups(model.requires_grad_(False), 0.9)
+        layer_rate_groups(model.requires_grad_(False), 0.9, lr=1e-3)
     model.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3, 24))
     with pytest.raises(ValueError, match=r"layers of a Sequential is not known; register .*tower_layers\.register"):
         rate_scales(model, 0.9)

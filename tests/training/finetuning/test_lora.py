@@ -5,11 +5,19 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch import nn
 
 from mobileclip.encoders import load_model, save_model
 from mobileclip.reparam import reparameterize
 from mobileclip.training import train
-from mobileclip.training.finetuning import LoraSpec, add_lora, freeze_tower, merge_lora, rate_scales
+from mobileclip.training.finetuning import (
+    LoraSpec,
+    add_lora,
+    freeze_tower,
+    layer_rate_groups,
+    merge_lora,
+    rate_scales,
+)
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
 from tests.training.finetuning.models import fresh
 from tests.training.runs import Batches, new_model, training_spec
@@ -123,10 +131,34 @@ def test_what_is_evaluated_in_training_folds(tmp_path, ema_decay):
     assert not torch.allclose(first, last, atol=1e-4)
 
 
+@pytest.mark.parametrize("around", [lambda tower: tower, lambda tower: nn.ModuleDict({"body": tower})])
+@pytest.mark.parametrize("spec", [SMALL, SMALL_VIT], ids=["mci", "vit"])
+def test_a_tower_alone_or_as_a_part_takes_adapters(spec, around):
+    original, model = fresh(spec), fresh(spec)
+    part = around(model.image_encoder)
+    add_lora(part)
+    trainable = {name for name, one in part.named_parameters() if one.requires_grad}
+    assert trainable
+    assert all(".lora_" in name for name in trainable)
+    images, _ = inputs(spec, batch=4)
+    optimizer = torch.optim.AdamW(layer_rate_groups(part, 0.9, lr=1e-2))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.image_encoder(images).square().mean().backward()
+        optimizer.step()
+    trained = model.eval().image_encoder(images)
+    merge_lora(part)
+    torch.testing.assert_close(model.image_encoder(images), trained, rtol=1e-4, atol=1e-5)
+    assert model.state_dict().keys() == original.state_dict().keys()
+    assert not torch.allclose(trained, original.eval().image_encoder(images), atol=1e-4)
+
+
 def test_mistakes_are_named():
     model = fresh(SMALL)
     with pytest.raises(ValueError, match=r"no part 'image_encoder\.heads' to train beside the adapters"):
         add_lora(model, LoraSpec(extras=("image_encoder.heads",)))
+    with pytest.raises(ValueError, match="no part 'logit_scale' to train"):
+        add_lora(model.image_encoder, LoraSpec(extras=("logit_scale", "head.project")))
     add_lora(model, LoraSpec())
     with pytest.raises(ValueError, match="has adapters already"):
         add_lora(model, LoraSpec())
