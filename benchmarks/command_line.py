@@ -19,10 +19,12 @@ def main(spec: type[Spec], run: Callable[[Spec], Any], description: str | None) 
         run: measures and prints.
         description: the module's docstring, which `--help` begins with.
     """
-    from mobileclip.recipes.command_line import described
+    from mobileclip.recipes.command_line import described, reported
     from mobileclip.terminal.help import parse
 
-    run(parse(spec, description=described(description)))
+    choices = parse(spec, description=described(description))
+    with reported("benchmark", None, kept="results that are in files are kept, the others are gone"):
+        run(choices)
 
 
 def empty_table(columns: Sequence[str], *, texts: Sequence[str] = (), title: str | None = None) -> Table:

@@ -15,11 +15,9 @@ the machine, threads wait for each other: `--threads 1` and the column of CPU se
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +26,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from benchmarks.apart import in_own_process
 from benchmarks.command_line import empty_table, main
 from mobileclip.losses import LossTerms, ReinforcedLossSpec, dense_loss
 from mobileclip.progress import track
@@ -173,12 +172,6 @@ def require_machine(spec: LossBenchSpec) -> None:
         raise SystemExit("the peak of a process's memory is read from /proc, so this needs Linux, or --device cuda")
 
 
-def in_own_process(side: Side, spec: LossBenchSpec, batch: int) -> Measurement:
-    """Return what one pass takes in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, side, spec, batch).result()
-
-
 def plan(spec: LossBenchSpec) -> list[tuple[Side, int]]:
     """Return all measurements, in turn: side and batch."""
     order: list[tuple[Side, int]] = []
@@ -196,7 +189,7 @@ def measurements(spec: LossBenchSpec) -> Iterator[tuple[Side, int, Measurement]]
     """
     values: dict[int, float] = {}
     for side, batch in plan(spec):
-        result = in_own_process(side, spec, batch)
+        result = in_own_process(measure, side, spec, batch)
         expected = values.setdefault(batch, result.value)
         if not abs(result.value - expected) <= LARGEST_ERROR * abs(expected):
             raise ValueError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import cast
@@ -13,6 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from benchmarks.apart import in_own_process
 from benchmarks.exports.results import Cell, Loss, Measured, Outcome
 from benchmarks.exports.spec import ExportsBenchSpec
 from benchmarks.rivals import randomize
@@ -46,12 +45,11 @@ def measure_apart(spec: ExportsBenchSpec, cell: Cell) -> Outcome:
         spec: the choices.
         cell: the export.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, spec, cell).result()
-        except BrokenProcessPool:
-            failure = "the process was ended, by a crash of the runtime or for want of memory"
-            return Outcome(cell=cell, machine=machine(), failure=failure)
+    try:
+        return in_own_process(measure, spec, cell)
+    except BrokenProcessPool:
+        failure = "the process was ended, by a crash of the runtime or for want of memory"
+        return Outcome(cell=cell, machine=machine(), failure=failure)
 
 
 def machine() -> str:

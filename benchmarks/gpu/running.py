@@ -17,6 +17,7 @@ import attrs
 from benchmarks.gpu.results import Outcome
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import printable
+from mobileclip.terminal.interruption import leave_to_parent
 
 
 def run_apart(measure: Callable[[], Outcome], *, limit_seconds: float, log: Path) -> Outcome:
@@ -58,6 +59,7 @@ def _end(process: multiprocessing.process.BaseProcess) -> None:
 
 def _work(measure: Callable[[], Outcome], path: Path, log: Path) -> None:
     os.setsid()
+    leave_to_parent(lambda: os.killpg(0, signal.SIGKILL))
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import statistics
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from benchmarks.apart import in_own_process
 from benchmarks.latency.memory import keep_memory
 from benchmarks.latency.spec import LatencyBenchSpec
 from benchmarks.latency.ways import Case, Latency, Side, sides
@@ -32,15 +31,14 @@ def measure_apart(spec: LatencyBenchSpec, case: Case) -> list[Latency]:
     Raises:
         RuntimeError: if that process was ended, for want of memory for example.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(measure, spec, case).result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"the process that measured {case}, {case.batch_size} at once, was ended, most likely because memory "
-                "ran out; what was measured before is kept, and the same command goes on from there. Fewer --runtimes "
-                "and --no-compiled take less"
-            ) from error
+    try:
+        return in_own_process(measure, spec, case)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"the process that measured {case}, {case.batch_size} at once, was ended, most likely because memory "
+            "ran out; what was measured before is kept, and the same command goes on from there. Fewer --runtimes "
+            "and --no-compiled take less"
+        ) from error
 
 
 def measure(spec: LatencyBenchSpec, case: Case) -> list[Latency]:

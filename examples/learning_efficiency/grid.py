@@ -50,9 +50,9 @@ def run_grid(spec: EfficiencySpec, waiting: Sequence[Cell], *, results: Path, st
         ProcessPoolExecutor(
             min(spec.num_processes, len(waiting)), mp_context=context, initializer=_open, initargs=(spec,)
         ) as pool,
-        ending(pool),
+        ending(pool) as submit,
     ):
-        running = {pool.submit(_measure, cell) for cell in waiting}
+        running = {submit(_measure, cell) for cell in waiting}
         while running:
             ended, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
             for future in ended:

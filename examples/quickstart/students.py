@@ -72,9 +72,9 @@ def train_students(
         Progress(
             title, total=sum(steps.values()), done=sum(done.values()), unit="pictures", console=console()
         ) as progress,
-        ending(pool),
+        ending(pool) as submit,
     ):
-        futures = [pool.submit(_train, spec, one, shards, num_samples) for one in waiting]
+        futures = [submit(_train, spec, one, shards, num_samples) for one in waiting]
         running = set(futures)
         while running:
             finished, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_EXCEPTION)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
 import traceback
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
@@ -52,7 +51,6 @@ def work_for(connection: Connection, *, beat_seconds: float, stores: StoreLimits
         stores: how long stores are waited for.
     """
     leave_to_parent()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     say = _Speaker(connection)
     threading.Thread(target=_beat, args=(say, beat_seconds), daemon=True).start()
     with suppress(*_GONE), use_limits(stores):
@@ -100,14 +98,6 @@ def _do(assignment: Assignment, connection: Connection, say: _Speaker) -> Assign
             overlap.make(received, lambda steps: say("steps", value=steps))
             say("made")
     return received
-
-
-def _end_with_parent() -> None:
-    """End with the process that started this one, however that ends: nobody waits for the unit any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only started processes work"
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _beat(say: _Speaker, seconds: float) -> None:

@@ -13,7 +13,7 @@ from mobileclip.engines.work import EntryT, OnProgress, UnitT, Worker
 class Overlap(Generic[UnitT, EntryT]):
     """Makes units one after another and finishes each in a thread of its own, at most one; a context manager.
 
-    What is under way at the end of the block is finished.
+    What is under way at the end of the block is finished; what that raises is raised behind a signal, too.
 
     Args:
         worker: who makes them.
@@ -40,6 +40,8 @@ class Overlap(Generic[UnitT, EntryT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True)
+        if isinstance(error, KeyboardInterrupt):
+            self.wait()
 
     def make(self, unit: UnitT, on_progress: OnProgress) -> None:
         """Make a unit, wait for the one before it, and let this one be finished.

@@ -157,11 +157,19 @@ def postponed() -> Iterator[Postponed]:
         raise interrupted
 
 
-def leave_to_parent() -> None:
-    """In a process that a command has started: Ctrl-C and warnings are the command's, with which it ends, however."""
+def _end_abruptly() -> None:
+    os._exit(1)
+
+
+def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
+    """In a process that a command has started: Ctrl-C and warnings are the command's, with which it ends, however.
+
+    Args:
+        end: called when the command is gone; ends this process, and what it has started.
+    """
     for number in (signal.SIGINT, *warnings()):
         signal.signal(number, signal.SIG_IGN)
-    _after_parent(lambda: os._exit(1))
+    _after_parent(end)
 
 
 def save_for_parent() -> None:

@@ -227,3 +227,12 @@ def test_a_function_is_work_too_and_its_processes_are_those_of_the_work_before(e
 
 def test_nothing_to_do_is_done(engine, tmp_path):
     assert run(engine, tmp_path).entries == {}
+
+
+@pytest.mark.parametrize(("before", "error"), [("full-0", FatalError), ("good-0", KeyboardInterrupt)])
+def test_a_full_disk_is_told_though_a_signal_came_while_the_unit_was_finished(tmp_path, before, error):
+    """Told as a signal, the same command would be started again, and meet the same disk."""
+    listener = Noting()
+    with pytest.raises(error):
+        InlineEngine(device="cpu").run(Counting(folder=tmp_path, seconds=0.3), tasks(before, "interrupts-0"), listener)
+    assert list(listener.entries) == (["good-0"] if before == "good-0" else [])

@@ -90,6 +90,8 @@ class Counting(Work[Task, str]):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "fatal":
                     raise FatalError("the disk is full")
+                case "interrupts":
+                    signal.raise_signal(signal.SIGINT)
                 case "hangs":
                     time.sleep(600)
 

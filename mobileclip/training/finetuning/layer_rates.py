@@ -147,8 +147,8 @@ def layer_rate_groups(
     """Return the trainable parameters as groups for an optimiser, from the input's side to the output's.
 
     A group has `params`, its own `lr`, which optimisers and schedules of PyTorch start from, `weight_decay`, and
-    `rate_scale`, what multiplies the schedule's rate in `mobileclip.training.train`: one group for each rate and for what
-    is decayed and what is not (see `decay_groups`).
+    `rate_scale`, what multiplies the schedule's rate in `mobileclip.training.train`: one group for each rate and for
+    what is decayed and what is not (see `decay_groups`).
 
     Args:
         model: as `rate_scales` takes it.

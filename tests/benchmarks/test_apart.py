@@ -1,0 +1,81 @@
+"""What a benchmark measures in a process of its own ends with the benchmark, however that ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from benchmarks.apart import in_own_process
+from tests.training.program import are_gone
+
+ROOT = Path(__file__).parents[2]
+POOL = """
+from benchmarks.apart import in_own_process
+from tests.benchmarks.test_apart import hang
+def measure(path):
+    in_own_process(hang, path)
+"""
+GROUP = """
+from functools import partial
+from pathlib import Path
+from benchmarks.gpu.running import run_apart
+from tests.benchmarks.test_apart import hang
+def measure(path):
+    run_apart(partial(hang, path), limit_seconds=600, log=Path(path).with_suffix(".log"))
+"""
+MAIN = """
+import sys, attrs
+from benchmarks.command_line import main
+@attrs.frozen(kw_only=True)
+class Spec:
+    path: str
+if __name__ == "__main__":
+    main(Spec, lambda spec: measure(spec.path), "It hangs.")
+"""
+
+
+def hang(path):
+    """Start a process, say which they are, and never end."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    text = Path(f"{path}.part")
+    text.write_text(f"{os.getpid()} {child.pid}")
+    text.rename(path)
+    time.sleep(600)
+
+
+def test_the_result_comes_back_and_a_lost_process_is_told():
+    assert in_own_process(divmod, 7, 2) == (3, 1)
+    with pytest.raises(BrokenProcessPool):
+        in_own_process(os._exit, 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("how", [POOL, GROUP], ids=["pool", "group"])
+def test_a_benchmark_that_is_ended_leaves_no_process(tmp_path, how, number):
+    script, path, said = tmp_path / "script.py", tmp_path / "pids", tmp_path / "said"
+    script.write_text(how + MAIN)
+    command = [sys.executable, str(script), "--path", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with said.open("w") as errors, subprocess.Popen(command, env=environment, stderr=errors) as process:
+        deadline = time.monotonic() + 120
+        while not path.exists():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        worker, child = map(int, path.read_text().split())
+        process.send_signal(number)
+        process.wait(60)
+    try:
+        assert are_gone({worker} if how is POOL else {worker, child})
+        if number == signal.SIGTERM:
+            assert process.returncode == 143
+            assert said.read_text().startswith("benchmark: interrupted by SIGTERM; ")
+    finally:
+        if how is POOL:
+            os.kill(child, signal.SIGKILL)  # its own, of no group that the benchmark would know
