@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,7 +13,7 @@ import attrs
 import torch
 
 from mobileclip.engines.overlap import Overlap
-from mobileclip.engines.work import FatalError, NamedUnit, Place, Work, failure_of
+from mobileclip.engines.work import FatalError, NamedUnit, Place, Work, failure_of, fatal_of
 from mobileclip.storage import StoreLimits, use_limits
 from mobileclip.terminal.interruption import leave_to_parent
 
@@ -61,10 +60,8 @@ def work_for(connection: Connection, *, beat_seconds: float, stores: StoreLimits
                 assignment = _do(assignment, connection, say)
         except _GONE:
             raise
-        except ValueError as error:
-            say("fatal", value=str(error))
-        except Exception:  # noqa: BLE001 - whatever it was, the run must hear of it
-            say("fatal", value=f"a worker failed:\n{traceback.format_exc()}")
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run must hear of it
+            say("fatal", value=fatal_of(error))
 
 
 class _Speaker:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -19,7 +18,7 @@ from attrs import validators
 
 from mobileclip.engines.base import Engine
 from mobileclip.engines.queue import Listener, Retries, UnitQueue
-from mobileclip.engines.work import EntryT, FatalError, Place, UnitT, Work, failure_of
+from mobileclip.engines.work import EntryT, FatalError, Place, UnitT, Work, failure_of, fatal_of
 from mobileclip.extras import needed
 from mobileclip.hardware.devices import pick_device
 from mobileclip.storage import StoreLimits, use_limits
@@ -271,10 +270,8 @@ class _Actor:
             torch.set_num_threads(self._num_threads)
         try:
             self._worker = work.open(Place(device=device, num_threads=self._num_threads))
-        except ValueError as error:
-            return "fatal", str(error)
-        except Exception:  # noqa: BLE001 - whatever it was, the run must hear of it
-            return "fatal", f"a worker failed:\n{traceback.format_exc()}"
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run must hear of it
+            return "fatal", fatal_of(error)
         import ray
 
         return "open", f"{device}, node {ray.get_runtime_context().get_node_id()[:8]}"
@@ -291,10 +288,11 @@ class _Actor:
                 finish: Callable[[], Any] = self._worker(unit, advance)
             with self._finishing:
                 return "finished", (finish(), num_steps)
-        except FatalError as error:
-            return "fatal", str(error)
         except Exception as error:  # noqa: BLE001 - whatever a unit makes its work raise, the others go on
-            return "failed", failure_of(unit, error)
+            try:
+                return "failed", failure_of(unit, error)
+            except FatalError as fatal:
+                return "fatal", str(fatal)
 
 
 def _dismiss(ray: Any, members: list[_Member[Any]]) -> None:

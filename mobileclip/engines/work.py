@@ -132,6 +132,13 @@ def reason_of(error: Exception) -> str:
     return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
+def fatal_of(error: Exception) -> str:
+    """Return why a worker cannot work at all, in a line; what is not for people is logged with its origin."""
+    if not isinstance(error, (ValueError, OSError, ImportError)):
+        logger.warning("a worker failed", exc_info=error)
+    return f"a worker cannot work: {reason_of(error)}" if not isinstance(error, ValueError) else str(error)
+
+
 def failure_of(unit: NamedUnit, error: Exception) -> Failure:
     """Return why a unit failed and whether it is tried again; what is not for people is logged with its origin.
 

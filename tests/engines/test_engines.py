@@ -236,3 +236,20 @@ def test_a_full_disk_is_told_though_a_signal_came_while_the_unit_was_finished(tm
     with pytest.raises(error):
         InlineEngine(device="cpu").run(Counting(folder=tmp_path, seconds=0.3), tasks(before, "interrupts-0"), listener)
     assert list(listener.entries) == (["good-0"] if before == "good-0" else [])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_keeps_workers_from_working_is_one_line(tmp_path, num_workers):
+    engine = LocalEngine(num_workers=num_workers, devices=("cpu",), apart=True)
+    for error, said in (
+        (FileNotFoundError(errno.ENOENT, "no such file", "weights.pt"), "weights.pt"),
+        (RuntimeError("no kernel for this card"), "RuntimeError: no kernel for this card"),
+    ):
+        with pytest.raises(FatalError, match=said) as told:
+            run(engine, tmp_path, "good-0", "good-1", error=error)
+        assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_disk_that_takes_no_more_ends_the_run(engine, tmp_path):
+    with pytest.raises(FatalError, match=r"no space left .*see to the disk and run this again"):
+        run(engine, tmp_path, "enospc-0", "good-0")

@@ -36,6 +36,7 @@ class Counting(Work[Task, str]):
         seconds: of a unit's making and of its finishing.
         num_bytes: of an entry, beside its text.
         broken: whether workers cannot load what they need.
+        error: what they raise when they load it.
         late_seconds: that all workers but the first take to load what they need.
     """
 
@@ -43,11 +44,14 @@ class Counting(Work[Task, str]):
     seconds: float = 0.0
     num_bytes: int = 0
     broken: bool = False
+    error: Exception | None = None
     late_seconds: float = 0.0
 
     def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
         if self.broken:
             raise ValueError("nowhere.safetensors does not exist")
+        if self.error is not None:
+            raise self.error
         if self.late_seconds:
             try:
                 (self.folder / "first worker").touch(exist_ok=False)
@@ -88,6 +92,8 @@ class Counting(Work[Task, str]):
                     raise OSError(errno.EIO, "Input/output error", name)
                 case "kills":
                     os.kill(os.getpid(), signal.SIGKILL)
+                case "enospc":
+                    raise OSError(errno.ENOSPC, "no space left on device", name)
                 case "fatal":
                     raise FatalError("the disk is full")
                 case "interrupts":
