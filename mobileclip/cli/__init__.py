@@ -12,7 +12,7 @@ from mobileclip.cli import collections, curation, data, evaluate, export, hub, i
 from mobileclip.cli.commands import Commands
 from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
-from mobileclip.terminal import say
+from mobileclip.terminal import has_reader, say
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import give_up_output, open_standard_streams
 
@@ -84,9 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
             return
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             COMMANDS.run("mobileclip", _with_default(typed))
-    except BrokenPipeError:
-        give_up_output()
     except (ValueError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and not has_reader():
+            give_up_output()
+            return
         say(f"mobileclip: {_bounded(str(error))}", error=True)
         sys.exit(2)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mobileclip.recipes.header import read_header
 from mobileclip.registry import taken, with_parts
 from mobileclip.serialization import from_json, to_json
-from mobileclip.terminal import shown
+from mobileclip.terminal import has_reader, shown
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import give_up_output, open_standard_streams
 
@@ -39,7 +39,9 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     try:
         with interruptible(name, kept, is_program=arguments is None):
             yield
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if has_reader():  # it was another pipe: to a process, or to a store
+            raise SystemExit(f"error: {shown(error)}") from None
         give_up_output()
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         raise SystemExit(f"error: {shown(error)}") from None

@@ -3,6 +3,6 @@
 How something is shown belongs here; what is said is for the rooms above.
 """
 
-from mobileclip.terminal.printing import console, get_logger, print_table, say, say_json, shown
+from mobileclip.terminal.printing import console, get_logger, has_reader, print_table, say, say_json, shown
 
-__all__ = ["console", "get_logger", "print_table", "say", "say_json", "shown"]
+__all__ = ["console", "get_logger", "has_reader", "print_table", "say", "say_json", "shown"]

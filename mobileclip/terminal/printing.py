@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,6 +32,16 @@ def say(text: object = "", *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(_encodable(f"{shown(text)}\n", stream))
     stream.flush()
+
+
+def has_reader() -> bool:
+    """Return whether somebody reads standard output, as far as can be told: `head` may have seen enough."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return not any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows has no poll, and a stream need not be a file
+        return True
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:

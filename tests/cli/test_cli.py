@@ -283,3 +283,16 @@ def test_help_has_every_example_on_a_line_of_its_own(capsys):
     assert {"mobileclip serve", "mobileclip serve --index photos.index --port 0"} < {
         line.strip() for line in out.splitlines()
     }
+
+
+def test_a_pipe_that_breaks_inside_is_an_error(capsys, monkeypatch):
+    """One to a process or to a store, say; silence, with 0, is for a reader of standard output that has gone."""
+
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("mobileclip.cli.commands.Commands.run", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["list"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mobileclip: [Errno 32] Broken pipe\n"

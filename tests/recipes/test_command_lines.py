@@ -349,3 +349,36 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
     arguments = ["--tiny", "--data", str(shard), "--output", str(tmp_path / "file" / "output"), "--device", "cpu"]
     with pytest.raises(SystemExit, match=r"error: .*file/output"):
         run_training(module.train_s2, "train_s2", None, arguments)
+
+
+BROKEN = """
+import os, sys
+from mobileclip.recipes.command_line import reported
+with reported("x", None):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    {}
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes are asked who reads them")
+@pytest.mark.parametrize(
+    ("breaks", "statuses", "said"),
+    [
+        ("print('x' * 100_000, flush=True)", (0, 120), ""),  # 120: Python's own last words find no reader
+        ("pipe = os.pipe(); os.close(pipe[0]); os.write(pipe[1], b'x')", (1,), "error: [Errno 32] Broken pipe\n"),
+    ],
+    ids=["standard output", "another pipe"],
+)
+def test_only_a_reader_of_standard_output_that_has_gone_ends_a_command_in_silence(breaks, statuses, said):
+    command = [sys.executable, "-c", BROKEN.format(breaks)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        if not said:
+            process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        errors = process.stderr.read()
+        assert process.wait(60) in statuses
+        assert errors == said
