@@ -105,6 +105,8 @@ class Counting(Work[Task, str]):
             time.sleep(self.work.seconds)
             if unit.name.startswith("unwritten"):
                 raise StorageError(f"{unit.name} is not what is read back")
+            if unit.name.startswith("stuck"):
+                time.sleep(600)
             if unit.name.startswith("full"):
                 raise FatalError("the disk is full")
             return f"entry of {unit.name}{' ' * self.work.num_bytes}"
