@@ -1,4 +1,7 @@
-"""Signs of life that the processes of a run leave where they meet: who has stopped, ended or fallen behind, by name."""
+"""What the processes of a run leave where they meet: signs of life, and the signal that one of them has heard.
+
+Who has stopped, ended or fallen behind is known by name, and none waits in vain for one that was asked to stop.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
 from mobileclip.terminal import say
+from mobileclip.terminal.interruption import hear_from_others, overheard
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -23,6 +27,7 @@ _MOST_SECONDS_BETWEEN = 2.0
 _MISSED = 4
 _MOST_NAMED = 4
 _MOST_POLL_SECONDS = 0.25
+_SIGNAL = "signal"
 
 
 @attrs.frozen(kw_only=True)
@@ -83,23 +88,24 @@ class Pulse:
     def beating(self) -> Iterator[None]:
         """Give signs while the block runs, and say at last why it ended."""
         self._send(self._sending)
-        thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
-        thread.start()
         ended = ""
-        try:
-            yield
-        except TimeoutError:
-            raise
-        except BaseException as error:
-            ended = f"{type(error).__name__}: {error}"
-            raise
-        else:
-            self._activity = "at its end"
-        finally:
-            self._stopped.set()
-            thread.join(self.interval)
-            with suppress(RuntimeError):  # the store may have gone with the one who kept it
-                self._send(self._store, ended)
+        with overheard() as signals:
+            thread = threading.Thread(target=self._beat, args=(signals,), name="pulse", daemon=True)
+            thread.start()
+            try:
+                yield
+            except TimeoutError:
+                raise
+            except BaseException as error:
+                ended = f"{type(error).__name__}: {error}"
+                raise
+            else:
+                self._activity = "at its end"
+            finally:
+                self._stopped.set()
+                thread.join(self.interval)
+                with suppress(RuntimeError):  # the store may have gone with the one who kept it
+                    self._send(self._store, ended)
         if self.rank == 0:
             self._await_ends()
 
@@ -183,17 +189,25 @@ class Pulse:
         )
         store.set(f"sign/{self.rank}", json.dumps(attrs.asdict(sign)))
 
-    def _beat(self) -> None:
+    def _beat(self, signals: Callable[[], list[int]]) -> None:
         has_store = True
         while not self._stopped.wait(self.interval):
             try:
                 if has_store:
                     self._send(self._sending)
+                    self._pass_on(signals())
             except RuntimeError:
                 has_store = False  # gone with the one who kept it, which the main thread finds out, unless it hangs
             # Later than the group's own patience, whose error says more.
             if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
                 self._end()
+
+    def _pass_on(self, numbers: list[int]) -> None:
+        """Tell the others of a signal, and hear of theirs: one that waits for its data holds up those that heard it."""
+        if numbers:
+            self._sending.set(_SIGNAL, str(numbers[0]))
+        elif self._sending.check([_SIGNAL]):
+            hear_from_others(int(self._sending.get(_SIGNAL)))
 
     def _end(self) -> None:
         """End this process, whose main thread cannot be reached."""

@@ -84,7 +84,9 @@ def start(
     )
 
 
-def start_step(data: Path, output: str | Path, *, num_steps: int, size: int = 2) -> list[subprocess.Popen[str]]:
+def start_step(
+    data: Path, output: str | Path, *, num_steps: int, size: int = 2, num_workers: int = 0
+) -> list[subprocess.Popen[str]]:
     """Start it as `srun` does, which tells its processes of SLURM's step alone."""
     step = {
         "SLURM_JOB_ID": str(os.getpid()),
@@ -94,7 +96,11 @@ def start_step(data: Path, output: str | Path, *, num_steps: int, size: int = 2)
     }
     return [
         start(
-            data, output, num_steps=num_steps, variables=step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+            data,
+            output,
+            num_steps=num_steps,
+            num_workers=num_workers,
+            variables=step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in range(size)
     ]
