@@ -51,7 +51,7 @@ def evaluate(
             always does.
         report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
             measures how long an image and a text take, too.
-        strict: end with status 1 in place of 0 if something could not be evaluated.
+        strict: end with status 1 in place of 0 if samples of a data set were left out.
     """
     evaluate_and_print(*divided(models, spec), beside=beside, report=report, strict=strict)
 

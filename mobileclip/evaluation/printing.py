@@ -37,10 +37,10 @@ def evaluate_and_print(
         spec: the data sets, and how.
         beside: published models that stand in the table too.
         report: write a page and its plots as well.
-        strict: whether it counts as a failure that something could not be evaluated.
+        strict: whether it counts as a failure that samples of a data set were left out.
 
     Raises:
-        SystemExit: with 1 if nothing could be evaluated, or not all where that counts, see `conclude`.
+        SystemExit: with 1 if a model or a data set could not be evaluated, or samples were left out where that counts.
         ValueError: if a model or a data set cannot be used, or there is no published model of a name.
         ModuleNotFoundError: if a report needs what is not installed; the message says how to install it.
     """
@@ -63,7 +63,8 @@ def evaluate_and_print(
     for failure in run.failures:
         what = f"{failure.model} on {failure.task}" if failure.task else failure.model
         say(f"not evaluated: {what}: {failure.message}", error=True)
-    conclude(left_out=run.failures, strict=strict, done=any(model.records for model in run.models))
+    left_out = sum(record.result.num_skipped or 0 for model in run.models for record in model.records.values())
+    conclude(left_out=left_out, strict=strict, done=not run.failures)
 
 
 def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:

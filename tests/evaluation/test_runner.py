@@ -40,6 +40,7 @@ from mobileclip.evaluation.tasks.catalogue import SUITES
 from mobileclip.recipes.tiny.models import write_tiny_models
 from mobileclip.recipes.tiny.scenes import SHAPES
 from tests.cli.test_cli import run as command
+from tests.data.made_samples import encoded
 from tests.evaluation.conftest import COUNT, TEMPLATES
 from tests.evaluation.scene_models import scene_pictures
 from tests.stores import web_server
@@ -441,8 +442,16 @@ class TestCommand:
         given = ("eval", root / "model0.safetensors", "--data", root, "--output", root / "out", "--datasets")
         both = ("vtab/pets", SUITE[30].key)
         status, out, err = command(capsys, *given, *both)
-        assert (status, "Flickr" in out, "not evaluated: model0 on Oxford-IIIT Pet" in err) == (0, True, True)
-        assert command(capsys, *given, *both, "--strict")[0] == 1
+        assert (status, "Flickr" in out, "not evaluated: model0 on Oxford-IIIT Pet" in err) == (1, True, True)
+
+    def test_a_broken_picture_is_counted_and_a_failure_where_that_is_asked_for(self, root, tmp_path, capsys):
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / name).mkdir(parents=True)
+            (tmp_path / "data" / name / "whole.png").write_bytes(encoded(40, 30, seed=len(name)))
+        (tmp_path / "data" / "dog" / "cut.png").write_bytes(encoded(40, 30, seed=9)[:60])
+        given = ("eval", root / "model0.safetensors", tmp_path / "data", "--output", tmp_path / "out")
+        assert command(capsys, *given)[0] == 0
+        assert command(capsys, *given, "--strict")[0] == 1
 
     def test_report(self, root, capsys):
         status, out, _ = command(

@@ -26,7 +26,7 @@ class Command:
         spec: the data sets, and how.
         beside: published models that stand in the table too; one that is evaluated by its name always does.
         report: write report.html, and its plots as PNG files.
-        strict: end with status 1 in place of 0 if something could not be evaluated.
+        strict: end with status 1 in place of 0 if samples of a data set were left out.
         show: print the choices as JSON and stop; --run reads them back.
         run: a file that --show has written: its choices in place of the recipe's.
         tiny: the first samples of the data sets that are named, or a few drawn scenes without; a shallow model with
