@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inputs import ImageInput, Interpolation
+from mobileclip.tensor_files.numbers import own_numbers
 from mobileclip.tensor_files.weights import weights_sha256
 
 # Filters as Pillow numbers them.
@@ -238,6 +239,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
             f"{source.model} cannot be loaded: {', '.join(lacking[:3])}{more} would be random, for its file of weights "
             "lacks them or has them in other shapes"
         )
+    own_numbers(model)
     sha256 = weights_sha256(model.state_dict())
     model.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=DTYPES[precision])
     return LoadedWeights(model=model, name=source.name(sha256), weights_sha256=sha256)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import IO, Any
 
+import torch
 from torch import Tensor
 
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
+from mobileclip.tensor_files.numbers import read_numbers
 
 _MAX_HEADER_BYTES = 1 << 24
 _LENGTH_BYTES = 8
-_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def looks_like_safetensors(start: bytes, num_bytes: int) -> bool:
@@ -28,22 +43,29 @@ def read_safetensors(path: Path, num_bytes: int) -> tuple[dict[str, Tensor], dic
     """
     from safetensors import SafetensorError, safe_open
 
-    metadata = _checked_header(path, num_bytes)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
-    except (SafetensorError, RuntimeError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"it is damaged ({shown(str(error))})") from error
-
-
-def _checked_header(path: Path, num_bytes: int) -> dict[str, str]:
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if length > min(_MAX_HEADER_BYTES, num_bytes - _LENGTH_BYTES):
-            raise CheckpointError(
-                f"its header has {length:,} bytes, and at most {_MAX_HEADER_BYTES:,} of the {num_bytes:,} are read"
-            )
-        text = file.read(length)
+        entries, metadata, start = _checked_header(file, num_bytes)
+        try:
+            # The package checks that shapes and places fit together and fill the file; its tensors are views of it.
+            with safe_open(path, framework="pt"):
+                return {name: _tensor(file, entry, start) for name, entry in entries.items()}, metadata
+        except (SafetensorError, RuntimeError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"it is damaged ({shown(str(error))})") from error
+
+
+def _tensor(file: IO[bytes], entry: dict[str, Any], start: int) -> Tensor:
+    shape, (first, _) = entry["shape"], entry["data_offsets"]
+    return read_numbers(file, start + first, math.prod(shape), _TYPES[entry["dtype"]]).reshape(shape)
+
+
+def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:
+    """Return what is said of each tensor, the metadata, and where the numbers start."""
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if length > min(_MAX_HEADER_BYTES, num_bytes - _LENGTH_BYTES):
+        raise CheckpointError(
+            f"its header has {length:,} bytes, and at most {_MAX_HEADER_BYTES:,} of the {num_bytes:,} are read"
+        )
+    text = file.read(length)
     try:
         header = parse_json(text)
     except ValueError as error:
@@ -58,4 +80,4 @@ def _checked_header(path: Path, num_bytes: int) -> dict[str, str]:
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in _TYPES:
             raise CheckpointError(f"the tensor {shown(name)} holds {shown(kind)}, which is no type of weights")
-    return metadata
+    return header, metadata, _LENGTH_BYTES + length

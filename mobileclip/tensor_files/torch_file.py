@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
+import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
+from mobileclip.tensor_files.numbers import read_numbers
 from mobileclip.tensor_files.pickles import MAX_PICKLE_BYTES, Described, Unsupported, unpickled
 from mobileclip.tensor_files.zips import Member, torch_members
 
@@ -21,14 +22,14 @@ STREAM_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little", signed=True)
 
 @attrs.frozen
 class _File:
-    """A file in memory as far as it is read, and the bytes of each storage in it."""
+    """A file, and the bytes of each storage in it."""
 
-    data: mmap.mmap
+    data: IO[bytes]
     storages: dict[str, range]
 
 
 def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
-    """Return the tensors of a file that torch wrote; they are read from the file when they are used.
+    """Return the tensors of a file that torch wrote, each in memory of its own.
 
     Of training checkpoints that nest the weights, the part `state_dict` is taken.
 
@@ -40,29 +41,32 @@ def read_torch(path: Path, num_bytes: int) -> dict[str, Tensor]:
         CheckpointError: if it is damaged, or holds something other than tensors.
     """
     with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        is_stream = data[: len(STREAM_START)] == STREAM_START
-        described, storages = _stream(data) if is_stream else _archive(data, torch_members(file, num_bytes))
-    tensors = _dictionary(described)
-    contents = _File(data, storages)
-    found = {name: _tensor(name, tensor, contents) for name, tensor in tensors.items()}
-    if sum(tensor.nbytes for tensor in found.values()) > 2 * num_bytes:
-        raise CheckpointError("its tensors are larger than the file: too many share their numbers")
-    return found
+        is_stream = file.read(len(STREAM_START)) == STREAM_START
+        described, storages = _stream(file, num_bytes) if is_stream else _archive(file, torch_members(file, num_bytes))
+        tensors = _dictionary(described)
+        contents = _File(file, storages)
+        if sum(_checked_bytes(name, tensor, contents) for name, tensor in tensors.items()) > 2 * num_bytes:
+            raise CheckpointError("its tensors are larger than the file: too many share their numbers")
+        return {name: _tensor(tensor, contents) for name, tensor in tensors.items()}
 
 
-def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, range]]:
+def _bytes(file: IO[bytes], start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
+
+
+def _archive(file: IO[bytes], found: dict[str, Member]) -> tuple[Any, dict[str, range]]:
     pickle, order = found.get("data.pkl"), found.get("byteorder")
     if pickle is None:
         raise CheckpointError("it is an archive, but none of torch's: data.pkl is missing")
-    if order is not None and data[order.start : order.start + min(order.size, 8)] != b"little":
+    if order is not None and _bytes(file, order.start, min(order.size, 8)) != b"little":
         raise CheckpointError("its numbers are in the byte order of another machine; save it on this one")
     if pickle.size > MAX_PICKLE_BYTES:
         raise CheckpointError(
             f"its description has {pickle.size:,} bytes, and at most {MAX_PICKLE_BYTES:,} are read; save its "
             "state_dict alone"
         )
-    described, end = unpickled(data[pickle.start : pickle.start + pickle.size])
+    described, end = unpickled(_bytes(file, pickle.start, pickle.size))
     if end != pickle.size:
         raise CheckpointError("there is more behind its description")
     prefix = "data/"
@@ -73,8 +77,8 @@ def _archive(data: mmap.mmap, found: dict[str, Member]) -> tuple[Any, dict[str, 
     }
 
 
-def _stream(data: mmap.mmap) -> tuple[Any, dict[str, range]]:
-    start = data[: MAX_PICKLE_BYTES + (1 << 16)]
+def _stream(file: IO[bytes], num_bytes: int) -> tuple[Any, dict[str, range]]:
+    start = _bytes(file, 0, MAX_PICKLE_BYTES + (1 << 16))
     _, position = unpickled(start)
     version, position = unpickled(start, position)
     system, position = unpickled(start, position)
@@ -87,13 +91,13 @@ def _stream(data: mmap.mmap) -> tuple[Any, dict[str, range]]:
     sizes = {tensor.storage.key: tensor.storage for tensor in _all_tensors(described)}
     storages: dict[str, range] = {}
     for key in keys:
-        count = int.from_bytes(data[position : position + 8], "little")
+        count = int.from_bytes(_bytes(file, position, 8), "little")
         if key not in sizes or count != sizes[key].num_stored:
             raise CheckpointError(f"the storage {shown(key)} is damaged")
         size = count * _itemsize(sizes[key].dtype)
         position += 8 + size
         storages[key] = range(position - size, position)
-    if position != len(data):
+    if position != num_bytes:
         raise CheckpointError("it is cut off, or there is more behind its numbers")
     return described, storages
 
@@ -131,38 +135,38 @@ def _dictionary(described: Any) -> dict[str, Described]:
     return described
 
 
-def _tensor(name: str, described: Described, file: _File) -> Tensor:
+def _checked_bytes(name: str, described: Described, file: _File) -> int:
+    """Return how many bytes a tensor takes, once all of its numbers are known to be in the file."""
     storage, dtype = described.storage, described.storage.dtype
     if isinstance(dtype, str):
         raise CheckpointError(f"the tensor {shown(name)} holds {shown(dtype)}, which is no type of weights")
     place = file.storages.get(storage.key)
     if place is None or len(place) != storage.num_stored * dtype.itemsize:
         raise CheckpointError(f"the numbers of the tensor {shown(name)} are missing or cut off")
-    count = _product(described.shape)
-    if count == 0:
-        return torch.empty(described.shape, dtype=dtype)
-    last = described.offset + sum(
-        (side - 1) * step for side, step in zip(described.shape, described.stride, strict=True)
-    )
-    if last >= storage.num_stored or count > storage.num_stored:
+    count = math.prod(described.shape)
+    if count and (described.offset + _span(described) > storage.num_stored or count > storage.num_stored):
         raise CheckpointError(
             f"the tensor {shown(name)} of shape {shown(described.shape)} needs more numbers than the file has for it "
             "(an expanded tensor? save a contiguous copy)"
         )
-    if place.start % dtype.itemsize:
-        bytes_ = bytearray(file.data[place.start : place.stop])
-        whole = torch.frombuffer(bytes_, dtype=dtype)
-    else:
-        whole = torch.frombuffer(file.data, dtype=dtype, count=storage.num_stored, offset=place.start)
-    return whole.as_strided(described.shape, described.stride, described.offset)
+    return count * dtype.itemsize
+
+
+def _tensor(described: Described, file: _File) -> Tensor:
+    dtype, count = described.storage.dtype, math.prod(described.shape)
+    assert isinstance(dtype, torch.dtype), "checked before"
+    if count == 0:
+        return torch.empty(described.shape, dtype=dtype)
+    span = _span(described)
+    start = file.storages[described.storage.key].start + described.offset * dtype.itemsize
+    whole = read_numbers(file.data, start, span, dtype).as_strided(described.shape, described.stride)
+    return whole if span == count else whole.clone()
+
+
+def _span(described: Described) -> int:
+    """Return how many numbers there are from the first of a tensor to its last."""
+    return 1 + sum((side - 1) * step for side, step in zip(described.shape, described.stride, strict=True))
 
 
 def _itemsize(dtype: torch.dtype | str) -> int:
     return 1 if isinstance(dtype, str) else dtype.itemsize
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

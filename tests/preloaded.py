@@ -1,0 +1,215 @@
+"""A process that has imported the library once, and forks for every call: a process of its own in milliseconds.
+
+What it is asked to call may be killed before a chosen operation on files, may end itself by a signal, and may start
+processes: all that is left of it is ended with it. Forking needs Linux or macOS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+
+_MODULES = (
+    "mobileclip.cli.commands",
+    "mobileclip.collections",
+    "mobileclip.data.joining.join",
+    "mobileclip.evaluation",
+    "mobileclip.export",
+    "mobileclip.recipes.finetuning",
+    "mobileclip.reinforce",
+    "mobileclip.training",
+    "pyarrow.parquet",
+)
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod")
+_KILL_AT_END = -1
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """What became of a call.
+
+    Args:
+        status: exit status; the negative number of the signal that ended it; None if it took too long.
+        output: what it printed, on both streams.
+        operations: on files below the watched folder: what was done, to what.
+    """
+
+    status: int | None
+    output: str
+    operations: tuple[str, ...]
+
+
+class Preloaded:
+    """The process that forks; `with` ends it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.preloaded"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    def call(
+        self,
+        function: str,
+        *arguments: object,
+        folder: Path,
+        watched: Path | None = None,
+        kill_before: int = 0,
+        seconds: float = 60.0,
+    ) -> Ended:
+        """Call a function in a process of its own.
+
+        Args:
+            function: `module:name`.
+            arguments: values of JSON.
+            folder: that it works in.
+            watched: operations on files below it are counted and can be killed before; None for none.
+            kill_before: the number of the operation, from 1 on, that it is killed before; 0 for none, and -1 to be
+                killed when the function has returned.
+            seconds: that it may take.
+        """
+        log = folder.parent / f"{folder.name}.called"
+        request = {
+            "function": function,
+            "arguments": arguments,
+            "folder": str(folder),
+            "watched": str(watched) if watched else None,
+            "kill_before": kill_before,
+            "seconds": seconds,
+            "log": str(log),
+        }
+        assert self._process.stdin is not None, "piped"
+        assert self._process.stdout is not None, "piped"
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        status = json.loads(self._process.stdout.readline())
+        output, operations = (Path(f"{log}.{kind}") for kind in ("output", "operations"))
+        ended = Ended(
+            status=status,
+            output=output.read_text(encoding="utf-8", errors="replace"),
+            operations=tuple(map(json.loads, operations.read_text(encoding="utf-8").splitlines())),
+        )
+        output.unlink()
+        operations.unlink()
+        return ended
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@cache
+def preloaded() -> Preloaded:
+    """Return the process of this test session, which ends with it."""
+    return Preloaded()
+
+
+def command(*arguments: str) -> None:
+    """Run the console command, as a function to call."""
+    from mobileclip.cli import main
+
+    main(list(arguments))
+
+
+def _serve() -> None:
+    for module in _MODULES:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        print(json.dumps(_tried(json.loads(line))), flush=True)
+
+
+def _tried(request: dict[str, Any]) -> int | None:
+    child = os.fork()
+    if child == 0:
+        _in_child(request)
+    deadline = time.monotonic() + request["seconds"]
+    if hasattr(os, "pidfd_open"):
+        handle = os.pidfd_open(child)
+        select.select([handle], [], [], request["seconds"])
+        os.close(handle)
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    if not ended[0]:
+        os.waitpid(child, 0)
+        return None
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def _in_child(request: dict[str, Any]) -> NoReturn:
+    os.setpgid(0, 0)
+    os.chdir(request["folder"])
+    output = os.open(f"{request['log']}.output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    operations = os.open(f"{request['log']}.operations", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end of the process
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.argv = ["mobileclip"]
+    if request["watched"] is not None:
+        _watch(os.path.abspath(request["watched"]), request["kill_before"], operations)  # noqa: PTH100 - links stay
+    status = 99
+    try:
+        module, _, name = request["function"].partition(":")
+        getattr(importlib.import_module(module), name)(*request["arguments"])
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - this is told
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        if request["kill_before"] == _KILL_AT_END:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(status)
+
+
+def _watch(folder: str, kill_before: int, log: int) -> None:
+    """Write down every operation that changes a file below a folder, and end the process before one of them."""
+    process, count = os.getpid(), 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event == "open":
+            if not isinstance(arguments[2], int) or not arguments[2] & _WRITES:
+                return
+        elif event not in _CHANGES:
+            return
+        if os.getpid() != process or isinstance(arguments[0], int) or not arguments[0]:
+            return
+        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100
+        if not path.startswith(folder):
+            return
+        count += 1
+        os.write(log, json.dumps(f"{event} {path.removeprefix(folder)}").encode() + b"\n")
+        if count == kill_before:
+            os.kill(process, signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    _serve()
