@@ -7,6 +7,7 @@ processes: all that is left of it is ended with it. Forking needs Linux or macOS
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -16,13 +17,14 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 
-_MODULES = (
+EVERYTHING = (
     "mobileclip.cli.commands",
     "mobileclip.collections",
     "mobileclip.data.joining.join",
@@ -34,7 +36,16 @@ _MODULES = (
     "pyarrow.parquet",
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod")
+# What changes files, and which of its arguments is the folder that a path is relative to.
+_CHANGES = {
+    "os.rename": 2,
+    "os.remove": 1,
+    "os.mkdir": 2,
+    "os.rmdir": 1,
+    "os.truncate": None,
+    "os.link": 2,
+    "os.symlink": 2,
+}
 _KILL_AT_END = -1
 
 
@@ -54,11 +65,15 @@ class Ended:
 
 
 class Preloaded:
-    """The process that forks; `with` ends it."""
+    """The process that forks.
 
-    def __init__(self) -> None:
+    Args:
+        modules: that it imports once.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.preloaded"],
+            [sys.executable, "-W", "ignore", "-m", "tests.preloaded", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -111,15 +126,14 @@ class Preloaded:
         operations.unlink()
         return ended
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
 
 @cache
-def preloaded() -> Preloaded:
-    """Return the process of this test session, which ends with it."""
-    return Preloaded()
+def preloaded(*modules: str) -> Preloaded:
+    """Return the process of this test session that has imported modules, by default all; it ends with the session.
+
+    To fork a process of few modules takes milliseconds, one of all some tenths of a second.
+    """
+    return Preloaded(modules or EVERYTHING)
 
 
 def command(*arguments: str) -> None:
@@ -130,8 +144,10 @@ def command(*arguments: str) -> None:
 
 
 def _serve() -> None:
-    for module in _MODULES:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps(_tried(json.loads(line))), flush=True)
 
@@ -200,7 +216,10 @@ def _watch(folder: str, kill_before: int, log: int) -> None:
             return
         if os.getpid() != process or isinstance(arguments[0], int) or not arguments[0]:
             return
-        path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100
+        path, place = os.fsdecode(arguments[0]), _CHANGES.get(event)
+        if place is not None and arguments[place] >= 0:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[place]}"), path)  # noqa: PTH115, PTH118
+        path = os.path.abspath(path)  # noqa: PTH100
         if not path.startswith(folder):
             return
         count += 1

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import hashlib
 import os
-import platform
-import secrets
-import shutil
 import stat
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-# A temporary file that nobody has touched for so long is left over, whatever machine it came from.
-LEFT_OVER_SECONDS = 24 * 3600.0
+from mobileclip.storage.leftovers import original_beside, remove_tree, sweep, temporary_beside
 
 _FILE_MODE = 0o666
-_PREFIX, _SUFFIX = ".mobileclip-", ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_swept: set[tuple[int, Path]] = set()
+# Of a call that the kernel or the file system does not know.
+_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 
 
 @contextmanager
@@ -37,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if the file cannot be written.
     """
-    temporary = _beside(path)
+    temporary = temporary_beside(path)
     try:
         try:
             # Made here, so that a folder that cannot be written to is told from what goes wrong later.
@@ -66,7 +63,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside a path, and put it there with all that was written to it when the block ends.
 
     Its files are on the disk when it returns; an error leaves nothing behind, and what processes that died have left
-    is removed as by `atomic_path`. Where another process was quicker, its folder stays.
+    is removed as by `atomic_path`. Where another process was quicker, its folder stays. A folder that is replaced is
+    exchanged for the new one in one step, so that one of them is there whenever the process ends. On a disk that cannot
+    exchange, it is moved aside before, and the next to write in its parent puts it back.
 
     Args:
         path: of the folder. Its parents are made.
@@ -76,10 +75,11 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: if there is something that may not be replaced.
         OSError: if it cannot be written.
     """
+    sweep(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = temporary_beside(path)
     try:
         temporary.mkdir()
     except OSError as error:
@@ -94,23 +94,50 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                     os.fsync(stream.fileno())
             _synchronise(Path(folder))
         if path.exists() and overwrite:
-            before = _beside(path)
-            path.rename(before)
-            temporary.rename(path)
-            if before.is_symlink():
-                before.unlink()
-            else:
-                shutil.rmtree(before)
+            _replace(temporary, path)
         else:
             _move_folder(temporary, path)
         _synchronise(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_tree(temporary)
 
 
-def is_temporary(name: str) -> bool:
-    """Return whether a file or a folder of this name is one that is being written, or was when its process ended."""
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+def _replace(temporary: Path, path: Path) -> None:
+    """Put a folder where another is, whose files are at the temporary path from then on."""
+    if _exchange(temporary, path):
+        return
+    original = original_beside(path, temporary)
+    path.rename(original)
+    temporary.rename(path)
+    original.rename(temporary)
+    original.parent.rmdir()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names of a folder in one step; return whether kernel and file system can do it."""
+    call = _exchange_call()
+    if call is None:
+        return False
+    sys.audit("os.rename", str(one), str(other), -1, -1)
+    if call(os.fsencode(one), os.fsencode(other)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNKNOWN:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+@cache
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    if os.name == "nt":
+        return None
+    library = ctypes.CDLL(None, use_errno=True)
+    if (linux := getattr(library, "renameat2", None)) is not None:
+        return lambda one, other: int(linux(_HERE, one, _HERE, other, _EXCHANGE))
+    if (mac := getattr(library, "renamex_np", None)) is not None:
+        return lambda one, other: int(mac(one, other, _EXCHANGE))
+    return None
 
 
 def _move_folder(source: Path, target: Path) -> None:
@@ -126,15 +153,6 @@ def move_into_place(source: Path, target: Path) -> None:
     """Rename a file of the same disk, and put its new name on the disk."""
     source.replace(target)
     _synchronise(target.parent)
-
-
-def _beside(path: Path) -> Path:
-    """Return a name of this process's own in the folder of a path, which the first use rids of what the dead left."""
-    folder = path.parent
-    if (os.getpid(), folder) not in _swept:
-        _swept.add((os.getpid(), folder))
-        _sweep(folder)
-    return folder / f"{_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}"
 
 
 def _named(error: OSError, path: Path) -> OSError:
@@ -156,43 +174,3 @@ def _synchronise(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove temporary files and folders of processes that died."""
-    now = time.time()
-    with suppress(OSError):
-        for entry in os.scandir(folder):
-            if is_temporary(entry.name):
-                with suppress(OSError):
-                    if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
-                        remove = shutil.rmtree if entry.is_dir(follow_symlinks=False) else os.unlink
-                        remove(entry.path)
-
-
-def _is_of_the_dead(name: str) -> bool:
-    """Return whether the name is of a process of this machine that has ended."""
-    place, _, rest = name.removeprefix(_PREFIX).partition("-")
-    process = rest.partition("-")[0]
-    if os.name == "nt" or place != _place() or not process.isdecimal():  # on Windows, asking would end the process
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
-@cache
-def _place() -> str:
-    """Return a short text for where a process number means one process: this machine since it started, or a container.
-
-    Machines that share a folder may give two processes one number.
-    """
-    parts = [platform.node()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -9,8 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mobileclip.storage.addresses import AnyPath, is_remote, local_path
-from mobileclip.storage.atomic import is_temporary
-from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage.leftovers import is_left_over, sweep
 
 _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
 
@@ -47,13 +46,15 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
     Args:
         path: of the folder, which need not exist.
         overwrite: whether a folder of the same kind may be replaced.
-        marker: the file that a folder of this kind holds; another one that is not empty is never replaced.
+        marker: the file that a folder of this kind holds; another one that is not empty is never replaced. What a
+            killed process left behind, and a lock, count for nothing.
 
     Raises:
         FileExistsError: if it holds something and may not be replaced.
         OSError: if it is a file, or cannot be made or written to.
     """
     place = _local(path)
+    sweep(place.parent)
     if not _is_there(place):
         _require_writable(place.parent)
         return
@@ -71,7 +72,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
 
 def holds_anything(folder: Path) -> bool:
     """Return whether there is anything in a folder but what a job leaves that was stopped before it wrote anything."""
-    return any(path.name != LOCK and not is_temporary(path.name) for path in folder.iterdir())
+    return any(not is_left_over(entry.name) for entry in folder.iterdir())
 
 
 def _local(path: AnyPath) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +22,8 @@ import torch
 from safetensors.torch import save_file
 
 from mobileclip import storage
-from mobileclip.storage import atomic, content
+from mobileclip.storage import content, leftovers
+from tests.preloaded import preloaded
 
 ENTERING = """
 import os, sys, time
@@ -221,6 +225,8 @@ class TestAtomic:
     def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(self, tmp_path):
         code = f"""
 import os
+import shutil
+import signal
 from mobileclip import storage
 with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
     stream.write(b"x" * 100)
@@ -235,13 +241,13 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
             (left,) = tmp_path.glob(".*")
             storage.write_text(tmp_path / "b", "")
             assert left.exists(), "its process lives"
-            atomic._swept.clear()
+            leftovers._swept.clear()
             process.kill()
-        elsewhere = tmp_path / left.name.replace(atomic._place(), "00000000")
+        elsewhere = tmp_path / left.name.replace(leftovers._place(), "00000000")
         elsewhere.write_text("of another machine, where the number may be of a process that lives")
-        old = tmp_path / left.name.replace(atomic._place(), "11111111")
+        old = tmp_path / left.name.replace(leftovers._place(), "11111111")
         old.write_text("of another machine, long ago")
-        os.utime(old, (time.time() - 2 * atomic.LEFT_OVER_SECONDS,) * 2)
+        os.utime(old, (time.time() - 2 * leftovers.LEFT_OVER_SECONDS,) * 2)
         storage.write_text(tmp_path / "b", "")
         assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "b"]
 
@@ -365,3 +371,69 @@ with storage.atomic_folder(Path({str(tmp_path / "data")!r})) as folder:
     def test_a_folder_that_cannot_be_written_to(self, closed):
         with nobody(), pytest.raises(PermissionError), storage.atomic_folder(closed / "data"):
             pytest.fail("nobody may write here")
+
+    @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "no exchange"])
+    @pytest.mark.parametrize("goes_on", [True, False], ids=["the same again", "another file"])
+    def test_killed_at_any_moment_the_old_or_the_new_is_there(self, can_exchange, goes_on, tmp_path):
+        count = 0
+        for number in itertools.count(1):
+            parent = tmp_path / str(number)
+            (parent / "data" / "below").mkdir(parents=True)
+            (parent / "data" / "old").write_text("old")
+            (parent / "data" / "below" / "old").write_text("old")
+            done = _replace_data(parent, can_exchange=can_exchange, kill_before=number)
+            if done.status == 0:
+                count = number
+                break
+            assert done.status == -signal.SIGKILL, done.output
+            assert _whole(parent) or not can_exchange
+            if goes_on:
+                again = _replace_data(parent, can_exchange=can_exchange)
+                assert again.status == 0, again.output
+            else:
+                leftovers._swept.clear()
+                storage.write_text(parent / "other", "")
+                (parent / "other").unlink()
+            assert _whole(parent)
+            assert [path.name for path in parent.iterdir()] == ["data"]
+        assert count > (8 if can_exchange else 11)
+
+    def test_an_original_is_never_swept_where_something_else_has_taken_its_place(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "old").write_text("old")
+        kill = next(
+            number
+            for number, event in enumerate(_replace_data(_copy(tmp_path), can_exchange=False).operations, 1)
+            if event.startswith("os.rename") and ".before" not in event and ".tmp" in event
+        )
+        done = _replace_data(tmp_path, can_exchange=False, kill_before=kill)
+        assert done.status == -signal.SIGKILL
+        assert not (tmp_path / "data").exists()
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "mine").write_text("mine")
+        leftovers._swept.clear()
+        storage.write_text(tmp_path / "other", "")
+        assert [path.read_text() for path in tmp_path.glob(".mobileclip-*/data/old")] == ["old"]
+        assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
+
+
+def _copy(folder):
+    other = folder.parent / f"{folder.name}.copy"
+    shutil.copytree(folder, other)
+    return other
+
+
+def _whole(parent):
+    names = sorted(path.relative_to(parent).as_posix() for path in (parent / "data").rglob("*"))
+    return names in (["data/below", "data/below/old", "data/old"], ["data/below", "data/below/new", "data/new"])
+
+
+def _replace_data(parent, *, can_exchange, kill_before=0):
+    return preloaded("tests.storage.replacing").call(
+        "tests.storage.replacing:replace_data",
+        str(parent),
+        can_exchange,
+        folder=parent.parent,
+        watched=parent,
+        kill_before=kill_before,
+    )
