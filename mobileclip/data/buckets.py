@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.storage import exclusive
+from mobileclip.storage.leftovers import PREFIX
 
 Records = npt.NDArray[Any]
 """A structured array, or one of numbers."""
 
 # Of the records that are held until they are written: many at a time, so that each bucket gets a long piece.
 _HELD_BYTES = 2**25
+_SCRATCH = ".scratch"
 
 
 class Buckets:
@@ -47,7 +49,8 @@ class Buckets:
         self.num_written_bytes = 0
         self._folder = folder
         self._most_held = max(1, held_bytes // self.dtype.itemsize)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
+        self._stack = ExitStack()
         self._held: list[tuple[npt.NDArray[np.int32], Records]] = []
         self._num_held = 0
 
@@ -70,7 +73,7 @@ class Buckets:
         if self._scratch is not None:
             self._write()
             for number in range(self.num_buckets):
-                path = Path(self._scratch.name, str(number))
+                path = self._scratch / str(number)
                 yield np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
             return
         records, starts = self._by_bucket()
@@ -81,14 +84,13 @@ class Buckets:
         """Yield the records of every bucket in turn, once: each one's file is removed when it has been read."""
         for number, records in enumerate(self):
             if self._scratch is not None:
-                Path(self._scratch.name, str(number)).unlink(missing_ok=True)
+                (self._scratch / str(number)).unlink(missing_ok=True)
             yield records
 
     def close(self) -> None:
         """Remove what was written."""
         self._held, self._num_held = [], 0
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self._stack.close()
 
     def __enter__(self) -> Buckets:  # noqa: PYI034 - `Self` needs Python 3.11
         return self
@@ -109,13 +111,14 @@ class Buckets:
 
     def _write(self) -> None:
         if self._scratch is None:
-            if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            self._scratch = tempfile.TemporaryDirectory(prefix=".buckets.", dir=self._folder)
+            if self._folder is None:
+                self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mobileclip-")))
+            else:
+                self._scratch = self._stack.enter_context(scratch_folder(self._folder))
         records, starts = self._by_bucket()
         for number in np.flatnonzero(np.diff(starts)):
             # Opened anew for each piece: as many open files as buckets are more than some systems allow.
-            with Path(self._scratch.name, str(number)).open("ab") as stream:
+            with (self._scratch / str(number)).open("ab") as stream:
                 records[starts[number] : starts[number + 1]].tofile(stream)
         self.num_written_bytes += records.nbytes
         self._held, self._num_held = [], 0
@@ -165,11 +168,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: if nothing can be written there.
     """
-    for left in parent.glob(".scratch-*"):
+    for left in parent.glob(f"{PREFIX}*{_SCRATCH}"):
         # Who still works in it holds its lock.
         with suppress(ValueError, OSError), exclusive(left):
             shutil.rmtree(left)
-    folder = parent / f".scratch-{secrets.token_hex(8)}"
+    folder = parent / f"{PREFIX}{secrets.token_hex(8)}{_SCRATCH}"
     with exclusive(folder):
         try:
             yield folder

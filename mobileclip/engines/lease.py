@@ -153,8 +153,8 @@ def held(output: str, *, renewal_seconds: float = 15.0) -> Iterator[Hold]:
                 stack.enter_context(storage.exclusive(Path(output)))
             except ValueError as error:
                 raise ValueError(f"{error}: {_holder(_known(str(path)))}") from None
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(to_json(lease) + "\n", encoding="utf-8")
+            storage.make_directory_of(path)
+            storage.write_text(path, to_json(lease) + "\n")
             stack.callback(partial(path.unlink, missing_ok=True))
         yield hold
 

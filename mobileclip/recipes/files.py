@@ -15,7 +15,7 @@ from types import ModuleType
 
 from mobileclip.recipes.header import Header, read_header
 from mobileclip.registry import nearest
-from mobileclip.storage import require_output
+from mobileclip.storage import atomic_path, require_output
 
 KINDS = {"train": "train_", "reinforce": "reinforce_"}
 """Commands to what the names of their recipes' files begin with."""
@@ -100,5 +100,6 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
     target = output / file.name if output.is_dir() else output
     require_output(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, target)
+    with atomic_path(target) as temporary:
+        shutil.copyfile(file, temporary)
     return target

@@ -21,13 +21,16 @@ from mobileclip.storage.exclusive import LOCK
 # A temporary file that nobody has touched for so long is left over, whatever machine it came from.
 LEFT_OVER_SECONDS = 24 * 3600.0
 
-_PREFIX, _TEMPORARY, _ORIGINAL = ".mobileclip-", ".tmp", ".before"
+PREFIX = ".mobileclip-"
+"""How the name of whatever is not whole, or only for the time of a command, begins."""
+
+_TEMPORARY, _ORIGINAL = ".tmp", ".before"
 _swept: set[tuple[int, Path]] = set()
 
 
 def is_left_over(name: str) -> bool:
     """Return whether a file or folder of this name is one of our marks, and no person's."""
-    return name == LOCK or (name.startswith(_PREFIX) and name.endswith((_TEMPORARY, _ORIGINAL)))
+    return name == LOCK or name.startswith(PREFIX)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -56,7 +59,7 @@ def sweep(folder: Path) -> None:
     now = time.time()
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if entry.name == LOCK or not is_left_over(entry.name):
+            if not (entry.name.startswith(PREFIX) and entry.name.endswith((_TEMPORARY, _ORIGINAL))):
                 continue
             with suppress(OSError):
                 if _is_of_the_dead(entry.name) or now - entry.stat().st_mtime > LEFT_OVER_SECONDS:
@@ -85,12 +88,12 @@ def remove_tree(path: Path) -> None:
 
 
 def _name() -> str:
-    return f"{_PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}"
+    return f"{PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}"
 
 
 def _is_of_the_dead(name: str) -> bool:
     """Return whether the name is of a process of this machine that has ended."""
-    place, _, rest = name.removeprefix(_PREFIX).partition("-")
+    place, _, rest = name.removeprefix(PREFIX).partition("-")
     process = rest.partition("-")[0]
     if os.name == "nt" or place != _place() or not process.isdecimal():  # on Windows, asking would end the process
         return False

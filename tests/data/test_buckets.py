@@ -62,10 +62,10 @@ def test_a_file_is_removed_when_it_has_been_read(tmp_path):
 def test_scratch_of_a_process_that_was_killed_is_removed(tmp_path):
     with scratch_folder(tmp_path) as own:
         (own / "file").write_bytes(b"x")
-        (tmp_path / ".scratch-left").mkdir()
-        (tmp_path / ".scratch-left" / "large").write_bytes(b"x")
+        (tmp_path / ".mobileclip-left.scratch").mkdir()
+        (tmp_path / ".mobileclip-left.scratch" / "large").write_bytes(b"x")
         with scratch_folder(tmp_path) as other:
-            assert sorted(tmp_path.glob(".scratch-*")) == sorted((own, other))
+            assert sorted(tmp_path.glob(".mobileclip-*.scratch")) == sorted((own, other))
         assert (own / "file").exists()
     assert not list(tmp_path.iterdir())
 

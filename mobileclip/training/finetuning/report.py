@@ -8,7 +8,7 @@ import attrs
 
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
 from mobileclip.serialization import to_json
-from mobileclip.storage import write_text
+from mobileclip.storage import atomic_path, write_text
 from mobileclip.terminal import say
 from mobileclip.training.finetuning.scoring import Score
 
@@ -174,5 +174,6 @@ def _plot(results: Results, path: Path) -> bool:
     axes.set_ylabel(f"new task: {results.before.new.task}, {results.before.new.metric}, %")
     axes.margins(0.2)  # room for the names
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        figure.savefig(stream, format="png", dpi=120)
     return True

@@ -37,7 +37,7 @@ class TestAgain:
         second = data.join(index=str(index), output=str(data.root / "second"))
         assert not opened
         assert second.joined == first.joined == 20
-        assert not list(index.glob(".scratch-*"))
+        assert not list(index.glob(".mobileclip-*.scratch"))
 
     def test_what_is_damaged_in_the_index_is_read_again(self, data):
         data.join()
@@ -249,7 +249,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     result["join.json"] = result["join.json"].replace(b"/joined", b"/undisturbed")
     assert result.keys() == expected.keys()
     assert result == expected
-    assert not list((data.output / "index").glob(".scratch-*"))
+    assert not list((data.output / "index").glob(".mobileclip-*.scratch"))
 
 
 def wait_until_gone(mark):
