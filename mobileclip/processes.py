@@ -1,6 +1,6 @@
-"""Which process of a run this is: alone, or one of those that `torchrun` or SLURM's `srun` has started.
+"""Which process of a run this is, alone or one of those that `torchrun` or SLURM's `srun` has started; and its cores.
 
-Whatever asks for a rank asks here, so that data, training and what is printed agree.
+Whatever asks for a rank or for the number of cores asks here, so that data, training and what is printed agree.
 """
 
 from __future__ import annotations
@@ -67,6 +67,18 @@ def this_process() -> ProcessPlace:
     if "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
         return _of_slurm(os.environ)
     return ProcessPlace()
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use: `taskset`, SLURM and containers with pinned cores give a part of all.
+
+    Examples:
+        >>> 1 <= num_cores() <= os.cpu_count()
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def first_host(nodes: str) -> str:

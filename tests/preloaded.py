@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import attrs
@@ -89,6 +90,7 @@ class Preloaded:
         watched: Path | None = None,
         kill_before: int = 0,
         seconds: float = 60.0,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Ended:
         """Call a function in a process of its own.
 
@@ -100,6 +102,7 @@ class Preloaded:
             kill_before: the number of the operation, from 1 on, that it is killed before; 0 for none, and -1 to be
                 killed when the function has returned.
             seconds: that it may take.
+            environment: variables that it has beside the others.
         """
         log = folder.parent / f"{folder.name}.called"
         request = {
@@ -110,6 +113,7 @@ class Preloaded:
             "kill_before": kill_before,
             "seconds": seconds,
             "log": str(log),
+            "environment": dict(environment),
         }
         assert self._process.stdin is not None, "piped"
         assert self._process.stdout is not None, "piped"
@@ -174,6 +178,7 @@ def _tried(request: dict[str, Any]) -> int | None:
 def _in_child(request: dict[str, Any]) -> NoReturn:
     os.setpgid(0, 0)
     os.chdir(request["folder"])
+    os.environ.update(request["environment"])
     output = os.open(f"{request['log']}.output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     operations = os.open(f"{request['log']}.operations", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,6 +26,7 @@ from mobileclip.evaluation import (
 )
 from mobileclip.evaluation.metrics.classification import fill_templates
 from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.processes import num_cores
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.reinforce.agreement import plain_augmentation, plain_views
@@ -120,7 +120,7 @@ def _seen_by_teachers(teachers: TeacherEnsemble, samples: Sequence[BenchmarkSamp
 
     batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
     # One thread for a batch and several batches at once: small networks do not fill the cores any other way.
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         encoded = pool.map(encode_images, batches)
         shown = track(encoded, total=len(batches), title=f"teachers: {title}", unit=f"x {_BATCH} pictures")
         return torch.cat(list(shown))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -17,6 +16,7 @@ from examples.quickstart.stored import StoredBatches, store_samples
 from mobileclip.data import read_card
 from mobileclip.encoders import save_model
 from mobileclip.losses import LossSpec
+from mobileclip.processes import num_cores
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 from mobileclip.terminal.interruption import ending, save_for_parent
@@ -64,7 +64,7 @@ def train_students(
         return
     steps = {one.folder: spec.training(one.loss, num_samples=num_samples, seed=one.seed).total_steps for one in waiting}
     done = {one.folder: _steps_done(one.folder) for one in waiting}
-    threads = max(1, (os.cpu_count() or 1) // _SIDE_BY_SIDE)
+    threads = max(1, num_cores() // _SIDE_BY_SIDE)
     context = multiprocessing.get_context("spawn")
     title = "training " + ", ".join(dict.fromkeys(one.name for one in waiting))
     with (

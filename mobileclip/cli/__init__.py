@@ -14,7 +14,7 @@ from mobileclip.extras import VERSION
 from mobileclip.registry import with_parts
 from mobileclip.terminal import has_reader, say
 from mobileclip.terminal.interruption import interruptible
-from mobileclip.terminal.streams import give_up_output, open_standard_streams
+from mobileclip.terminal.streams import ensure_streams, give_up_output
 
 _KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what was typed behind `mobileclip`; the process's own by default.
     """
-    open_standard_streams()
+    ensure_streams()
     try:
         typed = with_parts(sys.argv[1:] if arguments is None else arguments)
         if typed == ["--version"]:

@@ -70,10 +70,10 @@ def require_checkpoint(source: str) -> None:
         OSError: if there is none.
         ValueError: if the folder has no file of weights, or several.
     """
-    from mobileclip.encoders.checkpoints import PREFIX
+    from mobileclip.encoders.checkpoints import PREFIX, packaged
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
 
-    if not source.startswith(PREFIX):
+    if not source.startswith(PREFIX) and packaged(source) is None:
         expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
         require_there(source, expected)
         require_file(local_checkpoint(source), expected)

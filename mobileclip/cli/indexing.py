@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +21,7 @@ from mobileclip.cli.models import (
     report_skipped,
 )
 from mobileclip.hardware.precision import FastPrecision
+from mobileclip.processes import num_cores
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
 from mobileclip.terminal.status import conclude
@@ -202,7 +202,7 @@ def _engine(
 
 def default_workers(given: int | None) -> int:
     """Return how many processes there are to be: as many as there are cores where nobody says, sixteen at most."""
-    return min(_MOST_WORKERS, os.cpu_count() or 1) if given is None else given
+    return min(_MOST_WORKERS, num_cores()) if given is None else given
 
 
 def brought_up_to_date(

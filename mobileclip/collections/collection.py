@@ -23,9 +23,11 @@ from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.viewing import web_file
+from mobileclip.encoders.checkpoints import packaged
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.loading import holds_weights
 from mobileclip.inference.zero_shot import ImageTextModel
 
 
@@ -82,11 +84,9 @@ class Collection:
             FileExistsError: if the folder holds something.
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
         """
-        checkpoint, model = (
-            str(Path(one).absolute()) if one is not None and Path(one).exists() else one
-            for one in (source.checkpoint, source.model)
-        )
-        kept = attrs.evolve(source, checkpoint=checkpoint, model=model)
+        # A name stays a name, whatever lies beside it.
+        model = _in_full(source.model) if source.model is not None and holds_weights(source.model) else source.model
+        kept = attrs.evolve(source, checkpoint=_in_full(source.checkpoint), model=model)
         clip, identity = kept.load(device)
         manifest = Manifest(
             weights_sha256=identity.weights_sha256,
@@ -363,3 +363,10 @@ class Collection:
 
 def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given
+
+
+def _in_full(place: str | None) -> str | None:
+    """Return the full path of a file or folder that is there; everything else as it is."""
+    if place is None or packaged(place) is not None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())

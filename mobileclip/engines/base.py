@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.work import EntryT, UnitT, Work
+from mobileclip.processes import num_cores
 
 
 class Engine(ABC):
@@ -39,5 +39,5 @@ class Engine(ABC):
 
 def default_num_threads(device: str, num_workers: int) -> int:
     """Return how many threads a worker gets: its share of the cores, and no more than keep a GPU busy."""
-    share = max(1, (os.cpu_count() or 1) // num_workers)
+    share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))

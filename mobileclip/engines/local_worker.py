@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ import torch
 
 from mobileclip.engines.overlap import Overlap
 from mobileclip.engines.work import FatalError, NamedUnit, Place, Work, failure_of, fatal_of
+from mobileclip.processes import num_cores
 from mobileclip.storage import StoreLimits, use_limits
 from mobileclip.terminal.interruption import leave_to_parent
 
@@ -87,7 +87,7 @@ class _Speaker:
 def _do(assignment: Assignment, connection: Connection, say: _Speaker) -> Assignment:
     """Load what the work needs, do its units, and return the assignment that comes after them."""
     if assignment.place.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // assignment.num_workers))
+        torch.set_num_threads(max(1, num_cores() // assignment.num_workers))
     worker = assignment.work.open(assignment.place)
     say("ready")
     with Overlap(worker, lambda unit, entry: say("finished", unit.name, entry), say.failed) as overlap:

@@ -12,6 +12,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.evaluation.results import DatasetResult, read_results
 from mobileclip.evaluation.tasks.task import Evaluation
+from mobileclip.strict import split_lines
 
 _FIELDS = ("left_out", "absent_classes", "evaluated", "interval")
 # Holding it takes milliseconds.
@@ -64,7 +65,7 @@ def read_records(path: Path) -> dict[str, Record]:
         return {}
     more: dict[str, dict[str, Any]] = {}
     results = read_results(path)
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in split_lines(path.read_text(encoding="utf-8")):
         if line.strip():
             values = json.loads(line)
             more[values["key"]] = {name: values.get(name) for name in _FIELDS}

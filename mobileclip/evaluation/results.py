@@ -13,7 +13,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.evaluation.suite import SUITE
-from mobileclip.strict import parse_json
+from mobileclip.strict import parse_json, split_lines
 
 MAIN_METRIC = "main_metric"
 
@@ -75,8 +75,7 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
         OSError: if the file cannot be read.
     """
     results = {}
-    # A name may hold what else counts as the end of a line, such as U+2028.
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(split_lines(Path(path).read_text(encoding="utf-8")), 1):
         if not line.strip():
             continue
         try:

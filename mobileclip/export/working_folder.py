@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mobileclip.storage import atomic_folder, exclusive
 from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage.leftovers import PREFIX
 
 
 @contextmanager
@@ -21,7 +24,8 @@ def working_folder(out: Path) -> Iterator[Path]:
         ValueError: if another process is writing the same output.
         OSError: if nothing can be written there.
     """
-    place = out.with_name(f".{out.name}.exporting")
+    # Of one length: a folder's own name may be as long as names can be.
+    place = out.with_name(f"{PREFIX}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting")
     held = False
     try:
         with exclusive(place):

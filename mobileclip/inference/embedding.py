@@ -18,6 +18,7 @@ from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
+from mobileclip.strict import split_lines
 from mobileclip.terminal import console
 
 # Texts stand in an array as wide as the longest; a model reads no more than some eighty words of one.
@@ -94,7 +95,7 @@ def read_texts(path: Path) -> list[str]:
         OSError: if it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = split_lines(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}; expected one text a line") from None
     except IsADirectoryError:

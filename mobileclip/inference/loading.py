@@ -10,10 +10,10 @@ from torch import nn
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import (
-    PACKAGED,
     PREFIX,
     PRETRAINED,
     ModelSpec,
+    packaged,
     read_checkpoint,
     resolve_spec,
     unpublished,
@@ -226,7 +226,7 @@ def holds_weights(name: str | Path) -> bool:
         name: as a person gives a model; a folder that is called like a known model stands for that model.
     """
     text = str(name)
-    if text.startswith(PREFIX) or text in PACKAGED or Path(text).is_file():
+    if text.startswith(PREFIX) or packaged(name) is not None or Path(text).is_file():
         return True
     is_known = any(text in registry for registry in (models, image_encoders, text_encoders))
     return bool(text.strip()) and not is_known and Path(text).is_dir()

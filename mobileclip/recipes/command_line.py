@@ -14,7 +14,7 @@ from mobileclip.registry import taken, with_parts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.terminal import has_reader, shown
 from mobileclip.terminal.interruption import interruptible
-from mobileclip.terminal.streams import give_up_output, open_standard_streams
+from mobileclip.terminal.streams import ensure_streams, give_up_output
 
 GOES_ON = "what was finished is kept; the same command goes on from there"
 RUN = "--run"
@@ -35,7 +35,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         SystemExit: with 1 and the error's message, 130 after Ctrl-C, 143 after SIGTERM, or 75 after
             SIGUSR1.
     """
-    open_standard_streams()
+    ensure_streams()
     try:
         with interruptible(name, kept, is_program=arguments is None):
             yield

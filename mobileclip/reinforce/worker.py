@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -13,7 +14,6 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from threading import Semaphore
-from urllib.parse import quote
 
 import attrs
 import torch
@@ -290,13 +290,17 @@ def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None
 
 
 def _staged(output: str, name: str) -> Path:
-    """Return where a shard is made, on the output's own disk where that is local; its folders are part of the name."""
+    """Return where a shard is made, on the output's own disk where that is local, under a name of one length.
+
+    A shard's own name has its folders, and may be longer than a file's.
+    """
     if storage.is_remote(output):
         folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
     else:
         folder = Path(output) / STAGING
         folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{os.getpid()}.{quote(name, safe='')}"
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
+    return folder / f"{os.getpid()}.{digest}.tar"
 
 
 def _discard(staged: Path, output: str) -> None:

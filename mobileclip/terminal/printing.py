@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mobileclip.storage import printable, without_secrets
+from mobileclip.terminal.streams import output_stream
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ def say(text: object = "", *, error: bool = False) -> None:
         text: its `str`; a character that the stream cannot encode becomes an escape.
         error: on standard error instead of standard output.
     """
-    stream = sys.stderr if error else sys.stdout
+    stream = output_stream(error=error)
     stream.write(_encodable(f"{shown(text)}\n", stream))
     stream.flush()
 
@@ -51,8 +52,9 @@ def say_json(value: object, *, indent: int | None = None) -> None:
         value: of JSON.
         indent: spaces for each level; one line without it.
     """
-    sys.stdout.write(f"{json.dumps(value, indent=indent)}\n")
-    sys.stdout.flush()
+    stream = output_stream()
+    stream.write(f"{json.dumps(value, indent=indent)}\n")
+    stream.flush()
 
 
 def shown(text: object) -> str:
@@ -61,8 +63,9 @@ def shown(text: object) -> str:
 
 
 def console(*, shown: bool = True) -> Console | None:
-    """Return standard error as a console to show progress on, or none."""
-    return _console_class()(stderr=True, markup=False, emoji=False, highlight=False) if shown else None
+    """Return standard error as a console to show progress on, or none where it is closed."""
+    is_there = sys.stderr is not None
+    return _console_class()(stderr=True, markup=False, emoji=False, highlight=False) if shown and is_there else None
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:
@@ -79,7 +82,7 @@ def print_table(*parts: Any, min_width: int = 100) -> None:
 
 def output_console() -> Console:
     """Return standard output as a console."""
-    return _console_class()(markup=False, emoji=False, highlight=False)
+    return _console_class()(file=output_stream(), markup=False, emoji=False, highlight=False)
 
 
 def get_logger(name: str) -> logging.Logger:

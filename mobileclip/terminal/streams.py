@@ -1,19 +1,38 @@
-"""Standard streams that a person or a service has closed, before the command began or while it prints."""
+"""Standard input, output and error where they are closed: by daemons and schedulers from the start, by readers later."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import TextIO
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
-def open_standard_streams() -> None:
-    """Open what is closed on the null device, so that the next file does not get its number and what is printed."""
+def ensure_streams() -> None:
+    """Open what is closed of a program's three streams on nothing.
+
+    Otherwise the next file that is opened, a checkpoint perhaps, gets the number of one of them, and what a library
+    prints goes into it.
+    """
+    for number in range(len(_STREAMS)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.dup2(opened, number)  # for programs that are started as well
+            if opened != number:
+                os.close(opened)
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
-            handle = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8", errors="backslashreplace"))
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end
+
+
+def output_stream(*, error: bool = False) -> TextIO:
+    """Return standard output or error; what is written to a closed one goes nowhere."""
+    stream = sys.stderr if error else sys.stdout
+    return stream if stream is not None else io.StringIO()
 
 
 def give_up_output() -> None:

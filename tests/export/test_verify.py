@@ -237,7 +237,9 @@ def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path):
 
 
 def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(transformers, tmp_path):
-    mine = tmp_path / ".out.exporting" / "notes.txt"
+    with working_folder(tmp_path / "out"):
+        (ours,) = tmp_path.glob(".*.exporting")
+    mine = ours / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
     export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))

@@ -40,8 +40,8 @@ def test_a_file_does_not_get_what_is_printed(tmp_path):
     code = (
         "import sys\n"
         "from mobileclip.terminal import say\n"
-        "from mobileclip.terminal.streams import open_standard_streams\n"
-        "open_standard_streams()\n"
+        "from mobileclip.terminal.streams import ensure_streams\n"
+        "ensure_streams()\n"
         f"with open({str(tmp_path / 'a.txt')!r}, 'w') as file:\n"
         "    say('printed')\n"
         "    import os; os.write(1, b'written by a library')\n"

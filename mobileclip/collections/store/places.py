@@ -16,9 +16,19 @@ _MOST_LETTERS = 40
 
 
 def indexes_folder() -> Path:
-    """Return the folder of all indexes that nobody named: below `XDG_CACHE_HOME`, by default `~/.cache`."""
+    """Return the folder of all indexes that nobody named: below `XDG_CACHE_HOME`, by default `~/.cache`.
+
+    Raises:
+        ValueError: if this user has no home either, as in containers that run as a number.
+    """
     given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if given else Path.home() / ".cache") / "mobileclip" / "indexes"
+    try:
+        cache = Path(given) if given else Path.home() / ".cache"
+    except RuntimeError:
+        raise ValueError(
+            "this user has no home folder to keep the index in; name a folder for it with --index FOLDER, or set HOME"
+        ) from None
+    return cache / "mobileclip" / "indexes"
 
 
 def default_index(inputs: Sequence[str]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -13,6 +12,7 @@ import attrs
 
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded
+from mobileclip.processes import num_cores
 
 SIDES = {"small": 416, "large": 1600}
 """Of the square that a picture fits into, in pixels, by the name of its size."""
@@ -20,7 +20,7 @@ SIDES = {"small": 416, "large": 1600}
 _MOST_BYTES = 2**26
 _QUALITY = 80
 # Each holds a decoded picture in memory.
-_MOST_AT_ONCE = min(4, os.cpu_count() or 1)
+_MOST_AT_ONCE = min(4, num_cores())
 
 Stamp = tuple[int, int] | None
 """When a file was last changed, in nanoseconds since 1970, and its size in bytes; None where there is none."""

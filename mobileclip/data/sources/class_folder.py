@@ -16,7 +16,7 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.skips import Skip
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.folder import FolderItem, FolderSource, FolderUnit
-from mobileclip.strict import parse_json, repeated, strict
+from mobileclip.strict import parse_json, repeated, split_lines, strict
 
 NAMES = ("classes.json", "classes.txt")
 
@@ -146,7 +146,7 @@ def _folder(item: FolderItem) -> str:
 
 
 def _rows(text: str) -> dict[str, str]:
-    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
+    rows = [line.split("\t") for line in split_lines(text) if line.strip()]
     if twice := repeated(folder for folder, *_ in rows):
         raise ValueError(f"the folder {twice[0][:80]!r} is there twice")
     return dict(rows)

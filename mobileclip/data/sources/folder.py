@@ -22,7 +22,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, mad
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
-from mobileclip.strict import strict
+from mobileclip.strict import split_lines, strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
@@ -115,7 +115,7 @@ class FolderUnit(Unit):
         if item.text is None:
             return ()
         try:
-            lines = self._content(item.text).decode("utf-8-sig").splitlines()
+            lines = split_lines(self._content(item.text).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise BadSampleError("bad_text", f"{printable_name(item.text)} is not UTF-8: {error}") from None
         return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))

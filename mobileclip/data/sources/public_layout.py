@@ -26,7 +26,7 @@ from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.sources.base import Source, sources
 from mobileclip.data.sources.shards import ShardUnit
-from mobileclip.strict import strict
+from mobileclip.strict import split_lines, strict
 
 LayoutKind = Literal["classification", "retrieval"]
 
@@ -146,7 +146,7 @@ def caption_lines(stored: bytes | None) -> tuple[str, ...]:
     Raises:
         BadSampleError: if there is none.
     """
-    lines = () if stored is None else stored.decode("utf-8", "replace").splitlines()
+    lines = () if stored is None else split_lines(stored.decode("utf-8", "replace"))
     captions = tuple(line for line in lines if line.strip())
     if not captions:
         raise BadSampleError("no_caption", "there is no .txt with a caption")
@@ -253,7 +253,7 @@ def _templates(root: str) -> tuple[str, ...]:
 
 def _lines(path: str, what: str) -> list[str]:
     try:
-        lines = storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8-sig").splitlines()
+        lines = split_lines(storage.read_bytes(path, limit=_MAX_TEXT_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: {what}") from None
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from mobileclip.encoders.checkpoints.published import (
     PRETRAINED,
     licence_of,
     of_same_architecture,
+    packaged,
     unpublished,
 )
 from mobileclip.encoders.checkpoints.saving import save_model
@@ -32,6 +33,7 @@ __all__ = [
     "of_same_architecture",
     "official",
     "open_clip",
+    "packaged",
     "read_checkpoint",
     "resolve_spec",
     "save_model",

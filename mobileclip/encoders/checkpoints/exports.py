@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mobileclip import storage
+from mobileclip.encoders.checkpoints.published import packaged
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
@@ -28,7 +29,7 @@ _MOST_BYTES = 1 << 24
 
 def is_export(place: str | Path) -> bool:
     """Return whether a folder on this machine holds an export."""
-    return (Path(place) / CONTRACT).is_file()
+    return packaged(place) is None and (Path(place) / CONTRACT).is_file()
 
 
 def require_no_export(folder: Path) -> None:

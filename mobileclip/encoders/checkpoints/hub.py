@@ -14,7 +14,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.exports import CONTRACT, no_checkpoint, require_no_export
-from mobileclip.encoders.checkpoints.published import PACKAGED, PREFIX, Published
+from mobileclip.encoders.checkpoints.published import PREFIX, Published, packaged
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -156,14 +156,15 @@ def local_checkpoint(place: str | Path) -> Path:
     """Return a file as it is, the one file of weights in a folder, or the file of a model that the package brings.
 
     Args:
-        place: where it is on this machine, or the name of a packaged model, which a folder of that name stands for.
+        place: where it is on this machine, or the name of a packaged model, see `packaged`.
 
     Raises:
         CheckpointError: if it is a folder that has no such file, or several of a kind, or holds an export.
     """
-    name, place = str(place), Path(place)
-    if name in PACKAGED and not place.is_file():
-        return PACKAGED[name]
+    known = packaged(place)
+    if known is not None:
+        return known
+    place = Path(place)
     if not place.is_dir():
         return place
     require_no_export(place)

@@ -100,6 +100,18 @@ PRETRAINED = {name: published.address for name, published in PUBLISHED.items()}
 PACKAGED = {"icons": Path(__file__).with_name("packaged") / "icons.safetensors"}
 """Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
 
+
+def packaged(name: str | Path) -> Path | None:
+    """Return the file of the packaged model that a person means; None for everything else.
+
+    A bare name means the model, whatever lies beside it in the working directory. `./icons` and `icons/` are the
+    folder, and so is a `Path` where something is there.
+    """
+    if isinstance(name, Path) and name.exists():
+        return None
+    return PACKAGED.get(str(name))
+
+
 _LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
 _PACKAGED_LICENCE = "code and weights MIT; the drawings that they learned from name their authors in the model's card"
 _OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
@@ -111,7 +123,7 @@ def licence_of(checkpoint: str | Path) -> str:
     Args:
         checkpoint: an address of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
     """
-    if str(checkpoint) in PACKAGED:
+    if packaged(checkpoint) is not None:
         return _PACKAGED_LICENCE
     return _LICENCE if str(checkpoint) in PRETRAINED.values() else _OTHERS_LICENCE
 

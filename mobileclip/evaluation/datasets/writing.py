@@ -14,6 +14,7 @@ from mobileclip.data.images.formats import find_format
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.shards.tar import split_name
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
+from mobileclip.strict import split_lines
 
 # CLIP_benchmark's decoders take these.
 _PUBLIC_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -104,7 +105,7 @@ def _check_names(class_names: Sequence[str], templates: Sequence[str]) -> None:
 
 def _check_line(what: str, text: str) -> None:
     """Refuse what a reader that goes line by line, and takes blanks off the ends, would change."""
-    if not text or text.strip() != text or len(text.splitlines()) != 1:
+    if not text or text.strip() != text or len(split_lines(text)) != 1:
         raise ValueError(f"{what} is {text!r}, expected one line of text without blanks around it")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from mobileclip.data.skips import BadSampleError
+from mobileclip.processes import num_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def decode_ahead(
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     source = iter(items)
     weight = 0
-    with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, num_cores())) as pool:
         try:
             while True:
                 while weight < ahead and (item := next(source, None)) is not None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mobileclip import storage
-from mobileclip.strict import parse_json
+from mobileclip.strict import parse_json, split_lines
 
 _MAX_JSON_BYTES = 1 << 28
 
@@ -79,7 +79,7 @@ def read_object(path: str, title: str) -> Iterator[Entry]:
 
 def read_lines(path: str, title: str) -> Iterator[Entry]:
     """Yield the objects of JSON lines; see `read_list`."""
-    lines = _text_of(path, title).splitlines()
+    lines = split_lines(_text_of(path, title))
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

@@ -12,6 +12,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.sources.opening import is_place, require_data_set
+from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
@@ -123,7 +124,9 @@ def is_data_set(name: str) -> bool:
     """Return whether a person who typed this meant a data set, its key or its place, and not a model."""
     if name.startswith(PROBE):
         return True
-    is_model = is_export(name) or any(Path(name, weights).is_file() for weights in WEIGHTS)
+    is_model = (
+        packaged(name) is not None or is_export(name) or any(Path(name, weights).is_file() for weights in WEIGHTS)
+    )
     return name in evaluation_tasks or (is_place(name) and not is_model)
 
 

@@ -31,6 +31,7 @@ from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.folder_task import FolderTask
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import retrieval_metrics
+from mobileclip.strict import split_lines
 
 _MAX_IMAGE_BYTES = 1 << 28
 _MAX_TEXT_BYTES = 1 << 20
@@ -139,7 +140,7 @@ def _urban1k(path: str) -> Iterator[_Pair]:
         if key not in images:
             raise ValueError(f"{storage.join(path, name)} has no picture beside it: there is no image/{key}.jpg")
         text = storage.read_bytes(storage.join(path, name), limit=_MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
-        yield _Pair(key, storage.join(path, images[key]), (text.splitlines() or [""])[0])
+        yield _Pair(key, storage.join(path, images[key]), (split_lines(text) or [""])[0])
 
 
 def _sharegpt4v(path: str) -> Iterator[_Pair]:

@@ -1,0 +1,229 @@
+"""Commands where things are not as usual: no home, no user, closed streams, one core, long paths, odd names."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip.encoders import save_model
+from tests.collections.pictures import draw, telling
+from tests.preloaded import preloaded
+
+ROOT = Path(__file__).parents[2]
+MODEL = "model.safetensors"
+LONG = "/".join(letter * 100 for letter in "abc")
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A folder with a model, and with pictures in two classes."""
+    save_model(telling(), tmp_path / MODEL)
+    for number in range(4):
+        draw(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", number)
+    return tmp_path
+
+
+def run(folder, *arguments, cache=True, **changes):
+    """Run the console command in a folder, in a process of its own."""
+    environment = {"XDG_CACHE_HOME": str(folder / "cache")} if cache else {}
+    return preloaded().call(
+        "tests.preloaded:command", *map(str, arguments), folder=folder, environment=environment, **changes
+    )
+
+
+def results(folder):
+    """The lines of the one file of results in a folder."""
+    (path,) = folder.rglob("results.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+COMMANDS = {
+    "embed": ("embed", "photos", "-c", MODEL, "-o", "e.npz"),
+    "index": ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "2"),
+    "eval": ("eval", MODEL, "photos", "--output", "results"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_closed_streams(name, world):
+    command = [sys.executable, "-W", "ignore", "-m", "mobileclip", *COMMANDS[name]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(world / "cache")}
+    # The shell closes them: what is handed down to it is gone before Python begins.
+    script = 'exec "$@" <&- >&- 2>errors.txt'
+    done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
+    assert done.returncode == 0, (world / "errors.txt").read_text()
+    if name == "eval":
+        assert [line["key"] for line in results(world / "results")] == ["photos"]
+    else:
+        assert (world / {"embed": "e.npz", "index": "idx/manifest.json"}[name]).stat().st_size > 0
+
+
+def test_what_a_library_prints_never_goes_into_a_file_that_is_written(tmp_path):
+    code = """
+import os
+from mobileclip import storage
+from mobileclip.terminal import say
+from mobileclip.terminal.streams import ensure_streams
+ensure_streams()
+with storage.atomic_write("file") as stream:
+    os.write(1, b"what a library in C prints")
+    os.write(2, b"and its warnings")
+    stream.write(b"content")
+    say("a line")
+    say("a line", error=True)
+"""
+    script = 'exec "$@" <&- >&- 2>&-'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["sh", "-c", script, "sh", sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=120).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.fixture
+def nobody():
+    """The beginning of a command line that runs as a user without a name and a home."""
+    begin = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    names = [f"--unset={name}" for name in ("HOME", "USER", "LOGNAME", "USERNAME", "XDG_CACHE_HOME")]
+    if shutil.which("unshare") is None or subprocess.run([*begin, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system does not let a process take another user")
+    return [*begin, "env", *names, f"PYTHONPATH={ROOT}", "OMP_NUM_THREADS=1", sys.executable, "-W", "ignore"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_user_without_a_home_and_a_name(name, world, nobody):
+    command = [*nobody, "-m", "mobileclip", *COMMANDS[name]]
+    done = subprocess.run(command, cwd=world, check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_home_an_index_needs_a_place(world, nobody):
+    command = [*nobody, "-m", "mobileclip", "index", "photos", "-c", MODEL]
+    done = subprocess.run(command, cwd=world, check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mobileclip: this user has no home folder")
+    assert "--index FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
+def test_one_core_is_one_core(world):
+    done = preloaded().call("tests.cli.test_surroundings:uses_one_core", folder=world)
+    assert done.status == 0, done.output
+
+
+def uses_one_core():
+    """Look at what is shared out to cores, as `taskset -c 0` leaves one; for a process of its own."""
+    from mobileclip.cli.indexing import default_workers
+    from mobileclip.engines.base import default_num_threads
+    from mobileclip.processes import num_cores
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    assert num_cores() == default_workers(None) == default_num_threads("cpu", 1) == 1
+
+
+def test_cores_are_counted_in_one_place():
+    counting = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "mobileclip").rglob("*.py")
+        if "cpu_count" in path.read_text(encoding="utf-8")
+    ]
+    assert counting == ["mobileclip/processes.py"]
+
+
+def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
+    (world / "photos").rename(world / "icons")
+    known = run(world, "info", "icons")
+    assert json.loads(known.output)["card"].endswith("icons.md")
+    indexed = run(world, "index", "icons", "-i", "idx", "-c", "icons", "-j", "1", "--quiet")
+    assert indexed.status == 0, indexed.output
+    # The index knows its model by its name from anywhere.
+    (world / "elsewhere").mkdir()
+    found = preloaded().call("tests.preloaded:command", "search", "a cat", "-i", "../idx", folder=world / "elsewhere")
+    assert found.status == 0, found.output
+    evaluated = run(world, "eval", "icons", "./icons", "--output", "results")
+    assert evaluated.status == 0, evaluated.output
+    assert [line["key"] for line in results(world / "results")] == ["icons"]
+    refused = run(world, "classify", "icons/a/0.png", "x", "y", "-c", "./icons")
+    assert refused.status == 2
+    assert "holds no checkpoint" in refused.output
+
+
+def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path):
+    from mobileclip.encoders.checkpoints import packaged
+    from mobileclip.encoders.checkpoints.exports import CONTRACT, is_export
+
+    (tmp_path / "icons").mkdir()
+    (tmp_path / "icons" / CONTRACT).write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert not is_export("icons")
+        assert is_export("./icons")
+        assert is_export(Path("icons"))
+        assert packaged("icons") is not None
+        assert packaged(Path("icons")) is None
+
+
+def test_paths_longer_than_a_name_can_be(world):
+    (world / LONG).parent.mkdir(parents=True)
+    (world / "photos").rename(world / LONG)
+    for arguments in (
+        ("embed", LONG, "-c", MODEL, "-o", f"{LONG}/out/e.npz"),
+        ("index", LONG, "-i", f"{LONG}/out/idx", "-c", MODEL, "-j", "1", "--quiet"),
+        ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "--page", f"{LONG}/out/l.html", "--quiet"),
+        ("convert", MODEL, f"{LONG}/out/m.safetensors"),
+        ("hub", "save", MODEL, f"{LONG}/out/saved", "--licence", "mit"),
+    ):
+        done = run(world, *arguments)
+        assert done.status == 0, done.output
+
+
+def test_a_shard_whose_folders_are_longer_than_a_name_can_be_is_reinforced(tmp_path):
+    import attrs
+
+    from mobileclip.reinforce import ReinforcementSpec
+    from mobileclip.serialization import from_json, to_json
+    from tests.crash.world import COMMANDS as WRITING
+
+    WRITING["reinforce"].make(tmp_path)
+    (tmp_path / "plain" / LONG).mkdir(parents=True)
+    (tmp_path / "plain" / "00000001.tar").rename(tmp_path / "plain" / LONG / "00000001.tar")
+    spec = from_json((tmp_path / "spec.json").read_text(), ReinforcementSpec)
+    shards = [str(tmp_path / "plain" / name) for name in ("00000000.tar", f"{LONG}/00000001.tar")]
+    spec = attrs.evolve(spec, source=shards)
+    (tmp_path / "spec.json").write_text(to_json(spec))
+    done = WRITING["reinforce"].run(tmp_path)
+    assert done.status == 0, done.output
+    made = {path.relative_to(tmp_path / "reinforced").as_posix() for path in (tmp_path / "reinforced").rglob("*.tar")}
+    assert made == {"00000000.tar", f"{LONG}/00000001.tar"}
+
+
+def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
+    from mobileclip.export.working_folder import working_folder
+
+    with working_folder(tmp_path / ("x" * 255)) as folder:
+        (folder / "file").write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name(separator, world):
+    name = f"pho{separator}tos"
+    (world / "photos").rename(world / name)
+    for number in ("first", "second"):
+        done = run(world, "eval", MODEL, name, "--output", "results")
+        assert done.status == 0, (number, done.output)
+    (line,) = results(world / "results")
+    assert separator in line["key"] + line["dataset"]
+
+
+def test_texts_of_a_file_are_its_lines(world):
+    (world / "texts.txt").write_text("one\u2028line\r\nthe second\x0cline\n\nthe third", encoding="utf-8", newline="")
+    done = run(world, "embed", "--texts", "texts.txt", "-c", MODEL, "-o", "t.npz")
+    assert done.status == 0, done.output
+    from mobileclip.inference.archive import read_embeddings
+
+    assert read_embeddings(world / "t.npz").texts == ("one\u2028line", "the second\x0cline", "the third")

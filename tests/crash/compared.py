@@ -1,0 +1,92 @@
+"""What a folder holds, as far as it is the same whenever a command is run, and however often it was killed before."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from mobileclip.collections import Collection
+from mobileclip.collections.store.manifest import MANIFEST
+
+# When it was, how long it took, and by which process it was done.
+_TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
+# What a run says about itself, and what ONNX Runtime writes about its own.
+_LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/Microsoft(/|$)")
+# Pages and plots with the time that something took.
+_TIMED = re.compile(r"report\.html|latency-.*\.png")
+_SEGMENT = re.compile(r"[0-9]{8}\.parquet")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return every file and folder below a folder with what stands for its content."""
+    found = {}
+    indexes = {path.parent for path in folder.rglob(MANIFEST) if _is_index(path.parent)}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if _LEFT_OUT.search(name):
+            continue
+        if path.is_dir():
+            found[name] = "rows " + _rows(path) if path in indexes else "folder"
+        elif path.parent in indexes and (path.name == MANIFEST or _SEGMENT.fullmatch(path.name)):
+            continue  # how many segments there are says how often the job was ended
+        elif _TIMED.fullmatch(path.name):
+            found[name] = "a file" if path.stat().st_size else "empty"
+        else:
+            found[name] = hashlib.sha256(_normal(path)).hexdigest()
+    return found
+
+
+def _is_index(folder: Path) -> bool:
+    try:
+        Collection.open(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(folder: Path) -> str:
+    snapshot = Collection.open(folder).snapshot
+    table = snapshot.table.drop_columns(["id"]).to_pylist()
+    rows = sorted(repr((row, vector.tobytes())) for row, vector in zip(table, snapshot.vectors, strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _normal(path: Path) -> bytes:
+    data = path.read_bytes()
+    reading: Callable[[bytes], bytes] | None = _READERS.get(path.suffix)
+    return reading(data) if reading is not None else data
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: one for key, one in value.items() if not any(word in key.split("_") for word in _TIMES)}
+        return {key: _without_times(one) for key, one in kept.items()}
+    return [_without_times(one) for one in value] if isinstance(value, list) else value
+
+
+def _json(data: bytes) -> bytes:
+    return json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
+
+
+def _lines(data: bytes) -> bytes:
+    return b"\n".join(_json(line) for line in data.split(b"\n") if line)
+
+
+def _safetensors(data: bytes) -> bytes:
+    start = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:start]), sort_keys=True).encode() + data[start:]
+
+
+def _torch(data: bytes) -> bytes:
+    return save(torch.load(io.BytesIO(data)))  # torch.save gives every file a number of its own
+
+
+_READERS = {".json": _json, ".jsonl": _lines, ".safetensors": _safetensors, ".pt": _torch}

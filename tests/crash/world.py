@@ -1,0 +1,171 @@
+"""Every command that writes, on inputs so small that it takes a second: what is killed, and compared afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+from PIL import Image
+
+from mobileclip.encoders import save_model
+from tests.collections.pictures import draw, telling
+from tests.preloaded import Ended, preloaded
+
+MODEL = "model.safetensors"
+_COLOURS = ("red", "green", "blue")
+_CLASSES = ("circle", "square", "bar")
+SECONDS = 90.0
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """A command that writes.
+
+    Args:
+        arguments: what is typed behind `mobileclip`; or what is given to `function`.
+        prepare: makes its input in an empty folder.
+        function: that is called in place of the console command.
+        before: command lines that have been run before, on the same folder.
+        change: what a person has changed since.
+    """
+
+    arguments: tuple[str, ...]
+    prepare: Callable[[Path], None]
+    function: str = "tests.preloaded:command"
+    before: tuple[tuple[str, ...], ...] = ()
+    change: Callable[[Path], None] | None = None
+
+    def make(self, folder: Path) -> None:
+        """Fill an empty folder with what there is before the command is run."""
+        self.prepare(folder)
+        for line in self.before:
+            ended = preloaded().call("tests.preloaded:command", *line, folder=folder, seconds=SECONDS)
+            assert ended.status == 0, ended.output
+        if self.change is not None:
+            self.change(folder)
+
+    def run(self, folder: Path, *, kill_before: int = 0) -> Ended:
+        """Run it there, and kill it before an operation; see `Preloaded.call`."""
+        return preloaded().call(
+            self.function,
+            *self.arguments,
+            folder=folder,
+            watched=folder,
+            kill_before=kill_before,
+            seconds=SECONDS,
+            environment={"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / "cache")},
+        )
+
+
+def _pictures(folder: Path) -> None:
+    save_model(telling(), folder / MODEL)
+    for number in range(6):
+        draw(folder / "photos" / f"{number}.png", number)
+    shutil.copy(folder / "photos" / "1.png", folder / "photos" / "copy.png")
+
+
+def _moved_pictures(folder: Path) -> None:
+    """Remove, rename, change and add pictures."""
+    photos = folder / "photos"
+    (photos / "0.png").unlink()
+    (photos / "2.png").rename(photos / "moved.png")
+    draw(photos / "3.png", 30)
+    draw(photos / "new.png", 31)
+    for path in photos.iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def _classes(folder: Path) -> None:
+    save_model(telling(), folder / MODEL)
+    for place, name in enumerate(_CLASSES):
+        (folder / "classes" / name).mkdir(parents=True)
+        for number in range(4):
+            colour = tuple(60 * (place + 1) + 10 * number if side == place else 20 * number for side in range(3))
+            Image.new("RGB", (40, 40), colour).save(folder / "classes" / name / f"{number}.png")
+
+
+def _model(folder: Path) -> None:
+    save_model(telling(), folder / MODEL)
+
+
+def _reinforced(folder: Path) -> None:
+    from tests.training.program import write_data
+
+    write_data(folder / "data")
+
+
+def _to_reinforce(folder: Path) -> None:
+    from mobileclip.data import AugmentationSpec
+    from mobileclip.reinforce import ReinforcementSpec
+    from mobileclip.serialization import to_json
+    from tests.reinforce.conftest import plain_shards, small_teacher_files
+
+    (folder / "plain").mkdir()
+    spec = ReinforcementSpec(
+        source=plain_shards(folder / "plain", 2, 3),
+        output=folder / "reinforced",
+        teachers=small_teacher_files(folder),
+        augmentation=AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0)),
+        num_augmentations=2,
+        seed=7,
+        layout="npz",
+        batch_size=2,
+    )
+    (folder / "spec.json").write_text(to_json(spec), encoding="utf-8")
+
+
+def _to_join(folder: Path) -> None:
+    from tests.data.joining.world import Data
+
+    Data(folder)
+
+
+_INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
+_FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
+_SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--vectors", "-j", "1", "--quiet")
+_EXPORT = ("export", MODEL, "--target", "onnx", "--tower", "text", "--out", "out", "--overwrite")
+_SAVE = ("hub", "save", MODEL, "saved", "--licence", "mit", "--overwrite")
+
+COMMANDS = {
+    "index": Command(prepare=_pictures, arguments=_INDEX),
+    "index again": Command(prepare=_pictures, before=(_INDEX,), change=_moved_pictures, arguments=_INDEX),
+    "dedup": Command(
+        prepare=_pictures,
+        arguments=(
+            *("dedup", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet", "--threshold", "0.9"),
+            *("-o", "double.jsonl", "--page", "double.html", "--overwrite"),
+        ),
+    ),
+    "embed": Command(prepare=_pictures, arguments=("embed", "photos", "-o", "a/e.npz", "-c", MODEL, "--overwrite")),
+    "reinforce": Command(
+        prepare=_to_reinforce, arguments=("spec.json", "inline", "1"), function="tests.reinforce.program:main"
+    ),
+    "data join": Command(
+        prepare=_to_join,
+        arguments=(
+            *("data", "join", "reinforced/{00000..00002}.tar", "images/{00000..00003}.tar", "joined"),
+            *("--quiet", "-j", "1"),
+        ),
+    ),
+    "data score": Command(prepare=_reinforced, arguments=_SCORE),
+    "data filter": Command(prepare=_reinforced, before=(_SCORE,), arguments=_FILTER),
+    "train": Command(
+        prepare=_reinforced, arguments=("data", "trained", "6", "0"), function="tests.training.program:main"
+    ),
+    "finetune": Command(
+        prepare=_classes,
+        arguments=(
+            *("finetune", "--checkpoint", MODEL, "--data", "classes", "--epochs", "1", "--batch-size", "4"),
+            *("--held-out", "0.3", "--output", "tuned", "--device", "cpu", "--alphas", "0", "1"),
+        ),
+    ),
+    "eval": Command(prepare=_classes, arguments=("eval", MODEL, "classes", "--output", "results", "--report")),
+    "export": Command(prepare=_model, arguments=_EXPORT),
+    "export over": Command(prepare=_model, before=(_EXPORT,), arguments=_EXPORT),
+    "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),
+    "hub save": Command(prepare=_model, arguments=_SAVE),
+    "hub save over": Command(prepare=_model, before=(_SAVE,), arguments=_SAVE),
+}
