@@ -165,6 +165,9 @@ def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path
         assert is_export(Path("icons"))
         assert packaged("icons") is not None
         assert packaged(Path("icons")) is None
+        (tmp_path / "icons" / CONTRACT).unlink()
+        (tmp_path / "icons").rmdir()
+        assert packaged(Path("icons")) == packaged("icons")
 
 
 def test_paths_longer_than_a_name_can_be(world):

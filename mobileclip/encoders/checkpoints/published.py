@@ -104,10 +104,10 @@ PACKAGED = {"icons": Path(__file__).with_name("packaged") / "icons.safetensors"}
 def packaged(name: str | Path) -> Path | None:
     """Return the file of the packaged model that a person means; None for everything else.
 
-    A bare name means the model, whatever lies beside it in the working directory. `./icons` and `icons/` are the
-    folder, and so is a `Path` where something is there.
+    A bare name means the model, also where a folder of pictures is called so: that is `./icons` or `icons/`, or a
+    `Path`. A file without a suffix that is called so can only be weights, and is meant.
     """
-    if isinstance(name, Path) and name.exists():
+    if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None
     return PACKAGED.get(str(name))
 

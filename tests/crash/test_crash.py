@@ -1,0 +1,59 @@
+"""Commands that are killed before any operation on files: the same command again finishes, and leaves what it should."""
+
+import random
+import time
+
+import pytest
+
+from tests.crash.trial import Crashes
+from tests.crash.world import COMMANDS, Command
+
+# Index and dedup are tried by `python -m tests.crash` alone, until an index that was killed while it was made can be
+# made again: what a job of its own left in the folder is "something" to `Store.create`.
+TRIED = [name for name in COMMANDS if name not in ("index", "index again", "dedup")]
+# Those that take a second, and how many moments of each are tried by default.
+QUICK = {
+    "embed": 2,
+    "convert": 2,
+    "hub save over": 2,
+    "data filter": 1,
+    "data score": 1,
+    "data join": 1,
+    "reinforce": 1,
+}
+SECONDS = 1_500.0
+
+
+def tried(crashes, points, seconds):
+    """Try moments until the time is over, and return what is wrong at any of them."""
+    end = time.monotonic() + seconds
+    found = []
+    for count, point in enumerate(points):
+        if time.monotonic() > end:
+            pytest.fail(f"{count} of {len(points)} moments took {seconds:g} s")
+        found += crashes.problems(point)
+    return found
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_killed_at_a_few_moments(name, tmp_path):
+    crashes = Crashes.of(COMMANDS[name], tmp_path / "trial")
+    points = random.Random(name).sample(crashes.points, QUICK[name])
+    assert not tried(crashes, points, 60.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRIED)
+def test_killed_at_every_moment(name, tmp_path):
+    crashes = Crashes.of(COMMANDS[name], tmp_path / "trial")
+    assert len(crashes.points) > 5
+    assert not tried(crashes, crashes.points, SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"), [("lock", "run again, it ended with 1"), ("part", ".part']"), ("half", "different: ['file']")]
+)
+def test_a_program_that_writes_badly_is_found(way, told, tmp_path):
+    command = Command(arguments=(way,), prepare=lambda _: None, function="tests.crash.torn:write")
+    crashes = Crashes.of(command, tmp_path / "trial")
+    assert any(told in problem for problem in tried(crashes, crashes.points, 60.0))
