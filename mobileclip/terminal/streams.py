@@ -16,14 +16,10 @@ def ensure_streams() -> None:
     Otherwise the next file that is opened, a checkpoint perhaps, gets the number of one of them, and what a library
     prints goes into it.
     """
-    for number in range(len(_STREAMS)):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            os.dup2(opened, number)  # for programs that are started as well
-            if opened != number:
-                os.close(opened)
+    # Each gets the lowest number that is free.
+    while (opened := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
+        os.set_inheritable(opened, True)
+    os.close(opened)
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end

@@ -43,7 +43,7 @@ def results(folder):
 
 COMMANDS = {
     "embed": ("embed", "photos", "-c", MODEL, "-o", "e.npz"),
-    "index": ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "2"),
+    "index": ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1"),
     "eval": ("eval", MODEL, "photos", "--output", "results"),
 }
 

@@ -18,8 +18,8 @@ from mobileclip.collections.store.manifest import MANIFEST
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
-# What a run says about itself, and what ONNX Runtime writes about its own.
-_LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/Microsoft(/|$)")
+# What a run says about itself, and what ONNX Runtime and matplotlib keep for themselves.
+_LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/(Microsoft|matplotlib)(/|$)")
 # Pages and plots with the time that something took.
 _TIMED = re.compile(r"report\.html|latency-.*\.png")
 _SEGMENT = re.compile(r"[0-9]{8}\.parquet")

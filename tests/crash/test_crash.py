@@ -1,4 +1,4 @@
-"""Commands that are killed before any operation on files: the same command again finishes, and leaves what it should."""
+"""Commands that are killed before any operation on files: the same command again leaves what it should."""
 
 import random
 import time
