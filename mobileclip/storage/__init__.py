@@ -32,6 +32,7 @@ from mobileclip.storage.files import (
     write_text,
     write_text_if,
 )
+from mobileclip.storage.leftovers import is_left_over
 from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
 from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
@@ -60,6 +61,7 @@ __all__ = [
     "holds_anything",
     "is_directory",
     "is_hidden",
+    "is_left_over",
     "is_remote",
     "is_same",
     "is_transient",
