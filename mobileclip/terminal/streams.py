@@ -1,4 +1,4 @@
-"""Standard input, output and error where they are closed: by daemons and schedulers from the start, by readers later."""
+"""Standard input, output and error where they are closed: by schedulers from the start, by readers later."""
 
 from __future__ import annotations
 
