@@ -39,7 +39,9 @@ class NameReplacer(Operator):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node, _index):
-        node.value = f"{node.value[:-1]}_{node.value[-1]}"
+        # To Python, utf-8_ is utf-8.
+        changed = node.value.replace("utf-8", "utf-16")
+        node.value = f"{node.value[:-1]}_{node.value[-1]}" if changed == node.value else changed
         return node
 
     @classmethod

@@ -54,6 +54,12 @@ def test_each_place_is_changed_and_nothing_else(tmp_path):
         assert mutant.source.count("\n") == PROGRAM.count("\n")
 
 
+def test_an_encoding_becomes_another_one(tmp_path):
+    (tmp_path / "program.py").write_text('text = data.decode("utf-8")\nname = "text"\n')
+    mutants = [mutant for place in places(tmp_path, "program.py") for mutant in place.mutants()]
+    assert [mutant.becomes for mutant in mutants] == ['text = data.decode("utf-16")', 'name = "text_"']
+
+
 def test_a_mutant_keeps_its_name_where_other_lines_move(tmp_path):
     names = []
     for more in ("", "other = None\n\n\n"):
