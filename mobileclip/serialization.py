@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 import attrs
 
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, parse_json
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def from_value(value: Any, cls: type[T]) -> T:
     try:
         return _converter().structure(value, cls)
     except Exception as error:
+        raise_machine_fault(error)
         reasons = transform_error(error, path=cls.__name__, format_exception=_explain)
         more = f"; and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
         raise ValueError(

@@ -11,6 +11,7 @@ import sys
 from mobileclip.cli import collections, curation, data, evaluate, export, hub, indexing, models, recipes
 from mobileclip.cli.commands import Commands
 from mobileclip.extras import VERSION
+from mobileclip.machine import machine_line
 from mobileclip.registry import with_parts
 from mobileclip.terminal import has_reader, say
 from mobileclip.terminal.interruption import interruptible
@@ -84,11 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
             return
         with interruptible("mobileclip", _KEPT, is_program=arguments is None):
             COMMANDS.run("mobileclip", _with_default(typed))
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and not has_reader():
             give_up_output()
             return
-        say(f"mobileclip: {_bounded(str(error))}", error=True)
+        line = machine_line(error)
+        if line is None and not isinstance(error, (ValueError, OSError, ImportError)):
+            raise
+        say(f"mobileclip: {_bounded(line or str(error))}", error=True)
         sys.exit(2)
 
 

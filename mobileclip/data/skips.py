@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import StorageError, printable, without_secrets
 from mobileclip.terminal import get_logger
 
@@ -82,19 +83,25 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
     """Return what `make` makes of a sample, or None after reporting why there is nothing.
 
     This is the last barrier of a sample: whatever it makes the code raise, whichever library raises it, costs that
-    sample alone. The reason is that of a BadSampleError, and the class of every other exception.
+    sample alone. The reason is that of a BadSampleError, and the class of every other exception. What is the machine's
+    fault, and no sample's, passes.
 
     Args:
         make: called once.
         key: the sample's key.
         shard: where it is.
         on_skip: called with what had to be left out.
+
+    Raises:
+        MachineError: if the machine has run out of memory, files or room.
     """
     try:
         return make()
     except BadSampleError as error:
+        raise_machine_fault(error)
         reason, detail = error.reason, error.detail
     except Exception as error:
+        raise_machine_fault(error, f"at {printable(key)} of {without_secrets(shard)}")
         reason, detail = type(error).__name__, str(error) or "without a message"
         logger.debug("%s of %s cannot be used", printable(key), without_secrets(shard), exc_info=True)
     on_skip(Skip(reason=reason, key=key, shard=shard, detail=detail))

@@ -68,7 +68,7 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
         yield _one_after_another
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locked locks and open databases
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:
 
         def share(function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
             remaining = iter(items)
@@ -108,8 +108,8 @@ def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], secon
     return True
 
 
-def _end_with_parent() -> None:
-    """Without this, the processes of a killed job would wait for work for ever."""
+def end_with_parent() -> None:
+    """End with the process that started this one: those of a killed job would wait for work for ever."""
     leave_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None, "only started processes are initialized"

@@ -14,7 +14,6 @@ from mobileclip.engines.run import Run
 from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside, write_set_aside
 from mobileclip.engines.status import RUN, Status, read_status
 from mobileclip.engines.work import (
-    NO_ROOM,
     FatalError,
     FunctionWork,
     NamedUnit,
@@ -27,7 +26,6 @@ from mobileclip.engines.work import (
 
 __all__ = [
     "LEASE",
-    "NO_ROOM",
     "RUN",
     "SET_ASIDE",
     "Engine",

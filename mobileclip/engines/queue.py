@@ -14,7 +14,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.engines.set_aside import SetAside
-from mobileclip.engines.work import EntryT, Failure, FatalError, UnitT, reason_of
+from mobileclip.engines.work import RUN_AGAIN, EntryT, Failure, FatalError, UnitT, reason_of
 from mobileclip.storage import printable
 from mobileclip.strict import strict
 from mobileclip.terminal import get_logger
@@ -168,7 +168,11 @@ class UnitQueue(Generic[UnitT, EntryT]):
             self._listener.finished(unit, entry)
 
     def fail(self, unit: UnitT, failure: Failure) -> None:
-        """Take note of a failed try."""
+        """Take note of a failed try.
+
+        Raises:
+            FatalError: if it was the last one, and the machine is to blame.
+        """
         reason = failure.reason
         with self._lock:
             del self._under_way[unit.name]
@@ -179,6 +183,8 @@ class UnitQueue(Generic[UnitT, EntryT]):
             if is_known and (parts := self._split(unit)):
                 self._divide(unit, reason, parts)
                 return
+            if is_last and failure.is_machines:
+                raise FatalError(f"{reason}; {RUN_AGAIN}")
             if is_last:
                 self._listener.gave_up(unit, SetAside(unit=unit.name, reason=reason, tries=num_failed))
                 return

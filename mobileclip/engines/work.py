@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -10,13 +9,13 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 from attrs import validators
 
+from mobileclip.machine import MachineError, machine_fault
 from mobileclip.storage import is_transient, without_secrets
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Numbers of the errors of a disk that takes no more: no other unit could be written either."""
+RUN_AGAIN = "then run this again: what is finished is kept"
 
 OnProgress = Callable[[int], None]
 """Called with the number of steps, samples for instance, that were done since the last call."""
@@ -47,10 +46,13 @@ class Failure:
     Args:
         reason: in a line.
         is_transient: whether another try may succeed; where not, the unit is set aside at once.
+        is_machines: whether the machine is to blame, such as its memory: the last try ends the run, and sets nothing
+            aside.
     """
 
     reason: str
     is_transient: bool
+    is_machines: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +136,8 @@ def reason_of(error: Exception) -> str:
 
 def fatal_of(error: Exception) -> str:
     """Return why a worker cannot work at all, in a line; what is not for people is logged with its origin."""
+    if (fault := machine_fault(error)) is not None:
+        return f"{fault}; {RUN_AGAIN}"
     if not isinstance(error, (ValueError, OSError, ImportError)):
         logger.warning("a worker failed", exc_info=error)
     return f"a worker cannot work: {reason_of(error)}" if not isinstance(error, ValueError) else str(error)
@@ -143,12 +147,15 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
     """Return why a unit failed and whether it is tried again; what is not for people is logged with its origin.
 
     Raises:
-        FatalError: if the error is one, or says that the disk takes no more.
+        FatalError: if the error is one, or says that the machine's disk or shared memory takes no more.
     """
     if isinstance(error, FatalError):
         raise error
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        raise FatalError(f"{reason_of(error)}; see to the disk and run this again: what is finished is kept") from error
+    fault = machine_fault(error)
+    if fault is not None and not fault.may_pass:
+        raise FatalError(f"{error if isinstance(error, MachineError) else fault}; {RUN_AGAIN}") from error
+    if fault is not None:
+        return Failure(reason=str(fault), is_transient=True, is_machines=True)
     if isinstance(error, (ValueError, OSError)):
         return Failure(reason=reason_of(error), is_transient=is_transient(error))
     logger.warning("%s failed", unit.name, exc_info=error)

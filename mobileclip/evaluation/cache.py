@@ -20,6 +20,7 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.features import Features
+from mobileclip.machine import raise_machine_fault
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
@@ -103,6 +104,7 @@ def _stored_features(path: Path, benchmark: Benchmark) -> tuple[Features, SkipRe
         features = Features(keys=tuple(header["keys"]), **tensors)
         report = _report(header["report"])
     except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
+        raise_machine_fault(error)
         _say_damaged(path, error)
         return None
     return features, report
@@ -135,6 +137,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         checksum = _checksum(tensors, described[_HEADER])
         is_whole = checksum == described[_CHECKSUM]
     except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
+        raise_machine_fault(error)
         _say_damaged(path, error)
         return None
     if not is_whole:

@@ -28,6 +28,7 @@ from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ def _evaluated(
                 )
             )
         except (ValueError, OSError, ImportError) as error:
+            raise_machine_fault(error)
             failures.append(Failure(model=str(model), task="", message=str(error)))
             continue
         evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
@@ -229,6 +231,7 @@ def _disagreements(
         assert shown is not None, "there are answers, so that pictures are shown"
         return find_disagreements(shown, task.name, answers)
     except (ValueError, OSError) as error:
+        raise_machine_fault(error)
         failures.append(Failure(model="the report's pictures", task=task.name, message=str(error)))
         return ()
 
@@ -284,6 +287,7 @@ class _Evaluator:
                 if record is not before:
                     add_record(self.path, record)
             except (ValueError, OSError, ImportError) as error:
+                raise_machine_fault(error)
                 self.failures.append(Failure(model=self.candidate.name, task=task.name, message=str(error)))
                 self._say(f"  failed: {error}")
                 continue

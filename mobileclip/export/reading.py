@@ -17,6 +17,7 @@ from mobileclip.export.contract import (
 )
 from mobileclip.export.verification.parity import Report
 from mobileclip.extras import UPDATE
+from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json
 from mobileclip.storage import printable, read_bytes
 from mobileclip.tensor_files import file_sha256
@@ -63,6 +64,7 @@ def read_report(folder: str | Path) -> Report:
     try:
         return Report.from_json(read_bytes(path, limit=_MOST_BYTES).decode("utf-8"))
     except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
 
 
@@ -70,6 +72,7 @@ def _read(path: Path) -> Contract:
     try:
         contract = from_json(read_bytes(path, limit=_MOST_BYTES).decode("utf-8"), Contract)
     except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         raise ValueError(
             f"{path} cannot be read: {error}; it is damaged, or another version of mobileclip wrote it"
         ) from error

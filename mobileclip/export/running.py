@@ -21,6 +21,7 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inputs import ImageInput
+from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json
 from mobileclip.storage import printable
 from mobileclip.tensor_files.weights import weights_sha256
@@ -70,6 +71,7 @@ class ExportedTower(PreparedTower):
         except ValueError:
             raise
         except Exception as error:
+            raise_machine_fault(error)
             # The runtimes' errors have no base in common.
             raise ValueError(
                 f"{self._file.file} cannot be run ({type(error).__name__}: {printable(error)}); `mobileclip verify` "

@@ -24,6 +24,7 @@ from mobileclip.data.videos.opening import VideoFile
 from mobileclip.data.workers import workers
 from mobileclip.inference.batching import encode_in_batches
 from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.machine import raise_machine_fault
 
 Key = TypeVar("Key")
 
@@ -120,8 +121,10 @@ class PictureReader:
                 return self._read_frame(picture.source, picture.name, video)
             return self._read(picture, picture.source)
         except ImageError as error:
+            raise_machine_fault(error)
             return error
         except Exception as error:  # noqa: BLE001  the last barrier: one picture costs itself alone
+            raise_machine_fault(error)
             return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
 
     def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mobileclip.machine import machine_line
 from mobileclip.recipes.header import read_header
 from mobileclip.registry import taken, with_parts
 from mobileclip.serialization import from_json, to_json
@@ -39,12 +40,14 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     try:
         with interruptible(name, kept, is_program=arguments is None):
             yield
-    except BrokenPipeError as error:
-        if has_reader():  # it was another pipe: to a process, or to a store
-            raise SystemExit(f"error: {shown(error)}") from None
-        give_up_output()
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {shown(error)}") from None
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not has_reader():
+            give_up_output()
+            return
+        line = machine_line(error)
+        if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):
+            raise
+        raise SystemExit(f"error: {shown(line or error)}") from None
 
 
 def typed(arguments: Sequence[str] | None) -> list[str]:

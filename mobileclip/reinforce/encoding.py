@@ -27,6 +27,7 @@ from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
+from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.captioners import Captioner, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
@@ -112,6 +113,7 @@ class BatchEncoder:
             reason, key = f"image_{error.reason}", one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
         except Exception as error:  # noqa: BLE001 - what a stranger's image makes the captioner raise
+            raise_machine_fault(error)
             self._require_captions(captioner)
             reason, key = type(error).__name__, one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error}")
@@ -122,6 +124,7 @@ class BatchEncoder:
         try:
             captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])
         except Exception as error:
+            raise_machine_fault(error)
             raise FatalError(f"the captioner cannot caption a plain picture either: {reason_of(error)}") from error
 
     def _upright(self, one: _Decoded) -> Image.Image:
@@ -156,6 +159,7 @@ class BatchEncoder:
         except Exception as error:
             if len(augmented) > 1:
                 return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
+            raise_machine_fault(error)
             reason = NOT_FINITE if isinstance(error, NotFiniteError) else type(error).__name__
             if reason != NOT_FINITE and not self._works(teachers):
                 raise FatalError(f"the teachers cannot encode a plain picture either: {reason_of(error)}") from error
@@ -167,7 +171,8 @@ class BatchEncoder:
         plain = _Decoded(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
         try:
             self._encode([self._augment(plain, teachers)], teachers)
-        except Exception:  # noqa: BLE001 - whatever is wrong with the teachers
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the teachers
+            raise_machine_fault(error)
             return False
         return True
 

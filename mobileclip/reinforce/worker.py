@@ -33,7 +33,8 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
-from mobileclip.engines import NO_ROOM, FatalError, OnProgress, Place, Work
+from mobileclip.engines import FatalError, OnProgress, Place, Work
+from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
@@ -273,8 +274,9 @@ def _named_errors(target: str) -> Iterator[None]:
     except storage.StorageError as error:
         raise storage.StorageError(f"{target} could not be written: {error}") from error
     except OSError as error:
+        raise_machine_fault(error, f"writing {target}")
         what = f"{target} could not be written: {error.strerror or error}"
-        if error.errno in NO_ROOM or isinstance(error, PermissionError):
+        if isinstance(error, PermissionError):
             raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.limits import Patience, store_limits
 from mobileclip.storage.printable import printable, without_secrets
 
@@ -216,6 +217,7 @@ class RemoteStream(io.RawIOBase):
         try:
             return stream.read(num_bytes)
         except Exception as error:
+            raise_machine_fault(error)
             self._disconnect()
             # Whatever the store's package raises in the middle of a file, connecting again tells what it means.
             raise StorageError(f"{self._name} broke off at byte {self._position}: {error}") from error

@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import secrets
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,13 @@ import attrs
 from attrs import validators
 
 from mobileclip.storage.addresses import is_remote
-from mobileclip.storage.files import open_read
+from mobileclip.storage.atomic import LEFT_OVER_SECONDS, move_into_place
+from mobileclip.storage.exclusive import exclusive
+from mobileclip.storage.files import open_read, size
 from mobileclip.strict import strict
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,17 +31,22 @@ if TYPE_CHECKING:
 _SUFFIX, _UNFINISHED = ".copy", ".part"
 # What a reader leaves unread behind the end mark of a file, at most.
 _REST_BYTES = 2**20
+# Whoever has the folder's lock looks through its names.
+_LOCK_SECONDS = 60.0
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FileCache:
     """A folder of copies, which several processes may share. A file is copied while it is first read, to its end.
 
+    Room for a copy is made before it is written, so that the folder never has more than its bytes, whatever is killed.
+    A copy's name has its size: one that was cut is fetched anew. A file whose size nobody says is not kept.
+
     Remote files are taken not to change: delete the folder where they do.
 
     Args:
         path: the folder; created.
-        max_bytes: of all copies together, 100 GB by default.
+        max_bytes: of all copies together, unfinished ones included, 100 GB by default.
     """
 
     path: Path
@@ -51,67 +63,129 @@ class FileCache:
             with open_read(address) as stream:
                 yield stream
             return
-        copy = self.path / (hashlib.sha256(address.encode()).hexdigest() + _SUFFIX)
-        local = _opened(copy)
-        if local is None:
-            with open_read(address) as stream, self._copying(stream, copy) as both:
+        name = hashlib.sha256(address.encode()).hexdigest()
+        copy = self._found(name)
+        if copy is None:
+            with open_read(address) as stream, self._copying(stream, address, name) as both:
                 yield both
             return
-        with local:
-            with suppress(OSError):
-                os.utime(copy)
-            yield local
+        with copy:
+            yield copy
+
+    def _found(self, name: str) -> IO[bytes] | None:
+        """Return the whole copy of a file, opened; one of another size than its name says is removed."""
+        with suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(name) and entry.name.endswith(_SUFFIX):
+                    if entry.stat().st_size == _size_of(entry.name):
+                        with suppress(OSError):
+                            os.utime(entry.path)
+                        return _opened(entry.path)
+                    Path(entry.path).unlink()
+        return None
 
     @contextmanager
-    def _copying(self, stream: IO[bytes], copy: Path) -> Iterator[IO[bytes]]:
-        part = copy.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
-        reader = _CopyingReader(stream, part, self.max_bytes)
+    def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
+        """Yield a file that is copied while it is read, or as it is where it cannot be kept."""
+        num_bytes = None
+        with suppress(OSError):
+            num_bytes = size(address)
+        part = self.path / f"{name}-{num_bytes}.{secrets.token_hex(8)}{_UNFINISHED}"
+        target = None if num_bytes is None or num_bytes > self.max_bytes else self._reserved(part, num_bytes)
+        if target is None or num_bytes is None:
+            yield stream
+            return
+        reader = _CopyingReader(stream, target, num_bytes)
         try:
             yield io.BufferedReader(reader)
             if reader.finish():
-                part.replace(copy)
-                self._make_room(copy)
+                with suppress(OSError):
+                    target.close()  # on Windows, nothing that is open has its name changed
+                    move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
         finally:
-            reader.discard()
+            with suppress(OSError):
+                target.close()
             with suppress(OSError):
                 part.unlink()
 
-    def _make_room(self, newest: Path) -> None:
-        """Remove the copies that were not read for longest, until the rest fits."""
-        copies = []
+    def _reserved(self, part: Path, num_bytes: int) -> IO[bytes] | None:
+        """Make room for a copy, and return its file, which takes it from now on; None where that cannot be."""
+        try:
+            with exclusive(self.path, wait_seconds=_LOCK_SECONDS):
+                if not self._make_room(num_bytes):
+                    return None
+                target = part.open("xb")
+                try:
+                    _lock(target)
+                    target.truncate(num_bytes)
+                except OSError:
+                    target.close()
+                    part.unlink()
+                    raise
+                return target
+        except (OSError, ValueError):
+            return None
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Remove what the dead have left, and the copies that were not read for longest, until so much fits."""
+        total, copies = num_bytes, []
         for entry in os.scandir(self.path):
             with suppress(OSError):  # another process was quicker
-                if entry.name.endswith(_SUFFIX):
-                    status = entry.stat()
-                    copies.append((status.st_mtime, status.st_size, entry.path))
-        total = sum(size for _, size, _ in copies)
-        for _, size, path in sorted(copies):
-            if total <= self.max_bytes or path == str(newest):
-                return
+                status = entry.stat()
+                if entry.name.endswith(_UNFINISHED) and _is_left_over(entry):
+                    Path(entry.path).unlink()
+                elif entry.name.endswith((_SUFFIX, _UNFINISHED)):
+                    total += status.st_size
+                    if entry.name.endswith(_SUFFIX):
+                        copies.append((status.st_mtime, status.st_size, entry.path))
+        for _, freed, path in sorted(copies):
+            if total <= self.max_bytes:
+                break
             with suppress(OSError):
                 Path(path).unlink()
-            total -= size
+                total -= freed
+        return total <= self.max_bytes
 
 
-def _opened(path: Path) -> IO[bytes] | None:
-    try:
-        return path.open("rb")
-    except OSError:
-        return None
+def _opened(path: str) -> IO[bytes]:
+    return Path(path).open("rb")
+
+
+def _size_of(name: str) -> int | None:
+    """Return the size that the name of a copy says; None of one that says none."""
+    number = name.removesuffix(_SUFFIX).rpartition("-")[2]
+    return int(number) if number.isdecimal() else None
+
+
+def _lock(target: IO[bytes]) -> None:
+    """Mark a file as being written by this process; the system takes the mark away with the process."""
+    if sys.platform != "win32":
+        fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_left_over(entry: os.DirEntry[str]) -> bool:
+    """Return whether nobody writes a file any more."""
+    if sys.platform == "win32":
+        return True  # what somebody writes cannot be removed there
+    if time.time() - entry.stat().st_mtime > LEFT_OVER_SECONDS:
+        return True
+    with Path(entry.path).open("r+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 class _CopyingReader(io.RawIOBase):
     """Reads a stream and writes what it reads to a file, until one of the two cannot."""
 
-    def __init__(self, stream: IO[bytes], part: Path, max_bytes: int) -> None:
+    def __init__(self, stream: IO[bytes], target: IO[bytes], num_bytes: int) -> None:
         super().__init__()
         self._stream = stream
-        self._left = max_bytes
+        self._left = num_bytes
         self._at_end = False
-        self._file: IO[bytes] | None = None
-        with suppress(OSError):
-            part.parent.mkdir(parents=True, exist_ok=True)
-            self._file = part.open("xb")
+        self._target: IO[bytes] | None = target
 
     def readable(self) -> bool:
         """Return True."""
@@ -124,31 +198,25 @@ class _CopyingReader(io.RawIOBase):
         view[: len(data)] = data
         self._at_end = not data
         self._left -= len(data)
-        if self._file is not None:
+        if self._target is not None:
             try:
-                self._file.write(data)
+                self._target.write(data)
             except OSError:
-                self.discard()
+                self._target = None
             if self._left < 0:
-                self.discard()
+                self._target = None
         return len(data)
 
     def finish(self) -> bool:
-        """Read what is left, if that is little, and return whether the file is a whole copy."""
+        """Read what is left, if that is little, and return whether the file is a whole copy, on the disk."""
         rest = _REST_BYTES
-        while self._file is not None and not self._at_end and rest > 0:
+        while self._target is not None and not self._at_end and rest > 0:
             rest -= self.readinto(bytearray(min(rest, 2**16)))
-        if self._file is None or not self._at_end:
+        if self._target is None or not self._at_end or self._left:
             return False
         try:
-            self._file.close()
+            self._target.flush()
+            os.fsync(self._target.fileno())
         except OSError:
             return False
         return True
-
-    def discard(self) -> None:
-        """Write no more."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-            self._file = None

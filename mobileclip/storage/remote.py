@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from mobileclip.extras import install
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.backend import ByteStream, Info, StorageError
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
@@ -188,6 +189,7 @@ def _call(address: str, call: Callable[[], T]) -> T:
     except (ValueError, TypeError, NotImplementedError) as error:
         raise OSError(f"{address}: {type(error).__name__}: {error}") from error
     except Exception as error:
+        raise_machine_fault(error)
         what = f"{address}: {type(error).__name__}: {error}"
         if "Credentials" in type(error).__name__:
             raise PermissionError(what) from error

@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import NoReturn
 
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.backend import ByteStream, Info, StorageError
 from mobileclip.storage.connection import Exchange
 from mobileclip.storage.limits import store_limits
@@ -115,6 +116,7 @@ class _Body(io.RawIOBase):
         try:
             data = self.response.read1(size)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            raise_machine_fault(error)
             raise StorageError(f"{self._address}: {_words(error)}") from error
         if self._remaining is not None:
             self._remaining -= len(data)
@@ -155,6 +157,7 @@ def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
         exchange.close()
         raise OSError(f"{_named(address)} is not a web address: {printable(error)}") from None
     except (OSError, http.client.HTTPException) as error:
+        raise_machine_fault(error)
         exchange.close()
         if isinstance(error, urllib.error.URLError) and isinstance(error.reason, RefusedHostError):
             raise error.reason from None

@@ -74,6 +74,11 @@ class Feed(Generic[BatchType]):
         self._next = self._fetch()
         self.seconds_waiting += time.perf_counter() - started
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the next `take` will raise an error of the source, as far as is known."""
+        return self._next is not None and isinstance(self._next.error, Exception)
+
     def take(self) -> BatchType | None:
         """Return the next batch, on the device; None where the source has ended.
 

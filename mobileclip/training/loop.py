@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 import torch
@@ -171,6 +171,8 @@ def _train(
         for step in steps:
             wishes = stepping.make(step)
             saving.after_step(step + 1, wishes)
+            if wishes.fail:
+                stepping.fail(step + 1)
             if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
                 saving.stop(step + 1, warned=signals.warned)
         world.tell("after the last step", spec.total_steps, bounded=False)
@@ -202,7 +204,7 @@ class _Stepping:
     progress: Progress
 
     def begin(self, done: int) -> None:
-        """Wait for the first batch, and end the run where a process has heard a signal: later a step tells of it.
+        """Wait for the first batch, and end the run where a process gets none, or has heard a signal.
 
         Args:
             done: steps done.
@@ -213,9 +215,11 @@ class _Stepping:
         world = self.state.world
         world.tell(f"waiting for the batch of step {done + 1}", done)
         self.feed.advance()
-        wishes = world.gather(self.saving.wishes)
+        wishes = world.gather(attrs.evolve(self.saving.wishes, fail=self.feed.has_failed))
         if any(one.stop for one in wishes):
             self.saving.stop(done, warned=any(one.warned for one in wishes))
+        if any(one.fail for one in wishes):
+            self.fail(done)
 
     def make(self, step: int) -> Wishes:
         """Make a step; return what any process wishes behind it.
@@ -226,14 +230,15 @@ class _Stepping:
         """
         spec, state, feed, world = self.spec, self.state, self.feed, self.state.world
         started = time.perf_counter()
-        batch = _next_batch(feed, step, spec)
+        batch = self._next_batch(step)
         world.tell(f"in step {step + 1}", step + 0.5)
         set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
         terms, norm = _gradient(self.minimised, batch, spec, state.optimizer, step / spec.total_steps)
         world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
         feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
         world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
-        values, wishes = _agreed(terms, norm, self.saving.wishes, world, state.objective.term_names)
+        own = attrs.evolve(self.saving.wishes, fail=feed.has_failed)
+        values, wishes = _agreed(terms, norm, own, world, state.objective.term_names)
         _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)
         state.optimizer.step()
         state.objective.after_step()
@@ -243,6 +248,27 @@ class _Stepping:
         self.progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
         self._log(step, values, seconds=time.perf_counter() - started)
         return wishes
+
+    def fail(self, done: int) -> NoReturn:
+        """End the run, whose state is saved, as a process gets no further batch.
+
+        Args:
+            done: steps done.
+
+        Raises:
+            Exception: what its source raised; in the others a ValueError.
+        """
+        self.saving.finish()
+        with self.saving.keeping(done):
+            self.feed.take()
+        raise ValueError(f"another process of the run gets no batch behind step {done}, and says why")
+
+    def _next_batch(self, step: int) -> Batch:
+        with self.saving.keeping(step):
+            batch = self.feed.take()
+        if batch is None:
+            raise ValueError(f"the batches ended at step {step} of {self.spec.total_steps}; let them go round")
+        return batch
 
     def _log(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
         log, spec = self.saving.log, self.spec
@@ -283,13 +309,6 @@ def _shared(objective: Objective, world: World) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     return DistributedDataParallel(objective, process_group=world.group)
-
-
-def _next_batch(feed: Feed[Batch], step: int, spec: TrainingSpec) -> Batch:
-    batch = feed.take()
-    if batch is None:
-        raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; let them go round")
-    return batch
 
 
 def _gradient(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
 from torch import nn
 
+from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed
 from mobileclip.training.finetuning.lora import merged
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from mobileclip.training.records.metrics import MetricLog
     from mobileclip.training.records.skipped import SkippedFolder
     from mobileclip.training.spec import TrainingSpec
+
+logger = get_logger(__name__)
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """From the model, in evaluation mode and with adapters merged, and the steps done to named numbers."""
@@ -33,11 +37,13 @@ class Wishes:
         stop: to save the state and leave, for it has heard a signal.
         warned: whether that is a scheduler's warning, after which the same command is to be started again.
         save: to save the state, for it is time, or to say that the last time failed.
+        fail: to save the state and end, for it gets no further batch.
     """
 
     stop: bool
     warned: bool
     save: bool
+    fail: bool = False
 
 
 @attrs.define(kw_only=True)
@@ -71,6 +77,7 @@ class Saving:
     signals: Postponed
     saved_step: int
     _saved_at: float = attrs.field(factory=time.monotonic, init=False)
+    _known_lost: int = attrs.field(default=0, init=False)
 
     @property
     def wishes(self) -> Wishes:
@@ -79,7 +86,7 @@ class Saving:
         return Wishes(
             stop=self.signals.requested,
             warned=self.signals.warned,
-            save=(due and self.world.is_first) or self.writer.has_failed,
+            save=(due and self.world.is_first) or self.writer.has_failed or self._num_lost() > self._known_lost,
         )
 
     def after_step(self, done: int, wishes: Wishes) -> None:
@@ -95,7 +102,7 @@ class Saving:
         """
         if wishes.stop:
             self.stop(done, warned=wishes.warned)
-        if wishes.save or is_due(done, self.spec.checkpoint_every_steps, self.spec):
+        if wishes.save or wishes.fail or is_due(done, self.spec.checkpoint_every_steps, self.spec):
             self._save(done)
 
     def stop(self, done: int, *, warned: bool) -> None:
@@ -134,16 +141,43 @@ class Saving:
 
         self.world.from_first(write)
 
+    @contextmanager
+    def keeping(self, done: int) -> Iterator[None]:
+        """Save the state if a batch cannot be had, and say so in the same line; whatever was wrong, the state is not.
+
+        Of several processes, that is done where all of them know of it, see `Wishes.fail`.
+
+        Args:
+            done: steps done.
+        """
+        try:
+            yield
+        except Exception as error:
+            if done != self.saved_step and self.world.size == 1:
+                try:
+                    self._save(done)
+                    self.finish()
+                except OSError as failed:
+                    logger.warning("%s", failed)
+                    raise error from None
+            if done and done == self.saved_step and isinstance(error, (ValueError, OSError)) and len(error.args) == 1:
+                error.args = (f"{error}; the same command goes on from step {done}, whose state is kept",)
+            raise
+
     def last_good(self) -> str | None:
         """Return the newest checkpoint, when it is written; None where there is none."""
         self.finish()
         return self.world.from_first(self.checkpoints.newest)
 
+    def _num_lost(self) -> int:
+        """Return how many workers the batches have lost, if they say so: what ended them may end this process too."""
+        return int(getattr(self.batches, "num_lost", 0))
+
     def _save(self, done: int) -> None:
         self.world.from_first(self.writer.wait)
         self.skipped.write(self.batches.take_skips(done), step=done, rank=self.world.rank)
         state = self.state.snapshot(step=done, position=self.batches.position(done))
-        self.saved_step, self._saved_at = done, time.monotonic()
+        self.saved_step, self._saved_at, self._known_lost = done, time.monotonic(), self._num_lost()
         if state is None:
             return
         path, write_log = self.checkpoints.step(done), None if self.log is None else self.log.written()

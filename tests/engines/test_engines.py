@@ -80,8 +80,21 @@ def without_room(unit: Task) -> None:
 
 
 def test_a_full_disk_ends_the_run():
-    with pytest.raises(FatalError, match=r"No space left on device: '/data/one'; see to the disk and run this again"):
+    message = r"^the disk takes no more; .* No space left on device: '/data/one'\); then run this again"
+    with pytest.raises(FatalError, match=message):
         ENGINES["inline"].run(FunctionWork(function=without_room), tasks("one"), Noting())
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "tries"), [("writes-0", "the disk takes no more", 1), ("allocates-0", "the memory is full", 3)]
+)
+def test_for_what_the_machine_lacks_no_unit_is_set_aside(engine, tmp_path, name, said, tries):
+    """Memory may come back, and is waited for."""
+    listener = Noting()
+    with pytest.raises(FatalError, match=f"^{said}; .*run this again: what is finished is kept$"):
+        engine.run(Counting(folder=tmp_path), tasks("good-0", name), listener)
+    assert listener.asides == {}
+    assert num_tries(tmp_path)[name] == tries
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
@@ -252,4 +265,4 @@ def test_what_keeps_workers_from_working_is_one_line(tmp_path, num_workers):
 
 def test_a_disk_that_takes_no_more_ends_the_run(engine, tmp_path):
     with pytest.raises(FatalError, match=r"no space left .*see to the disk and run this again"):
-        run(engine, tmp_path, "enospc-0", "good-0")
+        run(engine, tmp_path, "writes-0", "good-0")

@@ -75,7 +75,7 @@ def test_it_does_what_one_process_does(ray_cluster, tmp_path):
     with pytest.raises(FatalError, match="the disk is full"):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
     with pytest.raises(FatalError, match=r"no space left .*see to the disk"):
-        run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "enospc", ["good-0", "enospc-0"])
+        run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "enospc", ["good-0", "writes-0"])
 
 
 class Removing(Noting):

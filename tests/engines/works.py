@@ -77,6 +77,8 @@ class Counting(Work[Task, str]):
             time.sleep(self.work.seconds)
             on_progress(1)
             for name in unit.name.split("+"):
+                if name.startswith("interrupts"):
+                    signal.raise_signal(signal.SIGINT)
                 self._do(name, num_tries)
             return partial(self._finish, unit)
 
@@ -92,12 +94,13 @@ class Counting(Work[Task, str]):
                     raise OSError(errno.EIO, "Input/output error", name)
                 case "kills":
                     os.kill(os.getpid(), signal.SIGKILL)
-                case "enospc":
-                    raise OSError(errno.ENOSPC, "no space left on device", name)
+                case "writes":
+                    with Path("/dev/full").open("w") as stream:
+                        stream.write(name)
+                case "allocates":
+                    bytearray(2**60)
                 case "fatal":
                     raise FatalError("the disk is full")
-                case "interrupts":
-                    signal.raise_signal(signal.SIGINT)
                 case "hangs":
                     time.sleep(600)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
+import multiprocessing
 import os
+import threading
+import time
+from contextlib import suppress
 
 import pytest
 
-from mobileclip.storage import FileCache
+from mobileclip.storage import LOCK, FileCache
 from tests.stores import web_server
 
 
@@ -22,8 +27,27 @@ def read(cache, address, size=-1):
         return stream.read(size)
 
 
+def files_of(cache):
+    """What is in the folder, but for the file of its lock."""
+    return sorted(path for path in cache.path.glob("*") if path.name != LOCK)
+
+
 def copies(cache):
-    return sorted(path.stat().st_size for path in cache.path.iterdir())
+    return sorted(path.stat().st_size for path in files_of(cache))
+
+
+def child(function, *arguments):
+    """Start a process that reads."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def wait_for(happened, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_file_is_fetched_once(web, tmp_path):
@@ -55,11 +79,11 @@ def test_the_ones_that_were_not_read_for_longest_make_room(web, tmp_path):
     cache = FileCache(path=tmp_path / "cache", max_bytes=2500)
     for name in "ab":
         read(cache, f"{web.url}/{name}.bin")
-    for age, path in enumerate(sorted(cache.path.iterdir(), key=lambda path: path.read_bytes())):
+    for age, path in enumerate(sorted(files_of(cache), key=lambda path: path.read_bytes())):
         os.utime(path, (1000 + age, 1000 + age))
     read(cache, f"{web.url}/a.bin")  # the older one, which is now the newer
     read(cache, f"{web.url}/c.bin")
-    assert sorted(path.read_bytes()[:1] for path in cache.path.iterdir()) == [b"a", b"c"]
+    assert sorted(path.read_bytes()[:1] for path in files_of(cache)) == [b"a", b"c"]
 
 
 def test_one_that_is_too_large_passes_through(web, tmp_path):
@@ -83,3 +107,94 @@ def test_what_cannot_be_read_leaves_nothing(web, tmp_path):
     assert not cache.path.exists() or copies(cache) == []
     with pytest.raises(ValueError, match="max_bytes"):
         FileCache(path=tmp_path, max_bytes=0)
+
+
+def stuck_reader(cache, address):
+    with cache.open_read(address) as stream:
+        stream.read(100)
+        time.sleep(600)
+
+
+def test_what_killed_readers_have_left_is_removed_and_what_others_write_is_not(web, tmp_path):
+    cache = FileCache(path=tmp_path / "cache", max_bytes=2**23)
+    web.files["/large.bin"] = bytes(2**21)
+    readers = [child(stuck_reader, cache, f"{web.url}/large.bin") for _ in range(2)]
+    wait_for(lambda: cache.path.exists() and copies(cache) == [2**21, 2**21])
+    readers[0].kill()
+    readers[0].join()
+    assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
+    assert copies(cache) == [1000, 2**21]
+    readers[1].kill()
+    readers[1].join()
+    assert read(cache, f"{web.url}/b.bin") == b"b" * 1000
+    assert copies(cache) == [1000, 1000]
+
+
+@pytest.mark.parametrize("content", [b"", b"a" * 999, b"a" * 1001])
+def test_a_copy_of_another_size_is_fetched_anew(web, tmp_path, content):
+    """What a crash of the machine, or a person, makes of one."""
+    cache = FileCache(path=tmp_path / "cache")
+    read(cache, f"{web.url}/a.bin")
+    (copy,) = files_of(cache)
+    copy.write_bytes(content)
+    for _ in range(2):
+        assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
+    assert web.methods["GET"] == 2
+    assert copies(cache) == [1000]
+
+
+def reading_all(cache, url, names):
+    for _ in range(1000):
+        for name in names:
+            with cache.open_read(f"{url}/{name}.bin") as stream:
+                while stream.read(100):
+                    time.sleep(0.001)
+
+
+def test_the_budget_holds_with_several_processes_at_any_moment_and_after_kills(web, tmp_path):
+    cache = FileCache(path=tmp_path / "cache", max_bytes=2500)
+    readers = [child(reading_all, cache, web.url, names) for names in ("abc", "bca", "cab")]
+    most = 0
+    try:
+        wait_for(lambda: cache.path.exists() and copies(cache))
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            with suppress(FileNotFoundError):  # it was there when the folder was listed
+                # What was renamed while the folder was listed may be seen twice.
+                found = [path.stat() for path in files_of(cache)]
+                most = max(most, sum({status.st_ino: status.st_size for status in found}.values()))
+            if len(readers) == 3 and time.monotonic() > until - 1.5:
+                readers[0].kill()
+                readers.pop(0).join()
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.join()
+    assert 1000 < most <= 2500
+    assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
+    assert sum(copies(cache)) <= 2500
+    assert all(path.suffix == ".copy" for path in files_of(cache))
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    """A server that does not say how long its files are."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(b"a" * 1000)
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+def test_a_file_whose_size_nobody_says_is_read_and_not_kept(tmp_path):
+    cache = FileCache(path=tmp_path / "cache")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert read(cache, f"http://127.0.0.1:{server.server_port}/a.bin") == b"a" * 1000
+        server.shutdown()
+    assert not cache.path.exists() or copies(cache) == []

@@ -21,7 +21,7 @@ from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.terminal.interruption import interruptible
+from mobileclip.recipes.command_line import reported
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
 
@@ -169,7 +169,7 @@ def measuring(_model: DualEncoderSpec) -> Evaluate:
 def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
     """Train as a command does."""
     torch.set_num_threads(1)
-    with interruptible("training", "nothing is lost"):
+    with reported("training", None, kept="nothing is lost"):
         spec = run_spec(data, num_steps=int(num_steps), num_workers=int(num_workers))
         run(spec, output, evaluate=measuring, device="cpu")
 

@@ -16,7 +16,7 @@ from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 TEACHER_DIMS = (6, 5)
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for a kill between two steps."""
 
 

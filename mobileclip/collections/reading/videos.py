@@ -14,6 +14,7 @@ from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import LIMITS, Pixels
 from mobileclip.data.videos.opening import VideoFile
+from mobileclip.machine import raise_machine_fault
 
 Frames = Literal["seconds", "scenes"]
 
@@ -73,6 +74,7 @@ def hash_file(path: Path) -> str:
     except FileNotFoundError:
         raise ImageError("missing_file", f"video {str(path)!r} does not exist") from None
     except OSError as error:
+        raise_machine_fault(error)
         raise ImageError("unreadable", f"video {str(path)!r} cannot be read: {error}") from error
     return digest.hexdigest()
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 
@@ -279,6 +280,7 @@ def _opened(file: Path, snapshot: Snapshot) -> Any | None:
     try:
         graph.load(str(file))
     except (RuntimeError, ValueError, OSError) as error:
+        raise_machine_fault(error)
         logger.warning("%s is not used, and made anew by the next mobileclip index: %s", file, error)
         return None
     return graph if graph.ndim == snapshot.vectors.shape[1] else None

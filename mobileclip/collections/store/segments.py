@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.store.manifest import Segment
 from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -198,6 +199,7 @@ def read_segment(folder: Path, segment: Segment, dim: int, columns: Sequence[str
         table = _with_later_columns(file.read(columns=written), chosen)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
+        raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read: {str(error).strip()}; index the pictures again") from None
     if not table.schema.equals(chosen) or len(table) != segment.num_rows:
         raise ValueError(f"{path} holds other rows or columns than its manifest says; index the pictures again")

@@ -24,6 +24,7 @@ from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
@@ -94,6 +95,7 @@ class ShardScores:
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise_machine_fault(error)
             raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
 
     @property
@@ -344,4 +346,5 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
         about = json.loads(path.read_text(encoding="utf-8"))
         return {"teachers": [(str(name), int(dim)) for name, dim in about["teachers"]], "shards": {**about["shards"]}}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read ({error}); delete the folder, and score again") from None

@@ -17,6 +17,7 @@ from mobileclip.data.images.orientation import read_orientation
 from mobileclip.data.images.parts import Prepared, prepare
 from mobileclip.data.images.raw import raw_preview
 from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
 
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _MOST_STORED_BYTES = 4
@@ -76,6 +77,7 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_file", f"{name} does not exist") from None
     except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
     if not isinstance(data, bytes):
         raise ImageError("unreadable", f"{name} gives {type(data).__name__}, expected bytes; open it in binary mode")
@@ -143,6 +145,7 @@ def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
 
 def image_error(error: Exception, name: str) -> ImageError:
     """Say what a failure to open or decode means."""
+    raise_machine_fault(error)
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             detail = f"{error}; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS too"
@@ -151,8 +154,6 @@ def image_error(error: Exception, name: str) -> ImageError:
             return ImageError(
                 "not_an_image", f"{name} begins like an image, but its header makes no sense; convert it first"
             )
-        case MemoryError():
-            return ImageError("out_of_memory", f"{name} takes more memory than there is ({type(error).__name__})")
         case _ if "truncated" in str(error).lower():
             return ImageError("truncated", f"{name} is truncated ({error}); fetch it again")
         case _:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from mobileclip.data.images.resize import Pixels
+from mobileclip.machine import raise_machine_fault
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:
@@ -29,7 +30,8 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
     width, height = (-(-side // reduce) for side in size)
     try:
         pixels: Pixels = decode(data, "RGB", min_width=width, min_height=height, strict=strict)
-    except Exception:  # noqa: BLE001  Pillow says what is wrong with it
+    except Exception as error:  # noqa: BLE001  Pillow says what is wrong with it
+        raise_machine_fault(error)
         return None
     return pixels if pixels.shape == (height, width, 3) else None
 

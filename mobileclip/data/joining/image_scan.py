@@ -36,6 +36,7 @@ from mobileclip.data.shards.tar import (
     tar_members,
 )
 from mobileclip.data.skips import BadSampleError
+from mobileclip.machine import raise_machine_fault
 
 # What its size is kept in.
 _MOST_BYTES = 2**32 - 1
@@ -179,6 +180,7 @@ class ImageScan(ShardScan):
                     if name is not None:
                         rows.append(_place(name, sample, extension))
         except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+            raise_machine_fault(error)
             broken = error
         about = AboutShard(
             shard=shard, by=self.by, fingerprint=fingerprint, hashed=self.hashed, num_without=num_without
@@ -204,6 +206,7 @@ class NameScan(ShardScan):
                     name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
                     names.append(name_hash(name) if name else (0, 0))
         except Exception as error:  # noqa: BLE001 - as above; reading the shard says what is wrong with it
+            raise_machine_fault(error)
             broken = error
         # One that breaks off is read again in any case.
         about = AboutShard(shard=shard, by=self.by, fingerprint="" if broken else fingerprint)
@@ -263,7 +266,8 @@ def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str
                 stream.seek(int(place["json_start"]))
                 return field_of(stream.read(int(place["json_size"])), by, limits) or ""
             return member_key(stream, int(place["start"]))
-    except OSError:
+    except OSError as error:
+        raise_machine_fault(error)
         return ""
 
 

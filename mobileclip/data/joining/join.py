@@ -27,6 +27,7 @@ from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import expand_shards, runs_program
 from mobileclip.data.sources.shards import listed_fingerprints, output_names
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -301,5 +302,6 @@ def _read_summary(path: Path) -> _Summary | None:
     """Return what an earlier run kept, None where it did not, or in another form."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), _Summary)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         return None

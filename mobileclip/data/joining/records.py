@@ -17,6 +17,7 @@ import numpy as np
 
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import atomic_path
 from mobileclip.strict import strict
@@ -162,6 +163,7 @@ def _read_header(path: Path, dtype: np.dtype[Any]) -> tuple[AboutShard, int] | N
             line = stream.readline(_MOST_HEADER_BYTES)
             num_bytes, size = stream.tell(), os.fstat(stream.fileno()).st_size
         about = from_json(line.decode(), AboutShard)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         return None
     return (about, num_bytes) if size == num_bytes + about.num_records * dtype.itemsize else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any, Generic
 
-import attrs
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType
+from mobileclip.data.loading.crew import Begin
 from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import Order, Place, Share
 from mobileclip.data.loading.position import StreamPosition
@@ -22,8 +20,8 @@ from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.storage import use_limits, without_secrets
 
 
-class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
-    """The chunks that fall to this worker.
+class ShardDataset(Generic[BatchType]):
+    """The chunks of a process, by worker.
 
     Args:
         spec: the pipeline's choices.
@@ -32,8 +30,6 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         maker: of batches.
         keep: which samples are used; None for all.
         world: rank and number of processes.
-        start: where a stream goes on.
-        num_workers: that share the work; 0 for none beside the own process.
     """
 
     def __init__(
@@ -45,14 +41,11 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         maker: Maker[Any, Any, BatchType],
         keep: Keep | None,
         world: tuple[int, int],
-        start: StreamPosition,
-        num_workers: int,
     ) -> None:
-        super().__init__()
-        # Shared, so that workers that live on see which epoch they are asked for; -1 is the stream without end.
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        # Of every worker: its process, how many chunks it has made, the place of its shard, whether it is done.
-        self._at = torch.zeros(max(1, num_workers), 4, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        # The place of the shard that each worker is at, which the process that started them can see.
+        self._at = torch.full((max(1, spec.num_workers),), -1, dtype=torch.int64)
+        if spec.num_workers:
+            self._at.share_memory_()  # type: ignore[no-untyped-call]
         self._places = {shard: place for place, shard in enumerate(shards.names)}
         self._stores = spec.stores
         self._batch_size = spec.batch_size * world[1]
@@ -67,59 +60,38 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
             limits=maker.limits,
         )
         self._world = world
-        self._start = start
 
-    def __iter__(self) -> Iterator[Chunk[BatchType]]:
-        info = get_worker_info()
-        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        share = Share(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
-        epoch = int(self.epoch)
-        return self._noted(worker, self._stream(share) if epoch < 0 else self._epoch(share, epoch))
-
-    def processes(self) -> list[int]:
-        """Return the processes of the workers."""
-        return [int(process) for process in self._at[:, 0] if process]
-
-    def awaited(self, received: Mapping[int, int]) -> str:
-        """Return whose chunks are to come, the one whose turn it is first, with the shards of their last samples.
+    def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Chunk[BatchType]]:
+        """Yield the chunks that fall to a worker.
 
         Args:
-            received: number of chunks that came from each worker.
+            worker: its number.
+            num_workers: that share the work.
+            begin: of what, and from where on.
         """
-        rows = [
-            (received.get(worker, 0), worker, process, place)
-            for worker, (process, made, place, done) in self._rows()
-            if not done or received.get(worker, 0) < made
-        ]
-        if not rows:
-            return "a worker that has not begun"
-        shards = [without_secrets(shard) for shard in self._places]
-        return ", ".join(
-            f"worker {worker} (process {process}), last at {shards[place]}"
-            for _, worker, process, place in sorted(rows)
-        )
+        share = Share(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
+        made = self._stream(share, begin.start) if begin.epoch < 0 else self._epoch(share, begin.epoch)
+        return islice(self._limited(made), begin.num_passed, None)
 
-    def _rows(self) -> Iterator[tuple[int, list[int]]]:
-        return ((worker, row) for worker, row in enumerate(self._at.tolist()) if row[0])
+    def last_shard(self, worker: int) -> str:
+        """Return what is known of the shard that a worker's last sample was of."""
+        place = int(self._at[worker])
+        return f"last at {without_secrets([*self._places][place])}" if place >= 0 else "at its first shard"
 
-    def _noted(self, worker: int, chunks: Iterator[Chunk[BatchType]]) -> Iterator[Chunk[BatchType]]:
-        """Yield the chunks of a worker, and note what it is at."""
-        at = self._at[worker]
-        at[0], at[1], at[3] = os.getpid(), 0, 0
+    def _limited(self, chunks: Iterator[Chunk[BatchType]]) -> Iterator[Chunk[BatchType]]:
+        """Yield chunks, which are made under the limits of stores."""
         while True:
             with use_limits(self._stores):
                 chunk = next(chunks, None)
             if chunk is None:
-                at[3] = 1
                 return
-            at[1] += 1
-            yield attrs.evolve(chunk, worker=worker)
+            yield chunk
 
-    def _stream(self, share: Share) -> Iterator[Chunk[BatchType]]:
-        """Yield this worker's share of every step of a stream, from its start on."""
-        places = {reader: Place(*place) for reader, *place in self._start.places}
+    def _stream(self, share: Share, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
+        """Yield a worker's share of every step of a stream, from a position on."""
+        places = {reader: Place(*place) for reader, *place in start.places}
         readers: OpenReaders[BatchType] | None = None
-        for step in count(self._start.first_batch):
+        for step in count(start.first_batch):
             epoch, numbers = self._order.step(step, self._batch_size)
             if readers is None or readers.epoch != epoch:
                 readers = self._opened(share, epoch, places)
@@ -130,7 +102,7 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
                 return
 
     def _epoch(self, share: Share, epoch: int) -> Iterator[Chunk[BatchType]]:
-        """Yield this worker's share of every step of an epoch, with fewer samples where its readers have no more."""
+        """Yield a worker's share of every step of an epoch, with fewer samples where its readers have no more."""
         readers = self._opened(share, epoch, {}, is_alone=True)
         return map(readers.chunk, self._order.steps(self._batch_size))
 
@@ -149,4 +121,4 @@ class ShardDataset(IterableDataset[Chunk[BatchType]], Generic[BatchType]):
         )
 
     def _note_shard(self, worker: int, sample: OrderedSample) -> None:
-        self._at[worker, 2] = self._places.get(sample.raw.shard, 0)
+        self._at[worker] = self._places.get(sample.raw.shard, 0)

@@ -7,24 +7,17 @@ all processes together hold the same samples whatever the number of processes.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
-from itertools import islice
-from typing import Any, Generic, TypeVar
+from itertools import cycle, islice
+from typing import Any, Generic
 
 import attrs
-import torch
-from torch.utils.data import DataLoader
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
+from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
 from mobileclip.data.loading.dataset import ShardDataset
 from mobileclip.data.loading.keeping import Keep, UidList
 from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
@@ -33,14 +26,16 @@ from mobileclip.data.loading.readers import Chunk, Maker
 from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data.workers import LostProcessError
+from mobileclip.machine import raise_machine_fault
 from mobileclip.processes import this_process
 from mobileclip.storage import printable, use_limits
-from mobileclip.terminal.interruption import serve_loader
+from mobileclip.terminal import get_logger
 
-T = TypeVar("T")
+logger = get_logger(__name__)
 
-# Handing over takes milliseconds.
-_HANDOVER_SECONDS = 1.0
+# Workers that die of the same chunk, one after another, after which the stream ends.
+MOST_LOST = 3
 # Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
 _KNOWN_STEPS = 4
 _STREAM = -1
@@ -78,8 +73,9 @@ class Pipeline(ABC, Generic[BatchType]):
         self.report = SkipReport()
         """What the current or last epoch, or stream, read and skipped, in this process."""
         self._dataset: ShardDataset[BatchType] | None = None
-        self._loader: DataLoader[Chunk[BatchType]] | None = None
-        self._received: Counter[int] = Counter()
+        self._crew: Crew[Chunk[BatchType]] | None = None
+        self.num_lost = 0
+        """How many workers have died, in whose place others went on."""
         # Number of batches, where this process's readers stand behind them, none where an epoch begins, and what was
         # left out so far.
         self._known: deque[tuple[int, dict[int, Place], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
@@ -145,7 +141,6 @@ class Pipeline(ABC, Generic[BatchType]):
                 f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
                 "the checkpoint, or from the stream that came so far"
             )
-        self._loader = None  # workers know from their start where the stream goes on
         places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
         self._left_out.clear()
         self._known.clear()
@@ -274,89 +269,73 @@ class Pipeline(ABC, Generic[BatchType]):
         return max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
 
     def _chunks(self, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
-        if self._loader is None:
-            num_workers = self._num_workers if self.spec.num_workers else 0
-            self._dataset = ShardDataset(
-                self.spec,
-                shards=self._reader,
-                order=self._order,
-                maker=self._maker(),
-                keep=self._keep,
-                world=(self.rank, self.world_size),
-                start=start,
-                num_workers=num_workers,
-            )
-            self._loader = DataLoader(
-                self._dataset,
-                batch_size=None,
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                timeout=self.spec.worker_seconds if num_workers else 0,
-                collate_fn=_as_it_is,
-                worker_init_fn=serve_loader,
-                # Its own: starting an epoch must not draw from the generator that the model trains with.
-                generator=torch.Generator(),
-            )
-        assert self._dataset is not None, "made together with the loader"
-        self._dataset.epoch.fill_(epoch)
-        try:
-            yield from self._in_time(self._loader, self._dataset)
-        except RuntimeError as error:
-            if "timed out" not in str(error):
-                raise
-        else:
-            return
-        # Not inside of the handler: the error would hold the loader, whose end ends the workers.
-        self._end_workers(self._dataset.processes())
-        awaited = printable(self._dataset.awaited(self._received), limit=1000)
-        raise TimeoutError(
-            f"no batch came for {self.spec.worker_seconds:g} s from {awaited}: one may be stopped, or its disk or "
-            "decoder stuck. See to it and start again, or give it more worker_seconds"
-        )
-
-    def _in_time(
-        self, loader: DataLoader[Chunk[BatchType]], dataset: ShardDataset[BatchType]
-    ) -> Iterator[Chunk[BatchType]]:
-        """Yield the chunks; PyTorch's own timeout does not hold while a worker hands over a tensor."""
-        late = threading.Event()
-
-        def wake() -> None:
-            late.set()
-            _go_on(dataset.processes())
-
-        chunks = iter(loader)
-        self._received = Counter()
-        while True:
-            alarm = threading.Timer(self.spec.worker_seconds + _HANDOVER_SECONDS, wake)
-            alarm.daemon = True
-            if loader.num_workers:
-                alarm.start()
+        if self._dataset is None:
             try:
-                chunk = next(chunks, None)
-            finally:
-                alarm.cancel()
-            if late.is_set():
-                raise RuntimeError("timed out")
+                self._dataset = self._new_dataset()
+            except RuntimeError as error:
+                raise_machine_fault(error, "sharing memory with the workers that load data")
+                raise
+        dataset, num_workers = self._dataset, self._num_workers
+        if not self.spec.num_workers:
+            yield from dataset.chunks(0, 1, Begin(number=0, epoch=epoch, start=start))
+            return
+        if self._crew is None:
+            self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds)
+        crew = self._crew
+        number = crew.begin(epoch, start)
+        for worker in cycle(range(num_workers)):
+            chunk = self._taken(crew, dataset, worker, number)
             if chunk is None:
                 return
-            self._received[chunk.worker] += 1
             yield chunk
 
-    def _end_workers(self, processes: Sequence[int]) -> None:
-        _go_on(processes)  # one that was stopped would not hear that it is to end
-        self._loader = None
-        for child in multiprocessing.active_children():
-            if child.pid in processes:
-                child.kill()
-                child.join()
+    def _taken(
+        self, crew: Crew[Chunk[BatchType]], dataset: ShardDataset[BatchType], worker: int, number: int
+    ) -> Chunk[BatchType] | None:
+        """Return the next chunk of a worker, or of those that take its place if it dies."""
+        num_lost = 0
+        while True:
+            try:
+                return crew.take(worker, number)
+            except LateWorkerError:
+                awaited = ", ".join(
+                    f"worker {one} (process {process}), {dataset.last_shard(one)}"
+                    for one, process in crew.waiting_for()
+                )
+                self._dismiss()
+                raise TimeoutError(
+                    f"no batch came for {self.spec.worker_seconds:g} s from {printable(awaited, limit=1000)}: one may "
+                    "be stopped, or its disk or decoder stuck. See to it and start again, or give it more "
+                    "worker_seconds"
+                ) from None
+            except LostWorkerError as lost:
+                what = printable(f"worker {worker} of the loader {lost}, {dataset.last_shard(worker)}", limit=1000)
+                num_lost += 1
+                if num_lost == MOST_LOST:
+                    self._dismiss()
+                    raise LostProcessError(
+                        f"{what}; {MOST_LOST} have died there, one after another: a sample may be what they die of, or "
+                        "too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard out"
+                    ) from None
+                logger.warning("%s; another one takes its place, from the same sample on", what)
+                self.num_lost += 1
+            crew.replace(worker, self.position(self._known[-1][0]) if self._known else StreamPosition())
 
+    def _new_dataset(self) -> ShardDataset[BatchType]:
+        return ShardDataset(
+            self.spec,
+            shards=self._reader,
+            order=self._order,
+            maker=self._maker(),
+            keep=self._keep,
+            world=(self.rank, self.world_size),
+        )
 
-def _go_on(processes: Sequence[int]) -> None:
-    """Let processes that were stopped go on."""
-    if sys.platform != "win32":
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
+    def _dismiss(self) -> None:
+        """End the workers."""
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.end()
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
@@ -371,7 +350,3 @@ def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, 
         return None, waiting
     joined = join_batches(waiting)
     return joined.rows(0, size), [joined.rows(size, len(joined))] if len(joined) > size else []
-
-
-def _as_it_is(chunk: T) -> T:
-    return chunk

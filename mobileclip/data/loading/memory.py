@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 if TYPE_CHECKING:
     from mobileclip.data.images.resize import Pixels
+
+
+_is_shared = False
+
+
+def share_images() -> None:
+    """Have all images of this process put where another one reads them; a worker does."""
+    global _is_shared  # noqa: PLW0603 - of this process
+    _is_shared = True
 
 
 def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
@@ -25,7 +33,7 @@ def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
         pixels: of images of one size.
     """
     shape = (len(pixels), *pixels[0].shape)
-    batch = torch.empty(shape, dtype=torch.uint8) if get_worker_info() is None else empty_shared(shape)
+    batch = empty_shared(shape) if _is_shared else torch.empty(shape, dtype=torch.uint8)
     np.stack(pixels, out=batch.numpy())
     return batch.permute(0, 3, 1, 2)
 

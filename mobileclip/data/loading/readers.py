@@ -15,6 +15,7 @@ from mobileclip.data.loading.reading import OrderedSample, SampleReading
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
 from mobileclip.data.skips import Skip, attempt
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
 SampleType = TypeVar("SampleType")
@@ -62,7 +63,6 @@ class Chunk(Generic[BatchType]):
         num_unwanted: number of samples that are not among those to be used.
         places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
         gave_up: whether a reader has nothing more, and so no next step is to be expected.
-        worker: who made it.
     """
 
     batch: BatchType | None = None
@@ -71,7 +71,6 @@ class Chunk(Generic[BatchType]):
     num_unwanted: int = 0
     places: tuple[tuple[int, int, int, int], ...] = ()
     gave_up: bool = False
-    worker: int = 0
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -186,7 +185,8 @@ class OpenReaders(Generic[BatchType]):
         """Return the batch of the examples, or None after putting others in the place of bad ones."""
         try:
             return self._maker.collate([one.example for one in made])
-        except Exception:
+        except Exception as error:
+            raise_machine_fault(error)
             usable = [one for one in made if self._is_usable(one)]
             if len(usable) == len(made):
                 raise

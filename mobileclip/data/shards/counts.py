@@ -10,6 +10,7 @@ from functools import cache
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import count_shard, runs_program
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import parse_json
 from mobileclip.terminal import get_logger
 
@@ -73,6 +74,7 @@ def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
             return None
         sizes = parse_json(content.decode())
     except (ValueError, OSError) as error:
+        raise_machine_fault(error)
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):
         raise ValueError(f"{path} must be an object of shard names and numbers of samples")

@@ -27,6 +27,7 @@ from mobileclip.data.shards.tar import (
     write_member,
 )
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
+from mobileclip.machine import raise_machine_fault
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SampleType = TypeVar("SampleType")
@@ -132,6 +133,7 @@ def read_shard(
                 num_read += 1
                 yield raw
     except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+        raise_machine_fault(error)
         reason = "truncated_shard" if num_read else "unreadable_shard"
         # Why a program failed is not known; many of them use a network.
         if storage.is_transient(error) or (isinstance(error, OSError) and runs_program(shard)):
@@ -216,6 +218,7 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
                     count += parts[0] != before
                     before = parts[0]
     except Exception as error:  # noqa: BLE001 - as in read_shard
+        raise_machine_fault(error)
         text = storage.without_secrets(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}")
         return count, storage.StorageError(text) if storage.is_transient(error) else ValueError(text)
     return count, None
@@ -328,7 +331,8 @@ def _group(shard: str, members: Iterable[tuple[str, bytes | None]], limits: Samp
                     yield raw
                 raw = RawSample(key=key, shard=shard)
             raw.enter(name, extension, content, limits)
-    except Exception:
+    except Exception as error:
+        raise_machine_fault(error)
         # What came before the break may be complete; its parser decides.
         if raw is not None:
             yield raw

@@ -22,6 +22,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, mad
 from mobileclip.data.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.data.sources.jsonl import CAPTION_FIELDS, read_lines
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
 TABLES = ("captions.jsonl", "metadata.jsonl")
@@ -126,6 +127,7 @@ class FolderUnit(Unit):
         except storage.StorageError as error:
             raise BadSampleError("unreachable_caption", str(error)) from None
         except OSError as error:
+            raise_machine_fault(error)
             raise BadSampleError("unreadable_caption", f"{printable_name(name)}: {error}") from None
 
 
@@ -162,6 +164,7 @@ class FolderSource(Source):
         except storage.StorageError:
             raise
         except OSError as error:
+            raise_machine_fault(error)
             raise ValueError(f"the folder {self.path} cannot be looked through: {error}") from None
         items = list(_items(found, rows))
         if not items:

@@ -20,6 +20,7 @@ from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, made_
 from mobileclip.data.sources.access import SCHEMES, RowOptions, directory_of, locate, without_user
 from mobileclip.data.sources.base import Source, numbered_name, sources
 from mobileclip.data.sources.records import MAX_LINE_BYTES, Record, RecordUnit, key_of, parse_row
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -93,6 +94,7 @@ class JsonLinesUnit(RecordUnit):
                 for line in self._lines():
                     digest.update(self._local_print(line).encode())
             except OSError as error:
+                raise_machine_fault(error)
                 if storage.is_transient(error):
                     raise
                 raise ValueError(f"{self.path} cannot be read: {error}") from None
@@ -122,6 +124,7 @@ class JsonLinesUnit(RecordUnit):
         try:
             yield from map(self._record_or_skip, self._lines())
         except OSError as error:
+            raise_machine_fault(error)
             reason = CONNECTION_FAILED if storage.is_transient(error) else "unreadable_file"
             yield Skip(reason=reason, key="", shard=self.path, detail=f"lines from {self.first_line} on: {error}")
 
@@ -165,7 +168,8 @@ class JsonLinesUnit(RecordUnit):
             if not isinstance(image, str) or storage.is_remote(image):
                 return ""
             return storage.fingerprint(self._located(image))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            raise_machine_fault(error)
             return "missing"
 
 
@@ -236,6 +240,7 @@ class JsonLinesSource(Source):
         except FileNotFoundError:
             raise ValueError(f"{self.path} does not exist") from None
         except OSError as error:
+            raise_machine_fault(error)
             raise ValueError(f"{self.path} cannot be read: {error}") from None
         if not units:
             raise ValueError(f"{self.path} has no lines; expected one JSON object a line")

@@ -33,6 +33,7 @@ from mobileclip.data.sources.public_layout import (
 from mobileclip.data.sources.records import RecordUnit
 from mobileclip.data.sources.shards import ShardSource
 from mobileclip.data.sources.tables import TABLES, TableSource, is_table
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 DataKind = Literal["classes", "captions"]
@@ -353,7 +354,8 @@ def _has_classes_alone(source: FolderSource) -> bool:
         return False
     try:
         items = [item for unit in source.units() for item in unit.items]
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        raise_machine_fault(error)
         # What is wrong is said where the data are used.
         return False
     return any("/" in item.image for item in items) and not any(item.text or item.json or item.rows for item in items)
@@ -363,7 +365,8 @@ def _has_tables_alone(folder: str) -> bool:
     """Return whether a folder has tables, itself or below, and no images."""
     try:
         found = list_folder(folder)
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        raise_machine_fault(error)
         # What is wrong is said where the data are used.
         return False
     return not found.images and any(map(is_table, found.files))

@@ -11,6 +11,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
 from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,7 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         except (pa.ArrowException, OSError) as error:
+            raise_machine_fault(error)
             if isinstance(error, OSError) and (error.errno is not None or isinstance(error, storage.StorageError)):
                 raise
             raise OSError(f"it is damaged, or no Parquet file: {str(error).strip()}") from None

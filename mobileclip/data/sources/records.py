@@ -19,6 +19,7 @@ from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.data.sources.base import Unit
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.reach import RefusedHostError, public_hosts_only
 
 # A file beyond this is no picture that anyone would train on, but a mistake or an endless answer.
@@ -117,6 +118,7 @@ def read_image(path: str) -> tuple[bytes, str]:
     except storage.StorageError as error:
         raise BadSampleError("unreachable_image", str(error)) from None
     except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         raise BadSampleError("unreadable_image", f"{path}: {error}") from None
     return data, _extension(path, data)
 

@@ -19,6 +19,7 @@ from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.sources.base import Source, Unit, sources
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 # What is written is not compressed: its members are.
@@ -53,6 +54,7 @@ class ShardUnit(Unit):
         except FileNotFoundError:
             raise ValueError(f"shard {self.path} does not exist") from None
         except OSError as error:
+            raise_machine_fault(error)
             if storage.is_transient(error):
                 raise
             raise ValueError(f"shard {self.path} cannot be read: {error}") from None
@@ -68,7 +70,8 @@ class ShardUnit(Unit):
             return None
         try:
             return count_samples([self.path], self.sample_limits)
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
+            raise_machine_fault(error)
             # Reading will tell how far it goes.
             return None
 

@@ -24,6 +24,7 @@ from mobileclip.data.sources.columns import Columns, find_columns, record_of
 from mobileclip.data.sources.delimited import CSV, TSV, Delimited, DelimitedRows
 from mobileclip.data.sources.parquet import read_content, read_rows
 from mobileclip.data.sources.records import Record, RecordUnit
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 TABLES = (".parquet", ".csv", ".tsv")
@@ -81,6 +82,7 @@ class TableUnit(RecordUnit):
                 make = partial(self._record, row, label, f"{_key(self.table)}/{number:09d}")
                 yield made_or_skip(make, key=label, shard=self.path)
         except OSError as error:
+            raise_machine_fault(error)
             reason = CONNECTION_FAILED if storage.is_transient(error) else "unreadable_file"
             yield Skip(reason=reason, key="", shard=self.path, detail=f"rows from {self.first_row} on: {error}")
 
@@ -150,6 +152,7 @@ class ParquetUnit(TableUnit):
         try:
             return f"{storage.fingerprint(self.path)} {self.first_row} {self.num_rows}"
         except OSError as error:
+            raise_machine_fault(error)
             if storage.is_transient(error):
                 raise
             raise ValueError(f"{self.path} cannot be read: {error}") from None
@@ -259,6 +262,7 @@ class TableSource(Source):
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist") from None
         except OSError as error:
+            raise_machine_fault(error)
             raise ValueError(f"{path} cannot be read: {error}") from None
 
     def _parquet(self, name: str, path: str) -> Iterator[ParquetUnit]:
@@ -346,5 +350,6 @@ def _key(stem: str) -> str:
 def _mark(image: str) -> str:
     try:
         return storage.fingerprint(image)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         return "missing"

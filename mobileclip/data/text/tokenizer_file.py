@@ -12,6 +12,7 @@ import attrs
 
 from mobileclip.data.text.tokenizer_parts import check_parts
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TextInput, TokenizerFile, tokenizer_sha256
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import AnyPath, printable, read_bytes, without_secrets
 from mobileclip.strict import parse_json
 
@@ -222,6 +223,7 @@ def _telling(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        raise_machine_fault(error)
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise ValueError(f"{what}: {printable(str(error)[:_MAX_REASON])}") from None
         raise

@@ -15,6 +15,7 @@ from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.videos.formats import DECODERS, START_BYTES, VIDEO_EXTENSIONS, find_video_format
 from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
 
 if TYPE_CHECKING:
     import av
@@ -206,6 +207,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_file", f"{name} does not exist") from None
     except (OSError, ValueError) as error:
+        raise_machine_fault(error)
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
     if file is None:
         raise ImageError("unreadable", f"{name} cannot be read: it is a folder, a pipe or a device")
@@ -230,7 +232,8 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def _broken(error: Exception, name: str) -> ImageError:
-    if isinstance(error, MemoryError):
+    raise_machine_fault(error)
+    if isinstance(error, MemoryError):  # FFmpeg's, of what the file says of itself
         return ImageError("out_of_memory", f"{name} takes more memory than there is")
     from av import FFmpegError
 

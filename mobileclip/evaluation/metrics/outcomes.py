@@ -16,6 +16,7 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.worst_group import paired_worst_group, worst_group_interval
+from mobileclip.machine import raise_machine_fault
 from mobileclip.terminal import get_logger
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ def read_outcomes(folder: Path, key: str, evaluated: str) -> Outcomes | None:
             return None
         return Outcomes(asked=about["asked"], values=values, num_effective=about["num_effective"], groups=groups)
     except Exception as error:  # noqa: BLE001  whatever is wrong with it, the results are there without it
+        raise_machine_fault(error)
         logger.warning("%s is damaged, and models are compared without it: %s", path, error)
         return None
 

@@ -27,6 +27,7 @@ from mobileclip.export.verification.parity import (
     gates_of,
 )
 from mobileclip.hardware.precision import Precision
+from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import track
 from mobileclip.storage import printable
 
@@ -102,6 +103,7 @@ def run_tower(
     except ValueError:
         raise
     except Exception as error:
+        raise_machine_fault(error)
         # The runtimes' errors have no base in common.
         raise ValueError(
             f"{folder / tower.file} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"

@@ -36,6 +36,7 @@ from mobileclip.data.images.opening import open_image
 from mobileclip.data.loading.decode import DECODES, Decode, SourceImage
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
+from mobileclip.machine import MachineError
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import make_sample
 from tests.trials.image_files import (
@@ -253,7 +254,7 @@ class TestMetadata:
 
 
 class TestBarrier:
-    @pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), AssertionError(), KeyError("x")])
+    @pytest.mark.parametrize("error", [RecursionError("deep"), AssertionError(), KeyError("x")])
     def test_whatever_a_decoder_raises_is_an_image_error_with_its_class(self, monkeypatch, error):
         def load(_: object) -> None:
             raise error
@@ -261,7 +262,15 @@ class TestBarrier:
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
         with pytest.raises(ImageError, match=type(error).__name__) as caught:
             load_image(png())
-        assert caught.value.reason == ("out_of_memory" if isinstance(error, MemoryError) else "corrupt")
+        assert caught.value.reason == "corrupt"
+
+    def test_memory_that_does_not_suffice_is_not_the_picture_s_fault(self, monkeypatch):
+        def load(_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
+        with pytest.raises(MachineError, match="the memory is full"):
+            load_image(png())
 
     def test_the_person_at_the_keyboard_is_heard(self, monkeypatch):
         def load(_: object) -> None:

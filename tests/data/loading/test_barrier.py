@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from mobileclip.data.samples.members import parse_stored_sample
 from mobileclip.data.shards.files import parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, attempt, made_or_skip
 from mobileclip.inputs import ImageInput
+from mobileclip.machine import MachineError
 from tests.data.made_samples import encoded, golden
 
-ERRORS = (MemoryError, RecursionError, AssertionError, KeyError, OverflowError, StopIteration, UnicodeError)
+ERRORS = (RecursionError, AssertionError, KeyError, OverflowError, StopIteration, UnicodeError)
 SHARDS = {name: Path(golden(name)).read_bytes() for name in ("npz", "bf16", "noimage_bf16")}
 
 
@@ -44,6 +46,18 @@ def test_a_reason_stays_and_what_is_told_is_bounded():
     assert skips[0].detail.isprintable()
     assert len(skips[0].detail) < 10_000
     assert len(skips[0].key) < 1000
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_what_the_machine_lacks_is_no_samples_fault(error):
+    skips: list[Skip] = []
+
+    def make():
+        raise BadSampleError("bad_text", "cannot be read") from error
+
+    with pytest.raises(MachineError, match="ulimit" if isinstance(error, OSError) else "memory is full"):
+        attempt(make, key="k", shard="s", on_skip=skips.append)
+    assert not skips
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -84,13 +98,13 @@ class TestPipeline:
 
         def failing(texts):
             if "caption 2" in texts or "caption 8" in texts:
-                raise MemoryError
+                raise OverflowError
             return plain(texts)
 
         pipeline = spec.build(tokenizer=failing)
         assert [key for batch in pipeline for key in batch.keys] == [*"0143567"]  # sample 4 took the place of 2
-        assert pipeline.report.counts == {"MemoryError": 2}
-        assert pipeline.report.keys("MemoryError") == ("2", "8")
+        assert pipeline.report.counts == {"OverflowError": 2}
+        assert pipeline.report.keys("OverflowError") == ("2", "8")
 
     def test_a_stream_of_bad_samples_ends(self, tmp_path, monkeypatch):
         def failing(self, sample, epoch):

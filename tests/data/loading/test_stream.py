@@ -28,10 +28,6 @@ SIZES = (9, 2, 7, 4, 1, 12)
 BROKEN = {2, 3, 10, 15, 22, 30}
 
 
-# More workers than cores are slow, which is not the point here.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> list[str]:
     """Shards with undecodable images, a duplicate member, a repeated key and an end that is missing."""

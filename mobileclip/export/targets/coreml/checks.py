@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 from mobileclip.strict import parse_json
 
@@ -33,6 +34,7 @@ def read_specification(path: Path, operations: Collection[str]) -> Any:
         specification = Model_pb2.Model.FromString((path / "Data" / _MODEL).read_bytes())
         _check(specification, operations)
     except Exception as error:
+        raise_machine_fault(error)
         # protobuf's errors, of whichever implementation is installed, among them.
         raise ValueError(
             f"{path} is no Core ML package of known parts, or cannot be read ({printable(error)}); do not use it "

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from mobileclip.export.targets.bounds import Bounds
 from mobileclip.export.targets.coreml.checks import read_specification
 from mobileclip.export.targets.coreml.mil_bounds import bounded_reading, taken
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
 _DTYPES = {
@@ -160,6 +161,7 @@ def read_program(path: Path) -> MilProgram:
         with bounded_reading(path):
             function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
     except Exception as error:
+        raise_machine_fault(error)
         # coremltools and its storage in C++ each have their own errors for a damaged file.
         raise ValueError(
             f"{path} is a damaged Core ML package ({type(error).__name__}: {printable(error)}); export the model again"

@@ -32,6 +32,7 @@ from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
+from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"
 
@@ -134,6 +135,7 @@ def _core_ml(path: Path, tower: TowerFile) -> Run:
     try:
         model = coremltools.models.MLModel(str(path))
     except Exception as error:
+        raise_machine_fault(error)
         # Core ML's own errors come as whatever its bindings make of them.
         raise ValueError(
             f"{path} cannot be read by Core ML ({error}); update macOS, or export the model again"

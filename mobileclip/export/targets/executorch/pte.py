@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from mobileclip.export.targets.executorch.backends import XNNPACK
 from mobileclip.export.targets.pt2e import quiet
+from mobileclip.machine import raise_machine_fault
 
 METHOD = "forward"
 _MAGIC, _HEADER = slice(4, 6), slice(8, 12)
@@ -81,6 +82,7 @@ def read_pte(path: Path) -> PteProgram:
         try:
             return _read(_deserialize_pte_binary(data))
         except Exception as error:
+            raise_machine_fault(error)
             # Whatever a damaged file makes of a reader that trusts it.
             raise ValueError(
                 f"{path} is a damaged ExecuTorch program ({type(error).__name__}: {error}); export the model again"

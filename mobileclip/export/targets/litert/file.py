@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.export.targets.base import Described
+from mobileclip.machine import raise_machine_fault
 
 SIGNATURE = "serving_default"
 """What the converter calls the one function of a file."""
@@ -67,6 +68,7 @@ def read_litert(data: bytes, path: Path) -> LiteRTFile:
     try:
         return _read(schema.ModelT.InitFromPackedBuf(data, 0), schema)
     except Exception as error:
+        raise_machine_fault(error)
         # Whatever a damaged file makes of a reader that trusts it.
         raise ValueError(
             f"{path} is a damaged model of LiteRT ({type(error).__name__}: {error}); export the model again"

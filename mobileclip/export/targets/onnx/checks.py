@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mobileclip.export.targets.bounds import Bounds
 from mobileclip.export.targets.onnx.sizes import fold_sizes
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:
+        raise_machine_fault(error)
         # protobuf's errors, of whichever implementation is installed.
         raise ValueError(f"{path} is no ONNX model: {printable(error)}; export the model again") from error
     try:
@@ -92,6 +94,7 @@ def check_cost(graph: onnx.ModelProto, taken: Sequence[int], path: Path) -> None
         fold_sizes(sized)
         inferred = onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)
     except Exception as error:
+        raise_machine_fault(error)
         # Its errors have no common base of their own.
         raise ValueError(f"{path} cannot be run: {printable(error)}; export the model again") from error
     shapes = {value.name: _shape(value) for value in (*inferred.graph.input, *inferred.graph.value_info)}

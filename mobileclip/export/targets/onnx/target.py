@@ -31,6 +31,7 @@ from mobileclip.export.targets.onnx.weights import store_in_few_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
         try:
             session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
         except Exception as error:
+            raise_machine_fault(error)
             # Its exceptions have no common base of their own.
             raise ValueError(
                 f"{path} cannot be read by ONNX Runtime {onnxruntime.__version__}: {error}; "

@@ -14,6 +14,7 @@ from mobileclip.export.targets.bounds import Bounds
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2_archive import Member, read_members
 from mobileclip.export.targets.torch.pt2_schema import check_program, check_weights
+from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
 _OPERATIONS = "torch.ao.quantization.fx._decomposed"
@@ -64,6 +65,7 @@ def load_pt2(path: Path) -> torch.export.ExportedProgram:
             with quiet():
                 program = torch.export.load(stream)
         except Exception as error:
+            raise_machine_fault(error)
             # Whatever a damaged file, or a newer format, makes PyTorch raise.
             raise ValueError(
                 f"{path} cannot be read by PyTorch {torch.__version__} ({type(error).__name__}: {printable(error)}); "
@@ -114,6 +116,7 @@ def check_cost(module: nn.Module, inputs: Tensor, path: Path) -> None:
         try:
             _Sizes(module, bounds).run(torch.empty(inputs.shape, dtype=inputs.dtype))
         except Exception as error:
+            raise_machine_fault(error)
             # Whatever PyTorch makes of operations and shapes that do not fit.
             raise ValueError(f"{path} cannot be run: {printable(error)}; export the model again") from error
     bounds.add("its output", 0, counter.get_total_flops())

@@ -1,0 +1,310 @@
+"""The processes that load: each makes its chunks ahead of whoever takes them, and one that dies is told of at once.
+
+Each has a pipe of its own. Tensors go through shared memory, and are put there before a chunk is handed over, so that
+a shared memory that is full is an error of the worker and not a chunk that never comes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+import numpy as np
+import torch
+import torch.multiprocessing
+
+from mobileclip.data.loading.memory import share_images
+from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.workers import LostProcessError, end_with_parent
+from mobileclip.machine import MachineError, raise_machine_fault
+from mobileclip.terminal.interruption import serve_loader
+
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+
+# Chunks that a worker makes ahead.
+_NUM_AHEAD = 2
+# Handing over takes milliseconds, unless the worker is stopped in the midst of it.
+_HANDOVER_SECONDS = 1.0
+_END_SECONDS = 1.0
+# What the end of the other process raises in this one.
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+@attrs.frozen(kw_only=True)
+class Begin:
+    """What a worker makes from now on.
+
+    Args:
+        number: of this beginning; chunks of an earlier one are not wanted any more.
+        epoch: its number; -1 for the stream without end.
+        start: where a stream goes on.
+        num_passed: chunks that are made and not handed over: another worker had handed them over before it died.
+    """
+
+    number: int
+    epoch: int
+    start: StreamPosition
+    num_passed: int = 0
+
+
+class Source(Protocol[Item_co]):
+    """What the workers have, each a copy."""
+
+    def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Item_co]:
+        """Yield the chunks that fall to a worker."""
+
+
+class LostWorkerError(LostProcessError):
+    """A worker has died; its chunk can be made again."""
+
+
+class LateWorkerError(TimeoutError):
+    """A worker has handed over nothing in time."""
+
+
+@attrs.frozen
+class _Raised:
+    """What making a chunk raised, and where."""
+
+    error: Exception
+    trace: str
+
+
+class _WorkersTraceError(Exception):
+    """Stands as the cause of what a worker raised, and shows where it did."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@attrs.define(eq=False)
+class _Member:
+    """A worker's process, this end of the pipe to it, and how many of its chunks came since the last beginning."""
+
+    process: BaseProcess
+    connection: Connection
+    num_received: int = 0
+    has_ended: bool = False
+
+
+class Crew(Generic[Item]):
+    """Workers, which are started once and begin anew as often as asked.
+
+    Args:
+        source: of chunks.
+        num_workers: number of processes.
+        seconds: for which one of them is waited for.
+
+    Raises:
+        MachineError: if the machine lets no process be started.
+    """
+
+    def __init__(self, source: Source[Item], *, num_workers: int, seconds: float) -> None:
+        self._source = source
+        self._seconds = seconds
+        self._begin = Begin(number=-1, epoch=-1, start=StreamPosition())
+        self._members: list[_Member] = []
+        # A child that is forked has a copy of this object, whose end must end nobody.
+        self.end = weakref.finalize(self, _end, self._members, os.getpid())
+        for worker in range(num_workers):
+            self._members.append(self._started(worker, num_workers))
+
+    def begin(self, epoch: int, start: StreamPosition) -> int:
+        """Have all workers begin, and return the number of this beginning.
+
+        Args:
+            epoch: its number; -1 for the stream without end.
+            start: where a stream goes on.
+        """
+        self._begin = Begin(number=self._begin.number + 1, epoch=epoch, start=start)
+        for member in self._members:
+            member.num_received = 0
+            self._ask(member, self._begin)
+        return self._begin.number
+
+    def replace(self, worker: int, start: StreamPosition) -> None:
+        """Start another worker in the place of one, which goes on where that one was.
+
+        Args:
+            worker: its number.
+            start: where a stream stands now; an epoch is begun anew, without what was handed over.
+        """
+        old = self._members[worker]
+        _kill(old)
+        begin = self._begin
+        num_passed = old.num_received if begin.epoch >= 0 else 0
+        self._members[worker] = new = self._started(worker, len(self._members))
+        new.num_received = old.num_received
+        self._ask(new, attrs.evolve(begin, start=start, num_passed=num_passed))
+
+    def take(self, worker: int, number: int) -> Item | None:
+        """Return the next chunk of a worker; None where it has no more.
+
+        Args:
+            worker: its number.
+            number: of the beginning whose chunk is meant.
+
+        Raises:
+            LostWorkerError: if it has died.
+            LateWorkerError: if it hands over nothing in time; it may be stopped, or stuck.
+            ValueError: if another beginning has come in between.
+            Exception: what it raised itself.
+        """
+        if number != self._begin.number:
+            raise ValueError("another epoch or stream of this pipeline has begun; go through one at a time")
+        member = self._members[worker]
+        deadline = time.monotonic() + self._seconds
+        while True:
+            of, received = self._received(member, deadline)
+            if of != number:
+                continue  # what was made ahead of an epoch that was not gone through to its end
+            if isinstance(received, _Raised):
+                if isinstance(received.error, MachineError):
+                    raise received.error
+                raise received.error from _WorkersTraceError(received.trace)
+            if received is None:
+                member.has_ended = True
+                return None
+            member.num_received += 1
+            with suppress(OSError):  # one that is dead is found out when its next chunk is wanted
+                member.connection.send(number)
+            chunk: Item = received
+            return chunk
+
+    def waiting_for(self) -> list[tuple[int, int]]:
+        """Return number and process of the workers that have chunks to come, the one whose turn it is first."""
+        rows = [
+            (member.num_received, worker, member.process.pid or 0)
+            for worker, member in enumerate(self._members)
+            if not member.has_ended
+        ]
+        return [(worker, process) for _, worker, process in sorted(rows)]
+
+    def _started(self, worker: int, num_workers: int) -> _Member:
+        context = torch.multiprocessing.get_context()
+        try:
+            own_end, other_end = context.Pipe()
+            process = context.Process(target=_work, args=(other_end, self._source, worker, num_workers), daemon=True)
+            process.start()
+        except Exception as error:
+            raise_machine_fault(error, "starting a worker that loads data")
+            raise
+        # The worker's death must be the end of the pipe, so no one else may hold that end.
+        other_end.close()
+        return _Member(process, own_end)
+
+    def _ask(self, member: _Member, begin: Begin) -> None:
+        member.has_ended = False
+        with suppress(OSError):  # as above
+            member.connection.send(begin)
+            for _ in range(_NUM_AHEAD):
+                member.connection.send(begin.number)
+
+    def _received(self, member: _Member, deadline: float) -> tuple[int, Item | _Raised | None]:
+        left = max(0.0, deadline - time.monotonic())
+        if not wait([member.connection, member.process.sentinel], left):
+            raise LateWorkerError
+        late = threading.Event()
+
+        def wake() -> None:
+            late.set()
+            member.process.kill()  # what is waited for comes to an end
+
+        alarm = threading.Timer(left + _HANDOVER_SECONDS, wake)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            received: tuple[int, Item | _Raised | None] = member.connection.recv()
+        except Exception as error:
+            # Tensors of one that has died since cannot be had either.
+            member.process.join(_END_SECONDS)
+            if late.is_set():
+                raise LateWorkerError from error
+            if member.process.is_alive():
+                raise_machine_fault(error, "taking a batch from a worker")
+                raise
+            raise LostWorkerError(f"(process {member.process.pid}) {_fate(member.process.exitcode)}") from error
+        finally:
+            alarm.cancel()
+        return received
+
+
+def _work(connection: Connection, source: Source[Item], worker: int, num_workers: int) -> None:
+    """Make chunk after chunk, as many as are asked for, until the process that takes them is gone or has enough."""
+    serve_loader(worker)
+    end_with_parent()
+    share_images()
+    torch.set_num_threads(1)
+    random.seed(worker)
+    torch.manual_seed(worker)
+    np.random.seed(worker)  # noqa: NPY002 - of whoever draws from it
+    chunks: Iterator[Item] = iter(())
+    with suppress(*_GONE):
+        while (asked := connection.recv()) is not None:
+            if isinstance(asked, Begin):
+                chunks = source.chunks(worker, num_workers, asked)
+                continue
+            try:
+                connection.send((asked, next(chunks, None)))
+            except _GONE:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised where the chunk is wanted
+                chunks = iter(())
+                connection.send((asked, _raised(error)))
+
+
+def _raised(error: Exception) -> _Raised:
+    trace = traceback.format_exc()
+    try:
+        raise_machine_fault(error)
+    except MachineError as fault:
+        error = fault
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
+    except Exception:  # noqa: BLE001 - an error that another's class makes of other arguments
+        return _Raised(RuntimeError(f"{type(error).__name__}: {error}"), trace)
+    return _Raised(error, trace)
+
+
+def _fate(code: int | None) -> str:
+    """Return how a process has ended."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    with suppress(ValueError):
+        name = signal.Signals(-code).name
+        hints = {"SIGKILL": " (often for too much memory)", "SIGBUS": " (often as /dev/shm is full)"}
+        return f"was ended by {name}{hints.get(name, '')}"
+    return f"was ended by signal {-code}"
+
+
+def _end(members: list[_Member], process: int) -> None:
+    """End workers: those that do not hear it soon, stopped ones too, are killed."""
+    if os.getpid() != process:
+        return
+    for member in members:
+        with suppress(OSError):
+            member.connection.send(None)
+    deadline = time.monotonic() + _END_SECONDS
+    for member in members:
+        member.process.join(max(0.0, deadline - time.monotonic()))
+        _kill(member)
+    members.clear()
+
+
+def _kill(member: _Member) -> None:
+    member.process.kill()
+    member.process.join()
+    member.connection.close()

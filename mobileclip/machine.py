@@ -1,0 +1,143 @@
+"""Errors that are the machine's: a full disk, full memory, too many files. No other sample or file would do better.
+
+Whatever catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first, which raises one
+`MachineError` in place of these. It passes through every such barrier, and ends the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Literal
+
+import attrs
+
+Kind = Literal["disk", "shared_memory", "memory", "files", "processes"]
+
+_ADVICE: dict[Kind, str] = {
+    "disk": "the disk takes no more; make room on it, or write to another one",
+    "shared_memory": "shared memory (/dev/shm) is full; a container gets more with `docker run --shm-size=2g` or "
+    "`--ipc=host`, and fewer num_workers or a smaller batch_size need less",
+    "memory": "the memory is full; give the machine or container more, or choose fewer workers or a smaller batch_size",
+    "files": "too many files are open; allow more with `ulimit -n 65536` (`docker run --ulimit nofile=65536`), or "
+    "choose fewer workers",
+    "processes": "no more processes or threads can be started; allow more with `ulimit -u` "
+    "(`docker run --pids-limit`), or choose fewer workers",
+}
+# An EIO is none of these: a bad sector costs the files on it. EFBIG and EROFS come of writing alone.
+_KINDS: dict[int, Kind] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "disk"),
+    errno.ENOMEM: "memory",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "files"),
+}
+# What torch and multiprocessing say of the system's errors; the number stands at the end.
+_OF_TORCH = re.compile(r"unable to .* \((\d+)\)\s*$", re.DOTALL)
+_TEXTS: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    (re.compile(r"killed by signal: Bus error"), "shared_memory"),
+    (re.compile(r"received \d+ items of ancdata"), "files"),
+    (re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory"), "memory"),
+    (re.compile(r"can't start new thread"), "processes"),
+)
+# FFmpeg's numbers come of what a file says of itself.
+_OF_CONTENT = ("av.",)
+_MOST_LETTERS = 300
+_MOST_CAUSES = 10
+
+
+@attrs.frozen(kw_only=True)
+class MachineFault:
+    """What the machine has run out of.
+
+    Args:
+        kind: of what.
+        said: what the system said.
+    """
+
+    kind: Kind
+    said: str
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try may succeed: memory and files are given back, and no disk gets empty by itself."""
+        return self.kind in ("memory", "files", "processes")
+
+    def __str__(self) -> str:
+        return f"{_ADVICE[self.kind]} ({self.said})"
+
+
+class MachineError(OSError):
+    """The machine has run out of something; the message is a line that says of what, and what to do."""
+
+    fault: MachineFault | None = None
+
+
+def machine_fault(error: BaseException) -> MachineFault | None:
+    """Return what the machine has run out of, if that is why there is an error; None where something else is.
+
+    Args:
+        error: of any kind; what it came of is looked at as well.
+    """
+    seen: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if seen is None:
+            return None
+        if isinstance(seen, MachineError):
+            return seen.fault
+        kind = _kind(seen)
+        if kind is not None:
+            text = " ".join(str(seen).split())[:_MOST_LETTERS]
+            return MachineFault(kind=kind, said=text or type(seen).__name__)
+        reason = getattr(seen, "reason", None)  # of urllib's errors
+        seen = reason if isinstance(reason, BaseException) else seen.__cause__ or seen.__context__
+    return None
+
+
+def raise_machine_fault(error: BaseException, doing: str = "") -> None:
+    """Return if an error is not the machine's: a barrier may count it then.
+
+    Args:
+        error: that a barrier has caught.
+        doing: what was being done, for the message.
+
+    Raises:
+        MachineError: if it is the machine's.
+    """
+    fault = machine_fault(error)
+    if fault is None:
+        return
+    if isinstance(error, MachineError) and not doing:
+        raise error
+    raised = MachineError(f"{error if isinstance(error, MachineError) else fault}{doing and f', {doing}'}")
+    raised.fault = fault
+    raise raised from error
+
+
+def machine_line(error: BaseException) -> str | None:
+    """Return the line that a command ends with if an error is the machine's; None of another error.
+
+    Args:
+        error: of any kind; what says itself what to do is left as it is.
+    """
+    fault = machine_fault(error)
+    if fault is None:
+        return None
+    is_plain = isinstance(error, OSError) and error.errno is not None and error.strerror == os.strerror(error.errno)
+    return str(error) if isinstance(error, (ValueError, OSError)) and not is_plain else str(fault)
+
+
+def _kind(error: BaseException) -> Kind | None:
+    if type(error).__module__.startswith(_OF_CONTENT):
+        return None
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError):
+        return None if error.errno is None else _KINDS.get(error.errno)
+    if not isinstance(error, RuntimeError):
+        return None
+    text = str(error)
+    found = _OF_TORCH.match(text)
+    kind = None if found is None else _KINDS.get(int(found[1]))
+    if kind == "disk":
+        return "shared_memory"  # torch's files in shared memory
+    return kind or next((kind for pattern, kind in _TEXTS if pattern.search(text)), None)

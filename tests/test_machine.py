@@ -1,0 +1,206 @@
+"""What the machine lacks is no sample's, file's or unit's fault: real limits, in processes of their own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobileclip.machine import MachineError, machine_fault, machine_line, raise_machine_fault
+from tests.data.made_samples import encoded
+
+ROOT = Path(__file__).parents[1]
+LACKS_FILES = """
+import resource
+opened = []
+# What is imported late is imported before.
+def use_up():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            opened.append(open("/dev/null"))
+    except OSError:
+        pass
+"""
+
+
+def child(code: str, *arguments: str) -> str:
+    """Return what a process prints that runs some code; it is written to the left margin."""
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout.strip()
+
+
+def caught(call) -> Exception:
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - of any kind
+        return error
+    raise AssertionError("it raised nothing")
+
+
+def wrap(error: Exception):
+    """Raise what a library makes of an error."""
+    raise ValueError("the picture is broken") from error
+
+
+class TestWhoseFault:
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), "disk"),
+            (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
+            (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+            (OSError(errno.EMFILE, "Too many open files"), "files"),
+            (OSError(errno.ENFILE, "Too many open files in system"), "files"),
+            (MemoryError(), "memory"),
+            (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "shared_memory"),
+            (RuntimeError("unable to open shared memory object </torch_1> in read-write mode: x (24)"), "files"),
+            (RuntimeError("unable to mmap 8 bytes from file </torch_1>: Cannot allocate memory (12)"), "memory"),
+            (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "shared_memory"),
+            (RuntimeError("received 0 items of ancdata"), "files"),
+            (RuntimeError("can't start new thread"), "processes"),
+        ],
+        ids=repr,
+    )
+    def test_the_machines(self, error, kind):
+        assert machine_fault(error).kind == kind
+        wrapped = caught(lambda: wrap(error))
+        with pytest.raises(MachineError) as raised:
+            raise_machine_fault(wrapped, "reading a.jpg")
+        assert str(raised.value).endswith(", reading a.jpg")
+        assert "\n" not in str(raised.value)
+        assert machine_fault(pickle.loads(pickle.dumps(raised.value))).kind == kind
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EIO, "Input/output error"),  # a bad sector costs the file on it
+            OSError(errno.EACCES, "Permission denied"),
+            OSError("No space left on device (28)"),  # a library's, of bytes that it cannot read
+            ValueError("unable to parse 'unable to write to file: No space left on device (28)'"),
+            RuntimeError("the picture says: unable to write to file </torch_1>: No space left on device (28)"),
+            KeyError("memory"),
+            TimeoutError("timed out"),
+        ],
+        ids=repr,
+    )
+    def test_another_s(self, error):
+        assert machine_fault(error) is None
+        assert machine_line(error) is None
+        raise_machine_fault(error)
+
+    def test_what_torch_says_here(self):
+        with pytest.raises(RuntimeError) as raised:
+            torch.empty(2**47)
+        assert machine_fault(raised.value).kind == "memory"
+
+    def test_what_a_file_makes_ffmpeg_say_is_the_file_s(self):
+        error = pytest.importorskip("av").error
+        assert machine_fault(error.MemoryError(errno.ENOMEM, "Cannot allocate memory")) is None
+
+    def test_a_line_says_what_to_do(self):
+        plain = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/a.jpg")
+        assert "ulimit -n" in machine_line(plain)
+        assert "/data/a.jpg" in machine_line(plain)
+        told = OSError(errno.ENOSPC, "a.bin cannot be written: No space left on device; make room")
+        assert machine_line(told) == str(told)
+
+
+def test_a_picture_without_a_file_to_read_it_with_is_not_broken(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(8, 6))
+    code = (
+        LACKS_FILES
+        + """
+import sys
+from mobileclip.data import decode_image
+from mobileclip.machine import MachineError
+decode_image(sys.argv[1])
+use_up()
+try:
+    decode_image(sys.argv[1])
+except MachineError as error:
+    print(error)
+"""
+    )
+    assert "too many files are open" in child(code, str(tmp_path / "a.png"))
+
+
+def test_memory_that_does_not_suffice_for_a_picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(4000, 4000))
+    code = """
+import resource, sys
+from mobileclip.data import decode_image
+from mobileclip.data.skips import attempt
+from mobileclip.machine import MachineError
+decode_image(sys.argv[1])
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2**24
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+skips = []
+try:
+    attempt(lambda: decode_image(sys.argv[1]), key="a", shard="s.tar", on_skip=skips.append)
+except MachineError as error:
+    print(error, skips)
+"""
+    said = child(code, str(tmp_path / "a.png"))
+    assert said.startswith("the memory is full; ")
+    assert said.endswith("at a of s.tar []")
+
+
+def test_shards_that_cannot_be_opened_end_a_stream_and_are_not_skipped(tmp_path):
+    code = (
+        LACKS_FILES
+        + """
+import sys
+from pathlib import Path
+from tests.training.program import run_spec, write_data
+from mobileclip.machine import MachineError
+pipeline = run_spec(write_data(Path(sys.argv[1])), num_steps=9, num_workers=0).data.build()
+stream = pipeline.stream()
+next(stream)
+use_up()
+try:
+    for _ in range(20):
+        next(stream)
+except MachineError as error:
+    print(error, pipeline.report.num_skipped)
+"""
+    )
+    said = child(code, str(tmp_path))
+    assert said.startswith("too many files are open; ")
+    assert said.endswith(" 0")
+
+
+def test_output_that_goes_to_a_full_disk_ends_a_command_in_a_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-u", "-m", "mobileclip.cli", "list"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": "."},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("mobileclip: the disk takes no more; make room on it")
+    assert len(ended.stderr.strip().splitlines()) == 1

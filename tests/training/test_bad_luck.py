@@ -1,0 +1,164 @@
+"""A machine that lacks something, and workers that die: a line and a checkpoint, and the same samples to the bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mobileclip.data.loading.examples import ExampleMaker
+from mobileclip.data.workers import LostProcessError
+from mobileclip.training import read_metrics, run
+from tests.data.made_samples import make_sample
+from tests.training.program import (
+    ROOT,
+    SECONDS,
+    descendants,
+    kill_all,
+    measuring,
+    num_logged,
+    run_spec,
+    start,
+    wait_for_steps,
+    write_data,
+)
+from tests.training.test_loop import last_checkpoint, without_times
+
+NUM_STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """What a run leaves that nothing happened to."""
+    output = tmp_path_factory.mktemp("whole")
+    run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), output, evaluate=measuring, device="cpu")
+    return output
+
+
+def assert_same(output, expected):
+    found, right = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (output, expected))
+    assert found == right
+    weights, wanted = (load_file(folder / "model.safetensors") for folder in (output, expected))
+    assert weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+
+
+def start_within(size: str, data: Path, output: Path) -> subprocess.Popen[str]:
+    """Start the training program with so much shared memory, or skip the test where nothing may be mounted."""
+    small = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
+    is_there = shutil.which("unshare") is not None
+    if not is_there or subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    return subprocess.Popen(
+        [*small, sys.executable, "-m", "tests.training.program", str(data), str(output), str(NUM_STEPS), "2"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def fill(folder: Path) -> None:
+    """Write until there is no room."""
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+@pytest.mark.parametrize("has_steps", [False, True])
+def test_a_full_shared_memory_ends_the_run_with_a_line_and_a_checkpoint(data, whole, tmp_path, has_steps):
+    """Docker gives 64 MB, which real batches fill, from the start or beside others; these are as many times smaller."""
+    process = start_within("4m" if has_steps else "16k", data, tmp_path)
+    try:
+        if has_steps:
+            wait_for_steps(process, tmp_path, 9)
+            fill(Path(f"/proc/{process.pid}/root/dev/shm"))
+        _, errors = process.communicate(timeout=SECONDS)
+    finally:
+        kill_all(process)
+    assert process.returncode == 1
+    (line,) = errors.strip().splitlines()
+    assert line.startswith("error: shared memory (/dev/shm) is full; a container gets more with `docker run --shm-size")
+    assert "No space left on device" in line
+    done = num_logged(tmp_path)
+    assert (done > 0) == has_steps
+    if has_steps:
+        assert line.endswith(f"the same command goes on from step {done}, whose state is kept")
+        assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
+    run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), tmp_path, evaluate=measuring, device="cpu")
+    assert_same(tmp_path, whole)
+
+
+def workers_of(process: subprocess.Popen[str], num_workers: int) -> list[int]:
+    deadline = time.monotonic() + SECONDS
+    while len(below := sorted(descendants(process.pid))) < num_workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return below
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(data, whole, tmp_path):
+    process = start(data, tmp_path, num_steps=NUM_STEPS, num_workers=2)
+    killed = []
+    try:
+        for count in (2, 12, 24):
+            wait_for_steps(process, tmp_path, count)
+            killed.append(workers_of(process, 2)[count % 2])
+            os.kill(killed[-1], signal.SIGKILL)
+            if count == 2:
+                # What killed it may kill the rest: the state is saved before that is due, after step 7.
+                wait_for_steps(process, tmp_path, 7)
+                assert min(int(path.stem[-8:]) for path in (tmp_path / "checkpoints").iterdir()) < 7
+        _, errors = process.communicate(timeout=SECONDS)
+    finally:
+        kill_all(process)
+    assert process.returncode == 0, errors
+    said = errors.strip().splitlines()
+    assert len(said) == 3, errors
+    for line, pid in zip(said, killed, strict=True):
+        assert re.search(
+            rf"worker [01] of the loader \(process {pid}\) was ended by SIGKILL .* another one takes", line
+        )
+    assert_same(tmp_path, whole)
+
+
+def test_what_kills_every_worker_ends_the_run_with_its_shard_and_a_checkpoint(data, whole, tmp_path, monkeypatch):
+    """A sample that workers die of, in the third shard."""
+    spec = run_spec(data, num_steps=NUM_STEPS, num_workers=2)
+    original = ExampleMaker.example
+
+    def example(self, sample, epoch):
+        if sample.key == make_sample(14).key and epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, sample, epoch)
+
+    monkeypatch.setattr(ExampleMaker, "example", example)
+    with pytest.raises(LostProcessError) as ended:
+        run(spec, tmp_path, device="cpu", evaluate=measuring)
+    monkeypatch.undo()
+    done = num_logged(tmp_path)
+    assert 0 < done < 12
+    assert re.fullmatch(
+        r"worker [01] of the loader \(process \d+\) was ended by SIGKILL \(often for too much memory\), last at "
+        rf"\S+/00000002\.tar; 3 have died there, .*; the same command goes on from step {done}, whose state is kept",
+        str(ended.value),
+    )
+    assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
+    run(spec, tmp_path, device="cpu", evaluate=measuring)
+    assert_same(tmp_path, whole)
