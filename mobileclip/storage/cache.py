@@ -22,9 +22,6 @@ from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.files import open_read, size
 from mobileclip.strict import strict
 
-if sys.platform != "win32":
-    import fcntl
-
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -160,6 +157,8 @@ def _size_of(name: str) -> int | None:
 def _lock(target: IO[bytes]) -> None:
     """Mark a file as being written by this process; the system takes the mark away with the process."""
     if sys.platform != "win32":
+        import fcntl
+
         fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -167,6 +166,8 @@ def _is_left_over(entry: os.DirEntry[str]) -> bool:
     """Return whether nobody writes a file any more."""
     if sys.platform == "win32":
         return True  # what somebody writes cannot be removed there
+    import fcntl
+
     if time.time() - entry.stat().st_mtime > LEFT_OVER_SECONDS:
         return True
     with Path(entry.path).open("r+b") as stream:

@@ -23,6 +23,7 @@ from tests.data.made_samples import make_sample
 from tests.training.program import (
     ROOT,
     SECONDS,
+    TORCHRUN,
     descendants,
     kill_all,
     measuring,
@@ -58,16 +59,26 @@ def assert_same(output, expected):
     assert all(torch.equal(weights[name], value) for name, value in wanted.items())
 
 
-def start_within(size: str, data: Path, output: Path) -> subprocess.Popen[str]:
+def start_within(size: str, data: Path, output: Path, *launcher: str) -> subprocess.Popen[str]:
     """Start the training program with so much shared memory, or skip the test where nothing may be mounted."""
     small = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
     is_there = shutil.which("unshare") is not None
     if not is_there or subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
         pytest.skip("nothing may be mounted here")
     return subprocess.Popen(
-        [*small, sys.executable, "-m", "tests.training.program", str(data), str(output), str(NUM_STEPS), "2"],
+        [
+            *small,
+            sys.executable,
+            *launcher,
+            "-m",
+            "tests.training.program",
+            str(data),
+            str(output),
+            str(NUM_STEPS),
+            "2",
+        ],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,6 +114,25 @@ def test_a_full_shared_memory_ends_the_run_with_a_line_and_a_checkpoint(data, wh
         assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
     run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), tmp_path, evaluate=measuring, device="cpu")
     assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_save_when_one_gets_no_batch(data, tmp_path):
+    port = 28_500 + os.getpid() % 1000
+    process = start_within("8m", data, tmp_path, *TORCHRUN, "--master-port", str(port))
+    try:
+        wait_for_steps(process, tmp_path, 9)
+        fill(Path(f"/proc/{process.pid}/root/dev/shm"))
+        _, errors = process.communicate(timeout=SECONDS)
+    finally:
+        kill_all(process)
+    assert process.returncode == 1
+    done = num_logged(tmp_path)
+    assert 9 <= done < NUM_STEPS
+    assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
+    assert re.search(rf"^error: shared memory .* goes on from step {done}, whose state is kept$", errors, re.MULTILINE)
+    run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), tmp_path, evaluate=measuring, device="cpu")
+    assert num_logged(tmp_path) == NUM_STEPS
 
 
 def workers_of(process: subprocess.Popen[str], num_workers: int) -> list[int]:

@@ -215,8 +215,11 @@ class Crew(Generic[Item]):
 
     def _received(self, member: _Member, deadline: float) -> tuple[int, Item | _Raised | None]:
         left = max(0.0, deadline - time.monotonic())
-        if not wait([member.connection, member.process.sentinel], left):
+        ready = wait([member.connection, member.process.sentinel], left)
+        if not ready:
             raise LateWorkerError
+        if member.connection not in ready:
+            raise _lost(member)
         late = threading.Event()
 
         def wake() -> None:
@@ -236,7 +239,7 @@ class Crew(Generic[Item]):
             if member.process.is_alive():
                 raise_machine_fault(error, "taking a batch from a worker")
                 raise
-            raise LostWorkerError(f"(process {member.process.pid}) {_fate(member.process.exitcode)}") from error
+            raise _lost(member) from error
         finally:
             alarm.cancel()
         return received
@@ -279,8 +282,13 @@ def _raised(error: Exception) -> _Raised:
     return _Raised(error, trace)
 
 
+def _lost(member: _Member) -> LostWorkerError:
+    """Return what is raised of a worker whose process has ended: how it has."""
+    member.process.join()
+    return LostWorkerError(f"(process {member.process.pid}) {_fate(member.process.exitcode)}")
+
+
 def _fate(code: int | None) -> str:
-    """Return how a process has ended."""
     if code is None or code >= 0:
         return f"ended with exit code {code}"
     with suppress(ValueError):

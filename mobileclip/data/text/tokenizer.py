@@ -1,7 +1,12 @@
 """Texts to ids: CLIP's byte pairs, equal to the release's to the last id and several times as fast, or a file's.
 
 No token crosses white space, so a text is its words one after another, and the ids of a word are looked up, not
-computed, whenever it was seen before. New words go through Hugging Face `tokenizers`.
+computed, whenever it was seen before. New words go through Hugging Face `tokenizers`. What is kept of them has a budget
+in bytes.
+
+What a letter is, is said by the tables of Unicode in `tokenizers`; for open_clip, by those in `regex`. A character that
+only one of them knows yet as a letter or a digit is cut from its neighbours otherwise: docs/training.md has the
+versions.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ import gzip
 import html
 import itertools
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -19,10 +24,11 @@ import numpy as np
 import torch
 
 from mobileclip.data.text.tokenizer_file import FileTokenizer, file_tokenizer
+from mobileclip.data.text.word_memory import Ids, WordMemory
 from mobileclip.inputs import TextInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import tokenizers
 
@@ -37,6 +43,13 @@ _SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p
 # The same pattern for words of printable ASCII, for an engine that starts faster.
 _SPLIT_ASCII = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^a-z0-9]+")
 
+# And for words of printable ASCII and ideographs. Chinese has no spaces, so hardly a word comes twice. But no token of
+# the vocabulary reaches from one ideograph into the next: a piece is looked up by the parts between them.
+_IDEOGRAPH = "[一-龥]"
+_HAN = re.compile("[!-~一-龥]+")
+_SPLIT_HAN = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z一-龥]+|[0-9]|[^a-z0-9一-龥]+")
+_PARTS = re.compile(f"(?:{_IDEOGRAPH}?[a-z]+)+{_IDEOGRAPH}?|{_IDEOGRAPH}|[^a-z一-龥]+")
+
 # Where repairing can change something. An entity needs a name or a number behind its ampersand. Mojibake is two odd
 # characters side by side: an accented letter, dash or quote with ASCII on both sides is none (all but the few letters
 # that are suspect alone, which are left out here), nor are runs in scripts that no Western encoding holds.
@@ -46,7 +59,8 @@ _RUNS = "А-яぁ-んァ-ヴー、。一-\u9fff가-힣\U0001f300-\U0001faff"
 _SUSPECT = re.compile(f"[^ -~{_ALONE}{_RUNS}]|(?<![ -~])(?<!^)[{_ALONE}]|[{_ALONE}](?![ -~]|$)")
 _STRAIGHT_QUOTES = (("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"'))
 
-_WORD_CACHE_SIZE = 2**16
+# Of words, of their pieces, and of the parts of pieces between ideographs, for each vocabulary: some 60,000 words.
+_MOST_WORD_BYTES, _MOST_PIECE_BYTES, _MOST_PART_BYTES = 2**25, 2**24, 2**22
 _NUM_BYTE_TOKENS = 2 * 256
 _NUM_SPECIAL_TOKENS = 2
 
@@ -126,7 +140,7 @@ class Tokenizer:
         if self._of_file is not None:
             return self._of_file.encode(text)
         word_ids = _word_ids(self.vocab_size)
-        return [index for word in clean(text).split() for index in word_ids(word)]
+        return [index for word in clean(text).split() for index in word_ids[word]]
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Return the text of one row of ids: CLIP's cleaned, lower-cased, words and punctuation apart by one space.
@@ -195,7 +209,7 @@ class Tokenizer:
         word_ids = _word_ids(contract.vocab_size)
         ids: list[int] = []
         for word in clean(text).split():
-            ids += word_ids(word)
+            ids += word_ids[word]
             if len(ids) >= room:
                 del ids[room:]
                 break
@@ -253,6 +267,12 @@ def _byte_symbols() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
+def _symbols(text: str) -> str:
+    """Return the symbols that stand for the bytes of a text."""
+    symbols = _byte_symbols()
+    return "".join(symbols[byte] for byte in text.encode())
+
+
 @lru_cache(maxsize=1)
 def _merges() -> list[tuple[str, str]]:
     """Return all merges that CLIP uses, the most frequent first; the published file has a header and many more."""
@@ -273,11 +293,9 @@ def _vocabulary(vocab_size: int) -> list[str]:
 @lru_cache(maxsize=4)
 def _backend(vocab_size: int) -> tokenizers.Tokenizer:
     """Build the pattern that splits words into pieces and the byte-pair model of the pieces."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
 
-    vocabulary = {token: index for index, token in enumerate(_vocabulary(vocab_size))}
-    merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD))
+    backend = Tokenizer(_model(vocab_size, end_of_word_suffix=END_OF_WORD))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
@@ -287,23 +305,44 @@ def _backend(vocab_size: int) -> tokenizers.Tokenizer:
     return backend
 
 
+def _model(vocab_size: int, **choices: str) -> tokenizers.models.BPE:
+    """Build a byte-pair model, without a memory of its own: whoever asks it has one."""
+    from tokenizers import models
+
+    vocabulary = {token: index for index, token in enumerate(_vocabulary(vocab_size))}
+    merges = _merges()[: vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS]
+    return models.BPE(vocab=vocabulary, merges=merges, cache_capacity=0, **choices)
+
+
 @lru_cache(maxsize=4)
-def _word_ids(vocab_size: int) -> Callable[[str], tuple[int, ...]]:
-    """Return the function, with a memory, from a cleaned word to its ids."""
-    backend = _backend(vocab_size)
+def _word_ids(vocab_size: int) -> WordMemory:
+    """Return the memory from a cleaned word to its ids."""
+    backend, inner = _backend(vocab_size), _model(vocab_size)
     split, model = backend.pre_tokenizer, backend.model
     special = {START: (vocab_size - 2,), END: (vocab_size - 1,)}
 
-    @lru_cache(maxsize=_WORD_CACHE_SIZE)
-    def piece_ids(piece: str) -> tuple[int, ...]:
-        return special.get(piece) or tuple(token.id for token in model.tokenize(piece))
-
-    @lru_cache(maxsize=_WORD_CACHE_SIZE)
-    def word_ids(word: str) -> tuple[int, ...]:
+    def pieces_of(word: str) -> list[str]:
         if word.isascii() and word.isprintable():
-            pieces = _SPLIT_ASCII.findall(word)
-        else:
-            pieces = [piece for piece, _ in split.pre_tokenize_str(word)]
-        return tuple(itertools.chain.from_iterable(map(piece_ids, pieces)))
+            return _SPLIT_ASCII.findall(word)
+        return [piece for piece, _ in split.pre_tokenize_str(word)]
 
-    return word_ids
+    def made(word: str) -> Ids:
+        if word.isascii() or not _HAN.fullmatch(word):
+            return tuple(itertools.chain.from_iterable(map(ending.__getitem__, pieces_of(word))))
+        ids: list[int] = []
+        for piece in _SPLIT_HAN.findall(word):
+            *before, last = [piece] if piece.isascii() else _PARTS.findall(piece)
+            for part in before:
+                ids += within[part]
+            ids += ending[last]
+        return tuple(ids)
+
+    def ids_of(model: tokenizers.models.Model, part: str) -> Ids:
+        """Return the ids of a part: of its characters if it has ideographs, else of the symbols that it consists of."""
+        return special.get(part) or tuple(
+            token.id for token in model.tokenize(_symbols(part) if re.search(_IDEOGRAPH, part) else part)
+        )
+
+    within = WordMemory(partial(ids_of, inner), max_bytes=_MOST_PART_BYTES)
+    ending = WordMemory(partial(ids_of, model), max_bytes=_MOST_PIECE_BYTES)
+    return WordMemory(made, max_bytes=_MOST_WORD_BYTES)

@@ -200,7 +200,7 @@ def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_en
     versions = _unicode_of_tokenizers(), _unicode_of_regex()
     assert bool(unknown_here) == (versions[0] < versions[1])
     assert bool(unknown_there) == (versions[0] > versions[1])
-    if versions == (16, 18):  # those that docs/data.md speaks of
+    if versions == (16, 18):  # those that docs/training.md speaks of
         assert len(newer) == 17_480
 
 
@@ -435,3 +435,48 @@ def test_decode_refuses_unknown_ids(ids):
 def test_decode_takes_one_row():
     with pytest.raises(ValueError, match=r"one text, a tensor of shape \(N,\), not \(1, 77\)"):
         OURS.decode(OURS("cat"))
+
+
+HAN = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=12)
+HAN_WORDS = st.lists(
+    HAN | st.sampled_from([*"aZ09,.-'!<", "'s", "T恤", "と繋がりたい", "の", "<end_of_text>", " ", "ü"])
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(HAN_WORDS.map("".join))
+def test_texts_without_spaces_equal_open_clip(text):
+    assert OURS.encode(text) == THEIRS.encode(text)
+
+
+def test_no_token_reaches_from_one_ideograph_into_the_next():
+    """They begin with the bytes E4 to E9, whose symbols are the letters; two symbols more follow."""
+    following = "[¡-¬®-¿Ģ-Ń]"
+    tokens = json.loads(OURS.to_json())["model"]["vocab"]
+    assert sum(re.search("[ä-é]", token) is not None for token in tokens) > 50
+    reaching = re.compile(f"[ä-é]{following}{{2}}[ä-é]|^{following}{{1,2}}[ä-é]")
+    assert not [token for token in tokens if reaching.search(token)]
+
+
+def test_long_words_are_not_kept():
+    code = """
+import random
+from pathlib import Path
+from mobileclip.data.text.tokenizer import Tokenizer
+tokenizer, rng = Tokenizer(), random.Random(0)
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+letters = "abcdefghijklmnopqrstuvwxyz"
+def use(count):
+    for number in range(count):
+        tokenizer("".join(rng.choices(letters, k=20_000)))
+        tokenizer("".join(rng.choices("一二三四五", k=5_000)))
+use(5)
+before = held()
+use(150)
+print(held() - before)
+"""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("only Linux says what a process holds there")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(said.stdout) < 20
