@@ -17,9 +17,10 @@ import attrs
 from attrs import validators
 
 from mobileclip.storage.addresses import is_remote
-from mobileclip.storage.atomic import LEFT_OVER_SECONDS, move_into_place
+from mobileclip.storage.atomic import move_into_place
 from mobileclip.storage.exclusive import exclusive
 from mobileclip.storage.files import open_read, size
+from mobileclip.storage.leftovers import LEFT_OVER_SECONDS
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
