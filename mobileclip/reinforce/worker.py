@@ -274,7 +274,7 @@ def _named_errors(target: str) -> Iterator[None]:
     except storage.StorageError as error:
         raise storage.StorageError(f"{target} could not be written: {error}") from error
     except OSError as error:
-        raise_machine_fault(error, f"writing {target}")
+        raise_machine_fault(error, f"so that {target} could not be written")
         what = f"{target} could not be written: {error.strerror or error}"
         if isinstance(error, PermissionError):
             raise FatalError(f"{what}; see to the disk and run this again: finished shards are kept") from error

@@ -228,7 +228,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_p
     assert stopped.returncode == 3, stopped.stderr
     assert "out/1.tar could not be written" in stopped.stdout
     assert "File too large" in stopped.stdout
-    assert "run this again: finished shards are kept" in stopped.stdout
+    assert "run this again: what is finished is kept" in stopped.stdout
     assert keys(tmp_path / "out") == ["small"]
     report = reinforce(spec, show_progress=False)
     assert report.num_done_before == 1
