@@ -113,6 +113,11 @@ def test_nothing_names_the_distribution_of_somebody_else():
     assert [path for path, text in texts.items() if wrong.search(text)] == []
 
 
+def test_the_package_is_the_command():
+    said = [sys.executable, "-m", "mobileclip", "--version"]
+    assert subprocess.run(said, capture_output=True, text=True, check=True).stdout == f"mobileclip {VERSION}\n"
+
+
 def test_there_is_one_version(capsys):
     assert mobileclip.__version__ == VERSION == metadata.version(DISTRIBUTION)
     main(["--version"])

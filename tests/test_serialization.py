@@ -73,6 +73,9 @@ def test_inputs_refuse_nonsense():
             ImageInput(**bad)
     with pytest.raises(ValueError, match="context_length"):
         TextInput(context_length=2)
+    for pad_id, said in ((-1, "'pad_id' must be >= 0"), (49408, "pad_id=49408 is none of the 49408 ids")):
+        with pytest.raises(ValueError, match=said):
+            TextInput(pad_id=pad_id)
     assert (TextInput().start_id, TextInput().end_id) == (49406, 49407)
 
 
@@ -174,6 +177,14 @@ def test_every_kind_of_field_comes_back(changes):
 def test_every_kind_of_field_is_held_to_its_annotation(text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         from_json(text, Everything)
+
+
+def test_the_first_items_of_a_list_that_are_wrong_are_all_named():
+    with pytest.raises(ValueError, match="not a valid Everything") as caught:
+        from_json('{"parts": [1, {"size": 8}, 2, {"size": 0}]}', Everything)
+    assert [f"Everything.parts[{place}]" in str(caught.value) for place in range(4)] == [True, False, True, True]
+    with pytest.raises(ValueError, match=r"; and 1 more$"):
+        from_json(f'{{"parts": {[0] * 1000}}}', Everything)
 
 
 JSON = st.recursive(
